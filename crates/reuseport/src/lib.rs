@@ -1,1 +1,5 @@
-//! Under construction.
+//! Programmable socket load balancing for Linux.
+pub mod group;
+pub mod id;
+pub mod policy;
+pub mod status;

@@ -1,0 +1,109 @@
+//! The small numbers that name things: sockets, slots, namespaces, weights.
+//!
+//! Each is a type of its own, so that a slot cannot be passed where a cookie is meant. None of them
+//! makes a system call.
+
+use std::fmt;
+use std::num::NonZeroU64;
+
+/// A socket's cookie: the number by which the kernel names a socket for as long as it lives, on
+/// the whole host, and never again afterwards (`SO_COOKIE`, Linux 4.12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[doc(alias = "SO_COOKIE")]
+pub struct Cookie(NonZeroU64);
+
+impl Cookie {
+    /// The cookie with this number; `None` for 0, which the kernel gives to no socket.
+    pub fn new(cookie: u64) -> Option<Self> {
+        NonZeroU64::new(cookie).map(Self)
+    }
+
+    /// The number.
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Cookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A place in a group's socket array: what the kernel program selects by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u16);
+
+impl Slot {
+    /// How many slots a group can have at most: the kernel's own limit of sockets in a group
+    /// (`MAX_SOCKS` in `net/core/sock_reuseport.c` is 65,535; groups grow in powers of two).
+    pub const LIMIT: u32 = 32_768;
+
+    /// The slot with this index.
+    pub const fn new(index: u16) -> Self {
+        Self(index)
+    }
+
+    /// Its index in the socket array.
+    pub const fn index(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Its index as the 16 bits that a table holds.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Netns {
+    /// The namespace's cookie, never given twice while the host is up (`SO_NETNS_COOKIE`).
+    pub cookie: u64,
+    /// Its inode number, as `lsns` and `/proc/PID/ns/net` show it; given again as soon as the
+    /// namespace is gone.
+    pub inode: u32,
+}
+
+/// A member's share of the picks, in relation to the other members': 0 to 1000. 0 is drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Weight(u16);
+
+impl Weight {
+    /// What a member has unless told otherwise.
+    pub const DEFAULT: Self = Self(1);
+    /// The largest weight.
+    pub const MAX: Self = Self(1000);
+
+    /// The weight with this number; `None` above 1000.
+    pub const fn new(weight: u16) -> Option<Self> {
+        if weight <= Self::MAX.0 {
+            Some(Self(weight))
+        } else {
+            None
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
