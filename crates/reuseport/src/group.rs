@@ -61,9 +61,7 @@ impl fmt::Display for GroupKey {
             IpAddr::V6(ip) => write!(f, "[{ip}]")?,
         }
         match &self.device {
-            Some(Device {
-                name: Some(name), ..
-            }) => write!(f, "%{name}")?,
+            Some(Device { name: Some(name), .. }) => write!(f, "%{name}")?,
             Some(Device { index, name: None }) => write!(f, "%{index}")?,
             None => {}
         }
@@ -130,11 +128,8 @@ pub struct Group {
 impl Group {
     /// The pids of all processes that hold a member, each once, in order.
     pub fn pids(&self) -> Vec<u32> {
-        let mut pids: Vec<u32> = self
-            .members
-            .iter()
-            .flat_map(|m| m.holders.iter().map(|h| h.pid))
-            .collect();
+        let mut pids: Vec<u32> =
+            self.members.iter().flat_map(|m| m.holders.iter().map(|h| h.pid)).collect();
         pids.sort_unstable();
         pids.dedup();
         pids

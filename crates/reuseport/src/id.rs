@@ -83,11 +83,7 @@ impl Weight {
 
     /// The weight with this number; `None` above 1000.
     pub const fn new(weight: u16) -> Option<Self> {
-        if weight <= Self::MAX.0 {
-            Some(Self(weight))
-        } else {
-            None
-        }
+        if weight <= Self::MAX.0 { Some(Self(weight)) } else { None }
     }
 
     /// The number.

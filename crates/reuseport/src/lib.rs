@@ -1,5 +1,8 @@
 //! Programmable socket load balancing for Linux.
+mod error;
 pub mod group;
 pub mod id;
 pub mod policy;
 pub mod status;
+
+pub use error::{Error, ErrorKind, Result};

@@ -88,11 +88,9 @@ impl GroupStatus {
     /// How many members have no slot although a program of ours decides: they get nothing.
     pub fn unsteered(&self) -> usize {
         match self.steering {
-            Steering::Policy { .. } | Steering::Object => self
-                .members
-                .iter()
-                .filter(|m| m.enrolment.is_none())
-                .count(),
+            Steering::Policy { .. } | Steering::Object => {
+                self.members.iter().filter(|m| m.enrolment.is_none()).count()
+            }
             Steering::KernelHash | Steering::Foreign => 0,
         }
     }
