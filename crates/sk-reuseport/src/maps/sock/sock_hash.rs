@@ -25,7 +25,7 @@ use crate::sys::Pod;
 /// use sk_reuseport::maps::SockHash;
 ///
 /// let mut sockets: SockHash<_, u32> = ebpf.take_map("sockets").ok_or("no map")?.try_into()?;
-/// sockets.insert(7, &listener, 0)?;
+/// sockets.insert(7, listener, 0)?;
 /// # Ok(())
 /// # }
 /// ```
