@@ -1,8 +1,10 @@
 //! `cargo xtask`: what the repository needs beyond cargo. One file per sub-command; what they share
-//! (finding the workspace, running a command) is in `shell`.
+//! (finding the workspace, running a command) is in `shell`, making the machine ready in `prepare`.
 
 mod bpf;
+mod prepare;
 mod shell;
+mod test;
 
 use std::process::ExitCode;
 
@@ -19,11 +21,14 @@ struct Args {
 enum Command {
     /// Compile every BPF source with clang-14 into the objects that are committed
     Bpf(bpf::Args),
+    /// Install what the tests drive, then run every check and every test
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Bpf(args) => bpf::run(&args),
+        Command::Test(args) => test::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
