@@ -4,5 +4,6 @@ pub mod group;
 pub mod id;
 pub mod policy;
 pub mod status;
+pub mod table;
 
 pub use error::{Error, ErrorKind, Result};
