@@ -3,6 +3,7 @@ mod error;
 pub mod group;
 pub mod id;
 pub mod policy;
+pub mod spec;
 pub mod status;
 pub mod table;
 

@@ -12,7 +12,7 @@
 //! Two heaps, of the stretches to begin and of those to end, make a round cost O(L log n). All of it
 //! is integers.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
@@ -21,8 +21,7 @@ use crate::id::Slot;
 
 /// The round of turns; at most `maximum` long.
 pub(super) fn fill(turns: &[Turns], maximum: u32) -> Vec<Slot> {
-    let turns = reduce(scale_down(reduce(turns.to_vec()), maximum.into()));
-    round(&turns)
+    round(reduce(scale_down(reduce(turns.to_vec()), maximum.into())))
 }
 
 /// Divides all weights by their greatest common divisor.
@@ -50,62 +49,52 @@ fn scale_down(mut turns: Vec<Turns>, maximum: u64) -> Vec<Turns> {
 }
 
 /// One round: every slot as often as its weight says.
-fn round(turns: &[Turns]) -> Vec<Slot> {
+fn round(mut turns: Vec<Turns>) -> Vec<Slot> {
+    // Of stretches that end at once the heaviest member's goes first, so that light ones come
+    // between its turns and not in a row at the end; then the lowest slot's.
+    turns.sort_unstable_by_key(|turn| (Reverse(turn.weight), turn.slot));
     let length: u64 = turns.iter().map(|turn| turn.weight).sum();
+    let mut had = vec![0; turns.len()];
     let mut order = Vec::with_capacity(length as usize);
     let mut begun = BinaryHeap::with_capacity(turns.len());
-    let mut to_begin: BinaryHeap<Reverse<ToBegin>> =
-        (0..turns.len()).map(|member| Reverse(ToBegin { at: 0, member, number: 0 })).collect();
+    let mut to_begin: BinaryHeap<Reverse<Event>> =
+        (0..turns.len()).map(|member| Reverse(Event::new(0, member))).collect();
 
     for now in 0..length {
-        while let Some(next) = to_begin.peek_mut().filter(|next| next.0.at <= now) {
-            let Reverse(ToBegin { member, number, .. }) = PeekMut::pop(next);
-            begun.push(Reverse(Begun { weight: turns[member].weight, number, member }));
+        while let Some(next) = to_begin.peek_mut().filter(|next| next.0.turn() <= now) {
+            let member = PeekMut::pop(next).0.member();
+            let end = ((had[member] + 1) * length).div_ceil(turns[member].weight);
+            begun.push(Reverse(Event::new(end, member)));
         }
-        let Reverse(Begun { weight, number, member }) =
+        let Reverse(first) =
             begun.pop().expect("as many stretches have begun as turns came, and one more");
+        let member = first.member();
         order.push(turns[member].slot);
-        let number = number + 1;
-        if number < weight {
-            // Below 2^22 times 2^22.
-            to_begin.push(Reverse(ToBegin { at: number * length / weight, member, number }));
+        had[member] += 1;
+        if had[member] < turns[member].weight {
+            let begin = had[member] * length / turns[member].weight;
+            to_begin.push(Reverse(Event::new(begin, member)));
         }
     }
     order
 }
 
-/// A member's next stretch.
+/// The turn in which a member's stretch begins, or after whose predecessor it ends, and the member:
+/// in one word, because heaps of them are most of the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct ToBegin {
-    /// The first turn that lies in it, be it in part.
-    at: u64,
-    member: usize,
-    number: u64,
-}
+struct Event(u64);
 
-/// A stretch in which the member has not had its turn yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Begun {
-    weight: u64,
-    number: u64,
-    member: usize,
-}
-
-/// By when they end: after (number + 1) / weight of the round, compared exactly. Of those that end
-/// at once the heaviest member's goes first, so that light ones come between its turns and not in a
-/// row at the end; then the lowest slot's.
-impl Ord for Begun {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let (end, other_end) = ((self.number + 1) * other.weight, (other.number + 1) * self.weight);
-        end.cmp(&other_end)
-            .then(other.weight.cmp(&self.weight))
-            .then(self.member.cmp(&other.member))
+impl Event {
+    fn new(turn: u64, member: usize) -> Self {
+        Self(turn << 32 | member as u64)
     }
-}
 
-impl PartialOrd for Begun {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+    fn turn(self) -> u64 {
+        self.0 >> 32
+    }
+
+    fn member(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn fill(turns: &[Turns], seed: u64, size: u32) -> Vec<Slot> {
     // which there are few, and not for members.
     let mut by_weight = BTreeMap::<u64, Vec<Walk>>::new();
     for turn in turns {
-        by_weight.entry(turn.weight).or_default().push(Walk::new(turn.slot, seed, size));
+        by_weight.entry(turn.weight).or_default().push(Walk::new(turn.slot, seed));
     }
     let mut classes: Vec<(u64, Vec<Walk>)> = by_weight.into_iter().rev().collect();
     let mut next: BinaryHeap<Reverse<Turn>> =
@@ -63,21 +63,39 @@ fn time_of(round: u64, weight: u64) -> u64 {
     if round == 0 { 0 } else { (2 * round + 1) * UNIT / (2 * weight) }
 }
 
-/// A member's way through the table: from some place on, always the same distance ahead. As the
-/// size is prime, this comes to every place once before it comes to one again.
+/// A member's way through the table, past every place once.
+///
+/// The paper goes ahead by the same distance each time. Two members whose distances happen to be in
+/// a simple ratio then stay in step all over the table, and if another comes or goes, one of the two
+/// is shifted as a whole: among 29 equal members this once moved twice the keys that it should have.
+/// So this is a permutation without such structure: additions, multiplications by odd numbers and
+/// shifts, each of which can be undone within the bits that count the places.
 struct Walk {
     slot: Slot,
-    place: u32,
-    skip: u32,
+    step: u32,
+    start: u32,
+    factors: [u32; 2],
 }
 
 impl Walk {
-    fn new(slot: Slot, seed: u64, size: u32) -> Self {
+    fn new(slot: Slot, seed: u64) -> Self {
         let first = mix(seed ^ mix(u64::from(slot.get()) + 1));
         let second = mix(first);
-        let size = u64::from(size);
-        // Both are smaller than the size, which is 32 bits wide.
-        Self { slot, place: (first % size) as u32, skip: (second % (size - 1)) as u32 + 1 }
+        // Bits are cut off on purpose: any of them will do.
+        let factors = [second as u32 | 1, (second >> 32) as u32 | 1];
+        Self { slot, step: 0, start: first as u32, factors }
+    }
+
+    /// The next of 2^`bits` places.
+    fn next(&mut self, bits: u32) -> u32 {
+        let mask = (1 << bits) - 1;
+        let mut place = self.step.wrapping_add(self.start) & mask;
+        self.step += 1;
+        for factor in self.factors {
+            place ^= place >> (bits / 2);
+            place = place.wrapping_mul(factor) & mask;
+        }
+        place ^ place >> (bits / 2)
     }
 }
 
@@ -110,12 +128,12 @@ impl Places {
 
     /// Gives the member the next place on its way that is free. There must be one.
     fn take(&mut self, member: &mut Walk) {
-        let size = self.slots.len() as u32;
+        let size = self.slots.len();
+        let bits = size.next_power_of_two().ilog2();
         loop {
-            let place = member.place as usize;
-            member.place += member.skip;
-            if member.place >= size {
-                member.place -= size;
+            let place = member.next(bits) as usize;
+            if place >= size {
+                continue;
             }
             let bit = 1 << (place % 64);
             if self.taken[place / 64] & bit == 0 {
