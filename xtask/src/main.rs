@@ -1,2 +1,40 @@
-//! Under construction.
-fn main() {}
+//! `cargo xtask`: what the repository needs beyond cargo. One file per sub-command; what they share
+//! (finding the workspace, running a command) is in `shell`, making the machine ready in `prepare`.
+
+mod bpf;
+mod prepare;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds the BPF objects and runs every check")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compile every BPF source with clang-14 into the objects that are committed
+    Bpf(bpf::Args),
+    /// Install what the tests drive, then run every check and every test
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Bpf(args) => bpf::run(&args),
+        Command::Test(args) => test::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

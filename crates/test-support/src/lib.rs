@@ -1,1 +1,26 @@
-//! Under construction.
+//! What the tests of all crates share: a network of their own ([`netns`]), a bpffs of their own
+//! ([`bpffs`]), real servers ([`server`]), the simplest clients ([`client`]), and waiting for a
+//! condition instead of sleeping ([`wait`]).
+//!
+//! Everything here panics when it fails, with what a developer needs to see: it is for tests alone.
+//! Most of it needs root.
+
+pub mod bpffs;
+pub mod client;
+pub mod netns;
+pub mod server;
+pub mod wait;
+
+/// Where a program lies: on PATH, or where Debian keeps what it hides from ordinary users.
+///
+/// # Panics
+///
+/// If it is nowhere: `cargo xtask test` installs what the tests drive.
+pub fn program(name: &str) -> std::path::PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(Into::into))
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| panic!("no {name} here: `cargo xtask test` installs it"))
+}

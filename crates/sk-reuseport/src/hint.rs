@@ -1,0 +1,91 @@
+//! What to do about an error of the kernel's: the half of an error message that people need.
+
+use std::io;
+
+/// A clause that begins with "; ", or nothing where there is nothing useful to say.
+///
+/// `call` is the name as errors carry it: a command of bpf(2), in either spelling, or a socket
+/// option.
+pub(crate) fn of(call: &str, error: &io::Error) -> &'static str {
+    let Some(errno) = error.raw_os_error() else { return "" };
+    match (call.to_ascii_lowercase().trim_start_matches("bpf_"), errno) {
+        ("so_attach_reuseport_ebpf", libc::EINVAL) => {
+            "; the socket must have SO_REUSEPORT, set before bind, and the descriptor must be a \
+             program of type sk_reuseport"
+        }
+        ("so_attach_reuseport_ebpf", libc::EPERM) => {
+            "; the socket has SO_LOCK_FILTER set: its process has forbidden such changes"
+        }
+        ("so_attach_reuseport_ebpf", ENOTSUPP) => {
+            "; the kernel steers only TCP and UDP sockets, and no MPTCP ones"
+        }
+        ("so_detach_reuseport_bpf", libc::ENOENT) => "; no program is attached to its group",
+        ("so_detach_reuseport_bpf", libc::ENOPROTOOPT) => "; detaching needs Linux 5.3",
+        ("so_detach_reuseport_bpf", libc::EINVAL) => "; the socket has no SO_REUSEPORT",
+        ("obj_pin", libc::EPERM) => {
+            "; the path must be on a bpffs (mount -t bpf bpf /sys/fs/bpf), without dots in its name"
+        }
+        ("obj_pin", libc::EEXIST) => "; something is pinned there already",
+        ("obj_get", libc::ENOENT) => "; nothing is pinned there",
+        ("iter_create" | "link_create" | "raw_tracepoint_open", libc::EPERM) => {
+            "; needs CAP_BPF and CAP_PERFMON"
+        }
+        ("prog_get_fd_by_id" | "map_get_fd_by_id", libc::EPERM) => "; needs CAP_SYS_ADMIN",
+        (_, libc::EPERM) => "; needs CAP_BPF (before Linux 5.8: CAP_SYS_ADMIN)",
+        (_, libc::ENOSYS) => "; this kernel has no bpf(2)",
+        _ => "",
+    }
+}
+
+/// `ENOTSUPP`: an error number that the kernel keeps to itself but returns here all the same.
+pub(crate) const ENOTSUPP: i32 = 524;
+
+/// What to do when a socket does not go into a socket map.
+pub(crate) fn of_socket(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "; a socket can be in one socket array, once: it is in another one, or in this one \
+             already (socket maps take it all the same)"
+        }
+        Some(libc::EINVAL) => {
+            "; the socket must have SO_REUSEPORT and be bound (UDP) or listening (TCP)"
+        }
+        Some(ENOTSUPP | libc::EOPNOTSUPP) => "; only TCP and UDP sockets can be selected",
+        Some(libc::EPERM) => "; needs CAP_BPF, and for socket maps CAP_NET_ADMIN too",
+        _ => "",
+    }
+}
+
+/// What to do when a program does not load.
+pub(crate) fn of_load(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "; needs CAP_BPF, and CAP_PERFMON for tracing programs and iterators (a kernel in \
+             lockdown refuses some tracing programs to everybody)"
+        }
+        Some(libc::EINVAL) => {
+            "; the kernel may be too old for this program or section (sk_reuseport: Linux 4.19, \
+             sk_reuseport/migrate: 5.14, iter: 5.8, tp_btf: 5.5)"
+        }
+        Some(libc::EACCES) => "; the verifier refused the program",
+        Some(libc::E2BIG) => "; the program is too large or too complex for the verifier",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_of_a_call_give_the_same_advice() {
+        let error = io::Error::from_raw_os_error(libc::EPERM);
+        assert_eq!(of("BPF_OBJ_PIN", &error), of("bpf_obj_pin", &error));
+        assert!(of("BPF_MAP_CREATE", &error).contains("CAP_BPF"));
+    }
+
+    #[test]
+    fn an_error_without_a_number_gets_no_advice() {
+        assert_eq!(of("BPF_OBJ_PIN", &io::Error::other("made up")), "");
+    }
+}

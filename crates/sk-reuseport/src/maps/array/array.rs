@@ -1,0 +1,128 @@
+//! An array of values.
+
+use std::borrow::{Borrow, BorrowMut};
+use std::marker::PhantomData;
+
+use aya_obj::generated::bpf_map_type;
+
+use super::MappedArray;
+use crate::maps::{IterableMap, MapData, MapError, check_index, check_sizes};
+use crate::sys::Pod;
+
+/// An array of a fixed number of values, all of them zero at first.
+///
+/// # Minimum kernel version
+///
+/// Linux 3.19; [mapped into memory](Self::mapped) 5.5.
+///
+/// # Examples
+///
+/// ```no_run
+/// use sk_reuseport::maps::Array;
+///
+/// # fn main() -> Result<(), sk_reuseport::maps::MapError> {
+/// let mut hits: Array<_, u64> = Array::create(4, 0)?;
+/// hits.set(1, 42, 0)?;
+/// assert_eq!(hits.get(&1, 0)?, 42);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[doc(alias = "BPF_MAP_TYPE_ARRAY")]
+pub struct Array<T, V: Pod> {
+    pub(crate) inner: T,
+    values: PhantomData<V>,
+}
+
+impl<V: Pod> Array<MapData, V> {
+    /// Creates an array that no object defines. `flags` are the kernel's `BPF_F_*`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; needs CAP_BPF.
+    pub fn create(max_entries: u32, flags: u32) -> Result<Self, MapError> {
+        Self::create_named("array", max_entries, flags)
+    }
+
+    /// As [`create`](Self::create), with a name for people who list maps.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn create_named(name: &str, max_entries: u32, flags: u32) -> Result<Self, MapError> {
+        let definition = aya_obj::Map::new_from_params(
+            bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
+            size_of::<u32>() as u32,
+            size_of::<V>() as u32,
+            max_entries,
+            flags,
+        );
+        Self::new(MapData::create(definition, name, None)?)
+    }
+}
+
+impl<T: Borrow<MapData>, V: Pod> Array<T, V> {
+    /// The flag with which an array must be created to be mapped into memory.
+    pub const MMAPABLE: u32 = aya_obj::generated::BPF_F_MMAPABLE;
+
+    /// The flag with which an array must be created to be an inner map of any size.
+    pub const INNER_MAP: u32 = aya_obj::generated::BPF_F_INNER_MAP;
+
+    pub(crate) fn new(map: T) -> Result<Self, MapError> {
+        check_sizes::<u32, V>(map.borrow())?;
+        Ok(Self { inner: map, values: PhantomData })
+    }
+
+    /// The number of elements.
+    #[expect(clippy::len_without_is_empty, reason = "the kernel has no empty arrays")]
+    pub fn len(&self) -> u32 {
+        self.inner.borrow().max_entries()
+    }
+
+    /// The value at an index.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::OutOfBounds`], or what the kernel says.
+    pub fn get(&self, index: &u32, flags: u64) -> Result<V, MapError> {
+        check_index(self.inner.borrow(), *index)?;
+        self.inner.borrow().lookup(index, flags)
+    }
+
+    /// All values in order.
+    pub fn iter(&self) -> impl Iterator<Item = Result<V, MapError>> + '_ {
+        (0..self.len()).map(move |index| self.get(&index, 0))
+    }
+
+    /// Maps the array into memory, to be read and written without system calls.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` if the array was not created with [`MMAPABLE`](Self::MMAPABLE) or is frozen.
+    #[doc(alias = "BPF_F_MMAPABLE")]
+    pub fn mapped(&self) -> Result<MappedArray<V>, MapError> {
+        MappedArray::new(self.inner.borrow())
+    }
+}
+
+impl<T: BorrowMut<MapData>, V: Pod> Array<T, V> {
+    /// Sets the value at an index.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::OutOfBounds`], or what the kernel says.
+    pub fn set(&mut self, index: u32, value: impl Borrow<V>, flags: u64) -> Result<(), MapError> {
+        check_index(self.inner.borrow(), index)?;
+        self.inner.borrow().update(&index, value.borrow(), flags)
+    }
+}
+
+impl<T: Borrow<MapData>, V: Pod> IterableMap<u32, V> for Array<T, V> {
+    fn map(&self) -> &MapData {
+        self.inner.borrow()
+    }
+
+    fn get(&self, key: &u32) -> Result<V, MapError> {
+        self.get(key, 0)
+    }
+}

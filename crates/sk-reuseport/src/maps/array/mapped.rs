@@ -1,0 +1,79 @@
+//! An array in memory that the kernel's programs see too.
+
+use std::marker::PhantomData;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::maps::{MapData, MapError};
+use crate::sys::{Mapping, Pod, SyscallError};
+use crate::util::page_size;
+
+/// An array mapped into memory: reads and writes are plain loads and stores.
+///
+/// It keeps the map alive. A program or another process may write at any time: a value wider than
+/// a machine word can be torn between two writes, so share words, through
+/// [`atomic_u64`](Self::atomic_u64), where that matters.
+#[derive(Debug)]
+pub struct MappedArray<V: Pod> {
+    mapping: Mapping,
+    len: u32,
+    values: PhantomData<V>,
+}
+
+impl<V: Pod> MappedArray<V> {
+    /// The kernel rounds elements up to 8 bytes (`array_map_alloc`).
+    const STRIDE: usize = size_of::<V>().next_multiple_of(8);
+
+    pub(super) fn new(map: &MapData) -> Result<Self, MapError> {
+        let len = map.max_entries();
+        let bytes = (Self::STRIDE * len as usize).next_multiple_of(page_size());
+        let mapping =
+            Mapping::new(map.fd().as_fd(), 0, bytes, true).map_err(SyscallError::of("mmap"))?;
+        Ok(Self { mapping, len, values: PhantomData })
+    }
+
+    /// The number of elements.
+    #[expect(clippy::len_without_is_empty, reason = "the kernel has no empty arrays")]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Reads an element; `None` beyond the end.
+    pub fn get(&self, index: u32) -> Option<V> {
+        Some(self.mapping.read(self.offset(index)?))
+    }
+
+    /// Writes an element. False beyond the end.
+    #[must_use]
+    pub fn set(&self, index: u32, value: V) -> bool {
+        match self.offset(index) {
+            Some(offset) => {
+                self.mapping.write(offset, value);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The 64-bit word that begins `offset` bytes into an element; `None` if there is no whole,
+    /// aligned one.
+    pub fn atomic_u64(&self, index: u32, offset: usize) -> Option<&AtomicU64> {
+        Some(self.mapping.atomic_u64(self.word::<u64>(index, offset)?))
+    }
+
+    /// The 32-bit word that begins `offset` bytes into an element; `None` if there is no whole,
+    /// aligned one.
+    pub fn atomic_u32(&self, index: u32, offset: usize) -> Option<&AtomicU32> {
+        Some(self.mapping.atomic_u32(self.word::<u32>(index, offset)?))
+    }
+
+    fn offset(&self, index: u32) -> Option<usize> {
+        (index < self.len).then(|| index as usize * Self::STRIDE)
+    }
+
+    fn word<W>(&self, index: u32, offset: usize) -> Option<usize> {
+        let inside = offset.checked_add(size_of::<W>())? <= size_of::<V>();
+        let at = self.offset(index)?.checked_add(offset)?;
+        (inside && at.is_multiple_of(size_of::<W>())).then_some(at)
+    }
+}

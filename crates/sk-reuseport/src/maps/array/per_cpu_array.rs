@@ -1,0 +1,154 @@
+//! An array with a value for each CPU: counters that no two CPUs share.
+
+use std::borrow::{Borrow, BorrowMut};
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::os::fd::AsFd as _;
+
+use aya_obj::generated::bpf_map_type;
+
+use crate::maps::{MapData, MapError, check_index, check_sizes};
+use crate::sys::{self, Pod, SyscallError, bytes_of};
+use crate::util::nr_cpus;
+
+/// A value for each CPU that the machine can have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PerCpuValues<V: Pod> {
+    values: Box<[V]>,
+}
+
+impl<V: Pod> Deref for PerCpuValues<V> {
+    type Target = [V];
+
+    fn deref(&self) -> &[V] {
+        &self.values
+    }
+}
+
+impl<V: Pod> TryFrom<Vec<V>> for PerCpuValues<V> {
+    type Error = std::io::Error;
+
+    fn try_from(values: Vec<V>) -> Result<Self, Self::Error> {
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        if values.len() == cpus {
+            Ok(Self { values: values.into_boxed_slice() })
+        } else {
+            let said = format!("{} values for {cpus} CPUs", values.len());
+            Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, said))
+        }
+    }
+}
+
+/// An array in which each element has a value for each CPU.
+///
+/// # Minimum kernel version
+///
+/// Linux 4.6.
+///
+/// # Examples
+///
+/// ```no_run
+/// use sk_reuseport::maps::PerCpuArray;
+///
+/// # fn main() -> Result<(), sk_reuseport::maps::MapError> {
+/// let picks: PerCpuArray<_, u64> = PerCpuArray::create(4, 0)?;
+/// let total: u64 = picks.get(&0, 0)?.iter().sum();
+/// assert_eq!(total, 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[doc(alias = "BPF_MAP_TYPE_PERCPU_ARRAY")]
+pub struct PerCpuArray<T, V: Pod> {
+    pub(crate) inner: T,
+    values: PhantomData<V>,
+}
+
+impl<V: Pod> PerCpuArray<MapData, V> {
+    /// Creates an array that no object defines. `flags` are the kernel's `BPF_F_*`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; needs CAP_BPF.
+    pub fn create(max_entries: u32, flags: u32) -> Result<Self, MapError> {
+        Self::create_named("percpu_array", max_entries, flags)
+    }
+
+    /// As [`create`](Self::create), with a name for people who list maps.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn create_named(name: &str, max_entries: u32, flags: u32) -> Result<Self, MapError> {
+        let definition = aya_obj::Map::new_from_params(
+            bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32,
+            size_of::<u32>() as u32,
+            size_of::<V>() as u32,
+            max_entries,
+            flags,
+        );
+        Self::new(MapData::create(definition, name, None)?)
+    }
+}
+
+impl<T: Borrow<MapData>, V: Pod> PerCpuArray<T, V> {
+    /// The kernel gives each CPU's value a multiple of 8 bytes.
+    const STRIDE: usize = size_of::<V>().next_multiple_of(8);
+
+    pub(crate) fn new(map: T) -> Result<Self, MapError> {
+        check_sizes::<u32, V>(map.borrow())?;
+        Ok(Self { inner: map, values: PhantomData })
+    }
+
+    /// The number of elements.
+    #[expect(clippy::len_without_is_empty, reason = "the kernel has no empty arrays")]
+    pub fn len(&self) -> u32 {
+        self.inner.borrow().max_entries()
+    }
+
+    /// The values at an index, one for each CPU.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::OutOfBounds`], or what the kernel says.
+    pub fn get(&self, index: &u32, flags: u64) -> Result<PerCpuValues<V>, MapError> {
+        check_index(self.inner.borrow(), *index)?;
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        let mut bytes = vec![0; Self::STRIDE * cpus];
+        let fd = self.inner.borrow().fd().as_fd();
+        let found = sys::bpf_map_lookup_elem_into(fd, index, &mut bytes, flags)
+            .map_err(SyscallError::of("BPF_MAP_LOOKUP_ELEM"))?;
+        if !found {
+            return Err(MapError::KeyNotFound);
+        }
+        let values = bytes
+            .chunks_exact(Self::STRIDE)
+            .map(|value| sys::from_bytes(&value[..size_of::<V>()]))
+            .collect();
+        Ok(PerCpuValues { values })
+    }
+
+    /// The values of all elements in order.
+    pub fn iter(&self) -> impl Iterator<Item = Result<PerCpuValues<V>, MapError>> + '_ {
+        (0..self.len()).map(move |index| self.get(&index, 0))
+    }
+}
+
+impl<T: BorrowMut<MapData>, V: Pod> PerCpuArray<T, V> {
+    /// Sets the values at an index.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::OutOfBounds`], or what the kernel says.
+    pub fn set(&mut self, index: u32, values: PerCpuValues<V>, flags: u64) -> Result<(), MapError> {
+        check_index(self.inner.borrow(), index)?;
+        let mut bytes = vec![0; Self::STRIDE * values.len()];
+        for (to, from) in bytes.chunks_exact_mut(Self::STRIDE).zip(values.iter()) {
+            to[..size_of::<V>()].copy_from_slice(bytes_of(std::slice::from_ref(from)));
+        }
+        let fd = self.inner.borrow().fd().as_fd();
+        sys::bpf_map_update_elem_bytes(fd, &index.to_ne_bytes(), &bytes, flags)
+            .map_err(SyscallError::of("BPF_MAP_UPDATE_ELEM"))?;
+        Ok(())
+    }
+}

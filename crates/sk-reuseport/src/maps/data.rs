@@ -1,0 +1,274 @@
+//! A map's descriptor and what is known of its shape.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya_obj::generated::bpf_map_type;
+use aya_obj::maps::PinningType;
+
+use super::{MapError, MapInfo};
+use crate::pin::{self, ObjectKind, PinError};
+use crate::sys::{self, MapCreate, Pod, SyscallError};
+
+/// A map's descriptor.
+#[derive(Debug)]
+pub struct MapFd(OwnedFd);
+
+impl AsFd for MapFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A map of any type.
+///
+/// The kernel keeps a map as long as a descriptor of it is open, a loaded program uses it, or it
+/// is pinned.
+#[derive(Debug)]
+pub struct MapData {
+    definition: aya_obj::Map,
+    fd: MapFd,
+}
+
+impl MapData {
+    /// Creates a map as an object defines it.
+    pub(crate) fn create(
+        definition: aya_obj::Map,
+        name: &str,
+        btf: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, MapError> {
+        let inner = match bpf_map_type::try_from(definition.map_type()) {
+            Ok(
+                bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS | bpf_map_type::BPF_MAP_TYPE_HASH_OF_MAPS,
+            ) => {
+                let inner = definition.inner().ok_or_else(|| {
+                    MapError::MissingInnerMapDefinition { outer_name: name.to_owned() }
+                })?;
+                // Only a pattern for the kernel: it checks later ones against it.
+                Some(Self::create_with(inner, &format!("{name}.inner"), btf, None)?)
+            }
+            _ => None,
+        };
+        Self::create_with(definition, name, btf, inner.as_ref().map(|inner| inner.fd.as_fd()))
+    }
+
+    /// Creates a map of maps whose inner maps are like `inner`, or any other map.
+    pub(crate) fn create_with(
+        definition: aya_obj::Map,
+        name: &str,
+        btf: Option<BorrowedFd<'_>>,
+        inner: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, MapError> {
+        let c_name =
+            CString::new(name).map_err(|_| MapError::InvalidName { name: name.to_owned() })?;
+        let fd = sys::bpf_map_create(&MapCreate {
+            name: &c_name,
+            map_type: definition.map_type(),
+            key_size: definition.key_size(),
+            value_size: definition.value_size(),
+            max_entries: definition.max_entries(),
+            flags: definition.map_flags(),
+            extra: definition.map_extra(),
+            inner,
+            btf: types_of(&definition, btf),
+        })
+        .map_err(|io_error| MapError::CreateError { name: name.to_owned(), io_error })?;
+        Ok(Self { definition, fd: MapFd(fd) })
+    }
+
+    /// Opens the map that is pinned at `path`, or creates it and pins it there.
+    pub(crate) fn create_pinned_by_name(
+        path: &Path,
+        definition: aya_obj::Map,
+        name: &str,
+        btf: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, MapError> {
+        match Self::from_pin(path) {
+            Ok(pinned) => return pinned.stand_in(name, definition),
+            Err(MapError::PinError { error: PinError::SyscallError(error), .. })
+                if error.io_error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let map = Self::create(definition.clone(), name, btf)?;
+        match map.pin(path) {
+            Ok(()) => Ok(map),
+            // Somebody was faster: theirs is the one to use.
+            Err(PinError::AtPath { error, .. })
+                if error.io_error.kind() == io::ErrorKind::AlreadyExists =>
+            {
+                Self::from_pin(path)?.stand_in(name, definition)
+            }
+            Err(error) => Err(MapError::PinError { name: Some(name.to_owned()), error }),
+        }
+    }
+
+    /// The same map in the place of one that an object defines.
+    pub(crate) fn stand_in(
+        &self,
+        name: &str,
+        mut definition: aya_obj::Map,
+    ) -> Result<Self, MapError> {
+        let sizes = |map: &aya_obj::Map| (map.key_size(), map.value_size());
+        let (wanted, given) = (sizes(&definition), sizes(&self.definition));
+        // A ring buffer's elements have no size; an object may say one all the same.
+        let ring = self.definition.map_type() == bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
+        if wanted != given && !ring {
+            return Err(MapError::Incompatible { name: name.to_owned(), wanted, given });
+        }
+        definition.set_max_entries(self.definition.max_entries());
+        Ok(Self { definition, fd: MapFd(self.fd.0.try_clone()?) })
+    }
+
+    /// Fills a section's map (`.rodata`, `.data`) with what the object has for it.
+    pub(crate) fn fill_section(&self, freeze: bool) -> Result<(), MapError> {
+        let data = self.definition.data();
+        if !data.is_empty() {
+            let key = 0u32.to_ne_bytes();
+            sys::bpf_map_update_elem_bytes(self.fd.as_fd(), &key, data, 0)
+                .map_err(SyscallError::of("BPF_MAP_UPDATE_ELEM"))?;
+        }
+        if freeze {
+            sys::bpf_map_freeze(self.fd.as_fd()).map_err(SyscallError::of("BPF_MAP_FREEZE"))?;
+        }
+        Ok(())
+    }
+
+    /// Opens a pinned map.
+    ///
+    /// # Errors
+    ///
+    /// If nothing is pinned there, or something else than a map.
+    pub fn from_pin<P: AsRef<Path>>(path: P) -> Result<Self, MapError> {
+        let fd = pin::open(path.as_ref()).map_err(|error| MapError::PinError {
+            name: path.as_ref().file_name().map(|name| name.to_string_lossy().into_owned()),
+            error,
+        })?;
+        Self::from_fd(fd)
+    }
+
+    /// Opens a map by its id.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or CAP_SYS_ADMIN is missing.
+    pub fn from_id(id: u32) -> Result<Self, MapError> {
+        let fd = sys::bpf_map_get_fd_by_id(id).map_err(SyscallError::of("BPF_MAP_GET_FD_BY_ID"))?;
+        Self::from_fd(fd)
+    }
+
+    /// A map from a descriptor, wherever that came from.
+    ///
+    /// # Errors
+    ///
+    /// If it is no map.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, MapError> {
+        if !matches!(pin::kind_of(fd.as_fd()), ObjectKind::Map | ObjectKind::Unknown) {
+            return Err(MapError::InvalidMapType { map_type: 0 });
+        }
+        let info = MapInfo::new_from_fd(fd.as_fd())?;
+        let definition = aya_obj::parse_map_info(info.0, PinningType::None);
+        Ok(Self { definition, fd: MapFd(fd) })
+    }
+
+    /// Pins the map: it stays until the pin is removed, whatever becomes of this process.
+    ///
+    /// # Errors
+    ///
+    /// If the path is taken or not on a bpffs.
+    pub fn pin<P: AsRef<Path>>(&self, path: P) -> Result<(), PinError> {
+        pin::pin(self.fd.as_fd(), path.as_ref())
+    }
+
+    /// Makes the map read-only for user space for ever; programs write to it as before.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says. Linux 5.2.
+    #[doc(alias = "BPF_MAP_FREEZE")]
+    pub fn freeze(&self) -> Result<(), MapError> {
+        Ok(sys::bpf_map_freeze(self.fd.as_fd()).map_err(SyscallError::of("BPF_MAP_FREEZE"))?)
+    }
+
+    /// The map's descriptor.
+    pub fn fd(&self) -> &MapFd {
+        &self.fd
+    }
+
+    /// How many elements it has room for.
+    pub fn max_entries(&self) -> u32 {
+        self.definition.max_entries()
+    }
+
+    /// What the kernel says of the map: its id and name.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn info(&self) -> Result<MapInfo, MapError> {
+        MapInfo::new_from_fd(self.fd.as_fd())
+    }
+
+    pub(crate) fn definition(&self) -> &aya_obj::Map {
+        &self.definition
+    }
+
+    pub(super) fn lookup<K: Pod, V: Pod>(&self, key: &K, flags: u64) -> Result<V, MapError> {
+        sys::bpf_map_lookup_elem(self.fd.as_fd(), key, flags)
+            .map_err(SyscallError::of("BPF_MAP_LOOKUP_ELEM"))?
+            .ok_or(MapError::KeyNotFound)
+    }
+
+    pub(super) fn update<K: Pod, V: Pod>(
+        &self,
+        key: &K,
+        value: &V,
+        flags: u64,
+    ) -> Result<(), MapError> {
+        Ok(sys::bpf_map_update_elem(self.fd.as_fd(), key, value, flags)
+            .map_err(SyscallError::of("BPF_MAP_UPDATE_ELEM"))?)
+    }
+
+    pub(super) fn delete<K: Pod>(&self, key: &K) -> Result<(), MapError> {
+        Ok(sys::bpf_map_delete_elem(self.fd.as_fd(), key)
+            .map_err(SyscallError::of("BPF_MAP_DELETE_ELEM"))?)
+    }
+}
+
+impl AsFd for MapData {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The type ids of a map's keys and values, for the kinds of maps that take any.
+fn types_of<'a>(
+    definition: &aya_obj::Map,
+    btf: Option<BorrowedFd<'a>>,
+) -> Option<(BorrowedFd<'a>, u32, u32)> {
+    use bpf_map_type::*;
+
+    let aya_obj::Map::Btf(map) = definition else { return None };
+    // `map_check_no_btf` in the kernel, or no keys to describe.
+    let refused = matches!(
+        bpf_map_type::try_from(definition.map_type()),
+        Ok(BPF_MAP_TYPE_PERF_EVENT_ARRAY
+            | BPF_MAP_TYPE_CGROUP_ARRAY
+            | BPF_MAP_TYPE_STACK_TRACE
+            | BPF_MAP_TYPE_ARRAY_OF_MAPS
+            | BPF_MAP_TYPE_HASH_OF_MAPS
+            | BPF_MAP_TYPE_DEVMAP
+            | BPF_MAP_TYPE_DEVMAP_HASH
+            | BPF_MAP_TYPE_CPUMAP
+            | BPF_MAP_TYPE_XSKMAP
+            | BPF_MAP_TYPE_SOCKMAP
+            | BPF_MAP_TYPE_SOCKHASH
+            | BPF_MAP_TYPE_QUEUE
+            | BPF_MAP_TYPE_STACK
+            | BPF_MAP_TYPE_BLOOM_FILTER
+            | BPF_MAP_TYPE_RINGBUF)
+    );
+    let btf = btf.filter(|_| !refused && map.def.btf_value_type_id != 0)?;
+    Some((btf, map.def.btf_key_type_id, map.def.btf_value_type_id))
+}

@@ -1,0 +1,172 @@
+//! An array of sockets to select from.
+
+use std::borrow::{Borrow, BorrowMut};
+use std::os::fd::AsRawFd;
+
+use aya_obj::generated::bpf_map_type;
+
+use crate::maps::{MapData, MapError, MapKeys, check_index};
+use crate::sys::{self, SyscallError};
+use std::os::fd::AsFd as _;
+
+/// The sockets from which a [`SkReuseport`](crate::programs::SkReuseport) program selects, by
+/// index.
+///
+/// A socket can be in *one* such array, at one index: a second `set` of it is `EBUSY`, even at the
+/// same index. It must have `SO_REUSEPORT` and be bound (UDP) or listening (TCP). When it is
+/// closed, or stops listening, the kernel empties its index. The array keeps no socket open.
+///
+/// Declare the values as 8 bytes (`__type(value, __u64)`): the array can then be
+/// [read](Self::get). With 4-byte values everything else works.
+///
+/// # Minimum kernel version
+///
+/// Linux 4.19; UDP sockets that disconnect leave the array from some 6.x kernels on.
+///
+/// # Examples
+///
+/// ```no_run
+/// use sk_reuseport::{maps::ReusePortSockArray, net};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let listeners = net::Bind::new("127.0.0.1:0".parse()?).listeners(2)?;
+/// let mut sockets = ReusePortSockArray::create("sockets", 16)?;
+/// sockets.set(0, &listeners[0], 0)?;
+/// assert!(sockets.get(&0)?.is_some());
+/// assert_eq!(sockets.indices().collect::<Result<Vec<_>, _>>()?, [0]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[doc(alias = "BPF_MAP_TYPE_REUSEPORT_SOCKARRAY")]
+pub struct ReusePortSockArray<T> {
+    pub(crate) inner: T,
+}
+
+impl ReusePortSockArray<MapData> {
+    /// Creates an array that no object defines, with 8-byte values.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; needs CAP_BPF.
+    pub fn create(name: &str, max_entries: u32) -> Result<Self, MapError> {
+        let definition = aya_obj::Map::new_from_params(
+            bpf_map_type::BPF_MAP_TYPE_REUSEPORT_SOCKARRAY as u32,
+            size_of::<u32>() as u32,
+            size_of::<u64>() as u32,
+            max_entries,
+            0,
+        );
+        Self::new(MapData::create(definition, name, None)?)
+    }
+}
+
+impl<T: Borrow<MapData>> ReusePortSockArray<T> {
+    pub(crate) fn new(map: T) -> Result<Self, MapError> {
+        let definition = map.borrow().definition();
+        if definition.key_size() as usize != size_of::<u32>() {
+            let size = size_of::<u32>();
+            let expected = definition.key_size() as usize;
+            return Err(MapError::InvalidKeySize { size, expected });
+        }
+        if !matches!(definition.value_size(), 4 | 8) {
+            let expected = definition.value_size() as usize;
+            return Err(MapError::InvalidValueSize { size: size_of::<u64>(), expected });
+        }
+        Ok(Self { inner: map })
+    }
+
+    /// The cookie of the socket at an index; `None` if there is no socket.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::CookiesUnreadable`] for an array with 4-byte values, which the kernel does not
+    /// let anybody read; [`MapError::OutOfBounds`].
+    pub fn get(&self, index: &u32) -> Result<Option<u64>, MapError> {
+        let data = self.inner.borrow();
+        check_index(data, *index)?;
+        if !self.is_readable() {
+            return Err(MapError::CookiesUnreadable);
+        }
+        Ok(sys::bpf_map_lookup_elem(data.fd().as_fd(), index, 0)
+            .map_err(SyscallError::of("BPF_MAP_LOOKUP_ELEM"))?)
+    }
+
+    /// The indices that hold a socket.
+    ///
+    /// For an array with 4-byte values the kernel does not tell, and all indices are given.
+    pub fn indices(&self) -> SockArrayIndices<'_, T> {
+        SockArrayIndices { array: self, keys: MapKeys::new(self.inner.borrow()) }
+    }
+
+    fn is_readable(&self) -> bool {
+        self.inner.borrow().definition().value_size() == 8
+    }
+}
+
+/// The indices of a [`ReusePortSockArray`] that hold a socket.
+#[derive(Debug)]
+pub struct SockArrayIndices<'a, T> {
+    array: &'a ReusePortSockArray<T>,
+    keys: MapKeys<'a, u32>,
+}
+
+impl<T: Borrow<MapData>> Iterator for SockArrayIndices<'_, T> {
+    type Item = Result<u32, MapError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            // The kernel's next key of an array is the next index, whatever it holds.
+            let index = match self.keys.next()? {
+                Ok(index) => index,
+                Err(error) => return Some(Err(error)),
+            };
+            if !self.array.is_readable() {
+                return Some(Ok(index));
+            }
+            match self.array.get(&index) {
+                Ok(None) => {}
+                Ok(Some(_)) => return Some(Ok(index)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl<T: BorrowMut<MapData>> ReusePortSockArray<T> {
+    /// Stores a socket at an index. `flags`: 0, or the kernel's `BPF_NOEXIST`, `BPF_EXIST`.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::SocketError`] with `EBUSY` if the socket is in an array already, with `EINVAL`
+    /// if it has no `SO_REUSEPORT` or is not bound or listening; [`MapError::OutOfBounds`].
+    pub fn set<I: AsRawFd>(&mut self, index: u32, socket: &I, flags: u64) -> Result<(), MapError> {
+        let data = self.inner.borrow();
+        check_index(data, index)?;
+        store(data, index, socket.as_raw_fd(), flags)
+    }
+
+    /// Empties an index.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if it is empty; [`MapError::OutOfBounds`].
+    pub fn clear_index(&mut self, index: &u32) -> Result<(), MapError> {
+        let data = self.inner.borrow();
+        check_index(data, *index)?;
+        data.delete(index)
+    }
+}
+
+/// Stores a socket in a map whose values are as the map has them: 4 or 8 bytes.
+pub(super) fn store(map: &MapData, index: u32, socket: i32, flags: u64) -> Result<(), MapError> {
+    let fd = map.fd().as_fd();
+    let wide = map.definition().value_size() == 8;
+    // As the kernel reads it (reuseport_array_update_elem): all 64 bits.
+    let result = if wide {
+        sys::bpf_map_update_elem(fd, &index, &(socket as u64), flags)
+    } else {
+        sys::bpf_map_update_elem(fd, &index, &socket, flags)
+    };
+    result.map_err(|io_error| MapError::SocketError { index, io_error })
+}

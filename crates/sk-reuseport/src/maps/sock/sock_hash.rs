@@ -1,0 +1,131 @@
+//! A hash map of sockets.
+
+use std::borrow::{Borrow, BorrowMut};
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, RawFd};
+
+use super::SockMapFd;
+use crate::maps::{IterableMap, MapData, MapError, MapIter, MapKeys};
+use crate::sys::Pod;
+
+/// A hash map of sockets of any kind. A program may select from it.
+///
+/// Storing needs CAP_NET_ADMIN.
+///
+/// # Minimum kernel version
+///
+/// Linux 4.18; for selection, and with listeners and UDP sockets, 5.8.
+///
+/// # Examples
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let mut ebpf = sk_reuseport::Ebpf::load(&[])?;
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// use sk_reuseport::maps::SockHash;
+///
+/// let mut sockets: SockHash<_, u32> = ebpf.take_map("sockets").ok_or("no map")?.try_into()?;
+/// sockets.insert(7, listener, 0)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[doc(alias = "BPF_MAP_TYPE_SOCKHASH")]
+pub struct SockHash<T, K> {
+    pub(crate) inner: T,
+    keys: PhantomData<K>,
+}
+
+impl<T: Borrow<MapData>, K: Pod> SockHash<T, K> {
+    pub(crate) fn new(map: T) -> Result<Self, MapError> {
+        let expected = map.borrow().definition().key_size() as usize;
+        if size_of::<K>() != expected {
+            return Err(MapError::InvalidKeySize { size: size_of::<K>(), expected });
+        }
+        Ok(Self { inner: map, keys: PhantomData })
+    }
+
+    /// The cookie of the socket under a key, as far as the return type holds it: aya's type, kept
+    /// for programs written to it. Use [`cookie`](Self::cookie).
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::KeyNotFound`], or [`MapError::CookiesUnreadable`] for 4-byte values.
+    pub fn get(&self, key: &K, flags: u64) -> Result<RawFd, MapError> {
+        let _ = flags;
+        self.cookie(key)?.map(|cookie| cookie as RawFd).ok_or(MapError::KeyNotFound)
+    }
+
+    /// The cookie of the socket under a key; `None` if there is no socket.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::CookiesUnreadable`] for a map with 4-byte values.
+    pub fn cookie(&self, key: &K) -> Result<Option<u64>, MapError> {
+        let data = self.inner.borrow();
+        if data.definition().value_size() != 8 {
+            return Err(MapError::CookiesUnreadable);
+        }
+        match data.lookup(key, 0) {
+            Ok(cookie) => Ok(Some(cookie)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All keys, in no order.
+    pub fn keys(&self) -> MapKeys<'_, K> {
+        MapKeys::new(self.inner.borrow())
+    }
+
+    /// All keys with what [`get`](Self::get) says of them.
+    pub fn iter(&self) -> MapIter<'_, K, RawFd, Self> {
+        MapIter::new(self)
+    }
+
+    /// The map's descriptor.
+    pub fn fd(&self) -> SockMapFd<'_> {
+        SockMapFd(self.inner.borrow())
+    }
+}
+
+impl<T: BorrowMut<MapData>, K: Pod> SockHash<T, K> {
+    /// Stores a socket under a key.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn insert<I: AsRawFd>(
+        &mut self,
+        key: impl Borrow<K>,
+        value: I,
+        flags: u64,
+    ) -> Result<(), MapError> {
+        let data = self.inner.borrow();
+        let socket = value.as_raw_fd();
+        if data.definition().value_size() == 8 {
+            data.update(key.borrow(), &(socket as u64), flags)
+        } else {
+            data.update(key.borrow(), &socket, flags)
+        }
+    }
+
+    /// Removes a socket.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is none.
+    pub fn remove(&mut self, key: &K) -> Result<(), MapError> {
+        self.inner.borrow().delete(key)
+    }
+}
+
+impl<T: Borrow<MapData>, K: Pod> IterableMap<K, RawFd> for SockHash<T, K> {
+    fn map(&self) -> &MapData {
+        self.inner.borrow()
+    }
+
+    fn get(&self, key: &K) -> Result<RawFd, MapError> {
+        self.get(key, 0)
+    }
+}

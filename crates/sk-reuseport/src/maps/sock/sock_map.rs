@@ -1,0 +1,112 @@
+//! An array of sockets of any kind.
+
+use std::borrow::{Borrow, BorrowMut};
+use std::os::fd::AsRawFd;
+
+use aya_obj::generated::bpf_map_type;
+
+use super::SockMapFd;
+use super::reuseport_sock_array::store;
+use crate::maps::{MapData, MapError, MapKeys, check_index};
+
+/// An array of sockets of any kind. A program may select from it too.
+///
+/// Unlike a [`ReusePortSockArray`](super::ReusePortSockArray), it takes sockets that are in
+/// another map already: this is the way to steer a group whose sockets another program holds.
+/// Storing needs CAP_NET_ADMIN.
+///
+/// # Minimum kernel version
+///
+/// Linux 4.14; for selection, and with listeners and UDP sockets, 5.8.
+///
+/// # Examples
+///
+/// ```no_run
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// use sk_reuseport::maps::SockMap;
+///
+/// let mut sockets = SockMap::create("sockets", 16)?;
+/// sockets.set(0, &listener, 0)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[doc(alias = "BPF_MAP_TYPE_SOCKMAP")]
+pub struct SockMap<T> {
+    pub(crate) inner: T,
+}
+
+impl SockMap<MapData> {
+    /// Creates a map that no object defines, with 8-byte values.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; needs CAP_BPF and CAP_NET_ADMIN.
+    pub fn create(name: &str, max_entries: u32) -> Result<Self, MapError> {
+        let definition = aya_obj::Map::new_from_params(
+            bpf_map_type::BPF_MAP_TYPE_SOCKMAP as u32,
+            size_of::<u32>() as u32,
+            size_of::<u64>() as u32,
+            max_entries,
+            0,
+        );
+        Self::new(MapData::create(definition, name, None)?)
+    }
+}
+
+impl<T: Borrow<MapData>> SockMap<T> {
+    pub(crate) fn new(map: T) -> Result<Self, MapError> {
+        Ok(Self { inner: map })
+    }
+
+    /// The cookie of the socket at an index; `None` if there is no socket.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::CookiesUnreadable`] for a map with 4-byte values; [`MapError::OutOfBounds`].
+    pub fn get(&self, index: &u32) -> Result<Option<u64>, MapError> {
+        let data = self.inner.borrow();
+        check_index(data, *index)?;
+        if data.definition().value_size() != 8 {
+            return Err(MapError::CookiesUnreadable);
+        }
+        match data.lookup(index, 0) {
+            Ok(cookie) => Ok(Some(cookie)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All indices, whatever they hold.
+    pub fn indices(&self) -> MapKeys<'_, u32> {
+        MapKeys::new(self.inner.borrow())
+    }
+
+    /// The map's descriptor.
+    pub fn fd(&self) -> SockMapFd<'_> {
+        SockMapFd(self.inner.borrow())
+    }
+}
+
+impl<T: BorrowMut<MapData>> SockMap<T> {
+    /// Stores a socket at an index.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::SocketError`] with what the kernel says; [`MapError::OutOfBounds`].
+    pub fn set<I: AsRawFd>(&mut self, index: u32, socket: &I, flags: u64) -> Result<(), MapError> {
+        let data = self.inner.borrow();
+        check_index(data, index)?;
+        store(data, index, socket.as_raw_fd(), flags)
+    }
+
+    /// Empties an index.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if it is empty; [`MapError::OutOfBounds`].
+    pub fn clear_index(&mut self, index: &u32) -> Result<(), MapError> {
+        let data = self.inner.borrow();
+        check_index(data, *index)?;
+        data.delete(index)
+    }
+}

@@ -1,0 +1,85 @@
+//! Pinning: names in a bpffs that keep maps, programs and links alive without a process.
+
+use std::ffi::{CString, NulError};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::sys::{self, SyscallError};
+
+/// An object could not be pinned, or a pinned one not be opened.
+#[derive(Error, Debug)]
+pub enum PinError {
+    /// The object has not been loaded, so there is nothing to pin.
+    #[error("the BPF object `{name}` is not loaded: load it before pinning it")]
+    NoFd {
+        /// The object's name.
+        name: String,
+    },
+    /// The path contains a zero byte.
+    #[error("invalid pin path `{}`", path.display())]
+    InvalidPinPath {
+        /// The path.
+        path: PathBuf,
+        /// Where the zero byte is.
+        #[source]
+        error: NulError,
+    },
+    /// The kernel refused.
+    #[error("cannot pin at `{}`: {error}", path.display())]
+    AtPath {
+        /// The path.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        error: SyscallError,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    SyscallError(#[from] SyscallError),
+}
+
+fn c_path(path: &Path) -> Result<CString, PinError> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|error| PinError::InvalidPinPath { path: path.to_owned(), error })
+}
+
+/// Pins an object at a path on a bpffs.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), PinError> {
+    let c_path = c_path(path)?;
+    sys::bpf_obj_pin(object, &c_path)
+        .map_err(SyscallError::of("BPF_OBJ_PIN"))
+        .map_err(|error| PinError::AtPath { path: path.to_owned(), error })
+}
+
+/// Opens what is pinned at a path.
+pub(crate) fn open(path: &Path) -> Result<OwnedFd, PinError> {
+    let c_path = c_path(path)?;
+    Ok(sys::bpf_obj_get(&c_path).map_err(SyscallError::of("BPF_OBJ_GET"))?)
+}
+
+/// What kind of BPF object a descriptor is: the kernel describes any of them as any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ObjectKind {
+    Map,
+    Program,
+    Link,
+    /// Not a BPF object, or /proc is not there to tell.
+    Unknown,
+}
+
+pub(crate) fn kind_of(fd: BorrowedFd<'_>) -> ObjectKind {
+    use std::os::fd::AsRawFd as _;
+
+    let Ok(target) = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) else {
+        return ObjectKind::Unknown;
+    };
+    match target.as_os_str().as_bytes() {
+        b"anon_inode:bpf-map" => ObjectKind::Map,
+        b"anon_inode:bpf-prog" => ObjectKind::Program,
+        b"anon_inode:bpf-link" | b"anon_inode:bpf_link" => ObjectKind::Link,
+        _ => ObjectKind::Unknown,
+    }
+}

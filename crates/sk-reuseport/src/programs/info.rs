@@ -1,0 +1,112 @@
+//! What the kernel says of a loaded program.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+
+use aya_obj::generated::{bpf_prog_info, bpf_prog_type};
+
+use super::{ProgramError, ProgramFd};
+use crate::pin;
+use crate::sys::{self, SyscallError};
+
+/// The types of programs that this crate knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[doc(alias = "bpf_prog_type")]
+pub enum ProgramType {
+    /// Any type that this crate does not load.
+    Unspecified,
+    /// Chooses a socket of a group: Linux 4.19.
+    #[doc(alias = "BPF_PROG_TYPE_SK_REUSEPORT")]
+    SkReuseport,
+    /// Typed tracepoints and iterators: Linux 5.5 and 5.8.
+    #[doc(alias = "BPF_PROG_TYPE_TRACING")]
+    Tracing,
+}
+
+/// What the kernel says of a loaded program.
+#[derive(Debug)]
+#[doc(alias = "bpf_prog_info")]
+pub struct ProgramInfo(bpf_prog_info);
+
+impl ProgramInfo {
+    pub(crate) fn new_from_fd(fd: BorrowedFd<'_>) -> Result<Self, ProgramError> {
+        let info =
+            sys::bpf_prog_info_by_fd(fd).map_err(SyscallError::of("BPF_OBJ_GET_INFO_BY_FD"))?;
+        Ok(Self(info))
+    }
+
+    /// The program's type.
+    pub fn program_type(&self) -> ProgramType {
+        match self.0.type_ {
+            t if t == bpf_prog_type::BPF_PROG_TYPE_SK_REUSEPORT as u32 => ProgramType::SkReuseport,
+            t if t == bpf_prog_type::BPF_PROG_TYPE_TRACING as u32 => ProgramType::Tracing,
+            _ => ProgramType::Unspecified,
+        }
+    }
+
+    /// Its id: unique while it is loaded, and given to no other program for a long time after.
+    pub fn id(&self) -> u32 {
+        self.0.id
+    }
+
+    /// The hash of its instructions.
+    pub fn tag(&self) -> u64 {
+        u64::from_be_bytes(self.0.tag)
+    }
+
+    /// The user who loaded it.
+    pub fn created_by_uid(&self) -> u32 {
+        self.0.created_by_uid
+    }
+
+    /// How often it ran; counted only while `sysctl kernel.bpf_stats_enabled` is on.
+    pub fn run_count(&self) -> u64 {
+        self.0.run_cnt
+    }
+
+    /// How long it ran, in nanoseconds; measured only while `kernel.bpf_stats_enabled` is on.
+    pub fn run_time_ns(&self) -> u64 {
+        self.0.run_time_ns
+    }
+
+    /// The first 15 bytes of its name.
+    pub fn name(&self) -> &[u8] {
+        let length = self.0.name.iter().position(|byte| *byte == 0).unwrap_or(self.0.name.len());
+        bytes_of_name(&self.0.name[..length])
+    }
+
+    /// Its name, if it is UTF-8.
+    pub fn name_as_str(&self) -> Option<&str> {
+        std::str::from_utf8(self.name()).ok()
+    }
+
+    /// Opens the program by its id.
+    ///
+    /// # Errors
+    ///
+    /// If it is gone, or CAP_SYS_ADMIN is missing.
+    pub fn fd(&self) -> Result<ProgramFd, ProgramError> {
+        let fd = sys::bpf_prog_get_fd_by_id(self.0.id)
+            .map_err(SyscallError::of("BPF_PROG_GET_FD_BY_ID"))?;
+        Ok(ProgramFd(fd))
+    }
+
+    /// What the kernel says of a pinned program.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn from_pin<P: AsRef<Path>>(path: P) -> Result<Self, ProgramError> {
+        let fd = pin::open(path.as_ref())?;
+        if pin::kind_of(fd.as_fd()) != pin::ObjectKind::Program {
+            return Err(ProgramError::UnexpectedProgramType);
+        }
+        Self::new_from_fd(fd.as_fd())
+    }
+}
+
+/// `c_char` is `i8` on some architectures and `u8` on others.
+fn bytes_of_name(name: &[std::ffi::c_char]) -> &[u8] {
+    sys::bytes_of(name).get(..name.len()).unwrap_or_default()
+}

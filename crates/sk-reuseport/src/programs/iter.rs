@@ -1,0 +1,116 @@
+//! Iterators: programs that the kernel runs on each of its objects when a file is read.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya_obj::btf::{Btf, BtfKind};
+use aya_obj::generated::{bpf_attach_type::BPF_TRACE_ITER, bpf_prog_type::BPF_PROG_TYPE_TRACING};
+
+use super::data::{ProgramData, syscall};
+use super::links::{FdLink, LinkError, Links, define_link};
+use super::{ProgramError, ProgramType};
+use crate::sys::{self, SyscallError};
+
+/// A program that the kernel runs on each task, socket, map element, ... when its file is read.
+///
+/// # Minimum kernel version
+///
+/// Linux 5.8, built with BTF (`/sys/kernel/btf/vmlinux`). Needs CAP_BPF and CAP_PERFMON.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::io::Read as _;
+/// use sk_reuseport::{Btf, Ebpf, programs::Iter};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut ebpf = Ebpf::load_file("list.o")?;
+/// let program: &mut Iter = ebpf.program_mut("each_file").ok_or("no program")?.try_into()?;
+/// program.load("task_file", &Btf::from_sys_fs()?)?;
+/// let id = program.attach()?;
+/// let mut listed = Vec::new();
+/// program.take_link(id)?.into_file()?.read_to_end(&mut listed)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[doc(alias = "BPF_TRACE_ITER")]
+#[doc(alias = "BPF_PROG_TYPE_TRACING")]
+pub struct Iter {
+    pub(crate) data: ProgramData,
+    links: Links,
+}
+
+impl Iter {
+    /// The type of the program according to the kernel.
+    pub const PROGRAM_TYPE: ProgramType = ProgramType::Tracing;
+
+    pub(crate) fn new(data: ProgramData) -> Self {
+        Self { data, links: Links::default() }
+    }
+
+    /// Loads the program as an iterator over what `iter_type` names: `task_file`, `tcp`, `udp`,
+    /// `bpf_sk_storage_map`, ...
+    ///
+    /// # Errors
+    ///
+    /// If the kernel has no such iterator, or refuses the program.
+    pub fn load(&mut self, iter_type: &str, btf: &Btf) -> Result<(), ProgramError> {
+        let id = btf.id_by_type_name_kind(&format!("bpf_iter_{iter_type}"), BtfKind::Func)?;
+        self.data.load(BPF_PROG_TYPE_TRACING, Some(BPF_TRACE_ITER), Some(id))
+    }
+
+    /// Attaches the program, which runs nothing yet: see [`IterLink::open`].
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError::NotLoaded`], or what the kernel says.
+    pub fn attach(&mut self) -> Result<IterLinkId, ProgramError> {
+        self.attach_to(None)
+    }
+
+    /// Attaches an iterator over the elements of a map (`bpf_sk_storage_map`, `bpf_map_elem`).
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError::NotLoaded`], or what the kernel says.
+    pub fn attach_to_map(&mut self, map: impl AsFd) -> Result<IterLinkId, ProgramError> {
+        self.attach_to(Some(map.as_fd()))
+    }
+
+    fn attach_to(&mut self, map: Option<BorrowedFd<'_>>) -> Result<IterLinkId, ProgramError> {
+        let fd = sys::bpf_link_create_iter(self.fd()?.as_fd(), map)
+            .map_err(syscall("BPF_LINK_CREATE"))?;
+        Ok(IterLinkId(self.links.insert(FdLink::new(fd))))
+    }
+}
+
+define_link!(
+    /// The attachment of an [`Iter`].
+    IterLink,
+    IterLinkId,
+    Iter
+);
+
+impl IterLink {
+    /// Opens a file that runs the program on every object as it is read to its end. Each call
+    /// opens another one, so a link serves for as many runs as one likes.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn open(&self) -> Result<File, LinkError> {
+        let fd =
+            sys::bpf_iter_create(self.0.as_fd()).map_err(SyscallError::of("BPF_ITER_CREATE"))?;
+        Ok(File::from(fd))
+    }
+
+    /// As [`open`](Self::open), for one run.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn into_file(self) -> Result<File, LinkError> {
+        self.open()
+    }
+}

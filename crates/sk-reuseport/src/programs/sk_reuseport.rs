@@ -1,0 +1,164 @@
+//! Programs that choose a socket.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_SK_REUSEPORT;
+pub use aya_obj::programs::SkReuseportAttachType;
+use thiserror::Error;
+
+use super::data::ProgramData;
+use super::{ProgramError, ProgramType};
+use crate::{hint, sys};
+
+/// Attaching a program to a group of sockets, or detaching it, failed.
+#[derive(Debug, Error)]
+pub enum SkReuseportError {
+    /// The socket option was refused.
+    #[error("setsockopt {option} failed: {io_error}{}", hint::of(option, io_error))]
+    SetsockoptError {
+        /// The socket option.
+        option: &'static str,
+        /// What the kernel said.
+        #[source]
+        io_error: io::Error,
+    },
+}
+
+/// A program that chooses the socket of a `SO_REUSEPORT` group that gets a connection or a
+/// datagram.
+///
+/// A group is the sockets that are bound to one address and port with `SO_REUSEPORT`, in one
+/// network namespace, by one user. A socket joins when it is bound (UDP) or begins to listen
+/// (TCP), and leaves when it is closed. `SO_REUSEPORT` must be set *before* bind(2): setting it
+/// later joins nothing, and binding without it beside such a group is `EADDRINUSE`.
+/// [`net::Bind`](crate::net::Bind) does it in the right order.
+///
+/// # What dropping does not do
+///
+/// The attachment is the group's: there is no link. Dropping this value or the
+/// [`Ebpf`](crate::Ebpf) that it came from detaches nothing. The program stays until it is
+/// [detached](Self::detach) or replaced through any socket of the group, or the group's last
+/// socket is closed.
+///
+/// # Minimum kernel version
+///
+/// Linux 4.19; detaching 5.3; section `sk_reuseport/migrate` 5.14. Loading needs CAP_BPF (before
+/// 5.8: CAP_SYS_ADMIN); attaching needs nothing but the two descriptors.
+///
+/// # Examples
+///
+/// ```no_run
+/// use sk_reuseport::{Ebpf, net, programs::SkReuseport};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let listeners = net::Bind::new("127.0.0.1:0".parse()?).listeners(2)?;
+/// let mut ebpf = Ebpf::load_file("select.o")?;
+/// let program: &mut SkReuseport = ebpf.program_mut("select").ok_or("no program")?.try_into()?;
+/// program.load()?;
+/// program.attach(&listeners[0])?;
+/// // ...
+/// SkReuseport::detach(&listeners[1])?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[doc(alias = "BPF_PROG_TYPE_SK_REUSEPORT")]
+pub struct SkReuseport {
+    pub(crate) data: ProgramData,
+    attach_type: SkReuseportAttachType,
+}
+
+impl SkReuseport {
+    /// The type of the program according to the kernel.
+    pub const PROGRAM_TYPE: ProgramType = ProgramType::SkReuseport;
+
+    pub(crate) fn new(data: ProgramData, attach_type: SkReuseportAttachType) -> Self {
+        Self { data, attach_type }
+    }
+
+    /// Loads the program into the kernel. It decides nothing until it is attached.
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError::LoadError`] with the verifier's log if the kernel refuses it, and
+    /// [`ProgramError::AlreadyLoaded`].
+    #[doc(alias = "BPF_PROG_LOAD")]
+    pub fn load(&mut self) -> Result<(), ProgramError> {
+        let attach_type = self.attach_type.into();
+        self.data.load(BPF_PROG_TYPE_SK_REUSEPORT, Some(attach_type), None)
+    }
+
+    /// Whether the program also chooses for connections whose listener closes
+    /// (`sk_reuseport/migrate`).
+    pub fn attach_type(&self) -> SkReuseportAttachType {
+        self.attach_type
+    }
+
+    /// Attaches the program to the whole group that `socket` is in.
+    ///
+    /// Whatever program the group had is replaced, in one step: each packet sees the old one or
+    /// the new one. A socket with `SO_REUSEPORT` that is not bound yet gets a group of its own.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the socket has no `SO_REUSEPORT`, `EPERM` if it has `SO_LOCK_FILTER`;
+    /// [`ProgramError::NotLoaded`].
+    #[doc(alias = "SO_ATTACH_REUSEPORT_EBPF")]
+    pub fn attach<T: AsFd>(&self, socket: T) -> Result<(), ProgramError> {
+        attach(socket, self.fd()?)
+    }
+
+    /// Detaches whatever program the group of `socket` has: from then on the kernel's hash
+    /// decides. Any socket of the group will do, and the program need not be known.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if the group has no program.
+    #[doc(alias = "SO_DETACH_REUSEPORT_BPF")]
+    pub fn detach<T: AsFd>(socket: T) -> Result<(), ProgramError> {
+        detach(socket)
+    }
+
+    /// Opens a pinned program. What it is attached to stays attached.
+    ///
+    /// # Errors
+    ///
+    /// If nothing is pinned there, or something else than a program of this type.
+    pub fn from_pin<P: AsRef<Path>>(
+        path: P,
+        attach_type: SkReuseportAttachType,
+    ) -> Result<Self, ProgramError> {
+        let (data, info) = ProgramData::from_pin(path.as_ref())?;
+        if info.program_type() != Self::PROGRAM_TYPE {
+            return Err(ProgramError::UnexpectedProgramType);
+        }
+        Ok(Self { data, attach_type })
+    }
+}
+
+/// Attaches a program, whoever loaded it (this crate, aya, libbpf), to the whole group that
+/// `socket` is in. See [`SkReuseport::attach`].
+///
+/// # Errors
+///
+/// As there.
+pub fn attach(socket: impl AsFd, program: impl AsFd) -> Result<(), ProgramError> {
+    sys::attach_reuseport_ebpf(socket.as_fd(), program.as_fd()).map_err(|io_error| {
+        SkReuseportError::SetsockoptError { option: "SO_ATTACH_REUSEPORT_EBPF", io_error }
+    })?;
+    Ok(())
+}
+
+/// Detaches whatever program the group of `socket` has. See [`SkReuseport::detach`].
+///
+/// # Errors
+///
+/// As there.
+pub fn detach(socket: impl AsFd) -> Result<(), ProgramError> {
+    sys::detach_reuseport_bpf(socket.as_fd()).map_err(|io_error| {
+        SkReuseportError::SetsockoptError { option: "SO_DETACH_REUSEPORT_BPF", io_error }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! A server as a child process: ready when waited for, ended when dropped.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::proc;
+use crate::wait;
+
+/// How long a dropped server may take to end when asked, before it is killed.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where a server's stdout and stderr go, in its directory.
+const LOG: &str = "printed.log";
+
+/// A server that runs in the foreground as a child of the test, with a directory for its files.
+///
+/// Dropping it ends it and its children: asked first (SIGTERM), killed if it does not heed, and
+/// reaped. What it printed is shown if the test is failing.
+#[derive(Debug)]
+pub struct Daemon {
+    name: String,
+    child: Child,
+    directory: TempDir,
+}
+
+impl Daemon {
+    /// Starts the command that `command` makes; it gets a fresh directory for the server's files,
+    /// removed at the end.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    #[track_caller]
+    pub fn spawn(name: &str, command: impl FnOnce(&Path) -> Command) -> Self {
+        let directory = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir();
+        let directory = directory.unwrap_or_else(|e| panic!("no directory for {name}: {e}"));
+        let child = spawn(name, directory.path(), command(directory.path()));
+        Self { name: name.to_owned(), child, directory }
+    }
+
+    /// Starts the server again, in the same directory, after it ended ([`Daemon::stop`]).
+    ///
+    /// # Panics
+    ///
+    /// If it still runs, or cannot be started.
+    #[track_caller]
+    pub fn spawn_again(&mut self, command: impl FnOnce(&Path) -> Command) {
+        assert!(self.ended().is_some(), "{} still runs", self.name);
+        self.child = spawn(&self.name, self.directory(), command(self.directory()));
+    }
+
+    /// The process id of the child.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The directory of its files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What it printed so far, stdout and stderr together.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.directory().join(LOG)).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Waits until the server is `ready`.
+    ///
+    /// # Panics
+    ///
+    /// If it ends instead, or is not ready within [`wait::BOUND`].
+    #[track_caller]
+    pub fn wait_until(&mut self, what: &str, mut ready: impl FnMut() -> bool) {
+        let outcome = wait::poll(wait::BOUND, || match self.ended() {
+            Some(status) => Some(Err(status)),
+            None => ready().then_some(Ok(())),
+        });
+        match outcome {
+            Some(Ok(())) => {}
+            Some(Err(status)) => panic!("{}: {what}: it ended, {status}", self.name),
+            None => panic!("{}: {what}: waited {:?} in vain", self.name, wait::BOUND),
+        }
+    }
+
+    /// Sends a signal to the child alone. One that has ended already is not an error.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses.
+    #[track_caller]
+    pub fn signal(&mut self, signal: Signal) {
+        // Until it is reaped, which only we do, its id cannot belong to another process.
+        if self.ended().is_none()
+            && let Err(error) = send(self.pid(), signal)
+        {
+            panic!("cannot send {signal:?} to {}: {error}", self.name);
+        }
+    }
+
+    /// Sends `signal`, waits until the server has ended, and returns how it did.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end within [`wait::BOUND`].
+    #[track_caller]
+    pub fn stop(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        match wait::poll(wait::BOUND, || self.ended()) {
+            Some(status) => status,
+            None => panic!("{} does not end at {signal:?}", self.name),
+        }
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap_or_else(|e| panic!("cannot wait for {}: {e}", self.name))
+    }
+
+    /// Ends the server and its children, whatever it takes. Does not panic: it runs while others do.
+    fn end(&mut self) -> io::Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        send(self.pid(), Signal::TERM)?;
+        if wait::poll(PATIENCE, || self.child.try_wait().transpose()).transpose()?.is_some() {
+            return Ok(());
+        }
+        // Children first, or they would not be found under their parent any more.
+        for pid in proc::children(self.pid()).into_iter().chain([self.pid()]) {
+            send(pid, Signal::KILL)?;
+        }
+        self.child.wait().map(drop)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("cannot end {} (pid {}): {error}", self.name, self.pid());
+        }
+        if thread::panicking() {
+            eprintln!("{} printed:\n{}", self.name, self.log());
+        }
+    }
+}
+
+#[track_caller]
+fn spawn(name: &str, directory: &Path, mut command: Command) -> Child {
+    let log = OpenOptions::new().create(true).append(true).open(directory.join(LOG));
+    let outputs = log.and_then(|log| Ok((log.try_clone()?, log)));
+    let (stdout, stderr) = outputs.unwrap_or_else(|e| panic!("no log for {name}: {e}"));
+    let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn();
+    child.unwrap_or_else(|e| panic!("cannot start {name} ({command:?}): {e}"))
+}
+
+/// Sends a signal; a process that is gone is not an error.
+fn send(pid: u32, signal: Signal) -> io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    match kill_process(pid.ok_or(Errno::SRCH)?, signal) {
+        Err(errno) if errno != Errno::SRCH => Err(errno.into()),
+        _ => Ok(()),
+    }
+}

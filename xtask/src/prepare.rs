@@ -1,0 +1,98 @@
+//! Makes the machine ready for the tests: the programs they drive, and a mounted bpffs. What is there
+//! is left alone. Debian's packages only; elsewhere it says what is missing.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+
+/// What the tests drive: a program or a file, and the Debian package that brings it.
+const NEEDED: [(&str, &str); 13] = [
+    ("clang-14", "clang-14"),
+    ("llvm-strip-14", "llvm-14"),
+    ("/usr/include/bpf/bpf_helpers.h", "libbpf-dev"),
+    ("nginx", "nginx"),
+    ("haproxy", "haproxy"),
+    ("unbound", "unbound"),
+    ("wrk", "wrk"),
+    ("dnsperf", "dnsperf"),
+    ("gunicorn", "gunicorn"),
+    ("ip", "iproute2"),
+    ("mount", "mount"),
+    ("curl", "curl"),
+    ("strace", "strace"),
+];
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Installs what is missing and mounts bpffs if nothing did.
+pub(crate) fn run() -> Result<()> {
+    install()?;
+    mount_bpffs()
+}
+
+fn install() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    if shell::find("apt-get").is_none() {
+        bail!("the tests need what Debian calls {packages}, and there is no apt-get: install it");
+    }
+    println!("installing {packages}");
+    shell::run_as(
+        &format!("apt-get install {packages}"),
+        shell::as_root("/bin/sh")?
+            .args(["-c", include_str!("install.sh"), "install"])
+            .args(&missing)
+            .stdin(Stdio::null()),
+    )?;
+    match self::missing().as_slice() {
+        [] => Ok(()),
+        left => bail!("{} installed, yet not all that was looked for is there", left.join(" ")),
+    }
+}
+
+/// The packages whose program or file is not there.
+fn missing() -> Vec<&'static str> {
+    let there = |what: &str| match what.strip_prefix('/') {
+        Some(_) => Path::new(what).exists(),
+        None => shell::find(what).is_some(),
+    };
+    NEEDED.iter().filter(|(what, _)| !there(what)).map(|(_, package)| *package).collect()
+}
+
+fn mount_bpffs() -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/mounts").context("cannot read /proc/mounts")?;
+    if is_mounted(&mounts) {
+        return Ok(());
+    }
+    println!("mounting bpffs at {BPFFS}");
+    shell::run(shell::as_root("mount")?.args(["-t", "bpf", "bpf", BPFFS]))
+        .context("the tests pin to bpffs; in a container, start it with this mount or privileged")
+}
+
+/// Whether a bpffs is what one sees at [`BPFFS`]: the last mount there is on top.
+fn is_mounted(mounts: &str) -> bool {
+    let kind = |line: &str| {
+        let mut words = line.split(' ').skip(1);
+        (words.next() == Some(BPFFS)).then(|| words.next().unwrap_or_default().to_owned())
+    };
+    mounts.lines().filter_map(kind).next_back().is_some_and(|kind| kind == "bpf")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_on_top_counts() {
+        assert!(!is_mounted("sysfs /sys sysfs rw 0 0\n"));
+        assert!(is_mounted("sysfs /sys sysfs rw 0 0\nbpf /sys/fs/bpf bpf rw,mode=700 0 0\n"));
+        assert!(!is_mounted("bpf /sys/fs/bpf bpf rw 0 0\ntmpfs /sys/fs/bpf tmpfs rw 0 0\n"));
+        assert!(!is_mounted("bpf /run/bpf bpf rw 0 0\n"));
+    }
+}

@@ -1,0 +1,67 @@
+//! Running other programs from the workspace's root, and saying which one failed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// The workspace's root: the directory above this package.
+pub(crate) fn workspace() -> Result<PathBuf> {
+    // Cargo sets the variable when it starts us; the constant serves a binary started by hand.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let root = package.parent().context("xtask's package has no parent directory")?;
+    Ok(root.to_owned())
+}
+
+/// Cargo, the very one that started us.
+pub(crate) fn cargo(root: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root);
+    cargo
+}
+
+/// A command that will run as root: as it is for root, through sudo for others.
+pub(crate) fn as_root(program: &str) -> Result<Command> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(Command::new(program));
+    }
+    if find("sudo").is_none() {
+        bail!("`{program}` needs root: there is no sudo, so start this as root");
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.arg("--").arg(program);
+    Ok(sudo)
+}
+
+/// Where a program lies: on PATH, or where Debian keeps what it hides from ordinary users.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Runs a command to its end; an exit code other than 0 is an error that names the command.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let shown = show(command);
+    run_as(&shown, command)
+}
+
+/// Like [`run`], for a command too long to show: `shown` names it in an error.
+pub(crate) fn run_as(shown: &str, command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start `{shown}`"))?;
+    if !status.success() {
+        bail!("`{shown}` failed: {status}");
+    }
+    Ok(())
+}
+
+/// A command as one would type it, the program by its name alone.
+pub(crate) fn show(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let mut words = vec![program.file_name().unwrap_or(program.as_os_str()).to_string_lossy()];
+    words.extend(command.get_args().map(|arg| arg.to_string_lossy()));
+    words.join(" ")
+}
