@@ -2,6 +2,7 @@
 mod error;
 pub mod group;
 pub mod id;
+pub mod observe;
 pub mod policy;
 pub mod status;
 
