@@ -1,5 +1,6 @@
 //! Programmable socket load balancing for Linux.
 mod error;
+pub mod foreign;
 pub mod group;
 pub mod id;
 pub mod observe;
