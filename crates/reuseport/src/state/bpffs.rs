@@ -127,6 +127,20 @@ pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Says that somebody watches over a group's directory, until what is returned is dropped.
+pub(crate) fn watch(directory: &Path) -> Result<File> {
+    let tried = || format!("cannot watch over {}", directory.display());
+    let file = File::open(directory).map_err(|error| denied(tried(), error))?;
+    flock(&file, FlockOperation::LockShared).map_err(|error| denied(tried(), error.into()))?;
+    Ok(file)
+}
+
+/// Whether somebody watches over a group's directory.
+pub(crate) fn is_watched(directory: &Path) -> bool {
+    File::open(directory)
+        .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
+}
+
 fn ensure_mounted() -> Result<()> {
     let mounted = || rustix::fs::statfs(MOUNT).is_ok_and(|fs| fs.f_type as u64 == BPF_FS_MAGIC);
     if mounted() {

@@ -1,5 +1,6 @@
 //! One group's pinned state: opened, built in staging, put into place, removed.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use sk_reuseport::programs::{ProgramInfo, SkReuseport};
 
 use super::bpffs::{self, Root};
 use super::layout::{Decider, Header, MAGIC, SCHEMA, SlotRecord};
-use crate::group::GroupKey;
+use crate::group::{Group, GroupKey};
 use crate::id::{Cookie, Slot};
 use crate::steer::{PolicyMaps, Sockets};
 use crate::{Error, ErrorKind, Result};
@@ -186,6 +187,12 @@ impl GroupState {
         bpffs::remove_directory(&self.directory)
     }
 
+    /// Says, until the returned file is dropped, that the group is watched: its state is kept while
+    /// the server restarts.
+    pub(crate) fn watch(&self) -> Result<fs::File> {
+        bpffs::watch(&self.directory)
+    }
+
     pub(crate) fn header(&self) -> Result<Header, MapError> {
         self.header.get(&0, 0)
     }
@@ -241,6 +248,29 @@ pub(crate) fn all(root: &Root) -> Result<Vec<GroupState>> {
         .iter()
         .filter_map(|name| GroupState::open(groups.join(name)).ok())
         .collect())
+}
+
+/// The directories of all groups.
+pub(crate) fn names(root: &Root) -> Result<Vec<String>> {
+    bpffs::names(&root.groups())
+}
+
+/// Removes the state of groups that no longer exist, unless somebody waits for them to come back.
+pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
+    let alive: HashSet<String> = groups.iter().map(|group| directory_name(&group.key)).collect();
+    for name in names(root)? {
+        let directory = root.groups().join(&name);
+        if alive.contains(&name) || bpffs::is_watched(&directory) {
+            continue;
+        }
+        match GroupState::open(directory.clone()) {
+            Ok(state) => state.remove()?,
+            // Of another version: not ours to judge.
+            Err(error) if error.kind() == ErrorKind::Schema => {}
+            Err(_) => bpffs::remove_directory(&directory)?,
+        }
+    }
+    Ok(())
 }
 
 /// Removes what an interrupted command left in staging.
@@ -309,8 +339,6 @@ fn directory_name(key: &GroupKey) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
     use crate::group::{Device, Protocol};
     use crate::id::Netns;

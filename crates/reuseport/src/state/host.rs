@@ -130,7 +130,7 @@ impl HostLayer {
     }
 
     /// Removes the layer: nothing then runs at connections any more.
-    pub(crate) fn remove(self) -> Result<()> {
+    pub(crate) fn remove(&self) -> Result<()> {
         bpffs::remove_directory(&self.path)
     }
 }
