@@ -30,7 +30,7 @@ typedef __u32 __wsum;
 enum { AF_INET = 2, AF_INET6 = 10 };
 enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
 /* include/net/tcp_states.h */
-enum { TCP_LISTEN = 10 };
+enum { TCP_CLOSE = 7, TCP_LISTEN = 10 };
 
 #ifndef NULL
 #define NULL ((void *)0)
@@ -182,6 +182,11 @@ struct bpf_iter__task_file {
 	struct task_struct *task;
 	__u32 fd;
 	struct file *file;
+};
+
+struct bpf_iter__udp {
+	struct bpf_iter_meta *meta;
+	struct udp_sock *udp_sk;
 };
 
 #pragma clang attribute pop
