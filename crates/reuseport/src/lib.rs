@@ -5,6 +5,8 @@ pub mod group;
 pub mod id;
 pub mod observe;
 pub mod policy;
+pub mod spec;
 pub mod status;
+pub mod table;
 
 pub use error::{Error, ErrorKind, Result};
