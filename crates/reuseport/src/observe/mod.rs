@@ -25,15 +25,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
-use rustix::thread::{CapabilitySet, capabilities};
 use sk_reuseport::programs::Iter;
 use sk_reuseport::{Btf, Ebpf, EbpfLoader};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::Group;
 use crate::id::{Cookie, Netns};
+use crate::rights;
 use record::Record;
 
 pub use netns::names as netns_names;
@@ -184,56 +183,14 @@ fn device_name(own: Option<Netns>, netns: Netns, index: u32) -> Option<String> {
     netdevice::index_to_name(socket, index).ok()
 }
 
-/// What failed, and what to do where the kernel refused.
 fn failed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
-    let source = source.into();
-    let denied = match os_error(source.as_ref()) {
-        Some(Errno::PERM) => Some(missing_capabilities()),
-        // The verifier says EACCES too, of a program that it does not take from anybody.
-        Some(Errno::ACCESS) => Some(missing_capabilities()).filter(|missing| !missing.is_empty()),
-        _ => None,
-    };
-    let Some(missing) = denied else {
-        return Error::new(ErrorKind::System, TRIED).because(source);
-    };
-    let remedy = if missing.is_empty() {
-        "CAP_BPF and CAP_PERFMON are there but do not count: run it outside of the container (in \
-         the initial user namespace), and without kernel lockdown in confidentiality mode"
-            .to_owned()
-    } else {
-        format!(
-            "missing here: {}; run it as root, or grant CAP_BPF and CAP_PERFMON",
-            missing.join(" and ")
-        )
-    };
-    Error::new(ErrorKind::Denied, TRIED).because(source).remedy(remedy)
-}
-
-/// The first OS error in the chain of causes.
-fn os_error(error: &(dyn StdError + 'static)) -> Option<Errno> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(errno) = error.downcast_ref().and_then(Errno::from_io_error) {
-            return Some(errno);
-        }
-        cause = error.source();
-    }
-    None
-}
-
-/// The capabilities for listing that the calling thread does not have.
-fn missing_capabilities() -> Vec<&'static str> {
-    let has = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    [(CapabilitySet::BPF, "CAP_BPF"), (CapabilitySet::PERFMON, "CAP_PERFMON")]
-        .into_iter()
-        // CAP_SYS_ADMIN stands for both (include/linux/capability.h).
-        .filter(|(one, _)| !has.intersects(*one | CapabilitySet::SYS_ADMIN))
-        .map(|(_, name)| name)
-        .collect()
+    rights::failed(TRIED, source, rights::TRACING)
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     /// Answers each read with the next of its results.
