@@ -2,8 +2,9 @@
 //! waits there and which program decides.
 //!
 //! BPF iterators read all of it from the kernel's own structures, in all network namespaces at
-//! once and without a scan of `/proc` (about 50 ms on a host with 100,000 sockets). Nothing is changed, no descriptor of
-//! another process is taken. What *this tool* pinned about a group is not known here.
+//! once and without a scan of `/proc` (about 50 ms on a host with 100,000 sockets). Nothing is
+//! changed, no descriptor of another process is taken. What *this tool* pinned about a group is not
+//! known here.
 //!
 //! # What is not seen
 //!
