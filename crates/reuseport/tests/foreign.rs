@@ -10,6 +10,7 @@ use reuseport::observe::Observer;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::os::fd::AsRawFd;
 use test_support::netns::isolated;
+use test_support::wait;
 
 fn only_member(observer: &Observer) -> Member {
     only_group(observer).members.remove(0)
@@ -18,21 +19,32 @@ fn only_member(observer: &Observer) -> Member {
 /// A member that only `Helper` holds.
 fn foreign_member(observer: &Observer) -> (Helper, Member) {
     let helper = Helper::holding(&tcp("127.0.0.1:0"), "hold");
-    let member = only_member(observer);
-    assert_eq!(member.holders.iter().map(|h| h.pid).collect::<Vec<_>>(), [helper.pid()]);
+    let member = held_by(&[helper.pid()], observer);
     (helper, member)
+}
+
+/// The only member, as soon as just these processes hold it: the children of other tests have all
+/// that we have until they exec.
+fn held_by(pids: &[u32], observer: &Observer) -> Member {
+    let mut pids = pids.to_vec();
+    pids.sort_unstable();
+    wait::until_some(&format!("the holders to be {pids:?}"), wait::BOUND, || {
+        let mut group = only_group(observer);
+        (group.pids() == pids).then(|| group.members.remove(0))
+    })
 }
 
 #[test]
 fn a_socket_of_another_process_is_borrowed_and_given_back() {
     isolated(|| {
         let observer = Observer::new().unwrap();
-        let (_helper, member) = foreign_member(&observer);
+        let (helper, member) = foreign_member(&observer);
         let borrowed = borrow(&member).unwrap();
         assert_eq!(cookie(&borrowed), member.cookie);
-        assert_eq!(only_group(&observer).pids().len(), 2, "while we have it we hold it too");
+        // While we have it, we hold it too.
+        held_by(&[helper.pid(), std::process::id()], &observer);
         drop(borrowed);
-        assert_eq!(only_member(&observer), member);
+        assert_eq!(held_by(&[helper.pid()], &observer), member);
     });
 }
 

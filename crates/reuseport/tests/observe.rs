@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,7 +13,8 @@ use std::thread;
 
 use common::{Helper, cookie, groups_here, only_group, tcp, tcp_with, udp};
 use reuseport::ErrorKind;
-use reuseport::group::{Group, Protocol};
+use reuseport::group::{Group, Member, Protocol};
+use reuseport::id::Cookie;
 use reuseport::observe::Observer;
 use rustix::event::epoll;
 use rustix::net::{self, AddressFamily, SocketType};
@@ -23,23 +24,23 @@ use sk_reuseport::programs::SkReuseport;
 use test_support::netns::isolated;
 use test_support::wait;
 
-fn cookies(group: &Group) -> BTreeSet<u64> {
-    group.members.iter().map(|m| m.cookie.get()).collect()
+/// Waits until `look` finds a group of exactly these sockets, held by this process alone.
+///
+/// Waits, because tests run in parallel and start programs: between fork and exec a child has all
+/// that its parent has, and the observer rightly says so.
+fn becomes_own(sockets: &[OwnedFd], look: impl Fn() -> Group) -> Group {
+    let own = std::process::id();
+    let expected: BTreeMap<_, _> =
+        sockets.iter().map(|s| (cookie(s), vec![(own, s.as_raw_fd() as u32)])).collect();
+    wait::until_some("a group of our sockets, held by us alone", wait::BOUND, || {
+        let group = look();
+        (holders(&group) == expected).then_some(group)
+    })
 }
 
-fn is_own(sockets: &[OwnedFd], group: &Group) {
-    assert_eq!(cookies(group), sockets.iter().map(|s| cookie(s).get()).collect());
-    for (member, socket) in group.members.iter().zip(in_order_of_cookies(sockets)) {
-        let [holder] = &member.holders[..] else { panic!("{:?}", member.holders) };
-        assert_eq!((holder.pid, holder.fd), (std::process::id(), socket.as_raw_fd() as u32));
-        assert!(!holder.comm.is_empty());
-    }
-}
-
-fn in_order_of_cookies(sockets: &[OwnedFd]) -> Vec<&OwnedFd> {
-    let mut sorted: Vec<_> = sockets.iter().collect();
-    sorted.sort_by_key(|s| cookie(*s));
-    sorted
+fn holders(group: &Group) -> BTreeMap<Cookie, Vec<(u32, u32)>> {
+    let of = |member: &Member| member.holders.iter().map(|h| (h.pid, h.fd)).collect();
+    group.members.iter().map(|m| (m.cookie, of(m))).collect()
 }
 
 #[test]
@@ -70,14 +71,16 @@ fn groups_of_every_kind_are_found_with_their_addresses() {
                 let mut sockets = vec![first];
                 sockets.extend((1..members).map(|_| bind(&address.to_string())));
 
-                let group = only_group(&observer);
+                let group = becomes_own(&sockets, || only_group(&observer));
                 assert_eq!(group.key.protocol, protocol);
                 assert_eq!(group.key.address, address);
                 assert_eq!(group.key.v6only, v6only, "{host}");
                 assert_eq!(group.key.device, None);
                 assert_eq!(group.key.uid, rustix::process::getuid().as_raw());
                 assert_eq!(group.program, None);
-                is_own(&sockets, &group);
+                assert!(group.members.iter().all(|m| !m.holders[0].comm.is_empty()));
+                drop(sockets);
+                wait::until("the group to end", wait::BOUND, || groups_here(&observer).is_empty());
             }
         }
     });
@@ -91,10 +94,15 @@ fn a_v6only_socket_and_one_that_is_not_are_two_groups() {
         let only = tcp_with(&address, |s| {
             net::sockopt::set_ipv6_v6only(s, true).unwrap();
         });
-        let groups = groups_here(&Observer::new().unwrap());
-        let by_v6only: HashMap<_, _> = groups.iter().map(|g| (g.key.v6only, g)).collect();
-        is_own(&[only], by_v6only[&true]);
-        is_own(&[both], by_v6only[&false]);
+        let observer = Observer::new().unwrap();
+        let find = |v6only| {
+            let mut groups = groups_here(&observer);
+            groups.retain(|g| g.key.v6only == v6only);
+            assert_eq!(groups.len(), 1, "{groups:#?}");
+            groups.remove(0)
+        };
+        becomes_own(&[only], || find(true));
+        becomes_own(&[both], || find(false));
     });
 }
 
@@ -171,8 +179,8 @@ fn a_closed_listener_is_gone() {
         let second = tcp(&common::local_address(&first).to_string());
         // Shut down, it is closed to the network but still open as a descriptor.
         net::shutdown(&first, net::Shutdown::Both).unwrap();
-        is_own(&[second], &only_group(&observer));
-        assert_eq!(groups_here(&observer), []);
+        becomes_own(&[second], || only_group(&observer));
+        wait::until("the group to end", wait::BOUND, || groups_here(&observer).is_empty());
     });
 }
 
@@ -192,8 +200,8 @@ fn the_same_address_in_two_namespaces_is_two_groups() {
             let find = |inode| groups.iter().find(|g| g.key.netns.inode == inode).unwrap();
             assert_ne!(find(outside).key.netns.cookie, own.cookie);
             assert_eq!(find(outside).key.to_string(), find(own.inode).key.to_string());
-            is_own(&[here], find(outside));
-            is_own(&[there], find(own.inode));
+            assert_eq!(holders(find(outside)).keys().collect::<Vec<_>>(), [&cookie(&here)]);
+            assert_eq!(holders(find(own.inode)).keys().collect::<Vec<_>>(), [&cookie(&there)]);
         });
     });
 }
@@ -229,15 +237,14 @@ fn every_process_that_has_the_socket_is_a_holder() {
         let socket = tcp("127.0.0.1:0");
         let helper = Helper::holding(&socket, "hold");
 
-        let group = only_group(&observer);
-        let [member] = &group.members[..] else { panic!("{group:?}") };
-        let holders: BTreeSet<_> = member.holders.iter().map(|h| (h.pid, h.fd)).collect();
-        let own = (std::process::id(), socket.as_raw_fd() as u32);
-        assert_eq!(holders, BTreeSet::from([own, (helper.pid(), 0)]));
-        assert_eq!(group.pids().len(), 2);
+        let mut expected = vec![(std::process::id(), socket.as_raw_fd() as u32), (helper.pid(), 0)];
+        expected.sort_unstable();
+        wait::until("both processes to be its holders", wait::BOUND, || {
+            holders(&only_group(&observer)) == BTreeMap::from([(cookie(&socket), expected.clone())])
+        });
 
         helper.kill();
-        is_own(&[socket], &only_group(&observer));
+        becomes_own(&[socket], || only_group(&observer));
     });
 }
 
@@ -247,8 +254,14 @@ fn the_owner_is_the_process_whose_epoll_watches() {
         let observer = Observer::new().unwrap();
         let first = tcp("127.0.0.1:0");
         let second = tcp(&common::local_address(&first).to_string());
-        let owners = || observer.owners(&only_group(&observer)).unwrap();
-        assert_eq!(owners(), HashMap::new());
+        // Waits: as with holders, a child of another test has our epoll until it execs.
+        let become_owners = |expected: &[(Cookie, u32)]| {
+            let expected = expected.iter().copied().collect::<HashMap<_, _>>();
+            wait::until(&format!("owners {expected:?}"), wait::BOUND, || {
+                observer.owners(&only_group(&observer)).unwrap() == expected
+            });
+        };
+        become_owners(&[]);
 
         let own = std::process::id();
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
@@ -256,21 +269,21 @@ fn the_owner_is_the_process_whose_epoll_watches() {
             epoll::add(&poll, socket, epoll::EventData::new_u64(0), epoll::EventFlags::IN).unwrap();
         };
         watch(&first);
-        assert_eq!(owners(), HashMap::from([(cookie(&first), own)]));
+        become_owners(&[(cookie(&first), own)]);
 
         // Of the other socket another process is the owner, although we hold it too.
         let helper = Helper::holding(&second, "watch");
         let both = [(cookie(&first), own), (cookie(&second), helper.pid())];
-        assert_eq!(owners(), HashMap::from(both));
+        become_owners(&both);
 
         // Two watch it: it is nobody's.
         watch(&second);
-        assert_eq!(owners(), HashMap::from([(cookie(&first), own)]));
+        become_owners(&[(cookie(&first), own)]);
 
         helper.kill();
-        assert_eq!(owners(), HashMap::from([(cookie(&first), own), (cookie(&second), own)]));
+        become_owners(&[(cookie(&first), own), (cookie(&second), own)]);
         drop(poll);
-        assert_eq!(owners(), HashMap::new());
+        become_owners(&[]);
     });
 }
 
@@ -318,7 +331,8 @@ fn many_members_with_long_output_are_all_listed_once() {
         let address = common::local_address(&first).to_string();
         let mut sockets = vec![first];
         sockets.extend((1..700).map(|_| udp(&address)));
-        is_own(&sockets, &only_group(&Observer::new().unwrap()));
+        let observer = Observer::new().unwrap();
+        becomes_own(&sockets, || only_group(&observer));
     });
 }
 
@@ -330,12 +344,15 @@ fn a_process_in_a_pid_namespace_is_named_by_its_number_in_ours() {
         // It is pid 1 there, and sees only itself: the observer counts by the reader's namespace.
         assert_eq!(helper.said(), "sees [1]");
 
-        let group = only_group(&Observer::new().unwrap());
-        let pids = group.pids();
-        assert!(pids.contains(&std::process::id()) && !pids.contains(&1), "{pids:?}");
-        for pid in pids {
-            assert!(fs::metadata(format!("/proc/{pid}")).is_ok(), "{pid} is a number of ours");
-        }
+        // The helper, unshare above it, and we.
+        let observer = Observer::new().unwrap();
+        let pids = wait::until_some("three holders", wait::BOUND, || {
+            Some(only_group(&observer).pids()).filter(|pids| pids.len() == 3)
+        });
+        assert!(pids.contains(&std::process::id()) && pids.contains(&helper.pid()), "{pids:?}");
+        let inside = pids.iter().find(|p| ![std::process::id(), helper.pid()].contains(p)).unwrap();
+        let status = fs::read_to_string(format!("/proc/{inside}/status")).unwrap();
+        assert!(status.contains(&format!("PPid:\t{}\n", helper.pid())), "{status}");
     });
 }
 
@@ -368,7 +385,8 @@ fn two_capabilities_are_enough() {
         sets.effective = CapabilitySet::BPF | CapabilitySet::PERFMON;
         sets.permitted = sets.effective;
         set_capabilities(None, sets).unwrap();
-        is_own(&[socket], &only_group(&Observer::new().unwrap()));
+        let observer = Observer::new().unwrap();
+        becomes_own(&[socket], || only_group(&observer));
     });
 }
 
