@@ -3,6 +3,7 @@
 //! Every operation takes the lock, looks at the group afresh, and leaves it as it was if it fails.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::os::fd::AsFd as _;
 
 use sk_reuseport::programs::{ProgramError, SkReuseport};
@@ -174,6 +175,13 @@ pub fn detach(host: &Host, key: &GroupKey) -> Result<()> {
     Session::begin(host)?.detach(key)
 }
 
+/// Keeps a group's state, until what is returned is dropped, while the server restarts. `None` if
+/// there is no state.
+pub(crate) fn watch_over(key: &GroupKey) -> Result<Option<File>> {
+    let Some(root) = Root::existing()? else { return Ok(None) };
+    GroupState::existing(&root, key)?.map(|state| state.watch()).transpose()
+}
+
 /// One operation: the lock, the groups as they were when it was got, and the layers.
 struct Session {
     root: Root,
@@ -186,10 +194,8 @@ struct Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let unused = group_state::names(&self.root).is_ok_and(|names| names.is_empty());
-        if unused {
-            if let Err(error) = self.layer.remove() {
-                tracing::warn!("{error}");
-            }
+        if unused && let Err(error) = self.layer.remove() {
+            tracing::warn!("{error}");
         }
     }
 }
@@ -304,6 +310,9 @@ impl Session {
         }
         if let Some(leftover) = GroupState::existing(&self.root, &group.key)? {
             self.refuse_if_in_use(&leftover, group)?;
+            if attach.decide.is_none() && attach.slots.is_none() {
+                return self.resume(group, attach, leftover, replaced);
+            }
             self.remove_state(group, leftover)?;
         }
         let decide = attach
@@ -319,6 +328,21 @@ impl Session {
             }
             result => result?,
         };
+        let (steering, _) = steering(&self.refreshed(group)?, Some(&self.root))?;
+        Ok(Attached { steering, changes, replaced })
+    }
+
+    /// Attaches what is pinned: the server restarted, which ended the group and the attachment
+    /// with it, or a command was interrupted just before.
+    fn resume(
+        &mut self,
+        group: &Group,
+        attach: &Attach,
+        mut state: GroupState,
+        replaced: Option<AttachedProgram>,
+    ) -> Result<Attached> {
+        let changes = self.enroller(&mut state, &attach.stop).sync(group)?;
+        attach_to(group, &state.program()?)?;
         let (steering, _) = steering(&self.refreshed(group)?, Some(&self.root))?;
         Ok(Attached { steering, changes, replaced })
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::Result;
 use crate::group::{Group, GroupKey};
-use crate::id::{Cookie, Netns};
+use crate::id::{Cookie, Netns, Slot};
 use crate::observe::Observer;
 use crate::spec::GroupSpec;
 use crate::state::bpffs::Root;
@@ -13,6 +13,7 @@ use crate::state::group::GroupState;
 use crate::state::host::HostLayer;
 use crate::state::layout::{Decider, SlotRecord};
 use crate::status::{Enrolment, GroupStatus, MemberStatus, Steering};
+use crate::steer::Occupant;
 use crate::{Error, ErrorKind};
 
 /// A view of the whole host. Looking changes nothing.
@@ -147,13 +148,17 @@ fn join(
     owners: &HashMap<Cookie, u32>,
 ) -> Result<GroupStatus> {
     let (steering, state) = steering(&group, root)?;
-    let enrolled: HashMap<Cookie, Enrolment> = match &state {
-        Some(state) => state
-            .occupied()
-            .map(|(slot, cookie, record)| Ok((cookie, enrolment(state, layer, slot, &record)?)))
-            .collect::<Result<_>>()?,
-        None => HashMap::new(),
-    };
+    let mut enrolled = HashMap::new();
+    if let Some(state) = &state {
+        for (slot, cookie, record) in state.occupied() {
+            // A listener that stopped and listens again still has its record, but the kernel has
+            // emptied its slot: it gets nothing.
+            let occupant = state.sockets.occupant(slot).map_err(unreadable)?;
+            if matches!(occupant, Occupant::Unknown) || occupant == Occupant::Socket(cookie) {
+                enrolled.insert(cookie, enrolment(state, layer, slot, &record)?);
+            }
+        }
+    }
     let mut members: Vec<MemberStatus> = group
         .members
         .iter()
@@ -177,7 +182,7 @@ fn join(
 fn enrolment(
     state: &GroupState,
     layer: Option<&HostLayer>,
-    slot: crate::id::Slot,
+    slot: Slot,
     record: &SlotRecord,
 ) -> Result<Enrolment> {
     let picks = state.policy_maps.as_ref().map(|maps| maps.picks_of(slot));

@@ -16,6 +16,7 @@ pub mod status;
 mod steer;
 mod stop;
 pub mod table;
+pub mod watch;
 
 pub use balancer::{Attach, Attached, Balancer, Decide, detach};
 pub use enrol::{Changes, LeftOut};

@@ -1,5 +1,6 @@
 //! Attaching to groups and detaching, against the real kernel. The kernel program's own counters
 //! prove that it made the choice.
+#![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
@@ -66,7 +67,8 @@ fn round_robin_is_exact_and_the_program_did_it() {
         let listeners = listeners(4);
         let host = Host::open().unwrap();
         let key = key_of(&host, &listeners[0]);
-        let (balancer, attached) = Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        let (balancer, attached) =
+            Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
         assert_eq!(attached.changes.enrolled.len(), 4);
         assert!(matches!(attached.steering, Steering::Policy { policy: Policy::RoundRobin, .. }));
         assert_eq!(deal(&listeners, 200), [50; 4]);

@@ -1,6 +1,7 @@
 //! One group's pinned state: opened, built in staging, put into place, removed.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -98,6 +99,10 @@ impl GroupState {
             })
         };
         let state = parts().map_err(failed)?;
+        let named = state.header().map_err(failed)?.key().map(|key| directory_name(&key));
+        if named.as_deref().map(OsStr::new) != directory.file_name() {
+            return Err(another_schema(&tried, "its header names another group"));
+        }
         if state.decider()?.is_none() {
             return Err(another_schema(&tried, "its policy is of a newer version"));
         }
