@@ -5,10 +5,12 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use sk_reuseport::programs::{ProgramError, SkReuseport};
 
-use crate::enrol::{Changes, Enroller};
+use crate::enrol::{self, Changes, Enroller};
 use crate::foreign;
 use crate::group::{AttachedProgram, Group, GroupKey};
 use crate::host::{Host, steering};
@@ -101,7 +103,7 @@ impl Balancer {
     /// [`ErrorKind::Denied`], [`ErrorKind::Schema`], [`ErrorKind::Interrupted`]. The group is
     /// then as it was.
     pub fn attach(host: &Host, key: &GroupKey, attach: &Attach) -> Result<(Self, Attached)> {
-        let session = Session::begin(host)?;
+        let session = Session::begin(host, &attach.stop)?;
         let group = session.group(key)?.clone();
         let attached = session.attach(&group, attach)?;
         Ok((Self { key: key.clone() }, attached))
@@ -130,11 +132,16 @@ impl Balancer {
     ///
     /// [`ErrorKind::NotFound`] for a slot without a member, [`ErrorKind::NotAttached`].
     pub fn set_weights(&self, host: &Host, weights: &[(Slot, Weight)]) -> Result<()> {
-        let mut session = Session::begin(host)?;
+        let session = Session::begin(host, &Stop::default())?;
         let group = session.group(&self.key)?.clone();
         let (_, state) = steering(&group, Some(&session.root))?;
         let mut state = state.ok_or_else(|| not_attached(&self.key))?;
+        settle(&mut state, &group)?;
         let tried = || format!("cannot set weights in {}", self.key);
+        let Some(Decider::Policy { policy, .. }) = state.decider()? else {
+            return Err(Error::new(ErrorKind::Invalid, tried())
+                .because("the user's own program decides there, and it knows no weights"));
+        };
         let mut records = Vec::new();
         for (slot, weight) in weights {
             let old = state.record(*slot);
@@ -147,8 +154,7 @@ impl Balancer {
             records.push((*slot, old, new));
         }
         records.iter().for_each(|(slot, _, new)| state.set_record(*slot, *new));
-        let stop = Stop::default();
-        let result = session.enroller(&mut state, &stop).swap_table();
+        let result = enrol::swap_table(&mut state, policy);
         if result.is_err() {
             records.iter().for_each(|(slot, old, _)| state.set_record(*slot, *old));
         }
@@ -172,7 +178,7 @@ impl Balancer {
 /// [`ErrorKind::NotAttached`] if nothing is, [`ErrorKind::Foreign`] if somebody else's program
 /// decides, [`ErrorKind::NotFound`] if the group is gone.
 pub fn detach(host: &Host, key: &GroupKey) -> Result<()> {
-    Session::begin(host)?.detach(key)
+    Session::begin(host, &Stop::default())?.detach(key)
 }
 
 /// Keeps a group's state, until what is returned is dropped, while the server restarts. `None` if
@@ -185,7 +191,10 @@ pub(crate) fn watch_over(key: &GroupKey) -> Result<Option<File>> {
 /// One operation: the lock, the groups as they were when it was got, and the layers.
 struct Session {
     root: Root,
-    layer: HostLayer,
+    /// `None` until something needs it that was not there.
+    layer: Option<HostLayer>,
+    /// Whether this operation made the layer.
+    made_layer: bool,
     groups: Vec<Group>,
     _lock: Lock,
 }
@@ -194,7 +203,10 @@ struct Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let unused = group_state::names(&self.root).is_ok_and(|names| names.is_empty());
-        if unused && let Err(error) = self.layer.remove() {
+        let in_vain = self.made_layer && self.layer.as_ref().is_none_or(HostLayer::is_unused);
+        if (unused || in_vain)
+            && let Err(error) = HostLayer::remove(&self.root)
+        {
             tracing::warn!("{error}");
         }
     }
@@ -202,15 +214,22 @@ impl Drop for Session {
 
 impl Session {
     /// Waits for the lock, and removes what interrupted commands left.
-    fn begin(host: &Host) -> Result<Self> {
+    fn begin(host: &Host, stop: &Stop) -> Result<Self> {
         let root = Root::create()?;
-        let lock = root.lock()?;
+        let lock = root.lock(stop)?;
         let groups = host.groups()?;
-        group_state::clear_staging(&root)?;
-        group_state::remove_dead(&root, &groups)?;
-        let layer = HostLayer::create(&root)?;
-        layer.release_all_but(&members_in_use(&root)?);
-        Ok(Self { root, layer, groups, _lock: lock })
+        let mut session = Self { root, layer: None, made_layer: false, groups, _lock: lock };
+        group_state::clear_staging(&session.root)?;
+        group_state::remove_dead(&session.root, &session.groups)?;
+        session.layer = HostLayer::existing(&session.root)?;
+        if let Some(layer) = &session.layer {
+            match members_in_use(&session.root) {
+                Ok(used) => layer.release_all_but(&used),
+                // Whoever cannot be read may use any of them.
+                Err(error) => tracing::debug!("{error}"),
+            }
+        }
+        Ok(session)
     }
 
     fn group(&self, key: &GroupKey) -> Result<&Group> {
@@ -220,8 +239,20 @@ impl Session {
         })
     }
 
-    fn enroller<'a>(&'a mut self, state: &'a mut GroupState, stop: &'a Stop) -> Enroller<'a> {
-        Enroller { state, layer: &mut self.layer, stop }
+    fn enroller<'a>(
+        &'a mut self,
+        state: &'a mut GroupState,
+        stop: &'a Stop,
+    ) -> Result<Enroller<'a>> {
+        let layer = match self.layer.take() {
+            Some(layer) if layer.counts() => layer,
+            // Also one that was made by somebody who may not count.
+            other => {
+                self.made_layer |= other.is_none();
+                HostLayer::create(&self.root)?
+            }
+        };
+        Ok(Enroller { state, layer: self.layer.insert(layer), stop })
     }
 
     fn attach(mut self, group: &Group, attach: &Attach) -> Result<Attached> {
@@ -240,11 +271,11 @@ impl Session {
         now: &Steering,
         mut state: GroupState,
     ) -> Result<Attached> {
+        settle(&mut state, group)?;
         match (&attach.decide, now) {
-            (Some(Decide::Object(_)), _) | (Some(Decide::Policy(_)), Steering::Object) => {
-                // A socket is in one array only: the new one can be filled when the old is empty.
-                self.detach_ours(group, state)?;
-                return self.attach_anew(group, attach, Steering::KernelHash);
+            (Some(decide @ Decide::Object(_)), _)
+            | (Some(decide @ Decide::Policy(_)), Steering::Object) => {
+                return self.replace(group, attach, decide, state);
             }
             _ => {}
         }
@@ -256,14 +287,21 @@ impl Session {
             .because(format!("it has {}, fixed while it is attached", state.capacity()))
             .remedy("`reuseport detach` it first, or leave out --slots"));
         }
-        let changes = self.enroller(&mut state, &attach.stop).sync(group)?;
-        if let (Some(Decide::Policy(policy)), Steering::Policy { policy: old, .. }) =
+        let changes = self
+            .enroller(&mut state, &attach.stop)?
+            .sync(group)
+            .map_err(|error| if_busy(error, DETACH_FIRST))?;
+        let mut steering = now.clone();
+        if let (Some(Decide::Policy(policy)), Steering::Policy { policy: old, stickiness }) =
             (&attach.decide, now)
             && policy != old
         {
-            self.change_policy(group, &mut state, *policy)?;
+            if let Err(error) = self.change_policy(group, &mut state, *policy, *old) {
+                self.withdraw(group, &mut state, &changes);
+                return Err(error);
+            }
+            steering = Steering::Policy { policy: *policy, stickiness: *stickiness };
         }
-        let (steering, _) = steering(&self.refreshed(group)?, Some(&self.root))?;
         Ok(Attached { steering, changes, replaced: None })
     }
 
@@ -275,61 +313,93 @@ impl Session {
         group: &Group,
         state: &mut GroupState,
         policy: Policy,
+        old: Policy,
     ) -> Result<()> {
         let unreadable =
             |error| Error::new(ErrorKind::System, "cannot change the policy").because(error);
-        let old = state.header().map_err(unreadable)?;
-        let config = Config { policy, seed: old.seed };
+        let mut header = state.header().map_err(unreadable)?;
+        let config = Config { policy, seed: header.seed };
         let maps = state.policy_maps.as_ref().ok_or_else(|| not_attached(&group.key))?;
         let mut program = steer::load_over(config, &state.sockets, maps)?;
-        state.forget_next();
-        state.pin_next(&mut program)?;
-        let mut new = old;
-        new.set_decider(Decider::Policy { policy, stickiness: Stickiness::None });
-        new.program_id = program_id(&program)?;
-        let stop = Stop::default();
-        let result = state
-            .set_header(&new)
-            .map_err(unreadable)
-            .and_then(|()| self.enroller(state, &stop).swap_table())
-            .and_then(|()| attach_to(group, &program));
-        if let Err(error) = result {
-            state.set_header(&old).map_err(unreadable)?;
-            self.enroller(state, &stop).swap_table()?;
-            state.forget_next();
-            return Err(error);
+        let id = program_id(&program)?;
+        header.announce(id, policy, Stickiness::None);
+        let mut steps = || -> Result<()> {
+            state.pin_next(&mut program)?;
+            state.set_header(&header).map_err(unreadable)?;
+            enrol::swap_table(state, policy)?;
+            attach_to(group, &program)
+        };
+        let result = steps();
+        // If this fails, the next command does it.
+        let done = result.as_ref().map_or(None, |()| Some(id));
+        if let Err(error) = settle_as(state, done, old) {
+            tracing::debug!("{error}");
         }
-        state.adopt_next()
+        result
+    }
+
+    /// Puts a program with maps of its own in the place of ours. A socket is in one array only: the
+    /// new one can be filled when the old one is empty, and in between the kernel's hash decides.
+    fn replace(
+        &mut self,
+        group: &Group,
+        attach: &Attach,
+        decide: &Decide,
+        mut old: GroupState,
+    ) -> Result<Attached> {
+        let mut old_program = old.program()?;
+        // Whatever is wrong with the new one shows before anything is touched.
+        let prepared = prepare(group, attach, decide, Sockets::array)?;
+        enrol::check_room(group, &prepared.1)?;
+        detach_from(group)?;
+        old.unpin(&self.root)?;
+        match self.build_either(group, attach, decide, prepared) {
+            Ok(changes) => {
+                self.release_members(&old);
+                Ok(Attached { steering: steering_by(decide), changes, replaced: None })
+            }
+            Err(error) => {
+                if let Err(second) = self.put_back(group, &mut old, &mut old_program) {
+                    tracing::warn!("{second}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Attaches again what [`replace`](Self::replace) took away.
+    fn put_back(
+        &mut self,
+        group: &Group,
+        old: &mut GroupState,
+        program: &mut SkReuseport,
+    ) -> Result<()> {
+        old.stage(&self.root, program)?;
+        let stop = Stop::default();
+        self.enroller(old, &stop)?.refill_all(group)?;
+        old.place(&self.root, &group.key)?;
+        attach_to(group, program)
     }
 
     /// Nothing of ours decides.
     fn attach_anew(&mut self, group: &Group, attach: &Attach, now: Steering) -> Result<Attached> {
+        let leftover = GroupState::existing(&self.root, &group.key)?;
         let replaced = group.program.clone().filter(|_| now == Steering::Foreign);
         if let (Some(program), false) = (&replaced, attach.force) {
-            return Err(foreign_program(&group.key, program, "attach"));
+            return Err(foreign_program(&group.key, program, "attach to"));
         }
-        if let Some(leftover) = GroupState::existing(&self.root, &group.key)? {
+        let default = Decide::Policy(Policy::default_for(group.key.protocol));
+        let decide = attach.decide.as_ref().unwrap_or(&default);
+        if let Some(leftover) = leftover {
             self.refuse_if_in_use(&leftover, group)?;
             if attach.decide.is_none() && attach.slots.is_none() {
                 return self.resume(group, attach, leftover, replaced);
             }
             self.remove_state(group, leftover)?;
         }
-        let decide = attach
-            .decide
-            .clone()
-            .unwrap_or_else(|| Decide::Policy(Policy::default_for(group.key.protocol)));
-        let changes = match self.build(group, attach, &decide, Sockets::array) {
-            // In another program's socket map: a socket map takes it all the same.
-            Err(error) if error.kind() == ErrorKind::Busy => {
-                self.build(group, attach, &decide, Sockets::map).map_err(|second| {
-                    if second.kind() == ErrorKind::Busy { in_another_array(error) } else { second }
-                })?
-            }
-            result => result?,
-        };
-        let (steering, _) = steering(&self.refreshed(group)?, Some(&self.root))?;
-        Ok(Attached { steering, changes, replaced })
+        let prepared = prepare(group, attach, decide, Sockets::array)?;
+        let changes = self.build_either(group, attach, decide, prepared)?;
+        Ok(Attached { steering: steering_by(decide), changes, replaced })
     }
 
     /// Attaches what is pinned: the server restarted, which ended the group and the attachment
@@ -341,106 +411,196 @@ impl Session {
         mut state: GroupState,
         replaced: Option<AttachedProgram>,
     ) -> Result<Attached> {
-        let changes = self.enroller(&mut state, &attach.stop).sync(group)?;
-        attach_to(group, &state.program()?)?;
-        let (steering, _) = steering(&self.refreshed(group)?, Some(&self.root))?;
+        settle(&mut state, group)?;
+        let steering = match state.decider()? {
+            Some(Decider::Policy { policy, stickiness }) => Steering::Policy { policy, stickiness },
+            _ => Steering::Object,
+        };
+        let program = state.program()?;
+        let changes = self
+            .enroller(&mut state, &attach.stop)?
+            .sync(group)
+            .map_err(|error| if_busy(error, DETACH_FIRST))?;
+        if let Err(error) = attach_to(group, &program) {
+            self.withdraw(group, &mut state, &changes);
+            return Err(error);
+        }
         Ok(Attached { steering, changes, replaced })
     }
 
-    /// Builds everything, pins it, attaches the program. If that fails, nothing is left.
-    fn build(
+    /// Takes out again who was taken in by an operation that failed afterwards.
+    fn withdraw(&mut self, group: &Group, state: &mut GroupState, changes: &Changes) {
+        if changes.enrolled.is_empty() {
+            return;
+        }
+        let stop = Stop::default();
+        let enroller = self.enroller(state, &stop);
+        if let Err(error) = enroller.and_then(|mut e| e.withdraw(group, &changes.enrolled)) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Builds with a socket array, and if a socket is in another program's socket map, with a socket
+    /// map, which takes it all the same.
+    ///
+    /// A socket in another array goes into neither. But the kernel takes an array apart only some
+    /// time after its last user went (`bpf_map_put`), so it gets a moment.
+    fn build_either(
         &mut self,
         group: &Group,
         attach: &Attach,
         decide: &Decide,
-        sockets: fn(u32) -> Result<Sockets, sk_reuseport::maps::MapError>,
+        mut prepared: (SkReuseport, GroupState),
     ) -> Result<Changes> {
-        let (mut program, mut state) = prepare(group, attach, decide, sockets)?;
-        let result = self.enroller(&mut state, &attach.stop).sync(group).and_then(|changes| {
-            if changes.enrolled.is_empty() {
-                return Err(vanished(&group.key));
+        const PATIENCE: Duration = Duration::from_millis(250);
+        const PAUSE: Duration = Duration::from_millis(10);
+
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let busy = match self.build(group, attach, prepared) {
+                Err(error) if error.kind() == ErrorKind::Busy => error,
+                result => return result,
+            };
+            if matches!(decide, Decide::Policy(_)) {
+                let second = prepare(group, attach, decide, Sockets::map)
+                    .and_then(|prepared| self.build(group, attach, prepared));
+                match second {
+                    Err(error) if error.kind() == ErrorKind::Busy => {}
+                    result => return result,
+                }
             }
-            attach.stop.check(&format!("attaching to {}", group.key))?;
-            state.pin(&self.root, &group.key, &mut program)?;
-            attach_to(group, &program)?;
-            Ok(changes)
-        });
+            if Instant::now() >= end {
+                return Err(busy.remedy(TAKE_OUT));
+            }
+            std::thread::sleep(PAUSE);
+            prepared = prepare(group, attach, decide, Sockets::array)?;
+        }
+    }
+
+    /// Pins everything, fills it, attaches the program. If that fails, nothing is left.
+    fn build(
+        &mut self,
+        group: &Group,
+        attach: &Attach,
+        (mut program, mut state): (SkReuseport, GroupState),
+    ) -> Result<Changes> {
+        let result = self.commit(group, attach, &mut program, &mut state);
         result.inspect_err(|_| {
             if let Err(error) = self.remove_state(group, state) {
                 tracing::warn!("{error}");
             }
-            let _ = group_state::clear_staging(&self.root);
         })
+    }
+
+    fn commit(
+        &mut self,
+        group: &Group,
+        attach: &Attach,
+        program: &mut SkReuseport,
+        state: &mut GroupState,
+    ) -> Result<Changes> {
+        state.stage(&self.root, program)?;
+        let changes = self.enroller(state, &attach.stop)?.sync(group)?;
+        if changes.enrolled.is_empty() {
+            return Err(vanished(&group.key));
+        }
+        attach.stop.check(&format!("attaching to {}", group.key))?;
+        state.place(&self.root, &group.key)?;
+        attach_to(group, program)?;
+        Ok(changes)
     }
 
     /// Two groups can have the same address (a program attached before bind makes one of its
     /// own), and then the same name here. The state of one that is steered must not be touched.
     fn refuse_if_in_use(&self, state: &GroupState, group: &Group) -> Result<()> {
-        let in_use = self.groups.iter().any(|other| {
-            let program = other.program.as_ref().and_then(|program| program.id);
-            program.is_some_and(|id| state.is_ours(id))
-        });
-        if !in_use {
+        let ids = self.groups.iter().filter_map(|other| other.program.as_ref()?.id);
+        let in_use = ids.map(|id| state.is_ours(id)).collect::<Result<Vec<_>>>()?;
+        if !in_use.contains(&true) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Busy, format!("cannot attach to {}", group.key))
-            .because("another group with the same address is steered already"))
+            .because("another group with the same address is steered already")
+            .remedy("`reuseport ls` shows both; one of the two has to close its sockets"))
     }
 
     fn detach(mut self, key: &GroupKey) -> Result<()> {
         let group = self.group(key)?.clone();
         let (_, state) = steering(&group, Some(&self.root))?;
-        match (state, &group.program) {
-            (Some(state), _) => self.detach_ours(&group, state),
-            (None, Some(program)) => Err(foreign_program(key, program, "detach")),
-            (None, None) => {
-                // What an interrupted command pinned and never attached.
-                if let Some(leftover) = GroupState::existing(&self.root, key)? {
-                    self.refuse_if_in_use(&leftover, &group)?;
-                    self.remove_state(&group, leftover)?;
-                }
-                Err(not_attached(key))
-            }
+        if let Some(state) = state {
+            detach_from(&group)?;
+            return self.remove_state(&group, state);
         }
-    }
-
-    /// Detaches the program, then removes the state.
-    fn detach_ours(&mut self, group: &Group, state: GroupState) -> Result<()> {
-        through_any_member(group, "detach from", |socket| {
-            match SkReuseport::detach(socket) {
-                // Somebody was faster.
-                Err(error) if rights::os_error(&error) == Some(rustix::io::Errno::NOENT) => Ok(()),
-                result => result,
-            }
-        })?;
-        self.remove_state(group, state)
+        let leftover = GroupState::existing(&self.root, key)?;
+        if let Some(program) = &group.program {
+            return Err(foreign_program(key, program, "detach from"));
+        }
+        // What an interrupted command pinned and never attached.
+        if let Some(leftover) = leftover {
+            self.refuse_if_in_use(&leftover, &group)?;
+            self.remove_state(&group, leftover)?;
+        }
+        Err(not_attached(key))
     }
 
     /// Removes a state whose program is attached nowhere, and the marks of its members.
-    fn remove_state(&mut self, group: &Group, state: GroupState) -> Result<()> {
-        for (_, cookie, record) in state.occupied() {
-            if let Some(Ok(socket)) = group.member(cookie).map(foreign::borrow) {
-                self.layer.unmark(socket.as_fd());
-            }
-            if record.host_member != NO_HOST_MEMBER {
-                self.layer.release(record.host_member);
+    fn remove_state(&mut self, group: &Group, mut state: GroupState) -> Result<()> {
+        if let Some(layer) = &mut self.layer {
+            for (_, cookie, _) in state.occupied() {
+                if let Some(Ok(socket)) = group.member(cookie).map(foreign::borrow) {
+                    layer.unmark(socket.as_fd());
+                }
             }
         }
-        state.remove()
+        self.release_members(&state);
+        state.unpin(&self.root)
     }
 
-    /// The group with the program that it was just given.
-    fn refreshed(&self, group: &Group) -> Result<Group> {
-        let state = GroupState::existing(&self.root, &group.key)?;
-        let mut group = group.clone();
-        group.program = match state {
-            Some(state) => Some(AttachedProgram {
-                id: Some(program_id(&state.program()?)?),
-                name: String::new(),
-            }),
-            None => None,
-        };
-        Ok(group)
+    /// Takes back what the host-wide layer gave a group's members.
+    fn release_members(&self, state: &GroupState) {
+        let Some(layer) = &self.layer else { return };
+        state
+            .occupied()
+            .filter(|(_, _, record)| record.host_member != NO_HOST_MEMBER)
+            .for_each(|(_, _, record)| layer.release(record.host_member));
+    }
+}
+
+/// Ends a change of policy that was interrupted: whichever program is attached, stays.
+fn settle(state: &mut GroupState, group: &Group) -> Result<()> {
+    let attached = group.program.as_ref().and_then(|program| program.id);
+    match state.decider()? {
+        Some(Decider::Policy { policy, .. }) => settle_as(state, attached, policy),
+        _ => Ok(()),
+    }
+}
+
+/// The same, where it is known which program is attached and which policy decided before.
+fn settle_as(state: &mut GroupState, attached: Option<u32>, old: Policy) -> Result<()> {
+    let failed =
+        |error| Error::new(ErrorKind::System, "cannot read a group's state").because(error);
+    let mut header = state.header().map_err(failed)?;
+    let Some(announced) = header.announced() else {
+        state.forget_next();
+        return Ok(());
+    };
+    let taken_over = attached == Some(announced);
+    if taken_over {
+        state.adopt_next()?;
+    } else {
+        enrol::swap_table(state, old)?;
+    }
+    header.settle(taken_over);
+    state.set_header(&header).map_err(failed)?;
+    state.forget_next();
+    Ok(())
+}
+
+fn steering_by(decide: &Decide) -> Steering {
+    match decide {
+        Decide::Policy(policy) => {
+            Steering::Policy { policy: *policy, stickiness: Stickiness::None }
+        }
+        Decide::Object(_) => Steering::Object,
     }
 }
 
@@ -509,6 +669,14 @@ fn attach_to(group: &Group, program: &SkReuseport) -> Result<()> {
     through_any_member(group, "attach to", |socket| program.attach(socket))
 }
 
+fn detach_from(group: &Group) -> Result<()> {
+    through_any_member(group, "detach from", |socket| match SkReuseport::detach(socket) {
+        // Somebody was faster.
+        Err(error) if rights::os_error(&error) == Some(Errno::NOENT) => Ok(()),
+        result => result,
+    })
+}
+
 /// Does something to the group through the first member with which it works.
 fn through_any_member(
     group: &Group,
@@ -520,16 +688,22 @@ fn through_any_member(
         match foreign::borrow(member) {
             Ok(socket) => match action(socket.as_fd()) {
                 Ok(()) => return Ok(()),
-                Err(error) => {
-                    last = Error::new(ErrorKind::System, format!("cannot {what} {}", group.key))
-                        .because(error);
-                }
+                Err(error) => last = refused(format!("cannot {what} {}", group.key), error),
             },
             Err(error) if error.kind() == ErrorKind::Vanished => {}
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+fn refused(tried: String, error: ProgramError) -> Error {
+    match rights::os_error(&error) {
+        Some(Errno::PERM) => Error::new(ErrorKind::Denied, tried)
+            .because(error)
+            .remedy("one member without it would do, but all have it: ask who runs the server"),
+        _ => Error::new(ErrorKind::System, tried).because(error),
+    }
 }
 
 fn members_in_use(root: &Root) -> Result<HashSet<u32>> {
@@ -560,9 +734,12 @@ fn foreign_program(key: &GroupKey, program: &AttachedProgram, what: &str) -> Err
         .remedy("--force replaces it; it cannot be put back")
 }
 
-fn in_another_array(error: Error) -> Error {
-    error.remedy(
-        "a socket that is in another program's socket array can be in no second one: take it out \
-         there, or restart the server",
-    )
+const TAKE_OUT: &str = "a socket that is in another program's socket array can be in no second \
+                        one: take it out there, or restart the server";
+
+const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again: that takes sockets \
+                            that are in another program's socket map";
+
+fn if_busy(error: Error, remedy: &str) -> Error {
+    if error.kind() == ErrorKind::Busy { error.remedy(remedy) } else { error }
 }
