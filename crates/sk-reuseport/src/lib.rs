@@ -43,8 +43,10 @@ mod bpf;
 #[cfg(any(test, feature = "fault-injection"))]
 pub mod fault;
 mod hint;
+mod loader;
 pub mod maps;
 pub mod net;
+mod object;
 pub mod pin;
 pub mod programs;
 pub mod sys;
@@ -53,5 +55,11 @@ pub mod util;
 pub use aya_obj::VerifierLog;
 pub use aya_obj::btf::{Btf, BtfError};
 pub use aya_obj::maps::PinningType;
-pub use bpf::{Ebpf, EbpfError, EbpfLoader, GlobalData, VerifierLogLevel};
+pub use bpf::{Ebpf, EbpfError, GlobalData, VerifierLogLevel};
+pub use loader::EbpfLoader;
 pub use sys::Pod;
+
+/// Keeps the example of the README compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -98,7 +98,8 @@ impl<T: Borrow<MapData>, V: Pod> Array<T, V> {
     ///
     /// # Errors
     ///
-    /// `EPERM` if the array was not created with [`MMAPABLE`](Self::MMAPABLE) or is frozen.
+    /// `EINVAL` if the array was not created with [`MMAPABLE`](Self::MMAPABLE), `EPERM` if it is
+    /// frozen.
     #[doc(alias = "BPF_F_MMAPABLE")]
     pub fn mapped(&self) -> Result<MappedArray<V>, MapError> {
         MappedArray::new(self.inner.borrow())
