@@ -136,7 +136,7 @@ impl Watch {
     }
 
     fn keep_state(&mut self) -> Result<()> {
-        self.keep = crate::balancer::watch_over(&self.key)?;
+        self.keep = crate::session::watch_over(&self.key)?;
         Ok(())
     }
 }
