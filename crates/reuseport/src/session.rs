@@ -35,7 +35,8 @@ pub(crate) fn watch_over(key: &GroupKey) -> Result<Option<File>> {
 /// One operation: the lock, the groups as they were when it was got, and the layers.
 pub(crate) struct Session {
     root: Root,
-    layer: HostLayer,
+    /// Opened when it is needed: saying no to somebody makes none.
+    layer: Option<HostLayer>,
     groups: Vec<Group>,
     _lock: Lock,
 }
@@ -44,7 +45,7 @@ pub(crate) struct Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let unused = group_state::names(&self.root).is_ok_and(|names| names.is_empty());
-        if unused && let Err(error) = self.layer.remove() {
+        if unused && let Err(error) = HostLayer::remove(&self.root) {
             tracing::warn!("{error}");
         }
     }
@@ -58,9 +59,16 @@ impl Session {
         let groups = host.groups()?;
         group_state::clear_staging(&root)?;
         group_state::remove_dead(&root, &groups)?;
-        let layer = HostLayer::create(&root)?;
-        layer.release_all_but(&members_in_use(&root)?);
-        Ok(Self { root, layer, groups, _lock: lock })
+        Ok(Self { root, layer: None, groups, _lock: lock })
+    }
+
+    fn layer(&mut self) -> Result<&mut HostLayer> {
+        if self.layer.is_none() {
+            let layer = HostLayer::create(&self.root)?;
+            layer.release_all_but(&members_in_use(&self.root)?);
+            self.layer = Some(layer);
+        }
+        self.layer.as_mut().ok_or_else(|| Error::new(ErrorKind::System, "no host-wide layer"))
     }
 
     pub(crate) fn group(&self, key: &GroupKey) -> Result<&Group> {
@@ -70,8 +78,12 @@ impl Session {
         })
     }
 
-    fn enroller<'a>(&'a mut self, state: &'a mut GroupState, stop: &'a Stop) -> Enroller<'a> {
-        Enroller { state, layer: &mut self.layer, stop }
+    fn enroller<'a>(
+        &'a mut self,
+        state: &'a mut GroupState,
+        stop: &'a Stop,
+    ) -> Result<Enroller<'a>> {
+        Ok(Enroller { state, layer: self.layer()?, stop })
     }
 
     pub(crate) fn attach(mut self, group: &Group, attach: &Attach) -> Result<Attached> {
@@ -91,8 +103,11 @@ impl Session {
         mut state: GroupState,
     ) -> Result<Attached> {
         match (&attach.decide, now) {
-            (Some(Decide::Object(_)), _) | (Some(Decide::Policy(_)), Steering::Object) => {
+            (Some(decide @ Decide::Object(_)), _)
+            | (Some(decide @ Decide::Policy(_)), Steering::Object) => {
                 // A socket is in one array only: the new one can be filled when the old is empty.
+                // Whatever is wrong with the new program is found out before that.
+                drop(prepare(group, attach, decide, Sockets::array)?);
                 self.detach_ours(group, state)?;
                 return self.attach_anew(group, attach, Steering::KernelHash);
             }
@@ -106,7 +121,7 @@ impl Session {
             .because(format!("it has {}, fixed while it is attached", state.capacity()))
             .remedy("`reuseport detach` it first, or leave out --slots"));
         }
-        let changes = self.enroller(&mut state, &attach.stop).sync(group)?;
+        let changes = self.enroller(&mut state, &attach.stop)?.sync(group)?;
         if let (Some(Decide::Policy(policy)), Steering::Policy { policy: old, .. }) =
             (&attach.decide, now)
             && policy != old
@@ -145,11 +160,12 @@ impl Session {
         let result = state
             .set_header(&new)
             .map_err(unreadable)
-            .and_then(|()| self.enroller(state, &stop).swap_table())
+            .and_then(|()| self.enroller(state, &stop))
+            .and_then(|mut enroller| enroller.swap_table())
             .and_then(|()| attach_to(group, &program));
         if let Err(error) = result {
             state.set_header(&old).map_err(unreadable)?;
-            self.enroller(state, &stop).swap_table()?;
+            self.enroller(state, &stop)?.swap_table()?;
             state.forget_next();
             return Err(error);
         }
@@ -175,7 +191,8 @@ impl Session {
         }
         records.iter().for_each(|(slot, _, new)| state.set_record(*slot, *new));
         let stop = Stop::default();
-        let result = self.enroller(&mut state, &stop).swap_table();
+        let result =
+            self.enroller(&mut state, &stop).and_then(|mut enroller| enroller.swap_table());
         if result.is_err() {
             records.iter().for_each(|(slot, old, _)| state.set_record(*slot, *old));
         }
@@ -221,7 +238,7 @@ impl Session {
         mut state: GroupState,
         replaced: Option<AttachedProgram>,
     ) -> Result<Attached> {
-        let changes = self.enroller(&mut state, &attach.stop).sync(group)?;
+        let changes = self.enroller(&mut state, &attach.stop)?.sync(group)?;
         attach_to(group, &state.program()?)?;
         let (steering, _) = steering(&self.refreshed(group)?, Some(&self.root))?;
         Ok(Attached { steering, changes, replaced })
@@ -236,7 +253,9 @@ impl Session {
         sockets: fn(u32) -> Result<Sockets, MapError>,
     ) -> Result<Changes> {
         let (mut program, mut state) = prepare(group, attach, decide, sockets)?;
-        let result = self.enroller(&mut state, &attach.stop).sync(group).and_then(|changes| {
+        let synced =
+            self.enroller(&mut state, &attach.stop).and_then(|mut enroller| enroller.sync(group));
+        let result = synced.and_then(|changes| {
             if changes.enrolled.is_empty() {
                 return Err(vanished(&group.key));
             }
@@ -298,12 +317,13 @@ impl Session {
 
     /// Removes a state whose program is attached nowhere, and the marks of its members.
     fn remove_state(&mut self, group: &Group, state: GroupState) -> Result<()> {
+        let layer = self.layer()?;
         for (_, cookie, record) in state.occupied() {
             if let Some(Ok(socket)) = group.member(cookie).map(foreign::borrow) {
-                self.layer.unmark(socket.as_fd());
+                layer.unmark(socket.as_fd());
             }
             if record.host_member != NO_HOST_MEMBER {
-                self.layer.release(record.host_member);
+                layer.release(record.host_member);
             }
         }
         state.remove()
