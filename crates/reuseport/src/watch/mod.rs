@@ -109,6 +109,8 @@ impl Watch {
                     gone = true;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+                // It is going; that it is gone, or came back, is the next event.
+                Err(error) if error.kind() == ErrorKind::Vanished => tracing::debug!("{error}"),
                 Err(error) => tell(Change::Failed(error)),
             }
         }
@@ -117,6 +119,9 @@ impl Watch {
     /// Waits until the socket that was announced is in its group, which takes the kernel a moment,
     /// and brings the group up to date. It may also be one of another group on the same port, or
     /// one that stopped listening and listens again: the members are then who they were.
+    ///
+    /// A server that becomes a daemon hands its sockets to a child and ends: whoever held them a
+    /// moment ago has vanished, and the next try finds the child.
     fn take_in(&mut self, cookie: Cookie) -> Result<Attached> {
         const TRIES: u32 = 6;
 
@@ -124,7 +129,10 @@ impl Watch {
         for _ in 0..TRIES {
             let groups = self.host.groups()?;
             if groups.iter().any(|group| group.member(cookie).is_some()) {
-                break;
+                match self.update() {
+                    Err(error) if error.kind() == ErrorKind::Vanished => {}
+                    result => return result,
+                }
             }
             std::thread::sleep(pause);
             pause *= 2;
