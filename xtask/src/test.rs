@@ -76,12 +76,13 @@ fn check(root: &Path, args: &Args, steps: &mut Steps) -> Result<()> {
 fn test(root: &Path, args: &Args) -> Result<Counts> {
     let mut command = test_command(root, args);
     let shown = shell::show(&command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start `{shown}`"))?;
-    let output = child.stdout.take().context("the pipe to cargo is missing")?;
+    // One pipe for both: cargo names on stderr whose results follow on stdout.
+    let (output, stdout) = std::io::pipe().context("cannot make a pipe")?;
+    let stderr = stdout.try_clone().context("cannot make a pipe")?;
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
+    drop(command); // and with it our copies of the pipe's other end
+
     let mut counts = Counts::default();
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("cannot read what the tests print")?;
@@ -100,14 +101,19 @@ fn test(root: &Path, args: &Args) -> Result<Counts> {
 }
 
 fn test_command(root: &Path, args: &Args) -> Command {
+    // They see a pipe, so they have to be told of the terminal behind it.
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut cargo = shell::cargo(root);
     // All failures in one run are worth more than the first one sooner.
-    cargo.args(["test", "--workspace", "--all-features", "--no-fail-fast", "--"]);
+    cargo.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
+    if colour {
+        cargo.args(["--color", "always"]);
+    }
+    cargo.arg("--");
     if args.quick {
         cargo.args(["--skip", SLOW]);
     }
-    // The harness sees a pipe, so it has to be told of the terminal behind it.
-    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+    if colour {
         cargo.args(["--color", "always"]);
     }
     cargo.args(&args.names);

@@ -12,9 +12,10 @@ use aya_obj::generated::{BPF_F_SLEEPABLE, bpf_map_type};
 use aya_obj::maps::PinningType;
 use aya_obj::{Object, ProgramSection};
 
+use crate::adapt::{self, Types, undamaged};
 use crate::bpf::{Ebpf, EbpfError, GlobalData, VerifierLogLevel};
+use crate::btf::KernelBtf;
 use crate::maps::{Map, MapData, MapError, MapFd};
-use crate::object::{self, KernelBtf, undamaged};
 use crate::programs::{
     BtfTracePoint, Code, Iter, Program, ProgramData, SkReuseport, UnsupportedProgram,
 };
@@ -37,7 +38,7 @@ use crate::util::{nr_cpus, page_size};
 /// ```
 #[derive(Debug)]
 pub struct EbpfLoader<'a> {
-    btf: KernelBtf<'a>,
+    btf: Types<'a>,
     globals: HashMap<&'a str, (&'a [u8], bool)>,
     max_entries: HashMap<&'a str, u32>,
     pin_directory: Option<PathBuf>,
@@ -56,7 +57,7 @@ impl<'a> EbpfLoader<'a> {
     /// A loader that takes objects as they are.
     pub fn new() -> Self {
         Self {
-            btf: KernelBtf::WhenNeeded,
+            btf: Types::WhenNeeded,
             globals: HashMap::new(),
             max_entries: HashMap::new(),
             pin_directory: None,
@@ -69,7 +70,13 @@ impl<'a> EbpfLoader<'a> {
     /// Takes the kernel's types from `btf`, or from nowhere. By default they are read from
     /// `/sys/kernel/btf/vmlinux` if the object needs them.
     pub fn btf(&mut self, btf: Option<&'a Btf>) -> &mut Self {
-        self.btf = btf.map_or(KernelBtf::None, KernelBtf::Given);
+        self.btf = btf.map_or(Types::None, Types::Parsed);
+        self
+    }
+
+    /// Takes the kernel's types from `btf`, of which only what the object needs is parsed.
+    pub fn kernel_btf(&mut self, btf: &'a KernelBtf) -> &mut Self {
+        self.btf = Types::Raw(btf);
         self
     }
 
@@ -154,12 +161,12 @@ impl<'a> EbpfLoader<'a> {
     /// If `data` is no BPF object, or the kernel refuses a map of it. Nothing is left behind
     /// then, except maps that were pinned.
     pub fn load(&mut self, data: &[u8]) -> Result<Ebpf, EbpfError> {
-        let mut object = object::parse(data)?;
+        let mut object = adapt::parse(data)?;
         undamaged(|| Ok(object.patch_map_data(self.globals.clone())?))?;
-        let btf = object::load_btf(&mut object, self.log_level)?.map(Arc::new);
-        object::relocate_to_kernel(&mut object, &self.btf)?;
+        let btf = adapt::load_btf(&mut object, self.log_level)?.map(Arc::new);
+        adapt::relocate_to_kernel(&mut object, data, &self.btf)?;
         let maps = self.create_maps(&mut object, btf.as_deref())?;
-        object::relocate_to_maps(&mut object, &maps)?;
+        adapt::relocate_to_maps(&mut object, &maps)?;
         let fds: Arc<[MapFd]> = maps.values().map(|map| map.fd().share()).collect();
         let programs = self.prepare_programs(object, &btf, &fds);
         let maps = maps

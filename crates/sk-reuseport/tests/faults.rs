@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::error::Error;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,7 @@ use sk_reuseport::maps::{
 use sk_reuseport::net::{Bind, loopback};
 use sk_reuseport::programs::links::{FdLink, PinnedLink};
 use sk_reuseport::programs::{BtfTracePoint, Iter, SkReuseport, SkReuseportAttachType};
-use sk_reuseport::{Btf, Ebpf, EbpfLoader};
+use sk_reuseport::{Btf, Ebpf, EbpfLoader, KernelBtf};
 use test_support::{bpffs, netns};
 
 use common::*;
@@ -349,18 +350,22 @@ fn a_damaged_object_never_brings_the_process_down() {
     // What aya-obj prints when it panics is of no use here.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let kernel = Btf::from_sys_fs().unwrap();
+    let parsed = Btf::from_sys_fs().unwrap();
+    let raw = KernelBtf::from_sys_fs().unwrap();
     let before = descriptors();
     for object in [SELECT, TRACING, LEGACY, MAPS] {
-        for _ in 0..100 {
+        for round in 0..100 {
+            let mut loader = EbpfLoader::new();
+            // Picking from all types takes its time in a build without optimisation.
+            let loader =
+                if round % 10 == 0 { loader.kernel_btf(&raw) } else { loader.btf(Some(&parsed)) };
             let mut damaged = object.to_vec();
             for _ in 0..=random(8) {
                 let at = random(damaged.len());
                 damaged[at] = random(256) as u8;
             }
-            let result = std::panic::catch_unwind(|| {
-                intercept(answer, || EbpfLoader::new().btf(Some(&kernel)).load(&damaged).map(drop))
-            });
+            let load = || intercept(answer, || loader.load(&damaged).map(drop).is_ok());
+            let result = std::panic::catch_unwind(AssertUnwindSafe(load));
             assert!(result.is_ok(), "it panicked");
             assert_eq!(descriptors(), before);
         }

@@ -291,7 +291,7 @@ impl MapData {
         self.definition.map_type() == map_type as u32
     }
 
-    pub(super) fn must_be(&self, map_type: bpf_map_type) -> Result<(), MapError> {
+    pub(crate) fn must_be(&self, map_type: bpf_map_type) -> Result<(), MapError> {
         if self.is(map_type) {
             return Ok(());
         }

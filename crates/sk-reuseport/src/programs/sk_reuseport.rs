@@ -150,13 +150,14 @@ impl SkReuseport {
 ///
 /// ```no_run
 /// use std::os::fd::OwnedFd;
-/// use sk_reuseport::{net, programs::sk_reuseport};
+/// use sk_reuseport::net;
+/// use sk_reuseport::programs::sk_reuseport::{attach, detach};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let from_another_library: OwnedFd = std::fs::File::open("/dev/null")?.into();
 /// let listeners = net::Bind::new("127.0.0.1:0".parse()?).listeners(2)?;
-/// sk_reuseport::attach(&listeners[0], &from_another_library)?;
-/// sk_reuseport::detach(&listeners[1])?;
+/// attach(&listeners[0], &from_another_library)?;
+/// detach(&listeners[1])?;
 /// # Ok(())
 /// # }
 /// ```

@@ -403,6 +403,25 @@ fn a_program_keeps_the_maps_it_names_until_it_is_loaded() {
 }
 
 #[test]
+fn a_program_that_was_taken_out_is_loaded_after_its_object_is_gone() {
+    netns::isolated(|| {
+        let group = UdpGroup::new(1);
+        let mut ebpf = Ebpf::load(SELECT).unwrap();
+        let counters = ebpf.take_map("counters").unwrap();
+        let mut program = ebpf.take_program("select_socket").unwrap();
+        assert!(ebpf.take_program("select_socket").is_none());
+        drop(ebpf);
+        let _others: Vec<_> = (0..8).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        let program: &mut SkReuseport = (&mut program).try_into().unwrap();
+        program.load().unwrap();
+        program.attach(&group.members[0]).unwrap();
+        group.send(b"x");
+        let counters: sk_reuseport::maps::Array<_, u64> = counters.try_into().unwrap();
+        assert_eq!(counters.get(&(Counter::Missed as u32), 0).unwrap(), 1);
+    });
+}
+
+#[test]
 fn cap_bpf_is_enough_to_load_and_attach() {
     netns::isolated(|| {
         let group = UdpGroup::new(2);

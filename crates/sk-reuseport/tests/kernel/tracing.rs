@@ -11,7 +11,7 @@ use sk_reuseport::programs::links::{FdLink, PinnedLink};
 use sk_reuseport::programs::{
     BtfTracePoint, Iter, LinkError, ProgramError, SkReuseport, SkReuseportAttachType,
 };
-use sk_reuseport::{Btf, Ebpf};
+use sk_reuseport::{Btf, Ebpf, EbpfLoader, KernelBtf};
 use test_support::wait::{self, BOUND};
 use test_support::{bpffs, netns};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -247,6 +247,27 @@ fn a_pinned_iterator_is_attached_again() {
         assert!(!listed.is_empty());
         program.unpin().unwrap();
         assert!(Iter::from_pin(&path).is_err());
+    });
+}
+
+#[test]
+fn types_as_they_lie_in_the_kernel_do_as_well_as_parsed_ones() {
+    netns::isolated(|| {
+        let kernel = KernelBtf::from_sys_fs().unwrap();
+        let listener = &Bind::new(loopback(false)).listeners(1).unwrap()[0];
+        let port = u64::from(listener.local_addr().unwrap().port());
+        let mut ebpf = EbpfLoader::new().kernel_btf(&kernel).load(TRACING).unwrap();
+        let mut marks = marks(&mut ebpf);
+        marks.insert(listener, 1, 0).unwrap();
+        let program: &mut Iter = ebpf.program_mut("each_mark").unwrap().try_into().unwrap();
+        program.load("bpf_sk_storage_map", &kernel).unwrap();
+        let id = program.attach_to_map(marks.map_data()).unwrap();
+        let mut file = program.take_link(id).unwrap().into_file().unwrap();
+        let mut listed = Vec::new();
+        file.read_to_end(&mut listed).unwrap();
+        assert_eq!(Found::read_from_bytes(&listed).unwrap(), Found { mark: 1, port });
+        let error = program.load("no_such_iterator", &kernel).unwrap_err();
+        assert!(error.to_string().contains("bpf_iter_no_such_iterator"), "{error}");
     });
 }
 

@@ -2,7 +2,6 @@
 //! is asked. Creates no maps and loads no programs.
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 
@@ -11,17 +10,18 @@ use aya_obj::generated::bpf_map_type;
 use aya_obj::{Object, ProgramSection, VerifierLog};
 
 use crate::bpf::{EbpfError, VerifierLogLevel};
+use crate::btf::KernelBtf;
 use crate::maps::MapData;
 use crate::programs::with_log;
 use crate::sys;
 
-/// Where the kernel's own types come from. Parsing them takes 20 ms: only objects that need them
-/// pay for it.
+/// Where the kernel's own types come from.
 #[derive(Debug)]
-pub(crate) enum KernelBtf<'a> {
+pub(crate) enum Types<'a> {
     /// From /sys/kernel/btf/vmlinux, if an object needs them.
     WhenNeeded,
-    Given(&'a Btf),
+    Parsed(&'a Btf),
+    Raw(&'a KernelBtf),
     None,
 }
 
@@ -109,22 +109,23 @@ pub(crate) fn load_btf(
     }
 }
 
-/// Adapts the programs to where this kernel has the fields that they read (CO-RE).
+/// Adapts the programs to where this kernel has the fields that they read (CO-RE). `data` is what
+/// `object` was read from.
 pub(crate) fn relocate_to_kernel(
     object: &mut Object,
-    btf: &KernelBtf<'_>,
+    data: &[u8],
+    types: &Types<'_>,
 ) -> Result<(), EbpfError> {
     if !object.has_btf_relocations() {
         return Ok(());
     }
-    match btf {
-        KernelBtf::Given(btf) => undamaged(|| Ok(object.relocate_btf(btf)?)),
-        KernelBtf::None => Err(EbpfError::NoBTF),
-        KernelBtf::WhenNeeded => {
-            let btf = kernel_btf()?;
-            undamaged(|| Ok(object.relocate_btf(&btf)?))
-        }
-    }
+    let btf = match types {
+        Types::Parsed(btf) => return undamaged(|| Ok(object.relocate_btf(btf)?)),
+        Types::Raw(btf) => btf.for_object(data)?,
+        Types::WhenNeeded => KernelBtf::from_sys_fs()?.for_object(data)?,
+        Types::None => return Err(EbpfError::NoBTF),
+    };
+    undamaged(|| Ok(object.relocate_btf(&btf)?))
 }
 
 /// Makes the programs name these maps, by the numbers of their descriptors, and the functions that
@@ -141,15 +142,4 @@ pub(crate) fn relocate_to_maps(
         object.relocate_maps(maps, &text_sections)?;
         Ok(object.relocate_calls(&text_sections)?)
     })
-}
-
-/// The kernel's own types.
-fn kernel_btf() -> Result<Btf, EbpfError> {
-    match Btf::from_sys_fs() {
-        Ok(btf) => Ok(btf),
-        Err(BtfError::FileError { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-            Err(EbpfError::NoBTF)
-        }
-        Err(error) => Err(error.into()),
-    }
 }

@@ -1,0 +1,9 @@
+//! One file per verb: its options and help, and what it does with them.
+
+pub(crate) mod attach;
+pub(crate) mod completions;
+pub(crate) mod demo;
+pub(crate) mod detach;
+pub(crate) mod ls;
+pub(crate) mod man;
+pub(crate) mod show;
