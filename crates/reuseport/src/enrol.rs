@@ -300,7 +300,7 @@ pub(crate) fn check_room(group: &Group, state: &GroupState) -> Result<()> {
     Err(Error::new(ErrorKind::Full, format!("cannot enrol the members of {}", group.key))
         .because(format!("{} members, {capacity} slots", group.members.len()))
         .remedy(match state.policy_maps {
-            Some(_) => "`reuseport detach` it, then attach it with a larger `--slots`",
+            Some(_) => "choose a larger `--slots`; a group that is attached must be detached first",
             None => "give the object's map for sockets more elements",
         }))
 }

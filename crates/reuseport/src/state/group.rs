@@ -263,13 +263,18 @@ impl GroupState {
     }
 }
 
-/// Every group's state below the root.
+/// The host-wide layer's members that groups say are theirs.
 ///
 /// # Errors
 ///
-/// If there is one that cannot be read, because it is of another version, say.
-pub(crate) fn all(root: &Root) -> Result<Vec<GroupState>> {
-    names(root)?.iter().map(|name| GroupState::open(root.groups().join(name))).collect()
+/// If there is a state that cannot be read, because it is of another version, say.
+pub(crate) fn host_members(root: &Root) -> Result<HashSet<u32>> {
+    let mut members = HashSet::new();
+    for name in names(root)? {
+        let state = GroupState::open(root.groups().join(name))?;
+        members.extend(state.occupied().map(|(_, _, record)| record.host_member));
+    }
+    Ok(members)
 }
 
 /// The directories of all groups.
