@@ -22,7 +22,7 @@ const MARK: u8 = 1;
 /// How much longer than a test binary may take the machine may be silent: time to boot.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// How much of the kernel's messages is shown when it went down.
+/// How many of the kernel's messages are shown when it went down.
 const LAST_WORDS: usize = 25;
 
 /// What became of one test binary.
@@ -182,9 +182,8 @@ impl<'a> Run<'a> {
             self.broken("went down".to_owned());
         }
         if let Some(why) = &self.outcome.broken {
-            let lines: Vec<_> = said.lines().collect();
             println!("\nthe machine's kernel said last:");
-            for line in &lines[lines.len().saturating_sub(LAST_WORDS)..] {
+            for line in last_words(&said) {
                 println!("    {line}");
             }
             let running = self.outcome.finished.len();
@@ -222,9 +221,20 @@ fn parse(line: &[u8]) -> (Option<String>, Option<Event>) {
     (text, event)
 }
 
-/// Bad news of the kernel's own, short of the panic that would have ended it.
+/// Bad news of the kernel's own.
 fn is_complaint(line: &str) -> bool {
-    ["WARNING: ", "BUG: ", "Oops", "rcu: INFO: ", "INFO: task "].iter().any(|w| line.contains(w))
+    ["Kernel panic", "BUG: ", "Oops: ", "WARNING: ", "rcu: INFO: ", "INFO: task "]
+        .iter()
+        .any(|words| line.contains(words))
+}
+
+/// What the kernel said from its first complaint on, which tells more than the end of a stack dump;
+/// without a complaint, the end.
+fn last_words(said: &str) -> Vec<&str> {
+    let lines: Vec<_> = said.lines().collect();
+    let end = lines.len().saturating_sub(LAST_WORDS);
+    let first = lines.iter().position(|line| is_complaint(line)).unwrap_or(end);
+    lines.into_iter().skip(first).take(LAST_WORDS).collect()
 }
 
 fn read_lossy(path: &Path) -> Result<String> {
@@ -282,8 +292,16 @@ mod tests {
             run.line(line.as_bytes());
         }
         let console = tempfile::NamedTempFile::new().unwrap();
-        fs::write(console.path(), "Kernel panic - not syncing").unwrap();
         let outcome = run.ended(console.path()).unwrap();
         assert_eq!(outcome.broken.unwrap(), "the machine went down while b ran");
+    }
+
+    #[test]
+    fn the_kernels_last_words_begin_with_its_complaint() {
+        let dump = "RIP\n".repeat(100);
+        let words = format!("booting\n[ 3.3] Kernel panic - not syncing: x\n{dump}");
+        assert_eq!(last_words(&words)[..2], ["[ 3.3] Kernel panic - not syncing: x", "RIP"]);
+        assert_eq!(last_words(&dump).len(), LAST_WORDS);
+        assert_eq!(last_words("booting\nbooted"), ["booting", "booted"]);
     }
 }

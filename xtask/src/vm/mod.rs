@@ -27,7 +27,8 @@ const PACKAGES: [&str; 2] = ["sk-reuseport", "test-support"];
 const SLOWNESS: (&str, &str) = ("REUSEPORT_TEST_SLOWNESS", "10");
 
 /// Variables that begin so are the same in the machine.
-const PASSED_ON: [&str; 4] = ["REUSEPORT_", "PROPTEST_", "INSTA_", "RUST_"];
+const PASSED_ON: [&str; 6] =
+    ["REUSEPORT_", "PROPTEST_", "INSTA_", "RUST_BACKTRACE", "RUST_LOG", "RUST_TEST_"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -125,7 +126,8 @@ fn report(
     let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
     for (index, name) in names.iter().enumerate() {
         let Some(finished) = outcome.finished.get(index) else {
-            println!("did not end  {name}");
+            let started = index == outcome.finished.len() && outcome.booted.is_some();
+            println!("{:11}  {name}", if started { "DID NOT END" } else { "not run" });
             failed.push(*name);
             continue;
         };
