@@ -523,6 +523,11 @@ impl Ebpf {
         self.programs.get_mut(name)
     }
 
+    /// Takes a program out, so that it can be kept apart from the rest.
+    pub fn take_program(&mut self, name: &str) -> Option<Program> {
+        self.programs.remove(name)
+    }
+
     /// All programs with their names.
     pub fn programs(&self) -> impl Iterator<Item = (&str, &Program)> {
         self.programs.iter().map(|(name, program)| (name.as_str(), program))

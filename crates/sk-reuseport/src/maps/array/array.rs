@@ -73,6 +73,19 @@ impl<T: Borrow<MapData>, V: Pod> Array<T, V> {
         Ok(Self { inner: map, values: PhantomData })
     }
 
+    /// Looks at a map as an array of such values, without taking it.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::InvalidMapType`] if it is no array, and if keys or values have another size.
+    pub fn over(map: T) -> Result<Self, MapError> {
+        let map_type = map.borrow().definition().map_type();
+        if map_type != bpf_map_type::BPF_MAP_TYPE_ARRAY as u32 {
+            return Err(MapError::InvalidMapType { map_type });
+        }
+        Self::new(map)
+    }
+
     /// The number of elements.
     #[expect(clippy::len_without_is_empty, reason = "the kernel has no empty arrays")]
     pub fn len(&self) -> u32 {

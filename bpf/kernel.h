@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * The kernel's types, as far as our programs read them.
+ *
+ * There is no generated vmlinux.h here: every structure declares only the fields that are read, in
+ * any order. `preserve_access_index` makes the loader look up each field's place in the running
+ * kernel's own BTF (CO-RE), so one object fits every kernel that has the fields. Anonymous unions
+ * and structs of the kernel may be left out: fields are found through them.
+ *
+ * Include this before <bpf/bpf_helpers.h>, which needs the integer types. It goes together with
+ * <linux/bpf.h>, and takes the place of <linux/in.h> and <linux/in6.h>.
+ */
+#ifndef REUSEPORT_KERNEL_H
+#define REUSEPORT_KERNEL_H
+
+/* As in <linux/types.h>. */
+typedef signed char __s8;
+typedef unsigned char __u8;
+typedef short __s16;
+typedef unsigned short __u16;
+typedef int __s32;
+typedef unsigned int __u32;
+typedef long long __s64;
+typedef unsigned long long __u64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u64 __be64;
+typedef __u32 __wsum;
+
+enum { AF_INET = 2, AF_INET6 = 10 };
+enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
+/* include/net/tcp_states.h */
+enum { TCP_CLOSE = 7, TCP_LISTEN = 10 };
+
+#ifndef NULL
+#define NULL ((void *)0)
+#endif
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct in6_addr {
+	union {
+		__u8 u6_addr8[16];
+	} in6_u;
+};
+
+/* Processes and their namespaces. */
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+	__u64 net_cookie;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+struct pid_namespace;
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
+struct task_struct {
+	int pid;
+	int tgid;
+	char comm[16];
+	struct pid *thread_pid;
+	struct nsproxy *nsproxy;
+};
+
+/* Sockets. */
+
+struct sock_common {
+	__be32 skc_rcv_saddr;
+	__u16 skc_num; /* the local port, in the host's byte order */
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	unsigned char skc_ipv6only : 1;
+	int skc_bound_dev_if;
+	struct {
+		struct net *net;
+	} skc_net;
+	struct in6_addr skc_v6_rcv_saddr;
+};
+
+struct bpf_prog_aux {
+	__u32 id; /* 0 for a classic program */
+	char name[16];
+};
+
+struct bpf_prog {
+	struct bpf_prog_aux *aux;
+};
+
+struct sock_reuseport {
+	unsigned int reuseport_id;
+	struct bpf_prog *prog;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	struct sock_reuseport *sk_reuseport_cb;
+	struct {
+		atomic_t rmem_alloc;
+	} sk_backlog;
+	int sk_rcvbuf;
+	__u32 sk_ack_backlog;
+	__u32 sk_max_ack_backlog;
+	__u16 sk_protocol;
+	struct {
+		__u32 val;
+	} sk_uid;
+};
+
+struct request_sock_queue {
+	atomic_t qlen;
+};
+
+/* Begins with the struct sock, like udp_sock: a pointer to one is a pointer to the other. */
+struct inet_connection_sock {
+	struct request_sock_queue icsk_accept_queue;
+};
+
+struct udp_sock {
+	int forward_deficit;
+};
+
+struct socket {
+	struct sock *sk;
+};
+
+/* Files and who watches them by epoll (fs/eventpoll.c). */
+
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+struct file {
+	void *private_data;
+	struct hlist_head *f_ep;
+};
+
+struct eventpoll {
+	struct file *file;
+};
+
+struct epitem {
+	struct eventpoll *ep;
+	struct hlist_node fllink;
+};
+
+/* BPF iterators. */
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+	__u64 seq_num;
+};
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
+};
+
+struct bpf_iter__udp {
+	struct bpf_iter_meta *meta;
+	struct udp_sock *udp_sk;
+};
+
+#pragma clang attribute pop
+
+#endif

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/*
+ * What tells a watcher that sockets come and go on one port, in all network namespaces.
+ *
+ * TCP tells by itself: a listener begins or ends to listen. UDP does not (bind(2) passes no
+ * tracepoint), so a watcher asks again and again which sockets there are, which costs little:
+ * this lists the port's sockets of one network namespace and nothing else.
+ *
+ * Loaded by each watcher for as long as it runs, and pinned nowhere.
+ */
+#include "kernel.h"
+
+#include <linux/bpf.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+const volatile __u16 PORT = 0;
+
+/* A listener came or went. The layout is that of crates/reuseport/src/watch/events.rs. */
+struct event {
+	__u64 cookie;
+	__u32 listening; /* 1: came, 0: went */
+	__u32 reserved;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 * 1024);
+} events SEC(".maps");
+
+/*
+ * Announced before the socket is in its group (inet_csk_listen_start sets the state, then hashes
+ * it): whoever reads this must look again.
+ */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_listen, struct sock *sk, int oldstate, int newstate)
+{
+	struct event *event;
+
+	if (oldstate != TCP_LISTEN && newstate != TCP_LISTEN)
+		return 0;
+	/* A connection is born in its listener's state. */
+	if (oldstate == TCP_LISTEN && newstate != TCP_CLOSE)
+		return 0;
+	if (sk->__sk_common.skc_num != PORT)
+		return 0;
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event)
+		return 0; /* the watcher looks from time to time anyway */
+	event->cookie = bpf_get_socket_cookie(sk);
+	event->listening = newstate == TCP_LISTEN;
+	event->reserved = 0;
+	bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
+SEC("iter/udp")
+int udp_members(struct bpf_iter__udp *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->udp_sk;
+	__u64 cookie;
+
+	if (!sk || sk->__sk_common.skc_num != PORT || !sk->sk_reuseport_cb)
+		return 0;
+	cookie = bpf_get_socket_cookie(sk);
+	bpf_seq_write(ctx->meta->seq, &cookie, sizeof(cookie));
+	return 0;
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";

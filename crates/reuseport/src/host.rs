@@ -1,0 +1,201 @@
+//! The whole host: every group, and what this tool knows of it.
+
+use std::collections::HashMap;
+
+use crate::Result;
+use crate::group::{Group, GroupKey};
+use crate::id::{Cookie, Netns, Slot};
+use crate::observe::Observer;
+use crate::spec::GroupSpec;
+use crate::state::bpffs::Root;
+use crate::state::counters;
+use crate::state::group::GroupState;
+use crate::state::host::HostLayer;
+use crate::state::layout::{Decider, SlotRecord};
+use crate::status::{Enrolment, GroupStatus, MemberStatus, Steering};
+use crate::steer::Occupant;
+use crate::{Error, ErrorKind};
+
+/// A view of the whole host. Looking changes nothing.
+///
+/// # Example
+///
+/// ```no_run
+/// let host = reuseport::Host::open()?;
+/// for status in host.statuses()? {
+///     println!("{} {:?}", status.group.key, status.steering);
+/// }
+/// # Ok::<(), reuseport::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Host {
+    observer: Observer,
+}
+
+impl Host {
+    /// Prepares to look. Needs CAP_BPF and CAP_PERFMON.
+    ///
+    /// # Errors
+    ///
+    /// As [`Observer::new`].
+    pub fn open() -> Result<Self> {
+        Ok(Self { observer: Observer::new()? })
+    }
+
+    /// Every group on the host, as the kernel has it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Observer::groups`].
+    pub fn groups(&self) -> Result<Vec<Group>> {
+        self.observer.groups()
+    }
+
+    /// The calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// As [`Observer::own_netns`].
+    pub fn own_netns(&self) -> Result<Netns> {
+        self.observer.own_netns()
+    }
+
+    /// The group that `spec` names; of several, the one in the caller's own network namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Ambiguous`], and as [`groups`](Self::groups).
+    pub fn find(&self, spec: &GroupSpec) -> Result<Group> {
+        let groups = self.groups()?;
+        let own = self.own_netns()?;
+        spec.choose(&groups, Some(own.cookie)).cloned()
+    }
+
+    /// A group as it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if it is gone, and as [`groups`](Self::groups).
+    pub fn refresh(&self, key: &GroupKey) -> Result<Group> {
+        self.groups()?
+            .into_iter()
+            .find(|group| group.key == *key)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no group {key}")))
+    }
+
+    /// Everything about every group, but for the members' owners.
+    ///
+    /// # Errors
+    ///
+    /// As [`groups`](Self::groups), and if pinned state cannot be read.
+    pub fn statuses(&self) -> Result<Vec<GroupStatus>> {
+        let root = Root::existing()?;
+        let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
+        let layer = layer(root.as_ref())?;
+        self.groups()?
+            .into_iter()
+            .map(|group| join(group, root.as_ref(), layer.as_ref(), &HashMap::new()))
+            .collect()
+    }
+
+    /// Everything about one group.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if it is gone, and as [`statuses`](Self::statuses).
+    pub fn status(&self, key: &GroupKey) -> Result<GroupStatus> {
+        let root = Root::existing()?;
+        let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
+        let layer = layer(root.as_ref())?;
+        let group = self.refresh(key)?;
+        let owners = self.observer.owners(&group)?;
+        join(group, root.as_ref(), layer.as_ref(), &owners)
+    }
+}
+
+fn layer(root: Option<&Root>) -> Result<Option<HostLayer>> {
+    root.map_or(Ok(None), HostLayer::existing)
+}
+
+/// Whose program decides for the group, with its state where it is ours.
+pub(crate) fn steering(
+    group: &Group,
+    root: Option<&Root>,
+) -> Result<(Steering, Option<GroupState>)> {
+    let Some(program) = &group.program else { return Ok((Steering::KernelHash, None)) };
+    let state = match root.map(|root| GroupState::existing(root, &group.key)) {
+        Some(Ok(state)) => state,
+        // Of another version: to us it is somebody else's.
+        Some(Err(error)) if error.kind() == ErrorKind::Schema => None,
+        Some(Err(error)) => return Err(error),
+        None => None,
+    };
+    let Some(state) = state.filter(|state| program.id.is_some_and(|id| state.is_ours(id))) else {
+        return Ok((Steering::Foreign, None));
+    };
+    let steering = match state.decider()? {
+        Some(Decider::Policy { policy, stickiness }) => Steering::Policy { policy, stickiness },
+        Some(Decider::Object) => Steering::Object,
+        None => Steering::Foreign,
+    };
+    Ok((steering, Some(state)))
+}
+
+fn join(
+    group: Group,
+    root: Option<&Root>,
+    layer: Option<&HostLayer>,
+    owners: &HashMap<Cookie, u32>,
+) -> Result<GroupStatus> {
+    let (steering, state) = steering(&group, root)?;
+    let mut enrolled = HashMap::new();
+    if let Some(state) = &state {
+        for (slot, cookie, record) in state.occupied() {
+            // A listener that stopped and listens again still has its record, but the kernel has
+            // emptied its slot: it gets nothing.
+            let occupant = state.sockets.occupant(slot).map_err(unreadable)?;
+            if matches!(occupant, Occupant::Unknown) || occupant == Occupant::Socket(cookie) {
+                enrolled.insert(cookie, enrolment(state, layer, slot, &record)?);
+            }
+        }
+    }
+    let mut members: Vec<MemberStatus> = group
+        .members
+        .iter()
+        .map(|member| MemberStatus {
+            member: member.clone(),
+            owner: owners.get(&member.cookie).copied(),
+            enrolment: enrolled.get(&member.cookie).cloned(),
+        })
+        .collect();
+    members.sort_by_key(|status| {
+        let slot = status.enrolment.as_ref().map(|enrolment| enrolment.slot);
+        (slot.is_none(), slot, status.member.cookie)
+    });
+    let counters = match state.as_ref().and_then(|state| state.policy_maps.as_ref()) {
+        Some(maps) => counters::read(&maps.counters).map_err(unreadable)?,
+        None => Vec::new(),
+    };
+    Ok(GroupStatus { group, steering, members, counters })
+}
+
+fn enrolment(
+    state: &GroupState,
+    layer: Option<&HostLayer>,
+    slot: Slot,
+    record: &SlotRecord,
+) -> Result<Enrolment> {
+    let picks = state.policy_maps.as_ref().map(|maps| maps.picks_of(slot));
+    Ok(Enrolment {
+        slot,
+        state: record.state(),
+        weight: record.weight(),
+        generation: record.generation,
+        picks: picks.transpose().map_err(unreadable)?,
+        open: layer.and_then(|layer| layer.open_connections(record.host_member)),
+    })
+}
+
+fn unreadable(error: sk_reuseport::maps::MapError) -> Error {
+    Error::new(ErrorKind::System, "cannot read a group's counters").because(error)
+}

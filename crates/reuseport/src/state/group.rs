@@ -1,0 +1,375 @@
+//! One group's pinned state: opened, built in staging, put into place, removed.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use sk_reuseport::maps::{Array, Map, MapData, MapError, MappedArray};
+use sk_reuseport::programs::{ProgramInfo, SkReuseport};
+
+use super::bpffs::{self, Root};
+use super::layout::{Decider, Header, MAGIC, SCHEMA, SlotRecord};
+use crate::group::{Group, GroupKey};
+use crate::id::{Cookie, Slot};
+use crate::steer::{PolicyMaps, Sockets};
+use crate::{Error, ErrorKind, Result};
+
+/// The name of the program's pin, and of one that is about to take its place.
+const PROGRAM: &str = "select";
+const NEXT_PROGRAM: &str = "select_next";
+
+/// A group's pinned state.
+#[derive(Debug)]
+pub(crate) struct GroupState {
+    directory: PathBuf,
+    header: Array<MapData, Header>,
+    slots: Array<MapData, SlotRecord>,
+    /// `slots`, in memory.
+    records: MappedArray<SlotRecord>,
+    /// The kernel's addresses of the members' sockets, by slot, for programs that read their
+    /// load. A secret of the kernel: pinned for its owner only, and never mapped into memory.
+    addresses: Array<MapData, u64>,
+    pub(crate) sockets: Sockets,
+    /// None for a user's own program.
+    pub(crate) policy_maps: Option<PolicyMaps>,
+}
+
+impl GroupState {
+    /// Makes the maps of a group's state, pinned nowhere yet.
+    pub(crate) fn create(
+        header: &Header,
+        sockets: Sockets,
+        policy_maps: Option<PolicyMaps>,
+    ) -> Result<Self, MapError> {
+        let capacity = sockets.capacity();
+        let slots: Array<_, SlotRecord> =
+            Array::create_named("slots", capacity, Array::<MapData, SlotRecord>::MMAPABLE)?;
+        let mut state = Self {
+            directory: PathBuf::new(),
+            header: Array::create_named("header", 1, 0)?,
+            records: slots.mapped()?,
+            slots,
+            addresses: Array::create_named("addresses", capacity, 0)?,
+            sockets,
+            policy_maps,
+        };
+        state.set_header(header)?;
+        Ok(state)
+    }
+
+    /// The state of a group; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Schema`] for one of another version.
+    pub(crate) fn existing(root: &Root, key: &GroupKey) -> Result<Option<Self>> {
+        let directory = root.groups().join(directory_name(key));
+        if bpffs::names(&directory)?.is_empty() {
+            return Ok(None);
+        }
+        Self::open(directory).map(Some)
+    }
+
+    /// Opens what is pinned in a directory.
+    pub(crate) fn open(directory: PathBuf) -> Result<Self> {
+        let tried = format!("cannot open the state in {}", directory.display());
+        let failed = |error: MapError| crate::rights::failed(&tried, error, crate::rights::LOADING);
+        let open = |name: &str| MapData::from_pin(directory.join(name));
+        let header_map = open("header").map_err(failed)?;
+        check_schema(&header_map, &tried)?;
+        let parts = || -> Result<_, MapError> {
+            let header: Array<_, Header> = Map::from_map_data(header_map)?.try_into()?;
+            let slots: Array<_, SlotRecord> = Map::from_map_data(open("slots")?)?.try_into()?;
+            let addresses = Map::from_map_data(open("addresses")?)?.try_into()?;
+            let sockets = Sockets::from_map(Map::from_map_data(open("sockets")?)?)?;
+            let policy_maps = match header.get(&0, 0)?.decider() {
+                Some(Decider::Policy { .. }) => Some(PolicyMaps::from_pins(&directory)?),
+                _ => None,
+            };
+            Ok(Self {
+                directory: directory.clone(),
+                header,
+                records: slots.mapped()?,
+                slots,
+                addresses,
+                sockets,
+                policy_maps,
+            })
+        };
+        let state = parts().map_err(failed)?;
+        let named = state.header().map_err(failed)?.key().map(|key| directory_name(&key));
+        if named.as_deref().map(OsStr::new) != directory.file_name() {
+            return Err(another_schema(&tried, "its header names another group"));
+        }
+        if state.decider()?.is_none() {
+            return Err(another_schema(&tried, "its policy is of a newer version"));
+        }
+        Ok(state)
+    }
+
+    /// Pins everything with its program, first in staging, then in its place: from here on others
+    /// see it, whole.
+    pub(crate) fn pin(
+        &mut self,
+        root: &Root,
+        key: &GroupKey,
+        program: &mut SkReuseport,
+    ) -> Result<()> {
+        let staging = root.staging();
+        bpffs::make_directory(&staging)?;
+        bpffs::make_directory(&root.groups())?;
+        let tried = || format!("cannot pin the state of {key}");
+        let pin = |state: &Self| -> Result<(), sk_reuseport::pin::PinError> {
+            state.header.map_data().pin(staging.join("header"))?;
+            state.slots.map_data().pin(staging.join("slots"))?;
+            state.addresses.map_data().pin(staging.join("addresses"))?;
+            state.sockets.data().pin(staging.join("sockets"))?;
+            if let Some(maps) = &state.policy_maps {
+                maps.pin(&staging)?;
+            }
+            Ok(())
+        };
+        let system = |error: Box<dyn std::error::Error + Send + Sync>| {
+            Error::new(ErrorKind::System, tried()).because(error)
+        };
+        pin(self).map_err(|error| system(error.into()))?;
+        program.pin(staging.join(PROGRAM)).map_err(|error| system(error.into()))?;
+        let place = root.groups().join(directory_name(key));
+        fs::rename(&staging, &place).map_err(|error| system(error.into()))?;
+        self.directory = place;
+        Ok(())
+    }
+
+    /// Puts another program's pin in place of the one that is there. In between, [`NEXT_PROGRAM`]
+    /// names the one that may or may not be attached already.
+    pub(crate) fn pin_next(&self, program: &mut SkReuseport) -> Result<()> {
+        let next = self.directory.join(NEXT_PROGRAM);
+        program.pin(&next).map_err(|error| {
+            Error::new(ErrorKind::System, "cannot pin the new program").because(error)
+        })
+    }
+
+    /// The next program is attached: its pin takes the place of the other one's.
+    pub(crate) fn adopt_next(&self) -> Result<()> {
+        let (next, current) = (self.directory.join(NEXT_PROGRAM), self.directory.join(PROGRAM));
+        fs::rename(next, current).map_err(|error| {
+            Error::new(ErrorKind::System, "cannot pin the new program").because(error)
+        })
+    }
+
+    /// The next program was not attached.
+    pub(crate) fn forget_next(&self) {
+        // Not there is fine; left behind, the next change removes it.
+        let _ = fs::remove_file(self.directory.join(NEXT_PROGRAM));
+    }
+
+    /// The pinned program.
+    pub(crate) fn program(&self) -> Result<SkReuseport> {
+        let attach_type = sk_reuseport::programs::SkReuseportAttachType::SelectOrMigrate;
+        SkReuseport::from_pin(self.directory.join(PROGRAM), attach_type).map_err(|error| {
+            Error::new(ErrorKind::System, "cannot open the pinned program").because(error)
+        })
+    }
+
+    /// Whether the program with this id is ours: the one that decides, or one that was about to.
+    pub(crate) fn is_ours(&self, id: u32) -> bool {
+        [PROGRAM, NEXT_PROGRAM].iter().any(|name| {
+            ProgramInfo::from_pin(self.directory.join(name)).is_ok_and(|info| info.id() == id)
+        })
+    }
+
+    /// Removes everything: the members' sockets are free for other maps at once, and the rest goes
+    /// when its last user goes. The program must be detached before.
+    pub(crate) fn remove(mut self) -> Result<()> {
+        for slot in self.all_slots() {
+            self.sockets.clear(slot);
+        }
+        if self.directory.as_os_str().is_empty() {
+            return Ok(());
+        }
+        bpffs::remove_directory(&self.directory)
+    }
+
+    /// Says, until the returned file is dropped, that the group is watched: its state is kept while
+    /// the server restarts.
+    pub(crate) fn watch(&self) -> Result<fs::File> {
+        bpffs::watch(&self.directory)
+    }
+
+    pub(crate) fn header(&self) -> Result<Header, MapError> {
+        self.header.get(&0, 0)
+    }
+
+    pub(crate) fn set_header(&mut self, header: &Header) -> Result<(), MapError> {
+        self.header.set(0, header, 0)
+    }
+
+    pub(crate) fn decider(&self) -> Result<Option<Decider>> {
+        let header = self.header().map_err(|error| {
+            Error::new(ErrorKind::System, "cannot read a group's state").because(error)
+        })?;
+        Ok(header.decider())
+    }
+
+    pub(crate) fn capacity(&self) -> u32 {
+        self.sockets.capacity()
+    }
+
+    /// All slots, free or not. A user's own array may have more than a slot can name.
+    pub(crate) fn all_slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        let end = self.capacity().min(u32::from(u16::MAX));
+        (0..end).filter_map(|index| u16::try_from(index).ok()).map(Slot::new)
+    }
+
+    /// A slot's record. Free beyond the end, where nobody is.
+    pub(crate) fn record(&self, slot: Slot) -> SlotRecord {
+        self.records.get(slot.index()).unwrap_or(SlotRecord::free(0))
+    }
+
+    pub(crate) fn set_record(&self, slot: Slot, record: SlotRecord) {
+        // Slots come from `all_slots`, which ends where the records end.
+        let _ = self.records.set(slot.index(), record);
+    }
+
+    pub(crate) fn set_address(&mut self, slot: Slot, address: u64) -> Result<(), MapError> {
+        self.addresses.set(slot.index(), address, 0)
+    }
+
+    /// The slots that have a member, with who it is.
+    pub(crate) fn occupied(&self) -> impl Iterator<Item = (Slot, Cookie, SlotRecord)> + '_ {
+        self.all_slots().filter_map(|slot| {
+            let record = self.record(slot);
+            Some((slot, record.cookie()?, record))
+        })
+    }
+}
+
+/// Every group's state below the root. Those of another version are left out.
+pub(crate) fn all(root: &Root) -> Result<Vec<GroupState>> {
+    let groups = root.groups();
+    Ok(bpffs::names(&groups)?
+        .iter()
+        .filter_map(|name| GroupState::open(groups.join(name)).ok())
+        .collect())
+}
+
+/// The directories of all groups.
+pub(crate) fn names(root: &Root) -> Result<Vec<String>> {
+    bpffs::names(&root.groups())
+}
+
+/// Removes the state of groups that no longer exist, unless somebody waits for them to come back.
+pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
+    let alive: HashSet<String> = groups.iter().map(|group| directory_name(&group.key)).collect();
+    for name in names(root)? {
+        let directory = root.groups().join(&name);
+        if alive.contains(&name) || bpffs::is_watched(&directory) {
+            continue;
+        }
+        match GroupState::open(directory.clone()) {
+            Ok(state) => state.remove()?,
+            // Of another version: not ours to judge.
+            Err(error) if error.kind() == ErrorKind::Schema => {}
+            Err(_) => bpffs::remove_directory(&directory)?,
+        }
+    }
+    Ok(())
+}
+
+/// Removes what an interrupted command left in staging.
+pub(crate) fn clear_staging(root: &Root) -> Result<()> {
+    let staging = root.staging();
+    if !staging.exists() {
+        return Ok(());
+    }
+    // Its sockets could not be enrolled elsewhere while they are in this array.
+    if let Ok(mut sockets) = open_sockets(&staging) {
+        for index in 0..sockets.capacity().min(u32::from(u16::MAX)) {
+            if let Ok(index) = u16::try_from(index) {
+                sockets.clear(Slot::new(index));
+            }
+        }
+    }
+    bpffs::remove_directory(&staging)
+}
+
+fn open_sockets(directory: &Path) -> Result<Sockets, MapError> {
+    Sockets::from_map(Map::from_map_data(MapData::from_pin(directory.join("sockets"))?)?)
+}
+
+/// Refuses a header that this version would misread.
+fn check_schema(header: &MapData, tried: &str) -> Result<()> {
+    let info =
+        header.info().map_err(|error| Error::new(ErrorKind::System, tried).because(error))?;
+    if info.value_size() as usize != size_of::<Header>() {
+        return Err(another_schema(tried, "its header has another length"));
+    }
+    let header: Array<&MapData, Header> =
+        Array::over(header).map_err(|error| Error::new(ErrorKind::System, tried).because(error))?;
+    let header =
+        header.get(&0, 0).map_err(|error| Error::new(ErrorKind::System, tried).because(error))?;
+    if header.magic != MAGIC {
+        return Err(another_schema(tried, "it was not written by this program"));
+    }
+    if header.schema != SCHEMA {
+        let said =
+            format!("it has schema {}, and this version knows schema {SCHEMA}", header.schema);
+        return Err(another_schema(tried, &said));
+    }
+    Ok(())
+}
+
+fn another_schema(tried: &str, said: &str) -> Error {
+    Error::new(ErrorKind::Schema, tried)
+        .because(said.to_owned())
+        .remedy("detach the group with the version that attached it, or remove that directory")
+}
+
+/// A group's directory: everything that makes it that group, without dots, which bpffs refuses.
+fn directory_name(key: &GroupKey) -> String {
+    let address = match key.address.ip() {
+        IpAddr::V4(ip) => format!("{:08x}", ip.to_bits()),
+        IpAddr::V6(ip) => format!("{:032x}", ip.to_bits()),
+    };
+    let v6only = if key.v6only { "-v6only" } else { "" };
+    let device = key.device.as_ref().map_or(0, |device| device.index);
+    let (protocol, port) = (key.protocol, key.address.port());
+    format!(
+        "{protocol}-{address}-{port}-net{}-dev{device}-uid{}{v6only}",
+        key.netns.cookie, key.uid
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::{Device, Protocol};
+    use crate::id::Netns;
+
+    #[test]
+    fn groups_that_differ_in_anything_have_directories_of_their_own_and_no_dots() {
+        let key = GroupKey {
+            netns: Netns { cookie: 1, inode: 2 },
+            protocol: Protocol::Tcp,
+            address: "127.0.0.1:80".parse().unwrap(),
+            v6only: false,
+            device: None,
+            uid: 0,
+        };
+        let keys = [
+            key.clone(),
+            GroupKey { netns: Netns { cookie: 3, inode: 2 }, ..key.clone() },
+            GroupKey { protocol: Protocol::Udp, ..key.clone() },
+            GroupKey { address: "127.0.0.1:81".parse().unwrap(), ..key.clone() },
+            GroupKey { address: "[::1]:80".parse().unwrap(), ..key.clone() },
+            GroupKey { v6only: true, ..key.clone() },
+            GroupKey { device: Some(Device { index: 1, name: None }), ..key.clone() },
+            GroupKey { uid: 33, ..key },
+        ];
+        let names: HashSet<String> = keys.iter().map(directory_name).collect();
+        assert_eq!(names.len(), keys.len());
+        assert!(names.iter().all(|name| !name.contains('.') && name.len() < 128));
+    }
+}

@@ -1,0 +1,154 @@
+//! The host-wide layer: marks on sockets, and how many connections each member has open.
+//!
+//! It is there while any group is steered, and goes with the last one. Counting needs CAP_PERFMON;
+//! without it everything else works, and the numbers of open connections are unknown.
+
+use std::collections::HashSet;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use sk_reuseport::maps::{Array, MapData, MappedArray, SkStorage};
+use sk_reuseport::programs::{BtfTracePoint, FdLink, ProgramError};
+use sk_reuseport::{Btf, Ebpf, EbpfLoader};
+
+use super::bpffs::{self, Root};
+use super::layout::{HOST_MEMBERS, HostMember, Mark, NO_HOST_MEMBER};
+use crate::{Error, ErrorKind, Result, rights};
+
+const OBJECT: &[u8] = include_bytes!("../../bpf/host.bpf.o");
+
+const TRACEPOINT: &str = "inet_sock_set_state";
+
+/// The host-wide layer, opened.
+#[derive(Debug)]
+pub(crate) struct HostLayer {
+    path: PathBuf,
+    marks: SkStorage<MapData, Mark>,
+    members: MappedArray<HostMember>,
+}
+
+impl HostLayer {
+    /// The layer if there is one.
+    pub(crate) fn existing(root: &Root) -> Result<Option<Self>> {
+        let path = root.host();
+        if bpffs::names(&path)?.is_empty() { Ok(None) } else { Self::open(path).map(Some) }
+    }
+
+    /// The layer, made if it is not there. The caller has the lock.
+    pub(crate) fn create(root: &Root) -> Result<Self> {
+        let path = root.host();
+        let pinned = bpffs::names(&path)?;
+        if pinned.iter().any(|name| name == "count_open") {
+            return Self::open(path);
+        }
+        bpffs::make_directory(&path)?;
+        // Maps that are pinned already, by a command that was interrupted or that may not trace,
+        // are used again.
+        let mut ebpf = EbpfLoader::new()
+            .map_pin_path("marks", path.join("marks"))
+            .map_pin_path("members", path.join("members"))
+            .load(OBJECT)
+            .map_err(|error| {
+                rights::failed("cannot create the host-wide maps", error, rights::LOADING)
+            })?;
+        if let Err(error) = attach_counting(&mut ebpf, &path) {
+            tracing::warn!("open connections will not be counted: {error}");
+        }
+        Self::open(path)
+    }
+
+    fn open(path: PathBuf) -> Result<Self> {
+        let open = || -> Result<_, sk_reuseport::maps::MapError> {
+            let marks = MapData::from_pin(path.join("marks"))?;
+            let members: Array<_, HostMember> = map(MapData::from_pin(path.join("members"))?)?;
+            Ok((map(marks)?, members.mapped()?))
+        };
+        let (marks, members) = open().map_err(|error| {
+            Error::new(ErrorKind::System, "cannot open the host-wide maps")
+                .because(error)
+                .remedy("if another version made them, detach every group with that version first")
+        })?;
+        Ok(Self { path, marks, members })
+    }
+
+    /// Whether open connections are counted.
+    pub(crate) fn counts(&self) -> bool {
+        self.path.join("count_open").exists()
+    }
+
+    /// Gives a new member its index and epoch; `None` if all are taken.
+    pub(crate) fn allocate(&self) -> Option<(u32, u32)> {
+        let index = (0..self.members.len())
+            .find(|index| self.members.get(*index).is_some_and(|member| member.used == 0))?;
+        let epoch = self.members.get(index)?.epoch.wrapping_add(1).max(1);
+        self.members.set(index, HostMember { epoch, used: 1, open: 0 }).then_some((index, epoch))
+    }
+
+    /// Takes a member's index back. Its connections, which may live on, count for nobody then.
+    pub(crate) fn release(&self, index: u32) {
+        if let Some(member) = self.members.get(index) {
+            let epoch = member.epoch.wrapping_add(1);
+            let _ = self.members.set(index, HostMember { epoch, used: 0, open: 0 });
+        }
+    }
+
+    /// Takes back what belongs to nobody: commands that were interrupted leave such.
+    pub(crate) fn release_all_but(&self, used: &HashSet<u32>) {
+        for index in 0..self.members.len().min(HOST_MEMBERS) {
+            if !used.contains(&index)
+                && self.members.get(index).is_some_and(|member| member.used != 0)
+            {
+                self.release(index);
+            }
+        }
+    }
+
+    /// Connections that the member has open; `None` if they are not counted.
+    pub(crate) fn open_connections(&self, index: u32) -> Option<u64> {
+        if index == NO_HOST_MEMBER || !self.counts() {
+            return None;
+        }
+        Some(self.members.get(index)?.open)
+    }
+
+    /// Marks a member's socket: what it accepts from now on inherits the mark.
+    pub(crate) fn mark(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        member: u32,
+        epoch: u32,
+    ) -> Result<(), sk_reuseport::maps::MapError> {
+        let mark = Mark { member, epoch, counted: 0, reserved: 0 };
+        self.marks.insert(&socket.as_raw_fd(), mark, 0)
+    }
+
+    /// Removes a socket's mark, if it has one.
+    pub(crate) fn unmark(&mut self, socket: BorrowedFd<'_>) {
+        // Without a mark there is nothing to remove, and nothing else can go wrong that matters:
+        // a mark without a member counts for nobody.
+        let _ = self.marks.remove(&socket.as_raw_fd());
+    }
+
+    /// Removes the layer: nothing then runs at connections any more.
+    pub(crate) fn remove(&self) -> Result<()> {
+        bpffs::remove_directory(&self.path)
+    }
+}
+
+fn map<M: TryFrom<sk_reuseport::maps::Map, Error = sk_reuseport::maps::MapError>>(
+    data: MapData,
+) -> Result<M, sk_reuseport::maps::MapError> {
+    sk_reuseport::maps::Map::from_map_data(data)?.try_into()
+}
+
+/// Loads and attaches the program that counts, and pins the attachment.
+fn attach_counting(ebpf: &mut Ebpf, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let btf = Btf::from_sys_fs()?;
+    let program: &mut BtfTracePoint =
+        ebpf.program_mut("count_open").ok_or(ProgramError::NotLoaded)?.try_into()?;
+    program.load(TRACEPOINT, &btf)?;
+    let id = program.attach()?;
+    let link: FdLink = program.take_link(id)?.into();
+    link.pin(path.join("count_open"))?;
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! Following a group through everything that a server does to its sockets.
+#![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use reuseport::group::GroupKey;
+use reuseport::status::{GroupStatus, Steering};
+use reuseport::watch::{Change, Watch};
+use reuseport::{Attach, Decide, Host, Policy, Stop};
+use rustix::net::{AddressFamily, SocketType, listen, shutdown, socket};
+use sk_reuseport::net::Bind;
+use test_support::server::Nginx;
+use test_support::{bpffs, client, netns, wait};
+
+fn alone<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    netns::isolated(|| {
+        bpffs::private();
+        test()
+    })
+}
+
+fn key_at(host: &Host, protocol: &str, address: SocketAddr) -> GroupKey {
+    host.find(&format!("{protocol}:{address}").parse().unwrap()).unwrap().key
+}
+
+/// Runs `body` while a watcher follows the group.
+fn watched(key: &GroupKey, body: impl FnOnce(&Host, &Mutex<Vec<String>>)) {
+    let stop = Stop::default();
+    let decide = Some(Decide::Policy(Policy::RoundRobin));
+    let attach = Attach { decide, stop: stop.clone(), ..Attach::default() };
+    let (watch, _) = Watch::start(Host::open().unwrap(), key, attach).unwrap();
+    let changes = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let changes = &changes;
+        let watcher = scope.spawn(move || {
+            watch.run(|change: Change| changes.lock().unwrap().push(format!("{change:?}")))
+        });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            body(&Host::open().unwrap(), changes);
+        }));
+        stop.set();
+        watcher.join().unwrap().unwrap();
+        if let Err(panic) = result {
+            eprintln!("the watcher said: {:#?}", changes.lock().unwrap());
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn steered(host: &Host, key: &GroupKey) -> Option<GroupStatus> {
+    let status = host.status(key).ok()?;
+    let ours = matches!(status.steering, Steering::Policy { .. });
+    (ours && status.unsteered() == 0).then_some(status)
+}
+
+fn wait_for_members(host: &Host, key: &GroupKey, count: usize) {
+    wait::until(&format!("{count} members are steered"), wait::BOUND, || {
+        steered(host, key).is_some_and(|status| status.members.len() == count)
+    });
+}
+
+/// Each request is answered by some worker; who, and how often.
+fn answers(server: SocketAddr, requests: usize) -> Vec<usize> {
+    let mut by_worker = std::collections::BTreeMap::new();
+    for _ in 0..requests {
+        *by_worker.entry(client::http_get(server)).or_insert(0) += 1;
+    }
+    by_worker.into_values().collect()
+}
+
+#[test]
+fn nginx_reloaded_to_more_workers_and_to_fewer_and_restarted_is_steered_all_the_time() {
+    alone(|| {
+        let mut nginx = Nginx::start(2);
+        let address = nginx.addr();
+        let key = key_at(&Host::open().unwrap(), "tcp", address);
+        watched(&key, |host, _| {
+            assert_eq!(answers(address, 20), [10, 10]);
+            nginx.reload(3);
+            wait_for_members(host, &key, 3);
+            assert_eq!(answers(address, 30), [10, 10, 10]);
+            nginx.reload(1);
+            wait_for_members(host, &key, 1);
+            assert_eq!(answers(address, 10), [10]);
+            nginx.restart();
+            wait_for_members(host, &key, 1);
+            assert_eq!(answers(address, 10), [10]);
+        });
+        assert_eq!(
+            host_steering(&key),
+            "round-robin",
+            "what is attached stays when the watcher ends"
+        );
+    });
+}
+
+fn host_steering(key: &GroupKey) -> String {
+    match Host::open().unwrap().status(key).unwrap().steering {
+        Steering::Policy { policy, .. } => policy.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn requests_during_reloads_are_all_answered() {
+    alone(|| {
+        let mut nginx = Nginx::start(2);
+        let address = nginx.addr();
+        let key = key_at(&Host::open().unwrap(), "tcp", address);
+        let (done, answered, failed) =
+            (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        let result = client::try_http_get(address);
+                        let counter = if result.is_ok() { &answered } else { &failed };
+                        counter.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            watched(&key, |host, _| {
+                for workers in [3, 2, 4, 3] {
+                    nginx.reload(workers);
+                    // Old workers keep their listeners until they end.
+                    wait_for_members(host, &key, workers);
+                }
+            });
+            done.store(true, Ordering::Relaxed);
+        });
+        let (answered, failed) = (answered.into_inner(), failed.into_inner());
+        assert!(answered > 50, "{answered} answered");
+        // A worker that ends closes its listener: what it had not accepted migrates to another
+        // member, and the handshake that finishes at that very moment is what the kernel loses.
+        assert!(failed * 200 <= answered, "{failed} failed, {answered} answered");
+    });
+}
+
+#[test]
+fn a_listener_that_stops_and_listens_again_is_steered_again() {
+    alone(|| {
+        let listeners =
+            Bind::new("127.0.0.1:0".parse().unwrap()).nonblocking(true).listeners(2).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", address);
+        watched(&key, |host, _| {
+            // Not the first one: a port that the kernel chose is given back by a shutdown.
+            shutdown(&listeners[1], rustix::net::Shutdown::Both).unwrap();
+            wait_for_members(host, &key, 1);
+            listen(&listeners[1], 64).unwrap();
+            wait_for_members(host, &key, 2);
+            let clients: Vec<_> =
+                (0..10).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+            let accepted: Vec<usize> = listeners
+                .iter()
+                .map(|listener| std::iter::from_fn(|| listener.accept().ok()).count())
+                .collect();
+            assert_eq!(accepted, [5, 5]);
+            drop(clients);
+        });
+    });
+}
+
+#[test]
+fn udp_sockets_that_come_and_go_are_followed() {
+    alone(|| {
+        let bind = Bind::new("127.0.0.1:0".parse().unwrap());
+        let mut sockets = bind.udp_sockets(2).unwrap();
+        let address = sockets[0].local_addr().unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "udp", address);
+        watched(&key, |host, changes| {
+            sockets.extend(Bind::new(address).udp_sockets(2).unwrap());
+            wait_for_members(host, &key, 4);
+            let gone = sockets.remove(0);
+            drop(gone);
+            // Out of the group is not yet out of the table.
+            wait::until("its slot is free", wait::BOUND, || {
+                changes.lock().unwrap().iter().any(|change| change.contains("released: [Cookie"))
+            });
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            for _ in 0..30 {
+                client.send_to(b"datagram", address).unwrap();
+            }
+            let status = steered(host, &key).unwrap();
+            let picks: Vec<u64> = status
+                .members
+                .iter()
+                .map(|m| m.enrolment.as_ref().unwrap().picks.unwrap())
+                .collect();
+            assert_eq!(picks, [10, 10, 10]);
+        });
+    });
+}
+
+#[test]
+fn a_socket_of_another_group_on_the_same_port_disturbs_nothing() {
+    alone(|| {
+        let listeners = Bind::new("127.0.0.1:0".parse().unwrap()).listeners(2).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", address);
+        watched(&key, |host, _| {
+            let elsewhere = SocketAddr::from(([127, 0, 0, 2], address.port()));
+            let others = Bind::new(elsewhere).listeners(2).unwrap();
+            let lonely = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+            drop((others, lonely));
+            assert!(steered(host, &key).is_some_and(|status| status.members.len() == 2));
+        });
+    });
+}
