@@ -26,9 +26,15 @@ impl<W: Write> Archive<W> {
         self.entry(name, DIRECTORY | 0o755, (0, 0), &[])
     }
 
-    /// A file of root's; `mode` is its permissions.
-    pub(super) fn file(&mut self, name: &str, mode: u32, content: &[u8]) -> io::Result<()> {
-        self.entry(name, FILE | mode, (0, 0), content)
+    /// A file of root's; `mode` is its permissions, `changed` its time in seconds since 1970.
+    pub(super) fn file(
+        &mut self,
+        name: &str,
+        mode: u32,
+        changed: u32,
+        content: &[u8],
+    ) -> io::Result<()> {
+        self.timed_entry(name, FILE | mode, changed, (0, 0), content)
     }
 
     pub(super) fn symlink(&mut self, name: &str, target: &str) -> io::Result<()> {
@@ -55,6 +61,17 @@ impl<W: Write> Archive<W> {
         device: (u32, u32),
         content: &[u8],
     ) -> io::Result<()> {
+        self.timed_entry(name, mode, 0, device, content)
+    }
+
+    fn timed_entry(
+        &mut self,
+        name: &str,
+        mode: u32,
+        changed: u32,
+        device: (u32, u32),
+        content: &[u8],
+    ) -> io::Result<()> {
         let size = u32::try_from(content.len())
             .map_err(|_| io::Error::other(format!("{name} is larger than cpio allows, 4 GiB")))?;
         let name_size = name.len() as u32 + 1;
@@ -63,7 +80,7 @@ impl<W: Write> Archive<W> {
         // Inode, mode, uid, gid, links, time, size, device it lies on, device it is, length of the
         // name with its final zero, checksum (unused in this format).
         let fields =
-            [self.inode, mode, 0, 0, links, 0, size, 0, 0, device.0, device.1, name_size, 0];
+            [self.inode, mode, 0, 0, links, changed, size, 0, 0, device.0, device.1, name_size, 0];
         let mut head = String::from("070701");
         for field in fields {
             head += &format!("{field:08x}");
@@ -91,7 +108,7 @@ mod tests {
         let mut archive = Archive::new(Vec::new());
         archive.directory("dev").unwrap();
         archive.device("dev/console", (5, 1)).unwrap();
-        archive.file("init", 0o755, b"12345").unwrap();
+        archive.file("init", 0o755, 7, b"12345").unwrap();
         archive.symlink("bin", "usr/bin").unwrap();
         let bytes = archive.finish().unwrap();
         assert_eq!(bytes.len() % 4, 0);
@@ -108,20 +125,20 @@ mod tests {
             let name = std::str::from_utf8(&rest[110..110 + name_size - 1]).unwrap().to_owned();
             let start = (110 + name_size).next_multiple_of(4);
             let content = String::from_utf8(rest[start..start + size].to_vec()).unwrap();
-            seen.push((name, mode, (field(9), field(10)), content));
+            seen.push((name, mode, field(5), (field(9), field(10)), content));
             rest = &rest[(start + size).next_multiple_of(4)..];
         }
-        let entry = |name: &str, mode, device, content: &str| {
-            (name.to_owned(), mode, device, content.to_owned())
+        let entry = |name: &str, mode, changed, device, content: &str| {
+            (name.to_owned(), mode, changed, device, content.to_owned())
         };
         assert_eq!(
             seen,
             [
-                entry("dev", 0o40755, (0, 0), ""),
-                entry("dev/console", 0o20600, (5, 1), ""),
-                entry("init", 0o100_755, (0, 0), "12345"),
-                entry("bin", 0o120_777, (0, 0), "usr/bin"),
-                entry(TRAILER, 0, (0, 0), ""),
+                entry("dev", 0o40755, 0, (0, 0), ""),
+                entry("dev/console", 0o20600, 0, (5, 1), ""),
+                entry("init", 0o100_755, 7, (0, 0), "12345"),
+                entry("bin", 0o120_777, 0, (0, 0), "usr/bin"),
+                entry(TRAILER, 0, 0, (0, 0), ""),
             ]
         );
     }

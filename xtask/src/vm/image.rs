@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::BufWriter;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,6 +31,10 @@ const FILES: [&str; 6] = [
     "/etc/services",
     "/etc/ssl/openssl.cnf",
 ];
+
+/// Parts of Python's library that are large and of no use here, by how their names begin.
+const LEFT_OUT: [&str; 6] =
+    ["config-3", "dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data"];
 
 /// What servers are built to expect, and where init mounts.
 const DIRECTORIES: [&str; 11] = [
@@ -72,11 +76,17 @@ pub(super) fn write(path: &Path, built: &Built, modules: &[Module], run: &Run<'_
     for program in PROGRAMS.into_iter().filter_map(shell::find) {
         tree.program(&program, &program)?;
     }
-    for command in &built.commands {
-        tree.program(command, command)?;
+    // The system's: one of the user's own comes with whatever he has installed for it.
+    let python = Path::new("/usr/bin/python3");
+    if python.is_file() {
+        tree.program(python, python)?;
+        tree.everything_in(&python_library(python)?)?;
+    }
+    let scratch = tempfile::tempdir().context("cannot create a temporary directory")?;
+    for binary in built.commands.iter().chain(built.tests.iter().map(|test| &test.path)) {
+        tree.program(binary, &stripped(binary, scratch.path())?)?;
     }
     for test in &built.tests {
-        tree.program(&test.path, &test.path)?;
         tree.everything_in(&test.directory)?;
     }
     for (number, module) in modules.iter().enumerate() {
@@ -139,14 +149,17 @@ impl Tree {
         Ok(())
     }
 
-    /// A package's directory: its tests may read what lies in it.
+    /// A directory: of a package, whose tests may read what lies in it, or of Python's library.
     fn everything_in(&mut self, directory: &Path) -> Result<()> {
         let read = || -> std::io::Result<Vec<_>> { fs::read_dir(directory)?.collect() };
         let entries = read().with_context(|| format!("cannot read {}", directory.display()))?;
         self.directory(directory);
         for path in entries.into_iter().map(|entry| entry.path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
             if path.is_dir() {
-                self.everything_in(&path)?;
+                if !LEFT_OUT.iter().any(|prefix| name.starts_with(prefix)) {
+                    self.everything_in(&path)?;
+                }
             } else if path.is_file() {
                 self.file(&path, &path)?;
             }
@@ -194,10 +207,13 @@ impl Tree {
             let name = path.trim_start_matches('/');
             match entry {
                 Entry::Directory => archive.directory(name)?,
-                Entry::Content(mode, content) => archive.file(name, *mode, content)?,
+                Entry::Content(mode, content) => archive.file(name, *mode, 0, content)?,
                 Entry::Copy(source) => {
-                    let mode = fs::metadata(source)?.permissions().mode() & 0o7777;
-                    archive.file(name, mode, &fs::read(source)?)?;
+                    let metadata = fs::metadata(source)?;
+                    // Python compiles a file again that is not as old as it was.
+                    let changed = u32::try_from(metadata.mtime()).unwrap_or(0);
+                    let mode = metadata.mode() & 0o7777;
+                    archive.file(name, mode, changed, &fs::read(source)?)?;
                 }
             }
         }
@@ -206,6 +222,26 @@ impl Tree {
         archive.device("dev/console", (5, 1))?;
         archive.finish().map(drop)
     }
+}
+
+/// Where Python's own library is.
+fn python_library(python: &Path) -> Result<PathBuf> {
+    let ask = "import sysconfig; print(sysconfig.get_path('stdlib'))";
+    let output = Command::new(python).args(["-c", ask]).output();
+    let output = output.with_context(|| format!("cannot start {}", python.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().into())
+}
+
+/// A copy of a binary of ours without the tables for a debugger, nine tenths of it; itself where
+/// there is no strip(1). The names of functions stay, for backtraces.
+fn stripped(binary: &Path, scratch: &Path) -> Result<PathBuf> {
+    let copy = scratch.join(binary.file_name().unwrap_or_default());
+    let strip = "strip";
+    if shell::find(strip).is_none() {
+        return Ok(binary.to_owned());
+    }
+    shell::run(Command::new(strip).arg("--strip-debug").arg("-o").arg(&copy).arg(binary))?;
+    Ok(copy)
 }
 
 /// Where a path of this machine lies in the other, which has but one place for programs and

@@ -91,9 +91,12 @@ impl Machine {
             // QEMU takes a comma for the end of an option, and two for one comma.
             format!("file:{}", path.display().to_string().replace(',', ",,"))
         };
+        // The kernel unpacks the archive into at most half of its memory, beside the archive itself.
+        let size = fs::metadata(initramfs).with_context(|| initramfs.display().to_string())?.len();
+        let memory = format!("{}M", 2048 + 4 * (size >> 20));
         let mut qemu = Command::new(QEMU);
         // Emulation in software is the same everywhere, also where the machine is itself virtual.
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G"])
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &memory])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .arg("-kernel")
             .arg(&kernel.image)
@@ -223,9 +226,16 @@ fn parse(line: &[u8]) -> (Option<String>, Option<Event>) {
 
 /// Bad news of the kernel's own.
 fn is_complaint(line: &str) -> bool {
-    ["Kernel panic", "BUG: ", "Oops: ", "WARNING: ", "rcu: INFO: ", "INFO: task "]
-        .iter()
-        .any(|words| line.contains(words))
+    const COMPLAINTS: [&str; 7] = [
+        "BUG: ",
+        "INFO: task ",
+        "Initramfs unpacking failed",
+        "Kernel panic",
+        "Oops: ",
+        "WARNING: ",
+        "rcu: INFO: ",
+    ];
+    COMPLAINTS.iter().any(|words| line.contains(words))
 }
 
 /// What the kernel said from its first complaint on, which tells more than the end of a stack dump;
