@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         counts = test(&root, args)?;
         Ok(())
     })?;
-    if !args.quick && args.names.is_empty() {
+    if !args.quick && args.names.is_empty() && vm::is_possible() {
         steps.step("vm", || {
             counts += vm::run(&vm::Args::everything())?;
             Ok(())

@@ -26,13 +26,26 @@ pub(super) struct Built {
     pub(super) commands: Vec<PathBuf>,
 }
 
+/// What is built.
+#[derive(Clone, Copy)]
+pub(super) enum Scope {
+    /// The packages whose tests run, and no more.
+    Packages,
+    /// Everything: nothing, if `cargo xtask test` has just built it. For some packages alone cargo
+    /// would choose other features of what they depend on, and build that again.
+    Workspace,
+}
+
 /// Builds the tests of these packages, with every feature, as `cargo xtask test` does.
-pub(super) fn build(root: &Path, packages: &[String]) -> Result<Built> {
+pub(super) fn build(root: &Path, packages: &[String], scope: Scope) -> Result<Built> {
     let mut cargo = shell::cargo(root);
     cargo.args(["test", "--no-run", "--all-features"]);
     cargo.args(["--message-format", "json-render-diagnostics"]);
-    for package in packages {
-        cargo.args(["--package", package]);
+    match scope {
+        Scope::Workspace => _ = cargo.arg("--workspace"),
+        Scope::Packages => {
+            cargo.args(packages.iter().flat_map(|package| ["--package", package]));
+        }
     }
     let shown = shell::show(&cargo);
     // What cargo says to people goes on to stderr.
@@ -42,7 +55,7 @@ pub(super) fn build(root: &Path, packages: &[String]) -> Result<Built> {
         bail!("`{shown}` failed: {}", output.status);
     }
     let messages = String::from_utf8(output.stdout).context("cargo's messages are not UTF-8")?;
-    let built = parse(&messages)?;
+    let built = parse(&messages, packages)?;
     if built.tests.is_empty() {
         bail!("`{shown}` built no tests");
     }
@@ -74,7 +87,7 @@ struct Profile {
     test: bool,
 }
 
-fn parse(messages: &str) -> Result<Built> {
+fn parse(messages: &str, packages: &[String]) -> Result<Built> {
     let mut built = Built::default();
     for line in messages.lines().filter(|line| !line.is_empty()) {
         let message: Message = serde_json::from_str(line)
@@ -85,9 +98,13 @@ fn parse(messages: &str) -> Result<Built> {
             continue;
         };
         let kind = target.kind.first().map_or("", String::as_str);
+        let directory = manifest_path.parent().context("a manifest without a directory")?;
+        // Each package of the workspace has its name from its directory.
+        let package = directory.file_name().unwrap_or_default().to_string_lossy();
+        if !packages.iter().any(|wanted| *wanted == package) {
+            continue;
+        }
         if profile.test {
-            let directory = manifest_path.parent().context("a manifest without a directory")?;
-            let package = directory.file_name().unwrap_or_default().to_string_lossy();
             let name = match kind {
                 "test" => format!("{package} tests/{}", target.name),
                 kind => format!("{package} {kind}"),
@@ -109,8 +126,9 @@ mod tests {
     #[test]
     fn binaries_are_told_apart() {
         let artifact = |kind: &str, name: &str, test: bool, executable: &str| {
+            let package = if name == "other" { "other" } else { "p" };
             format!(
-                r#"{{"reason":"compiler-artifact","package_id":"x","manifest_path":"/w/crates/p/Cargo.toml",
+                r#"{{"reason":"compiler-artifact","package_id":"x","manifest_path":"/w/crates/{package}/Cargo.toml",
                 "target":{{"kind":["{kind}"],"name":"{name}","edition":"2024"}},
                 "profile":{{"opt_level":"0","test":{test}}},"executable":{executable},"fresh":true}}"#
             )
@@ -120,12 +138,13 @@ mod tests {
             artifact("test", "steer", true, r#""/t/steer-1""#),
             artifact("lib", "p", true, r#""/t/p-1""#),
             artifact("lib", "p", false, "null"),
+            artifact("test", "other", true, r#""/t/other-1""#),
             artifact("bin", "p", false, r#""/t/p""#),
             artifact("example", "e", false, r#""/t/e""#),
             r#"{"reason":"build-script-executed","package_id":"x"}"#.to_owned(),
             r#"{"reason":"build-finished","success":true}"#.to_owned(),
         ];
-        let built = parse(&messages.join("\n")).unwrap();
+        let built = parse(&messages.join("\n"), &["p".to_owned()]).unwrap();
         let names: Vec<_> = built.tests.iter().map(|test| test.name.as_str()).collect();
         assert_eq!(names, ["p lib", "p tests/steer"]);
         assert_eq!(built.tests[0].path, Path::new("/t/p-1"));

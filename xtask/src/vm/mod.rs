@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use self::binaries::Scope;
 use crate::counts::Counts;
 use crate::{prepare, shell};
 
@@ -32,7 +33,8 @@ const PASSED_ON: [&str; 6] =
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Boot this kernel image instead of Debian's
+    /// Boot this kernel image instead of Debian's; it needs BPF, BTF, IPv6, cgroups and a serial
+    /// console
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// The modules of that kernel: its /lib/modules/VERSION [default: all is built in]
@@ -50,10 +52,12 @@ pub(crate) struct Args {
     /// Options for the test binaries, such as --test-threads=1
     #[arg(last = true, value_name = "LIBTEST ARGS")]
     libtest: Vec<String>,
+    #[arg(skip = Scope::Packages)]
+    scope: Scope,
 }
 
 impl Args {
-    /// What `cargo xtask test` runs.
+    /// What `cargo xtask test` runs, when it has built the whole workspace.
     pub(crate) fn everything() -> Self {
         Self {
             kernel: None,
@@ -62,13 +66,19 @@ impl Args {
             timeout: 900,
             names: Vec::new(),
             libtest: Vec::new(),
+            scope: Scope::Workspace,
         }
     }
 }
 
+/// Whether the emulated machine, an x86-64 one, can run this machine's binaries.
+pub(crate) fn is_possible() -> bool {
+    std::env::consts::ARCH == "x86_64"
+}
+
 /// Builds the tests, boots the kernel, runs them there and reports them.
 pub(crate) fn run(args: &Args) -> Result<Counts> {
-    if std::env::consts::ARCH != "x86_64" {
+    if !is_possible() {
         bail!("the emulated machine is an x86-64 one, which cannot run this machine's binaries");
     }
     let start = Instant::now();
@@ -79,7 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<Counts> {
         Some(image) => kernel::given(image, args.modules.as_deref())?,
         None => kernel::debian(&directory.join("kernel"))?,
     };
-    let built = binaries::build(&root, &args.packages)?;
+    let built = binaries::build(&root, &args.packages, args.scope)?;
 
     std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     let initramfs = directory.join("initramfs.cpio");
