@@ -14,6 +14,7 @@ use aya_obj::relocation::EbpfRelocationError;
 use aya_obj::{EbpfSectionKind, Object, ParseError, ProgramSection, VerifierLog};
 use thiserror::Error;
 
+use crate::btf::KernelBtf;
 use crate::maps::{Map, MapData, MapError};
 use crate::programs::{
     BtfTracePoint, Iter, Program, ProgramData, ProgramError, SkReuseport, UnsupportedProgram,
@@ -104,13 +105,13 @@ impl<'a, T: Pod> From<&'a T> for GlobalData<'a> {
     }
 }
 
-/// Where the kernel's own types come from. Parsing them takes 20 ms: only objects that need them
-/// pay for it.
+/// Where the kernel's own types come from.
 #[derive(Debug)]
-enum KernelBtf<'a> {
+enum Types<'a> {
     /// From /sys/kernel/btf/vmlinux, if an object needs them.
     WhenNeeded,
-    Given(&'a Btf),
+    Parsed(&'a Btf),
+    Raw(&'a KernelBtf),
     None,
 }
 
@@ -131,7 +132,7 @@ enum KernelBtf<'a> {
 /// ```
 #[derive(Debug)]
 pub struct EbpfLoader<'a> {
-    btf: KernelBtf<'a>,
+    btf: Types<'a>,
     globals: HashMap<&'a str, (&'a [u8], bool)>,
     max_entries: HashMap<&'a str, u32>,
     pin_directory: Option<PathBuf>,
@@ -150,7 +151,7 @@ impl<'a> EbpfLoader<'a> {
     /// A loader that takes objects as they are.
     pub fn new() -> Self {
         Self {
-            btf: KernelBtf::WhenNeeded,
+            btf: Types::WhenNeeded,
             globals: HashMap::new(),
             max_entries: HashMap::new(),
             pin_directory: None,
@@ -163,7 +164,13 @@ impl<'a> EbpfLoader<'a> {
     /// Takes the kernel's types from `btf`, or from nowhere. By default they are read from
     /// `/sys/kernel/btf/vmlinux` if the object needs them.
     pub fn btf(&mut self, btf: Option<&'a Btf>) -> &mut Self {
-        self.btf = btf.map_or(KernelBtf::None, KernelBtf::Given);
+        self.btf = btf.map_or(Types::None, Types::Parsed);
+        self
+    }
+
+    /// Takes the kernel's types from `btf`, of which only what the object needs is parsed.
+    pub fn kernel_btf(&mut self, btf: &'a KernelBtf) -> &mut Self {
+        self.btf = Types::Raw(btf);
         self
     }
 
@@ -244,7 +251,7 @@ impl<'a> EbpfLoader<'a> {
         let mut object = parse(data)?;
         object.patch_map_data(self.globals.clone())?;
         let btf = self.load_btf(&mut object)?;
-        self.relocate_to_kernel(&mut object)?;
+        self.relocate_to_kernel(&mut object, data)?;
         let maps = self.create_maps(&mut object, btf.as_deref())?;
         let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
         object.relocate_maps(
@@ -304,17 +311,18 @@ impl<'a> EbpfLoader<'a> {
     }
 
     /// Adapts the programs to where this kernel has the fields that they read (CO-RE).
-    fn relocate_to_kernel(&self, object: &mut Object) -> Result<(), EbpfError> {
+    fn relocate_to_kernel(&self, object: &mut Object, data: &[u8]) -> Result<(), EbpfError> {
         if !object.has_btf_relocations() {
             return Ok(());
         }
         match self.btf {
-            KernelBtf::Given(btf) => object.relocate_btf(btf)?,
-            KernelBtf::None => return Err(EbpfError::NoBTF),
-            KernelBtf::WhenNeeded => {
-                let btf = kernel_btf()?;
-                object.relocate_btf(&btf)?;
+            Types::Parsed(btf) => object.relocate_btf(btf)?,
+            Types::Raw(btf) => object.relocate_btf(&btf.for_object(data)?)?,
+            Types::WhenNeeded => {
+                let btf = KernelBtf::from_sys_fs()?;
+                object.relocate_btf(&btf.for_object(data)?)?;
             }
+            Types::None => return Err(EbpfError::NoBTF),
         }
         Ok(())
     }
@@ -422,17 +430,6 @@ fn parse(data: &[u8]) -> Result<Object, EbpfError> {
     let bytes = zerocopy::IntoBytes::as_mut_bytes(aligned.as_mut_slice());
     bytes[..data.len()].copy_from_slice(data);
     Ok(Object::parse(&bytes[..data.len()])?)
-}
-
-/// The kernel's own types.
-fn kernel_btf() -> Result<Btf, EbpfError> {
-    match Btf::from_sys_fs() {
-        Ok(btf) => Ok(btf),
-        Err(BtfError::FileError { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-            Err(EbpfError::NoBTF)
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The number of elements, where it is not simply what the object says.

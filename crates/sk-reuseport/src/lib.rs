@@ -40,6 +40,7 @@
 //! too (before Linux 5.8: CAP_SYS_ADMIN for all of it).
 
 mod bpf;
+mod btf;
 #[cfg(any(test, feature = "fault-injection"))]
 pub mod fault;
 mod hint;
@@ -51,7 +52,8 @@ pub mod sys;
 pub mod util;
 
 pub use aya_obj::VerifierLog;
-pub use aya_obj::btf::{Btf, BtfError};
+pub use aya_obj::btf::{Btf, BtfError, BtfKind};
 pub use aya_obj::maps::PinningType;
 pub use bpf::{Ebpf, EbpfError, EbpfLoader, GlobalData, VerifierLogLevel};
+pub use btf::{KernelBtf, KernelTypes};
 pub use sys::Pod;

@@ -28,7 +28,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 use sk_reuseport::programs::Iter;
-use sk_reuseport::{Btf, Ebpf, EbpfLoader};
+use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::Group;
@@ -48,8 +48,8 @@ const TRIED: &str = "cannot list sockets";
 
 /// Lists the host's groups with BPF iterators.
 ///
-/// Loading takes a while (the kernel's type information is parsed once); keep the observer and ask
-/// it again. Listing needs `CAP_BPF` and `CAP_PERFMON` in the initial user namespace, and neither
+/// Loading costs more than listing (the kernel's types are looked through); keep the observer and
+/// ask it again. Listing needs `CAP_BPF` and `CAP_PERFMON` in the initial user namespace, and neither
 /// `CAP_SYS_PTRACE` nor `CAP_NET_ADMIN`. Linux 5.12 with `CONFIG_DEBUG_INFO_BTF`.
 ///
 /// # Example
@@ -81,8 +81,8 @@ impl Observer {
                 .because(format!("there is no {VMLINUX_BTF}"))
                 .remedy("this kernel was built without CONFIG_DEBUG_INFO_BTF: use one with it"));
         }
-        let btf = Btf::from_sys_fs().map_err(failed)?;
-        let mut programs = EbpfLoader::new().btf(Some(&btf)).load(OBJECT).map_err(failed)?;
+        let btf = KernelBtf::from_sys_fs().map_err(failed)?;
+        let mut programs = EbpfLoader::new().kernel_btf(&btf).load(OBJECT).map_err(failed)?;
         for name in ["members", "watches"] {
             iterator(&mut programs, name)?.load("task_file", &btf).map_err(failed)?;
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use sk_reuseport::maps::{Array, MapData, MappedArray, SkStorage};
 use sk_reuseport::programs::{BtfTracePoint, FdLink, ProgramError};
-use sk_reuseport::{Btf, Ebpf, EbpfLoader};
+use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 
 use super::bpffs::{self, Root};
 use super::layout::{HOST_MEMBERS, HostMember, Mark, NO_HOST_MEMBER};
@@ -143,7 +143,7 @@ fn map<M: TryFrom<sk_reuseport::maps::Map, Error = sk_reuseport::maps::MapError>
 
 /// Loads and attaches the program that counts, and pins the attachment.
 fn attach_counting(ebpf: &mut Ebpf, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let btf = Btf::from_sys_fs()?;
+    let btf = KernelBtf::from_sys_fs()?;
     let program: &mut BtfTracePoint =
         ebpf.program_mut("count_open").ok_or(ProgramError::NotLoaded)?.try_into()?;
     program.load(TRACEPOINT, &btf)?;

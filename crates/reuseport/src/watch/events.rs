@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sk_reuseport::maps::{MapData, MapError, RingBuf};
 use sk_reuseport::programs::iter::IterLink;
 use sk_reuseport::programs::{BtfTracePoint, Iter, ProgramError};
-use sk_reuseport::{Btf, Ebpf, EbpfLoader};
+use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::group::{GroupKey, Protocol};
@@ -78,9 +78,9 @@ impl Events {
             if key.protocol == Protocol::Udp && key.netns.cookie != own.cookie {
                 return Ok(Self::Clock(UDP_ELSEWHERE_INTERVAL));
             }
-            let btf = Btf::from_sys_fs()?;
+            let btf = KernelBtf::from_sys_fs()?;
             let mut programs = EbpfLoader::new()
-                .btf(Some(&btf))
+                .kernel_btf(&btf)
                 .override_global("PORT", &key.address.port(), true)
                 .load(OBJECT)?;
             match key.protocol {
@@ -111,7 +111,7 @@ impl Events {
 }
 
 impl TcpEvents {
-    fn start(mut programs: Ebpf, btf: &Btf) -> Result<Self, ProgramError> {
+    fn start(mut programs: Ebpf, btf: &KernelBtf) -> Result<Self, ProgramError> {
         let ring = programs.take_map("events").ok_or(MapError::KeyNotFound)?;
         let ring = RingBuf::try_from(ring)?;
         let program: &mut BtfTracePoint =

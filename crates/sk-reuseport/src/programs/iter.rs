@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use aya_obj::btf::{Btf, BtfKind};
+use aya_obj::btf::BtfKind;
 use aya_obj::generated::{bpf_attach_type::BPF_TRACE_ITER, bpf_prog_type::BPF_PROG_TYPE_TRACING};
 
 use super::data::{ProgramData, syscall};
 use super::links::{FdLink, LinkError, Links, define_link};
 use super::{ProgramError, ProgramType};
+use crate::btf::KernelTypes;
 use crate::sys::{self, SyscallError};
 
 /// A program that the kernel runs on each task, socket, map element, ... when its file is read.
@@ -55,7 +56,7 @@ impl Iter {
     /// # Errors
     ///
     /// If the kernel has no such iterator, or refuses the program.
-    pub fn load(&mut self, iter_type: &str, btf: &Btf) -> Result<(), ProgramError> {
+    pub fn load(&mut self, iter_type: &str, btf: &impl KernelTypes) -> Result<(), ProgramError> {
         let id = btf.id_by_type_name_kind(&format!("bpf_iter_{iter_type}"), BtfKind::Func)?;
         self.data.load(BPF_PROG_TYPE_TRACING, Some(BPF_TRACE_ITER), Some(id))
     }

@@ -2,12 +2,13 @@
 
 use std::os::fd::AsFd as _;
 
-use aya_obj::btf::{Btf, BtfKind};
+use aya_obj::btf::BtfKind;
 use aya_obj::generated::{bpf_attach_type::BPF_TRACE_RAW_TP, bpf_prog_type::BPF_PROG_TYPE_TRACING};
 
 use super::data::{ProgramData, syscall};
 use super::links::{FdLink, Links, define_link};
 use super::{ProgramError, ProgramType};
+use crate::btf::KernelTypes;
 use crate::sys;
 
 /// A program that runs at a tracepoint of the kernel and sees its arguments with their types.
@@ -53,7 +54,7 @@ impl BtfTracePoint {
     /// # Errors
     ///
     /// If the kernel has no such tracepoint, or refuses the program.
-    pub fn load(&mut self, tracepoint: &str, btf: &Btf) -> Result<(), ProgramError> {
+    pub fn load(&mut self, tracepoint: &str, btf: &impl KernelTypes) -> Result<(), ProgramError> {
         let id = btf.id_by_type_name_kind(&format!("btf_trace_{tracepoint}"), BtfKind::Typedef)?;
         self.data.load(BPF_PROG_TYPE_TRACING, Some(BPF_TRACE_RAW_TP), Some(id))
     }

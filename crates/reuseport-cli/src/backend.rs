@@ -1,0 +1,181 @@
+//! The one place where the command meets the library: finding the group that the user means, and
+//! the operations on it. Prints nothing.
+
+use std::net::TcpListener;
+
+use anyhow::{Context, Result};
+use reuseport::group::{Group, GroupKey};
+use reuseport::id::{Cookie, Slot, Weight};
+use reuseport::status::GroupStatus;
+use reuseport::{Attach, Balancer, Decide, GroupSpec, Host, Policy};
+
+/// Which group the user means.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) group: GroupSpec,
+    /// The inode number of the only network namespace to look at; None: all of them.
+    pub(crate) netns: Option<u32>,
+}
+
+impl Target {
+    /// The group, as the kernel has it now.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or more than one and none of them in our own network namespace.
+    pub(crate) fn find(&self, host: &Host) -> Result<Group> {
+        let mut groups = host.groups()?;
+        if let Some(inode) = self.netns {
+            groups.retain(|group| group.key.netns.inode == inode);
+        }
+        Ok(self.group.choose(&groups, Some(host.own_netns()?.cookie))?.clone())
+    }
+}
+
+/// Everything about every group, in one namespace or in all.
+///
+/// # Errors
+///
+/// If we may not look.
+pub(crate) fn statuses(netns: Option<u32>) -> Result<Vec<GroupStatus>> {
+    let mut statuses = Host::open()?.statuses()?;
+    if let Some(inode) = netns {
+        statuses.retain(|status| status.group.key.netns.inode == inode);
+    }
+    Ok(statuses)
+}
+
+/// Everything about one group.
+///
+/// # Errors
+///
+/// If there is none, or more than one.
+pub(crate) fn status(target: &Target) -> Result<GroupStatus> {
+    let host = Host::open()?;
+    let group = target.find(&host)?;
+    Ok(host.status(&group.key)?)
+}
+
+/// Takes our program off; returns what from.
+///
+/// # Errors
+///
+/// If nothing of ours is attached there.
+pub(crate) fn detach(target: &Target) -> Result<GroupKey> {
+    let host = Host::open()?;
+    let group = target.find(&host)?;
+    reuseport::detach(&host, &group.key)?;
+    Ok(group.key)
+}
+
+/// The group of this process's own listeners, which are steered for as long as it says: the demo's.
+/// Dropping it detaches.
+#[derive(Debug)]
+pub(crate) struct OwnGroup {
+    host: Host,
+    key: GroupKey,
+    /// The listeners' cookies, in their order.
+    cookies: Vec<Cookie>,
+    balancer: Option<Balancer>,
+}
+
+/// How often the program picked each listener, and how often none.
+#[derive(Debug)]
+pub(crate) struct Picks {
+    /// In the order of the listeners.
+    pub(crate) members: Vec<u64>,
+    /// Choices that were left to the kernel.
+    pub(crate) left_to_kernel: u64,
+}
+
+impl OwnGroup {
+    /// The group of these listeners.
+    ///
+    /// # Errors
+    ///
+    /// If we may not look for it.
+    pub(crate) fn find<'a>(listeners: impl Iterator<Item = &'a TcpListener>) -> Result<Self> {
+        let cookies: Vec<Cookie> = listeners.map(cookie).collect::<Result<_>>()?;
+        let host = Host::open()?;
+        let ours = |group: &Group| cookies.iter().any(|cookie| group.member(*cookie).is_some());
+        let group = host.groups()?.into_iter().find(ours);
+        let key = group.context("cannot find our own listeners among the host's groups")?.key;
+        Ok(Self { host, key, cookies, balancer: None })
+    }
+
+    /// Lets a policy decide.
+    ///
+    /// # Errors
+    ///
+    /// As `attach`.
+    pub(crate) fn attach(&mut self, policy: Policy) -> Result<()> {
+        let attach = Attach { decide: Some(Decide::Policy(policy)), ..Attach::default() };
+        let (balancer, _) = Balancer::attach(&self.host, &self.key, &attach)?;
+        self.balancer = Some(balancer);
+        Ok(())
+    }
+
+    /// Gives the listeners these weights, in their order.
+    ///
+    /// # Errors
+    ///
+    /// If nothing is attached.
+    pub(crate) fn set_weights(&self, weights: &[Weight]) -> Result<()> {
+        let status = self.host.status(&self.key)?;
+        let slot = |cookie: &Cookie| -> Option<Slot> {
+            let member = status.members.iter().find(|m| m.member.cookie == *cookie)?;
+            Some(member.enrolment.as_ref()?.slot)
+        };
+        let slots = self.cookies.iter().map(slot);
+        let weights: Option<Vec<(Slot, Weight)>> =
+            slots.zip(weights).map(|(slot, weight)| Some((slot?, *weight))).collect();
+        let weights = weights.context("cannot set weights: a listener has no slot")?;
+        let balancer = self.balancer.as_ref().context("cannot set weights: nothing is attached")?;
+        Ok(balancer.set_weights(&self.host, &weights)?)
+    }
+
+    /// What the kernel program counted so far.
+    ///
+    /// # Errors
+    ///
+    /// If the counters cannot be read.
+    pub(crate) fn picks(&self) -> Result<Picks> {
+        let status = self.host.status(&self.key)?;
+        let picks = |cookie: &Cookie| {
+            let member = status.members.iter().find(|m| m.member.cookie == *cookie)?;
+            member.enrolment.as_ref()?.picks
+        };
+        let members: Option<Vec<u64>> = self.cookies.iter().map(picks).collect();
+        let left = status.counters.iter().find(|c| c.reason == "fallback_kernel");
+        Ok(Picks {
+            members: members.context("cannot read the program's counters: nothing is attached")?,
+            left_to_kernel: left.map_or(0, |counter| counter.count),
+        })
+    }
+
+    /// Lets the kernel's hash decide again. Nothing to do if it does already.
+    ///
+    /// # Errors
+    ///
+    /// As `detach`.
+    pub(crate) fn detach(&mut self) -> Result<()> {
+        match self.balancer.take() {
+            Some(balancer) => Ok(balancer.detach(&self.host)?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for OwnGroup {
+    fn drop(&mut self) {
+        if let Err(error) = self.detach() {
+            tracing::warn!("{error:#}");
+        }
+    }
+}
+
+fn cookie(listener: &TcpListener) -> Result<Cookie> {
+    let cookie = rustix::net::sockopt::socket_cookie(listener)
+        .context("cannot ask for a listener's cookie (SO_COOKIE)")?;
+    Cookie::new(cookie).context("the kernel gave a listener no cookie")
+}

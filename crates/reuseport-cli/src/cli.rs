@@ -1,0 +1,119 @@
+//! The command line: its verbs and what they have in common. Each verb's own options are in its file
+//! below [`verb`](crate::verb).
+
+use anyhow::Result;
+use clap::builder::Styles;
+use clap::{Args, Parser, Subcommand};
+use reuseport::spec::GroupSpec;
+
+use crate::backend::Target;
+use crate::netns;
+use crate::verb::{attach, completions, demo, detach, ls, man, show};
+
+/// Choose which of a server's SO_REUSEPORT sockets gets each connection
+///
+/// Several sockets can listen on one address and port if each sets SO_REUSEPORT: nginx, HAProxy,
+/// unbound and many others run their workers so. The kernel deals connections and datagrams among
+/// such a group of sockets by a hash, blindly. This command shows the groups on the host, and lets
+/// an eBPF program decide instead, for servers that run already and need not be changed.
+///
+/// No daemon is needed: the program and its tables live in the kernel, pinned below
+/// /sys/fs/bpf/reuseport, and stay until `detach`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "reuseport",
+    version,
+    max_term_width = 80,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
+    styles = STYLES,
+    after_long_help = AFTER_HELP,
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const STYLES: Styles = Styles::styled()
+    .header(crate::output::BOLD)
+    .usage(crate::output::BOLD)
+    .literal(crate::output::GOOD)
+    .placeholder(crate::output::PLAIN);
+
+const AFTER_HELP: &str = "\
+Examples:
+  reuseport demo                                  see what it is about
+  reuseport ls                                    which groups there are
+  reuseport attach :8080 --policy round-robin     steer one
+  reuseport show :8080                            who gets how much
+  reuseport detach :8080                          as it was before
+
+Rights:
+  Root, or CAP_BPF (programs), CAP_PERFMON (finding sockets) and
+  CAP_SYS_PTRACE (reaching the sockets of other users' processes), with the
+  right to write below /sys/fs/bpf.
+
+Environment:
+  REUSEPORT_LOG   what to log on standard error: error, warn (the default),
+                  info, debug, trace; or by module, as in `reuseport=debug`
+  NO_COLOR        if not empty, no colours; there are none but on a terminal
+
+Exit status:
+  0   done
+  1   the answer is no: no such group, nothing attached
+  2   wrong usage, or a failure; one line on standard error says what was
+      tried, what the kernel said, and what to do
+";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Ls(ls::Ls),
+    Show(show::Show),
+    Attach(attach::Attach),
+    Detach(detach::Detach),
+    Demo(demo::Demo),
+    Completions(completions::Completions),
+    Man(man::Man),
+}
+
+/// Which group a verb is about.
+#[derive(Debug, Args)]
+pub(crate) struct GroupArgs {
+    /// The group: PROTOCOL:ADDRESS:PORT, or less if that names one group only
+    ///
+    /// As `ls` prints it: tcp:127.0.0.1:8080, udp:[::]:53, tcp:0.0.0.0%eth0:80. Parts that are not
+    /// needed can be left out: tcp::8080 or :8080 where one group matches. An address is meant
+    /// literally; * means either wildcard.
+    #[arg(value_name = "GROUP")]
+    pub(crate) group: GroupSpec,
+
+    #[command(flatten)]
+    pub(crate) netns: NetnsArgs,
+}
+
+/// Which network namespaces a verb looks at.
+#[derive(Debug, Args)]
+pub(crate) struct NetnsArgs {
+    /// Look only at this network namespace
+    ///
+    /// By the name that `ip netns` gives it, or by its inode number, as `ls --json` and `lsns`
+    /// print it. Without this, all namespaces are looked at, the caller's own first.
+    #[arg(long, value_name = "NAME|INODE")]
+    pub(crate) netns: Option<String>,
+}
+
+impl GroupArgs {
+    /// The group that the user means, its namespace looked up.
+    pub(crate) fn target(self) -> Result<Target> {
+        Ok(Target { netns: self.netns.resolve()?, group: self.group })
+    }
+}
+
+impl NetnsArgs {
+    /// The inode number of the namespace; None: all of them.
+    pub(crate) fn resolve(&self) -> Result<Option<u32>> {
+        self.netns.as_deref().map(netns::resolve).transpose()
+    }
+}

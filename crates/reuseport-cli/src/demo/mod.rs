@@ -1,0 +1,203 @@
+//! `reuseport demo`: the whole story in half a minute, with nothing set up.
+//!
+//! A server of four workers on loopback, one of them ten times slower than the others, under a
+//! steady load: first the kernel's hash decides, then our program, then our program with the slow
+//! worker's weight cut. The server and its clients are in this process ([`server`], [`load`]), the
+//! program is steered through [`backend`](crate::backend) like any other group's, and everything
+//! shown ([`report`]) was measured. What it attaches it detaches, on ^C too.
+
+mod load;
+mod report;
+mod screen;
+mod server;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reuseport::Policy;
+use reuseport::id::Weight;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::backend::OwnGroup;
+use crate::output::BOLD;
+use load::Plan;
+use report::{Round, WorkerRound};
+use screen::Screen;
+use server::{Server, WorkerSpec};
+
+/// An answer's time, and the slow worker's.
+const SERVICE: Duration = Duration::from_millis(2);
+const SLOW_SERVICE: Duration = Duration::from_millis(20);
+/// Of four workers, the last is slow.
+const WORKERS: usize = 4;
+const SLOW: usize = WORKERS - 1;
+/// A fourth of it keeps the slow worker busy for 0.9 of its time: all goes well as long as
+/// connections come evenly, and a queue grows where they come in clumps.
+const RATE: u32 = 180;
+/// More than ever wait at once.
+const CLIENTS: usize = 96;
+
+const FULL: Weight = weight(10);
+const A_TENTH: Weight = weight(1);
+
+const fn weight(weight: u16) -> Weight {
+    match Weight::new(weight) {
+        Some(weight) => weight,
+        None => Weight::MAX,
+    }
+}
+
+/// What decides in a round, and how it is called.
+struct Stage {
+    name: &'static str,
+    title: &'static str,
+    /// The workers' weights under our program; None: no program.
+    weights: Option<[Weight; WORKERS]>,
+}
+
+const STAGES: [Stage; 3] = [
+    Stage {
+        name: "kernel hash",
+        title: "the kernel's own hash, no program attached",
+        weights: None,
+    },
+    Stage {
+        name: "round-robin",
+        title: "`reuseport` round-robin: a program in the kernel picks one worker after the other",
+        weights: Some([FULL; WORKERS]),
+    },
+    Stage {
+        name: "round-robin, weighted",
+        title: "the same, with the slow worker's weight cut to a tenth",
+        weights: Some([FULL, FULL, FULL, A_TENTH]),
+    },
+];
+
+/// Runs the demo, each round for so many seconds.
+///
+/// # Errors
+///
+/// If the program cannot be loaded or attached (this needs the rights that `attach` needs), or a
+/// signal ended the demo early. Nothing is left behind in either case.
+pub(crate) fn run(seconds: u32) -> Result<()> {
+    let stop = stop_on_signals()?;
+    let mut screen = Screen::of_stdout();
+    let server = Server::start(&specs()).context("cannot start the demo's server")?;
+    let mut group = OwnGroup::find(server.listeners())?;
+    // What cannot be attached should say so now and not after the first round.
+    group.attach(Policy::RoundRobin)?;
+    group.detach()?;
+
+    screen.print(&introduction(&server, seconds))?;
+    let mut rounds = Vec::new();
+    for (index, stage) in STAGES.iter().enumerate() {
+        screen.print(&format!(
+            "\n{BOLD}{} of {}: {}{BOLD:#}\n",
+            index + 1,
+            STAGES.len(),
+            stage.title,
+        ))?;
+        if let Some(weights) = stage.weights {
+            group.attach(Policy::RoundRobin)?;
+            group.set_weights(&weights)?;
+        }
+        let round = measure(stage, &server, &group, seconds, &stop, &mut screen)?;
+        let table = report::workers(&round, screen.width());
+        screen.print(&(table + &report::remarks(&round)))?;
+        rounds.push(round);
+        if stop.load(Ordering::Relaxed) {
+            group.detach()?;
+            bail!("the demo was interrupted; its program is detached and its server gone");
+        }
+    }
+    group.detach()?;
+    screen.print(&format!("\n{}\n", report::summary(&rounds, screen.width())))?;
+    screen.print(&report::conclusion(&rounds))?;
+    screen.print(
+        "\nNothing is left behind: the program is detached, the server gone. To do this to a server\n\
+         that runs: `reuseport ls`, then `reuseport attach GROUP --policy round-robin`.\n",
+    )?;
+    Ok(())
+}
+
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .context("cannot watch for ^C, so that nothing would be left behind")?;
+    }
+    Ok(stop)
+}
+
+fn specs() -> [WorkerSpec; WORKERS] {
+    std::array::from_fn(|w| WorkerSpec { service: if w == SLOW { SLOW_SERVICE } else { SERVICE } })
+}
+
+fn introduction(server: &Server, seconds: u32) -> String {
+    format!(
+        "A server on {}: {WORKERS} workers with a listener each (SO_REUSEPORT), {} ms for an \
+         answer;\nworker {SLOW} takes {} ms. {RATE} connections/s come in, for {seconds} s each \
+         time. A latency counts from\nwhen its connection was due.\n",
+        server.address(),
+        SERVICE.as_millis(),
+        SLOW_SERVICE.as_millis(),
+    )
+}
+
+/// One round of load, and who got what of it.
+fn measure(
+    stage: &Stage,
+    server: &Server,
+    group: &OwnGroup,
+    seconds: u32,
+    stop: &AtomicBool,
+    screen: &mut Screen,
+) -> Result<Round> {
+    let steered = stage.weights.is_some();
+    let picks_before = if steered { Some(group.picks()?) } else { None };
+    let before = server.accepted();
+    let plan = Plan {
+        target: server.address(),
+        rate: RATE,
+        connections: RATE * seconds,
+        clients: CLIENTS,
+    };
+    let outcome = load::run(&plan, stop, || {
+        let round = blank(stage, &server.accepted(), &before);
+        // What cannot be drawn now is drawn, or fails, at the end of the round.
+        let _ = screen.show(&report::workers(&round, screen.width()));
+    });
+    let mut round = blank(stage, &server.accepted(), &before);
+    round.add(outcome);
+    if let Some(before) = picks_before {
+        let after = group.picks()?;
+        for (worker, (before, after)) in
+            round.workers.iter_mut().zip(before.members.iter().zip(&after.members))
+        {
+            worker.picks = Some(after - before);
+        }
+        round.left_to_kernel = Some(after.left_to_kernel - before.left_to_kernel);
+    }
+    Ok(round)
+}
+
+/// A round of which only the workers' own counts are known yet.
+fn blank(stage: &Stage, accepted: &[u64], before: &[u64]) -> Round {
+    let workers = specs().into_iter().enumerate().map(|(w, spec)| WorkerRound {
+        service: spec.service,
+        weight: stage.weights.map(|weights| weights[w].get()),
+        accepted: accepted[w] - before[w],
+        picks: None,
+        latencies: Vec::new(),
+    });
+    Round {
+        name: stage.name,
+        workers: workers.collect(),
+        latencies: Vec::new(),
+        failed: 0,
+        lags: Vec::new(),
+        left_to_kernel: None,
+    }
+}

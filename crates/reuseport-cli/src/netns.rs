@@ -1,0 +1,72 @@
+//! Network namespaces by the names and numbers that people use: `ip netns` names and inode numbers.
+//!
+//! Enters none of them: the library sees all namespaces from wherever it is, and knows their names
+//! ([`netns_names`](reuseport::observe::netns_names)).
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Where `ip netns add` puts the names.
+const NAMED: &str = "/run/netns";
+
+/// The inode number of the caller's own namespace; None without /proc.
+pub(crate) fn own() -> Option<u32> {
+    inode(Path::new("/proc/self/ns/net"))
+}
+
+/// The inode number that `argument` means: that of the namespace which `ip netns` knows by this
+/// name, else the argument itself if it is a number.
+///
+/// # Errors
+///
+/// If it is neither.
+pub(crate) fn resolve(argument: &str) -> Result<u32> {
+    resolve_in(Path::new(NAMED), argument)
+}
+
+fn resolve_in(named: &Path, argument: &str) -> Result<u32> {
+    let plain = !argument.is_empty() && !argument.contains('/') && !argument.starts_with('.');
+    let by_name = plain.then(|| inode(&named.join(argument))).flatten();
+    by_name.or_else(|| argument.parse().ok()).with_context(|| {
+        format!(
+            "no network namespace is named {argument:?}; `ip netns` and `lsns -t net` list them"
+        )
+    })
+}
+
+/// Namespaces' inode numbers have 32 bits (`struct ns_common`, `unsigned int inum`).
+fn inode(path: &Path) -> Option<u32> {
+    u32::try_from(fs::metadata(path).ok()?.ino()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_an_inode_and_a_name_is_looked_up() {
+        assert_eq!(resolve("4026531840").unwrap(), 4_026_531_840);
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("blue");
+        fs::write(&file, "").unwrap();
+        let expected = inode(&file).unwrap();
+        assert_eq!(resolve_in(directory.path(), "blue").unwrap(), expected);
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_or_that_leaves_the_directory_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["red", "", "..", "../../proc/self/ns/net"] {
+            let error = resolve_in(directory.path(), name).unwrap_err().to_string();
+            assert!(error.contains("ip netns"), "{error}");
+        }
+    }
+
+    #[test]
+    fn we_know_our_own() {
+        assert!(own().is_some());
+    }
+}

@@ -1,0 +1,73 @@
+//! Everything that goes to standard output: values as JSON, tables for people.
+//!
+//! Nothing here asks the kernel about groups; it is given values and returns or writes text.
+
+mod table;
+mod text;
+pub(crate) mod view;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+pub(crate) use table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
+pub(crate) use text::{ls, show};
+pub(crate) use words::{argument, count, percent};
+
+/// Who reads the output, and from where.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Reader {
+    /// The inode number of the network namespace that the command runs in, where known.
+    pub(crate) own_netns: Option<u32>,
+    /// The terminal's columns; None where nobody counts them.
+    pub(crate) width: Option<usize>,
+}
+
+impl Reader {
+    /// The reader of this process's standard output.
+    pub(crate) fn of_stdout() -> Self {
+        let size = terminal_size::terminal_size_of(io::stdout());
+        Self {
+            own_netns: crate::netns::own(),
+            width: size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0),
+        }
+    }
+}
+
+/// Writes `text` to standard output, its colours only where they are wanted: on a terminal, with
+/// NO_COLOR unset or empty.
+///
+/// # Errors
+///
+/// What the write said; a broken pipe is the caller's to forgive.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut stdout = anstream::AutoStream::auto(io::stdout().lock());
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Writes `bytes` to standard output as they are.
+///
+/// # Errors
+///
+/// What the write said.
+pub(crate) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
+/// Writes `value` as JSON, indented, with a newline at its end.
+///
+/// # Errors
+///
+/// What the write said.
+pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+    text.push('\n');
+    print_bytes(text.as_bytes())
+}

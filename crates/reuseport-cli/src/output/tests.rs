@@ -1,0 +1,244 @@
+//! What people and programs see of made-up groups, at fixed widths and without colour.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use reuseport::group::{Device, GroupKey, Holder, Protocol, Queue};
+use reuseport::id::{Cookie, Netns, Slot, Weight};
+use reuseport::status::{Enrolment, State};
+
+use super::view::{GroupLine, GroupView, Identity, MemberView, Program, ProgramKind, QueueView};
+use super::{Reader, ls, show};
+
+const OWN: Netns = Netns { cookie: 1, inode: 4_026_531_840 };
+const BLUE: Netns = Netns { cookie: 4097, inode: 4_026_532_200 };
+
+fn reader(width: usize) -> Reader {
+    Reader { own_netns: Some(OWN.inode), width: Some(width) }
+}
+
+fn plain(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
+}
+
+fn identity(protocol: Protocol, address: &str, netns: Netns) -> Identity {
+    let address: SocketAddr = address.parse().unwrap();
+    let key =
+        GroupKey { netns, protocol, address, v6only: address.is_ipv6(), device: None, uid: 33 };
+    Identity::new(&key, (netns == BLUE).then(|| "blue".to_owned()))
+}
+
+fn program(kind: ProgramKind, name: &str, id: Option<u32>) -> Option<Program> {
+    let policy = (kind == ProgramKind::Policy).then_some("round-robin");
+    Some(Program { id, name: name.to_owned(), kind, policy })
+}
+
+fn holders(pids: impl IntoIterator<Item = u32>, comm: &str, fd: u32) -> Vec<Holder> {
+    pids.into_iter().map(|pid| Holder { pid, fd, comm: comm.to_owned() }).collect()
+}
+
+fn line(identity: Identity, program: Option<Program>, members: usize) -> GroupLine {
+    let processes = holders(1201..1204, "nginx", 6);
+    GroupLine {
+        identity,
+        program,
+        members,
+        unsteered: 0,
+        pids: processes.iter().map(|h| h.pid).collect(),
+        queue: QueueView { waiting: 3, half_open: 1, limit: 1022 },
+        skew: None,
+        processes,
+    }
+}
+
+/// One group of each kind.
+fn groups() -> Vec<GroupLine> {
+    let ours = GroupLine {
+        unsteered: 2,
+        skew: Some(0.0125),
+        ..line(
+            identity(Protocol::Tcp, "127.0.0.1:8080", OWN),
+            program(ProgramKind::Policy, "select", Some(42)),
+            4,
+        )
+    };
+    let object = line(
+        identity(Protocol::Tcp, "[2001:db8:85a3::8a2e:370:7334]:443", OWN),
+        program(ProgramKind::Object, "my_select", Some(43)),
+        2,
+    );
+    let foreign = GroupLine {
+        queue: QueueView { waiting: 2304, half_open: 0, limit: 425_984 },
+        ..line(
+            identity(Protocol::Udp, "[::]:443", OWN),
+            program(ProgramKind::Foreign, "ngx_quic_reusep", Some(7)),
+            2,
+        )
+    };
+    let classic = line(
+        identity(Protocol::Tcp, "0.0.0.0:80", OWN),
+        program(ProgramKind::Foreign, "", None),
+        2,
+    );
+    let kernel = GroupLine {
+        processes: holders(3000..3064, "unbound", 5),
+        ..line(identity(Protocol::Udp, "0.0.0.0:53", BLUE), None, 64)
+    };
+    vec![ours, object, foreign, classic, kernel]
+}
+
+fn member(slot: Option<u16>, state: State, cookie: u64, picks: u64) -> MemberView {
+    let enrolment = slot.map(|slot| Enrolment {
+        slot: Slot::new(slot),
+        state,
+        weight: Weight::DEFAULT,
+        generation: 0,
+        picks: Some(picks),
+        open: Some(picks % 7),
+    });
+    MemberView::new(
+        Cookie::new(cookie).unwrap(),
+        &holders(1201..1204, "nginx", 6 + u32::from(slot.unwrap_or(9))),
+        Queue { waiting: 0, half_open: 0, limit: 511 },
+        slot.map(|slot| 1202 + u32::from(slot)),
+        enrolment.as_ref(),
+    )
+}
+
+fn ours() -> GroupView {
+    GroupView {
+        identity: identity(Protocol::Tcp, "127.0.0.1:8080", OWN),
+        policy: Some("round-robin"),
+        sticky: Some("none"),
+        program: program(ProgramKind::Policy, "select", Some(42)),
+        unsteered: 1,
+        skew: Some(0.0),
+        members: vec![
+            member(Some(0), State::Active, 12_345, 100),
+            member(Some(1), State::Active, 12_346, 100),
+            member(Some(2), State::Draining, 12_347, 25),
+            member(None, State::Active, 12_399, 0),
+        ],
+        counters: BTreeMap::from([("picks", 225), ("stray", 3), ("fallback_kernel", 0)]),
+    }
+}
+
+/// A group of which we know only what the kernel says.
+fn foreign() -> GroupView {
+    let mut identity = identity(Protocol::Udp, "[fe80::1]:53", BLUE);
+    identity.device = Some(super::view::DeviceView { index: 2, name: Some("eth0".to_owned()) });
+    GroupView {
+        identity,
+        policy: None,
+        sticky: None,
+        program: program(ProgramKind::Foreign, "quic", Some(9)),
+        unsteered: 0,
+        skew: None,
+        members: (0..2)
+            .map(|n| {
+                MemberView::new(
+                    Cookie::new(77 + n).unwrap(),
+                    &holders(5000..5040, "unbound", 5),
+                    Queue { waiting: 212_992, half_open: 0, limit: 212_992 },
+                    None,
+                    None,
+                )
+            })
+            .collect(),
+        counters: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn ls_wide() {
+    insta::assert_snapshot!(plain(&ls(&groups(), &reader(140))));
+}
+
+#[test]
+fn ls_80_columns() {
+    insta::assert_snapshot!(plain(&ls(&groups(), &reader(80))));
+}
+
+#[test]
+fn ls_of_one_namespace_needs_no_column_for_it() {
+    insta::assert_snapshot!(plain(&ls(&groups()[..1], &reader(100))));
+}
+
+#[test]
+fn ls_without_a_terminal_shortens_nothing() {
+    let text = plain(&ls(&groups(), &Reader { own_netns: Some(OWN.inode), width: None }));
+    assert!(text.contains("3062,3063"), "{text}");
+}
+
+#[test]
+fn ls_empty() {
+    insta::assert_snapshot!(plain(&ls(&[], &reader(80))));
+}
+
+#[test]
+fn ls_json() {
+    insta::assert_json_snapshot!(groups());
+}
+
+#[test]
+fn show_wide() {
+    insta::assert_snapshot!(plain(&show(&ours(), &reader(120))));
+}
+
+#[test]
+fn show_80_columns() {
+    insta::assert_snapshot!(plain(&show(&ours(), &reader(80))));
+}
+
+#[test]
+fn show_foreign() {
+    insta::assert_snapshot!(plain(&show(&foreign(), &reader(80))));
+}
+
+#[test]
+fn show_empty() {
+    let empty = GroupView { members: vec![], unsteered: 0, ..foreign() };
+    insta::assert_snapshot!(plain(&show(&empty, &reader(80))));
+}
+
+#[test]
+fn show_json() {
+    insta::assert_json_snapshot!(ours());
+}
+
+#[test]
+fn show_json_foreign() {
+    insta::assert_json_snapshot!(GroupView {
+        members: foreign().members[..1].to_vec(),
+        ..foreign()
+    });
+}
+
+#[test]
+fn the_remedy_for_another_namespace_names_it() {
+    let group = GroupLine { unsteered: 1, ..groups().remove(4) };
+    let text = plain(&ls(&[group], &reader(200)));
+    let last = text.lines().last().unwrap();
+    assert_eq!(
+        last,
+        "1 socket of udp:0.0.0.0:53 came after `attach` and gets nothing; \
+         `reuseport attach udp:0.0.0.0:53 --netns blue` takes it in"
+    );
+}
+
+#[test]
+fn a_device_is_in_the_json_by_index_and_name() {
+    let device = Some(Device { index: 2, name: Some("eth0".to_owned()) });
+    let key = GroupKey {
+        netns: OWN,
+        protocol: Protocol::Tcp,
+        address: "0.0.0.0:80".parse().unwrap(),
+        v6only: false,
+        device,
+        uid: 0,
+    };
+    let json = serde_json::to_value(Identity::new(&key, None)).unwrap();
+    assert_eq!(json["group"], "tcp:0.0.0.0%eth0:80");
+    assert_eq!(json["device"], serde_json::json!({"index": 2, "name": "eth0"}));
+    assert_eq!(json["netns"], 4_026_531_840_u32);
+}

@@ -1,0 +1,208 @@
+//! `ls` and `show` for people: which columns, in which order, and what to point out.
+
+use std::fmt::Write as _;
+
+use crate::output::Reader;
+use crate::output::table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
+use crate::output::view::{GroupLine, GroupView, Identity, MemberView, ProgramKind, QueueView};
+use crate::output::words::{self, Held};
+
+/// The list of groups.
+pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
+    if groups.is_empty() {
+        return "no groups: no socket here was bound with SO_REUSEPORT\n".to_owned();
+    }
+    let mut table = Table::default();
+    let elsewhere = |g: &GroupLine| reader.own_netns.is_some_and(|own| own != g.identity.netns);
+    if groups.iter().any(elsewhere) {
+        let name = |g: &GroupLine| match elsewhere(g) {
+            true => words::netns(&g.identity).into(),
+            false => Cell::new("own", DIM),
+        };
+        table.column("NETNS", Align::Left, groups.iter().map(name));
+    }
+    table
+        .column(
+            "GROUP",
+            Align::Left,
+            groups.iter().map(|g| Cell::new(g.identity.group.clone(), BOLD)),
+        )
+        .column("PROGRAM", Align::Left, groups.iter().map(program_cell))
+        .column("MEMBERS", Align::Left, groups.iter().map(members_cell))
+        .optional(
+            1,
+            "QUEUE",
+            Align::Right,
+            groups.iter().map(|g| queue_cell(g.queue, &g.identity)),
+        );
+    if groups.iter().any(|g| g.skew.is_some()) {
+        let skew = |g: &GroupLine| g.skew.map_or("-".into(), |s| words::percent(s).into());
+        table.optional(2, "SKEW", Align::Right, groups.iter().map(skew));
+    }
+    let processes = |row: usize, room| {
+        let holders = &groups[row].processes;
+        let held = holders.iter().map(|h| Held { pid: h.pid, comm: &h.comm, fd: None });
+        words::processes(held.collect(), room)
+    };
+    let last = Last { title: "PROCESSES", least: 12, text: &processes };
+    let mut out = table.draw(reader.width, &last);
+    for group in groups.iter().filter(|g| g.unsteered > 0) {
+        note(&mut out, &group.identity, group.unsteered, reader);
+    }
+    out
+}
+
+fn program_cell(group: &GroupLine) -> Cell {
+    let style = match group.program.as_ref().map(|p| p.kind) {
+        Some(ProgramKind::Policy | ProgramKind::Object) => GOOD,
+        Some(ProgramKind::Foreign) => NOTE,
+        None => DIM,
+    };
+    Cell::new(words::program(group.program.as_ref()), style)
+}
+
+fn members_cell(group: &GroupLine) -> Cell {
+    let cell = Cell::from(group.members.to_string());
+    match group.unsteered {
+        0 => cell,
+        n => cell.and(format!(", unsteered {n}"), NOTE),
+    }
+}
+
+/// Full queues stand out: the kernel drops what comes next.
+fn queue_cell(queue: QueueView, identity: &Identity) -> Cell {
+    let full = queue.limit > 0 && queue.waiting >= queue.limit;
+    Cell::new(words::queue(queue, identity.is_udp()), if full { NOTE } else { PLAIN })
+}
+
+fn note(out: &mut String, identity: &Identity, unsteered: usize, reader: &Reader) {
+    let text = words::unsteered(identity, unsteered, reader.own_netns);
+    let _ = writeln!(out, "{NOTE}{text}{NOTE:#}");
+}
+
+/// One group with its members.
+pub(crate) fn show(group: &GroupView, reader: &Reader) -> String {
+    let mut out = String::new();
+    header(&mut out, group, reader);
+    if group.members.is_empty() {
+        out.push_str("no members\n");
+        return out;
+    }
+    out.push('\n');
+    out.push_str(&members(group, reader));
+    if group.unsteered > 0 {
+        note(&mut out, &group.identity, group.unsteered, reader);
+    }
+    out
+}
+
+fn header(out: &mut String, group: &GroupView, reader: &Reader) {
+    let identity = &group.identity;
+    let _ = writeln!(out, "{BOLD}{}{BOLD:#}", identity.group);
+    let mut line = |name: &str, text: &str| {
+        let _ = writeln!(out, "  {DIM}{name:<9}{DIM:#} {text}");
+    };
+    let mut program = words::program(group.program.as_ref());
+    if let Some(ours) = group.program.as_ref().filter(|p| p.kind == ProgramKind::Policy) {
+        let id = ours.id.map_or(String::new(), |id| format!("#{id}"));
+        let _ = write!(program, " ({}{id})", safe(&ours.name));
+    }
+    line("program", &program);
+    if let Some(sticky) = group.sticky.filter(|sticky| *sticky != "none") {
+        line("sticky", sticky);
+    }
+    line("network", &network(identity, reader));
+    if let Some(device) = &identity.device {
+        let name = device.name.as_deref().map_or_else(|| device.index.to_string(), safe);
+        line("device", &name);
+    }
+    line("user", &format!("uid {}", identity.uid));
+    if identity.v6only {
+        line("v6only", "yes: IPv4 traffic goes elsewhere");
+    }
+    if let Some(skew) = group.skew {
+        line("skew", &words::percent(skew));
+    }
+    let counters: Vec<String> =
+        group.counters.iter().filter(|c| *c.1 > 0).map(|(name, n)| format!("{name} {n}")).collect();
+    match counters.is_empty() {
+        true if group.policy.is_some() => line("counters", "all 0"),
+        true => {}
+        false => line("counters", &counters.join(", ")),
+    }
+}
+
+fn network(identity: &Identity, reader: &Reader) -> String {
+    let own = if reader.own_netns == Some(identity.netns) { ", our own" } else { "" };
+    match &identity.netns_name {
+        Some(name) => format!("namespace {} ({}{own})", safe(name), identity.netns),
+        None => format!("namespace {}{own}", identity.netns),
+    }
+}
+
+/// The member table. Columns that no member has a value for are left out.
+fn members(group: &GroupView, reader: &Reader) -> String {
+    let members = &group.members;
+    let total: u64 = members.iter().filter_map(|m| m.picks).sum();
+    let mut table = Table::default();
+    if members.iter().any(|m| m.slot.is_some()) {
+        table.column("SLOT", Align::Right, members.iter().map(|m| number(m.slot))).column(
+            "STATE",
+            Align::Left,
+            members.iter().map(state_cell),
+        );
+    }
+    // The user's own program knows no weights.
+    if group.policy.is_some() {
+        table.column("WEIGHT", Align::Right, members.iter().map(|m| number(m.weight)));
+    }
+    table.column("COOKIE", Align::Right, members.iter().map(|m| m.cookie.to_string().into()));
+    if members.iter().any(|m| m.owner.is_some()) {
+        table.column("OWNER", Align::Right, members.iter().map(|m| number(m.owner)));
+    }
+    table.column(
+        "QUEUE",
+        Align::Right,
+        members.iter().map(|m| queue_cell(m.queue, &group.identity)),
+    );
+    if members.iter().any(|m| m.open.is_some()) {
+        table.column("OPEN", Align::Right, members.iter().map(|m| number(m.open)));
+    }
+    if members.iter().any(|m| m.picks.is_some()) {
+        let share = |m: &MemberView| Some(m.picks? as f64 / total.max(1) as f64);
+        table
+            .column("PICKS", Align::Right, members.iter().map(|m| number(m.picks)))
+            .column(
+                "SHARE",
+                Align::Right,
+                members.iter().map(|m| share(m).map_or("-".into(), |s| words::percent(s).into())),
+            )
+            .optional(
+                1,
+                "",
+                Align::Left,
+                members
+                    .iter()
+                    .map(|m| Cell::new(share(m).map_or(String::new(), |s| bar(s, 10)), GOOD)),
+            );
+    }
+    let held = |row: usize, room| {
+        let holders = members[row].holders.iter();
+        let held = holders.map(|h| Held { pid: h.pid, comm: &h.comm, fd: Some(h.fd) });
+        words::processes(held.collect(), room)
+    };
+    table.draw(reader.width, &Last { title: "HELD BY", least: 24, text: &held })
+}
+
+fn number<N: ToString>(number: Option<N>) -> Cell {
+    number.map_or("-".into(), |n| n.to_string().into())
+}
+
+fn state_cell(member: &MemberView) -> Cell {
+    match member.state {
+        Some("active") => Cell::new("active", GOOD),
+        Some("draining") => Cell::new("draining", NOTE),
+        Some(other) => Cell::new(other, DIM),
+        None => Cell::new("unsteered", NOTE),
+    }
+}

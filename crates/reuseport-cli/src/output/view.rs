@@ -1,0 +1,334 @@
+//! What the command says about a group, as plain values: the JSON contract (`docs/json.md`) is
+//! these structs, and the tables for people are drawn from them too, so the two cannot disagree.
+//!
+//! Field names are a promise: add freely, never rename one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use reuseport::group::{AttachedProgram, Device, GroupKey, Holder, Protocol, Queue};
+use reuseport::id::Cookie;
+use reuseport::status::{Enrolment, GroupStatus, MemberStatus, State, Steering};
+use serde::Serialize;
+
+/// One element of `ls --json`.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct GroupLine {
+    #[serde(flatten)]
+    pub(crate) identity: Identity,
+    pub(crate) program: Option<Program>,
+    pub(crate) members: usize,
+    pub(crate) unsteered: usize,
+    pub(crate) pids: Vec<u32>,
+    #[serde(flatten)]
+    pub(crate) queue: QueueView,
+    pub(crate) skew: Option<f64>,
+    /// Process names for people; in JSON `show` has them per holder.
+    #[serde(skip)]
+    pub(crate) processes: Vec<Holder>,
+}
+
+/// What `show --json` prints.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct GroupView {
+    #[serde(flatten)]
+    pub(crate) identity: Identity,
+    pub(crate) policy: Option<&'static str>,
+    pub(crate) sticky: Option<&'static str>,
+    pub(crate) program: Option<Program>,
+    pub(crate) unsteered: usize,
+    pub(crate) skew: Option<f64>,
+    pub(crate) members: Vec<MemberView>,
+    pub(crate) counters: BTreeMap<&'static str, u64>,
+}
+
+/// What tells a group from every other one.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Identity {
+    /// As the command takes it.
+    pub(crate) group: String,
+    pub(crate) protocol: &'static str,
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    /// The namespace's inode number, as `lsns` shows it.
+    pub(crate) netns: u32,
+    pub(crate) netns_cookie: u64,
+    /// As `ip netns` names it.
+    pub(crate) netns_name: Option<String>,
+    pub(crate) uid: u32,
+    pub(crate) device: Option<DeviceView>,
+    pub(crate) v6only: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct DeviceView {
+    pub(crate) index: u32,
+    pub(crate) name: Option<String>,
+}
+
+/// The program that decides for a group.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Program {
+    /// None for a classic BPF program, which has no id.
+    pub(crate) id: Option<u32>,
+    pub(crate) name: String,
+    pub(crate) kind: ProgramKind,
+    /// Only where `kind` is `policy`.
+    pub(crate) policy: Option<&'static str>,
+}
+
+/// Whose program it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ProgramKind {
+    /// Ours.
+    Policy,
+    /// The user's, attached by us.
+    Object,
+    /// Somebody else's.
+    Foreign,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct MemberView {
+    pub(crate) slot: Option<u16>,
+    pub(crate) state: Option<&'static str>,
+    pub(crate) generation: Option<u32>,
+    pub(crate) weight: Option<u16>,
+    pub(crate) cookie: u64,
+    pub(crate) holders: Vec<HolderView>,
+    pub(crate) owner: Option<u32>,
+    #[serde(flatten)]
+    pub(crate) queue: QueueView,
+    pub(crate) open: Option<u64>,
+    pub(crate) picks: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct HolderView {
+    pub(crate) pid: u32,
+    pub(crate) fd: u32,
+    pub(crate) comm: String,
+}
+
+/// What waits: TCP connections, or UDP bytes.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct QueueView {
+    #[serde(rename = "queue")]
+    pub(crate) waiting: u64,
+    #[serde(rename = "queue_half_open")]
+    pub(crate) half_open: u64,
+    #[serde(rename = "queue_limit")]
+    pub(crate) limit: u64,
+}
+
+impl GroupLine {
+    /// The line of `status`, whose namespace has the name `netns_name`.
+    pub(crate) fn new(status: &GroupStatus, netns_name: Option<String>) -> Self {
+        let mut queue = QueueView::default();
+        for member in &status.members {
+            queue.add(member.member.queue);
+        }
+        Self {
+            identity: Identity::new(&status.group.key, netns_name),
+            program: Program::new(status.group.program.as_ref(), &status.steering),
+            members: status.members.len(),
+            unsteered: status.unsteered(),
+            pids: status.group.pids(),
+            queue,
+            skew: skew_of(status),
+            processes: status.group.members.iter().flat_map(|m| m.holders.clone()).collect(),
+        }
+    }
+}
+
+impl GroupView {
+    /// The view of `status`, whose namespace has the name `netns_name`.
+    pub(crate) fn new(status: &GroupStatus, netns_name: Option<String>) -> Self {
+        let (policy, sticky) = match status.steering {
+            Steering::Policy { policy, stickiness } => {
+                (Some(policy.name()), Some(stickiness.name()))
+            }
+            _ => (None, None),
+        };
+        Self {
+            identity: Identity::new(&status.group.key, netns_name),
+            policy,
+            sticky,
+            program: Program::new(status.group.program.as_ref(), &status.steering),
+            unsteered: status.unsteered(),
+            skew: skew_of(status),
+            members: status.members.iter().map(MemberView::from_status).collect(),
+            counters: status.counters.iter().map(|c| (c.reason, c.count)).collect(),
+        }
+    }
+}
+
+impl Identity {
+    pub(crate) fn new(key: &GroupKey, netns_name: Option<String>) -> Self {
+        Self {
+            group: key.to_string(),
+            protocol: match key.protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+            },
+            address: key.address.ip(),
+            port: key.address.port(),
+            netns: key.netns.inode,
+            netns_cookie: key.netns.cookie,
+            netns_name,
+            uid: key.uid,
+            device: key.device.clone().map(|Device { index, name }| DeviceView { index, name }),
+            v6only: key.v6only,
+        }
+    }
+
+    /// What to sort groups by within a namespace or its like.
+    pub(crate) fn order(&self) -> impl Ord + '_ {
+        (self.netns, self.protocol, self.port, self.address, &self.group, self.uid)
+    }
+
+    /// Whether queues hold bytes, not connections.
+    pub(crate) fn is_udp(&self) -> bool {
+        self.protocol == "udp"
+    }
+}
+
+impl Program {
+    fn new(attached: Option<&AttachedProgram>, steering: &Steering) -> Option<Self> {
+        let attached = attached?;
+        let (kind, policy) = match *steering {
+            Steering::Policy { policy, .. } => (ProgramKind::Policy, Some(policy.name())),
+            Steering::Object => (ProgramKind::Object, None),
+            Steering::Foreign | Steering::KernelHash => (ProgramKind::Foreign, None),
+        };
+        Some(Self { id: attached.id, name: attached.name.clone(), kind, policy })
+    }
+}
+
+impl MemberView {
+    fn from_status(status: &MemberStatus) -> Self {
+        let member = &status.member;
+        Self::new(
+            member.cookie,
+            &member.holders,
+            member.queue,
+            status.owner,
+            status.enrolment.as_ref(),
+        )
+    }
+
+    /// The view of one member from its parts.
+    pub(crate) fn new(
+        cookie: Cookie,
+        holders: &[Holder],
+        queue: Queue,
+        owner: Option<u32>,
+        enrolment: Option<&Enrolment>,
+    ) -> Self {
+        let mut view = QueueView::default();
+        view.add(queue);
+        Self {
+            slot: enrolment.map(|e| e.slot.get()),
+            state: enrolment.map(|e| state_word(e.state)),
+            generation: enrolment.map(|e| e.generation),
+            weight: enrolment.map(|e| e.weight.get()),
+            cookie: cookie.get(),
+            holders: holders.iter().map(HolderView::new).collect(),
+            owner,
+            queue: view,
+            open: enrolment.and_then(|e| e.open),
+            picks: enrolment.and_then(|e| e.picks),
+        }
+    }
+}
+
+impl HolderView {
+    fn new(holder: &Holder) -> Self {
+        Self { pid: holder.pid, fd: holder.fd, comm: holder.comm.clone() }
+    }
+}
+
+impl QueueView {
+    fn add(&mut self, queue: Queue) {
+        self.waiting += u64::from(queue.waiting);
+        self.half_open += u64::from(queue.half_open);
+        self.limit += u64::from(queue.limit);
+    }
+}
+
+fn skew_of(status: &GroupStatus) -> Option<f64> {
+    match status.steering {
+        Steering::Policy { .. } => skew(status.members.iter().filter_map(|m| m.enrolment.as_ref())),
+        _ => None,
+    }
+}
+
+/// How far the picks are from what the weights ask for: over the active members, the largest
+/// difference between a member's share of the picks and its share of the weight. 0 is exact, 1 the
+/// worst. None if nothing was picked yet, or no active member has a weight.
+pub(crate) fn skew<'a>(enrolments: impl Iterator<Item = &'a Enrolment>) -> Option<f64> {
+    let active: Vec<(f64, f64)> = enrolments
+        .filter(|e| e.state == State::Active)
+        .map(|e| (e.picks.unwrap_or(0) as f64, f64::from(e.weight.get())))
+        .collect();
+    let picks: f64 = active.iter().map(|a| a.0).sum();
+    let weight: f64 = active.iter().map(|a| a.1).sum();
+    if picks == 0.0 || weight == 0.0 {
+        return None;
+    }
+    let largest = active.iter().map(|a| (a.0 / picks - a.1 / weight).abs()).fold(0.0, f64::max);
+    // Four digits are more than anyone can act on, and keep the JSON short.
+    Some((largest * 10_000.0).round() / 10_000.0)
+}
+
+fn state_word(state: State) -> &'static str {
+    match state {
+        State::Standby => "standby",
+        State::Active => "active",
+        State::Draining => "draining",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reuseport::id::{Slot, Weight};
+
+    fn enrolled(slot: u16, state: State, weight: u16, picks: u64) -> Enrolment {
+        Enrolment {
+            slot: Slot::new(slot),
+            state,
+            weight: Weight::new(weight).unwrap(),
+            generation: 0,
+            picks: Some(picks),
+            open: None,
+        }
+    }
+
+    #[test]
+    fn skew_is_the_largest_difference_between_a_share_of_picks_and_of_weight() {
+        let exact = [enrolled(0, State::Active, 1, 100), enrolled(1, State::Active, 3, 300)];
+        assert_eq!(skew(exact.iter()), Some(0.0));
+
+        let off = [enrolled(0, State::Active, 1, 60), enrolled(1, State::Active, 1, 40)];
+        assert_eq!(skew(off.iter()), Some(0.1));
+    }
+
+    #[test]
+    fn skew_looks_at_active_members_only() {
+        let members = [
+            enrolled(0, State::Active, 1, 50),
+            enrolled(1, State::Active, 1, 50),
+            enrolled(2, State::Draining, 1, 900),
+        ];
+        assert_eq!(skew(members.iter()), Some(0.0));
+    }
+
+    #[test]
+    fn skew_is_unknown_until_something_was_picked() {
+        assert_eq!(skew([enrolled(0, State::Active, 1, 0)].iter()), None);
+        assert_eq!(skew([enrolled(0, State::Active, 0, 5)].iter()), None);
+        assert_eq!(skew([].iter()), None);
+    }
+}

@@ -1,0 +1,187 @@
+//! `reuseport attach`: let a policy, or the user's own program, decide for a group.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use reuseport::group::GroupKey;
+use reuseport::id::Slot;
+use reuseport::observe::netns_names;
+use reuseport::status::Steering;
+use reuseport::watch::{Change, Watch};
+use reuseport::{
+    Attach as LibraryAttach, Attached, Balancer, Decide, Host, LeftOut, ObjectSpec, Policy, Stop,
+};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::backend::Target;
+use crate::cli::GroupArgs;
+use crate::netns;
+use crate::output::view::Identity;
+use crate::output::{self, DIM, NOTE};
+
+/// Let a policy, or your own eBPF program, decide for a group
+///
+/// Loads a program into the kernel, gives each socket of the group a slot, and attaches the program:
+/// from then on it chooses which socket gets each new connection (tcp) or datagram (udp). The
+/// servers need not be changed, restarted or even told, and connections that are open stay where
+/// they are.
+///
+/// Done once, it takes in the sockets that the group has now. Sockets that join later (a reload
+/// with more workers, a restart) get nothing until `attach` is run again, which does not disturb
+/// traffic; a restart that closes every socket ends the group, and the attachment with it. With
+/// --watch the command stays and does both as soon as it is needed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Rights:
+  Root, or CAP_BPF and CAP_PERFMON, and CAP_SYS_PTRACE for servers that run as
+  another user. The program stays when this command ends.
+
+Examples:
+  reuseport attach tcp:127.0.0.1:8080 --policy round-robin
+  reuseport attach :8080                       take in sockets that came since
+  reuseport attach :8080 --policy hash --watch
+  reuseport attach :53 --netns blue --policy random
+  reuseport attach :8080 --object my.bpf.o --program select --map sockets
+")]
+pub(crate) struct Attach {
+    #[command(flatten)]
+    group: GroupArgs,
+
+    /// How members are picked [default: as before; at first round-robin for tcp, hash for udp]
+    #[arg(long, value_name = "POLICY", value_parser = policies())]
+    #[arg(conflicts_with = "object")]
+    policy: Option<Policy>,
+
+    /// Attach a program of your own from this ELF object
+    ///
+    /// The object is what clang or aya-ebpf makes: with a program in a section `sk_reuseport` or
+    /// `sk_reuseport/migrate`, and a map of type BPF_MAP_TYPE_REUSEPORT_SOCKARRAY (or SOCKMAP),
+    /// which is filled with the group's sockets from index 0 on.
+    #[arg(long, value_name = "FILE")]
+    object: Option<PathBuf>,
+
+    /// Which program of the object, where it has several
+    #[arg(long, value_name = "NAME", requires = "object")]
+    program: Option<String>,
+
+    /// Which socket array of the object, where it has several
+    #[arg(long, value_name = "NAME", requires = "object")]
+    map: Option<String>,
+
+    /// Stay, and take in sockets as they come, until ^C
+    ///
+    /// Follows reloads and restarts of the server. After ^C what is attached stays attached.
+    #[arg(long)]
+    watch: bool,
+
+    /// Replace a program that somebody else attached; it cannot be put back
+    #[arg(long)]
+    force: bool,
+
+    /// How many members there is room for [default: 64, or more for four times the present ones]
+    ///
+    /// Fixed for as long as the program is attached.
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(Slot::LIMIT)))]
+    #[arg(conflicts_with = "object")]
+    slots: Option<u32>,
+}
+
+impl Attach {
+    pub(crate) fn run(self) -> Result<()> {
+        let stop = Stop::default();
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, stop.flag())
+                .context("cannot watch for ^C, so that the group would be left as it was")?;
+        }
+        let (watch, target, attach) = self.split(stop)?;
+        let host = Host::open()?;
+        let key = target.find(&host)?.key;
+        if watch {
+            return follow(host, &key, attach);
+        }
+        let (_, attached) = Balancer::attach(&host, &key, &attach)?;
+        let identity = Identity::new(&key, netns_names().remove(&key.netns.inode));
+        let again = output::argument(&identity, netns::own());
+        output::print(&format!(
+            "{}{DIM}Sockets that join later get nothing until `reuseport attach {again}` runs \
+             again;\nwith --watch it stays and follows them.{DIM:#}\n",
+            report(&key, &attached),
+        ))?;
+        Ok(())
+    }
+
+    /// Whether to watch, what, and how to attach.
+    fn split(self, stop: Stop) -> Result<(bool, Target, LibraryAttach)> {
+        let Self { group, policy, object, program, map, watch, force, slots } = self;
+        let object = object.map(|path| Decide::Object(ObjectSpec { path, program, map }));
+        let decide = policy.map(Decide::Policy).or(object);
+        Ok((watch, group.target()?, LibraryAttach { decide, force, slots, stop }))
+    }
+}
+
+/// Attaches, stays, and tells what changes, until a signal or until nobody reads it.
+fn follow(host: Host, key: &GroupKey, attach: LibraryAttach) -> Result<()> {
+    let stop = attach.stop.clone();
+    let (watch, attached) = Watch::start(host, key, attach)?;
+    output::print(&format!(
+        "{}{DIM}Watching; ^C ends this and leaves the program attached.{DIM:#}\n",
+        report(key, &attached),
+    ))?;
+    let mut unread = None;
+    watch.run(|change| {
+        if let Err(error) = tell(key, change) {
+            unread = Some(error);
+            stop.set();
+        }
+    })?;
+    unread.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn tell(key: &GroupKey, change: Change) -> io::Result<()> {
+    match change {
+        Change::Members(attached) => output::print(&report(key, &attached)),
+        Change::Gone => output::print(&format!("{key}: all its sockets are closed; waiting\n")),
+        // It may well be mended by the next change: no reason to end.
+        Change::Failed(error) => writeln!(io::stderr(), "reuseport: {error}"),
+    }
+}
+
+/// What was done, a line or more.
+fn report(key: &GroupKey, attached: &Attached) -> String {
+    let Attached { steering, changes, replaced } = attached;
+    let decides = match steering {
+        Steering::Policy { policy, .. } => policy.name(),
+        _ => "your program",
+    };
+    let sockets = output::count(changes.kept + changes.enrolled.len(), "socket");
+    let mut out = format!("{key}: {decides} decides among {sockets}");
+    if changes.kept > 0 && !changes.enrolled.is_empty() {
+        let _ = write!(out, ", {} of them new", changes.enrolled.len());
+    }
+    if !changes.released.is_empty() {
+        let _ = write!(out, "; {} gone", changes.released.len());
+    }
+    out.push('\n');
+    if let Some(program) = replaced {
+        let which = match program.id {
+            Some(id) => format!("{}#{id}", output::safe(&program.name)),
+            None => "a classic BPF program".to_owned(),
+        };
+        let _ = writeln!(out, "{NOTE}replaced {which}, which somebody else attached{NOTE:#}");
+    }
+    for LeftOut { cookie, why } in &changes.left_out {
+        let _ = writeln!(out, "{NOTE}left out: the socket with cookie {cookie}: {why}{NOTE:#}");
+    }
+    out
+}
+
+/// Parses policies, and lets the help list them with what they do.
+fn policies() -> impl TypedValueParser<Value = Policy> {
+    let values = Policy::ALL.iter().map(|p| PossibleValue::new(p.name()).help(p.describe()));
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<Policy>())
+}

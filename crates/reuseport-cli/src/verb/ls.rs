@@ -1,0 +1,62 @@
+//! `reuseport ls`: every group on the host.
+
+use anyhow::Result;
+use clap::Args;
+use reuseport::observe::netns_names;
+
+use crate::backend;
+use crate::cli::NetnsArgs;
+use crate::output::view::GroupLine;
+use crate::output::{self, Reader};
+
+/// List every group of sockets on the host
+///
+/// One line for each group, in all network namespaces: whose program decides (`kernel hash`: none),
+/// how many sockets it has, what waits in their queues, and which processes hold them.
+///
+/// `unsteered` sockets came after `attach` and get nothing until another `attach` takes them in.
+/// SKEW is how far the picks are from what the weights ask for: the largest difference between a
+/// member's share of picks and its share of weight. On a narrow terminal SKEW is left out, then
+/// QUEUE.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Queue:
+  tcp   connections that wait to be accepted (+ half-open requests) / limit
+  udp   bytes that wait to be read / receive buffer
+
+Examples:
+  reuseport ls
+  reuseport ls --netns blue
+  reuseport ls --json | jq -r '.[] | select(.unsteered > 0) | .group'
+")]
+pub(crate) struct Ls {
+    /// Print JSON, for programs; docs/json.md describes it
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    netns: NetnsArgs,
+}
+
+impl Ls {
+    pub(crate) fn run(self) -> Result<()> {
+        let reader = Reader::of_stdout();
+        let names = netns_names();
+        let groups = backend::statuses(self.netns.resolve()?)?;
+        let mut lines: Vec<GroupLine> = groups
+            .iter()
+            .map(|status| GroupLine::new(status, names.get(&status.group.key.netns.inode).cloned()))
+            .collect();
+        // Our own namespace first: that is where most readers look.
+        lines.sort_by(|a, b| {
+            let place = |line: &GroupLine| reader.own_netns != Some(line.identity.netns);
+            place(a).cmp(&place(b)).then_with(|| a.identity.order().cmp(&b.identity.order()))
+        });
+        if self.json {
+            output::print_json(&lines)?;
+        } else {
+            output::print(&output::ls(&lines, &reader))?;
+        }
+        Ok(())
+    }
+}

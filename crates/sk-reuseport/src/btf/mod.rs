@@ -1,0 +1,105 @@
+//! The kernel's own types, as far as an object needs them.
+//!
+//! The kernel describes some 150,000 types. Parsing all of them takes 20 ms and finding a few
+//! dozen among them as much again, which is most of what loading a small program costs. So the
+//! types that an object's programs name are picked out of the raw bytes first, with everything
+//! that those are made of, and only this excerpt is parsed and searched.
+
+mod needs;
+mod raw;
+mod sift;
+
+use std::io;
+use std::path::Path;
+
+use aya_obj::btf::{Btf, BtfError, BtfKind};
+
+use crate::EbpfError;
+use raw::Raw;
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Where a program's target can be looked up among the kernel's types: all of them parsed
+/// ([`Btf`]), or as they lie in the kernel ([`KernelBtf`]), which is much faster.
+pub trait KernelTypes {
+    /// The id of the kernel's type with this name and kind.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    fn id_by_type_name_kind(&self, name: &str, kind: BtfKind) -> Result<u32, BtfError>;
+}
+
+impl KernelTypes for Btf {
+    fn id_by_type_name_kind(&self, name: &str, kind: BtfKind) -> Result<u32, BtfError> {
+        Btf::id_by_type_name_kind(self, name, kind)
+    }
+}
+
+/// The kernel's types as the kernel has them, not parsed.
+///
+/// Loads programs in a fraction of the time that parsing everything into a [`Btf`] takes.
+///
+/// # Minimum kernel version
+///
+/// Linux 5.4, built with `CONFIG_DEBUG_INFO_BTF`.
+///
+/// # Examples
+///
+/// ```no_run
+/// use sk_reuseport::{EbpfLoader, KernelBtf, programs::Iter};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let kernel = KernelBtf::from_sys_fs()?;
+/// let mut ebpf = EbpfLoader::new().kernel_btf(&kernel).load_file("list.o")?;
+/// let program: &mut Iter = ebpf.program_mut("each_file").ok_or("no program")?.try_into()?;
+/// program.load("task_file", &kernel)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct KernelBtf {
+    bytes: Vec<u8>,
+}
+
+impl KernelBtf {
+    /// Reads the running kernel's types.
+    ///
+    /// # Errors
+    ///
+    /// [`EbpfError::NoBTF`] if the kernel was built without, or it cannot be read.
+    pub fn from_sys_fs() -> Result<Self, EbpfError> {
+        match std::fs::read(VMLINUX) {
+            Ok(bytes) => Ok(Self { bytes }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(EbpfError::NoBTF),
+            Err(error) => Err(EbpfError::FileError { path: Path::new(VMLINUX).to_owned(), error }),
+        }
+    }
+
+    /// What the programs of an object need, parsed.
+    pub(crate) fn for_object(&self, object: &[u8]) -> Result<Btf, BtfError> {
+        let excerpt = || {
+            let names = needs::names(object)?;
+            sift::sift(&Raw::new(&self.bytes)?, &names)
+        };
+        match excerpt() {
+            Some(bytes) => Btf::parse(&bytes, object::Endianness::default()),
+            // It needs something that an excerpt cannot give, such as the ids of types.
+            None => Btf::parse(&self.bytes, object::Endianness::default()),
+        }
+    }
+}
+
+impl KernelTypes for KernelBtf {
+    fn id_by_type_name_kind(&self, name: &str, kind: BtfKind) -> Result<u32, BtfError> {
+        Raw::new(&self.bytes)
+            .and_then(|raw| {
+                raw.types()
+                    .find(|(_, entry)| {
+                        entry.kind == kind as u32 && raw.name(entry) == name.as_bytes()
+                    })
+                    .map(|(id, _)| id)
+            })
+            .ok_or_else(|| BtfError::UnknownBtfTypeName { type_name: name.to_owned() })
+    }
+}

@@ -1,0 +1,92 @@
+//! Which of the kernel's types an object's programs refer to.
+
+use std::collections::HashSet;
+
+use object::{Object as _, ObjectSection as _};
+
+use super::raw::{Raw, kind, u32_at};
+
+/// `struct btf_ext_header`, as far as relocations need it.
+const EXT_RELOCATIONS: usize = 24;
+
+/// `enum bpf_core_relo_kind`: those up to here ask for fields, those from `TYPE_EXISTS` on for
+/// whole types, their sizes and enumerators. What lies between asks for ids of types.
+const FIELD_LAST: u32 = 5;
+const TYPE_EXISTS: u32 = 8;
+const ENUMERATOR_LAST: u32 = 11;
+
+/// The names of the types that the object's relocations begin from, without what follows `___`
+/// (a "flavour" of the same type). `None` if an excerpt of the kernel's types would not do.
+pub(super) fn names(object: &[u8]) -> Option<HashSet<Vec<u8>>> {
+    let file = object::File::parse(object).ok()?;
+    let section = |name| file.section_by_name(name)?.data().ok();
+    let types = Raw::new(section(".BTF")?)?;
+    let entries: Vec<_> = types.types().map(|(_, entry)| entry).collect();
+    let mut names = HashSet::new();
+    for (type_id, relocation_kind) in relocations(section(".BTF.ext")?)? {
+        let suits = relocation_kind <= FIELD_LAST
+            || (TYPE_EXISTS..=ENUMERATOR_LAST).contains(&relocation_kind);
+        let entry = entries.get((type_id as usize).checked_sub(1)?)?;
+        // A type that is not named by itself, or that is compared by what it points to.
+        let whole = matches!(entry.kind, kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64);
+        if !suits || !whole {
+            return None;
+        }
+        names.insert(essential(types.name(entry)).to_vec());
+    }
+    Some(names)
+}
+
+/// A type's name without its flavour: `sock___old` is another declaration of `sock`.
+pub(super) fn essential(name: &[u8]) -> &[u8] {
+    let flavour = name.windows(3).position(|three| three == b"___").filter(|at| *at > 0);
+    &name[..flavour.unwrap_or(name.len())]
+}
+
+/// The type and the kind of each relocation.
+fn relocations(ext: &[u8]) -> Option<Vec<(u32, u32)>> {
+    let header = u32_at(ext, 4)? as usize;
+    if header < EXT_RELOCATIONS + 8 {
+        return Some(Vec::new());
+    }
+    let start = header.checked_add(u32_at(ext, EXT_RELOCATIONS)? as usize)?;
+    let length = u32_at(ext, EXT_RELOCATIONS + 4)? as usize;
+    let bytes = ext.get(start..start.checked_add(length)?)?;
+    let mut found = Vec::new();
+    if bytes.is_empty() {
+        return Some(found);
+    }
+    let record = u32_at(bytes, 0)? as usize;
+    if record < 16 {
+        return None;
+    }
+    let mut at = 4;
+    while at < bytes.len() {
+        let count = u32_at(bytes, at + 4)? as usize;
+        at += 8;
+        for _ in 0..count {
+            found.push((u32_at(bytes, at + 4)?, u32_at(bytes, at + 12)?));
+            at = at.checked_add(record)?;
+        }
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flavour_names_the_same_type() {
+        assert_eq!(essential(b"sock"), b"sock");
+        assert_eq!(essential(b"sock___old"), b"sock");
+        assert_eq!(essential(b"___sock"), b"___sock");
+    }
+
+    #[test]
+    fn what_is_no_object_needs_nothing_that_we_know() {
+        assert_eq!(names(b""), None);
+        assert_eq!(names(b"\x7fELF and no more"), None);
+        assert_eq!(relocations(b""), None);
+    }
+}

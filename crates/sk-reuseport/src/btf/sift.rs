@@ -1,0 +1,178 @@
+//! An excerpt of BTF: the types of some names, and all that those are made of.
+
+use std::collections::{HashMap, HashSet};
+
+use super::needs::essential;
+use super::raw::{Entry, Raw, kind, write};
+
+/// The types that bear these names and everything inside them, as BTF of its own, with ids of its
+/// own. What pointers point to is left out: whoever follows a pointer names the next type himself.
+///
+/// `None` if the types refer to one that is not there.
+pub(super) fn sift(all: &Raw<'_>, names: &HashSet<Vec<u8>>) -> Option<Vec<u8>> {
+    let entries: Vec<Entry<'_>> = all.types().map(|(_, entry)| entry).collect();
+    let mut excerpt = Excerpt::default();
+    for (index, entry) in entries.iter().enumerate() {
+        let name = all.name(entry);
+        if !name.is_empty() && names.contains(essential(name)) && is_whole(entry.kind) {
+            excerpt.want(u32::try_from(index).ok()? + 1);
+        }
+    }
+    // Each type may ask for more, which are then written after it.
+    let (mut types, mut strings) = (Vec::new(), Strings::default());
+    let mut next = 0;
+    while let Some(id) = excerpt.order.get(next).copied() {
+        let entry = entries.get((id as usize).checked_sub(1)?)?;
+        excerpt.write(all, entry, &mut types, &mut strings);
+        next += 1;
+    }
+    Some(write(&types, &strings.bytes))
+}
+
+fn is_whole(of: u32) -> bool {
+    matches!(of, kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64)
+}
+
+/// The types of the excerpt, in order, and their ids in it.
+#[derive(Default)]
+struct Excerpt {
+    order: Vec<u32>,
+    ids: HashMap<u32, u32>,
+}
+
+impl Excerpt {
+    /// The id that a type has in the excerpt; 0 (void) stays 0.
+    fn want(&mut self, id: u32) -> u32 {
+        if id == 0 {
+            return 0;
+        }
+        *self.ids.entry(id).or_insert_with(|| {
+            self.order.push(id);
+            self.order.len() as u32
+        })
+    }
+
+    fn write(
+        &mut self,
+        all: &Raw<'_>,
+        entry: &Entry<'_>,
+        out: &mut Vec<u8>,
+        strings: &mut Strings,
+    ) {
+        let name = strings.add(all.name(entry));
+        let size_or_type = match entry.kind {
+            // Whatever it points to, a pointer is a pointer.
+            kind::PTR => 0,
+            kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
+                self.want(entry.size_or_type)
+            }
+            kind::FUNC_PROTO => 0,
+            _ => entry.size_or_type,
+        };
+        // A function's type is only ever pointed to: without its parameters it will do.
+        let info = if entry.kind == kind::FUNC_PROTO { kind::FUNC_PROTO << 24 } else { entry.info };
+        let words = entry
+            .body
+            .chunks_exact(4)
+            .map(|word| u32::from_ne_bytes(word.try_into().unwrap_or_default()));
+        let words: Vec<u32> = words.collect();
+        let body = match entry.kind {
+            // Name, type, offset of each member.
+            kind::STRUCT | kind::UNION => words
+                .chunks_exact(3)
+                .flat_map(|m| [strings.add(all.string(m[0])), self.want(m[1]), m[2]])
+                .collect(),
+            // Type of the elements, type of the index, number.
+            kind::ARRAY => match words.as_slice() {
+                [element, index, count] => vec![self.want(*element), self.want(*index), *count],
+                _ => words,
+            },
+            // Name and value of each enumerator.
+            kind::ENUM => named(&words, 2, all, strings),
+            kind::ENUM64 => named(&words, 3, all, strings),
+            kind::FUNC_PROTO => Vec::new(),
+            _ => words,
+        };
+        for word in [name, info, size_or_type].into_iter().chain(body) {
+            out.extend_from_slice(&word.to_ne_bytes());
+        }
+    }
+}
+
+/// Records that begin with a name.
+fn named(words: &[u32], length: usize, all: &Raw<'_>, strings: &mut Strings) -> Vec<u32> {
+    let mut records = words.to_vec();
+    for record in records.chunks_exact_mut(length) {
+        record[0] = strings.add(all.string(record[0]));
+    }
+    records
+}
+
+/// The strings of the excerpt, each once. Offset 0 is the empty one.
+struct Strings {
+    bytes: Vec<u8>,
+    offsets: HashMap<Vec<u8>, u32>,
+}
+
+impl Default for Strings {
+    fn default() -> Self {
+        Self { bytes: vec![0], offsets: HashMap::new() }
+    }
+}
+
+impl Strings {
+    fn add(&mut self, string: &[u8]) -> u32 {
+        if string.is_empty() {
+            return 0;
+        }
+        if let Some(offset) = self.offsets.get(string) {
+            return *offset;
+        }
+        let offset = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(string);
+        self.bytes.push(0);
+        self.offsets.insert(string.to_vec(), offset);
+        offset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya_obj::btf::{Btf, BtfKind};
+
+    use super::*;
+    use crate::btf::KernelBtf;
+
+    #[test]
+    fn an_excerpt_of_the_running_kernels_types_parses_and_has_what_was_asked_for() {
+        let Ok(kernel) = KernelBtf::from_sys_fs() else { panic!("this kernel has no BTF") };
+        let raw = Raw::new(&kernel.bytes).unwrap();
+        let names = ["sock", "sock_common", "task_struct"].map(|name| name.as_bytes().to_vec());
+        let bytes = sift(&raw, &HashSet::from(names)).unwrap();
+        assert!(bytes.len() * 10 < kernel.bytes.len(), "{} bytes", bytes.len());
+        let excerpt = Btf::parse(&bytes, Default::default()).unwrap();
+        for name in ["sock", "sock_common", "task_struct"] {
+            assert!(excerpt.id_by_type_name_kind(name, BtfKind::Struct).is_ok(), "{name}");
+        }
+        // The type of a member, not asked for by name.
+        assert!(excerpt.id_by_type_name_kind("refcount_struct", BtfKind::Struct).is_ok());
+        assert!(excerpt.id_by_type_name_kind("inode", BtfKind::Struct).is_err());
+    }
+
+    #[test]
+    fn ids_by_name_are_those_of_the_parsed_whole() {
+        use crate::btf::KernelTypes as _;
+
+        let Ok(kernel) = KernelBtf::from_sys_fs() else { panic!("this kernel has no BTF") };
+        let whole = Btf::from_sys_fs().unwrap();
+        for (name, kind) in [
+            ("bpf_iter_task_file", BtfKind::Func),
+            ("btf_trace_inet_sock_set_state", BtfKind::Typedef),
+            ("sock", BtfKind::Struct),
+        ] {
+            let expected = whole.id_by_type_name_kind(name, kind).unwrap();
+            assert_eq!(kernel.id_by_type_name_kind(name, kind).unwrap(), expected, "{name}");
+        }
+        assert!(kernel.id_by_type_name_kind("no_such_type", BtfKind::Func).is_err());
+    }
+}
