@@ -1,13 +1,10 @@
-//! The command line: its verbs and what they have in common. Each verb's own options are in its file
-//! below [`verb`](crate::verb).
+//! The command line: its verbs. What several of them take is in [`args`](crate::args), each verb's
+//! own options in its file below [`verb`](crate::verb).
 
 use anyhow::Result;
 use clap::builder::Styles;
-use clap::{Args, Parser, Subcommand};
-use reuseport::spec::GroupSpec;
+use clap::{Command, Parser, Subcommand};
 
-use crate::backend::Target;
-use crate::netns;
 use crate::verb::{attach, completions, demo, detach, ls, man, show};
 
 /// Choose which of a server's SO_REUSEPORT sockets gets each connection
@@ -78,42 +75,21 @@ pub(crate) enum Verb {
     Man(man::Man),
 }
 
-/// Which group a verb is about.
-#[derive(Debug, Args)]
-pub(crate) struct GroupArgs {
-    /// The group: PROTOCOL:ADDRESS:PORT, or less if that names one group only
+impl Verb {
+    /// Does it. `command` is the whole command line, for the verbs that write about it.
     ///
-    /// As `ls` prints it: tcp:127.0.0.1:8080, udp:[::]:53, tcp:0.0.0.0%eth0:80. Parts that are not
-    /// needed can be left out: tcp::8080 or :8080 where one group matches. An address is meant
-    /// literally; * means either wildcard.
-    #[arg(value_name = "GROUP")]
-    pub(crate) group: GroupSpec,
-
-    #[command(flatten)]
-    pub(crate) netns: NetnsArgs,
-}
-
-/// Which network namespaces a verb looks at.
-#[derive(Debug, Args)]
-pub(crate) struct NetnsArgs {
-    /// Look only at this network namespace
+    /// # Errors
     ///
-    /// By the name that `ip netns` gives it, or by its inode number, as `ls --json` and `lsns`
-    /// print it. Without this, all namespaces are looked at, the caller's own first.
-    #[arg(long, value_name = "NAME|INODE")]
-    pub(crate) netns: Option<String>,
-}
-
-impl GroupArgs {
-    /// The group that the user means, its namespace looked up.
-    pub(crate) fn target(self) -> Result<Target> {
-        Ok(Target { netns: self.netns.resolve()?, group: self.group })
-    }
-}
-
-impl NetnsArgs {
-    /// The inode number of the namespace; None: all of them.
-    pub(crate) fn resolve(&self) -> Result<Option<u32>> {
-        self.netns.as_deref().map(netns::resolve).transpose()
+    /// What the verb says; `main` makes exit codes of it.
+    pub(crate) fn run(self, command: Command) -> Result<()> {
+        match self {
+            Self::Ls(verb) => verb.run(),
+            Self::Show(verb) => verb.run(),
+            Self::Attach(verb) => verb.run(),
+            Self::Detach(verb) => verb.run(),
+            Self::Demo(verb) => verb.run(),
+            Self::Completions(verb) => verb.run(command),
+            Self::Man(verb) => verb.run(command),
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! This crate is the command: its verbs, what it prints and its exit codes. What it does to sockets
 //! is done by the library of the same name, behind [`backend`].
 
+mod args;
 mod backend;
 mod cli;
 mod demo;
@@ -14,7 +15,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{CommandFactory as _, Parser as _};
 use reuseport::ErrorKind;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -26,7 +27,7 @@ const FAILURE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    match start_logs().and_then(|()| cli.verb.run()) {
+    match start_logs().and_then(|()| cli.verb.run(cli::Cli::command())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

@@ -70,7 +70,7 @@ impl Enroller<'_> {
                 format!("cannot enrol the members of {}", group.key),
             )
             .because(format!("{} members, {capacity} slots", group.members.len()))
-            .remedy("`reuseport detach` it, then attach it with a larger `--slots`"));
+            .remedy("choose a larger `--slots`; a group that is attached must be detached first"));
         }
         let mut changes = Changes::default();
         let mut gone = self.gone(group);

@@ -89,7 +89,7 @@ impl Host {
     ///
     /// As [`groups`](Self::groups), and if pinned state cannot be read.
     pub fn statuses(&self) -> Result<Vec<GroupStatus>> {
-        let root = Root::existing()?;
+        let root = readable_root()?;
         let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
         let layer = layer(root.as_ref())?;
         self.groups()?
@@ -104,12 +104,24 @@ impl Host {
     ///
     /// [`ErrorKind::NotFound`] if it is gone, and as [`statuses`](Self::statuses).
     pub fn status(&self, key: &GroupKey) -> Result<GroupStatus> {
-        let root = Root::existing()?;
+        let root = readable_root()?;
         let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
         let layer = layer(root.as_ref())?;
         let group = self.refresh(key)?;
         let owners = self.observer.owners(&group)?;
         join(group, root.as_ref(), layer.as_ref(), &owners)
+    }
+}
+
+/// Our directory, if there is one and the caller may read it. Whoever may list sockets sees every
+/// group; what we know of them is for those who may read that, too.
+fn readable_root() -> Result<Option<Root>> {
+    match Root::existing() {
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            tracing::warn!("policies, slots and picks are not shown: {error}");
+            Ok(None)
+        }
+        result => result,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The small numbers that name things: sockets, slots, namespaces, weights.
+//! The small words: what names sockets, slots and namespaces, and a member's weight and state.
 //!
 //! Each is a type of its own, so that a slot cannot be passed where a cookie is meant. None of them
 //! makes a system call.
@@ -102,4 +102,15 @@ impl fmt::Display for Weight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// A member's part in the balancing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Enrolled, but not in the table: it gets nothing.
+    Standby,
+    /// In the table.
+    Active,
+    /// Out of the table: no new connection or flow chooses it; what it has, it finishes.
+    Draining,
 }

@@ -10,6 +10,7 @@ mod object;
 pub mod observe;
 pub mod policy;
 mod rights;
+mod session;
 pub mod spec;
 mod state;
 pub mod status;

@@ -4,16 +4,7 @@ use crate::group::{Group, Member};
 use crate::id::{Slot, Weight};
 use crate::policy::{Policy, Stickiness};
 
-/// A member's part in the balancing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum State {
-    /// Enrolled, but not in the table: it gets nothing.
-    Standby,
-    /// In the table.
-    Active,
-    /// Out of the table: no new connection or flow chooses it; what it has, it finishes.
-    Draining,
-}
+pub use crate::id::State;
 
 /// Whose program decides for a group.
 #[derive(Debug, Clone, PartialEq, Eq)]

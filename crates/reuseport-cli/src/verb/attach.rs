@@ -17,8 +17,8 @@ use reuseport::{
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::args::GroupArgs;
 use crate::backend::Target;
-use crate::cli::GroupArgs;
 use crate::netns;
 use crate::output::view::Identity;
 use crate::output::{self, DIM, NOTE};

@@ -1,10 +1,9 @@
 //! `reuseport completions`: scripts that complete the command line.
 
 use anyhow::Result;
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::cli::Cli;
 use crate::output;
 
 /// Print the completion script for a shell
@@ -21,10 +20,11 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(self) -> Result<()> {
+    /// `command` is the whole command line.
+    pub(crate) fn run(self, mut command: Command) -> Result<()> {
         // Into memory first: the generator panics where a write fails.
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "reuseport", &mut script);
+        clap_complete::generate(self.shell, &mut command, "reuseport", &mut script);
         output::print_bytes(&script)?;
         Ok(())
     }

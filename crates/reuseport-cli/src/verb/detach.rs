@@ -3,8 +3,8 @@
 use anyhow::Result;
 use clap::Args;
 
+use crate::args::GroupArgs;
 use crate::backend;
-use crate::cli::GroupArgs;
 use crate::output;
 
 /// Take our program off a group and remove what was pinned for it

@@ -4,8 +4,8 @@ use anyhow::Result;
 use clap::Args;
 use reuseport::observe::netns_names;
 
+use crate::args::NetnsArgs;
 use crate::backend;
-use crate::cli::NetnsArgs;
 use crate::output::view::GroupLine;
 use crate::output::{self, Reader};
 

@@ -5,10 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_mangen::roff::{Roff, roman};
 
-use crate::cli::Cli;
 use crate::output;
 
 /// Print the manual page, or write all of them to a directory
@@ -28,8 +27,9 @@ pub(crate) struct Man {
 }
 
 impl Man {
-    pub(crate) fn run(self) -> Result<()> {
-        let mut command = Cli::command().subcommand_help_heading("VERBS");
+    /// `command` is the whole command line.
+    pub(crate) fn run(self, command: Command) -> Result<()> {
+        let mut command = command.subcommand_help_heading("VERBS");
         command.build();
         match self.dir {
             None => output::print_bytes(&page(&command)?)?,

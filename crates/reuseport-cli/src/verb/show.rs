@@ -4,8 +4,8 @@ use anyhow::Result;
 use clap::Args;
 use reuseport::observe::netns_names;
 
+use crate::args::GroupArgs;
 use crate::backend;
-use crate::cli::GroupArgs;
 use crate::output::view::GroupView;
 use crate::output::{self, Reader};
 

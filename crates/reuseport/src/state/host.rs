@@ -130,8 +130,8 @@ impl HostLayer {
     }
 
     /// Removes the layer: nothing then runs at connections any more.
-    pub(crate) fn remove(&self) -> Result<()> {
-        bpffs::remove_directory(&self.path)
+    pub(crate) fn remove(root: &Root) -> Result<()> {
+        bpffs::remove_directory(&root.host())
     }
 }
 

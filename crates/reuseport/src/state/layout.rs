@@ -9,9 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::group::{Device, GroupKey, Protocol};
-use crate::id::{Cookie, Netns, Weight};
+use crate::id::{Cookie, Netns, State, Weight};
 use crate::policy::{Policy, Stickiness};
-use crate::status::State;
 
 /// The version of these records.
 pub(crate) const SCHEMA: u32 = 1;

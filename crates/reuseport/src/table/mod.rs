@@ -15,8 +15,7 @@ mod maglev;
 #[cfg(test)]
 mod tests;
 
-use crate::id::{Slot, Weight};
-use crate::status::State;
+use crate::id::{Slot, State, Weight};
 
 /// The version of what [`Table::build`] computes, kept with the pinned state.
 ///

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use crate::balancer::{Attach, Attached, Balancer};
-use crate::group::GroupKey;
+use crate::group::{AttachedProgram, GroupKey};
 use crate::host::Host;
 use crate::id::Cookie;
 use crate::{Error, ErrorKind, Result};
@@ -55,6 +55,8 @@ pub struct Watch {
     key: GroupKey,
     attach: Attach,
     events: Events,
+    /// The members that were there, and the program, when the slots agreed with the group last.
+    last: (Vec<Cookie>, Option<AttachedProgram>),
     /// Says to others that the state is to be kept.
     keep: Option<File>,
 }
@@ -71,9 +73,9 @@ impl Watch {
         let (_, attached) = Balancer::attach(&host, key, &attach)?;
         // What decides is decided: from here on members are followed.
         let attach = Attach { decide: None, force: false, ..attach };
-        let mut watch = Self { host, key: key.clone(), attach, events, keep: None };
-        watch.keep_state()?;
-        Ok((watch, attached))
+        let keep = crate::session::watch_over(key)?;
+        let last = (Vec::new(), None);
+        Ok((Self { host, key: key.clone(), attach, events, last, keep }, attached))
     }
 
     /// Follows the group until [`Attach::stop`] is set, and tells what changes.
@@ -90,10 +92,11 @@ impl Watch {
             let result = match wake {
                 Wake::Stop => return Ok(()),
                 Wake::Look => self.look(),
-                Wake::Came(cookie) => self.take_in(cookie),
+                Wake::Came(cookie) => self.take_in(cookie).map(Some),
             };
             match result {
-                Ok(attached) => {
+                Ok(None) => {}
+                Ok(Some(attached)) => {
                     gone = false;
                     if !attached.changes.is_empty() {
                         tell(Change::Members(attached));
@@ -106,13 +109,19 @@ impl Watch {
                     gone = true;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+                // It is going; that it is gone, or came back, is the next event.
+                Err(error) if error.kind() == ErrorKind::Vanished => tracing::debug!("{error}"),
                 Err(error) => tell(Change::Failed(error)),
             }
         }
     }
 
-    /// Looks until the socket that was announced is in the group, which takes the kernel a moment,
-    /// or has turned out to be of another group on the same port.
+    /// Waits until the socket that was announced is in its group, which takes the kernel a moment,
+    /// and brings the group up to date. It may also be one of another group on the same port, or
+    /// one that stopped listening and listens again: the members are then who they were.
+    ///
+    /// A server that becomes a daemon hands its sockets to a child and ends: whoever held them a
+    /// moment ago has vanished, and the next try finds the child.
     fn take_in(&mut self, cookie: Cookie) -> Result<Attached> {
         const TRIES: u32 = 6;
 
@@ -120,24 +129,34 @@ impl Watch {
         for _ in 0..TRIES {
             let groups = self.host.groups()?;
             if groups.iter().any(|group| group.member(cookie).is_some()) {
-                break;
+                match self.update() {
+                    Err(error) if error.kind() == ErrorKind::Vanished => {}
+                    result => return result,
+                }
             }
             std::thread::sleep(pause);
             pause *= 2;
         }
-        self.look()
+        self.update()
     }
 
-    /// Brings the group up to date.
-    fn look(&mut self) -> Result<Attached> {
+    /// Brings the group up to date if anything is not as it was.
+    fn look(&mut self) -> Result<Option<Attached>> {
+        if self.now()? == self.last { Ok(None) } else { self.update().map(Some) }
+    }
+
+    fn update(&mut self) -> Result<Attached> {
+        // As it is before: whatever changes while this runs is a difference at the next look.
+        let seen = self.now().unwrap_or_default();
         let (_, attached) = Balancer::attach(&self.host, &self.key, &self.attach)?;
-        self.keep_state()?;
+        self.keep = crate::session::watch_over(&self.key)?;
+        self.last = seen;
         Ok(attached)
     }
 
-    fn keep_state(&mut self) -> Result<()> {
-        self.keep = crate::balancer::watch_over(&self.key)?;
-        Ok(())
+    fn now(&self) -> Result<(Vec<Cookie>, Option<AttachedProgram>)> {
+        let group = self.host.refresh(&self.key)?;
+        Ok((group.members.iter().map(|member| member.cookie).collect(), group.program))
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 
 use aya_obj::generated::bpf_map_type;
 
-use crate::maps::{MapData, MapError, check_index, check_sizes};
+use crate::maps::{IterableMap, MapData, MapError, check_index, check_sizes};
 use crate::sys::{self, Pod, SyscallError, bytes_of};
 use crate::util::nr_cpus;
 
@@ -150,5 +150,15 @@ impl<T: BorrowMut<MapData>, V: Pod> PerCpuArray<T, V> {
         sys::bpf_map_update_elem_bytes(fd, &index.to_ne_bytes(), &bytes, flags)
             .map_err(SyscallError::of("BPF_MAP_UPDATE_ELEM"))?;
         Ok(())
+    }
+}
+
+impl<T: Borrow<MapData>, V: Pod> IterableMap<u32, PerCpuValues<V>> for PerCpuArray<T, V> {
+    fn map(&self) -> &MapData {
+        self.inner.borrow()
+    }
+
+    fn get(&self, key: &u32) -> Result<PerCpuValues<V>, MapError> {
+        self.get(key, 0)
     }
 }
