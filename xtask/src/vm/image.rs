@@ -17,9 +17,9 @@ use crate::shell;
 
 /// What tests drive or call. What is not installed here is left out; for all else that a script may
 /// call there is busybox.
-const PROGRAMS: [&str; 20] = [
-    "cat", "curl", "dnsperf", "haproxy", "ip", "mount", "nginx", "nsenter", "readlink", "setpriv",
-    "sh", "sleep", "ss", "stat", "strace", "tc", "umount", "unbound", "unshare", "wrk",
+const PROGRAMS: [&str; 21] = [
+    "bash", "cat", "curl", "dnsperf", "haproxy", "ip", "mount", "nginx", "nsenter", "readlink",
+    "setpriv", "sh", "sleep", "ss", "stat", "strace", "tc", "umount", "unbound", "unshare", "wrk",
 ];
 
 /// What programs read of the machine they run on, if it is there: users, and where libraries lie.

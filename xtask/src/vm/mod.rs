@@ -11,7 +11,7 @@ mod image;
 mod kernel;
 mod machine;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args) -> Result<Counts> {
     let console = directory.join("console.log");
     let run = image::Run {
         arguments: &arguments(args),
-        environment: &environment(std::env::vars()),
+        environment: &environment(&root, std::env::vars()),
         limit: args.timeout,
     };
     image::write(&initramfs, &built, &kernel.modules, &run)?;
@@ -116,9 +116,16 @@ fn arguments(args: &Args) -> Vec<String> {
     arguments
 }
 
-fn environment(ours: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
+fn environment(root: &Path, ours: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
+    // insta would ask cargo, which is not there.
+    let root = root.display().to_string();
     let passed_on = |name: &str| PASSED_ON.iter().any(|prefix| name.starts_with(prefix));
-    let defaults = [(SLOWNESS.0, SLOWNESS.1), ("RUST_BACKTRACE", "0")];
+    let defaults = [
+        (SLOWNESS.0, SLOWNESS.1),
+        ("RUST_BACKTRACE", "0"),
+        ("INSTA_WORKSPACE_ROOT", &root),
+        ("INSTA_UPDATE", "no"),
+    ];
     let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned()));
     defaults.into_iter().chain(ours.filter(|(name, _)| passed_on(name))).collect()
 }
@@ -221,7 +228,7 @@ mod tests {
     fn the_environment_overrides_the_slowness_and_nothing_else_gets_in() {
         let ours = [("HOME", "/home/x"), ("REUSEPORT_TEST_SLOWNESS", "3"), ("RUST_BACKTRACE", "1")];
         let ours = ours.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let environment = environment(ours.into_iter());
+        let environment = environment(Path::new("/w"), ours.into_iter());
         assert!(!environment.iter().any(|(name, _)| name == "HOME"));
         // They are exported in this order: the last one counts.
         let last = environment.iter().rfind(|(name, _)| name == SLOWNESS.0);
