@@ -1,5 +1,5 @@
-//! The emulated machine's file system: the test binaries where they are on this machine, with their
-//! packages' files around them, the programs that tests drive, and the libraries of all of them.
+//! The emulated machine's file system: the workspace and the test binaries where they are on this
+//! machine, the programs that tests drive, and the libraries of all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -32,8 +32,11 @@ const FILES: [&str; 6] = [
     "/etc/ssl/openssl.cnf",
 ];
 
-/// Parts of Python's library that are large and of no use here, by how their names begin.
-const LEFT_OUT: [&str; 6] =
+/// Directories of the workspace that hold no sources, by how their names begin.
+const NOT_OF_WORKSPACE: [&str; 2] = [".", "target"];
+
+/// Parts of Python's library that are large and of no use here.
+const NOT_OF_PYTHON: [&str; 6] =
     ["config-3", "dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data"];
 
 /// What servers are built to expect, and where init mounts.
@@ -53,6 +56,8 @@ const DIRECTORIES: [&str; 11] = [
 
 /// What a run is about, apart from the files that it takes.
 pub(super) struct Run<'a> {
+    /// The workspace, whose files tests read.
+    pub(super) root: &'a Path,
     /// For libtest: filters and options.
     pub(super) arguments: &'a [String],
     pub(super) environment: &'a [(String, String)],
@@ -80,15 +85,13 @@ pub(super) fn write(path: &Path, built: &Built, modules: &[Module], run: &Run<'_
     let python = Path::new("/usr/bin/python3");
     if python.is_file() {
         tree.program(python, python)?;
-        tree.everything_in(&python_library(python)?)?;
+        tree.everything_in(&python_library(python)?, &NOT_OF_PYTHON)?;
     }
     let scratch = tempfile::tempdir().context("cannot create a temporary directory")?;
     for binary in built.commands.iter().chain(built.tests.iter().map(|test| &test.path)) {
         tree.program(binary, &stripped(binary, scratch.path())?)?;
     }
-    for test in &built.tests {
-        tree.everything_in(&test.directory)?;
-    }
+    tree.everything_in(run.root, &NOT_OF_WORKSPACE)?;
     for (number, module) in modules.iter().enumerate() {
         let path = format!("/vm/modules/{number:02}-{}.ko", module.name);
         tree.add(Path::new(&path), Entry::Content(0o644, module.content.clone()));
@@ -149,16 +152,17 @@ impl Tree {
         Ok(())
     }
 
-    /// A directory: of a package, whose tests may read what lies in it, or of Python's library.
-    fn everything_in(&mut self, directory: &Path) -> Result<()> {
+    /// A directory, without those in it whose names begin with one of `left_out`.
+    fn everything_in(&mut self, directory: &Path, left_out: &[&str]) -> Result<()> {
         let read = || -> std::io::Result<Vec<_>> { fs::read_dir(directory)?.collect() };
         let entries = read().with_context(|| format!("cannot read {}", directory.display()))?;
         self.directory(directory);
         for path in entries.into_iter().map(|entry| entry.path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if path.is_dir() {
-                if !LEFT_OUT.iter().any(|prefix| name.starts_with(prefix)) {
-                    self.everything_in(&path)?;
+            // What a link leads to has its own place, or none here.
+            if path.is_dir() && !path.is_symlink() {
+                if !left_out.iter().any(|prefix| name.starts_with(prefix)) {
+                    self.everything_in(&path, left_out)?;
                 }
             } else if path.is_file() {
                 self.file(&path, &path)?;

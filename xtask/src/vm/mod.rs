@@ -95,6 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<Counts> {
     let initramfs = directory.join("initramfs.cpio");
     let console = directory.join("console.log");
     let run = image::Run {
+        root: &root,
         arguments: &arguments(args),
         environment: &environment(&root, std::env::vars()),
         limit: args.timeout,
