@@ -2,6 +2,11 @@
 
 use std::io;
 
+use aya_obj::ParseError;
+
+/// Storing a socket in a map is an update like any other, but fails for reasons of its own.
+pub(crate) const SET_SOCKET: &str = "BPF_MAP_UPDATE_ELEM of a socket";
+
 /// A clause that begins with "; ", or nothing where there is nothing useful to say.
 ///
 /// `call` is the name as errors carry it: a command of bpf(2), in either spelling, or a socket
@@ -16,8 +21,18 @@ pub(crate) fn of(call: &str, error: &io::Error) -> &'static str {
         ("so_attach_reuseport_ebpf", libc::EPERM) => {
             "; the socket has SO_LOCK_FILTER set: its process has forbidden such changes"
         }
-        ("so_attach_reuseport_ebpf", ENOTSUPP) => {
+        ("so_attach_reuseport_ebpf", ENOTSUPP | libc::EOPNOTSUPP) => {
             "; the kernel steers only TCP and UDP sockets, and no MPTCP ones"
+        }
+        ("map_update_elem of a socket", libc::EBUSY) => {
+            "; a socket can be in one socket array, once, or in any number of socket maps, but not in \
+             both: if another program's socket map has it, put it into a socket map (SockMap) too"
+        }
+        ("map_update_elem of a socket", libc::EINVAL) => {
+            "; the socket must have SO_REUSEPORT and be bound (UDP) or listening (TCP)"
+        }
+        ("map_update_elem of a socket", ENOTSUPP | libc::EOPNOTSUPP) => {
+            "; only TCP and UDP sockets can be selected"
         }
         ("so_detach_reuseport_bpf", libc::ENOENT) => "; no program is attached to its group",
         ("so_detach_reuseport_bpf", libc::ENOPROTOOPT) => "; detaching needs Linux 5.3",
@@ -26,10 +41,19 @@ pub(crate) fn of(call: &str, error: &io::Error) -> &'static str {
             "; the path must be on a bpffs (mount -t bpf bpf /sys/fs/bpf), without dots in its name"
         }
         ("obj_pin", libc::EEXIST) => "; something is pinned there already",
+        ("obj_pin", libc::ENOENT) => "; the directory must exist",
         ("obj_get", libc::ENOENT) => "; nothing is pinned there",
         ("iter_create" | "link_create" | "raw_tracepoint_open", libc::EPERM) => {
             "; needs CAP_BPF and CAP_PERFMON"
         }
+        ("map_create", libc::EPERM) => {
+            "; needs CAP_BPF, and for socket maps CAP_NET_ADMIN (before Linux 5.8: CAP_SYS_ADMIN)"
+        }
+        ("map_update_elem" | "map_delete_elem", libc::EPERM) => {
+            "; the map is frozen, or only for reading"
+        }
+        ("mmap", libc::EPERM) => "; the map is frozen",
+        ("mmap", libc::EINVAL) => "; the map must be created with BPF_F_MMAPABLE",
         ("prog_get_fd_by_id" | "map_get_fd_by_id", libc::EPERM) => "; needs CAP_SYS_ADMIN",
         (_, libc::EPERM) => "; needs CAP_BPF (before Linux 5.8: CAP_SYS_ADMIN)",
         (_, libc::ENOSYS) => "; this kernel has no bpf(2)",
@@ -40,18 +64,15 @@ pub(crate) fn of(call: &str, error: &io::Error) -> &'static str {
 /// `ENOTSUPP`: an error number that the kernel keeps to itself but returns here all the same.
 pub(crate) const ENOTSUPP: i32 = 524;
 
-/// What to do when a socket does not go into a socket map.
-pub(crate) fn of_socket(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EBUSY) => {
-            "; a socket can be in one socket array, once: it is in another one, or in this one \
-             already (socket maps take it all the same)"
-        }
-        Some(libc::EINVAL) => {
-            "; the socket must have SO_REUSEPORT and be bound (UDP) or listening (TCP)"
-        }
-        Some(ENOTSUPP | libc::EOPNOTSUPP) => "; only TCP and UDP sockets can be selected",
-        Some(libc::EPERM) => "; needs CAP_BPF, and for socket maps CAP_NET_ADMIN too",
+/// What an object is, for people who gave us something else.
+pub(crate) const OBJECT: &str =
+    "; expected is an ELF file as `clang -target bpf -g -O2 -c` or aya-ebpf makes it";
+
+/// What to do when an object cannot be read.
+pub(crate) fn of_parse(error: &ParseError) -> &'static str {
+    match error {
+        ParseError::ElfError(_) => OBJECT,
+        ParseError::SymbolNotFound { .. } => "; the object has no such global variable",
         _ => "",
     }
 }

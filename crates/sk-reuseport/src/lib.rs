@@ -39,11 +39,13 @@
 //! Loading and attaching need the capability CAP_BPF, tracing programs and iterators CAP_PERFMON
 //! too (before Linux 5.8: CAP_SYS_ADMIN for all of it).
 
+mod adapt;
 mod bpf;
 mod btf;
 #[cfg(any(test, feature = "fault-injection"))]
 pub mod fault;
 mod hint;
+mod loader;
 pub mod maps;
 pub mod net;
 pub mod pin;
@@ -54,6 +56,12 @@ pub mod util;
 pub use aya_obj::VerifierLog;
 pub use aya_obj::btf::{Btf, BtfError, BtfKind};
 pub use aya_obj::maps::PinningType;
-pub use bpf::{Ebpf, EbpfError, EbpfLoader, GlobalData, VerifierLogLevel};
+pub use bpf::{Ebpf, EbpfError, GlobalData, VerifierLogLevel};
 pub use btf::{KernelBtf, KernelTypes};
+pub use loader::EbpfLoader;
 pub use sys::Pod;
+
+/// Keeps the example of the README compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,7 @@
 //! Pinning: names in a bpffs that keep maps, programs and links alive without a process.
+//!
+//! Maps, programs and links have a `pin` of their own, and `from_pin` opens what is pinned. A pin ends
+//! with its file: `unpin`, or removing it. A bpffs takes no dots in names, so no IPv4 address.
 
 use std::ffi::{CString, NulError};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -28,15 +31,6 @@ pub enum PinError {
         error: NulError,
     },
     /// The kernel refused.
-    #[error("cannot pin at `{}`: {error}", path.display())]
-    AtPath {
-        /// The path.
-        path: PathBuf,
-        /// What it said.
-        #[source]
-        error: SyscallError,
-    },
-    /// The kernel refused.
     #[error(transparent)]
     SyscallError(#[from] SyscallError),
 }
@@ -49,9 +43,7 @@ fn c_path(path: &Path) -> Result<CString, PinError> {
 /// Pins an object at a path on a bpffs.
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), PinError> {
     let c_path = c_path(path)?;
-    sys::bpf_obj_pin(object, &c_path)
-        .map_err(SyscallError::of("BPF_OBJ_PIN"))
-        .map_err(|error| PinError::AtPath { path: path.to_owned(), error })
+    Ok(sys::bpf_obj_pin(object, &c_path).map_err(SyscallError::of("BPF_OBJ_PIN"))?)
 }
 
 /// Opens what is pinned at a path.
@@ -73,7 +65,7 @@ pub(crate) enum ObjectKind {
 pub(crate) fn kind_of(fd: BorrowedFd<'_>) -> ObjectKind {
     use std::os::fd::AsRawFd as _;
 
-    let Ok(target) = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) else {
+    let Ok(target) = std::fs::read_link(format!("/proc/thread-self/fd/{}", fd.as_raw_fd())) else {
         return ObjectKind::Unknown;
     };
     match target.as_os_str().as_bytes() {

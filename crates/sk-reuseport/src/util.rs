@@ -10,6 +10,17 @@ use thiserror::Error;
 /// A kernel version, for comparing: `KernelVersion::new(5, 14, 0)`.
 ///
 /// A version says little about what a distribution's kernel can do: prefer trying.
+///
+/// ```
+/// use sk_reuseport::util::KernelVersion;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// if KernelVersion::current()? < KernelVersion::new(5, 14, 0) {
+///     println!("no migration of connections");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Copy, Clone, Eq, Ord, PartialEq, PartialOrd)]
 pub struct KernelVersion {
     major: u8,
@@ -99,6 +110,21 @@ fn parse_cpu_ranges(list: &str) -> Option<usize> {
             last.checked_sub(first).map(|span| span + 1)
         })
         .sum()
+}
+
+/// An object's bytes as a constant of the program, aligned to 8 bytes.
+///
+/// [`Ebpf::load`](crate::Ebpf::load) takes bytes of any alignment, so `include_bytes!` does as well;
+/// this is here for programs written to aya.
+#[macro_export]
+macro_rules! include_bytes_aligned {
+    ($path:expr $(,)?) => {{
+        #[repr(C, align(8))]
+        struct Aligned<Bytes: ?Sized>(Bytes);
+
+        static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!($path));
+        &OBJECT.0
+    }};
 }
 
 /// The size of a page of memory, in bytes.

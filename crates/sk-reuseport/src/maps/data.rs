@@ -4,17 +4,32 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
+use aya_obj::EbpfSectionKind;
 use aya_obj::generated::bpf_map_type;
-use aya_obj::maps::PinningType;
+use aya_obj::maps::{LegacyMap, PinningType, bpf_map_def};
 
 use super::{MapError, MapInfo};
 use crate::pin::{self, ObjectKind, PinError};
 use crate::sys::{self, MapCreate, Pod, SyscallError};
 
 /// A map's descriptor.
+///
+/// Programs of the same object that are not loaded yet share it: they name their maps by its
+/// number, so it must stay open until then, whatever becomes of the map that was taken out.
 #[derive(Debug)]
-pub struct MapFd(OwnedFd);
+pub struct MapFd(Arc<OwnedFd>);
+
+impl MapFd {
+    fn new(fd: OwnedFd) -> Self {
+        Self(Arc::new(fd))
+    }
+
+    pub(crate) fn share(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
 impl AsFd for MapFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -25,7 +40,18 @@ impl AsFd for MapFd {
 /// A map of any type.
 ///
 /// The kernel keeps a map as long as a descriptor of it is open, a loaded program uses it, or it
-/// is pinned.
+/// is pinned. To get at what it holds, convert it into the type for it:
+///
+/// ```no_run
+/// use sk_reuseport::maps::{Array, Map, MapData};
+///
+/// # fn main() -> Result<(), sk_reuseport::maps::MapError> {
+/// let map = Map::from_map_data(MapData::from_pin("/sys/fs/bpf/hits")?)?;
+/// let hits: Array<_, u64> = map.try_into()?;
+/// println!("{}", hits.get(&0, 0)?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct MapData {
     definition: aya_obj::Map,
@@ -33,6 +59,19 @@ pub struct MapData {
 }
 
 impl MapData {
+    /// Creates a map that no object defines, with keys and values as long as these types.
+    pub(super) fn create_of<K, V>(
+        map_type: bpf_map_type,
+        name: &str,
+        max_entries: u32,
+        flags: u32,
+    ) -> Result<Self, MapError> {
+        let (key, value) = (size_of::<K>() as u32, size_of::<V>() as u32);
+        let map_type = map_type as u32;
+        let definition = aya_obj::Map::new_from_params(map_type, key, value, max_entries, flags);
+        Self::create(definition, name, None)
+    }
+
     /// Creates a map as an object defines it.
     pub(crate) fn create(
         definition: aya_obj::Map,
@@ -63,7 +102,7 @@ impl MapData {
     ) -> Result<Self, MapError> {
         let c_name =
             CString::new(name).map_err(|_| MapError::InvalidName { name: name.to_owned() })?;
-        let fd = sys::bpf_map_create(&MapCreate {
+        let mut request = MapCreate {
             name: &c_name,
             map_type: definition.map_type(),
             key_size: definition.key_size(),
@@ -73,12 +112,20 @@ impl MapData {
             extra: definition.map_extra(),
             inner,
             btf: types_of(&definition, btf),
-        })
-        .map_err(|io_error| MapError::CreateError { name: name.to_owned(), io_error })?;
-        Ok(Self { definition, fd: MapFd(fd) })
+        };
+        let mut result = sys::bpf_map_create(&request);
+        // An object may describe the values and only give the size of the keys, and some types of
+        // maps take no description: it is a help, not a must (map_check_btf in the kernel).
+        let refused = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+        if request.btf.take().is_some() && result.as_ref().is_err_and(refused) {
+            result = sys::bpf_map_create(&request);
+        }
+        let fd =
+            result.map_err(|io_error| MapError::CreateError { name: name.to_owned(), io_error })?;
+        Ok(Self { definition, fd: MapFd::new(fd) })
     }
 
-    /// Opens the map that is pinned at `path`, or creates it and pins it there.
+    /// Opens the map that is pinned at `path`, or creates it, fills it and pins it there.
     pub(crate) fn create_pinned_by_name(
         path: &Path,
         definition: aya_obj::Map,
@@ -86,51 +133,90 @@ impl MapData {
         btf: Option<BorrowedFd<'_>>,
     ) -> Result<Self, MapError> {
         match Self::from_pin(path) {
-            Ok(pinned) => return pinned.stand_in(name, definition),
-            Err(MapError::PinError { error: PinError::SyscallError(error), .. })
+            Ok(pinned) => return pinned.reopened(name, &definition),
+            Err(MapError::SyscallError(error))
                 if error.io_error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let map = Self::create(definition.clone(), name, btf)?;
+        let map = Self::create_filled(definition.clone(), name, btf)?;
         match map.pin(path) {
             Ok(()) => Ok(map),
             // Somebody was faster: theirs is the one to use.
-            Err(PinError::AtPath { error, .. })
+            Err(PinError::SyscallError(error))
                 if error.io_error.kind() == io::ErrorKind::AlreadyExists =>
             {
-                Self::from_pin(path)?.stand_in(name, definition)
+                Self::from_pin(path)?.reopened(name, &definition)
             }
             Err(error) => Err(MapError::PinError { name: Some(name.to_owned()), error }),
         }
     }
 
-    /// The same map in the place of one that an object defines.
-    pub(crate) fn stand_in(
-        &self,
+    /// Creates a map as an object defines it, with what the object has for it.
+    pub(crate) fn create_filled(
+        definition: aya_obj::Map,
         name: &str,
-        mut definition: aya_obj::Map,
+        btf: Option<BorrowedFd<'_>>,
     ) -> Result<Self, MapError> {
+        let map = Self::create(definition, name, btf)?;
+        map.fill_section()?;
+        Ok(map)
+    }
+
+    /// This map, which was pinned, in the place of one that an object defines. Unlike a map that
+    /// the caller chose, it must be of the same type.
+    fn reopened(&self, name: &str, definition: &aya_obj::Map) -> Result<Self, MapError> {
+        let (wanted, given) = (definition.map_type(), self.definition.map_type());
+        if wanted != given {
+            return Err(MapError::IncompatibleType { name: name.to_owned(), wanted, given });
+        }
+        self.stand_in(name, definition)
+    }
+
+    /// The same map in the place of one that an object defines.
+    pub(crate) fn stand_in(&self, name: &str, definition: &aya_obj::Map) -> Result<Self, MapError> {
         let sizes = |map: &aya_obj::Map| (map.key_size(), map.value_size());
-        let (wanted, given) = (sizes(&definition), sizes(&self.definition));
+        let (wanted, given) = (sizes(definition), sizes(&self.definition));
         // A ring buffer's elements have no size; an object may say one all the same.
-        let ring = self.definition.map_type() == bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
+        let ring = self.is(bpf_map_type::BPF_MAP_TYPE_RINGBUF);
         if wanted != given && !ring {
             return Err(MapError::Incompatible { name: name.to_owned(), wanted, given });
         }
-        definition.set_max_entries(self.definition.max_entries());
-        Ok(Self { definition, fd: MapFd(self.fd.0.try_clone()?) })
+        Ok(Self { definition: self.in_place_of(definition), fd: self.fd.share() })
+    }
+
+    /// This map's own shape (what the kernel writes on a lookup depends on it), at the place in the
+    /// object that `replaced` has.
+    fn in_place_of(&self, replaced: &aya_obj::Map) -> aya_obj::Map {
+        let own = &self.definition;
+        aya_obj::Map::Legacy(LegacyMap {
+            def: bpf_map_def {
+                map_type: own.map_type(),
+                key_size: own.key_size(),
+                value_size: own.value_size(),
+                max_entries: own.max_entries(),
+                map_flags: own.map_flags(),
+                ..bpf_map_def::default()
+            },
+            inner_def: None,
+            section_index: replaced.section_index(),
+            section_kind: replaced.section_kind(),
+            symbol_index: replaced.symbol_index(),
+            // Not what the map holds: that the object has something says how it is addressed.
+            data: replaced.data().to_vec(),
+        })
     }
 
     /// Fills a section's map (`.rodata`, `.data`) with what the object has for it.
-    pub(crate) fn fill_section(&self, freeze: bool) -> Result<(), MapError> {
+    fn fill_section(&self) -> Result<(), MapError> {
         let data = self.definition.data();
         if !data.is_empty() {
             let key = 0u32.to_ne_bytes();
             sys::bpf_map_update_elem_bytes(self.fd.as_fd(), &key, data, 0)
                 .map_err(SyscallError::of("BPF_MAP_UPDATE_ELEM"))?;
         }
-        if freeze {
-            sys::bpf_map_freeze(self.fd.as_fd()).map_err(SyscallError::of("BPF_MAP_FREEZE"))?;
+        // The verifier takes what is in a frozen map for constants.
+        if self.definition.section_kind() == EbpfSectionKind::Rodata {
+            self.freeze()?;
         }
         Ok(())
     }
@@ -141,11 +227,11 @@ impl MapData {
     ///
     /// If nothing is pinned there, or something else than a map.
     pub fn from_pin<P: AsRef<Path>>(path: P) -> Result<Self, MapError> {
-        let fd = pin::open(path.as_ref()).map_err(|error| MapError::PinError {
-            name: path.as_ref().file_name().map(|name| name.to_string_lossy().into_owned()),
-            error,
-        })?;
-        Self::from_fd(fd)
+        match pin::open(path.as_ref()) {
+            Ok(fd) => Self::opened(fd, || format!("`{}`", path.as_ref().display())),
+            Err(PinError::SyscallError(error)) => Err(error.into()),
+            Err(error) => Err(MapError::PinError { name: None, error }),
+        }
     }
 
     /// Opens a map by its id.
@@ -164,12 +250,16 @@ impl MapData {
     ///
     /// If it is no map.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, MapError> {
+        Self::opened(fd, || "the descriptor".to_owned())
+    }
+
+    fn opened(fd: OwnedFd, what: impl FnOnce() -> String) -> Result<Self, MapError> {
         if !matches!(pin::kind_of(fd.as_fd()), ObjectKind::Map | ObjectKind::Unknown) {
-            return Err(MapError::InvalidMapType { map_type: 0 });
+            return Err(MapError::NotAMap { what: what() });
         }
         let info = MapInfo::new_from_fd(fd.as_fd())?;
         let definition = aya_obj::parse_map_info(info.0, PinningType::None);
-        Ok(Self { definition, fd: MapFd(fd) })
+        Ok(Self { definition, fd: MapFd::new(fd) })
     }
 
     /// Pins the map: it stays until the pin is removed, whatever becomes of this process.
@@ -208,6 +298,17 @@ impl MapData {
     /// What the kernel says.
     pub fn info(&self) -> Result<MapInfo, MapError> {
         MapInfo::new_from_fd(self.fd.as_fd())
+    }
+
+    fn is(&self, map_type: bpf_map_type) -> bool {
+        self.definition.map_type() == map_type as u32
+    }
+
+    pub(crate) fn must_be(&self, map_type: bpf_map_type) -> Result<(), MapError> {
+        if self.is(map_type) {
+            return Ok(());
+        }
+        Err(MapError::InvalidMapType { map_type: self.definition.map_type() })
     }
 
     pub(crate) fn definition(&self) -> &aya_obj::Map {

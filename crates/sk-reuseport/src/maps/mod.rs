@@ -56,10 +56,16 @@ pub enum MapError {
         outer_name: String,
     },
     /// The map is not of the type that was asked for.
-    #[error("invalid map type {map_type}")]
+    #[error("invalid map type {}", type_name(*map_type))]
     InvalidMapType {
         /// The type that it is, as the kernel numbers them.
         map_type: u32,
+    },
+    /// What was opened is no map.
+    #[error("{what} is no BPF map")]
+    NotAMap {
+        /// A path, or a descriptor.
+        what: String,
     },
     /// The name has a zero byte.
     #[error("invalid map name `{name}`")]
@@ -120,14 +126,19 @@ pub enum MapError {
         /// Bytes of the given map's keys and values.
         given: (u32, u32),
     },
-    /// A socket did not go into a map.
-    #[error("cannot store the socket at index {index}: {io_error}{}", hint::of_socket(io_error))]
-    SocketError {
-        /// Where it was to go.
-        index: u32,
-        /// What the kernel said.
-        #[source]
-        io_error: io::Error,
+    /// The map that is pinned where an object's one belongs is of another type.
+    #[error(
+        "map `{name}`: the object wants {}, what is pinned there is {}: remove that pin, or give \
+         another path",
+        type_name(*wanted), type_name(*given)
+    )]
+    IncompatibleType {
+        /// The map's name in the object.
+        name: String,
+        /// The type that the object wants, as the kernel numbers them.
+        wanted: u32,
+        /// The type of the pinned map.
+        given: u32,
     },
     /// A socket array with values of 4 bytes cannot be read: its values are descriptors, which
     /// mean something in one process only.
@@ -156,6 +167,14 @@ pub enum MapError {
 impl From<InvalidTypeBinding<u32>> for MapError {
     fn from(error: InvalidTypeBinding<u32>) -> Self {
         Self::InvalidMapType { map_type: error.value }
+    }
+}
+
+/// The kernel's name of a map type, where there is one.
+fn type_name(number: u32) -> String {
+    match bpf_map_type::try_from(number) {
+        Ok(name) => format!("{name:?}"),
+        Err(_) => number.to_string(),
     }
 }
 
@@ -253,15 +272,19 @@ impl Map {
     }
 }
 
-/// Conversions from [`Map`], taken or borrowed, and pinning.
+/// Conversions from [`Map`], taken or borrowed. Anybody can put any map into any variant, and the
+/// kernel writes as much on a lookup as the map's type makes it, so that is looked at too.
 macro_rules! impl_map {
-    ($map:ident [$($param:ident),*] from $($variant:ident)|+) => {
+    ($map:ident [$($param:ident),*] from $($variant:ident = $kind:ident)|+) => {
         impl<$($param: Pod),*> TryFrom<Map> for $map<MapData, $($param),*> {
             type Error = MapError;
 
             fn try_from(map: Map) -> Result<Self, MapError> {
                 match map {
-                    $(Map::$variant(data))|+ => Self::new(data),
+                    $(Map::$variant(data) => {
+                        data.must_be(bpf_map_type::$kind)?;
+                        Self::new(data)
+                    })+
                     other => Err(other.of_another_type()),
                 }
             }
@@ -272,7 +295,10 @@ macro_rules! impl_map {
 
             fn try_from(map: &'a Map) -> Result<Self, MapError> {
                 match map {
-                    $(Map::$variant(data))|+ => Self::new(data),
+                    $(Map::$variant(data) => {
+                        data.must_be(bpf_map_type::$kind)?;
+                        Self::new(data)
+                    })+
                     other => Err(other.of_another_type()),
                 }
             }
@@ -283,7 +309,10 @@ macro_rules! impl_map {
 
             fn try_from(map: &'a mut Map) -> Result<Self, MapError> {
                 match map {
-                    $(Map::$variant(data))|+ => Self::new(data),
+                    $(Map::$variant(data) => {
+                        data.must_be(bpf_map_type::$kind)?;
+                        Self::new(data)
+                    })+
                     other => Err(other.of_another_type()),
                 }
             }
@@ -312,15 +341,15 @@ macro_rules! impl_typed {
     };
 }
 
-impl_map!(Array [V] from Array);
-impl_map!(PerCpuArray [V] from PerCpuArray);
-impl_map!(HashMap [K, V] from HashMap | LruHashMap);
-impl_map!(SkStorage [V] from SkStorage);
-impl_map!(SockHash [K] from SockHash);
-impl_map!(SockMap [] from SockMap);
-impl_map!(ReusePortSockArray [] from ReusePortSockArray);
-impl_map!(ArrayOfMaps [] from ArrayOfMaps);
-impl_map!(RingBuf [] from RingBuf);
+impl_map!(Array [V] from Array = BPF_MAP_TYPE_ARRAY);
+impl_map!(PerCpuArray [V] from PerCpuArray = BPF_MAP_TYPE_PERCPU_ARRAY);
+impl_map!(HashMap [K, V] from HashMap = BPF_MAP_TYPE_HASH | LruHashMap = BPF_MAP_TYPE_LRU_HASH);
+impl_map!(SkStorage [V] from SkStorage = BPF_MAP_TYPE_SK_STORAGE);
+impl_map!(SockHash [K] from SockHash = BPF_MAP_TYPE_SOCKHASH);
+impl_map!(SockMap [] from SockMap = BPF_MAP_TYPE_SOCKMAP);
+impl_map!(ReusePortSockArray [] from ReusePortSockArray = BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
+impl_map!(ArrayOfMaps [] from ArrayOfMaps = BPF_MAP_TYPE_ARRAY_OF_MAPS);
+impl_map!(RingBuf [] from RingBuf = BPF_MAP_TYPE_RINGBUF);
 
 impl_typed!(Array[V]);
 impl_typed!(PerCpuArray[V]);

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
@@ -54,8 +55,10 @@ impl<T: Borrow<MapData>> RingBuf<T> {
         let page = page_size();
         let fd = data.fd().as_fd();
         let consumer = Mapping::new(fd, 0, page, true).map_err(SyscallError::of("mmap"))?;
-        let producer =
-            Mapping::new(fd, page, page + 2 * size, false).map_err(SyscallError::of("mmap"))?;
+        // On a machine of 32 bits there are queues that do not fit into memory.
+        let twice = size.checked_mul(2).and_then(|twice| twice.checked_add(page));
+        let twice = twice.ok_or(io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let producer = Mapping::new(fd, page, twice, false).map_err(SyscallError::of("mmap"))?;
         Ok(Self { map, consumer, producer, size })
     }
 
@@ -71,24 +74,26 @@ impl<T> RingBuf<T> {
     /// The record is taken when what this returns is dropped.
     #[expect(clippy::should_implement_trait, reason = "a record borrows the queue")]
     pub fn next(&mut self) -> Option<RingBufItem<'_>> {
-        // The protocol of kernel/bpf/ringbuf.c: positions only grow; a record's header has its
-        // length and two flags, and is written last, with release.
+        // The protocol of kernel/bpf/ringbuf.c: positions are unsigned longs that only grow (and on
+        // a machine of 32 bits wrap); a record's header has its length and two flags, and is
+        // written last. Then the kernel looks at our position, and wakes us only if we had read all
+        // before: so our position must be out before we look for more, which only SeqCst says.
         loop {
-            let consumed = self.consumer.atomic_u64(0).load(Ordering::Relaxed);
-            let produced = self.producer.atomic_u64(0).load(Ordering::Acquire);
-            if consumed >= produced {
+            let consumed = self.consumer.atomic_usize(0).load(Ordering::Relaxed);
+            let produced = self.producer.atomic_usize(0).load(Ordering::SeqCst);
+            if consumed == produced {
                 return None;
             }
-            let at = page_size() + (consumed as usize & (self.size - 1));
-            let header = self.producer.atomic_u32(at).load(Ordering::Acquire);
+            let at = page_size() + (consumed & (self.size - 1));
+            let header = self.producer.atomic_u32(at).load(Ordering::SeqCst);
             if header & BPF_RINGBUF_BUSY_BIT != 0 {
                 return None;
             }
             let length = (header & !BPF_RINGBUF_DISCARD_BIT) as usize;
             let header_size = BPF_RINGBUF_HDR_SZ as usize;
-            let next = consumed + (header_size + length).next_multiple_of(8) as u64;
+            let next = consumed.wrapping_add((header_size + length).next_multiple_of(8));
             if header & BPF_RINGBUF_DISCARD_BIT != 0 {
-                self.consumer.atomic_u64(0).store(next, Ordering::Release);
+                self.consumer.atomic_usize(0).store(next, Ordering::SeqCst);
                 continue;
             }
             return Some(RingBufItem {
@@ -104,7 +109,7 @@ impl<T> RingBuf<T> {
 pub struct RingBufItem<'a> {
     record: &'a [u8],
     consumer: &'a Mapping,
-    next: u64,
+    next: usize,
 }
 
 impl Deref for RingBufItem<'_> {
@@ -117,7 +122,7 @@ impl Deref for RingBufItem<'_> {
 
 impl Drop for RingBufItem<'_> {
     fn drop(&mut self) {
-        self.consumer.atomic_u64(0).store(self.next, Ordering::Release);
+        self.consumer.atomic_usize(0).store(self.next, Ordering::SeqCst);
     }
 }
 

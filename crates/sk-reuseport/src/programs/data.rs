@@ -9,8 +9,10 @@ use std::sync::Arc;
 use aya_obj::VerifierLog;
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 
-use super::{ProgramError, ProgramFd, ProgramInfo};
+use super::links::Links;
+use super::{ProgramError, ProgramFd, ProgramInfo, ProgramType};
 use crate::VerifierLogLevel;
+use crate::maps::MapFd;
 use crate::pin::{self, ObjectKind, PinError};
 use crate::sys::{self, ProgDebug, ProgLoad, SyscallError};
 
@@ -22,6 +24,8 @@ pub(crate) struct Code {
     pub(crate) flags: u32,
     /// The object's own BTF, as the kernel has it.
     pub(crate) btf: Option<Arc<OwnedFd>>,
+    /// Instructions name maps by the numbers of these descriptors: they must stay open.
+    pub(crate) _maps: Arc<[MapFd]>,
     pub(crate) log_level: VerifierLogLevel,
 }
 
@@ -32,23 +36,28 @@ pub(crate) struct ProgramData {
     code: Option<Code>,
     fd: Option<ProgramFd>,
     pin: Option<PathBuf>,
+    /// None for programs that select sockets.
+    pub(crate) links: Links,
 }
 
 impl ProgramData {
     pub(crate) fn new(name: String, code: Code) -> Self {
-        Self { name, code: Some(code), fd: None, pin: None }
+        Self { name, code: Some(code), fd: None, pin: None, links: Links::default() }
     }
 
     /// A program that is loaded already, from its pin.
-    pub(crate) fn from_pin(path: &Path) -> Result<(Self, ProgramInfo), ProgramError> {
+    pub(crate) fn from_pin(path: &Path, wanted: ProgramType) -> Result<Self, ProgramError> {
         let fd = pin::open(path)?;
         if !matches!(pin::kind_of(fd.as_fd()), ObjectKind::Program | ObjectKind::Unknown) {
             return Err(ProgramError::UnexpectedProgramType);
         }
         let info = ProgramInfo::new_from_fd(fd.as_fd())?;
+        if info.program_type() != wanted {
+            return Err(ProgramError::UnexpectedProgramType);
+        }
         let name = info.name_as_str().unwrap_or_default().to_owned();
-        let data = Self { name, code: None, fd: Some(ProgramFd(fd)), pin: Some(path.to_owned()) };
-        Ok((data, info))
+        let (fd, pin) = (Some(ProgramFd(fd)), Some(path.to_owned()));
+        Ok(Self { name, code: None, fd, pin, links: Links::default() })
     }
 
     pub(crate) fn fd(&self) -> Result<&ProgramFd, ProgramError> {
@@ -56,6 +65,7 @@ impl ProgramData {
     }
 
     pub(crate) fn unload(&mut self) -> Result<(), ProgramError> {
+        self.links.end_all();
         self.fd.take().map(drop).ok_or(ProgramError::NotLoaded)
     }
 
@@ -67,10 +77,11 @@ impl ProgramData {
     }
 
     pub(crate) fn unpin(&mut self) -> Result<(), io::Error> {
-        match self.pin.take() {
-            Some(path) => std::fs::remove_file(path),
-            None => Ok(()),
+        if let Some(path) = &self.pin {
+            std::fs::remove_file(path)?;
+            self.pin = None;
         }
+        Ok(())
     }
 
     /// Loads the program, with the verifier's log only if the first try fails: writing the log
@@ -86,7 +97,7 @@ impl ProgramData {
         }
         let code = self.code.as_ref().ok_or(ProgramError::AlreadyLoaded)?;
         let name = CString::new(self.name.as_str())
-            .map_err(|error| ProgramError::InvalidName { name: self.name.clone(), error })?;
+            .map_err(|_| ProgramError::InvalidName { name: self.name.clone() })?;
         let request = code.request(&name, program_type, attach_type, attach_btf_id);
         let (result, log) =
             with_log(code.log_level, |log, level| sys::bpf_prog_load(&request, log, level));
@@ -153,24 +164,26 @@ pub(crate) fn with_log(
         }
         result
     };
-    let first = load(&mut []);
-    if first.is_ok() || level.is_empty() {
-        return (first, String::new());
-    }
+    let first = match load(&mut []) {
+        Err(error) if !level.is_empty() => error,
+        result => return (result, String::new()),
+    };
     let mut log = vec![0; FIRST_SIZE];
     loop {
-        let result = load(&mut log);
-        match &result {
+        let result = match load(&mut log) {
             // The log did not fit: what it would have said is at its end.
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && log.len() < LAST_SIZE => {
-                log = vec![0; log.len() * 4];
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                if log.len() < LAST_SIZE {
+                    log = vec![0; log.len() * 4];
+                    continue;
+                }
+                Err(first)
             }
-            _ => {
-                let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
-                let text = String::from_utf8_lossy(&log[..end]).trim_end().to_owned();
-                return (result, text);
-            }
-        }
+            result => result,
+        };
+        let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+        let text = String::from_utf8_lossy(&log[..end]).trim_end().to_owned();
+        return (result, text);
     }
 }
 

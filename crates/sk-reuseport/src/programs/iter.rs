@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use aya_obj::btf::BtfKind;
 use aya_obj::generated::{bpf_attach_type::BPF_TRACE_ITER, bpf_prog_type::BPF_PROG_TYPE_TRACING};
 
 use super::data::{ProgramData, syscall};
-use super::links::{FdLink, LinkError, Links, define_link};
+use super::links::{LinkError, define_link};
 use super::{ProgramError, ProgramType};
 use crate::btf::KernelTypes;
 use crate::sys::{self, SyscallError};
@@ -39,7 +40,6 @@ use crate::sys::{self, SyscallError};
 #[doc(alias = "BPF_PROG_TYPE_TRACING")]
 pub struct Iter {
     pub(crate) data: ProgramData,
-    links: Links,
 }
 
 impl Iter {
@@ -47,7 +47,7 @@ impl Iter {
     pub const PROGRAM_TYPE: ProgramType = ProgramType::Tracing;
 
     pub(crate) fn new(data: ProgramData) -> Self {
-        Self { data, links: Links::default() }
+        Self { data }
     }
 
     /// Loads the program as an iterator over what `iter_type` names: `task_file`, `tcp`, `udp`,
@@ -59,6 +59,16 @@ impl Iter {
     pub fn load(&mut self, iter_type: &str, btf: &impl KernelTypes) -> Result<(), ProgramError> {
         let id = btf.id_by_type_name_kind(&format!("bpf_iter_{iter_type}"), BtfKind::Func)?;
         self.data.load(BPF_PROG_TYPE_TRACING, Some(BPF_TRACE_ITER), Some(id))
+    }
+
+    /// Opens a pinned program, ready to be attached. Links that it has elsewhere are not touched:
+    /// [`PinnedLink`](super::PinnedLink) opens those.
+    ///
+    /// # Errors
+    ///
+    /// If nothing is pinned there, or something else than a program of this type.
+    pub fn from_pin<P: AsRef<Path>>(path: P) -> Result<Self, ProgramError> {
+        Ok(Self { data: ProgramData::from_pin(path.as_ref(), Self::PROGRAM_TYPE)? })
     }
 
     /// Attaches the program, which runs nothing yet: see [`IterLink::open`].
@@ -82,7 +92,7 @@ impl Iter {
     fn attach_to(&mut self, map: Option<BorrowedFd<'_>>) -> Result<IterLinkId, ProgramError> {
         let fd = sys::bpf_link_create_iter(self.fd()?.as_fd(), map)
             .map_err(syscall("BPF_LINK_CREATE"))?;
-        Ok(IterLinkId(self.links.insert(FdLink::new(fd))))
+        Ok(IterLinkId(self.data.links.insert(fd)))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Programs that select sockets have none: their attachment is the group's. Tracepoints and
 //! iterators do.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -24,20 +25,50 @@ pub enum LinkError {
     SyscallError(#[from] SyscallError),
     /// A pinned link could not be opened.
     #[error(transparent)]
-    PinError(#[from] PinError),
+    PinError(PinError),
+}
+
+impl From<PinError> for LinkError {
+    /// What the kernel said remains a [`SyscallError`], as aya has it.
+    fn from(error: PinError) -> Self {
+        match error {
+            PinError::SyscallError(error) => Self::SyscallError(error),
+            error => Self::PinError(error),
+        }
+    }
 }
 
 /// An attachment. Dropping it detaches, unless it is pinned or held elsewhere.
+///
+/// # Minimum kernel version
+///
+/// Linux 5.5 for tracepoints, 5.8 for iterators; pinning 5.7.
+///
+/// # Examples
+///
+/// ```no_run
+/// use sk_reuseport::{Btf, Ebpf};
+/// use sk_reuseport::programs::{BtfTracePoint, FdLink, PinnedLink};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut ebpf = Ebpf::load_file("count.o")?;
+/// let program: &mut BtfTracePoint = ebpf.program_mut("on_state").ok_or("no program")?.try_into()?;
+/// program.load("inet_sock_set_state", &Btf::from_sys_fs()?)?;
+/// let id = program.attach()?;
+/// let link: FdLink = program.take_link(id)?.into();
+/// link.pin("/sys/fs/bpf/count_link")?; // it goes on counting
+///
+/// // Later, in any process: this ends it.
+/// drop(PinnedLink::from_pin("/sys/fs/bpf/count_link")?.unpin()?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct FdLink {
     fd: OwnedFd,
 }
 
 impl FdLink {
-    pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd }
-    }
-
     /// Pins the link: the attachment stays until the pin is removed, whatever becomes of this
     /// process.
     ///
@@ -76,7 +107,7 @@ impl PinnedLink {
         if !matches!(pin::kind_of(fd.as_fd()), ObjectKind::Link | ObjectKind::Unknown) {
             return Err(LinkError::InvalidLink);
         }
-        Ok(Self { path: path.to_owned(), link: FdLink::new(fd) })
+        Ok(Self { path: path.to_owned(), link: FdLink { fd } })
     }
 
     /// Removes the pin. Dropping what it returns then detaches.
@@ -90,6 +121,12 @@ impl PinnedLink {
     }
 }
 
+impl From<PinnedLink> for FdLink {
+    fn from(pinned: PinnedLink) -> Self {
+        pinned.link
+    }
+}
+
 /// Names one of the links that a program value holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FdLinkId(usize);
@@ -97,17 +134,24 @@ pub struct FdLinkId(usize);
 /// The links that a program value holds until they are taken out or it is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
-    links: Vec<Option<FdLink>>,
+    links: HashMap<usize, FdLink>,
+    attached: usize,
 }
 
 impl Links {
-    pub(crate) fn insert(&mut self, link: FdLink) -> FdLinkId {
-        self.links.push(Some(link));
-        FdLinkId(self.links.len() - 1)
+    pub(crate) fn insert(&mut self, fd: OwnedFd) -> FdLinkId {
+        self.attached += 1;
+        self.links.insert(self.attached, FdLink { fd });
+        FdLinkId(self.attached)
     }
 
     pub(crate) fn take(&mut self, id: FdLinkId) -> Option<FdLink> {
-        self.links.get_mut(id.0)?.take()
+        self.links.remove(&id.0)
+    }
+
+    /// Ends the attachments that are still here.
+    pub(crate) fn end_all(&mut self) {
+        self.links.clear();
     }
 }
 
@@ -121,6 +165,12 @@ macro_rules! define_link {
         /// Names one of the links that the program holds.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub struct $id($crate::programs::links::FdLinkId);
+
+        impl From<$crate::programs::links::FdLink> for $link {
+            fn from(link: $crate::programs::links::FdLink) -> Self {
+                Self(link)
+            }
+        }
 
         impl From<$link> for $crate::programs::links::FdLink {
             fn from(link: $link) -> Self {
@@ -139,7 +189,8 @@ macro_rules! define_link {
                 &mut self,
                 id: $id,
             ) -> Result<$link, $crate::programs::ProgramError> {
-                self.links
+                self.data
+                    .links
                     .take(id.0)
                     .map($link)
                     .ok_or($crate::programs::ProgramError::NotAttached)

@@ -7,7 +7,6 @@ pub mod links;
 pub mod sk_reuseport;
 pub mod tp_btf;
 
-use std::ffi::NulError;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -73,19 +72,26 @@ pub enum ProgramError {
     InvalidName {
         /// The name.
         name: String,
-        /// Where the zero byte is.
-        #[source]
-        error: NulError,
     },
     /// Reading or writing a file failed.
     #[error(transparent)]
     IOError(#[from] io::Error),
     /// A pinned program could not be opened.
     #[error(transparent)]
-    PinError(#[from] PinError),
+    PinError(PinError),
     /// A link failed.
     #[error(transparent)]
     LinkError(#[from] LinkError),
+}
+
+impl From<PinError> for ProgramError {
+    /// What the kernel said remains a [`SyscallError`], as aya has it.
+    fn from(error: PinError) -> Self {
+        match error {
+            PinError::SyscallError(error) => Self::SyscallError(error),
+            error => Self::PinError(error),
+        }
+    }
 }
 
 /// The end of the verifier's log, where it says what it objects to.
@@ -269,7 +275,7 @@ macro_rules! impl_program {
                 self.data.fd()
             }
 
-            /// What the kernel says of the program: its id, name, maps.
+            /// What the kernel says of the program: its id, its name, how often it ran.
             ///
             /// # Errors
             ///

@@ -32,7 +32,8 @@ pub enum SkReuseportError {
 /// A group is the sockets that are bound to one address and port with `SO_REUSEPORT`, in one
 /// network namespace, by one user. A socket joins when it is bound (UDP) or begins to listen
 /// (TCP), and leaves when it is closed. `SO_REUSEPORT` must be set *before* bind(2): setting it
-/// later joins nothing, and binding without it beside such a group is `EADDRINUSE`.
+/// later joins nothing (until another socket binds beside this one), and binding without it beside
+/// such a group is `EADDRINUSE`.
 /// [`net::Bind`](crate::net::Bind) does it in the right order.
 ///
 /// # What dropping does not do
@@ -103,8 +104,8 @@ impl SkReuseport {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the socket has no `SO_REUSEPORT`, `EPERM` if it has `SO_LOCK_FILTER`;
-    /// [`ProgramError::NotLoaded`].
+    /// `EINVAL` if the socket has no `SO_REUSEPORT`, or was bound before it had it; `EPERM` if it has
+    /// `SO_LOCK_FILTER`; `EOPNOTSUPP` for MPTCP; [`ProgramError::NotLoaded`].
     #[doc(alias = "SO_ATTACH_REUSEPORT_EBPF")]
     pub fn attach<T: AsFd>(&self, socket: T) -> Result<(), ProgramError> {
         attach(socket, self.fd()?)
@@ -130,11 +131,7 @@ impl SkReuseport {
         path: P,
         attach_type: SkReuseportAttachType,
     ) -> Result<Self, ProgramError> {
-        let (data, info) = ProgramData::from_pin(path.as_ref())?;
-        if info.program_type() != Self::PROGRAM_TYPE {
-            return Err(ProgramError::UnexpectedProgramType);
-        }
-        Ok(Self { data, attach_type })
+        Ok(Self { data: ProgramData::from_pin(path.as_ref(), Self::PROGRAM_TYPE)?, attach_type })
     }
 }
 
@@ -143,7 +140,28 @@ impl SkReuseport {
 ///
 /// # Errors
 ///
-/// As there.
+/// As there; `EINVAL` also if `program` is the descriptor of something else.
+///
+/// # Minimum kernel version
+///
+/// Linux 4.19.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::os::fd::OwnedFd;
+/// use sk_reuseport::net;
+/// use sk_reuseport::programs::sk_reuseport::{attach, detach};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let from_another_library: OwnedFd = std::fs::File::open("/dev/null")?.into();
+/// let listeners = net::Bind::new("127.0.0.1:0".parse()?).listeners(2)?;
+/// attach(&listeners[0], &from_another_library)?;
+/// detach(&listeners[1])?;
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "SO_ATTACH_REUSEPORT_EBPF")]
 pub fn attach(socket: impl AsFd, program: impl AsFd) -> Result<(), ProgramError> {
     sys::attach_reuseport_ebpf(socket.as_fd(), program.as_fd()).map_err(|io_error| {
         SkReuseportError::SetsockoptError { option: "SO_ATTACH_REUSEPORT_EBPF", io_error }
@@ -156,6 +174,11 @@ pub fn attach(socket: impl AsFd, program: impl AsFd) -> Result<(), ProgramError>
 /// # Errors
 ///
 /// As there.
+///
+/// # Minimum kernel version
+///
+/// Linux 5.3.
+#[doc(alias = "SO_DETACH_REUSEPORT_BPF")]
 pub fn detach(socket: impl AsFd) -> Result<(), ProgramError> {
     sys::detach_reuseport_bpf(socket.as_fd()).map_err(|io_error| {
         SkReuseportError::SetsockoptError { option: "SO_DETACH_REUSEPORT_BPF", io_error }

@@ -1,12 +1,13 @@
 //! Tracepoints with typed arguments.
 
 use std::os::fd::AsFd as _;
+use std::path::Path;
 
 use aya_obj::btf::BtfKind;
 use aya_obj::generated::{bpf_attach_type::BPF_TRACE_RAW_TP, bpf_prog_type::BPF_PROG_TYPE_TRACING};
 
 use super::data::{ProgramData, syscall};
-use super::links::{FdLink, Links, define_link};
+use super::links::define_link;
 use super::{ProgramError, ProgramType};
 use crate::btf::KernelTypes;
 use crate::sys;
@@ -38,7 +39,6 @@ use crate::sys;
 #[doc(alias = "BPF_PROG_TYPE_TRACING")]
 pub struct BtfTracePoint {
     pub(crate) data: ProgramData,
-    links: Links,
 }
 
 impl BtfTracePoint {
@@ -46,7 +46,7 @@ impl BtfTracePoint {
     pub const PROGRAM_TYPE: ProgramType = ProgramType::Tracing;
 
     pub(crate) fn new(data: ProgramData) -> Self {
-        Self { data, links: Links::default() }
+        Self { data }
     }
 
     /// Loads the program for a tracepoint, such as `inet_sock_set_state`.
@@ -59,6 +59,16 @@ impl BtfTracePoint {
         self.data.load(BPF_PROG_TYPE_TRACING, Some(BPF_TRACE_RAW_TP), Some(id))
     }
 
+    /// Opens a pinned program, ready to be attached. Links that it has elsewhere are not touched:
+    /// [`PinnedLink`](super::PinnedLink) opens those.
+    ///
+    /// # Errors
+    ///
+    /// If nothing is pinned there, or something else than a program of this type.
+    pub fn from_pin<P: AsRef<Path>>(path: P) -> Result<Self, ProgramError> {
+        Ok(Self { data: ProgramData::from_pin(path.as_ref(), Self::PROGRAM_TYPE)? })
+    }
+
     /// Attaches the program to the tracepoint that it was loaded for.
     ///
     /// # Errors
@@ -67,7 +77,7 @@ impl BtfTracePoint {
     pub fn attach(&mut self) -> Result<BtfTracePointLinkId, ProgramError> {
         let fd = sys::bpf_raw_tracepoint_open(self.fd()?.as_fd())
             .map_err(syscall("BPF_RAW_TRACEPOINT_OPEN"))?;
-        Ok(BtfTracePointLinkId(self.links.insert(FdLink::new(fd))))
+        Ok(BtfTracePointLinkId(self.data.links.insert(fd)))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::{self, MaybeUninit};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_map_info, bpf_prog_info, bpf_prog_type,
@@ -15,28 +15,24 @@ use super::{Pod, bytes_of};
 /// The length that the kernel gives names (`BPF_OBJ_NAME_LEN`), with the final 0.
 pub(crate) const NAME_LEN: usize = 16;
 
-fn bpf(call: Call, cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
-    funnel(call, || {
-        // SAFETY: `attr` is a whole, initialised bpf_attr; the pointers in it were taken from
-        // slices that the callers in this file keep alive over the call.
-        let result = unsafe { libc::syscall(libc::SYS_bpf, cmd, attr, size_of::<bpf_attr>()) };
-        // c_long has 32 bits on some architectures.
-        #[allow(clippy::useless_conversion)]
-        let result = i64::from(result);
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-    })
+fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is a whole, initialised bpf_attr; the pointers in it were taken from
+    // slices that the callers in this file keep alive over the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, cmd, attr, size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn bpf_unit(call: Call, cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<()> {
-    bpf(call, cmd, attr).map(|_| ())
+    funnel(call, || bpf(cmd, attr).map(|_| ()))
 }
 
 /// For commands that return a new descriptor. bpf(2) makes all of them close-on-exec.
 fn bpf_fd(call: Call, cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
-    let fd = bpf(call, cmd, attr)?;
-    let fd = i32::try_from(fd).map_err(|_| io::Error::other("bpf(2) returned no descriptor"))?;
-    // SAFETY: the command returned a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    funnel(call, || {
+        let fd = bpf(cmd, attr)? as RawFd; // the kernel's descriptors are ints
+        // SAFETY: the command returned a new descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    })
 }
 
 fn empty() -> bpf_attr {

@@ -5,6 +5,7 @@
 //! of its choice, or answer in the kernel's place.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 /// A system call, by what it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,14 +34,44 @@ pub enum Call {
     Mmap,
 }
 
+/// What a call returns, and what it returns when a test answers in the kernel's place.
+pub(super) trait Outcome: Sized {
+    /// Makes the result of a number that somebody made up: it must not be trusted.
+    #[cfg(any(test, feature = "fault-injection"))]
+    fn answered(value: i64) -> io::Result<Self>;
+}
+
+impl Outcome for () {
+    #[cfg(any(test, feature = "fault-injection"))]
+    fn answered(_: i64) -> io::Result<Self> {
+        Ok(())
+    }
+}
+
+impl Outcome for OwnedFd {
+    /// A copy, so that nobody's descriptor changes hands.
+    #[cfg(any(test, feature = "fault-injection"))]
+    fn answered(value: i64) -> io::Result<Self> {
+        use std::os::fd::BorrowedFd;
+
+        let number = i32::try_from(value).ok().filter(|number| *number >= 0);
+        let number = number.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        // SAFETY: it is not -1, and only copied, which fails if no such descriptor is open.
+        unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+    }
+}
+
 /// Sends a call to the kernel, or to whoever intercepts.
 #[inline]
-pub(super) fn funnel(call: Call, real: impl FnOnce() -> io::Result<i64>) -> io::Result<i64> {
+pub(super) fn funnel<T: Outcome>(
+    call: Call,
+    real: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
     #[cfg(any(test, feature = "fault-injection"))]
     match hook::ask(call) {
         Verdict::Allow => {}
         Verdict::Fail(errno) => return Err(io::Error::from_raw_os_error(errno)),
-        Verdict::Answer(value) => return Ok(value),
+        Verdict::Answer(value) => return T::answered(value),
     }
     let _ = call;
     real()
@@ -62,8 +93,8 @@ mod hook {
         Allow,
         /// It fails with this error number and never reaches the kernel.
         Fail(i32),
-        /// It returns this and never reaches the kernel. Where a descriptor is expected, it must
-        /// be a real one that the caller gives away.
+        /// It succeeds and never reaches the kernel. Where a descriptor is expected, it returns a
+        /// copy of this one; a mapping cannot be made up and fails.
         Answer(i64),
     }
 

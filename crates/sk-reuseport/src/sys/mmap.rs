@@ -1,30 +1,43 @@
 //! Memory shared with the kernel.
 
 use std::io;
-use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use super::Pod;
-use super::funnel::{Call, funnel};
+use super::funnel::{Call, Outcome, funnel};
+use super::{Pod, bytes_of};
 
 /// A shared mapping of a map's memory, unmapped on drop.
 ///
-/// The kernel and its programs write to this memory at any time, so it is only ever read and
-/// written as a whole value (volatile) or through atomics; no plain reference into it is given out.
+/// The kernel, its programs and other processes write to this memory at any time, so it is read
+/// and written by atomic words alone. The one exception is [`bytes`](Self::bytes).
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    start: NonNull<u8>,
+    start: Start,
     len: usize,
-    _not_auto_send: PhantomData<*mut u8>,
 }
 
-// SAFETY: all access goes through volatile operations or atomics on memory that is shared with
-// the kernel anyway; nothing is tied to the thread that mapped it.
+#[derive(Debug)]
+struct Start(NonNull<u8>);
+
+impl Outcome for Start {
+    #[cfg(any(test, feature = "fault-injection"))]
+    fn answered(_: i64) -> io::Result<Self> {
+        Err(io::Error::from_raw_os_error(libc::ENODEV))
+    }
+}
+
+// SAFETY: all access goes through atomics on memory that is shared with the kernel anyway;
+// nothing is tied to the thread that mapped it.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
+
+/// Elements are read and written in words of this size.
+const WORD: usize = size_of::<u64>();
 
 impl Mapping {
     /// Maps `len` bytes of `fd` from `offset` on, for reading and, if `write`, for writing.
@@ -35,27 +48,18 @@ impl Mapping {
         write: bool,
     ) -> io::Result<Self> {
         let protection = libc::PROT_READ | if write { libc::PROT_WRITE } else { 0 };
+        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         let start = funnel(Call::Mmap, || {
+            let (fd, flags) = (fd.as_raw_fd(), libc::MAP_SHARED);
             // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-            let start = unsafe {
-                libc::mmap(
-                    std::ptr::null_mut(),
-                    len,
-                    protection,
-                    libc::MAP_SHARED,
-                    fd.as_raw_fd(),
-                    offset as libc::off_t,
-                )
-            };
+            let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, offset) };
             if start == libc::MAP_FAILED {
-                Err(io::Error::last_os_error())
-            } else {
-                Ok(start as i64)
+                return Err(io::Error::last_os_error());
             }
+            let start = NonNull::new(start.cast());
+            start.map(Start).ok_or_else(|| io::Error::other("mmap returned address 0"))
         })?;
-        let start = NonNull::new(start as *mut u8)
-            .ok_or_else(|| io::Error::other("mmap returned address 0"))?;
-        Ok(Self { start, len, _not_auto_send: PhantomData })
+        Ok(Self { start, len })
     }
 
     fn at<T>(&self, offset: usize) -> *mut T {
@@ -63,20 +67,34 @@ impl Mapping {
         assert!(end.is_some_and(|end| end <= self.len), "beyond the end of a mapping");
         assert!(offset.is_multiple_of(align_of::<T>()), "misaligned access to a mapping");
         // SAFETY: the range was just checked to lie inside the mapping, which starts on a page.
-        unsafe { self.start.as_ptr().add(offset).cast() }
+        unsafe { self.start.0.as_ptr().add(offset).cast() }
     }
 
-    /// Reads the value at `offset`. Values wider than a word may be torn by a concurrent writer.
+    /// Reads the value at `offset`, and the rest of its last word. Values of more than a word may
+    /// be torn by a concurrent writer.
     pub(crate) fn read<T: Pod>(&self, offset: usize) -> T {
-        // SAFETY: `at` checked range and alignment; any bytes are a valid `Pod`.
-        unsafe { self.at::<T>(offset).read_volatile() }
+        let mut value = MaybeUninit::<T>::zeroed();
+        let to: *mut u8 = value.as_mut_ptr().cast();
+        for done in (0..size_of::<T>()).step_by(WORD) {
+            let word = self.atomic_u64(offset + done).load(Ordering::Relaxed).to_ne_bytes();
+            let rest = WORD.min(size_of::<T>() - done);
+            // SAFETY: `rest` bytes are left in both, and the two are different objects.
+            unsafe { ptr::copy_nonoverlapping(word.as_ptr(), to.add(done), rest) };
+        }
+        // SAFETY: any bytes are a valid `Pod`.
+        unsafe { value.assume_init() }
     }
 
-    /// Writes the value at `offset`.
+    /// Writes the value at `offset`, and zeros in the rest of its last word.
+    ///
+    /// The mapping must have been made for writing.
     pub(crate) fn write<T: Pod>(&self, offset: usize, value: T) {
-        // SAFETY: `at` checked range and alignment. A mapping without write access is never
-        // written: only `MappedArray`, which asks for it, calls this.
-        unsafe { self.at::<T>(offset).write_volatile(value) }
+        for (index, bytes) in bytes_of(slice::from_ref(&value)).chunks(WORD).enumerate() {
+            let mut word = [0; WORD];
+            word[..bytes.len()].copy_from_slice(bytes);
+            let to = self.atomic_u64(offset + index * WORD);
+            to.store(u64::from_ne_bytes(word), Ordering::Relaxed);
+        }
     }
 
     /// The 64-bit word at `offset`, for atomic access.
@@ -91,19 +109,25 @@ impl Mapping {
         unsafe { AtomicU32::from_ptr(self.at(offset)) }
     }
 
+    /// The word at `offset`, of the machine's size, for atomic access.
+    pub(crate) fn atomic_usize(&self, offset: usize) -> &AtomicUsize {
+        // SAFETY: as for `atomic_u64`.
+        unsafe { AtomicUsize::from_ptr(self.at(offset)) }
+    }
+
     /// The bytes from `offset` on, for data that its protocol says nobody writes at this time.
     pub(crate) fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         let end = offset.checked_add(len);
         assert!(end.is_some_and(|end| end <= self.len), "beyond the end of a mapping");
         // SAFETY: in range; the ring buffer's protocol gives a committed record to its consumer
         // until the consumer's position moves past it, which needs `&mut RingBuf`.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(offset), len) }
+        unsafe { slice::from_raw_parts(self.start.0.as_ptr().add(offset), len) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours and nothing borrows from it any more.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        unsafe { libc::munmap(self.start.0.as_ptr().cast(), self.len) };
     }
 }

@@ -1,6 +1,6 @@
 //! Every system call of this crate, and every `unsafe` of the workspace.
 //!
-//! Calls pass through one [`funnel`], where tests can make a chosen one fail or answer in the
+//! Calls pass through one funnel, where tests can make a chosen one fail or answer in the
 //! kernel's place. The rest of the crate sees safe functions that take and return typed values.
 //! What is merely convenient (opening files, creating sockets) goes through `rustix`, which is
 //! safe already.

@@ -5,12 +5,12 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use super::funnel::{Call, funnel};
 
-// include/uapi/asm-generic/socket.h. The same on every architecture that Rust knows except sparc
-// and parisc, for which libc has its own numbers and we refuse to build rather than guess.
-#[cfg(any(target_arch = "sparc", target_arch = "sparc64"))]
-compile_error!("SO_ATTACH_REUSEPORT_EBPF has another number on sparc");
-const SO_ATTACH_REUSEPORT_EBPF: libc::c_int = 52;
-const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;
+// Not all of libc's architectures have both. include/uapi/asm-generic/socket.h has the numbers of
+// all that Rust knows but sparc's, which are in arch/sparc/include/uapi/asm/socket.h (parisc, the
+// other exception, has no Rust).
+const SPARC: bool = cfg!(any(target_arch = "sparc", target_arch = "sparc64"));
+const SO_ATTACH_REUSEPORT_EBPF: libc::c_int = if SPARC { 0x36 } else { 52 };
+const SO_DETACH_REUSEPORT_BPF: libc::c_int = if SPARC { 0x47 } else { 68 };
 
 /// `setsockopt(SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF)`: Linux 4.19 for this program type.
 pub(crate) fn attach_reuseport_ebpf(
@@ -30,6 +30,11 @@ pub(crate) fn detach_reuseport_bpf(socket: BorrowedFd<'_>) -> io::Result<()> {
 
 /// `setsockopt(SOL_SOCKET, SO_BINDTODEVICE)`, by the device's name.
 pub(crate) fn bind_to_device(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    // The kernel cuts a longer name off, which may make it another device's, and takes an empty
+    // one for none (sock_setbindtodevice in net/core/sock.c).
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
     set(Call::BindToDevice, socket, libc::SO_BINDTODEVICE, name.as_bytes())
 }
 
@@ -54,7 +59,6 @@ fn set(call: Call, socket: BorrowedFd<'_>, option: libc::c_int, value: &[u8]) ->
                 value.len() as libc::socklen_t,
             )
         };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(0) }
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     })
-    .map(|_| ())
 }

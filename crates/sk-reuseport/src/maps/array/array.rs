@@ -50,14 +50,8 @@ impl<V: Pod> Array<MapData, V> {
     ///
     /// As there.
     pub fn create_named(name: &str, max_entries: u32, flags: u32) -> Result<Self, MapError> {
-        let definition = aya_obj::Map::new_from_params(
-            bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
-            size_of::<u32>() as u32,
-            size_of::<V>() as u32,
-            max_entries,
-            flags,
-        );
-        Self::new(MapData::create(definition, name, None)?)
+        let map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY;
+        Self::new(MapData::create_of::<u32, V>(map_type, name, max_entries, flags)?)
     }
 }
 
@@ -79,10 +73,7 @@ impl<T: Borrow<MapData>, V: Pod> Array<T, V> {
     ///
     /// [`MapError::InvalidMapType`] if it is no array, and if keys or values have another size.
     pub fn over(map: T) -> Result<Self, MapError> {
-        let map_type = map.borrow().definition().map_type();
-        if map_type != bpf_map_type::BPF_MAP_TYPE_ARRAY as u32 {
-            return Err(MapError::InvalidMapType { map_type });
-        }
+        map.borrow().must_be(bpf_map_type::BPF_MAP_TYPE_ARRAY)?;
         Self::new(map)
     }
 
@@ -111,7 +102,8 @@ impl<T: Borrow<MapData>, V: Pod> Array<T, V> {
     ///
     /// # Errors
     ///
-    /// `EPERM` if the array was not created with [`MMAPABLE`](Self::MMAPABLE) or is frozen.
+    /// `EINVAL` if the array was not created with [`MMAPABLE`](Self::MMAPABLE), `EPERM` if it is
+    /// frozen.
     #[doc(alias = "BPF_F_MMAPABLE")]
     pub fn mapped(&self) -> Result<MappedArray<V>, MapError> {
         MappedArray::new(self.inner.borrow())

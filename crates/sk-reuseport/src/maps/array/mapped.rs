@@ -1,5 +1,6 @@
 //! An array in memory that the kernel's programs see too.
 
+use std::io;
 use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -10,10 +11,33 @@ use crate::util::page_size;
 
 /// An array mapped into memory: reads and writes are plain loads and stores.
 ///
-/// It keeps the map alive. A program or another process may write at any time: a value wider than
-/// a machine word can be torn between two writes, so share words, through
+/// It keeps the map alive. A program or another process may write at any time: a value of more than
+/// 8 bytes can be torn between two writes, so share words, through
 /// [`atomic_u64`](Self::atomic_u64), where that matters.
+///
+/// # Minimum kernel version
+///
+/// Linux 5.5.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::sync::atomic::Ordering;
+/// use sk_reuseport::maps::{Array, MapData};
+///
+/// # fn main() -> Result<(), sk_reuseport::maps::MapError> {
+/// let load: Array<_, u64> = Array::create(4, Array::<MapData, u64>::MMAPABLE)?;
+/// let mapped = load.mapped()?;
+/// assert!(mapped.set(1, 42));
+/// assert_eq!(mapped.get(1), Some(42));
+/// if let Some(connections) = mapped.atomic_u64(1, 0) {
+///     connections.fetch_add(1, Ordering::Relaxed);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
+#[doc(alias = "BPF_F_MMAPABLE")]
 pub struct MappedArray<V: Pod> {
     mapping: Mapping,
     len: u32,
@@ -26,7 +50,11 @@ impl<V: Pod> MappedArray<V> {
 
     pub(super) fn new(map: &MapData) -> Result<Self, MapError> {
         let len = map.max_entries();
-        let bytes = (Self::STRIDE * len as usize).next_multiple_of(page_size());
+        // On a machine of 32 bits there are arrays that do not fit into memory.
+        let bytes = Self::STRIDE
+            .checked_mul(len as usize)
+            .and_then(|bytes| bytes.checked_next_multiple_of(page_size()))
+            .ok_or(io::Error::from(io::ErrorKind::OutOfMemory))?;
         let mapping =
             Mapping::new(map.fd().as_fd(), 0, bytes, true).map_err(SyscallError::of("mmap"))?;
         Ok(Self { mapping, len, values: PhantomData })

@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 
 use aya_obj::generated::bpf_map_type;
 
-use crate::maps::{MapData, MapError, check_index, check_sizes};
+use crate::maps::{IterableMap, MapData, MapError, check_index, check_sizes};
 use crate::sys::{self, Pod, SyscallError, bytes_of};
 use crate::util::nr_cpus;
 
@@ -80,14 +80,8 @@ impl<V: Pod> PerCpuArray<MapData, V> {
     ///
     /// As there.
     pub fn create_named(name: &str, max_entries: u32, flags: u32) -> Result<Self, MapError> {
-        let definition = aya_obj::Map::new_from_params(
-            bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32,
-            size_of::<u32>() as u32,
-            size_of::<V>() as u32,
-            max_entries,
-            flags,
-        );
-        Self::new(MapData::create(definition, name, None)?)
+        let map_type = bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY;
+        Self::new(MapData::create_of::<u32, V>(map_type, name, max_entries, flags)?)
     }
 }
 
@@ -150,5 +144,15 @@ impl<T: BorrowMut<MapData>, V: Pod> PerCpuArray<T, V> {
         sys::bpf_map_update_elem_bytes(fd, &index.to_ne_bytes(), &bytes, flags)
             .map_err(SyscallError::of("BPF_MAP_UPDATE_ELEM"))?;
         Ok(())
+    }
+}
+
+impl<T: Borrow<MapData>, V: Pod> IterableMap<u32, PerCpuValues<V>> for PerCpuArray<T, V> {
+    fn map(&self) -> &MapData {
+        self.inner.borrow()
+    }
+
+    fn get(&self, key: &u32) -> Result<PerCpuValues<V>, MapError> {
+        self.get(key, 0)
     }
 }

@@ -1,19 +1,20 @@
 //! An array of sockets to select from.
 
 use std::borrow::{Borrow, BorrowMut};
-use std::os::fd::AsRawFd;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 
 use aya_obj::generated::bpf_map_type;
 
+use crate::hint;
 use crate::maps::{MapData, MapError, MapKeys, check_index};
-use crate::sys::{self, SyscallError};
-use std::os::fd::AsFd as _;
+use crate::sys::{self, Pod, SyscallError};
 
 /// The sockets from which a [`SkReuseport`](crate::programs::SkReuseport) program selects, by
 /// index.
 ///
 /// A socket can be in *one* such array, at one index: a second `set` of it is `EBUSY`, even at the
-/// same index. It must have `SO_REUSEPORT` and be bound (UDP) or listening (TCP). When it is
+/// same index, and so is one that is in a socket map. It must have `SO_REUSEPORT` and be bound (UDP) or listening (TCP). When it is
 /// closed, or stops listening, the kernel empties its index. The array keeps no socket open.
 ///
 /// Declare the values as 8 bytes (`__type(value, __u64)`): the array can then be
@@ -50,14 +51,8 @@ impl ReusePortSockArray<MapData> {
     ///
     /// What the kernel says; needs CAP_BPF.
     pub fn create(name: &str, max_entries: u32) -> Result<Self, MapError> {
-        let definition = aya_obj::Map::new_from_params(
-            bpf_map_type::BPF_MAP_TYPE_REUSEPORT_SOCKARRAY as u32,
-            size_of::<u32>() as u32,
-            size_of::<u64>() as u32,
-            max_entries,
-            0,
-        );
-        Self::new(MapData::create(definition, name, None)?)
+        let map_type = bpf_map_type::BPF_MAP_TYPE_REUSEPORT_SOCKARRAY;
+        Self::new(MapData::create_of::<u32, u64>(map_type, name, max_entries, 0)?)
     }
 }
 
@@ -85,11 +80,7 @@ impl<T: Borrow<MapData>> ReusePortSockArray<T> {
     pub fn get(&self, index: &u32) -> Result<Option<u64>, MapError> {
         let data = self.inner.borrow();
         check_index(data, *index)?;
-        if !self.is_readable() {
-            return Err(MapError::CookiesUnreadable);
-        }
-        Ok(sys::bpf_map_lookup_elem(data.fd().as_fd(), index, 0)
-            .map_err(SyscallError::of("BPF_MAP_LOOKUP_ELEM"))?)
+        cookie(data, index)
     }
 
     /// The indices that hold a socket.
@@ -138,12 +129,12 @@ impl<T: BorrowMut<MapData>> ReusePortSockArray<T> {
     ///
     /// # Errors
     ///
-    /// [`MapError::SocketError`] with `EBUSY` if the socket is in an array already, with `EINVAL`
-    /// if it has no `SO_REUSEPORT` or is not bound or listening; [`MapError::OutOfBounds`].
+    /// `EBUSY` if the socket is in an array or a socket map already, `EINVAL` if it has no `SO_REUSEPORT` or is not
+    /// bound or listening; [`MapError::OutOfBounds`].
     pub fn set<I: AsRawFd>(&mut self, index: u32, socket: &I, flags: u64) -> Result<(), MapError> {
         let data = self.inner.borrow();
         check_index(data, index)?;
-        store(data, index, socket.as_raw_fd(), flags)
+        store(data, &index, socket.as_raw_fd(), flags)
     }
 
     /// Empties an index.
@@ -159,14 +150,28 @@ impl<T: BorrowMut<MapData>> ReusePortSockArray<T> {
 }
 
 /// Stores a socket in a map whose values are as the map has them: 4 or 8 bytes.
-pub(super) fn store(map: &MapData, index: u32, socket: i32, flags: u64) -> Result<(), MapError> {
+pub(super) fn store<K: Pod>(
+    map: &MapData,
+    key: &K,
+    socket: RawFd,
+    flags: u64,
+) -> Result<(), MapError> {
     let fd = map.fd().as_fd();
-    let wide = map.definition().value_size() == 8;
-    // As the kernel reads it (reuseport_array_update_elem): all 64 bits.
-    let result = if wide {
-        sys::bpf_map_update_elem(fd, &index, &(socket as u64), flags)
+    // Of 8 bytes the kernel takes all (reuseport_array_update_elem).
+    let result = if map.definition().value_size() == 8 {
+        let socket = u64::try_from(socket).map_err(io::Error::other)?;
+        sys::bpf_map_update_elem(fd, key, &socket, flags)
     } else {
-        sys::bpf_map_update_elem(fd, &index, &socket, flags)
+        sys::bpf_map_update_elem(fd, key, &socket, flags)
     };
-    result.map_err(|io_error| MapError::SocketError { index, io_error })
+    Ok(result.map_err(SyscallError::of(hint::SET_SOCKET))?)
+}
+
+/// The cookie of the socket under a key; `None` if there is no socket.
+pub(super) fn cookie<K: Pod>(map: &MapData, key: &K) -> Result<Option<u64>, MapError> {
+    if map.definition().value_size() != 8 {
+        return Err(MapError::CookiesUnreadable);
+    }
+    Ok(sys::bpf_map_lookup_elem(map.fd().as_fd(), key, 0)
+        .map_err(SyscallError::of("BPF_MAP_LOOKUP_ELEM"))?)
 }

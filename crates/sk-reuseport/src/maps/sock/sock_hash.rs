@@ -5,12 +5,14 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::SockMapFd;
+use super::reuseport_sock_array::{cookie, store};
 use crate::maps::{IterableMap, MapData, MapError, MapIter, MapKeys};
 use crate::sys::Pod;
 
 /// A hash map of sockets of any kind. A program may select from it.
 ///
-/// Storing needs CAP_NET_ADMIN.
+/// As with a [`SockMap`](super::SockMap), creating it needs CAP_NET_ADMIN, and a socket that is in a
+/// socket array is refused.
 ///
 /// # Minimum kernel version
 ///
@@ -62,15 +64,7 @@ impl<T: Borrow<MapData>, K: Pod> SockHash<T, K> {
     ///
     /// [`MapError::CookiesUnreadable`] for a map with 4-byte values.
     pub fn cookie(&self, key: &K) -> Result<Option<u64>, MapError> {
-        let data = self.inner.borrow();
-        if data.definition().value_size() != 8 {
-            return Err(MapError::CookiesUnreadable);
-        }
-        match data.lookup(key, 0) {
-            Ok(cookie) => Ok(Some(cookie)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error),
-        }
+        cookie(self.inner.borrow(), key)
     }
 
     /// All keys, in no order.
@@ -101,13 +95,7 @@ impl<T: BorrowMut<MapData>, K: Pod> SockHash<T, K> {
         value: I,
         flags: u64,
     ) -> Result<(), MapError> {
-        let data = self.inner.borrow();
-        let socket = value.as_raw_fd();
-        if data.definition().value_size() == 8 {
-            data.update(key.borrow(), &(socket as u64), flags)
-        } else {
-            data.update(key.borrow(), &socket, flags)
-        }
+        store(self.inner.borrow(), key.borrow(), value.as_raw_fd(), flags)
     }
 
     /// Removes a socket.
@@ -117,6 +105,15 @@ impl<T: BorrowMut<MapData>, K: Pod> SockHash<T, K> {
     /// `ENOENT` if there is none.
     pub fn remove(&mut self, key: &K) -> Result<(), MapError> {
         self.inner.borrow().delete(key)
+    }
+}
+
+impl<'a, T: Borrow<MapData>, K: Pod> IntoIterator for &'a SockHash<T, K> {
+    type Item = Result<(K, RawFd), MapError>;
+    type IntoIter = MapIter<'a, K, RawFd, SockHash<T, K>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }
 

@@ -6,14 +6,15 @@ use std::os::fd::AsRawFd;
 use aya_obj::generated::bpf_map_type;
 
 use super::SockMapFd;
-use super::reuseport_sock_array::store;
+use super::reuseport_sock_array::{cookie, store};
 use crate::maps::{MapData, MapError, MapKeys, check_index};
 
 /// An array of sockets of any kind. A program may select from it too.
 ///
-/// Unlike a [`ReusePortSockArray`](super::ReusePortSockArray), it takes sockets that are in
-/// another map already: this is the way to steer a group whose sockets another program holds.
-/// Storing needs CAP_NET_ADMIN.
+/// A socket can be in any number of socket maps, but not in a socket map and a
+/// [`ReusePortSockArray`](super::ReusePortSockArray) at the same time (`EBUSY`). So this is the way
+/// to steer a group whose sockets another program has in a socket map of its own.
+/// Creating it needs CAP_NET_ADMIN beside CAP_BPF; storing needs nothing.
 ///
 /// # Minimum kernel version
 ///
@@ -42,14 +43,8 @@ impl SockMap<MapData> {
     ///
     /// What the kernel says; needs CAP_BPF and CAP_NET_ADMIN.
     pub fn create(name: &str, max_entries: u32) -> Result<Self, MapError> {
-        let definition = aya_obj::Map::new_from_params(
-            bpf_map_type::BPF_MAP_TYPE_SOCKMAP as u32,
-            size_of::<u32>() as u32,
-            size_of::<u64>() as u32,
-            max_entries,
-            0,
-        );
-        Self::new(MapData::create(definition, name, None)?)
+        let map_type = bpf_map_type::BPF_MAP_TYPE_SOCKMAP;
+        Self::new(MapData::create_of::<u32, u64>(map_type, name, max_entries, 0)?)
     }
 }
 
@@ -66,14 +61,7 @@ impl<T: Borrow<MapData>> SockMap<T> {
     pub fn get(&self, index: &u32) -> Result<Option<u64>, MapError> {
         let data = self.inner.borrow();
         check_index(data, *index)?;
-        if data.definition().value_size() != 8 {
-            return Err(MapError::CookiesUnreadable);
-        }
-        match data.lookup(index, 0) {
-            Ok(cookie) => Ok(Some(cookie)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error),
-        }
+        cookie(data, index)
     }
 
     /// All indices, whatever they hold.
@@ -92,11 +80,11 @@ impl<T: BorrowMut<MapData>> SockMap<T> {
     ///
     /// # Errors
     ///
-    /// [`MapError::SocketError`] with what the kernel says; [`MapError::OutOfBounds`].
+    /// `EBUSY` if the socket is in a socket array; [`MapError::OutOfBounds`].
     pub fn set<I: AsRawFd>(&mut self, index: u32, socket: &I, flags: u64) -> Result<(), MapError> {
         let data = self.inner.borrow();
         check_index(data, index)?;
-        store(data, index, socket.as_raw_fd(), flags)
+        store(data, &index, socket.as_raw_fd(), flags)
     }
 
     /// Empties an index.

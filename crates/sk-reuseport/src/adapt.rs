@@ -1,0 +1,145 @@
+//! Reading an object and adapting its programs to this kernel: what aya-obj does for us, and how it
+//! is asked. Creates no maps and loads no programs.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::panic::{self, AssertUnwindSafe};
+
+use aya_obj::btf::{Btf, BtfError, BtfFeatures};
+use aya_obj::generated::bpf_map_type;
+use aya_obj::{Object, ProgramSection, VerifierLog};
+
+use crate::bpf::{EbpfError, VerifierLogLevel};
+use crate::btf::KernelBtf;
+use crate::maps::MapData;
+use crate::programs::with_log;
+use crate::sys;
+
+/// Where the kernel's own types come from.
+#[derive(Debug)]
+pub(crate) enum Types<'a> {
+    /// From /sys/kernel/btf/vmlinux, if an object needs them.
+    WhenNeeded,
+    Parsed(&'a Btf),
+    Raw(&'a KernelBtf),
+    None,
+}
+
+/// Runs a step of aya-obj, which indexes an object by what the object says of itself, and panics
+/// where that is not so.
+pub(crate) fn undamaged<T>(step: impl FnOnce() -> Result<T, EbpfError>) -> Result<T, EbpfError> {
+    // What a step left half done is dropped with the object.
+    panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(EbpfError::Damaged))
+}
+
+/// Parses an object. The parser needs it aligned, which bytes of a file or a constant need not be.
+pub(crate) fn parse(data: &[u8]) -> Result<Object, EbpfError> {
+    check_header(data)?;
+    let mut aligned = vec![0u64; data.len().div_ceil(size_of::<u64>())];
+    let bytes = zerocopy::IntoBytes::as_mut_bytes(aligned.as_mut_slice());
+    bytes[..data.len()].copy_from_slice(data);
+    undamaged(|| Ok(Object::parse(&bytes[..data.len()])?))
+}
+
+/// Refuses ELF files that are not for this machine's BPF. What is no ELF file at all is the parser's
+/// to refuse.
+fn check_header(data: &[u8]) -> Result<(), EbpfError> {
+    // e_ident[EI_DATA]: 1 is little-endian, 2 big-endian.
+    const EI_DATA: usize = 5;
+    // e_machine: EM_BPF, or EM_NONE as early compilers had it.
+    const E_MACHINE: std::ops::Range<usize> = 18..20;
+    const EM_NONE: u16 = 0;
+    const EM_BPF: u16 = 247;
+
+    let other = if cfg!(target_endian = "little") { 2 } else { 1 };
+    let (b"\x7fELF", Some(order), Some(&[first, second])) =
+        (data.get(..4).unwrap_or_default(), data.get(EI_DATA), data.get(E_MACHINE))
+    else {
+        return Ok(());
+    };
+    let swapped = *order == other;
+    let machine = u16::from_ne_bytes([first, second]);
+    let machine = if swapped { machine.swap_bytes() } else { machine };
+    match machine {
+        EM_BPF | EM_NONE if swapped => Err(EbpfError::WrongEndianness),
+        EM_BPF | EM_NONE => Ok(()),
+        machine => Err(EbpfError::WrongMachine { machine }),
+    }
+}
+
+/// Gives the object's own BTF to the kernel. Kernels refuse kinds of types that they do not
+/// know, so a refusal is met with a second try that leaves out what is newer than 5.2.
+pub(crate) fn load_btf(
+    object: &mut Object,
+    log_level: VerifierLogLevel,
+) -> Result<Option<OwnedFd>, EbpfError> {
+    let mut last = None;
+    for features in [
+        BtfFeatures::new(true, true, true, true, true, true, true, true),
+        BtfFeatures::new(true, true, true, false, true, false, false, false),
+        BtfFeatures::new(true, false, true, false, false, false, false, false),
+    ] {
+        let mut candidate = object.clone();
+        let fixed = undamaged(|| {
+            Ok(candidate.fixup_and_sanitize_btf(&features)?.map(|btf| btf.to_bytes()))
+        })?;
+        let Some(bytes) = fixed else { return Ok(None) };
+        let (result, log) = with_log(log_level, |log, level| sys::bpf_btf_load(&bytes, log, level));
+        match result {
+            Ok(fd) => {
+                *object = candidate;
+                return Ok(Some(fd));
+            }
+            Err(error) => last = Some((error, log)),
+        }
+    }
+    let storage = bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as u32;
+    let needed = object.has_btf_relocations()
+        || object.maps.values().any(|map| map.map_type() == storage)
+        || object.programs.values().any(|program| {
+            matches!(program.section, ProgramSection::BtfTracePoint | ProgramSection::Iter { .. })
+        });
+    match last {
+        Some((io_error, log)) if needed => Err(EbpfError::BtfError(BtfError::LoadError {
+            io_error,
+            verifier_log: VerifierLog::new(log),
+        })),
+        // Types only make such an object easier to debug.
+        _ => Ok(None),
+    }
+}
+
+/// Adapts the programs to where this kernel has the fields that they read (CO-RE). `data` is what
+/// `object` was read from.
+pub(crate) fn relocate_to_kernel(
+    object: &mut Object,
+    data: &[u8],
+    types: &Types<'_>,
+) -> Result<(), EbpfError> {
+    if !object.has_btf_relocations() {
+        return Ok(());
+    }
+    let btf = match types {
+        Types::Parsed(btf) => return undamaged(|| Ok(object.relocate_btf(btf)?)),
+        Types::Raw(btf) => btf.for_object(data)?,
+        Types::WhenNeeded => KernelBtf::from_sys_fs()?.for_object(data)?,
+        Types::None => return Err(EbpfError::NoBTF),
+    };
+    undamaged(|| Ok(object.relocate_btf(&btf)?))
+}
+
+/// Makes the programs name these maps, by the numbers of their descriptors, and the functions that
+/// they call.
+pub(crate) fn relocate_to_maps(
+    object: &mut Object,
+    maps: &HashMap<String, MapData>,
+) -> Result<(), EbpfError> {
+    let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
+    let maps = maps
+        .iter()
+        .map(|(name, map)| (name.as_str(), map.fd().as_fd().as_raw_fd(), map.definition()));
+    undamaged(|| {
+        object.relocate_maps(maps, &text_sections)?;
+        Ok(object.relocate_calls(&text_sections)?)
+    })
+}

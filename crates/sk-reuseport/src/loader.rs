@@ -1,0 +1,295 @@
+//! What is chosen before an object is loaded, and loading it.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aya_obj::btf::Btf;
+use aya_obj::generated::{BPF_F_SLEEPABLE, bpf_map_type};
+use aya_obj::maps::PinningType;
+use aya_obj::{Object, ProgramSection};
+
+use crate::adapt::{self, Types, undamaged};
+use crate::bpf::{Ebpf, EbpfError, GlobalData, VerifierLogLevel};
+use crate::btf::KernelBtf;
+use crate::maps::{Map, MapData, MapError, MapFd};
+use crate::programs::{
+    BtfTracePoint, Code, Iter, Program, ProgramData, SkReuseport, UnsupportedProgram,
+};
+use crate::util::{nr_cpus, page_size};
+
+/// Loads objects, with choices that must be made beforehand.
+///
+/// # Examples
+///
+/// ```no_run
+/// use sk_reuseport::EbpfLoader;
+///
+/// # fn main() -> Result<(), sk_reuseport::EbpfError> {
+/// let ebpf = EbpfLoader::new()
+///     .override_global("POLICY", &3u32, true)
+///     .map_max_entries("sockets", 64)
+///     .load_file("select.o")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct EbpfLoader<'a> {
+    btf: Types<'a>,
+    globals: HashMap<&'a str, (&'a [u8], bool)>,
+    max_entries: HashMap<&'a str, u32>,
+    pin_directory: Option<PathBuf>,
+    pin_paths: HashMap<&'a str, Cow<'a, Path>>,
+    given_maps: HashMap<&'a str, &'a MapData>,
+    log_level: VerifierLogLevel,
+}
+
+impl Default for EbpfLoader<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'a> EbpfLoader<'a> {
+    /// A loader that takes objects as they are.
+    pub fn new() -> Self {
+        Self {
+            btf: Types::WhenNeeded,
+            globals: HashMap::new(),
+            max_entries: HashMap::new(),
+            pin_directory: None,
+            pin_paths: HashMap::new(),
+            given_maps: HashMap::new(),
+            log_level: VerifierLogLevel::default(),
+        }
+    }
+
+    /// Takes the kernel's types from `btf`, or from nowhere. By default they are read from
+    /// `/sys/kernel/btf/vmlinux` if the object needs them.
+    pub fn btf(&mut self, btf: Option<&'a Btf>) -> &mut Self {
+        self.btf = btf.map_or(Types::None, Types::Parsed);
+        self
+    }
+
+    /// Takes the kernel's types from `btf`, of which only what the object needs is parsed.
+    pub fn kernel_btf(&mut self, btf: &'a KernelBtf) -> &mut Self {
+        self.btf = Types::Raw(btf);
+        self
+    }
+
+    /// Maps of kinds without a type of their own in this crate become [`Map::Unsupported`]
+    /// anyway; here for programs written to aya.
+    pub fn allow_unsupported_maps(&mut self) -> &mut Self {
+        self
+    }
+
+    /// Where maps that ask for it (`LIBBPF_PIN_BY_NAME`) are pinned, or opened if they are there
+    /// already. By default `/sys/fs/bpf`. See [`map_pin_path`](Self::map_pin_path).
+    pub fn default_map_pin_directory<P: AsRef<Path>>(&mut self, path: P) -> &mut Self {
+        self.pin_directory = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Sets a global variable, or a constant (`const volatile`): the verifier then knows its
+    /// value and removes what is never reached.
+    ///
+    /// With `must_exist`, an object without that variable is refused.
+    pub fn override_global<T: Into<GlobalData<'a>>>(
+        &mut self,
+        name: &'a str,
+        value: T,
+        must_exist: bool,
+    ) -> &mut Self {
+        self.globals.insert(name, (value.into().bytes, must_exist));
+        self
+    }
+
+    /// The number of elements that a map is created with, instead of what the object says.
+    pub fn map_max_entries(&mut self, name: &'a str, size: u32) -> &mut Self {
+        self.max_entries.insert(name, size);
+        self
+    }
+
+    /// Pins a map at a path, or opens the one that is pinned there.
+    ///
+    /// A map that is opened must have the type, and keys and values of the size, that the object
+    /// says. It is taken as it is: its number of elements, its flags and what it holds count, also
+    /// where it is that of a section (`.data`, `.rodata`).
+    pub fn map_pin_path<P: Into<Cow<'a, Path>>>(&mut self, name: &'a str, path: P) -> &mut Self {
+        self.pin_paths.insert(name, path.into());
+        self
+    }
+
+    /// Uses an existing map in place of one of the object's: this is how two objects share one.
+    ///
+    /// The map must have keys and values of the size that the object says. Its type is the
+    /// caller's choice (a socket map for a socket array, say): the verifier has the last word, and
+    /// [`Ebpf::map`] gives it as what it is. A name that the object does not have is ignored.
+    pub fn map(&mut self, name: &'a str, map: &'a MapData) -> &mut Self {
+        self.given_maps.insert(name, map);
+        self
+    }
+
+    /// How much the verifier is to tell about a program that it refuses.
+    pub fn verifier_log_level(&mut self, level: VerifierLogLevel) -> &mut Self {
+        self.log_level = level;
+        self
+    }
+
+    /// Loads an object from a file.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load), and if the file cannot be read.
+    pub fn load_file<P: AsRef<Path>>(&mut self, path: P) -> Result<Ebpf, EbpfError> {
+        let path = path.as_ref();
+        let data = fs::read(path)
+            .map_err(|error| EbpfError::FileError { path: path.to_owned(), error })?;
+        self.load(&data)
+    }
+
+    /// Loads an object: creates its maps and prepares its programs. Programs go into the kernel
+    /// one by one, by their own `load`.
+    ///
+    /// An object without a section `license` counts as GPL, as it does for aya.
+    ///
+    /// # Errors
+    ///
+    /// If `data` is no BPF object, or the kernel refuses a map of it. Nothing is left behind
+    /// then, except maps that were pinned.
+    pub fn load(&mut self, data: &[u8]) -> Result<Ebpf, EbpfError> {
+        let mut object = adapt::parse(data)?;
+        undamaged(|| Ok(object.patch_map_data(self.globals.clone())?))?;
+        let btf = adapt::load_btf(&mut object, self.log_level)?.map(Arc::new);
+        adapt::relocate_to_kernel(&mut object, data, &self.btf)?;
+        let maps = self.create_maps(&mut object, btf.as_deref())?;
+        adapt::relocate_to_maps(&mut object, &maps)?;
+        let fds: Arc<[MapFd]> = maps.values().map(|map| map.fd().share()).collect();
+        let programs = self.prepare_programs(object, &btf, &fds);
+        let maps = maps
+            .into_iter()
+            .map(|(name, map)| Ok((name, Map::from_map_data(map)?)))
+            .collect::<Result<_, MapError>>()?;
+        Ok(Ebpf { maps, programs })
+    }
+
+    fn create_maps(
+        &self,
+        object: &mut Object,
+        btf: Option<&OwnedFd>,
+    ) -> Result<HashMap<String, MapData>, EbpfError> {
+        // Always in the same order, so that what fails once fails again.
+        let mut definitions: Vec<_> = object.maps.drain().collect();
+        definitions.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        definitions
+            .into_iter()
+            .map(|(name, definition)| {
+                let map = self.create_map(&name, definition, btf)?;
+                Ok((name, map))
+            })
+            .collect()
+    }
+
+    fn create_map(
+        &self,
+        name: &str,
+        mut definition: aya_obj::Map,
+        btf: Option<&OwnedFd>,
+    ) -> Result<MapData, EbpfError> {
+        if let Some(given) = self.given_maps.get(name) {
+            return Ok(given.stand_in(name, &definition)?);
+        }
+        let map_type = bpf_map_type::try_from(definition.map_type()).map_err(MapError::from)?;
+        if let Some(entries) =
+            max_entries(map_type, self.max_entries.get(name).copied(), || definition.max_entries())?
+        {
+            definition.set_max_entries(entries);
+        }
+        if map_type == bpf_map_type::BPF_MAP_TYPE_RINGBUF {
+            definition.set_value_size(0);
+        }
+        let by_name =
+            || self.pin_directory.as_deref().unwrap_or(Path::new("/sys/fs/bpf")).join(name);
+        let path = match self.pin_paths.get(name) {
+            Some(path) => Some(path.to_path_buf()),
+            None if definition.pinning() == PinningType::ByName => Some(by_name()),
+            None => None,
+        };
+        let btf = btf.map(|btf| btf.as_fd());
+        Ok(match path {
+            Some(path) => MapData::create_pinned_by_name(&path, definition, name, btf)?,
+            None => MapData::create_filled(definition, name, btf)?,
+        })
+    }
+
+    fn prepare_programs(
+        &self,
+        mut object: Object,
+        btf: &Option<Arc<OwnedFd>>,
+        maps: &Arc<[MapFd]>,
+    ) -> HashMap<String, Program> {
+        let functions = &object.functions;
+        object
+            .programs
+            .drain()
+            .filter_map(|(name, program)| {
+                let function = functions.get(&program.function_key())?.clone();
+                let flags = match program.section {
+                    ProgramSection::Iter { sleepable: true } => BPF_F_SLEEPABLE,
+                    _ => 0,
+                };
+                let data = ProgramData::new(
+                    name.clone(),
+                    Code {
+                        license: program.license,
+                        function,
+                        flags,
+                        btf: btf.clone(),
+                        _maps: Arc::clone(maps),
+                        log_level: self.log_level,
+                    },
+                );
+                let program = match program.section {
+                    ProgramSection::SkReuseport { attach_type } => {
+                        Program::SkReuseport(SkReuseport::new(data, attach_type))
+                    }
+                    ProgramSection::BtfTracePoint => {
+                        Program::BtfTracePoint(BtfTracePoint::new(data))
+                    }
+                    ProgramSection::Iter { .. } => Program::Iter(Iter::new(data)),
+                    other => Program::Unsupported(UnsupportedProgram::new(format!("{other:?}"))),
+                };
+                Some((name, program))
+            })
+            .collect()
+    }
+}
+
+/// The number of elements, where it is not simply what the object says.
+fn max_entries(
+    map_type: bpf_map_type,
+    chosen: Option<u32>,
+    said: impl Fn() -> u32,
+) -> Result<Option<u32>, EbpfError> {
+    Ok(match map_type {
+        bpf_map_type::BPF_MAP_TYPE_PERF_EVENT_ARRAY if chosen.unwrap_or_else(&said) == 0 => {
+            let cpus = nr_cpus().map_err(|(path, error)| EbpfError::FileError {
+                path: PathBuf::from(path),
+                error,
+            })?;
+            Some(cpus as u32)
+        }
+        // The size in bytes, which must be a power of two and whole pages.
+        bpf_map_type::BPF_MAP_TYPE_RINGBUF => {
+            let size = chosen.unwrap_or_else(&said);
+            let page = page_size() as u32;
+            // What is too large, and a size of 0, is the kernel's to refuse.
+            let rounded = size.checked_next_power_of_two().unwrap_or(size).max(page);
+            Some(if size == 0 { 0 } else { rounded })
+        }
+        _ => chosen,
+    })
+}

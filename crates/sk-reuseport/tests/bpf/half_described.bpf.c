@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/* A map of which the object tells what the values are, but of the keys only how long: the kernel takes
+ * no such description, and must be asked for the map without. */
+#include "count.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4);
+	__uint(key_size, sizeof(__u32));
+	__type(value, __u64);
+} half_described SEC(".maps");
+
+SEC("sk_reuseport")
+int put(struct sk_reuseport_md *md)
+{
+	__u32 key = 1;
+	__u64 value = 1;
+
+	count(RUNS);
+	bpf_map_update_elem(&half_described, &key, &value, BPF_ANY);
+	return SK_PASS;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
