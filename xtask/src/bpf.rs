@@ -20,10 +20,11 @@ const SOURCE: &str = ".bpf.c";
 const OBJECT: &str = ".bpf.o";
 
 /// Where sources lie and where their objects go, relative to the workspace.
-const DIRECTORIES: [(&str, &str); 3] = [
+const DIRECTORIES: [(&str, &str); 4] = [
     ("bpf", "crates/reuseport/bpf"),
     ("crates/sk-reuseport/tests/bpf", "crates/sk-reuseport/tests/bpf"),
     ("crates/reuseport/tests/bpf", "crates/reuseport/tests/bpf"),
+    ("crates/test-support/bpf", "crates/test-support/bpf"),
 ];
 
 #[derive(clap::Args)]

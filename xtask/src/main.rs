@@ -1,10 +1,13 @@
 //! `cargo xtask`: what the repository needs beyond cargo. One file per sub-command; what they share
-//! (finding the workspace, running a command) is in `shell`, making the machine ready in `prepare`.
+//! (finding the workspace, running a command) is in `shell`, making the machine ready in `prepare`,
+//! adding up results in `counts`.
 
 mod bpf;
+mod counts;
 mod prepare;
 mod shell;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -23,12 +26,15 @@ enum Command {
     Bpf(bpf::Args),
     /// Install what the tests drive, then run every check and every test
     Test(test::Args),
+    /// Run tests on another kernel, in an emulated machine
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Bpf(args) => bpf::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Vm(args) => vm::run(&args).map(drop),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,8 +8,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
-/// What the tests drive: a program or a file, and the Debian package that brings it.
-const NEEDED: [(&str, &str); 13] = [
+/// A program or a file, and the Debian package that brings it.
+type Needed = (&'static str, &'static str);
+
+/// What the tests drive.
+const NEEDED: [Needed; 13] = [
     ("clang-14", "clang-14"),
     ("llvm-strip-14", "llvm-14"),
     ("/usr/include/bpf/bpf_helpers.h", "libbpf-dev"),
@@ -25,22 +28,31 @@ const NEEDED: [(&str, &str); 13] = [
     ("strace", "strace"),
 ];
 
+/// What runs the tests on another kernel.
+const NEEDED_BY_VM: [Needed; 2] =
+    [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static")];
+
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Installs what is missing and mounts bpffs if nothing did.
 pub(crate) fn run() -> Result<()> {
-    install()?;
+    install(&NEEDED)?;
     mount_bpffs()
 }
 
-fn install() -> Result<()> {
-    let missing = missing();
+/// Installs what `cargo xtask vm` takes.
+pub(crate) fn for_vm() -> Result<()> {
+    install(&NEEDED_BY_VM)
+}
+
+fn install(needed: &[Needed]) -> Result<()> {
+    let missing = missing(needed);
     if missing.is_empty() {
         return Ok(());
     }
     let packages = missing.join(" ");
     if shell::find("apt-get").is_none() {
-        bail!("the tests need what Debian calls {packages}, and there is no apt-get: install it");
+        bail!("this needs what Debian calls {packages}, and there is no apt-get: install it");
     }
     println!("installing {packages}");
     shell::run_as(
@@ -50,19 +62,19 @@ fn install() -> Result<()> {
             .args(&missing)
             .stdin(Stdio::null()),
     )?;
-    match self::missing().as_slice() {
+    match self::missing(needed).as_slice() {
         [] => Ok(()),
         left => bail!("{} installed, yet not all that was looked for is there", left.join(" ")),
     }
 }
 
 /// The packages whose program or file is not there.
-fn missing() -> Vec<&'static str> {
+fn missing(needed: &[Needed]) -> Vec<&'static str> {
     let there = |what: &str| match what.strip_prefix('/') {
         Some(_) => Path::new(what).exists(),
         None => shell::find(what).is_some(),
     };
-    NEEDED.iter().filter(|(what, _)| !there(what)).map(|(_, package)| *package).collect()
+    needed.iter().filter(|(what, _)| !there(what)).map(|(_, package)| *package).collect()
 }
 
 fn mount_bpffs() -> Result<()> {

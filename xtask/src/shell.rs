@@ -1,5 +1,6 @@
 //! Running other programs from the workspace's root, and saying which one failed.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,6 +20,24 @@ pub(crate) fn cargo(root: &Path) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root);
     cargo
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory(root: &Path) -> Result<PathBuf> {
+    let output = cargo(root).args(["metadata", "--no-deps", "--format-version", "1"]).output();
+    let output = output.context("cannot start `cargo metadata`")?;
+    if !output.status.success() {
+        bail!("`cargo metadata` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("cannot understand `cargo metadata`")?;
+    let directory = metadata["target_directory"].as_str();
+    Ok(directory.context("`cargo metadata` names no target directory")?.into())
+}
+
+/// Whether to print in colour.
+pub(crate) fn colour() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// A command that will run as root: as it is for root, through sudo for others.

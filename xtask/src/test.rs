@@ -1,21 +1,23 @@
-//! `cargo xtask test`: every check there is, the quick ones first, the tests last. Stops at the first
-//! step that fails.
+//! `cargo xtask test`: every check there is, the quick ones first, the tests last: here, then on
+//! another kernel. Stops at the first step that fails.
 
-use std::io::{BufRead, BufReader, IsTerminal};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bpf, prepare, shell};
+use crate::counts::Counts;
+use crate::{bpf, prepare, shell, vm};
 
 /// Tests that take seconds rather than moments begin their names so; `--quick` leaves them out.
 const SLOW: &str = "slow_";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the slow parts: the documentation, and tests whose names begin with `slow_`
+    /// Leave out the slow parts: the documentation, tests whose names begin with `slow_`, and the
+    /// other kernel
     #[arg(long)]
     quick: bool,
     /// Run only the tests whose names contain one of these, and no other check
@@ -36,14 +38,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         counts = test(&root, args)?;
         Ok(())
     })?;
-    println!(
-        "\nall well: {} steps, {} tests passed, {} ignored, {} left out, in {}",
-        steps.done,
-        counts.passed,
-        counts.ignored,
-        counts.filtered,
-        seconds(steps.start.elapsed())
-    );
+    if !args.quick && args.names.is_empty() && vm::is_possible() {
+        steps.step("vm", || {
+            counts += vm::run(&vm::Args::everything())?;
+            Ok(())
+        })?;
+    }
+    let took = seconds(steps.start.elapsed());
+    println!("\nall well: {} steps, tests: {counts}, in {took}", steps.done);
     Ok(())
 }
 
@@ -102,7 +104,7 @@ fn test(root: &Path, args: &Args) -> Result<Counts> {
 
 fn test_command(root: &Path, args: &Args) -> Command {
     // They see a pipe, so they have to be told of the terminal behind it.
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = shell::colour();
     let mut cargo = shell::cargo(root);
     // All failures in one run are worth more than the first one sooner.
     cargo.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
@@ -118,32 +120,6 @@ fn test_command(root: &Path, args: &Args) -> Command {
     }
     cargo.args(&args.names);
     cargo
-}
-
-/// What the lines `test result: ok. 3 passed; 0 failed; 1 ignored; ...` add up to.
-#[derive(Debug, Default, PartialEq)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
-    filtered: u64,
-}
-
-impl Counts {
-    fn add(&mut self, line: &str) {
-        let Some(result) = line.strip_prefix("test result: ") else { return };
-        let words: Vec<&str> = result.split([' ', ';', '.']).filter(|w| !w.is_empty()).collect();
-        for pair in words.windows(2) {
-            let Ok(number) = pair[0].parse::<u64>() else { continue };
-            match pair[1] {
-                "passed" => self.passed += number,
-                "failed" => self.failed += number,
-                "ignored" => self.ignored += number,
-                "filtered" => self.filtered += number,
-                _ => {}
-            }
-        }
-    }
 }
 
 /// The steps done so far, and when the first began.
@@ -172,25 +148,4 @@ impl Steps {
 
 fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn result_lines_add_up_and_others_do_not() {
-        let mut counts = Counts::default();
-        for line in [
-            "running 5 tests",
-            "test 7 passed ... ok",
-            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 12 filtered out; \
-             finished in 0.00s",
-            "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 1 filtered out; \
-             finished in 2.71s",
-        ] {
-            counts.add(line);
-        }
-        assert_eq!(counts, Counts { passed: 7, failed: 2, ignored: 1, filtered: 13 });
-    }
 }

@@ -3,6 +3,8 @@
 //! Every operation takes the lock, looks at the group afresh, and leaves it as it was if it fails;
 //! how is in [`session`](crate::session).
 
+#[cfg(doc)]
+use crate::ErrorKind;
 use crate::Result;
 use crate::enrol::Changes;
 use crate::group::{AttachedProgram, GroupKey};

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 
-use crate::wait::BOUND;
+use crate::wait::{BOUND, scaled};
 
 /// The body that the server at `addr` answers to one request over a connection of its own.
 ///
@@ -22,8 +22,8 @@ pub fn http_get(addr: SocketAddr) -> String {
 ///
 /// The socket's error; [`io::ErrorKind::InvalidData`] if the answer is not a complete 200.
 pub fn try_http_get(addr: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&addr, BOUND)?;
-    stream.set_read_timeout(Some(BOUND))?;
+    let mut stream = TcpStream::connect_timeout(&addr, scaled(BOUND))?;
+    stream.set_read_timeout(Some(scaled(BOUND)))?;
     // HTTP/1.0: the server closes when it has said all.
     stream.write_all(format!("GET / HTTP/1.0\r\nHost: {addr}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
@@ -58,7 +58,7 @@ pub fn try_dns_query(addr: SocketAddr, name: &str) -> io::Result<Vec<u8>> {
         SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::LOCALHOST, 0))?,
     };
     socket.connect(addr)?;
-    socket.set_read_timeout(Some(BOUND))?;
+    socket.set_read_timeout(Some(scaled(BOUND)))?;
     socket.send(&dns_question(name))?;
     let mut answer = vec![0; 1500];
     let length = socket.recv(&mut answer)?;

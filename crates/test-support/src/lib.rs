@@ -1,12 +1,13 @@
 //! What the tests of all crates share: a network of their own ([`netns`]), a bpffs of their own
-//! ([`bpffs`]), real servers ([`server`]), the simplest clients ([`client`]), and waiting for a
-//! condition instead of sleeping ([`wait`]).
+//! ([`bpffs`]), real servers ([`server`]), the simplest clients ([`client`]), waiting for a condition
+//! instead of sleeping ([`wait`]), and features of the kernel ([`feature`]).
 //!
 //! Everything here panics when it fails, with what a developer needs to see: it is for tests alone.
 //! Most of it needs root.
 
 pub mod bpffs;
 pub mod client;
+pub mod feature;
 pub mod netns;
 pub mod server;
 pub mod wait;

@@ -20,7 +20,7 @@ Columns:
   STATE     active: gets new connections; draining: finishes what it has;
             standby: gets nothing yet; unsteered: came after `attach`, gets nothing
   WEIGHT    its share of the picks, in relation to the others'
-  COOKIE    the socket's number, unique on the host (`ss -e` prints it as sk:)
+  COOKIE    the socket's number, unique on the host (`ss -e` has it in hex, as sk:)
   OWNER     the process whose epoll watches the socket, where there is one
   QUEUE     tcp: waiting to be accepted (+ half-open) / limit; udp: bytes / limit
   OPEN      connections open now

@@ -77,9 +77,13 @@ SEC("iter/task")
 int each_task(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
+	int tgid;
 
-	if (task)
-		bpf_seq_write(ctx->meta->seq, &task->tgid, sizeof(task->tgid));
+	if (task) {
+		/* By way of the stack: Linux 6.1 takes no kernel structure's memory there. */
+		tgid = task->tgid;
+		bpf_seq_write(ctx->meta->seq, &tgid, sizeof(tgid));
+	}
 	return 0;
 }
 

@@ -87,7 +87,9 @@ impl Daemon {
         match outcome {
             Some(Ok(())) => {}
             Some(Err(status)) => panic!("{}: {what}: it ended, {status}", self.name),
-            None => panic!("{}: {what}: waited {:?} in vain", self.name, wait::BOUND),
+            None => {
+                panic!("{}: {what}: waited {:?} in vain", self.name, wait::scaled(wait::BOUND))
+            }
         }
     }
 
@@ -130,7 +132,11 @@ impl Daemon {
             return Ok(());
         }
         send(self.pid(), Signal::TERM)?;
-        if wait::poll(PATIENCE, || self.child.try_wait().transpose()).transpose()?.is_some() {
+        // On a slow machine one that would have ended may be killed, and no test minds.
+        if wait::poll_unscaled(PATIENCE, || self.child.try_wait().transpose())
+            .transpose()?
+            .is_some()
+        {
             return Ok(());
         }
         // Children first, or they would not be found under their parent any more.

@@ -1,0 +1,254 @@
+//! The kernel to boot: an image and its modules. By default the cloud kernel of the Debian that this
+//! runs on, unpacked into the target directory; nothing is installed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+
+/// Depends on the latest versioned package.
+const PACKAGE: &str = "linux-image-cloud-amd64";
+
+/// What tests ask for beyond what is built into Debian's kernel, which has IPv6, BPF with its
+/// iterators, cgroups, Unix sockets and BTF.
+const MODULES: [&str; 7] =
+    ["veth", "dummy", "inet_diag", "tcp_diag", "udp_diag", "sch_netem", "nf_tables"];
+
+/// An image that QEMU can boot, and the modules to load.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    pub(super) image: PathBuf,
+    /// In the order in which they are to be loaded.
+    pub(super) modules: Vec<Module>,
+}
+
+/// A kernel module, ready to be loaded.
+#[derive(Debug, PartialEq)]
+pub(super) struct Module {
+    pub(super) name: String,
+    pub(super) content: Vec<u8>,
+}
+
+/// A kernel of the user's; without a directory of modules it must have all built in.
+pub(super) fn given(image: &Path, modules: Option<&Path>) -> Result<Kernel> {
+    if !image.is_file() {
+        bail!("there is no kernel image {}", image.display());
+    }
+    let modules = modules.map_or(Ok(Vec::new()), load_order)?;
+    Ok(Kernel { image: image.to_owned(), modules })
+}
+
+/// Debian's cloud kernel, fetched into `cache` unless it is there already.
+pub(super) fn debian(cache: &Path) -> Result<Kernel> {
+    let unpacked = match newest_package() {
+        Ok(package) => {
+            let unpacked = cache.join(&package);
+            if !unpacked.is_dir() {
+                fetch(&package, cache, &unpacked)
+                    .with_context(|| format!("cannot fetch Debian's package {package}"))?;
+            }
+            unpacked
+        }
+        // Offline, or apt has never been updated: an older one will do.
+        Err(error) => match entries(cache).unwrap_or_default().pop() {
+            Some(cached) => {
+                println!("{error:#}: taking the kernel fetched earlier");
+                cached
+            }
+            None => return Err(error.context("no kernel to boot; --kernel FILE names one")),
+        },
+    };
+    let image = only(&unpacked.join("boot"), "vmlinuz-")?;
+    // Debian 13 has moved it.
+    let modules = ["lib/modules", "usr/lib/modules"].map(|directory| unpacked.join(directory));
+    let modules = modules.iter().find(|directory| directory.is_dir());
+    let modules = modules.context("the kernel's package has no modules")?;
+    Ok(Kernel { image, modules: load_order(&only(modules, "")?)? })
+}
+
+/// The name of the package with the latest version's kernel.
+fn newest_package() -> Result<String> {
+    if shell::find("apt-cache").is_none() {
+        bail!("there is no apt-get here to fetch Debian's kernel with");
+    }
+    if let Some(package) = dependency()? {
+        return Ok(package);
+    }
+    shell::run(shell::as_root("apt-get")?.args(["update", "-q"]))?;
+    dependency()?.with_context(|| format!("apt knows no package {PACKAGE}"))
+}
+
+fn dependency() -> Result<Option<String>> {
+    let mut apt = Command::new("apt-cache");
+    let output = apt.env("LC_ALL", "C").args(["depends", PACKAGE]).output();
+    let output = output.context("cannot start apt-cache")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let depends = said.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+    Ok(depends.map(|version| format!("linux-image-{version}")))
+}
+
+fn fetch(package: &str, cache: &Path, unpacked: &Path) -> Result<()> {
+    println!("fetching {package}");
+    fs::create_dir_all(cache).with_context(|| cache.display().to_string())?;
+    let scratch = tempfile::Builder::new().prefix(".fetch-").tempdir_in(cache)?;
+    // apt's own user may not write into our directory; to drop root for it would only make it warn.
+    let mut apt = Command::new("apt-get");
+    apt.current_dir(&scratch).args(["-q", "-o", "APT::Sandbox::User=root", "download", package]);
+    shell::run(&mut apt)?;
+    let deb = only(scratch.path(), package)?;
+    let root = scratch.path().join("root");
+    shell::run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(&root))?;
+    for old in entries(cache)? {
+        fs::remove_dir_all(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+    }
+    // Only a complete one gets the name that is looked for.
+    fs::rename(&root, unpacked).context("cannot move the unpacked package into its place")
+}
+
+/// What is in a directory, in order, but for hidden entries.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    let mut paths = read().with_context(|| format!("cannot read {}", directory.display()))?;
+    paths.retain(|path| !file_name(path).starts_with('.'));
+    paths.sort();
+    Ok(paths)
+}
+
+/// The one entry of a directory whose name begins so.
+fn only(directory: &Path, prefix: &str) -> Result<PathBuf> {
+    let mut paths = entries(directory)?;
+    paths.retain(|path| file_name(path).starts_with(prefix));
+    match <[PathBuf; 1]>::try_from(paths) {
+        Ok([path]) => Ok(path),
+        Err(paths) => {
+            bail!("{} entries {prefix}* in {} instead of one", paths.len(), directory.display())
+        }
+    }
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default()
+}
+
+/// The modules that tests ask for, and those that these need, first. `directory` is what is
+/// /lib/modules/VERSION where the kernel is installed. What is not a module is taken for built in.
+fn load_order(directory: &Path) -> Result<Vec<Module>> {
+    let mut files = BTreeMap::new();
+    find_modules(directory, &mut files)?;
+    if files.is_empty() {
+        bail!("there are no modules in {}", directory.display());
+    }
+    let mut order = Vec::new();
+    for name in MODULES {
+        add_module(name, &files, &mut order)?;
+    }
+    Ok(order)
+}
+
+fn add_module(
+    name: &str,
+    files: &BTreeMap<String, PathBuf>,
+    order: &mut Vec<Module>,
+) -> Result<()> {
+    let Some(path) = files.get(name) else { return Ok(()) };
+    if order.iter().any(|module| module.name == name) {
+        return Ok(());
+    }
+    let content = read_module(path).with_context(|| format!("cannot read {}", path.display()))?;
+    for needed in depends(&content) {
+        add_module(&needed, files, order)?;
+    }
+    order.push(Module { name: name.to_owned(), content });
+    Ok(())
+}
+
+/// Every module below `directory`, by its name.
+fn find_modules(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    for path in entries(directory)? {
+        // `build` and `source` are links to elsewhere.
+        if path.is_dir() && !path.is_symlink() {
+            find_modules(&path, files)?;
+        } else if let Some((stem, "" | ".xz" | ".zst" | ".gz")) = file_name(&path).split_once(".ko")
+        {
+            files.insert(module_name(stem), path);
+        }
+    }
+    Ok(())
+}
+
+/// A file may be called nf-tables.ko; the kernel says nf_tables.
+fn module_name(stem: &str) -> String {
+    stem.replace('-', "_")
+}
+
+fn read_module(path: &Path) -> Result<Vec<u8>> {
+    let tool = match path.extension().and_then(std::ffi::OsStr::to_str) {
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        Some("gz") => "gzip",
+        _ => return Ok(fs::read(path)?),
+    };
+    let output = Command::new(tool).arg("-dc").arg(path).output();
+    let output = output.with_context(|| format!("cannot start {tool}"))?;
+    if !output.status.success() {
+        bail!("{tool}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output.stdout)
+}
+
+/// The modules that a module needs: its section .modinfo, a row of strings that end in zero, has
+/// `depends=libcrc32c,nfnetlink` (scripts/mod/modpost.c, add_depends).
+fn depends(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
+        return Vec::new();
+    };
+    let value = &module[at + KEY.len()..];
+    let value = &value[..value.iter().position(|&byte| byte == 0).unwrap_or(0)];
+    let names = String::from_utf8_lossy(value);
+    names.split(',').filter(|name| !name.is_empty()).map(module_name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_module_needs_comes_first_and_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let drivers = directory.path().join("kernel/drivers");
+        fs::create_dir_all(&drivers).unwrap();
+        let module = |file: &str, depends: &str| {
+            let content = format!("ELF...\0license=GPL\0depends={depends}\0name=x\0");
+            fs::write(drivers.join(file), content).unwrap();
+        };
+        module("veth.ko", "b");
+        module("b.ko", "a-one");
+        module("a-one.ko", "");
+        module("tcp_diag.ko", "inet-diag,a_one");
+        module("inet_diag.ko", "b");
+        module("unasked.ko", "");
+        fs::write(directory.path().join("modules.order"), "").unwrap();
+
+        let order = load_order(directory.path()).unwrap();
+        let names: Vec<_> = order.iter().map(|module| module.name.as_str()).collect();
+        assert_eq!(names, ["a_one", "b", "veth", "inet_diag", "tcp_diag"]);
+    }
+
+    #[test]
+    fn an_image_or_a_directory_that_is_not_there_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("bzImage");
+        assert!(given(&image, None).unwrap_err().to_string().contains("bzImage"));
+        fs::write(&image, "").unwrap();
+        assert_eq!(given(&image, None).unwrap().modules, []);
+        let error = given(&image, Some(directory.path())).unwrap_err();
+        assert!(error.to_string().contains("no modules in"), "{error}");
+    }
+}

@@ -1,0 +1,317 @@
+//! The emulated machine: QEMU with two serial ports, one for the kernel's messages (a file), one for
+//! what init and the tests say (a pipe). See init.sh for the other end.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::kernel::Kernel;
+use crate::counts::Counts;
+
+pub(super) const QEMU: &str = "qemu-system-x86_64";
+
+/// Begins what init says, wherever a test left off in the line.
+const MARK: u8 = 1;
+
+/// How much longer than a test binary may take the machine may be silent: time to boot.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How many of the kernel's messages are shown when it went down.
+const LAST_WORDS: usize = 25;
+
+/// What became of one test binary.
+#[derive(Debug)]
+pub(super) struct Finished {
+    /// Its exit code; 128 and the signal's number if a signal ended it.
+    pub(super) status: i32,
+    pub(super) counts: Counts,
+    pub(super) took: Duration,
+}
+
+/// What became of the run.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// The kernel's release, and how long it took to boot.
+    pub(super) booted: Option<(String, Duration)>,
+    /// In the order of the binaries.
+    pub(super) finished: Vec<Finished>,
+    /// Why it did not come to its end.
+    pub(super) broken: Option<String>,
+}
+
+/// Boots the kernel with the archive and shows what it says until it is off. `names` are the test
+/// binaries', for headings; `limit` is how long each may take.
+pub(super) fn run(
+    kernel: &Kernel,
+    initramfs: &Path,
+    console: &Path,
+    names: &[&str],
+    limit: Duration,
+) -> Result<Outcome> {
+    let mut machine = Machine::start(kernel, initramfs, console)?;
+    let output = machine.0.stdout.take().context("QEMU was started without a pipe")?;
+    // The thread ends with QEMU, which ends with `machine`.
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+
+    let mut run = Run::new(names);
+    let patience = limit + GRACE;
+    loop {
+        match lines.recv_timeout(patience) {
+            Ok(line) => run.line(&line),
+            Err(RecvTimeoutError::Timeout) => {
+                run.broken(format!("said nothing for {} s", patience.as_secs()));
+                break;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    drop(machine);
+    run.ended(console)
+}
+
+/// QEMU, killed when dropped unless it has ended.
+struct Machine(Child);
+
+impl Machine {
+    fn start(kernel: &Kernel, initramfs: &Path, console: &Path) -> Result<Self> {
+        let serial = |path: &Path| {
+            // QEMU takes a comma for the end of an option, and two for one comma.
+            format!("file:{}", path.display().to_string().replace(',', ",,"))
+        };
+        // The kernel unpacks the archive into at most half of its memory, beside the archive itself.
+        let size = fs::metadata(initramfs).with_context(|| initramfs.display().to_string())?.len();
+        let memory = format!("{}M", 2048 + 4 * (size >> 20));
+        let mut qemu = Command::new(QEMU);
+        // Emulation in software is the same everywhere, also where the machine is itself virtual.
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &memory])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .arg("-kernel")
+            .arg(&kernel.image)
+            .arg("-initrd")
+            .arg(initramfs)
+            // A panic ends the machine. The counter of an emulated CPU is as good as the host's, and
+            // the alternative takes a port's emulation for every look at the clock.
+            .args(["-append", "console=ttyS0 panic=-1 oops=panic tsc=reliable mitigations=off"])
+            .args(["-serial", &serial(console), "-serial", "stdio"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        Ok(Self(qemu.spawn().with_context(|| format!("cannot start {QEMU}"))?))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It may have ended by itself, and nothing else can be done about it.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What init tells.
+#[derive(Debug, PartialEq)]
+enum Event {
+    Boot(String),
+    Start(usize),
+    End(usize, i32),
+    Fail(String),
+    Done,
+}
+
+/// A run as far as it has come.
+struct Run<'a> {
+    names: &'a [&'a str],
+    start: Instant,
+    /// When the binary that runs began, and what it has counted.
+    running: Option<(Instant, Counts)>,
+    done: bool,
+    outcome: Outcome,
+}
+
+impl<'a> Run<'a> {
+    fn new(names: &'a [&'a str]) -> Self {
+        let outcome = Outcome { booted: None, finished: Vec::new(), broken: None };
+        Self { names, start: Instant::now(), running: None, done: false, outcome }
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        let (text, event) = parse(line);
+        if let Some(text) = text {
+            println!("{text}");
+            if let Some((_, counts)) = &mut self.running {
+                counts.add(&text);
+            }
+        }
+        match event {
+            None => {}
+            Some(Event::Boot(release)) => {
+                println!("Linux {release} is up after {:.1} s", self.start.elapsed().as_secs_f64());
+                self.outcome.booted = Some((release, self.start.elapsed()));
+            }
+            Some(Event::Start(index)) => {
+                println!("\n     Running {}", self.names.get(index).unwrap_or(&"?"));
+                self.running = Some((Instant::now(), Counts::default()));
+            }
+            Some(Event::End(_, status)) => {
+                if let Some((start, counts)) = self.running.take() {
+                    self.outcome.finished.push(Finished { status, counts, took: start.elapsed() });
+                }
+            }
+            Some(Event::Fail(why)) => self.broken(why),
+            Some(Event::Done) => self.done = true,
+        }
+    }
+
+    fn broken(&mut self, why: String) {
+        self.outcome.broken.get_or_insert(why);
+    }
+
+    /// QEMU has ended.
+    fn ended(mut self, console: &Path) -> Result<Outcome> {
+        let said = read_lossy(console)?;
+        if !self.done {
+            self.broken("went down".to_owned());
+        }
+        if let Some(why) = &self.outcome.broken {
+            println!("\nthe machine's kernel said last:");
+            for line in last_words(&said) {
+                println!("    {line}");
+            }
+            let running = self.outcome.finished.len();
+            let during = match self.names.get(running).filter(|_| self.running.is_some()) {
+                Some(name) => format!(" while {name} ran"),
+                None => String::new(),
+            };
+            self.outcome.broken = Some(format!("the machine {why}{during}"));
+        }
+        for complaint in said.lines().filter(|line| is_complaint(line)) {
+            println!("the machine's kernel complained: {complaint}");
+        }
+        Ok(self.outcome)
+    }
+}
+
+/// A line's text, if it has any, and what init tells in it.
+fn parse(line: &[u8]) -> (Option<String>, Option<Event>) {
+    let Some(at) = line.iter().position(|&byte| byte == MARK) else {
+        return (Some(String::from_utf8_lossy(line).into_owned()), None);
+    };
+    let text = (at > 0).then(|| String::from_utf8_lossy(&line[..at]).into_owned());
+    let told = String::from_utf8_lossy(&line[at + 1..]);
+    let (what, rest) = told.split_once(' ').unwrap_or((&told, ""));
+    let event = match what {
+        "boot" => Some(Event::Boot(rest.to_owned())),
+        "start" => rest.parse().ok().map(Event::Start),
+        "end" => rest.split_once(' ').and_then(|(index, status)| {
+            Some(Event::End(index.parse().ok()?, status.parse().ok()?))
+        }),
+        "fail" => Some(Event::Fail(format!("could not start the tests: {rest}"))),
+        "done" => Some(Event::Done),
+        _ => None,
+    };
+    (text, event)
+}
+
+/// Bad news of the kernel's own.
+fn is_complaint(line: &str) -> bool {
+    const COMPLAINTS: [&str; 7] = [
+        "BUG: ",
+        "INFO: task ",
+        "Initramfs unpacking failed",
+        "Kernel panic",
+        "Oops: ",
+        "WARNING: ",
+        "rcu: INFO: ",
+    ];
+    COMPLAINTS.iter().any(|words| line.contains(words))
+}
+
+/// What the kernel said from its first complaint on, which tells more than the end of a stack dump;
+/// without a complaint, the end.
+fn last_words(said: &str) -> Vec<&str> {
+    let lines: Vec<_> = said.lines().collect();
+    let end = lines.len().saturating_sub(LAST_WORDS);
+    let first = lines.iter().position(|line| is_complaint(line)).unwrap_or(end);
+    lines.into_iter().skip(first).take(LAST_WORDS).collect()
+}
+
+fn read_lossy(path: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    match read {
+        Ok(_) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) => bail!("cannot read {}: {error}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_init_tells_is_found_behind_half_a_line() {
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(parse(b"test a ... ok"), (text("test a ... ok"), None));
+        assert_eq!(parse(b""), (text(""), None));
+        assert_eq!(parse(b"\x01boot 6.1.0"), (None, Some(Event::Boot("6.1.0".into()))));
+        assert_eq!(parse(b"half\x01end 3 137"), (text("half"), Some(Event::End(3, 137))));
+        assert_eq!(parse(b"\x01start 0"), (None, Some(Event::Start(0))));
+        assert_eq!(parse(b"\x01done"), (None, Some(Event::Done)));
+        assert_eq!(parse(b"\x01end of the world"), (None, None));
+    }
+
+    #[test]
+    fn a_run_counts_by_binary() {
+        let mut run = Run::new(&["a", "b"]);
+        for line in [
+            "\x01boot 6.1",
+            "\x01start 0",
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
+            "\x01end 0 0",
+            "\x01start 1",
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
+            "\x01end 1 101",
+            "\x01done",
+        ] {
+            run.line(line.as_bytes());
+        }
+        let console = tempfile::NamedTempFile::new().unwrap();
+        let outcome = run.ended(console.path()).unwrap();
+        assert_eq!(outcome.broken, None);
+        let seen: Vec<_> =
+            outcome.finished.iter().map(|f| (f.status, f.counts.passed, f.counts.failed)).collect();
+        assert_eq!(seen, [(0, 3, 0), (101, 1, 2)]);
+    }
+
+    #[test]
+    fn a_machine_that_goes_down_names_the_binary_that_ran() {
+        let mut run = Run::new(&["a", "b"]);
+        for line in ["\x01boot 6.1", "\x01start 0", "\x01end 0 0", "\x01start 1"] {
+            run.line(line.as_bytes());
+        }
+        let console = tempfile::NamedTempFile::new().unwrap();
+        let outcome = run.ended(console.path()).unwrap();
+        assert_eq!(outcome.broken.unwrap(), "the machine went down while b ran");
+    }
+
+    #[test]
+    fn the_kernels_last_words_begin_with_its_complaint() {
+        let dump = "RIP\n".repeat(100);
+        let words = format!("booting\n[ 3.3] Kernel panic - not syncing: x\n{dump}");
+        assert_eq!(last_words(&words)[..2], ["[ 3.3] Kernel panic - not syncing: x", "RIP"]);
+        assert_eq!(last_words(&dump).len(), LAST_WORDS);
+        assert_eq!(last_words("booting\nbooted"), ["booting", "booted"]);
+    }
+}
