@@ -12,13 +12,14 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use sk_reuseport::programs::SkReuseport;
 
 use crate::balancer::{Attach, Attached, Decide};
 use crate::enrol::{self, Changes, Enroller};
 use crate::foreign;
 use crate::group::{AttachedProgram, Group, GroupKey};
-use crate::host::{Host, steering};
+use crate::host::{Host, no_group, steering};
 use crate::id::{Slot, Weight};
 use crate::policy::{Policy, Stickiness};
 use crate::state::bpffs::{Lock, Root};
@@ -26,10 +27,10 @@ use crate::state::group::{self as group_state, GroupState};
 use crate::state::host::HostLayer;
 use crate::state::layout::{Decider, NO_HOST_MEMBER};
 use crate::status::Steering;
-use crate::steer::{self, Config, Sockets};
+use crate::steer::{self, Config};
 use crate::stop::Stop;
-use crate::{Error, ErrorKind, Result};
-use prepare::{prepare, program_id};
+use crate::{Error, ErrorKind, Result, rights};
+use prepare::{Kind, prepare, program_id};
 use reach::{attach_to, detach_from, vanished};
 use settle::settle;
 
@@ -37,7 +38,12 @@ use settle::settle;
 /// there is no state.
 pub(crate) fn watch_over(key: &GroupKey) -> Result<Option<File>> {
     let Some(root) = Root::existing()? else { return Ok(None) };
-    GroupState::existing(&root, key)?.map(|state| state.watch()).transpose()
+    let Some(state) = GroupState::existing(&root, key)? else { return Ok(None) };
+    match state.watch() {
+        // Somebody detached the group a moment ago.
+        Err(error) if rights::os_error(&error) == Some(Errno::NOENT) => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 /// One operation: the lock, the groups as they were when it was got, and the layers.
@@ -99,10 +105,7 @@ impl Session {
     }
 
     pub(crate) fn group(&self, key: &GroupKey) -> Result<&Group> {
-        self.groups.iter().find(|group| group.key == *key).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("there is no group {key}"))
-                .remedy("`reuseport ls` shows every group")
-        })
+        self.groups.iter().find(|group| group.key == *key).ok_or_else(|| no_group(key))
     }
 
     fn enroller<'a>(
@@ -240,7 +243,7 @@ impl Session {
     ) -> Result<Attached> {
         let mut old_program = old.program()?;
         // Whatever is wrong with the new one shows before anything is touched.
-        let prepared = prepare(group, attach, decide, Sockets::array)?;
+        let prepared = prepare(group, attach, decide, Kind::Array)?;
         enrol::check_room(group, &prepared.1)?;
         self.layer()?;
         detach_from(group)?;
@@ -290,7 +293,7 @@ impl Session {
             self.layer()?;
             self.remove_state(group, leftover)?;
         }
-        let prepared = prepare(group, attach, decide, Sockets::array)?;
+        let prepared = prepare(group, attach, decide, Kind::Array)?;
         let changes = self.build_either(group, attach, decide, prepared)?;
         Ok(Attached { steering: steering_by(decide), changes, replaced })
     }
@@ -355,7 +358,7 @@ impl Session {
                 result => return result,
             };
             if matches!(decide, Decide::Policy(_)) {
-                let second = prepare(group, attach, decide, Sockets::map)
+                let second = prepare(group, attach, decide, Kind::Map)
                     .and_then(|prepared| self.build(group, attach, prepared));
                 match second {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
@@ -366,7 +369,7 @@ impl Session {
                 return Err(busy.remedy(TAKE_OUT));
             }
             std::thread::sleep(PAUSE);
-            prepared = prepare(group, attach, decide, Sockets::array)?;
+            prepared = prepare(group, attach, decide, Kind::Array)?;
         }
     }
 

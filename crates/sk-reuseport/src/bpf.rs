@@ -71,7 +71,7 @@ pub enum EbpfError {
     )]
     WrongEndianness,
     /// Its type information, or the kernel's, is at fault.
-    #[error("BTF error: {0}")]
+    #[error("BTF error: {}", without_empty_log(.0))]
     BtfError(#[from] BtfError),
     /// A function's calls or map references cannot be resolved.
     #[error("error relocating function: {0}")]
@@ -214,4 +214,11 @@ impl Ebpf {
     pub fn programs_mut(&mut self) -> impl Iterator<Item = (&str, &mut Program)> {
         self.programs.iter_mut().map(|(name, program)| (name.as_str(), program))
     }
+}
+
+/// What went wrong, without the words that announce what the verifier said, if it said nothing.
+fn without_empty_log(error: &BtfError) -> String {
+    let text = error.to_string();
+    let said = text.trim_end();
+    said.strip_suffix(". Verifier output:").unwrap_or(said).to_owned()
 }
