@@ -192,6 +192,13 @@ impl Enroller<'_> {
                 }
             }
         }
+        if enrolled.is_empty() && changes.kept == 0 && changes.enrolled.is_empty() {
+            // Nobody is within reach, as while a server becomes a daemon: whoever held its sockets
+            // has ended. There is nothing to change for nobody.
+            if let Some(LeftOut { why, .. }) = changes.left_out.pop() {
+                return Err(why);
+            }
+        }
         if let Err(error) = self.swap_table_without(&slots_of(leaving)) {
             self.take_back(&enrolled);
             return Err(error);

@@ -19,7 +19,7 @@ use crate::enrol::{self, Changes, Enroller};
 use crate::foreign;
 use crate::group::{AttachedProgram, Group, GroupKey};
 use crate::host::{Host, steering};
-use crate::id::{Slot, Weight};
+use crate::id::{Cookie, Slot, Weight};
 use crate::policy::{Policy, Stickiness};
 use crate::state::bpffs::{Lock, Root};
 use crate::state::group::{self as group_state, GroupState};
@@ -96,6 +96,11 @@ impl Session {
             }
         };
         Ok(self.layer.insert(layer))
+    }
+
+    /// Whether the socket is in any group.
+    pub(crate) fn knows(&self, cookie: Cookie) -> bool {
+        self.groups.iter().any(|group| group.member(cookie).is_some())
     }
 
     pub(crate) fn group(&self, key: &GroupKey) -> Result<&Group> {

@@ -26,8 +26,12 @@ const UDP_INTERVAL: Duration = Duration::from_millis(50);
 /// How often to look at UDP groups in other network namespaces, which takes a walk over the host.
 const UDP_ELSEWHERE_INTERVAL: Duration = Duration::from_millis(150);
 
-/// How often to look at TCP groups, should an event have been lost.
-const TCP_INTERVAL: Duration = Duration::from_secs(2);
+/// How often to look even if nothing seems to have changed: an event may have been lost, and what
+/// failed may succeed now.
+const REGULAR_INTERVAL: Duration = Duration::from_secs(2);
+
+/// When to look again after a change.
+const AGAIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// `struct event` in bpf/watch.bpf.c.
 #[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout)]
@@ -100,11 +104,13 @@ impl Events {
         start().map_err(|error| rights::failed(&tried, error, rights::TRACING))
     }
 
-    /// Waits until there is a reason to look at the group.
-    pub(super) fn wait(&mut self, stop: &Stop) -> io::Result<Wake> {
+    /// Waits until there is a reason to look at the group: at the latest, it is time to. That is
+    /// soon if one should look `again`.
+    pub(super) fn wait(&mut self, stop: &Stop, again: bool) -> io::Result<Wake> {
+        let end = Instant::now() + if again { AGAIN_INTERVAL } else { REGULAR_INTERVAL };
         match self {
-            Self::Tcp(events) => events.wait(stop),
-            Self::Udp(look) => look.wait(stop),
+            Self::Tcp(events) => events.wait(stop, end),
+            Self::Udp(look) => look.wait(stop, end),
             Self::Clock(interval) => Ok(sleep(*interval, stop)),
         }
     }
@@ -121,8 +127,7 @@ impl TcpEvents {
         Ok(Self { ring, _programs: programs })
     }
 
-    fn wait(&mut self, stop: &Stop) -> io::Result<Wake> {
-        let end = Instant::now() + TCP_INTERVAL;
+    fn wait(&mut self, stop: &Stop, end: Instant) -> io::Result<Wake> {
         loop {
             if stop.is_set() {
                 return Ok(Wake::Stop);
@@ -158,13 +163,13 @@ impl TcpEvents {
 }
 
 impl UdpLook {
-    fn wait(&mut self, stop: &Stop) -> io::Result<Wake> {
+    fn wait(&mut self, stop: &Stop, end: Instant) -> io::Result<Wake> {
         loop {
             if stop.is_set() {
                 return Ok(Wake::Stop);
             }
             let now = self.look()?;
-            if now != self.last {
+            if now != self.last || Instant::now() >= end {
                 self.last = now;
                 return Ok(Wake::Look);
             }
