@@ -87,15 +87,21 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// As [`groups`](Self::groups), and if pinned state cannot be read.
+    /// As [`groups`](Self::groups). A group whose pinned state cannot be read is shown as one that
+    /// somebody else's program decides for.
     pub fn statuses(&self) -> Result<Vec<GroupStatus>> {
         let root = readable_root()?;
         let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
         let layer = layer(root.as_ref());
-        self.groups()?
-            .into_iter()
-            .map(|group| join(group, root.as_ref(), layer.as_ref(), &HashMap::new()))
-            .collect()
+        let nobody = HashMap::new();
+        let status = |group: Group| {
+            join(group.clone(), root.as_ref(), layer.as_ref(), &nobody).or_else(|error| {
+                // One that cannot be read must not hide all the others.
+                tracing::warn!("{error}");
+                join(group, None, None, &nobody)
+            })
+        };
+        self.groups()?.into_iter().map(status).collect()
     }
 
     /// Everything about one group.

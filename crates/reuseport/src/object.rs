@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use rustix::io::Errno;
 use sk_reuseport::maps::Map;
-use sk_reuseport::programs::{Program, SkReuseport};
+use sk_reuseport::programs::{Program, ProgramError, SkReuseport};
 use sk_reuseport::{Ebpf, EbpfError, EbpfLoader};
 
 use crate::steer::Sockets;
@@ -39,10 +40,20 @@ pub(crate) fn load(spec: &ObjectSpec) -> Result<(SkReuseport, Sockets)> {
     })?;
     match ebpf.take_program(&program) {
         Some(Program::SkReuseport(mut program)) => {
-            program.load().map_err(|error| rights::failed(&tried, error, rights::LOADING))?;
+            program.load().map_err(|error| cannot_load(&tried, error))?;
             Ok((program, sockets))
         }
         _ => Err(missing(&tried, "program", &program)),
+    }
+}
+
+/// What the verifier refuses is the user's to mend.
+fn cannot_load(tried: &str, error: ProgramError) -> Error {
+    let verdict =
+        matches!(rights::os_error(&error), Some(Errno::ACCESS | Errno::INVAL | Errno::TOOBIG));
+    match verdict && rights::has(rights::LOADING) {
+        true => Error::new(ErrorKind::Invalid, tried).because(error),
+        false => rights::failed(tried, error, rights::LOADING),
     }
 }
 

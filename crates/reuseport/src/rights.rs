@@ -65,6 +65,11 @@ pub(crate) fn os_error(error: &(dyn StdError + 'static)) -> Option<Errno> {
     None
 }
 
+/// Whether the calling thread has all of these capabilities.
+pub(crate) fn has(needed: &[(CapabilitySet, &'static str)]) -> bool {
+    missing(needed).is_empty()
+}
+
 /// Those of the capabilities that the calling thread does not have.
 fn missing(needed: &[(CapabilitySet, &'static str)]) -> Vec<&'static str> {
     let has = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);

@@ -354,7 +354,8 @@ fn check_schema(header: &MapData, tried: &str) -> Result<()> {
 /// Why state could not be read: the kernel would not let us, or it is not what we pin.
 fn unreadable(tried: &str, error: MapError) -> Error {
     let other = match &error {
-        MapError::InvalidMapType { .. }
+        MapError::NotAMap { .. }
+        | MapError::InvalidMapType { .. }
         | MapError::InvalidKeySize { .. }
         | MapError::InvalidValueSize { .. } => true,
         error => rights::os_error(error) == Some(Errno::NOENT),

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
-/* A program that the verifier refuses: it returns neither SK_PASS nor SK_DROP. */
+/* A program that the verifier refuses: it looks behind the end of the packet. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
@@ -16,8 +16,8 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 SEC("sk_reuseport")
 int refused(struct sk_reuseport_md *packet)
 {
-	__u32 index = 0;
+	__u32 index = *(__u32 *)packet->data;
 
 	bpf_sk_select_reuseport(packet, &sockets, &index, 0);
-	return 42;
+	return SK_PASS;
 }

@@ -4,11 +4,17 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::{Attach, Decide, Error, Host, ObjectSpec, Policy};
+use rustix::fs::{Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
 use sk_reuseport::maps::{Array, Map, MapData, SkStorage};
 use sk_reuseport::net::Bind;
 use sk_reuseport::programs::SkReuseport;
@@ -130,6 +136,11 @@ impl World {
         }
     }
 
+    /// Whose program decides.
+    pub(crate) fn steering(&self) -> &Steering {
+        &self.steering
+    }
+
     /// Members that have a slot.
     pub(crate) fn enrolled(&self) -> usize {
         self.slots.iter().filter(|(_, slot)| slot.is_some()).count()
@@ -210,4 +221,37 @@ pub(crate) fn lock_filter(socket: impl AsFd) {
         .status()
         .unwrap();
     assert!(status.success());
+}
+
+/// Runs `body` in a thread that has these capabilities and no others.
+pub(crate) fn capable_of<T: Send>(wanted: CapabilitySet, body: impl FnOnce() -> T + Send) -> T {
+    let reduced = || {
+        let sets = CapabilitySets {
+            effective: wanted,
+            permitted: wanted,
+            inheritable: CapabilitySet::empty(),
+        };
+        set_capabilities(None, sets).unwrap();
+        body()
+    };
+    thread::scope(|scope| scope.spawn(reduced).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The same, as an ordinary user.
+pub(crate) fn nobody_capable_of<T: Send>(
+    wanted: CapabilitySet,
+    body: impl FnOnce() -> T + Send,
+) -> T {
+    let as_nobody = || {
+        const NOBODY: u32 = 65_534;
+        set_keep_capabilities(true).unwrap();
+        let (gid, uid) = (Gid::from_raw(NOBODY), Uid::from_raw(NOBODY));
+        set_thread_groups(&[]).unwrap();
+        set_thread_res_gid(gid, gid, gid).unwrap();
+        set_thread_res_uid(uid, uid, uid).unwrap();
+        capable_of(wanted, body)
+    };
+    thread::scope(|scope| scope.spawn(as_nobody).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
