@@ -71,7 +71,7 @@ pub enum EbpfError {
     )]
     WrongEndianness,
     /// Its type information, or the kernel's, is at fault.
-    #[error("BTF error: {0}")]
+    #[error("BTF error: {}", hint::of_btf(.0))]
     BtfError(#[from] BtfError),
     /// A function's calls or map references cannot be resolved.
     #[error("error relocating function: {0}")]
