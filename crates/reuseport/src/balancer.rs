@@ -91,7 +91,7 @@ impl Balancer {
     /// [`ErrorKind::Denied`], [`ErrorKind::Schema`], [`ErrorKind::Interrupted`]. The group is
     /// then as it was.
     pub fn attach(host: &Host, key: &GroupKey, attach: &Attach) -> Result<(Self, Attached)> {
-        let session = Session::begin(host)?;
+        let session = Session::begin(host, &attach.stop)?;
         let group = session.group(key)?.clone();
         let attached = session.attach(&group, attach)?;
         Ok((Self { key: key.clone() }, attached))
@@ -120,7 +120,7 @@ impl Balancer {
     ///
     /// [`ErrorKind::NotFound`] for a slot without a member, [`ErrorKind::NotAttached`].
     pub fn set_weights(&self, host: &Host, weights: &[(Slot, Weight)]) -> Result<()> {
-        Session::begin(host)?.set_weights(&self.key, weights)
+        Session::begin(host, &Stop::default())?.set_weights(&self.key, weights)
     }
 
     /// Detaches: the kernel's hash decides from now on, and nothing of ours is left.
@@ -140,5 +140,5 @@ impl Balancer {
 /// [`ErrorKind::NotAttached`] if nothing is, [`ErrorKind::Foreign`] if somebody else's program
 /// decides, [`ErrorKind::NotFound`] if the group is gone.
 pub fn detach(host: &Host, key: &GroupKey) -> Result<()> {
-    Session::begin(host)?.detach(key)
+    Session::begin(host, &Stop::default())?.detach(key)
 }

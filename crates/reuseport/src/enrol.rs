@@ -11,6 +11,7 @@ use sk_reuseport::maps::MapError;
 use crate::foreign;
 use crate::group::{Group, Member};
 use crate::id::{Cookie, Slot, Weight};
+use crate::policy::Policy;
 use crate::state::group::GroupState;
 use crate::state::host::HostLayer;
 use crate::state::layout::{Decider, NO_HOST_MEMBER, SlotRecord};
@@ -63,15 +64,8 @@ impl Enroller<'_> {
     /// [`ErrorKind::Full`] before anything is changed; any other one after newcomers were taken
     /// out again.
     pub(crate) fn sync(&mut self, group: &Group) -> Result<Changes> {
+        check_room(group, self.state)?;
         let capacity = self.state.all_slots().count();
-        if group.members.len() > capacity {
-            return Err(Error::new(
-                ErrorKind::Full,
-                format!("cannot enrol the members of {}", group.key),
-            )
-            .because(format!("{} members, {capacity} slots", group.members.len()))
-            .remedy("choose a larger `--slots`; a group that is attached must be detached first"));
-        }
         let mut changes = Changes::default();
         let mut gone = self.gone(group);
         let newcomers = self.newcomers(group, &mut changes)?;
@@ -79,9 +73,34 @@ impl Enroller<'_> {
             // Their slots are needed.
             self.release(std::mem::take(&mut gone), &mut changes)?;
         }
-        self.enrol_all(&newcomers, &mut changes)?;
-        self.release(gone, &mut changes)?;
+        self.enrol_all(&newcomers, &gone, &mut changes)?;
+        self.free(gone, &mut changes);
         Ok(changes)
+    }
+
+    /// Puts the members back into the slots that are theirs by the records, marks included.
+    pub(crate) fn refill_all(&mut self, group: &Group) -> Result<()> {
+        let occupied: Vec<(Slot, Cookie)> =
+            self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
+        for (slot, cookie) in occupied {
+            let Some(member) = group.member(cookie) else { continue };
+            self.state.sockets.clear(slot);
+            self.refill(slot, member, &mut Changes::default())?;
+        }
+        self.swap_table()
+    }
+
+    /// Takes members out again that were enrolled just now.
+    pub(crate) fn withdraw(&mut self, group: &Group, cookies: &[Cookie]) -> Result<()> {
+        let withdrawn: Vec<(Slot, &Member)> = self
+            .state
+            .occupied()
+            .filter(|(_, cookie, _)| cookies.contains(cookie))
+            .filter_map(|(slot, cookie, _)| Some((slot, group.member(cookie)?)))
+            .collect();
+        self.swap_table_without(&withdrawn.iter().map(|(slot, _)| *slot).collect())?;
+        self.take_back(&withdrawn);
+        Ok(())
     }
 
     /// The slots whose members are no longer in the group.
@@ -120,11 +139,21 @@ impl Enroller<'_> {
     fn refill(&mut self, slot: Slot, member: &Member, changes: &mut Changes) -> Result<()> {
         match foreign::borrow(member) {
             Ok(socket) => {
-                self.state
-                    .sockets
-                    .set(slot, socket.as_fd())
-                    .map_err(|error| failed(member, error))?;
-                changes.enrolled.push(member.cookie);
+                let host_member = self.state.record(slot).host_member;
+                let mut steps = || -> Result<(), MapError> {
+                    if host_member != NO_HOST_MEMBER {
+                        let epoch = self.layer.epoch(host_member);
+                        self.layer.mark(socket.as_fd(), host_member, epoch)?;
+                    }
+                    self.state.sockets.set(slot, socket.as_fd())
+                };
+                match steps().map_err(|error| failed(member, error)) {
+                    Ok(()) => changes.enrolled.push(member.cookie),
+                    Err(why) if why.kind() == ErrorKind::Vanished => {
+                        changes.left_out.push(LeftOut { cookie: member.cookie, why });
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             Err(why) if why.kind() == ErrorKind::Vanished => {
                 changes.left_out.push(LeftOut { cookie: member.cookie, why });
@@ -134,8 +163,14 @@ impl Enroller<'_> {
         Ok(())
     }
 
-    /// Gives each a slot, and puts them into the table together.
-    fn enrol_all(&mut self, newcomers: &[&Member], changes: &mut Changes) -> Result<()> {
+    /// Gives each a slot, and puts them into the table together; those that are `leaving` go out
+    /// of it by the same step.
+    fn enrol_all(
+        &mut self,
+        newcomers: &[&Member],
+        leaving: &[(Slot, Cookie)],
+        changes: &mut Changes,
+    ) -> Result<()> {
         let free: Vec<Slot> = self
             .state
             .all_slots()
@@ -147,7 +182,7 @@ impl Enroller<'_> {
             let result =
                 self.stop.check("enrolling members").and_then(|()| self.enrol(slot, member));
             match result {
-                Ok(()) => enrolled.push((slot, member.cookie)),
+                Ok(()) => enrolled.push((slot, *member)),
                 Err(why) if why.kind() == ErrorKind::Vanished => {
                     changes.left_out.push(LeftOut { cookie: member.cookie, why });
                 }
@@ -157,11 +192,11 @@ impl Enroller<'_> {
                 }
             }
         }
-        if let Err(error) = self.swap_table() {
+        if let Err(error) = self.swap_table_without(&slots_of(leaving)) {
             self.take_back(&enrolled);
             return Err(error);
         }
-        changes.enrolled.extend(enrolled.iter().map(|(_, cookie)| *cookie));
+        changes.enrolled.extend(enrolled.iter().map(|(_, member)| member.cookie));
         Ok(())
     }
 
@@ -181,19 +216,27 @@ impl Enroller<'_> {
             }
             self.state.set_address(slot, member.sock_address)?;
             self.state.set_record(slot, record);
+            // Whoever freed the slot emptied it, unless he could not.
+            self.state.sockets.clear(slot);
             self.state.sockets.set(slot, socket.as_fd())
         };
         steps().map_err(|error| {
+            // However far it came: the record says what is to be taken back.
+            self.state.set_record(slot, record);
             self.vacate(slot);
             self.layer.unmark(socket.as_fd());
             failed(member, error)
         })
     }
 
-    /// Undoes enrolments that never got into the table.
-    fn take_back(&mut self, enrolled: &[(Slot, Cookie)]) {
-        for (slot, _) in enrolled {
+    /// Undoes enrolments that no table names.
+    fn take_back(&mut self, enrolled: &[(Slot, &Member)]) {
+        for (slot, member) in enrolled {
             self.vacate(*slot);
+            // One that is gone took its mark along.
+            if let Ok(socket) = foreign::borrow(member) {
+                self.layer.unmark(socket.as_fd());
+            }
         }
     }
 
@@ -202,13 +245,17 @@ impl Enroller<'_> {
         if gone.is_empty() {
             return Ok(());
         }
-        let leaving: HashSet<Slot> = gone.iter().map(|(slot, _)| *slot).collect();
-        self.swap_table_without(&leaving)?;
+        self.swap_table_without(&slots_of(&gone))?;
+        self.free(gone, changes);
+        Ok(())
+    }
+
+    /// Frees slots that no table names any more.
+    fn free(&mut self, gone: Vec<(Slot, Cookie)>, changes: &mut Changes) {
         for (slot, cookie) in gone {
             self.vacate(slot);
             changes.released.push(cookie);
         }
-        Ok(())
     }
 
     /// Frees a slot that no table names.
@@ -224,32 +271,66 @@ impl Enroller<'_> {
         self.state.set_record(slot, SlotRecord::free(record.epoch));
     }
 
-    /// Builds the table that follows from the records and puts it into force.
-    pub(crate) fn swap_table(&mut self) -> Result<()> {
+    fn swap_table(&mut self) -> Result<()> {
         self.swap_table_without(&HashSet::new())
     }
 
     fn swap_table_without(&mut self, leaving: &HashSet<Slot>) -> Result<()> {
-        let tried = "cannot change the table";
         let header = self
             .state
             .header()
-            .map_err(|error| Error::new(ErrorKind::System, tried).because(error))?;
-        let Some(Decider::Policy { policy, .. }) = header.decider() else { return Ok(()) };
-        let shares: Vec<Share> = self
-            .state
-            .occupied()
-            .filter(|(slot, ..)| !leaving.contains(slot))
-            .map(|(slot, _, record)| Share { slot, weight: record.weight(), state: record.state() })
-            .collect();
-        let table = Table::build(&shares, policy.fill(header.seed), self.state.capacity());
-        match &mut self.state.policy_maps {
-            Some(maps) => {
-                maps.swap_in(&table).map_err(|error| rights::failed(tried, error, rights::LOADING))
-            }
-            None => Ok(()),
+            .map_err(|error| Error::new(ErrorKind::System, SWAPPING).because(error))?;
+        match header.decider() {
+            Some(Decider::Policy { policy, .. }) => fill_table(self.state, policy, leaving),
+            _ => Ok(()),
         }
     }
+}
+
+/// Whether there are slots enough.
+///
+/// # Errors
+///
+/// [`ErrorKind::Full`].
+pub(crate) fn check_room(group: &Group, state: &GroupState) -> Result<()> {
+    let capacity = state.all_slots().count();
+    if group.members.len() <= capacity {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Full, format!("cannot enrol the members of {}", group.key))
+        .because(format!("{} members, {capacity} slots", group.members.len()))
+        .remedy(match state.policy_maps {
+            Some(_) => "choose a larger `--slots`; a group that is attached must be detached first",
+            None => "give the object's map for sockets more elements",
+        }))
+}
+
+const SWAPPING: &str = "cannot change the table";
+
+/// Builds the table that follows from the records, as the policy wants it, and puts it into force.
+pub(crate) fn swap_table(state: &mut GroupState, policy: Policy) -> Result<()> {
+    fill_table(state, policy, &HashSet::new())
+}
+
+fn fill_table(state: &mut GroupState, policy: Policy, leaving: &HashSet<Slot>) -> Result<()> {
+    let header =
+        state.header().map_err(|error| Error::new(ErrorKind::System, SWAPPING).because(error))?;
+    let shares: Vec<Share> = state
+        .occupied()
+        .filter(|(slot, ..)| !leaving.contains(slot))
+        .map(|(slot, _, record)| Share { slot, weight: record.weight(), state: record.state() })
+        .collect();
+    let table = Table::build(&shares, policy.fill(header.seed), state.capacity());
+    match &mut state.policy_maps {
+        Some(maps) => {
+            maps.swap_in(&table).map_err(|error| rights::failed(SWAPPING, error, rights::LOADING))
+        }
+        None => Ok(()),
+    }
+}
+
+fn slots_of(members: &[(Slot, Cookie)]) -> HashSet<Slot> {
+    members.iter().map(|(slot, _)| *slot).collect()
 }
 
 /// Why a member could not be enrolled, with what can be done about it.
@@ -259,8 +340,11 @@ fn failed(member: &Member, error: MapError) -> Error {
     let tried = format!("cannot enrol socket {}", member.cookie);
     match rights::os_error(&error) {
         Some(Errno::BUSY) => Error::new(ErrorKind::Busy, tried).because(error),
-        // It stopped listening, or was closed, between listing and enrolment.
-        Some(Errno::INVAL) => Error::new(ErrorKind::Vanished, tried).because(error),
+        // It stopped listening between listing and enrolment. A socket array says EINVAL
+        // (reuseport_array_update_check), a socket map EOPNOTSUPP (sock_map_sk_state_allowed).
+        Some(Errno::INVAL | Errno::OPNOTSUPP) => {
+            Error::new(ErrorKind::Vanished, tried).because(error)
+        }
         _ => rights::failed(&tried, error, rights::SOCKET_MAPS),
     }
 }

@@ -135,6 +135,11 @@ impl Group {
         pids
     }
 
+    /// The id of the program that decides; `None` where none does, or one without an id.
+    pub(crate) fn attached_id(&self) -> Option<u32> {
+        self.program.as_ref()?.id
+    }
+
     /// The member with this cookie.
     pub fn member(&self, cookie: Cookie) -> Option<&Member> {
         self.members.iter().find(|m| m.cookie == cookie)

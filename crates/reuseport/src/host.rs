@@ -91,7 +91,7 @@ impl Host {
     pub fn statuses(&self) -> Result<Vec<GroupStatus>> {
         let root = readable_root()?;
         let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
-        let layer = layer(root.as_ref())?;
+        let layer = layer(root.as_ref());
         self.groups()?
             .into_iter()
             .map(|group| join(group, root.as_ref(), layer.as_ref(), &HashMap::new()))
@@ -106,7 +106,7 @@ impl Host {
     pub fn status(&self, key: &GroupKey) -> Result<GroupStatus> {
         let root = readable_root()?;
         let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
-        let layer = layer(root.as_ref())?;
+        let layer = layer(root.as_ref());
         let group = self.refresh(key)?;
         let owners = self.observer.owners(&group)?;
         join(group, root.as_ref(), layer.as_ref(), &owners)
@@ -125,8 +125,10 @@ fn readable_root() -> Result<Option<Root>> {
     }
 }
 
-fn layer(root: Option<&Root>) -> Result<Option<HostLayer>> {
-    root.map_or(Ok(None), HostLayer::existing)
+/// The host-wide layer. Without it, or if it cannot be read, open connections are unknown.
+fn layer(root: Option<&Root>) -> Option<HostLayer> {
+    let layer = HostLayer::existing(root?);
+    layer.inspect_err(|error| tracing::warn!("{error}")).ok().flatten()
 }
 
 /// Whose program decides for the group, with its state where it is ours.
@@ -142,10 +144,13 @@ pub(crate) fn steering(
         Some(Err(error)) => return Err(error),
         None => None,
     };
-    let Some(state) = state.filter(|state| program.id.is_some_and(|id| state.is_ours(id))) else {
+    let (Some(state), Some(id)) = (state, program.id) else {
         return Ok((Steering::Foreign, None));
     };
-    let steering = match state.decider()? {
+    if !state.is_ours(id)? {
+        return Ok((Steering::Foreign, None));
+    }
+    let steering = match state.header().map_err(unreadable)?.decider_of(id) {
         Some(Decider::Policy { policy, stickiness }) => Steering::Policy { policy, stickiness },
         Some(Decider::Object) => Steering::Object,
         None => Steering::Foreign,

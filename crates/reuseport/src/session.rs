@@ -1,29 +1,37 @@
 //! One operation on a group, from the lock to the last step: attaching, bringing up to date,
 //! changing, detaching. If a step fails, those before it are undone.
+//!
+//! Whatever can go wrong happens before the step that counts, which is one call: attaching or
+//! detaching the program. What follows it is housekeeping that the next operation can do as well.
 
-use std::collections::HashSet;
+mod prepare;
+mod reach;
+mod settle;
+
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
-use sk_reuseport::maps::MapError;
-use sk_reuseport::programs::{ProgramError, SkReuseport};
+use sk_reuseport::programs::SkReuseport;
 
 use crate::balancer::{Attach, Attached, Decide};
-use crate::enrol::{Changes, Enroller};
+use crate::enrol::{self, Changes, Enroller};
 use crate::foreign;
 use crate::group::{AttachedProgram, Group, GroupKey};
 use crate::host::{Host, steering};
 use crate::id::{Slot, Weight};
-use crate::object;
 use crate::policy::{Policy, Stickiness};
 use crate::state::bpffs::{Lock, Root};
 use crate::state::group::{self as group_state, GroupState};
 use crate::state::host::HostLayer;
-use crate::state::layout::{Decider, Header, NO_HOST_MEMBER};
+use crate::state::layout::{Decider, NO_HOST_MEMBER};
 use crate::status::Steering;
 use crate::steer::{self, Config, Sockets};
 use crate::stop::Stop;
-use crate::{Error, ErrorKind, Result, rights};
+use crate::{Error, ErrorKind, Result};
+use prepare::{prepare, program_id};
+use reach::{attach_to, detach_from, vanished};
+use settle::settle;
 
 /// Keeps a group's state, until what is returned is dropped, while the server restarts. `None` if
 /// there is no state.
@@ -37,6 +45,8 @@ pub(crate) struct Session {
     root: Root,
     /// Opened when it is needed: saying no to somebody makes none.
     layer: Option<HostLayer>,
+    /// Whether this operation made it.
+    made_layer: bool,
     groups: Vec<Group>,
     _lock: Lock,
 }
@@ -45,7 +55,10 @@ pub(crate) struct Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let unused = group_state::names(&self.root).is_ok_and(|names| names.is_empty());
-        if unused && let Err(error) = HostLayer::remove(&self.root) {
+        let in_vain = self.made_layer && self.layer.as_ref().is_none_or(HostLayer::is_unused);
+        if (unused || in_vain)
+            && let Err(error) = HostLayer::remove(&self.root)
+        {
             tracing::warn!("{error}");
         }
     }
@@ -53,22 +66,36 @@ impl Drop for Session {
 
 impl Session {
     /// Waits for the lock, and removes what interrupted commands left.
-    pub(crate) fn begin(host: &Host) -> Result<Self> {
+    pub(crate) fn begin(host: &Host, stop: &Stop) -> Result<Self> {
         let root = Root::create()?;
-        let lock = root.lock()?;
+        let lock = root.lock(stop)?;
         let groups = host.groups()?;
         group_state::clear_staging(&root)?;
         group_state::remove_dead(&root, &groups)?;
-        Ok(Self { root, layer: None, groups, _lock: lock })
+        Ok(Self { root, layer: None, made_layer: false, groups, _lock: lock })
     }
 
+    /// The host-wide layer, made if there is none.
     fn layer(&mut self) -> Result<&mut HostLayer> {
-        if self.layer.is_none() {
-            let layer = HostLayer::create(&self.root)?;
-            layer.release_all_but(&members_in_use(&self.root)?);
-            self.layer = Some(layer);
-        }
-        self.layer.as_mut().ok_or_else(|| Error::new(ErrorKind::System, "no host-wide layer"))
+        let layer = match self.layer.take() {
+            Some(layer) => layer,
+            None => {
+                let existing = HostLayer::existing(&self.root)?;
+                self.made_layer = existing.is_none();
+                let layer = match existing {
+                    Some(layer) if layer.counts() => layer,
+                    // Also one that was made by somebody who may not count.
+                    _ => HostLayer::create(&self.root)?,
+                };
+                match group_state::host_members(&self.root) {
+                    Ok(used) => layer.release_all_but(&used),
+                    // Whoever cannot be read may use any of them.
+                    Err(error) => tracing::debug!("{error}"),
+                }
+                layer
+            }
+        };
+        Ok(self.layer.insert(layer))
     }
 
     pub(crate) fn group(&self, key: &GroupKey) -> Result<&Group> {
@@ -102,14 +129,11 @@ impl Session {
         now: &Steering,
         mut state: GroupState,
     ) -> Result<Attached> {
+        settle(&mut state, group.attached_id())?;
         match (&attach.decide, now) {
             (Some(decide @ Decide::Object(_)), _)
             | (Some(decide @ Decide::Policy(_)), Steering::Object) => {
-                // A socket is in one array only: the new one can be filled when the old is empty.
-                // Whatever is wrong with the new program is found out before that.
-                drop(prepare(group, attach, decide, Sockets::array)?);
-                self.detach_ours(group, state)?;
-                return self.attach_anew(group, attach, Steering::KernelHash);
+                return self.replace(group, attach, decide, state);
             }
             _ => {}
         }
@@ -121,14 +145,21 @@ impl Session {
             .because(format!("it has {}, fixed while it is attached", state.capacity()))
             .remedy("`reuseport detach` it first, or leave out --slots"));
         }
-        let changes = self.enroller(&mut state, &attach.stop)?.sync(group)?;
-        if let (Some(Decide::Policy(policy)), Steering::Policy { policy: old, .. }) =
+        let changes = self
+            .enroller(&mut state, &attach.stop)?
+            .sync(group)
+            .map_err(|error| if_busy(error, DETACH_FIRST))?;
+        let mut steering = now.clone();
+        if let (Some(Decide::Policy(policy)), Steering::Policy { policy: old, stickiness }) =
             (&attach.decide, now)
             && policy != old
         {
-            self.change_policy(group, &mut state, *policy)?;
+            if let Err(error) = self.change_policy(group, &mut state, *policy) {
+                self.withdraw(group, &mut state, &changes);
+                return Err(error);
+            }
+            steering = Steering::Policy { policy: *policy, stickiness: *stickiness };
         }
-        let (steering, _) = steering(&self.refreshed(group)?, Some(&self.root))?;
         Ok(Attached { steering, changes, replaced: None })
     }
 
@@ -143,41 +174,42 @@ impl Session {
     ) -> Result<()> {
         let unreadable =
             |error| Error::new(ErrorKind::System, "cannot change the policy").because(error);
-        let old = state.header().map_err(unreadable)?;
-        let config = Config { policy, seed: old.seed };
+        let mut header = state.header().map_err(unreadable)?;
+        let config = Config { policy, seed: header.seed };
         let maps = state.policy_maps.as_ref().ok_or_else(|| not_attached(&group.key))?;
         let mut program = steer::load_over(config, &state.sockets, maps)?;
-        state.forget_next();
-        state.pin_next(&mut program)?;
-        let mut new = old;
-        let stickiness = match old.decider() {
+        let id = program_id(&program)?;
+        let stickiness = match header.decider() {
             Some(Decider::Policy { stickiness, .. }) => stickiness,
             _ => Stickiness::default(),
         };
-        new.set_decider(Decider::Policy { policy, stickiness });
-        new.program_id = program_id(&program)?;
-        let stop = Stop::default();
-        let result = state
-            .set_header(&new)
-            .map_err(unreadable)
-            .and_then(|()| self.enroller(state, &stop))
-            .and_then(|mut enroller| enroller.swap_table())
-            .and_then(|()| attach_to(group, &program));
-        if let Err(error) = result {
-            state.set_header(&old).map_err(unreadable)?;
-            self.enroller(state, &stop)?.swap_table()?;
-            state.forget_next();
-            return Err(error);
+        header.announce(id, policy, stickiness);
+        let mut steps = || -> Result<()> {
+            state.pin_next(&mut program)?;
+            state.set_header(&header).map_err(unreadable)?;
+            enrol::swap_table(state, policy)?;
+            attach_to(group, &program)
+        };
+        let result = steps();
+        // If this fails, the next command does it.
+        let done = result.as_ref().map_or(None, |()| Some(id));
+        if let Err(error) = settle(state, done) {
+            tracing::debug!("{error}");
         }
-        state.adopt_next()
+        result
     }
 
     /// Gives members other shares: all or none.
-    pub(crate) fn set_weights(mut self, key: &GroupKey, weights: &[(Slot, Weight)]) -> Result<()> {
+    pub(crate) fn set_weights(self, key: &GroupKey, weights: &[(Slot, Weight)]) -> Result<()> {
         let group = self.group(key)?.clone();
         let (_, state) = steering(&group, Some(&self.root))?;
         let mut state = state.ok_or_else(|| not_attached(key))?;
-        let tried = || format!("cannot set weights in {}", key);
+        settle(&mut state, group.attached_id())?;
+        let tried = || format!("cannot set weights in {key}");
+        let Some(Decider::Policy { policy, .. }) = state.decider()? else {
+            return Err(Error::new(ErrorKind::Invalid, tried())
+                .because("the user's own program decides there, and it knows no weights"));
+        };
         let mut records = Vec::new();
         for (slot, weight) in weights {
             let old = state.record(*slot);
@@ -190,43 +222,77 @@ impl Session {
             records.push((*slot, old, new));
         }
         records.iter().for_each(|(slot, _, new)| state.set_record(*slot, *new));
-        let stop = Stop::default();
-        let result =
-            self.enroller(&mut state, &stop).and_then(|mut enroller| enroller.swap_table());
+        let result = enrol::swap_table(&mut state, policy);
         if result.is_err() {
             records.iter().for_each(|(slot, old, _)| state.set_record(*slot, *old));
         }
         result
     }
 
+    /// Puts a program with maps of its own in the place of ours. A socket is in one array only: the
+    /// new one can be filled when the old one is empty, and in between the kernel's hash decides.
+    fn replace(
+        &mut self,
+        group: &Group,
+        attach: &Attach,
+        decide: &Decide,
+        mut old: GroupState,
+    ) -> Result<Attached> {
+        let mut old_program = old.program()?;
+        // Whatever is wrong with the new one shows before anything is touched.
+        let prepared = prepare(group, attach, decide, Sockets::array)?;
+        enrol::check_room(group, &prepared.1)?;
+        self.layer()?;
+        detach_from(group)?;
+        let unpinned = old.unpin(&self.root);
+        match unpinned.and_then(|()| self.build_either(group, attach, decide, prepared)) {
+            Ok(changes) => {
+                self.release_members(&old);
+                Ok(Attached { steering: steering_by(decide), changes, replaced: None })
+            }
+            Err(error) => {
+                if let Err(second) = self.put_back(group, &mut old, &mut old_program) {
+                    tracing::warn!("{second}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Attaches again what [`replace`](Self::replace) took away.
+    fn put_back(
+        &mut self,
+        group: &Group,
+        old: &mut GroupState,
+        program: &mut SkReuseport,
+    ) -> Result<()> {
+        old.stage(&self.root, program)?;
+        let stop = Stop::default();
+        self.enroller(old, &stop)?.refill_all(group)?;
+        old.place(&self.root, &group.key)?;
+        attach_to(group, program)
+    }
+
     /// Nothing of ours decides.
     fn attach_anew(&mut self, group: &Group, attach: &Attach, now: Steering) -> Result<Attached> {
+        let leftover = GroupState::existing(&self.root, &group.key)?;
         let replaced = group.program.clone().filter(|_| now == Steering::Foreign);
         if let (Some(program), false) = (&replaced, attach.force) {
             return Err(foreign_program(&group.key, program, "attach to"));
         }
-        if let Some(leftover) = GroupState::existing(&self.root, &group.key)? {
+        let default = Decide::Policy(Policy::default_for(group.key.protocol));
+        let decide = attach.decide.as_ref().unwrap_or(&default);
+        if let Some(leftover) = leftover {
             self.refuse_if_in_use(&leftover, group)?;
             if attach.decide.is_none() && attach.slots.is_none() {
                 return self.resume(group, attach, leftover, replaced);
             }
+            self.layer()?;
             self.remove_state(group, leftover)?;
         }
-        let decide = attach
-            .decide
-            .clone()
-            .unwrap_or_else(|| Decide::Policy(Policy::default_for(group.key.protocol)));
-        let changes = match self.build(group, attach, &decide, Sockets::array) {
-            // In another program's socket map: a socket map takes it all the same.
-            Err(error) if error.kind() == ErrorKind::Busy => {
-                self.build(group, attach, &decide, Sockets::map).map_err(|second| {
-                    if second.kind() == ErrorKind::Busy { in_another_array(error) } else { second }
-                })?
-            }
-            result => result?,
-        };
-        let (steering, _) = steering(&self.refreshed(group)?, Some(&self.root))?;
-        Ok(Attached { steering, changes, replaced })
+        let prepared = prepare(group, attach, decide, Sockets::array)?;
+        let changes = self.build_either(group, attach, decide, prepared)?;
+        Ok(Attached { steering: steering_by(decide), changes, replaced })
     }
 
     /// Attaches what is pinned: the server restarted, which ended the group and the attachment
@@ -238,212 +304,169 @@ impl Session {
         mut state: GroupState,
         replaced: Option<AttachedProgram>,
     ) -> Result<Attached> {
-        let changes = self.enroller(&mut state, &attach.stop)?.sync(group)?;
-        attach_to(group, &state.program()?)?;
-        let (steering, _) = steering(&self.refreshed(group)?, Some(&self.root))?;
+        settle(&mut state, group.attached_id())?;
+        let steering = match state.decider()? {
+            Some(Decider::Policy { policy, stickiness }) => Steering::Policy { policy, stickiness },
+            _ => Steering::Object,
+        };
+        let program = state.program()?;
+        let changes = self
+            .enroller(&mut state, &attach.stop)?
+            .sync(group)
+            .map_err(|error| if_busy(error, DETACH_FIRST))?;
+        if let Err(error) = attach_to(group, &program) {
+            self.withdraw(group, &mut state, &changes);
+            return Err(error);
+        }
         Ok(Attached { steering, changes, replaced })
     }
 
-    /// Builds everything, pins it, attaches the program. If that fails, nothing is left.
-    fn build(
+    /// Takes out again who was taken in by an operation that failed afterwards.
+    fn withdraw(&mut self, group: &Group, state: &mut GroupState, changes: &Changes) {
+        if changes.enrolled.is_empty() {
+            return;
+        }
+        let stop = Stop::default();
+        let enroller = self.enroller(state, &stop);
+        if let Err(error) = enroller.and_then(|mut e| e.withdraw(group, &changes.enrolled)) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Builds with a socket array, and if a socket is in another program's socket map, with a socket
+    /// map, which takes it all the same.
+    ///
+    /// A socket in another array goes into neither. But the kernel takes an array apart only some
+    /// time after its last user went (`bpf_map_put`), so it gets a moment.
+    fn build_either(
         &mut self,
         group: &Group,
         attach: &Attach,
         decide: &Decide,
-        sockets: fn(u32) -> Result<Sockets, MapError>,
+        mut prepared: (SkReuseport, GroupState),
     ) -> Result<Changes> {
-        let (mut program, mut state) = prepare(group, attach, decide, sockets)?;
-        let synced =
-            self.enroller(&mut state, &attach.stop).and_then(|mut enroller| enroller.sync(group));
-        let result = synced.and_then(|changes| {
-            if changes.enrolled.is_empty() {
-                return Err(vanished(&group.key));
+        const PATIENCE: Duration = Duration::from_millis(250);
+        const PAUSE: Duration = Duration::from_millis(10);
+
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let busy = match self.build(group, attach, prepared) {
+                Err(error) if error.kind() == ErrorKind::Busy => error,
+                result => return result,
+            };
+            if matches!(decide, Decide::Policy(_)) {
+                let second = prepare(group, attach, decide, Sockets::map)
+                    .and_then(|prepared| self.build(group, attach, prepared));
+                match second {
+                    Err(error) if error.kind() == ErrorKind::Busy => {}
+                    result => return result,
+                }
             }
-            attach.stop.check(&format!("attaching to {}", group.key))?;
-            state.pin(&self.root, &group.key, &mut program)?;
-            attach_to(group, &program)?;
-            Ok(changes)
-        });
+            if Instant::now() >= end {
+                return Err(busy.remedy(TAKE_OUT));
+            }
+            std::thread::sleep(PAUSE);
+            prepared = prepare(group, attach, decide, Sockets::array)?;
+        }
+    }
+
+    /// Pins everything, fills it, attaches the program. If that fails, nothing is left.
+    fn build(
+        &mut self,
+        group: &Group,
+        attach: &Attach,
+        (mut program, mut state): (SkReuseport, GroupState),
+    ) -> Result<Changes> {
+        let result = self.commit(group, attach, &mut program, &mut state);
         result.inspect_err(|_| {
             if let Err(error) = self.remove_state(group, state) {
                 tracing::warn!("{error}");
             }
-            let _ = group_state::clear_staging(&self.root);
         })
+    }
+
+    fn commit(
+        &mut self,
+        group: &Group,
+        attach: &Attach,
+        program: &mut SkReuseport,
+        state: &mut GroupState,
+    ) -> Result<Changes> {
+        state.stage(&self.root, program)?;
+        let changes = self.enroller(state, &attach.stop)?.sync(group)?;
+        if changes.enrolled.is_empty() {
+            return Err(vanished(&group.key));
+        }
+        attach.stop.check(&format!("attaching to {}", group.key))?;
+        state.place(&self.root, &group.key)?;
+        attach_to(group, program)?;
+        Ok(changes)
     }
 
     /// Two groups can have the same address (a program attached before bind makes one of its
     /// own), and then the same name here. The state of one that is steered must not be touched.
     fn refuse_if_in_use(&self, state: &GroupState, group: &Group) -> Result<()> {
-        let in_use = self.groups.iter().any(|other| {
-            let program = other.program.as_ref().and_then(|program| program.id);
-            program.is_some_and(|id| state.is_ours(id))
-        });
-        if !in_use {
+        let ids = self.groups.iter().filter_map(|other| other.program.as_ref()?.id);
+        let in_use = ids.map(|id| state.is_ours(id)).collect::<Result<Vec<_>>>()?;
+        if !in_use.contains(&true) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Busy, format!("cannot attach to {}", group.key))
-            .because("another group with the same address is steered already"))
+            .because("another group with the same address is steered already")
+            .remedy("`reuseport ls` shows both; one of the two has to close its sockets"))
     }
 
     pub(crate) fn detach(mut self, key: &GroupKey) -> Result<()> {
         let group = self.group(key)?.clone();
         let (_, state) = steering(&group, Some(&self.root))?;
-        match (state, &group.program) {
-            (Some(state), _) => self.detach_ours(&group, state),
-            (None, Some(program)) => Err(foreign_program(key, program, "detach from")),
-            (None, None) => {
-                // What an interrupted command pinned and never attached.
-                if let Some(leftover) = GroupState::existing(&self.root, key)? {
-                    self.refuse_if_in_use(&leftover, &group)?;
-                    self.remove_state(&group, leftover)?;
-                }
-                Err(not_attached(key))
-            }
+        if let Some(state) = state {
+            self.layer()?;
+            detach_from(&group)?;
+            return self.remove_state(&group, state);
         }
-    }
-
-    /// Detaches the program, then removes the state.
-    fn detach_ours(&mut self, group: &Group, state: GroupState) -> Result<()> {
-        through_any_member(group, "detach from", |socket| {
-            match SkReuseport::detach(socket) {
-                // Somebody was faster.
-                Err(error) if rights::os_error(&error) == Some(rustix::io::Errno::NOENT) => Ok(()),
-                result => result,
-            }
-        })?;
-        self.remove_state(group, state)
+        let leftover = GroupState::existing(&self.root, key)?;
+        if let Some(program) = &group.program {
+            return Err(foreign_program(key, program, "detach from"));
+        }
+        // What an interrupted command pinned and never attached.
+        if let Some(leftover) = leftover {
+            self.refuse_if_in_use(&leftover, &group)?;
+            self.layer()?;
+            self.remove_state(&group, leftover)?;
+        }
+        Err(not_attached(key))
     }
 
     /// Removes a state whose program is attached nowhere, and the marks of its members.
-    fn remove_state(&mut self, group: &Group, state: GroupState) -> Result<()> {
-        let layer = self.layer()?;
-        for (_, cookie, record) in state.occupied() {
-            if let Some(Ok(socket)) = group.member(cookie).map(foreign::borrow) {
-                layer.unmark(socket.as_fd());
-            }
-            if record.host_member != NO_HOST_MEMBER {
-                layer.release(record.host_member);
-            }
-        }
-        state.remove()
-    }
-
-    /// The group with the program that it was just given.
-    fn refreshed(&self, group: &Group) -> Result<Group> {
-        let state = GroupState::existing(&self.root, &group.key)?;
-        let mut group = group.clone();
-        group.program = match state {
-            Some(state) => Some(AttachedProgram {
-                id: Some(program_id(&state.program()?)?),
-                name: String::new(),
-            }),
-            None => None,
-        };
-        Ok(group)
-    }
-}
-
-/// The program and the maps, nothing of it pinned, attached or filled.
-fn prepare(
-    group: &Group,
-    attach: &Attach,
-    decide: &Decide,
-    sockets: fn(u32) -> Result<Sockets, MapError>,
-) -> Result<(SkReuseport, GroupState)> {
-    let tried = format!("cannot make the maps for {}", group.key);
-    let denied = |error| rights::failed(&tried, error, rights::SOCKET_MAPS);
-    let seed = seed()?;
-    let (program, sockets, maps, decider) = match decide {
-        Decide::Policy(policy) => {
-            let sockets = sockets(capacity(group, attach)?).map_err(denied)?;
-            let config = Config { policy: *policy, seed };
-            let (program, maps) = steer::load(config, &sockets)?;
-            let decider = Decider::Policy { policy: *policy, stickiness: Stickiness::default() };
-            (program, sockets, Some(maps), decider)
-        }
-        Decide::Object(spec) => {
-            let (program, sockets) = object::load(spec)?;
-            (program, sockets, None, Decider::Object)
-        }
-    };
-    let mut header = Header::new(&group.key, decider, sockets.capacity(), seed);
-    header.sockets = u8::from(matches!(sockets, Sockets::Map(_)));
-    header.program_id = program_id(&program)?;
-    let state = GroupState::create(&header, sockets, maps).map_err(denied)?;
-    Ok((program, state))
-}
-
-/// Room for four times the members, as a server that replaces all its workers needs twice.
-fn capacity(group: &Group, attach: &Attach) -> Result<u32> {
-    const SMALLEST: u32 = 64;
-
-    let members = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
-    let roomy = members.saturating_mul(4).checked_next_power_of_two().unwrap_or(Slot::LIMIT);
-    let capacity = attach.slots.unwrap_or(roomy.clamp(SMALLEST, Slot::LIMIT));
-    if !(1..=Slot::LIMIT).contains(&capacity) {
-        return Err(Error::new(ErrorKind::Invalid, format!("cannot make {capacity} slots"))
-            .remedy(format!("a group has between 1 and {} slots", Slot::LIMIT)));
-    }
-    Ok(capacity)
-}
-
-/// A secret, so that no remote sender can tell which member its flows go to.
-fn seed() -> Result<u64> {
-    let mut bytes = [0; 8];
-    let flags = rustix::rand::GetRandomFlags::empty();
-    rustix::rand::getrandom(&mut bytes[..], flags).map_err(|error| {
-        Error::new(ErrorKind::System, "cannot draw a random number").because(error)
-    })?;
-    Ok(u64::from_ne_bytes(bytes))
-}
-
-fn program_id(program: &SkReuseport) -> Result<u32> {
-    let info = program.info().map_err(|error| {
-        Error::new(ErrorKind::System, "cannot ask for the program's id").because(error)
-    })?;
-    Ok(info.id())
-}
-
-fn attach_to(group: &Group, program: &SkReuseport) -> Result<()> {
-    through_any_member(group, "attach to", |socket| program.attach(socket))
-}
-
-/// Does something to the group through the first member with which it works.
-fn through_any_member(
-    group: &Group,
-    what: &str,
-    mut action: impl FnMut(std::os::fd::BorrowedFd<'_>) -> Result<(), ProgramError>,
-) -> Result<()> {
-    let mut last = vanished(&group.key);
-    for member in &group.members {
-        match foreign::borrow(member) {
-            Ok(socket) => match action(socket.as_fd()) {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    last = Error::new(ErrorKind::System, format!("cannot {what} {}", group.key))
-                        .because(error);
+    fn remove_state(&mut self, group: &Group, mut state: GroupState) -> Result<()> {
+        if let Some(layer) = &mut self.layer {
+            for (_, cookie, _) in state.occupied() {
+                if let Some(Ok(socket)) = group.member(cookie).map(foreign::borrow) {
+                    layer.unmark(socket.as_fd());
                 }
-            },
-            Err(error) if error.kind() == ErrorKind::Vanished => {}
-            Err(error) => last = error,
+            }
         }
+        self.release_members(&state);
+        state.unpin(&self.root)
     }
-    Err(last)
+
+    /// Takes back what the host-wide layer gave a group's members.
+    fn release_members(&self, state: &GroupState) {
+        let Some(layer) = &self.layer else { return };
+        state
+            .occupied()
+            .filter(|(_, _, record)| record.host_member != NO_HOST_MEMBER)
+            .for_each(|(_, _, record)| layer.release(record.host_member));
+    }
 }
 
-fn members_in_use(root: &Root) -> Result<HashSet<u32>> {
-    let states = group_state::all(root)?;
-    Ok(states
-        .iter()
-        .flat_map(|state| state.occupied().map(|(_, _, record)| record.host_member))
-        .collect())
-}
-
-fn vanished(key: &GroupKey) -> Error {
-    Error::new(ErrorKind::Vanished, format!("cannot reach any member of {key}"))
-        .because("all of them were closed meanwhile")
-        .remedy("`reuseport ls` shows what is there now")
+fn steering_by(decide: &Decide) -> Steering {
+    match decide {
+        Decide::Policy(policy) => {
+            Steering::Policy { policy: *policy, stickiness: Stickiness::default() }
+        }
+        Decide::Object(_) => Steering::Object,
+    }
 }
 
 pub(crate) fn not_attached(key: &GroupKey) -> Error {
@@ -460,9 +483,12 @@ fn foreign_program(key: &GroupKey, program: &AttachedProgram, what: &str) -> Err
         .remedy("`attach --force` replaces it, for good: it cannot be put back")
 }
 
-fn in_another_array(error: Error) -> Error {
-    error.remedy(
-        "a socket that is in another program's socket array can be in no second one: take it out \
-         there, or restart the server",
-    )
+const TAKE_OUT: &str = "a socket that is in another program's socket array can be in no second \
+                        one: take it out there, or restart the server";
+
+const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again: that takes sockets \
+                            that are in another program's socket map";
+
+fn if_busy(error: Error, remedy: &str) -> Error {
+    if error.kind() == ErrorKind::Busy { error.remedy(remedy) } else { error }
 }

@@ -35,7 +35,8 @@ pub(crate) struct Config {
 pub(crate) enum Sockets {
     /// The map type made for it.
     Array(ReusePortSockArray<MapData>),
-    /// For sockets that are in another program's array already.
+    /// For sockets that are in another program's socket maps already: a socket can be in any number
+    /// of those, or in one socket array, but not in both.
     Map(SockMap<MapData>),
 }
 

@@ -4,10 +4,13 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
+use crate::stop::Stop;
 use crate::{Error, ErrorKind, Result};
 
 /// Where bpffs is mounted by convention.
@@ -54,26 +57,41 @@ impl Root {
         Ok(root)
     }
 
-    /// Waits until nobody else changes anything.
-    pub(crate) fn lock(&self) -> Result<Lock> {
-        self.flock(FlockOperation::LockExclusive)
+    /// Waits until nobody else changes anything, or until somebody asks to stop.
+    pub(crate) fn lock(&self, stop: &Stop) -> Result<Lock> {
+        const PAUSE: Duration = Duration::from_millis(2);
+
+        let (directory, tried) = self.open()?;
+        loop {
+            // Whoever has it may be stopped (^Z) for hours. A wait inside the kernel would not end
+            // when a signal is handled: handlers are installed so that such calls begin again.
+            match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Lock { _directory: directory }),
+                Err(Errno::AGAIN | Errno::INTR) => stop.check(&tried)?,
+                Err(error) => return Err(denied(tried, error.into())),
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Waits until nobody changes anything; others may look at the same time.
     pub(crate) fn lock_shared(&self) -> Result<Lock> {
-        self.flock(FlockOperation::LockShared)
-    }
-
-    fn flock(&self, operation: FlockOperation) -> Result<Lock> {
-        let tried = || format!("cannot lock {}", self.path.display());
-        let directory = File::open(&self.path).map_err(|error| denied(tried(), error))?;
+        let (directory, tried) = self.open()?;
         loop {
-            match flock(&directory, operation) {
+            match flock(&directory, FlockOperation::LockShared) {
                 Ok(()) => return Ok(Lock { _directory: directory }),
                 // A signal that somebody handles: the wait goes on.
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(denied(tried(), error.into())),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(denied(tried, error.into())),
             }
+        }
+    }
+
+    fn open(&self) -> Result<(File, String)> {
+        let tried = format!("cannot lock {}", self.path.display());
+        match File::open(&self.path) {
+            Ok(directory) => Ok((directory, tried)),
+            Err(error) => Err(denied(tried, error)),
         }
     }
 
@@ -87,9 +105,26 @@ impl Root {
         self.path.join("groups")
     }
 
-    /// Where a group is built before it takes its place.
+    /// Where a group is built before it takes its place, and where things go to be removed.
     pub(crate) fn staging(&self) -> PathBuf {
         self.path.join("staging")
+    }
+
+    /// Removes a directory of ours in one step as far as others can see: an interruption leaves
+    /// what is left of it in staging, and never a part of it in its place. The caller has the lock.
+    pub(crate) fn discard(&self, directory: &Path) -> Result<()> {
+        let staging = self.staging();
+        if directory != staging {
+            remove_directory(&staging)?;
+            match fs::rename(directory, &staging) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => {
+                    return Err(denied(format!("cannot remove {}", directory.display()), error));
+                }
+            }
+        }
+        remove_directory(&staging)
     }
 }
 

@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use sk_reuseport::maps::{Array, Map, MapData, MapError, MappedArray};
+use sk_reuseport::pin::PinError;
 use sk_reuseport::programs::{ProgramInfo, SkReuseport};
 
 use super::bpffs::{self, Root};
@@ -14,7 +17,7 @@ use super::layout::{Decider, Header, MAGIC, SCHEMA, SlotRecord};
 use crate::group::{Group, GroupKey};
 use crate::id::{Cookie, Slot};
 use crate::steer::{PolicyMaps, Sockets};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, rights};
 
 /// The name of the program's pin, and of one that is about to take its place.
 const PROGRAM: &str = "select";
@@ -75,7 +78,7 @@ impl GroupState {
     /// Opens what is pinned in a directory.
     pub(crate) fn open(directory: PathBuf) -> Result<Self> {
         let tried = format!("cannot open the state in {}", directory.display());
-        let failed = |error: MapError| crate::rights::failed(&tried, error, crate::rights::LOADING);
+        let failed = |error: MapError| unreadable(&tried, error);
         let open = |name: &str| MapData::from_pin(directory.join(name));
         let header_map = open("header").map_err(failed)?;
         check_schema(&header_map, &tried)?;
@@ -109,35 +112,34 @@ impl GroupState {
         Ok(state)
     }
 
-    /// Pins everything with its program, first in staging, then in its place: from here on others
-    /// see it, whole.
-    pub(crate) fn pin(
-        &mut self,
-        root: &Root,
-        key: &GroupKey,
-        program: &mut SkReuseport,
-    ) -> Result<()> {
+    /// Pins everything with its program in staging. Before any socket is in it: a socket that is in
+    /// an array without a name could be put into no other one until the kernel has taken that
+    /// array apart, some time after whoever made it was killed.
+    pub(crate) fn stage(&mut self, root: &Root, program: &mut SkReuseport) -> Result<()> {
         let staging = root.staging();
         bpffs::make_directory(&staging)?;
+        self.directory.clone_from(&staging);
+        let failed = |error: PinError| {
+            Error::new(ErrorKind::System, "cannot pin the state of the group").because(error)
+        };
+        let pin = |map: &MapData, name: &str| map.pin(staging.join(name)).map_err(failed);
+        pin(self.header.map_data(), "header")?;
+        pin(self.slots.map_data(), "slots")?;
+        pin(self.addresses.map_data(), "addresses")?;
+        pin(self.sockets.data(), "sockets")?;
+        if let Some(maps) = &self.policy_maps {
+            maps.pin(&staging).map_err(failed)?;
+        }
+        program.pin(staging.join(PROGRAM)).map_err(failed)
+    }
+
+    /// Moves what is staged into its place: from here on others see it, whole.
+    pub(crate) fn place(&mut self, root: &Root, key: &GroupKey) -> Result<()> {
         bpffs::make_directory(&root.groups())?;
-        let tried = || format!("cannot pin the state of {key}");
-        let pin = |state: &Self| -> Result<(), sk_reuseport::pin::PinError> {
-            state.header.map_data().pin(staging.join("header"))?;
-            state.slots.map_data().pin(staging.join("slots"))?;
-            state.addresses.map_data().pin(staging.join("addresses"))?;
-            state.sockets.data().pin(staging.join("sockets"))?;
-            if let Some(maps) = &state.policy_maps {
-                maps.pin(&staging)?;
-            }
-            Ok(())
-        };
-        let system = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Error::new(ErrorKind::System, tried()).because(error)
-        };
-        pin(self).map_err(|error| system(error.into()))?;
-        program.pin(staging.join(PROGRAM)).map_err(|error| system(error.into()))?;
         let place = root.groups().join(directory_name(key));
-        fs::rename(&staging, &place).map_err(|error| system(error.into()))?;
+        fs::rename(&self.directory, &place).map_err(|error| {
+            Error::new(ErrorKind::System, format!("cannot pin the state of {key}")).because(error)
+        })?;
         self.directory = place;
         Ok(())
     }
@@ -151,15 +153,19 @@ impl GroupState {
         })
     }
 
-    /// The next program is attached: its pin takes the place of the other one's.
+    /// The next program is attached: its pin takes the place of the other one's. Not there is fine:
+    /// that has been done, and what follows it has not.
     pub(crate) fn adopt_next(&self) -> Result<()> {
         let (next, current) = (self.directory.join(NEXT_PROGRAM), self.directory.join(PROGRAM));
-        fs::rename(next, current).map_err(|error| {
-            Error::new(ErrorKind::System, "cannot pin the new program").because(error)
-        })
+        match fs::rename(next, current) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::new(ErrorKind::System, "cannot pin the new program").because(error))
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// The next program was not attached.
+    /// The next program, if there is one, was not attached.
     pub(crate) fn forget_next(&self) {
         // Not there is fine; left behind, the next change removes it.
         let _ = fs::remove_file(self.directory.join(NEXT_PROGRAM));
@@ -174,22 +180,33 @@ impl GroupState {
     }
 
     /// Whether the program with this id is ours: the one that decides, or one that was about to.
-    pub(crate) fn is_ours(&self, id: u32) -> bool {
-        [PROGRAM, NEXT_PROGRAM].iter().any(|name| {
-            ProgramInfo::from_pin(self.directory.join(name)).is_ok_and(|info| info.id() == id)
-        })
+    pub(crate) fn is_ours(&self, id: u32) -> Result<bool> {
+        for name in [PROGRAM, NEXT_PROGRAM] {
+            match ProgramInfo::from_pin(self.directory.join(name)) {
+                Ok(info) if info.id() == id => return Ok(true),
+                Ok(_) => {}
+                // Not there, or no program.
+                Err(error) if matches!(rights::os_error(&error), Some(Errno::NOENT) | None) => {}
+                Err(error) => {
+                    return Err(Error::new(ErrorKind::System, "cannot open the pinned program")
+                        .because(error));
+                }
+            }
+        }
+        Ok(false)
     }
 
-    /// Removes everything: the members' sockets are free for other maps at once, and the rest goes
-    /// when its last user goes. The program must be detached before.
-    pub(crate) fn remove(mut self) -> Result<()> {
+    /// Takes everything from its place: the members' sockets are free for other maps at once, and
+    /// the rest goes when its last user goes, which this is one of. The program must be detached
+    /// before.
+    pub(crate) fn unpin(&mut self, root: &Root) -> Result<()> {
         for slot in self.all_slots() {
             self.sockets.clear(slot);
         }
-        if self.directory.as_os_str().is_empty() {
-            return Ok(());
+        match std::mem::take(&mut self.directory) {
+            directory if directory.as_os_str().is_empty() => Ok(()),
+            directory => root.discard(&directory),
         }
-        bpffs::remove_directory(&self.directory)
     }
 
     /// Says, until the returned file is dropped, that the group is watched: its state is kept while
@@ -246,13 +263,18 @@ impl GroupState {
     }
 }
 
-/// Every group's state below the root. Those of another version are left out.
-pub(crate) fn all(root: &Root) -> Result<Vec<GroupState>> {
-    let groups = root.groups();
-    Ok(bpffs::names(&groups)?
-        .iter()
-        .filter_map(|name| GroupState::open(groups.join(name)).ok())
-        .collect())
+/// The host-wide layer's members that groups say are theirs.
+///
+/// # Errors
+///
+/// If there is a state that cannot be read, because it is of another version, say.
+pub(crate) fn host_members(root: &Root) -> Result<HashSet<u32>> {
+    let mut members = HashSet::new();
+    for name in names(root)? {
+        let state = GroupState::open(root.groups().join(name))?;
+        members.extend(state.occupied().map(|(_, _, record)| record.host_member));
+    }
+    Ok(members)
 }
 
 /// The directories of all groups.
@@ -269,13 +291,21 @@ pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
             continue;
         }
         match GroupState::open(directory.clone()) {
-            Ok(state) => state.remove()?,
+            Ok(mut state) => state.unpin(root)?,
             // Of another version: not ours to judge.
-            Err(error) if error.kind() == ErrorKind::Schema => {}
-            Err(_) => bpffs::remove_directory(&directory)?,
+            Err(error) if error.kind() == ErrorKind::Schema && is_whole(&directory) => {}
+            Err(error) if error.kind() == ErrorKind::Schema => root.discard(&directory)?,
+            // It could not be read this time.
+            Err(error) => tracing::debug!("{error}"),
         }
     }
     Ok(())
+}
+
+/// Whether a state that cannot be opened is another version's, and not what is left of one.
+fn is_whole(directory: &Path) -> bool {
+    MapData::from_pin(directory.join("header"))
+        .is_ok_and(|header| check_schema(&header, "").is_err())
 }
 
 /// Removes what an interrupted command left in staging.
@@ -316,14 +346,25 @@ fn check_schema(header: &MapData, tried: &str) -> Result<()> {
     if header.schema != SCHEMA {
         let said =
             format!("it has schema {}, and this version knows schema {SCHEMA}", header.schema);
-        return Err(another_schema(tried, &said));
+        return Err(another_schema(tried, said));
     }
     Ok(())
 }
 
-fn another_schema(tried: &str, said: &str) -> Error {
+/// Why state could not be read: the kernel would not let us, or it is not what we pin.
+fn unreadable(tried: &str, error: MapError) -> Error {
+    let other = match &error {
+        MapError::InvalidMapType { .. }
+        | MapError::InvalidKeySize { .. }
+        | MapError::InvalidValueSize { .. } => true,
+        error => rights::os_error(error) == Some(Errno::NOENT),
+    };
+    if other { another_schema(tried, error) } else { rights::failed(tried, error, rights::LOADING) }
+}
+
+fn another_schema(tried: &str, said: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::new(ErrorKind::Schema, tried)
-        .because(said.to_owned())
+        .because(said)
         .remedy("detach the group with the version that attached it, or remove that directory")
 }
 

@@ -28,10 +28,12 @@ pub(crate) struct HostLayer {
 }
 
 impl HostLayer {
-    /// The layer if there is one.
+    /// The layer if there is one. One that an interrupted command began to make is none.
     pub(crate) fn existing(root: &Root) -> Result<Option<Self>> {
         let path = root.host();
-        if bpffs::names(&path)?.is_empty() { Ok(None) } else { Self::open(path).map(Some) }
+        let pinned = bpffs::names(&path)?;
+        let whole = ["marks", "members"].iter().all(|map| pinned.iter().any(|name| name == map));
+        if whole { Self::open(path).map(Some) } else { Ok(None) }
     }
 
     /// The layer, made if it is not there. The caller has the lock.
@@ -129,9 +131,20 @@ impl HostLayer {
         let _ = self.marks.remove(&socket.as_raw_fd());
     }
 
-    /// Removes the layer: nothing then runs at connections any more.
+    /// A member's epoch as it is now.
+    pub(crate) fn epoch(&self, index: u32) -> u32 {
+        self.members.get(index).map_or(0, |member| member.epoch)
+    }
+
+    /// Whether it knows no member.
+    pub(crate) fn is_unused(&self) -> bool {
+        (0..self.members.len())
+            .all(|index| self.members.get(index).is_none_or(|member| member.used == 0))
+    }
+
+    /// Removes the layer, or what there is of it: nothing then runs at connections any more.
     pub(crate) fn remove(root: &Root) -> Result<()> {
-        bpffs::remove_directory(&root.host())
+        root.discard(&root.host())
     }
 }
 

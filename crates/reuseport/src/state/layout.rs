@@ -54,7 +54,11 @@ pub(crate) struct Header {
     pub(crate) seed: u64,
     /// What members that enter next enter as.
     pub(crate) generation: u32,
-    reserved_1: [u32; 37],
+    /// The program that takes over at this moment, with its policy; 0: none.
+    next_program_id: u32,
+    next_policy: u32,
+    next_stickiness: u32,
+    reserved_1: [u32; 34],
 }
 
 const _: () = assert!(size_of::<Header>() == 256);
@@ -110,7 +114,10 @@ impl Header {
             program_id: 0,
             seed,
             generation: 1,
-            reserved_1: [0; 37],
+            next_program_id: 0,
+            next_policy: 0,
+            next_stickiness: 0,
+            reserved_1: [0; 34],
         };
         header.set_decider(decider);
         header
@@ -133,6 +140,37 @@ impl Header {
             2 => Some(Decider::Object),
             _ => None,
         }
+    }
+
+    /// Who decides while the program with this id is attached.
+    pub(crate) fn decider_of(&self, program_id: u32) -> Option<Decider> {
+        if program_id != 0 && program_id == self.next_program_id {
+            return Some(Decider::Policy {
+                policy: Policy::from_code(self.next_policy)?,
+                stickiness: Stickiness::from_code(self.next_stickiness)?,
+            });
+        }
+        self.decider()
+    }
+
+    /// Says that this program of ours is about to take over.
+    pub(crate) fn announce(&mut self, program_id: u32, policy: Policy, stickiness: Stickiness) {
+        self.next_program_id = program_id;
+        (self.next_policy, self.next_stickiness) = (policy.code(), stickiness.code());
+    }
+
+    /// The program that was about to take over, if one was.
+    pub(crate) fn announced(&self) -> Option<u32> {
+        (self.next_program_id != 0).then_some(self.next_program_id)
+    }
+
+    /// Ends what [`announce`](Self::announce) began: the program has taken over, or it will not.
+    pub(crate) fn settle(&mut self, taken_over: bool) {
+        if taken_over {
+            (self.policy, self.stickiness) = (self.next_policy, self.next_stickiness);
+            self.program_id = self.next_program_id;
+        }
+        (self.next_program_id, self.next_policy, self.next_stickiness) = (0, 0, 0);
     }
 
     /// Which group it is; `None` if the bytes name none.
@@ -302,6 +340,24 @@ mod tests {
                 assert_eq!(header.decider(), Some(decider));
             }
         }
+    }
+
+    #[test]
+    fn a_change_of_policy_says_who_decides_at_every_moment() {
+        let decided_by = |policy| Decider::Policy { policy, stickiness: Stickiness::None };
+        let mut header =
+            Header::new(&key("127.0.0.1:80", None), decided_by(Policy::RoundRobin), 64, 1);
+        header.program_id = 10;
+        header.announce(11, Policy::Random, Stickiness::None);
+        assert_eq!(header.decider_of(10), Some(decided_by(Policy::RoundRobin)));
+        assert_eq!(header.decider_of(11), Some(decided_by(Policy::Random)));
+        let (mut taken, mut not) = (header, header);
+        taken.settle(true);
+        not.settle(false);
+        assert_eq!((taken.program_id, taken.announced()), (11, None));
+        assert_eq!(taken.decider(), Some(decided_by(Policy::Random)));
+        assert_eq!((not.program_id, not.announced()), (10, None));
+        assert_eq!(not.decider(), Some(decided_by(Policy::RoundRobin)));
     }
 
     #[test]

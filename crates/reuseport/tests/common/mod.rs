@@ -6,6 +6,8 @@
 #![allow(dead_code)] // Each test binary uses its own part.
 #![allow(clippy::unwrap_used)] // A test of ours that cannot go on may panic, helpers included.
 
+pub(crate) mod world;
+
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};

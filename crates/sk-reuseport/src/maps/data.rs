@@ -59,6 +59,19 @@ pub struct MapData {
 }
 
 impl MapData {
+    /// Creates a map that no object defines, with keys and values as long as these types.
+    pub(super) fn create_of<K, V>(
+        map_type: bpf_map_type,
+        name: &str,
+        max_entries: u32,
+        flags: u32,
+    ) -> Result<Self, MapError> {
+        let (key, value) = (size_of::<K>() as u32, size_of::<V>() as u32);
+        let map_type = map_type as u32;
+        let definition = aya_obj::Map::new_from_params(map_type, key, value, max_entries, flags);
+        Self::create(definition, name, None)
+    }
+
     /// Creates a map as an object defines it.
     pub(crate) fn create(
         definition: aya_obj::Map,

@@ -62,14 +62,7 @@ impl<K: Pod, V: Pod> HashMap<MapData, K, V> {
         max_entries: u32,
         flags: u32,
     ) -> Result<Self, MapError> {
-        let definition = aya_obj::Map::new_from_params(
-            map_type as u32,
-            size_of::<K>() as u32,
-            size_of::<V>() as u32,
-            max_entries,
-            flags,
-        );
-        Self::new(MapData::create(definition, name, None)?)
+        Self::new(MapData::create_of::<K, V>(map_type, name, max_entries, flags)?)
     }
 }
 

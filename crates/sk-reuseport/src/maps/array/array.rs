@@ -50,14 +50,8 @@ impl<V: Pod> Array<MapData, V> {
     ///
     /// As there.
     pub fn create_named(name: &str, max_entries: u32, flags: u32) -> Result<Self, MapError> {
-        let definition = aya_obj::Map::new_from_params(
-            bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
-            size_of::<u32>() as u32,
-            size_of::<V>() as u32,
-            max_entries,
-            flags,
-        );
-        Self::new(MapData::create(definition, name, None)?)
+        let map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY;
+        Self::new(MapData::create_of::<u32, V>(map_type, name, max_entries, flags)?)
     }
 }
 

@@ -51,14 +51,8 @@ impl ReusePortSockArray<MapData> {
     ///
     /// What the kernel says; needs CAP_BPF.
     pub fn create(name: &str, max_entries: u32) -> Result<Self, MapError> {
-        let definition = aya_obj::Map::new_from_params(
-            bpf_map_type::BPF_MAP_TYPE_REUSEPORT_SOCKARRAY as u32,
-            size_of::<u32>() as u32,
-            size_of::<u64>() as u32,
-            max_entries,
-            0,
-        );
-        Self::new(MapData::create(definition, name, None)?)
+        let map_type = bpf_map_type::BPF_MAP_TYPE_REUSEPORT_SOCKARRAY;
+        Self::new(MapData::create_of::<u32, u64>(map_type, name, max_entries, 0)?)
     }
 }
 
