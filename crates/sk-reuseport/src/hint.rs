@@ -56,6 +56,14 @@ pub(crate) fn of(call: &str, error: &io::Error) -> &'static str {
         ("map_create", libc::EPERM) => {
             "; needs CAP_BPF, and for socket maps CAP_NET_ADMIN (before Linux 5.8: CAP_SYS_ADMIN)"
         }
+        ("map_create", libc::EINVAL) => {
+            "; its type takes no keys or values of this size, not this number of elements, or not \
+             these flags, or the kernel is too old for it"
+        }
+        ("map_create", libc::E2BIG) => "; its elements are too large, or too many",
+        ("map_create", libc::ENOMEM) => {
+            "; the kernel has no room for it: give it fewer or smaller elements"
+        }
         ("map_update_elem" | "map_delete_elem", libc::EPERM) => {
             "; the map is frozen, or only for reading"
         }
