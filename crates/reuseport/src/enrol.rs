@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use sk_reuseport::maps::MapError;
 
 use crate::foreign;
-use crate::group::{Group, Member};
+use crate::group::{Group, Member, Protocol};
 use crate::id::{Cookie, Slot, Weight};
 use crate::policy::Policy;
 use crate::state::group::GroupState;
@@ -211,7 +211,10 @@ impl Enroller<'_> {
         let socket = foreign::borrow(member)?;
         let generation = self.state.header().map_err(|error| failed(member, error))?.generation;
         let epoch = self.state.record(slot).epoch.wrapping_add(1);
-        let (host_member, host_epoch) = self.layer.allocate().unwrap_or((NO_HOST_MEMBER, 0));
+        // Datagrams open no connections.
+        let counted = member.protocol == Protocol::Tcp;
+        let allocated = counted.then(|| self.layer.allocate()).flatten();
+        let (host_member, host_epoch) = allocated.unwrap_or((NO_HOST_MEMBER, 0));
         let record =
             SlotRecord::occupied(member.cookie, epoch, host_member, generation, Weight::DEFAULT);
         let mut steps = || -> Result<(), MapError> {
@@ -221,7 +224,7 @@ impl Enroller<'_> {
             if let Some(maps) = &mut self.state.policy_maps {
                 maps.forget_picks(slot)?;
             }
-            self.state.set_address(slot, member.sock_address)?;
+            self.state.set_address(slot, member.sock_address.0)?;
             self.state.set_record(slot, record);
             // Whoever freed the slot emptied it, unless he could not.
             self.state.sockets.clear(slot);

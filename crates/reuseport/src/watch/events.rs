@@ -45,10 +45,10 @@ struct Event {
 const _: () = assert!(size_of::<Event>() == 16);
 
 /// Why a watcher should look at the group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wake {
-    /// This socket began to listen.
-    Came(Cookie),
+    /// These sockets began to listen.
+    Came(Vec<Cookie>),
     /// A socket went, or something else changed, or it is time to look.
     Look,
     /// Somebody asked to stop.
@@ -86,6 +86,7 @@ impl Events {
             let mut programs = EbpfLoader::new()
                 .kernel_btf(&btf)
                 .override_global("PORT", &key.address.port(), true)
+                .override_global("NETNS", &key.netns.cookie, true)
                 .load(OBJECT)?;
             match key.protocol {
                 Protocol::Tcp => Ok(Self::Tcp(Box::new(TcpEvents::start(programs, &btf)?))),
@@ -147,18 +148,23 @@ impl TcpEvents {
         }
     }
 
-    /// Takes all events at once: the last listener that came stands for the others, which are
-    /// in the group before it.
+    /// Takes all events at once.
     fn take(&mut self) -> Option<Wake> {
-        let mut wake = None;
+        let (mut came, mut any) = (Vec::new(), false);
         while let Some(record) = self.ring.next() {
             let Ok((event, _)) = Event::ref_from_prefix(&record) else { continue };
-            wake = match Cookie::new(event.cookie) {
-                Some(cookie) if event.listening == 1 => Some(Wake::Came(cookie)),
-                _ => wake.or(Some(Wake::Look)),
-            };
+            any = true;
+            match Cookie::new(event.cookie) {
+                Some(cookie) if event.listening == 1 => came.push(cookie),
+                Some(cookie) => came.retain(|other| *other != cookie),
+                None => {}
+            }
         }
-        wake
+        match (came.is_empty(), any) {
+            (false, _) => Some(Wake::Came(came)),
+            (true, true) => Some(Wake::Look),
+            (true, false) => None,
+        }
     }
 }
 
