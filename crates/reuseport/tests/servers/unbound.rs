@@ -102,7 +102,11 @@ fn a_restart_under_dnsperf_is_followed() {
         followed(&key, |group| {
             let before = group.settled(2);
             let during = thread::scope(|scope| {
-                let perf = scope.spawn(|| load::dnsperf(address, Unbound::NAME, 2, RATE));
+                // Long enough for what is lost at the restart to time out.
+                let perf = scope.spawn(|| load::dnsperf(address, Unbound::NAME, 6, RATE));
+                wait::until("queries come in", wait::BOUND, || {
+                    picks(&group.status()).iter().sum::<u64>() > 100
+                });
                 unbound.restart();
                 perf.join().unwrap()
             });
