@@ -260,3 +260,68 @@ fn a_socket_of_another_group_on_the_same_port_disturbs_nothing() {
         });
     });
 }
+
+#[test]
+fn a_watcher_does_not_undo_a_detach() {
+    alone(|| {
+        let listeners = Bind::new("127.0.0.1:0".parse().unwrap()).listeners(2).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", address);
+        let decide = Some(Decide::Policy(Policy::Hash));
+        let attach = Attach { decide, ..Attach::default() };
+        let (watch, _) = Watch::start(Host::open().unwrap(), &key, attach).unwrap();
+        thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut told = Vec::new();
+                watch.run(|change| told.push(format!("{change:?}"))).unwrap();
+                told
+            });
+            reuseport::detach(&host, &key).unwrap();
+            // A newcomer is what makes a watcher act.
+            let _third = Bind::new(address).listeners(1).unwrap();
+            let told = watcher.join().unwrap();
+            assert_eq!(told.last().map(String::as_str), Some("Detached"), "{told:?}");
+        });
+        assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
+    });
+}
+
+#[test]
+fn what_was_chosen_outlives_a_restart_of_the_server() {
+    alone(|| {
+        let bind = Bind::new("127.0.0.1:0".parse().unwrap());
+        let listeners = bind.listeners(2).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let key = key_at(&Host::open().unwrap(), "tcp", address);
+        let stop = Stop::default();
+        // Neither of them what a group gets by itself.
+        let decide = Some(Decide::Policy(Policy::Hash));
+        let attach = Attach { decide, slots: Some(100), stop: stop.clone(), ..Attach::default() };
+        let (watch, _) = Watch::start(Host::open().unwrap(), &key, attach).unwrap();
+        thread::scope(|scope| {
+            let watcher = scope.spawn(|| watch.run(|_| {}));
+            drop(listeners);
+            let host = Host::open().unwrap();
+            wait::until("the group is gone", wait::BOUND, || host.status(&key).is_err());
+            let _again = Bind::new(address).listeners(3).unwrap();
+            wait_for_members(&host, &key, 3);
+            assert_eq!(host_steering(&key), "hash");
+            stop.set();
+            watcher.join().unwrap().unwrap();
+        });
+    });
+}
+
+#[test]
+fn datagrams_open_no_connections() {
+    alone(|| {
+        let sockets = Bind::new("127.0.0.1:0".parse().unwrap()).udp_sockets(2).unwrap();
+        let key = key_at(&Host::open().unwrap(), "udp", sockets[0].local_addr().unwrap());
+        watched(&key, |host, _| {
+            let status = steered(host, &key).unwrap();
+            let open = |m: &reuseport::status::MemberStatus| m.enrolment.as_ref().unwrap().open;
+            assert!(status.members.iter().all(|member| open(member).is_none()));
+        });
+    });
+}
