@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * What tells a watcher that sockets come and go on one port, in all network namespaces.
+ * What tells a watcher that sockets come and go on one port of one network namespace.
  *
  * TCP tells by itself: a listener begins or ends to listen. UDP does not (bind(2) passes no
  * tracepoint), so a watcher asks again and again which sockets there are, which costs little:
@@ -16,6 +16,9 @@
 #include <bpf/bpf_tracing.h>
 
 const volatile __u16 PORT = 0;
+
+/* The cookie of the group's network namespace. */
+const volatile __u64 NETNS = 0;
 
 /* A listener came or went. The layout is that of crates/reuseport/src/watch/events.rs. */
 struct event {
@@ -43,7 +46,7 @@ int BPF_PROG(on_listen, struct sock *sk, int oldstate, int newstate)
 	/* A connection is born in its listener's state. */
 	if (oldstate == TCP_LISTEN && newstate != TCP_CLOSE)
 		return 0;
-	if (sk->__sk_common.skc_num != PORT)
+	if (sk->__sk_common.skc_num != PORT || sk->__sk_common.skc_net.net->net_cookie != NETNS)
 		return 0;
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event)

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Where standard error is gone too, the exit code has to do.
-            let _ = writeln!(io::stderr(), "reuseport: {}", one_line(&error));
+            let _ = writeln!(io::stderr(), "reuseport: {}", output::safe(&one_line(&error)));
             ExitCode::from(code(&error))
         }
     }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use sk_reuseport::maps::MapError;
 
 use crate::foreign;
-use crate::group::{Group, Member};
+use crate::group::{Group, Member, Protocol};
 use crate::id::{Cookie, Slot, Weight};
 use crate::policy::Policy;
 use crate::state::group::GroupState;
@@ -193,6 +193,13 @@ impl Enroller<'_> {
                 }
             }
         }
+        if enrolled.is_empty() && changes.kept == 0 && changes.enrolled.is_empty() {
+            // Nobody is within reach, as while a server becomes a daemon: whoever held its sockets
+            // has ended. There is nothing to change for nobody.
+            if let Some(LeftOut { why, .. }) = changes.left_out.pop() {
+                return Err(why);
+            }
+        }
         if let Err(error) = self.swap_table_without(&slots_of(leaving)) {
             self.take_back(&enrolled);
             return Err(error);
@@ -206,7 +213,10 @@ impl Enroller<'_> {
         let generation =
             self.state.header().map_err(|error| self.failed(member, error))?.generation;
         let epoch = self.state.record(slot).epoch.wrapping_add(1);
-        let (host_member, host_epoch) = self.layer.allocate().unwrap_or((NO_HOST_MEMBER, 0));
+        // Datagrams open no connections.
+        let counted = member.protocol == Protocol::Tcp;
+        let allocated = counted.then(|| self.layer.allocate()).flatten();
+        let (host_member, host_epoch) = allocated.unwrap_or((NO_HOST_MEMBER, 0));
         let record =
             SlotRecord::occupied(member.cookie, epoch, host_member, generation, Weight::DEFAULT);
         let mut steps = || -> Result<(), MapError> {
@@ -216,7 +226,7 @@ impl Enroller<'_> {
             if let Some(maps) = &mut self.state.policy_maps {
                 maps.forget_picks(slot)?;
             }
-            self.state.set_address(slot, member.sock_address)?;
+            self.state.set_address(slot, member.sock_address.0)?;
             self.state.set_record(slot, record);
             // Whoever freed the slot emptied it, unless he could not.
             self.state.sockets.clear(slot);

@@ -102,7 +102,19 @@ pub struct Member {
     pub queue: Queue,
     /// The address of its `struct sock` in the kernel. Never shown to users and never put into a
     /// map that ordinary users may read.
-    pub(crate) sock_address: u64,
+    pub(crate) sock_address: KernelAddress,
+    /// TCP or UDP, as its group.
+    pub(crate) protocol: Protocol,
+}
+
+/// An address in the kernel: for its maps, and for nobody's eyes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KernelAddress(pub(crate) u64);
+
+impl fmt::Debug for KernelAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KernelAddress(..)")
+    }
 }
 
 /// The program that decides for a group.

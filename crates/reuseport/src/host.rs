@@ -1,6 +1,7 @@
 //! The whole host: every group, and what this tool knows of it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::Result;
 use crate::group::{Group, GroupKey};
@@ -29,7 +30,7 @@ use crate::{Error, ErrorKind};
 /// ```
 #[derive(Debug)]
 pub struct Host {
-    observer: Observer,
+    observer: Arc<Observer>,
 }
 
 impl Host {
@@ -39,7 +40,7 @@ impl Host {
     ///
     /// As [`Observer::new`].
     pub fn open() -> Result<Self> {
-        Ok(Self { observer: Observer::new()? })
+        Ok(Self { observer: Arc::new(Observer::new()?) })
     }
 
     /// Every group on the host, as the kernel has it.
@@ -49,6 +50,11 @@ impl Host {
     /// As [`Observer::groups`].
     pub fn groups(&self) -> Result<Vec<Group>> {
         self.observer.groups()
+    }
+
+    /// What looks, for operations that look again.
+    pub(crate) fn observer(&self) -> Arc<Observer> {
+        Arc::clone(&self.observer)
     }
 
     /// The calling thread's network namespace.
@@ -149,6 +155,11 @@ pub(crate) fn steering(
         Some(Ok(state)) => state,
         // Of another version: to us it is somebody else's.
         Some(Err(error)) if error.kind() == ErrorKind::Schema => None,
+        // Somebody else's, and not for us to read: the group itself is there for all to see.
+        Some(Err(error)) if error.kind() == ErrorKind::Denied => {
+            tracing::warn!("the policy of {} is not shown: {error}", group.key);
+            None
+        }
         Some(Err(error)) => return Err(error),
         None => None,
     };

@@ -10,6 +10,7 @@ mod settle;
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -20,7 +21,8 @@ use crate::enrol::{self, Changes, Enroller};
 use crate::foreign;
 use crate::group::{AttachedProgram, Group, GroupKey};
 use crate::host::{Host, no_group, steering};
-use crate::id::{Slot, Weight};
+use crate::id::{Cookie, Slot, Weight};
+use crate::observe::Observer;
 use crate::policy::{Policy, Stickiness};
 use crate::state::bpffs::{Lock, Root};
 use crate::state::group::{self as group_state, GroupState};
@@ -54,6 +56,7 @@ pub(crate) struct Session {
     /// Whether this operation made it.
     made_layer: bool,
     groups: Vec<Group>,
+    observer: Arc<Observer>,
     _lock: Lock,
 }
 
@@ -78,7 +81,14 @@ impl Session {
         let groups = host.groups()?;
         group_state::clear_staging(&root)?;
         group_state::remove_dead(&root, &groups)?;
-        Ok(Self { root, layer: None, made_layer: false, groups, _lock: lock })
+        Ok(Self {
+            root,
+            layer: None,
+            made_layer: false,
+            groups,
+            observer: host.observer(),
+            _lock: lock,
+        })
     }
 
     /// The host-wide layer, made if there is none.
@@ -102,6 +112,35 @@ impl Session {
             }
         };
         Ok(self.layer.insert(layer))
+    }
+
+    /// Whether anything of ours is pinned for the group.
+    pub(crate) fn has_state(&self, key: &GroupKey) -> bool {
+        !matches!(GroupState::existing(&self.root, key), Ok(None))
+    }
+
+    /// Refuses to go on if somebody attached or detached a program since the operation began.
+    fn refuse_if_changed(&self, group: &Group) -> Result<()> {
+        let groups = self.observer.groups()?;
+        let Some(now) = groups.into_iter().find(|other| other.key == group.key) else {
+            return Err(vanished(&group.key));
+        };
+        if now.attached_id() == group.attached_id()
+            && now.program.is_some() == group.program.is_some()
+        {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Foreign,
+            format!("will not change what decides for {}", group.key),
+        )
+        .because("somebody attached or detached a program meanwhile")
+        .remedy("try again"))
+    }
+
+    /// Whether the socket is in any group.
+    pub(crate) fn knows(&self, cookie: Cookie) -> bool {
+        self.groups.iter().any(|group| group.member(cookie).is_some())
     }
 
     pub(crate) fn group(&self, key: &GroupKey) -> Result<&Group> {
@@ -191,6 +230,7 @@ impl Session {
             state.pin_next(&mut program)?;
             state.set_header(&header).map_err(unreadable)?;
             enrol::swap_table(state, policy)?;
+            self.refuse_if_changed(group)?;
             attach_to(group, &program)
         };
         let result = steps();
@@ -246,9 +286,11 @@ impl Session {
         let prepared = prepare(group, attach, decide, Kind::Array)?;
         enrol::check_room(group, &prepared.1)?;
         self.layer()?;
+        self.refuse_if_changed(group)?;
         detach_from(group)?;
+        let bare = Group { program: None, ..group.clone() };
         let unpinned = old.unpin(&self.root);
-        match unpinned.and_then(|()| self.build_either(group, attach, decide, prepared)) {
+        match unpinned.and_then(|()| self.build_either(&bare, attach, decide, prepared)) {
             Ok(changes) => {
                 self.release_members(&old);
                 Ok(Attached { steering: steering_by(decide), changes, replaced: None })
@@ -294,7 +336,17 @@ impl Session {
             self.remove_state(group, leftover)?;
         }
         let prepared = prepare(group, attach, decide, Kind::Array)?;
-        let changes = self.build_either(group, attach, decide, prepared)?;
+        let changes = match self.build_either(group, attach, decide, prepared) {
+            // The program that is to be replaced holds the sockets in an array of its own, which
+            // goes when it goes.
+            Err(error) if error.kind() == ErrorKind::Busy && replaced.is_some() => {
+                let prepared = prepare(group, attach, decide, Kind::Array)?;
+                detach_from(group)?;
+                let bare = Group { program: None, ..group.clone() };
+                self.build_either(&bare, attach, decide, prepared)?
+            }
+            result => result?,
+        };
         Ok(Attached { steering: steering_by(decide), changes, replaced })
     }
 
@@ -317,7 +369,8 @@ impl Session {
             .enroller(&mut state, &attach.stop)?
             .sync(group)
             .map_err(|error| if_busy(error, DETACH_FIRST))?;
-        if let Err(error) = attach_to(group, &program) {
+        let attached = self.refuse_if_changed(group).and_then(|()| attach_to(group, &program));
+        if let Err(error) = attached {
             self.withdraw(group, &mut state, &changes);
             return Err(error);
         }
@@ -402,6 +455,7 @@ impl Session {
         }
         attach.stop.check(&format!("attaching to {}", group.key))?;
         state.place(&self.root, &group.key)?;
+        self.refuse_if_changed(group)?;
         attach_to(group, program)?;
         Ok(changes)
     }
@@ -424,6 +478,7 @@ impl Session {
         let (_, state) = steering(&group, Some(&self.root))?;
         if let Some(state) = state {
             self.layer()?;
+            self.refuse_if_changed(&group)?;
             detach_from(&group)?;
             return self.remove_state(&group, state);
         }

@@ -1,15 +1,19 @@
 //! Following a group through everything that a server does to its sockets.
 #![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
 
+use std::fs::{File, Metadata};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use reuseport::group::GroupKey;
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::{Change, Watch};
 use reuseport::{Attach, Decide, Host, Policy, Stop};
+use rustix::fs::{FlockOperation, flock};
 use rustix::net::{AddressFamily, SocketType, listen, shutdown, socket};
 use sk_reuseport::net::Bind;
 use test_support::server::Nginx;
@@ -197,6 +201,49 @@ fn udp_sockets_that_come_and_go_are_followed() {
     });
 }
 
+/// Somebody else here has the directory open that changes are locked by: he waits for the lock.
+fn is_awaited(lock: &File) -> bool {
+    let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let wanted = identity(lock.metadata().unwrap());
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let open = descriptors.filter_map(|fd| Some(identity(std::fs::metadata(fd.path()).ok()?)));
+    open.filter(|identity| *identity == wanted).count() > 1
+}
+
+#[test]
+fn a_udp_socket_that_comes_and_goes_while_the_watcher_is_busy_leaves_no_slot_behind() {
+    alone(|| {
+        let bind = Bind::new("127.0.0.1:0".parse().unwrap());
+        let mut sockets = bind.udp_sockets(3).unwrap();
+        let address = sockets[0].local_addr().unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let key = key_at(&Host::open().unwrap(), "udp", address);
+        watched(&key, |host, changes| {
+            wait_for_members(host, &key, 3);
+            // The watcher sees that one is gone, and waits for us.
+            let lock = File::open("/sys/fs/bpf/reuseport").unwrap();
+            flock(&lock, FlockOperation::LockExclusive).unwrap();
+            drop(sockets.remove(0));
+            wait::until("the watcher waits", wait::BOUND, || is_awaited(&lock));
+            // Now one comes, which it takes in by the way; and it is gone before it looks again.
+            let new = Bind::new(address).nonblocking(true).udp_sockets(1).unwrap().remove(0);
+            drop(lock);
+            let start = Instant::now();
+            while new.recv(&mut [0; 8]).is_err() {
+                client.send_to(b"datagram", address).unwrap();
+                assert!(start.elapsed() < wait::scaled(wait::BOUND), "it is not steered");
+            }
+            drop(new);
+            wait::until("both slots are free", wait::BOUND, || {
+                let changes = changes.lock().unwrap();
+                let released = changes.iter().filter_map(|c| Some(c.split_once("released: [")?.1));
+                let cookies = released.filter_map(|rest| Some(rest.split_once(']')?.0));
+                cookies.map(|cookies| cookies.matches("Cookie").count()).sum::<usize>() == 2
+            });
+        });
+    });
+}
+
 #[test]
 fn a_socket_of_another_group_on_the_same_port_disturbs_nothing() {
     alone(|| {
@@ -210,6 +257,71 @@ fn a_socket_of_another_group_on_the_same_port_disturbs_nothing() {
             let lonely = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
             drop((others, lonely));
             assert!(steered(host, &key).is_some_and(|status| status.members.len() == 2));
+        });
+    });
+}
+
+#[test]
+fn a_watcher_does_not_undo_a_detach() {
+    alone(|| {
+        let listeners = Bind::new("127.0.0.1:0".parse().unwrap()).listeners(2).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", address);
+        let decide = Some(Decide::Policy(Policy::Hash));
+        let attach = Attach { decide, ..Attach::default() };
+        let (watch, _) = Watch::start(Host::open().unwrap(), &key, attach).unwrap();
+        thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut told = Vec::new();
+                watch.run(|change| told.push(format!("{change:?}"))).unwrap();
+                told
+            });
+            reuseport::detach(&host, &key).unwrap();
+            // A newcomer is what makes a watcher act.
+            let _third = Bind::new(address).listeners(1).unwrap();
+            let told = watcher.join().unwrap();
+            assert_eq!(told.last().map(String::as_str), Some("Detached"), "{told:?}");
+        });
+        assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
+    });
+}
+
+#[test]
+fn what_was_chosen_outlives_a_restart_of_the_server() {
+    alone(|| {
+        let bind = Bind::new("127.0.0.1:0".parse().unwrap());
+        let listeners = bind.listeners(2).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let key = key_at(&Host::open().unwrap(), "tcp", address);
+        let stop = Stop::default();
+        // Neither of them what a group gets by itself.
+        let decide = Some(Decide::Policy(Policy::Hash));
+        let attach = Attach { decide, slots: Some(100), stop: stop.clone(), ..Attach::default() };
+        let (watch, _) = Watch::start(Host::open().unwrap(), &key, attach).unwrap();
+        thread::scope(|scope| {
+            let watcher = scope.spawn(|| watch.run(|_| {}));
+            drop(listeners);
+            let host = Host::open().unwrap();
+            wait::until("the group is gone", wait::BOUND, || host.status(&key).is_err());
+            let _again = Bind::new(address).listeners(3).unwrap();
+            wait_for_members(&host, &key, 3);
+            assert_eq!(host_steering(&key), "hash");
+            stop.set();
+            watcher.join().unwrap().unwrap();
+        });
+    });
+}
+
+#[test]
+fn datagrams_open_no_connections() {
+    alone(|| {
+        let sockets = Bind::new("127.0.0.1:0".parse().unwrap()).udp_sockets(2).unwrap();
+        let key = key_at(&Host::open().unwrap(), "udp", sockets[0].local_addr().unwrap());
+        watched(&key, |host, _| {
+            let status = steered(host, &key).unwrap();
+            let open = |m: &reuseport::status::MemberStatus| m.enrolment.as_ref().unwrap().open;
+            assert!(status.members.iter().all(|member| open(member).is_none()));
         });
     });
 }

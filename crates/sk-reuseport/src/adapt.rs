@@ -1,13 +1,17 @@
 //! Reading an object and adapting its programs to this kernel: what aya-obj does for us, and how it
 //! is asked. Creates no maps and loads no programs.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+use std::thread;
 
 use aya_obj::btf::{Btf, BtfError, BtfFeatures};
 use aya_obj::generated::bpf_map_type;
 use aya_obj::{Object, ProgramSection, VerifierLog};
+use object::{Object as _, ObjectSection as _};
 
 use crate::bpf::{EbpfError, VerifierLogLevel};
 use crate::btf::KernelBtf;
@@ -26,10 +30,29 @@ pub(crate) enum Types<'a> {
 }
 
 /// Runs a step of aya-obj, which indexes an object by what the object says of itself, and panics
-/// where that is not so.
+/// where that is not so. Such a panic is an error here, and nothing is printed about it.
 pub(crate) fn undamaged<T>(step: impl FnOnce() -> Result<T, EbpfError>) -> Result<T, EbpfError> {
+    thread_local! {
+        static IN_STEP: Cell<bool> = const { Cell::new(false) };
+    }
+    // What prints panics is one for the whole process, so ours hands on all but these. It cannot be
+    // exchanged by a thread that panics.
+    static QUIET: Once = Once::new();
+    if !thread::panicking() {
+        QUIET.call_once(|| {
+            let report = panic::take_hook();
+            panic::set_hook(Box::new(move |what| {
+                if !IN_STEP.get() {
+                    report(what);
+                }
+            }));
+        });
+    }
+    let outer = IN_STEP.replace(true);
     // What a step left half done is dropped with the object.
-    panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(EbpfError::Damaged))
+    let result = panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(EbpfError::Damaged));
+    IN_STEP.set(outer);
+    result
 }
 
 /// Parses an object. The parser needs it aligned, which bytes of a file or a constant need not be.
@@ -38,7 +61,26 @@ pub(crate) fn parse(data: &[u8]) -> Result<Object, EbpfError> {
     let mut aligned = vec![0u64; data.len().div_ceil(size_of::<u64>())];
     let bytes = zerocopy::IntoBytes::as_mut_bytes(aligned.as_mut_slice());
     bytes[..data.len()].copy_from_slice(data);
-    undamaged(|| Ok(Object::parse(&bytes[..data.len()])?))
+    let bytes = &bytes[..data.len()];
+    check_zeroed(bytes)?;
+    undamaged(|| Ok(Object::parse(bytes)?))
+}
+
+/// Refuses sections of zeros (`.bss`) of a size that no map can have: they take no room in the file,
+/// but the parser makes them, and memory that there is not ends the process.
+fn check_zeroed(bytes: &[u8]) -> Result<(), EbpfError> {
+    /// Far beyond what programs have, far below what a machine has.
+    const LIMIT: u64 = 1 << 28;
+
+    // What cannot be read is the parser's to refuse.
+    let Ok(file) = object::File::parse(bytes) else { return Ok(()) };
+    let zeroed = |section: &object::Section<'_, '_>| {
+        section.file_range().is_none_or(|(_, length)| length < section.size())
+    };
+    match file.sections().filter(zeroed).map(|section| section.size()).max() {
+        Some(size) if size > LIMIT => Err(EbpfError::TooLarge { size, limit: LIMIT }),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses ELF files that are not for this machine's BPF. What is no ELF file at all is the parser's

@@ -52,10 +52,18 @@ pub enum EbpfError {
     /// It is no BPF object.
     #[error("error parsing BPF object: {}{}", .0, hint::of_parse(.0))]
     ParseError(#[from] ParseError),
-    /// It is a BPF object, but says of itself what is not so. (Finding that out may have printed a
-    /// panic of the parser's.)
+    /// It is a BPF object, but says of itself what is not so. (Finding that out may have been a
+    /// panic of the parser's, which is caught: a program that is built with `panic = "abort"` ends.)
     #[error("the BPF object is damaged")]
     Damaged,
+    /// It has more zeroed data (`.bss`) than any map is made for.
+    #[error("the BPF object has a section of {size} zeros; {limit} bytes are the most")]
+    TooLarge {
+        /// Bytes of its largest such section.
+        size: u64,
+        /// The most that is taken.
+        limit: u64,
+    },
     /// It is an ELF file, but for another machine than BPF.
     #[error(
         "this is an ELF file for another machine (e_machine {machine}), not a BPF object{}",
@@ -71,7 +79,7 @@ pub enum EbpfError {
     )]
     WrongEndianness,
     /// Its type information, or the kernel's, is at fault.
-    #[error("BTF error: {}", without_empty_log(.0))]
+    #[error("BTF error: {}", hint::of_btf(.0))]
     BtfError(#[from] BtfError),
     /// A function's calls or map references cannot be resolved.
     #[error("error relocating function: {0}")]
@@ -214,11 +222,4 @@ impl Ebpf {
     pub fn programs_mut(&mut self) -> impl Iterator<Item = (&str, &mut Program)> {
         self.programs.iter_mut().map(|(name, program)| (name.as_str(), program))
     }
-}
-
-/// What went wrong, without the words that announce what the verifier said, if it said nothing.
-fn without_empty_log(error: &BtfError) -> String {
-    let text = error.to_string();
-    let said = text.trim_end();
-    said.strip_suffix(". Verifier output:").unwrap_or(said).to_owned()
 }

@@ -3,6 +3,9 @@
 use std::io;
 
 use aya_obj::ParseError;
+use aya_obj::btf::BtfError;
+
+use crate::programs::telling_end;
 
 /// Storing a socket in a map is an update like any other, but fails for reasons of its own.
 pub(crate) const SET_SOCKET: &str = "BPF_MAP_UPDATE_ELEM of a socket";
@@ -43,11 +46,23 @@ pub(crate) fn of(call: &str, error: &io::Error) -> &'static str {
         ("obj_pin", libc::EEXIST) => "; something is pinned there already",
         ("obj_pin", libc::ENOENT) => "; the directory must exist",
         ("obj_get", libc::ENOENT) => "; nothing is pinned there",
+        ("obj_pin" | "obj_get", libc::EACCES) => {
+            "; the owner and the mode of the file and of its directories do not let this user (to \
+             open what is pinned takes the right to read and to write it)"
+        }
         ("iter_create" | "link_create" | "raw_tracepoint_open", libc::EPERM) => {
             "; needs CAP_BPF and CAP_PERFMON"
         }
         ("map_create", libc::EPERM) => {
             "; needs CAP_BPF, and for socket maps CAP_NET_ADMIN (before Linux 5.8: CAP_SYS_ADMIN)"
+        }
+        ("map_create", libc::EINVAL) => {
+            "; its type takes no keys or values of this size, not this number of elements, or not \
+             these flags, or the kernel is too old for it"
+        }
+        ("map_create", libc::E2BIG) => "; its elements are too large, or too many",
+        ("map_create", libc::ENOMEM) => {
+            "; the kernel has no room for it: give it fewer or smaller elements"
         }
         ("map_update_elem" | "map_delete_elem", libc::EPERM) => {
             "; the map is frozen, or only for reading"
@@ -77,6 +92,18 @@ pub(crate) fn of_parse(error: &ParseError) -> &'static str {
     }
 }
 
+/// What is wrong with types, and what to do. The kernel's word on them is longer than a line, and
+/// empty where it did not look at them at all.
+pub(crate) fn of_btf(error: &BtfError) -> String {
+    match error {
+        BtfError::LoadError { io_error, verifier_log } => {
+            let (hint, end) = (of("btf_load", io_error), telling_end(verifier_log));
+            format!("BPF_BTF_LOAD failed: {io_error}{hint}{end}")
+        }
+        other => other.to_string(),
+    }
+}
+
 /// What to do when a program does not load.
 pub(crate) fn of_load(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
@@ -103,6 +130,17 @@ mod tests {
         let error = io::Error::from_raw_os_error(libc::EPERM);
         assert_eq!(of("BPF_OBJ_PIN", &error), of("bpf_obj_pin", &error));
         assert!(of("BPF_MAP_CREATE", &error).contains("CAP_BPF"));
+    }
+
+    #[test]
+    fn types_that_the_kernel_did_not_look_at_leave_no_empty_log_in_the_message() {
+        let io_error = io::Error::from_raw_os_error(libc::EPERM);
+        let error = BtfError::LoadError {
+            io_error,
+            verifier_log: aya_obj::VerifierLog::new(String::new()),
+        };
+        let said = of_btf(&error);
+        assert!(said.contains("CAP_BPF") && !said.contains("output"), "{said}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::adapt::{self, Types, undamaged};
 use crate::bpf::{Ebpf, EbpfError, GlobalData, VerifierLogLevel};
 use crate::btf::KernelBtf;
 use crate::maps::{Map, MapData, MapError, MapFd};
+use crate::pin::NewPins;
 use crate::programs::{
     BtfTracePoint, Code, Iter, Program, ProgramData, SkReuseport, UnsupportedProgram,
 };
@@ -159,13 +160,14 @@ impl<'a> EbpfLoader<'a> {
     /// # Errors
     ///
     /// If `data` is no BPF object, or the kernel refuses a map of it. Nothing is left behind
-    /// then, except maps that were pinned.
+    /// then: a pin that was there before stays, a new one does not.
     pub fn load(&mut self, data: &[u8]) -> Result<Ebpf, EbpfError> {
         let mut object = adapt::parse(data)?;
         undamaged(|| Ok(object.patch_map_data(self.globals.clone())?))?;
         let btf = adapt::load_btf(&mut object, self.log_level)?.map(Arc::new);
         adapt::relocate_to_kernel(&mut object, data, &self.btf)?;
-        let maps = self.create_maps(&mut object, btf.as_deref())?;
+        let mut pins = NewPins::default();
+        let maps = self.create_maps(&mut object, btf.as_deref(), &mut pins)?;
         adapt::relocate_to_maps(&mut object, &maps)?;
         let fds: Arc<[MapFd]> = maps.values().map(|map| map.fd().share()).collect();
         let programs = self.prepare_programs(object, &btf, &fds);
@@ -173,6 +175,7 @@ impl<'a> EbpfLoader<'a> {
             .into_iter()
             .map(|(name, map)| Ok((name, Map::from_map_data(map)?)))
             .collect::<Result<_, MapError>>()?;
+        pins.keep();
         Ok(Ebpf { maps, programs })
     }
 
@@ -180,6 +183,7 @@ impl<'a> EbpfLoader<'a> {
         &self,
         object: &mut Object,
         btf: Option<&OwnedFd>,
+        pins: &mut NewPins,
     ) -> Result<HashMap<String, MapData>, EbpfError> {
         // Always in the same order, so that what fails once fails again.
         let mut definitions: Vec<_> = object.maps.drain().collect();
@@ -187,7 +191,7 @@ impl<'a> EbpfLoader<'a> {
         definitions
             .into_iter()
             .map(|(name, definition)| {
-                let map = self.create_map(&name, definition, btf)?;
+                let map = self.create_map(&name, definition, btf, pins)?;
                 Ok((name, map))
             })
             .collect()
@@ -198,6 +202,7 @@ impl<'a> EbpfLoader<'a> {
         name: &str,
         mut definition: aya_obj::Map,
         btf: Option<&OwnedFd>,
+        pins: &mut NewPins,
     ) -> Result<MapData, EbpfError> {
         if let Some(given) = self.given_maps.get(name) {
             return Ok(given.stand_in(name, &definition)?);
@@ -211,18 +216,25 @@ impl<'a> EbpfLoader<'a> {
         if map_type == bpf_map_type::BPF_MAP_TYPE_RINGBUF {
             definition.set_value_size(0);
         }
-        let by_name =
-            || self.pin_directory.as_deref().unwrap_or(Path::new("/sys/fs/bpf")).join(name);
         let path = match self.pin_paths.get(name) {
             Some(path) => Some(path.to_path_buf()),
-            None if definition.pinning() == PinningType::ByName => Some(by_name()),
+            None if definition.pinning() == PinningType::ByName => Some(self.pin_by_name(name)?),
             None => None,
         };
         let btf = btf.map(|btf| btf.as_fd());
         Ok(match path {
-            Some(path) => MapData::create_pinned_by_name(&path, definition, name, btf)?,
+            Some(path) => MapData::create_pinned_by_name(&path, definition, name, btf, pins)?,
             None => MapData::create_filled(definition, name, btf)?,
         })
+    }
+
+    /// Where a map is pinned that asks for it. A name from an object leads to no other directory.
+    fn pin_by_name(&self, name: &str) -> Result<PathBuf, MapError> {
+        let directory = self.pin_directory.as_deref().unwrap_or(Path::new("/sys/fs/bpf"));
+        match Path::new(name).file_name() {
+            Some(file) if file == name => Ok(directory.join(name)),
+            _ => Err(MapError::InvalidName { name: name.to_owned() }),
+        }
     }
 
     fn prepare_programs(

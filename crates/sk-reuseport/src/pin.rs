@@ -52,6 +52,30 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd, PinError> {
     Ok(sys::bpf_obj_get(&c_path).map_err(SyscallError::of("BPF_OBJ_GET"))?)
 }
 
+/// Pins that are taken away again when this is dropped, unless they are to be kept: what fails in the
+/// end leaves none behind.
+#[derive(Debug, Default)]
+pub(crate) struct NewPins(Vec<PathBuf>);
+
+impl NewPins {
+    pub(crate) fn add(&mut self, path: &Path) {
+        self.0.push(path.to_owned());
+    }
+
+    pub(crate) fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for NewPins {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // Somebody else may have removed it; and there is an error to report already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// What kind of BPF object a descriptor is: the kernel describes any of them as any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ObjectKind {

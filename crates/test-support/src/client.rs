@@ -4,7 +4,10 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 
-use crate::wait::{BOUND, scaled};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
+
+use crate::wait::{self, BOUND, scaled};
 
 /// The body that the server at `addr` answers to one request over a connection of its own.
 ///
@@ -22,10 +25,61 @@ pub fn http_get(addr: SocketAddr) -> String {
 ///
 /// The socket's error; [`io::ErrorKind::InvalidData`] if the answer is not a complete 200.
 pub fn try_http_get(addr: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&addr, scaled(BOUND))?;
+    let mut stream = http_ask(addr, "/")?;
+    http_answer(&mut stream)
+}
+
+/// Like [`http_get`], from a given source port of the same address, so that every request is of the
+/// same flow.
+///
+/// # Panics
+///
+/// On any failure.
+#[track_caller]
+pub fn http_get_from(port: u16, addr: SocketAddr) -> String {
+    // The connection before may not be gone to the last segment.
+    let stream = wait::until_some("the source port", BOUND, || match connect_from(port, addr) {
+        Err(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE) => None,
+        result => Some(result),
+    });
+    let answer = stream.map_err(io::Error::from).and_then(|stream| {
+        let mut stream = ask(stream, addr, "/")?;
+        http_answer(&mut stream)
+    });
+    answer.unwrap_or_else(|error| panic!("GET http://{addr}/ from port {port}: {error}"))
+}
+
+fn connect_from(port: u16, addr: SocketAddr) -> Result<TcpStream, Errno> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &SocketAddr::new(addr.ip(), port))?;
+    connect(&socket, &addr)?;
+    Ok(socket.into())
+}
+
+/// Connects and asks for `path`, but does not wait for the answer ([`http_answer`]).
+///
+/// # Errors
+///
+/// The socket's error.
+pub fn http_ask(addr: SocketAddr, path: &str) -> io::Result<TcpStream> {
+    ask(TcpStream::connect_timeout(&addr, scaled(BOUND))?, addr, path)
+}
+
+fn ask(mut stream: TcpStream, addr: SocketAddr, path: &str) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(scaled(BOUND)))?;
     // HTTP/1.0: the server closes when it has said all.
-    stream.write_all(format!("GET / HTTP/1.0\r\nHost: {addr}\r\n\r\n").as_bytes())?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").as_bytes())?;
+    Ok(stream)
+}
+
+/// The body of the answer that comes over `stream`.
+///
+/// # Errors
+///
+/// As [`try_http_get`].
+pub fn http_answer(stream: &mut TcpStream) -> io::Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -59,10 +113,43 @@ pub fn try_dns_query(addr: SocketAddr, name: &str) -> io::Result<Vec<u8>> {
     };
     socket.connect(addr)?;
     socket.set_read_timeout(Some(scaled(BOUND)))?;
+    dns_ask(&socket, name)
+}
+
+/// The datagram that is answered to one more query over a socket that is connected to a server.
+///
+/// # Errors
+///
+/// As [`try_dns_query`].
+pub fn dns_ask(socket: &UdpSocket, name: &str) -> io::Result<Vec<u8>> {
     socket.send(&dns_question(name))?;
     let mut answer = vec![0; 1500];
     let length = socket.recv(&mut answer)?;
     answer.truncate(length);
+    Ok(answer)
+}
+
+/// Like [`dns_query`], over a TCP connection of its own.
+///
+/// # Panics
+///
+/// On any failure.
+#[track_caller]
+pub fn dns_query_tcp(addr: SocketAddr, name: &str) -> Vec<u8> {
+    try_dns_query_tcp(addr, name).unwrap_or_else(|error| panic!("DNS query to {addr}: {error}"))
+}
+
+/// Over TCP a length of two bytes precedes each message (RFC 1035, section 4.2.2).
+fn try_dns_query_tcp(addr: SocketAddr, name: &str) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&addr, scaled(BOUND))?;
+    stream.set_read_timeout(Some(scaled(BOUND)))?;
+    let question = dns_question(name);
+    stream.write_all(&(question.len() as u16).to_be_bytes())?;
+    stream.write_all(&question)?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut answer = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut answer)?;
     Ok(answer)
 }
 

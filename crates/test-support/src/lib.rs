@@ -1,6 +1,6 @@
 //! What the tests of all crates share: a network of their own ([`netns`]), a bpffs of their own
-//! ([`bpffs`]), real servers ([`server`]), the simplest clients ([`client`]), waiting for a condition
-//! instead of sleeping ([`wait`]), and features of the kernel ([`feature`]).
+//! ([`bpffs`]), real servers ([`server`]), the simplest clients ([`client`]), load ([`load`]), waiting
+//! for a condition instead of sleeping ([`wait`]), and features of the kernel ([`feature`]).
 //!
 //! Everything here panics when it fails, with what a developer needs to see: it is for tests alone.
 //! Most of it needs root.
@@ -8,6 +8,7 @@
 pub mod bpffs;
 pub mod client;
 pub mod feature;
+pub mod load;
 pub mod netns;
 pub mod server;
 pub mod wait;

@@ -5,6 +5,7 @@
 //! [`crate::netns::isolated`], where nobody else takes it meanwhile.
 
 mod daemon;
+mod gunicorn;
 mod haproxy;
 mod nginx;
 mod proc;
@@ -13,9 +14,10 @@ mod unbound;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 pub use daemon::Daemon;
+pub use gunicorn::Gunicorn;
 pub use haproxy::Haproxy;
 pub use nginx::Nginx;
-pub use proc::{Transport, bound_sockets};
+pub use proc::{Transport, bound_sockets, bound_sockets_here, open_descriptors};
 pub use unbound::Unbound;
 
 /// A port that nobody in this network namespace uses on 127.0.0.1, for TCP or UDP.

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 use test_support::client::{dns_query, http_get, try_dns_query, try_http_get};
+use test_support::load;
 use test_support::netns::isolated;
 use test_support::server::{Daemon, Haproxy, Nginx, Transport, Unbound, bound_sockets, free_port};
 use test_support::wait;
@@ -61,6 +62,70 @@ fn nginx_restarts_on_its_port() {
         assert_eq!(answerers(addr).len(), 2);
         nginx.stop();
         assert!(try_http_get(addr).is_err());
+    });
+}
+
+#[test]
+fn nginx_hands_over_again_and_again_and_leaves_nothing_behind() {
+    isolated(|| {
+        let mut nginx = Nginx::start_daemon(2);
+        let mut masters = vec![nginx.master_pid()];
+        for _ in 0..2 {
+            nginx.upgrade();
+            masters.push(nginx.master_pid());
+            assert_eq!(answerers(nginx.addr()), nginx.worker_pids().into_iter().collect());
+        }
+        assert_eq!(masters.iter().collect::<BTreeSet<_>>().len(), 3);
+        let addr = nginx.addr();
+        drop(nginx);
+        assert!(try_http_get(addr).is_err());
+    });
+}
+
+#[test]
+fn a_killed_nginx_worker_is_replaced() {
+    isolated(|| {
+        let mut nginx = Nginx::start(2);
+        let [killed, other] = nginx.worker_pids()[..] else { panic!("not two workers") };
+        nginx.kill_worker(killed);
+        assert!(nginx.worker_pids().contains(&other) && !nginx.worker_pids().contains(&killed));
+    });
+}
+
+#[test]
+fn a_reloaded_haproxy_serves_from_another_process() {
+    isolated(|| {
+        let mut haproxy = Haproxy::start_reloadable(2);
+        let old = haproxy.pid();
+        haproxy.reload(3);
+        assert_ne!(haproxy.pid(), old);
+        assert_eq!(answerers(haproxy.addr()).len(), 3);
+        let pid = haproxy.pid();
+        drop(haproxy);
+        assert!(!exists(pid));
+    });
+}
+
+#[test]
+fn load_is_answered_and_what_is_not_is_counted() {
+    isolated(|| {
+        let (nginx, unbound) = (Nginx::start(1), Unbound::start(1));
+        for outcome in [
+            load::wrk(nginx.addr(), 1),
+            load::dnsperf(unbound.addr(), Unbound::NAME, 1, 1000),
+            load::http_during(nginx.addr(), 1, || drop(http_get(nginx.addr()))),
+        ] {
+            assert!(outcome.answered > 0 && outcome.failed == 0, "{outcome:?}");
+        }
+        let unknown = load::dnsperf(unbound.addr(), "unknown.test", 1, 1000);
+        assert!(unknown.answered == 0 && unknown.failed > 0, "{unknown:?}");
+        let nobody = (std::net::Ipv4Addr::LOCALHOST, free_port()).into();
+        let refused = load::http_during(nobody, 1, || {
+            wait::until("a refusal", wait::BOUND, || try_http_get(nobody).is_err());
+        });
+        assert_eq!(refused.answered, 0);
+        let [threads] = unbound.stop_and_count()[..] else { panic!("not one thread") };
+        assert!(threads > unknown.failed);
     });
 }
 

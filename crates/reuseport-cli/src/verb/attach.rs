@@ -146,8 +146,11 @@ fn tell(key: &GroupKey, change: Change) -> io::Result<()> {
     match change {
         Change::Members(attached) => output::print(&report(key, &attached)),
         Change::Gone => output::print(&format!("{key}: all its sockets are closed; waiting\n")),
+        Change::Detached => output::print(&format!("{key}: somebody detached it; done\n")),
         // It may well be mended by the next change: no reason to end.
-        Change::Failed(error) => writeln!(io::stderr(), "reuseport: {error}"),
+        Change::Failed(error) => {
+            writeln!(io::stderr(), "reuseport: {}", output::safe(&error.to_string()))
+        }
     }
 }
 
@@ -175,7 +178,11 @@ fn report(key: &GroupKey, attached: &Attached) -> String {
         let _ = writeln!(out, "{NOTE}replaced {which}, which somebody else attached{NOTE:#}");
     }
     for LeftOut { cookie, why } in &changes.left_out {
-        let _ = writeln!(out, "{NOTE}left out: the socket with cookie {cookie}: {why}{NOTE:#}");
+        let _ = writeln!(
+            out,
+            "{NOTE}left out: the socket with cookie {cookie}: {}{NOTE:#}",
+            output::safe(&why.to_string())
+        );
     }
     out
 }

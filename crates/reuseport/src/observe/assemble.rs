@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use super::record::{MemberRecord, Record};
-use crate::group::{Device, Group, GroupKey, Member, Protocol};
+use crate::group::{Device, Group, GroupKey, KernelAddress, Member, Protocol};
 use crate::id::{Cookie, Netns};
 
 /// What all records of one group agree in, in the order in which groups are listed.
@@ -58,8 +58,8 @@ fn member(records: &[MemberRecord]) -> Member {
     let mut holders: Vec<_> = records.iter().filter_map(|r| r.holder.clone()).collect();
     holders.sort();
     holders.dedup();
-    let MemberRecord { cookie, queue, sock_address, .. } = records[0];
-    Member { cookie, holders, queue, sock_address }
+    let MemberRecord { cookie, queue, sock_address, protocol, .. } = records[0];
+    Member { cookie, holders, queue, sock_address: KernelAddress(sock_address), protocol }
 }
 
 /// Who owns each of these members: the process, if exactly one has an epoll instance that watches
@@ -132,7 +132,7 @@ mod tests {
         let [member] = &groups[0].members[..] else { panic!("{groups:?}") };
         let holders: Vec<_> = member.holders.iter().map(|h| (h.pid, h.fd)).collect();
         assert_eq!(holders, [(20, 4), (30, 4)]);
-        assert_eq!(member.sock_address, 5 << 8);
+        assert_eq!(member.sock_address, KernelAddress(5 << 8));
     }
 
     #[test]

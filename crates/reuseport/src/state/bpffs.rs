@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,6 +54,7 @@ impl Root {
         ensure_mounted()?;
         let root = Self { path: PathBuf::from(ROOT) };
         make_directory(&root.path)?;
+        refuse_if_others_may_write(&root.path)?;
         Ok(root)
     }
 
@@ -137,6 +138,24 @@ pub(crate) fn make_directory(path: &Path) -> Result<()> {
     }
 }
 
+/// Refuses a directory in which somebody else could put something in place of what we pin.
+fn refuse_if_others_may_write(path: &Path) -> Result<()> {
+    const OTHERS_WRITE: u32 = 0o002;
+
+    let metadata = fs::symlink_metadata(path)
+        .map_err(|error| denied(format!("cannot look at {}", path.display()), error))?;
+    let own = rustix::process::geteuid().as_raw();
+    let trusted = metadata.is_dir()
+        && (metadata.uid() == own || metadata.uid() == 0)
+        && metadata.mode() & OTHERS_WRITE == 0;
+    if trusted {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Denied, format!("will not use {}", path.display()))
+        .because(format!("it belongs to uid {}, with mode {:o}", metadata.uid(), metadata.mode()))
+        .remedy("remove it, or give it to root with mode 750"))
+}
+
 /// Removes a directory with what is pinned in it. One that is not there is fine.
 pub(crate) fn remove_directory(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
@@ -181,7 +200,9 @@ fn ensure_mounted() -> Result<()> {
     if mounted() {
         return Ok(());
     }
-    let result = mount("bpf", MOUNT, "bpf", MountFlags::empty(), None);
+    // As systemd mounts it. By default everybody may create names there.
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let result = mount("bpf", MOUNT, "bpf", flags, Some(c"mode=700"));
     // Somebody may have been faster.
     if mounted() {
         return Ok(());

@@ -16,7 +16,7 @@ use super::bpffs::{self, Root};
 use super::layout::{Decider, Header, MAGIC, SCHEMA, SlotRecord};
 use crate::group::{Group, GroupKey};
 use crate::id::{Cookie, Slot};
-use crate::steer::{PolicyMaps, Sockets};
+use crate::steer::{Occupant, PolicyMaps, Sockets};
 use crate::{Error, ErrorKind, Result, rights};
 
 /// The name of the program's pin, and of one that is about to take its place.
@@ -254,6 +254,11 @@ impl GroupState {
         self.addresses.set(slot.index(), address, 0)
     }
 
+    /// Whether no socket is left in any slot. False where nobody can tell.
+    fn is_deserted(&self) -> bool {
+        self.all_slots().all(|slot| matches!(self.sockets.occupant(slot), Ok(Occupant::Nobody)))
+    }
+
     /// The slots that have a member, with who it is.
     pub(crate) fn occupied(&self) -> impl Iterator<Item = (Slot, Cookie, SlotRecord)> + '_ {
         self.all_slots().filter_map(|slot| {
@@ -283,6 +288,10 @@ pub(crate) fn names(root: &Root) -> Result<Vec<String>> {
 }
 
 /// Removes the state of groups that no longer exist, unless somebody waits for them to come back.
+///
+/// That a group is not among `groups` proves nothing: the caller may not see its processes, or its
+/// sockets may be on their way from one to another. What proves it is that the kernel has emptied
+/// every slot.
 pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
     let alive: HashSet<String> = groups.iter().map(|group| directory_name(&group.key)).collect();
     for name in names(root)? {
@@ -291,7 +300,8 @@ pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
             continue;
         }
         match GroupState::open(directory.clone()) {
-            Ok(mut state) => state.unpin(root)?,
+            Ok(mut state) if state.is_deserted() => state.unpin(root)?,
+            Ok(_) => {}
             // Of another version: not ours to judge.
             Err(error) if error.kind() == ErrorKind::Schema && is_whole(&directory) => {}
             Err(error) if error.kind() == ErrorKind::Schema => root.discard(&directory)?,

@@ -26,8 +26,12 @@ const UDP_INTERVAL: Duration = Duration::from_millis(50);
 /// How often to look at UDP groups in other network namespaces, which takes a walk over the host.
 const UDP_ELSEWHERE_INTERVAL: Duration = Duration::from_millis(150);
 
-/// How often to look at TCP groups, should an event have been lost.
-const TCP_INTERVAL: Duration = Duration::from_secs(2);
+/// How often to look even if nothing seems to have changed: an event may have been lost, and what
+/// failed may succeed now.
+const REGULAR_INTERVAL: Duration = Duration::from_secs(2);
+
+/// When to look again after a change.
+const AGAIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// `struct event` in bpf/watch.bpf.c.
 #[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout)]
@@ -41,10 +45,10 @@ struct Event {
 const _: () = assert!(size_of::<Event>() == 16);
 
 /// Why a watcher should look at the group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wake {
-    /// This socket began to listen.
-    Came(Cookie),
+    /// These sockets began to listen.
+    Came(Vec<Cookie>),
     /// A socket went, or something else changed, or it is time to look.
     Look,
     /// Somebody asked to stop.
@@ -82,6 +86,7 @@ impl Events {
             let mut programs = EbpfLoader::new()
                 .kernel_btf(&btf)
                 .override_global("PORT", &key.address.port(), true)
+                .override_global("NETNS", &key.netns.cookie, true)
                 .load(OBJECT)?;
             match key.protocol {
                 Protocol::Tcp => Ok(Self::Tcp(Box::new(TcpEvents::start(programs, &btf)?))),
@@ -100,11 +105,13 @@ impl Events {
         start().map_err(|error| rights::failed(&tried, error, rights::TRACING))
     }
 
-    /// Waits until there is a reason to look at the group.
-    pub(super) fn wait(&mut self, stop: &Stop) -> io::Result<Wake> {
+    /// Waits until there is a reason to look at the group: at the latest, it is time to. That is
+    /// soon if one should look `again`.
+    pub(super) fn wait(&mut self, stop: &Stop, again: bool) -> io::Result<Wake> {
+        let end = Instant::now() + if again { AGAIN_INTERVAL } else { REGULAR_INTERVAL };
         match self {
-            Self::Tcp(events) => events.wait(stop),
-            Self::Udp(look) => look.wait(stop),
+            Self::Tcp(events) => events.wait(stop, end),
+            Self::Udp(look) => look.wait(stop, end),
             Self::Clock(interval) => Ok(sleep(*interval, stop)),
         }
     }
@@ -121,8 +128,7 @@ impl TcpEvents {
         Ok(Self { ring, _programs: programs })
     }
 
-    fn wait(&mut self, stop: &Stop) -> io::Result<Wake> {
-        let end = Instant::now() + TCP_INTERVAL;
+    fn wait(&mut self, stop: &Stop, end: Instant) -> io::Result<Wake> {
         loop {
             if stop.is_set() {
                 return Ok(Wake::Stop);
@@ -142,29 +148,34 @@ impl TcpEvents {
         }
     }
 
-    /// Takes all events at once: the last listener that came stands for the others, which are
-    /// in the group before it.
+    /// Takes all events at once.
     fn take(&mut self) -> Option<Wake> {
-        let mut wake = None;
+        let (mut came, mut any) = (Vec::new(), false);
         while let Some(record) = self.ring.next() {
             let Ok((event, _)) = Event::ref_from_prefix(&record) else { continue };
-            wake = match Cookie::new(event.cookie) {
-                Some(cookie) if event.listening == 1 => Some(Wake::Came(cookie)),
-                _ => wake.or(Some(Wake::Look)),
-            };
+            any = true;
+            match Cookie::new(event.cookie) {
+                Some(cookie) if event.listening == 1 => came.push(cookie),
+                Some(cookie) => came.retain(|other| *other != cookie),
+                None => {}
+            }
         }
-        wake
+        match (came.is_empty(), any) {
+            (false, _) => Some(Wake::Came(came)),
+            (true, true) => Some(Wake::Look),
+            (true, false) => None,
+        }
     }
 }
 
 impl UdpLook {
-    fn wait(&mut self, stop: &Stop) -> io::Result<Wake> {
+    fn wait(&mut self, stop: &Stop, end: Instant) -> io::Result<Wake> {
         loop {
             if stop.is_set() {
                 return Ok(Wake::Stop);
             }
             let now = self.look()?;
-            if now != self.last {
+            if now != self.last || Instant::now() >= end {
                 self.last = now;
                 return Ok(Wake::Look);
             }

@@ -7,9 +7,10 @@ use std::fs::File;
 use std::time::Duration;
 
 use crate::balancer::{Attach, Attached, Balancer};
-use crate::group::{AttachedProgram, GroupKey};
+use crate::group::{AttachedProgram, Group, GroupKey};
 use crate::host::Host;
 use crate::id::Cookie;
+use crate::session::{self, Session};
 use crate::{Error, ErrorKind, Result};
 use events::{Events, Wake};
 
@@ -20,8 +21,10 @@ pub enum Change {
     Members(Attached),
     /// The group is gone: every socket of it was closed. It is waited for.
     Gone,
+    /// Somebody detached the group. The watcher ends: it does not undo what others decided.
+    Detached,
     /// The group, or one of its members, could not be dealt with. It is tried again at the next
-    /// change.
+    /// change, and now and then, and told again only if something else is wrong.
     Failed(Error),
 }
 
@@ -31,8 +34,11 @@ pub enum Change {
 /// restarted is steered within 50 ms; a UDP socket within 250 ms. Nothing is held of the server's:
 /// its sockets close when it closes them. When the watcher ends, what is attached stays attached.
 ///
-/// A restart of the whole server ends the group and its attachment with it. The slots, counters
-/// and weights are kept for as long as somebody watches.
+/// A restart of the whole server ends the group and its attachment with it. What decides, its
+/// counters and its secret are kept for as long as somebody watches; the new sockets are new members,
+/// with the default weight.
+///
+/// Whoever [detaches](crate::detach) the group ends the watch with it.
 ///
 /// # Minimum kernel version
 ///
@@ -55,8 +61,8 @@ pub struct Watch {
     key: GroupKey,
     attach: Attach,
     events: Events,
-    /// The members that were there, and the program, when the slots agreed with the group last.
-    last: (Vec<Cookie>, Option<AttachedProgram>),
+    /// The group with which the slots agreed last; `None` if they may not.
+    last: Option<Seen>,
     /// Says to others that the state is to be kept.
     keep: Option<File>,
 }
@@ -72,10 +78,9 @@ impl Watch {
         let events = Events::start(key, host.own_netns()?)?;
         let (_, attached) = Balancer::attach(&host, key, &attach)?;
         // What decides is decided: from here on members are followed.
-        let attach = Attach { decide: None, force: false, ..attach };
-        let keep = crate::session::watch_over(key)?;
-        let last = (Vec::new(), None);
-        Ok((Self { host, key: key.clone(), attach, events, last, keep }, attached))
+        let attach = Attach { decide: None, force: false, slots: None, ..attach };
+        let keep = session::watch_over(key)?;
+        Ok((Self { host, key: key.clone(), attach, events, last: None, keep }, attached))
     }
 
     /// Follows the group until [`Attach::stop`] is set, and tells what changes.
@@ -84,21 +89,27 @@ impl Watch {
     ///
     /// If the source of events fails. Everything else is told and tried again.
     pub fn run(mut self, mut tell: impl FnMut(Change)) -> Result<()> {
-        let mut gone = false;
+        let (mut gone, mut again) = (false, true);
+        let mut complaint = String::new();
         loop {
-            let wake = self.events.wait(&self.attach.stop).map_err(|error| {
+            let wake = self.events.wait(&self.attach.stop, again).map_err(|error| {
                 Error::new(ErrorKind::System, format!("cannot watch {}", self.key)).because(error)
             })?;
             let result = match wake {
                 Wake::Stop => return Ok(()),
                 Wake::Look => self.look(),
-                Wake::Came(cookie) => self.take_in(cookie).map(Some),
+                Wake::Came(cookies) => self.take_in(&cookies),
             };
+            again = false;
             match result {
-                Ok(None) => {}
+                Ok(None) => gone = false,
                 Ok(Some(attached)) => {
                     gone = false;
+                    complaint.clear();
                     if !attached.changes.is_empty() {
+                        // What changed while we were at it may have gone unnoticed, and whom we
+                        // left out may have another holder.
+                        again = true;
                         tell(Change::Members(attached));
                     }
                 }
@@ -109,54 +120,88 @@ impl Watch {
                     gone = true;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
-                // It is going; that it is gone, or came back, is the next event.
-                Err(error) if error.kind() == ErrorKind::Vanished => tracing::debug!("{error}"),
-                Err(error) => tell(Change::Failed(error)),
+                Err(error) if error.kind() == ErrorKind::NotAttached => {
+                    tell(Change::Detached);
+                    return Ok(());
+                }
+                // It is going, or has passed to another process.
+                Err(error) if error.kind() == ErrorKind::Vanished => {
+                    again = true;
+                    tracing::debug!("{error}");
+                }
+                Err(error) => {
+                    let said = error.to_string();
+                    if said != complaint {
+                        tell(Change::Failed(error));
+                        complaint = said;
+                    }
+                }
             }
         }
     }
 
-    /// Waits until the socket that was announced is in its group, which takes the kernel a moment,
-    /// and brings the group up to date. It may also be one of another group on the same port, or
-    /// one that stopped listening and listens again: the members are then who they were.
+    /// Waits until the sockets that were announced are in their groups, which takes the kernel a
+    /// moment, and brings the group up to date. They may also be of another group on the same port,
+    /// or have stopped listening and listen again: the members are then who they were.
     ///
     /// A server that becomes a daemon hands its sockets to a child and ends: whoever held them a
     /// moment ago has vanished, and the next try finds the child.
-    fn take_in(&mut self, cookie: Cookie) -> Result<Attached> {
+    fn take_in(&mut self, came: &[Cookie]) -> Result<Option<Attached>> {
         const TRIES: u32 = 6;
 
         let mut pause = Duration::from_millis(1);
         for _ in 0..TRIES {
-            let groups = self.host.groups()?;
-            if groups.iter().any(|group| group.member(cookie).is_some()) {
-                match self.update() {
+            let session = Session::begin(&self.host, &self.attach.stop)?;
+            if came.iter().all(|cookie| session.knows(*cookie)) {
+                match self.update(session) {
                     Err(error) if error.kind() == ErrorKind::Vanished => {}
-                    result => return result,
+                    result => return result.map(Some),
                 }
             }
             std::thread::sleep(pause);
             pause *= 2;
         }
-        self.update()
+        // Some of them closed again, or are nobody's we can see.
+        self.update(Session::begin(&self.host, &self.attach.stop)?).map(Some)
     }
 
-    /// Brings the group up to date if anything is not as it was.
+    /// Brings the group up to date if anything is not as it was; if not, nobody is kept waiting.
     fn look(&mut self) -> Result<Option<Attached>> {
-        if self.now()? == self.last { Ok(None) } else { self.update().map(Some) }
+        if self.last.is_some() && self.last == Some(Seen::of(&self.host.refresh(&self.key)?)) {
+            return Ok(None);
+        }
+        self.update(Session::begin(&self.host, &self.attach.stop)?).map(Some)
     }
 
-    fn update(&mut self) -> Result<Attached> {
-        // As it is before: whatever changes while this runs is a difference at the next look.
-        let seen = self.now().unwrap_or_default();
-        let (_, attached) = Balancer::attach(&self.host, &self.key, &self.attach)?;
-        self.keep = crate::session::watch_over(&self.key)?;
-        self.last = seen;
+    /// Brings the group up to date, as the session found it: where there are many sockets, it is
+    /// the walk over the host that takes long.
+    fn update(&mut self, session: Session) -> Result<Attached> {
+        self.last = None;
+        let group = session.group(&self.key)?.clone();
+        // While the server restarts, the state is kept for us.
+        if !session.has_state(&self.key) {
+            return Err(session::not_attached(&self.key));
+        }
+        let attached = session.attach(&group, &self.attach)?;
+        self.keep = session::watch_over(&self.key)?;
+        if attached.changes.left_out.is_empty() {
+            self.last = Some(Seen::of(&group));
+        }
         Ok(attached)
     }
+}
 
-    fn now(&self) -> Result<(Vec<Cookie>, Option<AttachedProgram>)> {
-        let group = self.host.refresh(&self.key)?;
-        Ok((group.members.iter().map(|member| member.cookie).collect(), group.program))
+/// What of a group tells whether anything is to be done.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    members: Vec<Cookie>,
+    program: Option<AttachedProgram>,
+}
+
+impl Seen {
+    fn of(group: &Group) -> Self {
+        let members = group.members.iter().map(|member| member.cookie).collect();
+        Self { members, program: group.program.clone() }
     }
 }
 

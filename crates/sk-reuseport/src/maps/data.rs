@@ -11,7 +11,7 @@ use aya_obj::generated::bpf_map_type;
 use aya_obj::maps::{LegacyMap, PinningType, bpf_map_def};
 
 use super::{MapError, MapInfo};
-use crate::pin::{self, ObjectKind, PinError};
+use crate::pin::{self, NewPins, ObjectKind, PinError};
 use crate::sys::{self, MapCreate, Pod, SyscallError};
 
 /// A map's descriptor.
@@ -125,12 +125,14 @@ impl MapData {
         Ok(Self { definition, fd: MapFd::new(fd) })
     }
 
-    /// Opens the map that is pinned at `path`, or creates it, fills it and pins it there.
+    /// Opens the map that is pinned at `path`, or creates it, fills it and pins it there, which is
+    /// then one of the `new` pins.
     pub(crate) fn create_pinned_by_name(
         path: &Path,
         definition: aya_obj::Map,
         name: &str,
         btf: Option<BorrowedFd<'_>>,
+        new: &mut NewPins,
     ) -> Result<Self, MapError> {
         match Self::from_pin(path) {
             Ok(pinned) => return pinned.reopened(name, &definition),
@@ -140,7 +142,10 @@ impl MapData {
         }
         let map = Self::create_filled(definition.clone(), name, btf)?;
         match map.pin(path) {
-            Ok(()) => Ok(map),
+            Ok(()) => {
+                new.add(path);
+                Ok(map)
+            }
             // Somebody was faster: theirs is the one to use.
             Err(PinError::SyscallError(error))
                 if error.io_error.kind() == io::ErrorKind::AlreadyExists =>

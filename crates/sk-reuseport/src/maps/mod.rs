@@ -67,7 +67,7 @@ pub enum MapError {
         /// A path, or a descriptor.
         what: String,
     },
-    /// The name has a zero byte.
+    /// The name has a zero byte, or is that of no file where the map is pinned by its name.
     #[error("invalid map name `{name}`")]
     InvalidName {
         /// The name.

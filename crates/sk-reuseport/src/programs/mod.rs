@@ -95,7 +95,7 @@ impl From<PinError> for ProgramError {
 }
 
 /// The end of the verifier's log, where it says what it objects to.
-fn telling_end(log: &VerifierLog) -> String {
+pub(crate) fn telling_end(log: &VerifierLog) -> String {
     /// The lines that matter are the last instructions and the complaint about them.
     const LINES: usize = 12;
 

@@ -7,11 +7,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::proc;
+use super::proc::{self, send};
 use crate::wait;
 
 /// How long a dropped server may take to end when asked, before it is killed.
@@ -122,6 +121,21 @@ impl Daemon {
         }
     }
 
+    /// Kills the server and its children (SIGKILL), and waits until it has ended: a crash.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        let children = proc::children(self.pid());
+        // The parent first, or it would put others in their place.
+        self.stop(Signal::KILL);
+        for child in children {
+            send(child, Signal::KILL).unwrap_or_else(|e| panic!("cannot kill {child}: {e}"));
+        }
+    }
+
     fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap_or_else(|e| panic!("cannot wait for {}: {e}", self.name))
     }
@@ -165,13 +179,4 @@ fn spawn(name: &str, directory: &Path, mut command: Command) -> Child {
     let (stdout, stderr) = outputs.unwrap_or_else(|e| panic!("no log for {name}: {e}"));
     let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn();
     child.unwrap_or_else(|e| panic!("cannot start {name} ({command:?}): {e}"))
-}
-
-/// Sends a signal; a process that is gone is not an error.
-fn send(pid: u32, signal: Signal) -> io::Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    match kill_process(pid.ok_or(Errno::SRCH)?, signal) {
-        Err(errno) if errno != Errno::SRCH => Err(errno.into()),
-        _ => Ok(()),
-    }
 }

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::Command;
 
-use super::{Daemon, Transport, bound_sockets, free_port};
+use rustix::process::Signal;
+
+use super::{Daemon, Transport, bound_sockets, bound_sockets_here, free_port, proc};
 
 const CONFIG: &str = "haproxy.cfg";
 
@@ -13,7 +16,17 @@ const CONFIG: &str = "haproxy.cfg";
 #[derive(Debug)]
 pub struct Haproxy {
     daemon: Daemon,
+    mode: Mode,
     port: u16,
+    threads: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// One process (`-db`).
+    Alone,
+    /// A master, and one worker process that serves (`-W`).
+    MasterWorker,
 }
 
 impl Haproxy {
@@ -24,19 +37,40 @@ impl Haproxy {
     /// If its threads do not listen within [`crate::wait::BOUND`].
     #[track_caller]
     pub fn start(threads: usize) -> Self {
-        let port = free_port();
-        let mut daemon = Daemon::spawn("haproxy", |directory| {
-            let file = directory.join(CONFIG);
-            fs::write(&file, config(port, threads)).unwrap_or_else(|e| panic!("{CONFIG}: {e}"));
-            let mut command = Command::new(crate::program("haproxy"));
-            command.args(["-db", "-f"]).arg(file);
-            command
+        Self::start_as(Mode::Alone, free_port(), threads)
+    }
+
+    /// Like [`Haproxy::start`], on a given port, where others may listen already.
+    ///
+    /// # Panics
+    ///
+    /// As [`Haproxy::start`] does.
+    #[track_caller]
+    pub fn start_on(port: u16, threads: usize) -> Self {
+        Self::start_as(Mode::Alone, port, threads)
+    }
+
+    /// Starts it in master-worker mode, as Debian's service does, so that it can be
+    /// [reloaded](Haproxy::reload).
+    ///
+    /// # Panics
+    ///
+    /// As [`Haproxy::start`] does.
+    #[track_caller]
+    pub fn start_reloadable(threads: usize) -> Self {
+        Self::start_as(Mode::MasterWorker, free_port(), threads)
+    }
+
+    #[track_caller]
+    fn start_as(mode: Mode, port: u16, threads: usize) -> Self {
+        let others = bound_sockets_here(Transport::Tcp, port);
+        let daemon = Daemon::spawn("haproxy", |directory| {
+            configure(directory, port, threads);
+            command(directory, mode)
         });
-        let pid = daemon.pid();
-        daemon.wait_until(&format!("{threads} listeners on port {port}"), || {
-            bound_sockets(pid, Transport::Tcp, port) == threads
-        });
-        Self { daemon, port }
+        let mut haproxy = Self { daemon, mode, port, threads };
+        haproxy.wait_until_ready(&[], others + threads);
+        haproxy
     }
 
     /// The port it listens on.
@@ -49,19 +83,94 @@ impl Haproxy {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// The process id.
+    /// The id of the process that serves. While it is reloaded, there may be none.
     pub fn pid(&self) -> u32 {
-        self.daemon.pid()
+        self.serving().first().copied().unwrap_or_else(|| self.daemon.pid())
     }
 
     /// What it printed so far.
     pub fn log(&self) -> String {
         self.daemon.log()
     }
+
+    /// Reloads (SIGUSR2 to the master) to so many threads and returns when the old worker has
+    /// ended. The new one gets the old one's listeners, as many as it needs.
+    ///
+    /// # Panics
+    ///
+    /// If it was not [started for that](Haproxy::start_reloadable), or does not reload within
+    /// [`crate::wait::BOUND`].
+    #[track_caller]
+    pub fn reload(&mut self, threads: usize) {
+        assert_eq!(self.mode, Mode::MasterWorker, "it has no master to reload it");
+        let old = self.serving();
+        self.threads = threads;
+        configure(self.daemon.directory(), self.port, threads);
+        self.daemon.signal(Signal::USR2);
+        self.wait_until_ready(&old, threads);
+    }
+
+    /// Stops it (SIGTERM) and starts it again: all its sockets are closed, so the group is gone,
+    /// and then there is a new one at the same address.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end or does not listen within [`crate::wait::BOUND`] each.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.daemon.stop(Signal::TERM);
+        let mode = self.mode;
+        self.daemon.spawn_again(|directory| command(directory, mode));
+        self.wait_until_ready(&[], self.threads);
+    }
+
+    /// Stops it gracefully: it closes its listeners, finishes what it has, and ends.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end within [`crate::wait::BOUND`].
+    #[track_caller]
+    pub fn stop(mut self) {
+        self.daemon.stop(Signal::USR1);
+    }
+
+    #[track_caller]
+    fn wait_until_ready(&mut self, old: &[u32], listeners: usize) {
+        let (master, mode, port) = (self.daemon.pid(), self.mode, self.port);
+        self.daemon.wait_until(&format!("{listeners} listeners on port {port}"), || {
+            let now = serving(master, mode);
+            now.len() == 1
+                && !old.contains(&now[0])
+                && bound_sockets(master, Transport::Tcp, port) == listeners
+        });
+    }
+
+    fn serving(&self) -> Vec<u32> {
+        serving(self.daemon.pid(), self.mode)
+    }
 }
 
-fn config(port: u16, threads: usize) -> String {
-    format!(
+/// The processes that serve: while it is reloaded, an old and a new one.
+fn serving(daemon: u32, mode: Mode) -> Vec<u32> {
+    match mode {
+        Mode::Alone => vec![daemon],
+        Mode::MasterWorker => proc::children(daemon),
+    }
+}
+
+fn command(directory: &Path, mode: Mode) -> Command {
+    let mut command = Command::new(crate::program("haproxy"));
+    command.arg(match mode {
+        Mode::Alone => "-db",
+        Mode::MasterWorker => "-W",
+    });
+    command.arg("-f").arg(directory.join(CONFIG));
+    command
+}
+
+#[track_caller]
+fn configure(directory: &Path, port: u16, threads: usize) {
+    let config = format!(
         r#"
 global
     nbthread {threads}
@@ -74,5 +183,6 @@ frontend test
     bind 127.0.0.1:{port} shards by-thread
     http-request return status 200 content-type text/plain lf-string "%[thread]\n"
 "#
-    )
+    );
+    fs::write(directory.join(CONFIG), config).unwrap_or_else(|e| panic!("{CONFIG}: {e}"));
 }

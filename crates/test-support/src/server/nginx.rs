@@ -7,15 +7,26 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use super::{Daemon, Transport, bound_sockets, free_port, proc};
+use super::proc::{self, Orphan};
+use super::{Daemon, Transport, bound_sockets, free_port};
+use crate::wait;
 
 const CONFIG: &str = "nginx.conf";
+
+/// Where the master writes its pid, and where that goes when another binary takes over.
+const PID_FILE: &str = "nginx.pid";
+
+/// Where it listens if nothing else is said.
+const LOOPBACK: &[&str] = &["127.0.0.1:PORT"];
 
 /// A running nginx that answers every request with the pid of the worker that served it, as a line.
 #[derive(Debug)]
 pub struct Nginx {
+    /// The master, if it is no child of ours.
+    orphan: Option<Orphan>,
     daemon: Daemon,
     port: u16,
+    listens: &'static [&'static str],
     workers: usize,
 }
 
@@ -30,6 +41,17 @@ impl Nginx {
         Self::start_on(free_port(), workers)
     }
 
+    /// Like [`Nginx::start`], listening at each of these: a `listen` directive's words, with `PORT`
+    /// in the place of the port, `reuseport` left out. `[::]:PORT ipv6only=on`, for example.
+    ///
+    /// # Panics
+    ///
+    /// As [`Nginx::start`] does.
+    #[track_caller]
+    pub fn start_listening(listens: &'static [&'static str], workers: usize) -> Self {
+        Self::start_as(free_port(), listens, workers)
+    }
+
     /// Like [`Nginx::start`], on a given port.
     ///
     /// # Panics
@@ -37,11 +59,35 @@ impl Nginx {
     /// As [`Nginx::start`] does.
     #[track_caller]
     pub fn start_on(port: u16, workers: usize) -> Self {
+        Self::start_as(port, LOOPBACK, workers)
+    }
+
+    #[track_caller]
+    fn start_as(port: u16, listens: &'static [&'static str], workers: usize) -> Self {
         let daemon = Daemon::spawn("nginx", |directory| {
-            configure(directory, port, workers);
+            configure(directory, port, listens, workers);
+            in_foreground(directory)
+        });
+        let mut nginx = Self { orphan: None, daemon, port, listens, workers };
+        nginx.wait_until_ready(&[]);
+        nginx
+    }
+
+    /// Starts it as a daemon: it can then be [upgraded](Nginx::upgrade), which it refuses to those
+    /// whose child it is, and its listeners pass to another process as it starts.
+    ///
+    /// # Panics
+    ///
+    /// As [`Nginx::start`] does.
+    #[track_caller]
+    pub fn start_daemon(workers: usize) -> Self {
+        let (port, listens) = (free_port(), LOOPBACK);
+        let daemon = Daemon::spawn("nginx", |directory| {
+            configure(directory, port, listens, workers);
             command(directory)
         });
-        let mut nginx = Self { daemon, port, workers };
+        let mut nginx = Self { orphan: None, daemon, port, listens, workers };
+        nginx.adopt_other_than(None);
         nginx.wait_until_ready(&[]);
         nginx
     }
@@ -58,12 +104,12 @@ impl Nginx {
 
     /// The process id of the master.
     pub fn master_pid(&self) -> u32 {
-        self.daemon.pid()
+        self.orphan.as_ref().map_or_else(|| self.daemon.pid(), Orphan::pid)
     }
 
     /// The process ids of the workers that take connections, without those that are shutting down.
     pub fn worker_pids(&self) -> Vec<u32> {
-        workers_of(self.daemon.pid())
+        workers_of(self.master_pid())
     }
 
     /// What it printed so far.
@@ -81,9 +127,38 @@ impl Nginx {
     pub fn reload(&mut self, workers: usize) {
         let old = self.worker_pids();
         self.workers = workers;
-        configure(self.daemon.directory(), self.port, workers);
-        self.daemon.signal(Signal::HUP);
+        configure(self.daemon.directory(), self.port, self.listens, workers);
+        self.signal(Signal::HUP);
         self.wait_until_ready(&old);
+    }
+
+    /// Kills a worker (SIGKILL) and returns when the master has put another one in its place. The
+    /// listener stays, for the master has it too; what the worker had accepted is reset.
+    ///
+    /// # Panics
+    ///
+    /// If it is no worker, or is not replaced within [`crate::wait::BOUND`].
+    #[track_caller]
+    pub fn kill_worker(&mut self, pid: u32) {
+        assert!(self.worker_pids().contains(&pid), "{pid} is no worker");
+        proc::send(pid, Signal::KILL).unwrap_or_else(|e| panic!("cannot kill {pid}: {e}"));
+        self.wait_until_ready(&[pid]);
+    }
+
+    /// Hands over to another nginx (SIGUSR2, then SIGQUIT to the old master), as one does to
+    /// upgrade the binary; returns when the old one has ended. The new one inherits the listeners.
+    ///
+    /// # Panics
+    ///
+    /// If it was not [started for that](Nginx::start_daemon); if the new one does not run or
+    /// the old one does not end within [`crate::wait::BOUND`] each.
+    #[track_caller]
+    pub fn upgrade(&mut self) {
+        let old = self.orphan.take().unwrap_or_else(|| panic!("it is no daemon"));
+        old.signal(Signal::USR2);
+        self.adopt_other_than(Some(old.pid()));
+        self.wait_until_ready(&[]);
+        old.stop(Signal::QUIT);
     }
 
     /// Stops it, gracefully (SIGQUIT), and starts it again with the same configuration: all its
@@ -94,8 +169,12 @@ impl Nginx {
     /// If it does not end or does not listen within [`crate::wait::BOUND`] each.
     #[track_caller]
     pub fn restart(&mut self) {
+        let as_daemon = self.orphan.is_some();
         self.stop();
-        self.daemon.spawn_again(command);
+        self.daemon.spawn_again(if as_daemon { command } else { in_foreground });
+        if as_daemon {
+            self.adopt_other_than(None);
+        }
         self.wait_until_ready(&[]);
     }
 
@@ -106,19 +185,48 @@ impl Nginx {
     /// If it does not end within [`crate::wait::BOUND`].
     #[track_caller]
     pub fn stop(&mut self) {
-        let status = self.daemon.stop(Signal::QUIT);
-        assert!(status.success(), "nginx stopped with {status}");
+        match self.orphan.take() {
+            Some(master) => master.stop(Signal::QUIT),
+            None => {
+                let status = self.daemon.stop(Signal::QUIT);
+                assert!(status.success(), "nginx stopped with {status}");
+            }
+        }
+    }
+
+    /// The master is the process that the pid file names, as soon as that is another one.
+    #[track_caller]
+    fn adopt_other_than(&mut self, old: Option<u32>) {
+        let new = wait::until_some("the master's pid", wait::BOUND, || {
+            let file = fs::read_to_string(self.daemon.directory().join(PID_FILE)).ok()?;
+            file.trim().parse().ok().filter(|pid| Some(*pid) != old)
+        });
+        self.orphan = Some(Orphan::adopt(new));
     }
 
     #[track_caller]
     fn wait_until_ready(&mut self, old: &[u32]) {
-        let (pid, port, workers) = (self.daemon.pid(), self.port, self.workers);
-        self.daemon.wait_until(&format!("{workers} workers on port {port}"), || {
+        let (pid, port, workers) = (self.master_pid(), self.port, self.workers);
+        let listeners = workers * self.listens.len();
+        let what = format!("{workers} workers on port {port}");
+        let ready = || {
             let now = workers_of(pid);
             now.len() == workers
                 && now.iter().all(|pid| !old.contains(pid))
-                && bound_sockets(pid, Transport::Tcp, port) == workers
-        });
+                && bound_sockets(pid, Transport::Tcp, port) == listeners
+        };
+        match self.orphan {
+            Some(_) => wait::until(&what, wait::BOUND, ready),
+            None => self.daemon.wait_until(&what, ready),
+        }
+    }
+
+    #[track_caller]
+    fn signal(&mut self, signal: Signal) {
+        match &self.orphan {
+            Some(master) => master.signal(signal),
+            None => self.daemon.signal(signal),
+        }
     }
 }
 
@@ -131,14 +239,17 @@ fn workers_of(master: u32) -> Vec<u32> {
 }
 
 #[track_caller]
-fn configure(directory: &Path, port: u16, workers: usize) {
+fn configure(directory: &Path, port: u16, listens: &[&str], workers: usize) {
     let dir = directory.display();
+    let listens: String = listens
+        .iter()
+        .map(|listen| format!("listen {} reuseport;\n", listen.replace("PORT", &port.to_string())))
+        .collect();
     let config = format!(
         r#"
-daemon off;
 user root;
 worker_processes {workers};
-pid {dir}/nginx.pid;
+pid {dir}/{PID_FILE};
 error_log stderr notice;
 events {{ worker_connections 1024; }}
 http {{
@@ -149,7 +260,7 @@ http {{
     uwsgi_temp_path {dir}/uwsgi;
     scgi_temp_path {dir}/scgi;
     server {{
-        listen 127.0.0.1:{port} reuseport;
+        {listens}
         default_type text/plain;
         return 200 "$pid\n";
     }}
@@ -157,6 +268,12 @@ http {{
 "#
     );
     fs::write(directory.join(CONFIG), config).unwrap_or_else(|e| panic!("nginx.conf: {e}"));
+}
+
+fn in_foreground(directory: &Path) -> Command {
+    let mut command = command(directory);
+    command.args(["-g", "daemon off;"]);
+    command
 }
 
 fn command(directory: &Path) -> Command {

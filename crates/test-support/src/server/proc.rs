@@ -1,7 +1,14 @@
 //! What /proc tells of a server: its sockets and its children. Asking there, rather than connecting,
-//! leaves the server and its counters untouched.
+//! leaves the server and its counters untouched. And its processes that are no children of ours.
 
-use std::fs;
+use std::os::fd::OwnedFd;
+use std::{fs, io};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+
+use crate::wait;
 
 /// TCP or UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,13 +22,22 @@ pub enum Transport {
 /// How many sockets listen (TCP) or are bound and unconnected (UDP) on `port`, IPv4 and IPv6
 /// together, in the network namespace of process `pid`; 0 if there is no such process.
 pub fn bound_sockets(pid: u32, transport: Transport, port: u16) -> usize {
+    bound(&pid.to_string(), transport, port)
+}
+
+/// The same in the network namespace of the calling thread.
+pub fn bound_sockets_here(transport: Transport, port: u16) -> usize {
+    bound("thread-self", transport, port)
+}
+
+fn bound(process: &str, transport: Transport, port: u16) -> usize {
     let (tables, state) = match transport {
         Transport::Tcp => (["tcp", "tcp6"], "0A"), // TCP_LISTEN, include/net/tcp_states.h
         Transport::Udp => (["udp", "udp6"], "07"), // TCP_CLOSE, what an unconnected UDP socket is in
     };
     tables
         .iter()
-        .map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default())
+        .map(|table| fs::read_to_string(format!("/proc/{process}/net/{table}")).unwrap_or_default())
         .map(|table| table.lines().filter(|line| is_bound(line, state, port)).count())
         .sum()
 }
@@ -43,6 +59,95 @@ pub(super) fn children(pid: u32) -> Vec<u32> {
         .collect();
     children.sort_unstable();
     children
+}
+
+/// How many descriptors process `pid` has open; 0 if there is no such process.
+pub fn open_descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// Sends a signal; a process that is gone is not an error.
+pub(super) fn send(pid: u32, signal: Signal) -> io::Result<()> {
+    match kill_process(to_pid(pid)?, signal) {
+        Err(errno) if errno != Errno::SRCH => Err(errno.into()),
+        _ => Ok(()),
+    }
+}
+
+fn to_pid(pid: u32) -> io::Result<Pid> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.ok_or_else(|| Errno::SRCH.into())
+}
+
+/// A process of a server that is not our child, because its parent ended or will. Whoever inherits
+/// it reaps it; dropping this asks it to end (SIGTERM), and kills it if it does not heed.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    pid: u32,
+    process: OwnedFd,
+}
+
+impl Orphan {
+    /// Takes charge of a process.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[track_caller]
+    pub(super) fn adopt(pid: u32) -> Self {
+        let process = to_pid(pid)
+            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?))
+            .unwrap_or_else(|error| panic!("no process {pid}: {error}"));
+        Self { pid, process }
+    }
+
+    /// Its id.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends it a signal; if it has ended, that is no error.
+    pub(super) fn signal(&self, signal: Signal) {
+        match pidfd_send_signal(&self.process, signal) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => panic!("cannot send {signal:?} to {}: {errno}", self.pid),
+        }
+    }
+
+    /// Sends it a signal and waits until it has ended.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end within [`wait::BOUND`].
+    #[track_caller]
+    pub(super) fn stop(self, signal: Signal) {
+        self.signal(signal);
+        let seconds = wait::scaled(wait::BOUND).as_secs().cast_signed();
+        assert!(self.ends_within(seconds), "{} does not end at {signal:?}", self.pid);
+    }
+
+    /// Whether it ended in time.
+    fn ends_within(&self, seconds: i64) -> bool {
+        // A process that ended makes its descriptor readable.
+        let mut fds = [PollFd::new(&self.process, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: seconds, tv_nsec: 0 })) == Ok(1)
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        let children = children(self.pid);
+        let ended = |signal| {
+            let _ = pidfd_send_signal(&self.process, signal);
+            self.ends_within(3)
+        };
+        if !ended(Signal::TERM) {
+            children.into_iter().for_each(|child| drop(send(child, Signal::KILL)));
+            if !ended(Signal::KILL) {
+                eprintln!("cannot end process {}", self.pid);
+            }
+        }
+    }
 }
 
 /// The command line of `pid`, its words joined by blanks; empty if there is no such process.

@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
-use super::{Daemon, Transport, bound_sockets, free_port};
+use rustix::process::Signal;
+
+use super::{Daemon, Transport, bound_sockets, bound_sockets_here, free_port};
 
 const CONFIG: &str = "unbound.conf";
 
@@ -14,6 +16,7 @@ const CONFIG: &str = "unbound.conf";
 pub struct Unbound {
     daemon: Daemon,
     port: u16,
+    threads: usize,
 }
 
 impl Unbound {
@@ -29,20 +32,65 @@ impl Unbound {
     /// If its threads do not listen within [`crate::wait::BOUND`].
     #[track_caller]
     pub fn start(threads: usize) -> Self {
-        let port = free_port();
-        let mut daemon = Daemon::spawn("unbound", |directory| {
-            let file = directory.join(CONFIG);
+        Self::start_on(free_port(), threads)
+    }
+
+    /// Like [`Unbound::start`], on a given port, where others may have sockets already.
+    ///
+    /// # Panics
+    ///
+    /// As [`Unbound::start`] does.
+    #[track_caller]
+    pub fn start_on(port: u16, threads: usize) -> Self {
+        let others = bound_sockets_here(Transport::Udp, port);
+        let daemon = Daemon::spawn("unbound", |directory| {
             let config = config(directory, port, threads);
-            fs::write(&file, config).unwrap_or_else(|e| panic!("{CONFIG}: {e}"));
-            let mut command = Command::new(crate::program("unbound"));
-            command.args(["-d", "-c"]).arg(file);
-            command
+            fs::write(directory.join(CONFIG), config).unwrap_or_else(|e| panic!("{CONFIG}: {e}"));
+            command(directory)
         });
-        let pid = daemon.pid();
-        daemon.wait_until(&format!("{threads} UDP sockets on port {port}"), || {
-            bound_sockets(pid, Transport::Udp, port) == threads
+        let mut unbound = Self { daemon, port, threads };
+        unbound.wait_until_ready(others + threads);
+        unbound
+    }
+
+    /// Stops it (SIGTERM) and starts it again: all its sockets are closed, so its groups are gone,
+    /// and then there are new ones at the same address.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end or does not listen within [`crate::wait::BOUND`] each.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.daemon.stop(Signal::TERM);
+        self.daemon.spawn_again(command);
+        self.wait_until_ready(self.threads);
+    }
+
+    /// Stops it (SIGTERM) and returns how many queries each of its threads says that it got.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end within [`crate::wait::BOUND`], or says something else than expected.
+    #[track_caller]
+    pub fn stop_and_count(mut self) -> Vec<u64> {
+        self.daemon.stop(Signal::TERM);
+        // `... info: server stats for thread 0: 12499 queries, 12499 answers from cache, ...`
+        let log = self.daemon.log();
+        let of = |line: &str| -> Option<u64> {
+            let (_, counted) = line.split_once("server stats for thread ")?;
+            counted.split_once(": ")?.1.split_once(" queries")?.0.parse().ok()
+        };
+        let counts: Vec<u64> = log.lines().filter_map(of).collect();
+        assert_eq!(counts.len(), self.threads, "unbound said {log}");
+        counts
+    }
+
+    #[track_caller]
+    fn wait_until_ready(&mut self, sockets: usize) {
+        let (pid, port) = (self.daemon.pid(), self.port);
+        self.daemon.wait_until(&format!("{sockets} UDP sockets on port {port}"), || {
+            bound_sockets(pid, Transport::Udp, port) == sockets
         });
-        Self { daemon, port }
     }
 
     /// The port it answers on.
@@ -64,6 +112,12 @@ impl Unbound {
     pub fn log(&self) -> String {
         self.daemon.log()
     }
+}
+
+fn command(directory: &Path) -> Command {
+    let mut command = Command::new(crate::program("unbound"));
+    command.args(["-d", "-c"]).arg(directory.join(CONFIG));
+    command
 }
 
 fn config(directory: &Path, port: u16, threads: usize) -> String {

@@ -1,0 +1,14 @@
+//! Real servers, unmodified, from Debian: attached to, steered, followed through what their
+//! administrators and the out-of-memory killer do to them, and detached from.
+//!
+//! Who got a request is told twice: by the server in its answer, and by the kernel program's picks.
+#![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
+
+#[path = "../common/steering.rs"]
+mod steering;
+
+mod gunicorn;
+mod haproxy;
+mod latency;
+mod nginx;
+mod unbound;

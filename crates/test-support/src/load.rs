@@ -1,0 +1,123 @@
+//! Load: Debian's wrk and dnsperf, which also say what they lost, and simple clients that go on
+//! while a test does something to the server.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::client::try_http_get;
+use crate::wait::scaled;
+
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What became of the requests or queries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// How many were answered as they should be.
+    pub answered: u64,
+    /// How many were not: refused, reset, cut short, timed out, or answered with an error.
+    pub failed: u64,
+}
+
+/// Runs `body` while so many clients ask the server at `addr` for one page after the other, each
+/// over a connection of its own. The calling thread runs `body`.
+///
+/// # Panics
+///
+/// Like `body`.
+pub fn http_during(addr: SocketAddr, clients: usize, body: impl FnOnce()) -> Outcome {
+    let done = AtomicBool::new(false);
+    let [answered, failed] = [(); 2].map(|()| AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let counter = if try_http_get(addr).is_ok() { &answered } else { &failed };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        // The clients must end when `body` panics, or the scope waits for ever.
+        let _done = SetOnDrop(&done);
+        body();
+    });
+    Outcome { answered: answered.into_inner(), failed: failed.into_inner() }
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// So many seconds of wrk with 8 clients, a connection for each request.
+///
+/// # Panics
+///
+/// If wrk does not run, or says something else than expected.
+#[track_caller]
+pub fn wrk(addr: SocketAddr, seconds: u32) -> Outcome {
+    let mut command = Command::new(crate::program("wrk"));
+    command.args(["--threads", "1", "--connections", "8", "--header", "Connection: close"]);
+    command.arg("--timeout").arg(format!("{}s", scaled(PATIENCE).as_secs()));
+    command.arg("--duration").arg(format!("{seconds}s")).arg(format!("http://{addr}/"));
+    let said = run(&mut command);
+    // `  4711 requests in 1.00s, 1.00MB read`; the other two lines only if there is something
+    // to tell: `  Socket errors: connect 0, read 1, write 0, timeout 0`, `  Non-2xx or 3xx ...: 2`.
+    let all = said.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok());
+    let all: u64 = all.unwrap_or_else(|| panic!("wrk said {said:?}"));
+    let errors = said.lines().find_map(|line| line.trim().strip_prefix("Socket errors: "));
+    let unanswered: u64 = errors.map_or(0, |errors| {
+        errors.split(", ").filter_map(|e| e.split(' ').next_back()?.parse::<u64>().ok()).sum()
+    });
+    let refusals = said.lines().find_map(|line| {
+        line.trim().strip_prefix("Non-2xx or 3xx responses: ")?.parse::<u64>().ok()
+    });
+    let refusals = refusals.unwrap_or(0);
+    Outcome { answered: all - refusals, failed: unanswered + refusals }
+}
+
+/// So many seconds of dnsperf, asking for `name` from 8 sockets, at most so often a second and with at
+/// most 20 queries under way, so that no queue overflows. A query without an answer within
+/// two seconds has failed.
+///
+/// # Panics
+///
+/// If dnsperf does not run, or says something else than expected.
+#[track_caller]
+pub fn dnsperf(addr: SocketAddr, name: &str, seconds: u32, per_second: u32) -> Outcome {
+    let mut queries = tempfile::NamedTempFile::new().unwrap_or_else(|e| panic!("no file: {e}"));
+    writeln!(queries, "{name} A").unwrap_or_else(|e| panic!("cannot write: {e}"));
+    let mut command = Command::new(crate::program("dnsperf"));
+    command.args(["-s", &addr.ip().to_string(), "-p", &addr.port().to_string()]);
+    command.args(["-c", "8", "-q", "20", "-t", &scaled(PATIENCE).as_secs().to_string()]);
+    command.args(["-l", &seconds.to_string(), "-Q", &per_second.to_string()]);
+    command.arg("-d").arg(queries.path());
+    let said = run(&mut command);
+    let number = |what: &str| -> u64 {
+        let line = said.lines().find_map(|line| line.trim().strip_prefix(what));
+        let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("dnsperf said {said:?}"))
+    };
+    let answered = said
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Response codes:"))
+        .and_then(|codes| codes.trim().strip_prefix("NOERROR ")?.split(' ').next()?.parse().ok());
+    let answered = answered.unwrap_or(0);
+    Outcome { answered, failed: number("Queries sent:") - answered }
+}
+
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+    let Output { status, stdout, stderr } = output;
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{command:?}: {status}: {stdout}{stderr}");
+    stdout.into_owned()
+}

@@ -1,0 +1,78 @@
+//! gunicorn: a master and one worker that share one listener. Several of them on one port
+//! (`--reuse-port`) are a group in which each member belongs to another server process.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+
+use super::{Daemon, proc};
+
+/// Answers with the master's pid; to [`Gunicorn::HOLD`], never.
+const APPLICATION: &str = r#"
+import os, signal
+
+def application(environ, start_response):
+    while environ["PATH_INFO"] == "/hold":
+        signal.pause()
+    body = b"%d\n" % os.getppid()
+    head = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
+    start_response("200 OK", head)
+    return [body]
+"#;
+
+/// A running gunicorn with one worker, which serves one request at a time and answers with the pid
+/// of its master, as a line.
+#[derive(Debug)]
+pub struct Gunicorn {
+    daemon: Daemon,
+    port: u16,
+}
+
+impl Gunicorn {
+    /// The path of a request that is never answered, and keeps its worker busy.
+    pub const HOLD: &'static str = "/hold";
+
+    /// Starts gunicorn on a port, where others may listen already.
+    ///
+    /// # Panics
+    ///
+    /// If its worker does not run within [`crate::wait::BOUND`].
+    #[track_caller]
+    pub fn start_on(port: u16) -> Self {
+        let mut daemon = Daemon::spawn("gunicorn", |directory| {
+            let file = directory.join("application.py");
+            fs::write(&file, APPLICATION).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            let mut command = Command::new(crate::program("gunicorn"));
+            command.args(["--reuse-port", "--workers", "1", "--log-level", "warning"]);
+            command.arg("--bind").arg(format!("127.0.0.1:{port}"));
+            command.arg("--worker-tmp-dir").arg(directory);
+            command.arg("--chdir").arg(directory).arg("application");
+            command.env("PYTHONDONTWRITEBYTECODE", "1");
+            command
+        });
+        let pid = daemon.pid();
+        // It listens before it forks.
+        daemon.wait_until("a worker", || !proc::children(pid).is_empty());
+        Self { daemon, port }
+    }
+
+    /// The address it listens on.
+    pub fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The process id of the master.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
+    /// Kills master and worker (SIGKILL): its listener is closed with whatever waits there.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses.
+    #[track_caller]
+    pub fn kill(mut self) {
+        self.daemon.kill();
+    }
+}
