@@ -12,7 +12,7 @@ use crate::shell;
 type Needed = (&'static str, &'static str);
 
 /// What the tests drive.
-const NEEDED: [Needed; 13] = [
+const NEEDED: [Needed; 14] = [
     ("clang-14", "clang-14"),
     ("llvm-strip-14", "llvm-14"),
     ("/usr/include/bpf/bpf_helpers.h", "libbpf-dev"),
@@ -22,6 +22,7 @@ const NEEDED: [Needed; 13] = [
     ("wrk", "wrk"),
     ("dnsperf", "dnsperf"),
     ("gunicorn", "gunicorn"),
+    ("python3", "python3"),
     ("ip", "iproute2"),
     ("mount", "mount"),
     ("curl", "curl"),

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd as _;
 
+use rustix::io::Errno;
 use sk_reuseport::maps::MapError;
 
 use crate::foreign;
@@ -15,7 +16,7 @@ use crate::policy::Policy;
 use crate::state::group::GroupState;
 use crate::state::host::HostLayer;
 use crate::state::layout::{Decider, NO_HOST_MEMBER, SlotRecord};
-use crate::steer::Occupant;
+use crate::steer::{Occupant, Sockets};
 use crate::stop::Stop;
 use crate::table::{Share, Table};
 use crate::{Error, ErrorKind, Result, rights};
@@ -128,7 +129,7 @@ impl Enroller<'_> {
                 newcomers.push(member);
                 continue;
             };
-            match self.state.sockets.occupant(*slot).map_err(|error| failed(member, error))? {
+            match self.state.sockets.occupant(*slot).map_err(|error| self.failed(member, error))? {
                 Occupant::Nobody => self.refill(*slot, member, changes)?,
                 Occupant::Socket(_) | Occupant::Unknown => changes.kept += 1,
             }
@@ -147,7 +148,7 @@ impl Enroller<'_> {
                     }
                     self.state.sockets.set(slot, socket.as_fd())
                 };
-                match steps().map_err(|error| failed(member, error)) {
+                match steps().map_err(|error| self.failed(member, error)) {
                     Ok(()) => changes.enrolled.push(member.cookie),
                     Err(why) if why.kind() == ErrorKind::Vanished => {
                         changes.left_out.push(LeftOut { cookie: member.cookie, why });
@@ -209,7 +210,8 @@ impl Enroller<'_> {
 
     fn enrol(&mut self, slot: Slot, member: &Member) -> Result<()> {
         let socket = foreign::borrow(member)?;
-        let generation = self.state.header().map_err(|error| failed(member, error))?.generation;
+        let generation =
+            self.state.header().map_err(|error| self.failed(member, error))?.generation;
         let epoch = self.state.record(slot).epoch.wrapping_add(1);
         // Datagrams open no connections.
         let counted = member.protocol == Protocol::Tcp;
@@ -235,7 +237,7 @@ impl Enroller<'_> {
             self.state.set_record(slot, record);
             self.vacate(slot);
             self.layer.unmark(socket.as_fd());
-            failed(member, error)
+            self.failed(member, error)
         })
     }
 
@@ -295,6 +297,26 @@ impl Enroller<'_> {
             _ => Ok(()),
         }
     }
+
+    /// Why a member could not be enrolled, with what can be done about it.
+    fn failed(&self, member: &Member, error: MapError) -> Error {
+        let tried = format!("cannot enrol socket {}", member.cookie);
+        match rights::os_error(&error) {
+            Some(Errno::BUSY) => Error::new(ErrorKind::Busy, tried).because(error),
+            // It stopped listening between listing and enrolment. A socket array says EINVAL
+            // (reuseport_array_update_check), a socket map EOPNOTSUPP (sock_map_sk_state_allowed).
+            Some(Errno::INVAL | Errno::OPNOTSUPP) => {
+                Error::new(ErrorKind::Vanished, tried).because(error)
+            }
+            _ => {
+                let needed = match self.state.sockets {
+                    Sockets::Array(_) => rights::LOADING,
+                    Sockets::Map(_) => rights::SOCKET_MAPS,
+                };
+                rights::failed(&tried, error, needed)
+            }
+        }
+    }
 }
 
 /// Whether there are slots enough.
@@ -341,20 +363,4 @@ fn fill_table(state: &mut GroupState, policy: Policy, leaving: &HashSet<Slot>) -
 
 fn slots_of(members: &[(Slot, Cookie)]) -> HashSet<Slot> {
     members.iter().map(|(slot, _)| *slot).collect()
-}
-
-/// Why a member could not be enrolled, with what can be done about it.
-fn failed(member: &Member, error: MapError) -> Error {
-    use rustix::io::Errno;
-
-    let tried = format!("cannot enrol socket {}", member.cookie);
-    match rights::os_error(&error) {
-        Some(Errno::BUSY) => Error::new(ErrorKind::Busy, tried).because(error),
-        // It stopped listening between listing and enrolment. A socket array says EINVAL
-        // (reuseport_array_update_check), a socket map EOPNOTSUPP (sock_map_sk_state_allowed).
-        Some(Errno::INVAL | Errno::OPNOTSUPP) => {
-            Error::new(ErrorKind::Vanished, tried).because(error)
-        }
-        _ => rights::failed(&tried, error, rights::SOCKET_MAPS),
-    }
 }

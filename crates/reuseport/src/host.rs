@@ -83,10 +83,7 @@ impl Host {
     ///
     /// [`ErrorKind::NotFound`] if it is gone, and as [`groups`](Self::groups).
     pub fn refresh(&self, key: &GroupKey) -> Result<Group> {
-        self.groups()?
-            .into_iter()
-            .find(|group| group.key == *key)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no group {key}")))
+        self.groups()?.into_iter().find(|group| group.key == *key).ok_or_else(|| no_group(key))
     }
 
     /// Everything about every group, but for the members' owners.
@@ -123,6 +120,11 @@ impl Host {
         let owners = self.observer.owners(&group)?;
         join(group, root.as_ref(), layer.as_ref(), &owners)
     }
+}
+
+pub(crate) fn no_group(key: &GroupKey) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no group {key}"))
+        .remedy("`reuseport ls` shows every group")
 }
 
 /// Our directory, if there is one and the caller may read it. Whoever may list sockets sees every

@@ -13,13 +13,14 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use sk_reuseport::programs::SkReuseport;
 
 use crate::balancer::{Attach, Attached, Decide};
 use crate::enrol::{self, Changes, Enroller};
 use crate::foreign;
 use crate::group::{AttachedProgram, Group, GroupKey};
-use crate::host::{Host, steering};
+use crate::host::{Host, no_group, steering};
 use crate::id::{Cookie, Slot, Weight};
 use crate::observe::Observer;
 use crate::policy::{Policy, Stickiness};
@@ -28,10 +29,10 @@ use crate::state::group::{self as group_state, GroupState};
 use crate::state::host::HostLayer;
 use crate::state::layout::{Decider, NO_HOST_MEMBER};
 use crate::status::Steering;
-use crate::steer::{self, Config, Sockets};
+use crate::steer::{self, Config};
 use crate::stop::Stop;
-use crate::{Error, ErrorKind, Result};
-use prepare::{prepare, program_id};
+use crate::{Error, ErrorKind, Result, rights};
+use prepare::{Kind, prepare, program_id};
 use reach::{attach_to, detach_from, vanished};
 use settle::settle;
 
@@ -39,7 +40,12 @@ use settle::settle;
 /// there is no state.
 pub(crate) fn watch_over(key: &GroupKey) -> Result<Option<File>> {
     let Some(root) = Root::existing()? else { return Ok(None) };
-    GroupState::existing(&root, key)?.map(|state| state.watch()).transpose()
+    let Some(state) = GroupState::existing(&root, key)? else { return Ok(None) };
+    match state.watch() {
+        // Somebody detached the group a moment ago.
+        Err(error) if rights::os_error(&error) == Some(Errno::NOENT) => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 /// One operation: the lock, the groups as they were when it was got, and the layers.
@@ -138,10 +144,7 @@ impl Session {
     }
 
     pub(crate) fn group(&self, key: &GroupKey) -> Result<&Group> {
-        self.groups.iter().find(|group| group.key == *key).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("there is no group {key}"))
-                .remedy("`reuseport ls` shows every group")
-        })
+        self.groups.iter().find(|group| group.key == *key).ok_or_else(|| no_group(key))
     }
 
     fn enroller<'a>(
@@ -280,7 +283,7 @@ impl Session {
     ) -> Result<Attached> {
         let mut old_program = old.program()?;
         // Whatever is wrong with the new one shows before anything is touched.
-        let prepared = prepare(group, attach, decide, Sockets::array)?;
+        let prepared = prepare(group, attach, decide, Kind::Array)?;
         enrol::check_room(group, &prepared.1)?;
         self.layer()?;
         self.refuse_if_changed(group)?;
@@ -332,12 +335,12 @@ impl Session {
             self.layer()?;
             self.remove_state(group, leftover)?;
         }
-        let prepared = prepare(group, attach, decide, Sockets::array)?;
+        let prepared = prepare(group, attach, decide, Kind::Array)?;
         let changes = match self.build_either(group, attach, decide, prepared) {
             // The program that is to be replaced holds the sockets in an array of its own, which
             // goes when it goes.
             Err(error) if error.kind() == ErrorKind::Busy && replaced.is_some() => {
-                let prepared = prepare(group, attach, decide, Sockets::array)?;
+                let prepared = prepare(group, attach, decide, Kind::Array)?;
                 detach_from(group)?;
                 let bare = Group { program: None, ..group.clone() };
                 self.build_either(&bare, attach, decide, prepared)?
@@ -408,7 +411,7 @@ impl Session {
                 result => return result,
             };
             if matches!(decide, Decide::Policy(_)) {
-                let second = prepare(group, attach, decide, Sockets::map)
+                let second = prepare(group, attach, decide, Kind::Map)
                     .and_then(|prepared| self.build(group, attach, prepared));
                 match second {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
@@ -419,7 +422,7 @@ impl Session {
                 return Err(busy.remedy(TAKE_OUT));
             }
             std::thread::sleep(PAUSE);
-            prepared = prepare(group, attach, decide, Sockets::array)?;
+            prepared = prepare(group, attach, decide, Kind::Array)?;
         }
     }
 

@@ -1,6 +1,5 @@
 //! Before anything is touched: the program loaded, the maps made.
 
-use sk_reuseport::maps::MapError;
 use sk_reuseport::programs::SkReuseport;
 
 use crate::balancer::{Attach, Decide};
@@ -12,19 +11,43 @@ use crate::state::layout::{Decider, Header};
 use crate::steer::{self, Config, Sockets};
 use crate::{Error, ErrorKind, Result, object, rights};
 
+/// What a policy's sockets go into.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// The map type made for it.
+    Array,
+    /// For sockets that are in another program's socket maps.
+    Map,
+}
+
 /// The program and the maps, nothing of it pinned, attached or filled.
 pub(super) fn prepare(
     group: &Group,
     attach: &Attach,
     decide: &Decide,
-    sockets: fn(u32) -> Result<Sockets, MapError>,
+    kind: Kind,
 ) -> Result<(SkReuseport, GroupState)> {
-    let tried = format!("cannot make the maps for {}", group.key);
-    let denied = |error| rights::failed(&tried, error, rights::SOCKET_MAPS);
+    let denied = |error| match kind {
+        Kind::Array => rights::failed(
+            &format!("cannot make the maps for {}", group.key),
+            error,
+            rights::LOADING,
+        ),
+        Kind::Map => {
+            let why = "which has sockets in another program's";
+            let tried = format!("cannot make a socket map for {}, {why}", group.key);
+            rights::failed(&tried, error, rights::SOCKET_MAPS)
+        }
+    };
     let seed = seed()?;
     let (program, sockets, maps, decider) = match decide {
         Decide::Policy(policy) => {
-            let sockets = sockets(capacity(group, attach)?).map_err(denied)?;
+            let capacity = capacity(group, attach)?;
+            let sockets = match kind {
+                Kind::Array => Sockets::array(capacity),
+                Kind::Map => Sockets::map(capacity),
+            };
+            let sockets = sockets.map_err(denied)?;
             let config = Config { policy: *policy, seed };
             let (program, maps) = steer::load(config, &sockets)?;
             let decider = Decider::Policy { policy: *policy, stickiness: Stickiness::default() };
