@@ -10,7 +10,7 @@ use std::sync::Arc;
 use aya_obj::btf::Btf;
 use aya_obj::generated::{BPF_F_SLEEPABLE, bpf_map_type};
 use aya_obj::maps::PinningType;
-use aya_obj::{Object, ProgramSection};
+use aya_obj::{EbpfSectionKind, Object, ProgramSection};
 
 use crate::adapt::{self, Types, undamaged};
 use crate::bpf::{Ebpf, EbpfError, GlobalData, VerifierLogLevel};
@@ -186,7 +186,8 @@ impl<'a> EbpfLoader<'a> {
         pins: &mut NewPins,
     ) -> Result<HashMap<String, MapData>, EbpfError> {
         // Always in the same order, so that what fails once fails again.
-        let mut definitions: Vec<_> = object.maps.drain().collect();
+        let mut definitions: Vec<_> =
+            object.maps.drain().filter(|(_, map)| !is_empty(map)).collect();
         definitions.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         definitions
             .into_iter()
@@ -278,6 +279,13 @@ impl<'a> EbpfLoader<'a> {
             })
             .collect()
     }
+}
+
+/// Whether it would be the map of a section of variables without any: assemblers write such sections
+/// into every object.
+fn is_empty(map: &aya_obj::Map) -> bool {
+    let variables = [EbpfSectionKind::Data, EbpfSectionKind::Bss, EbpfSectionKind::Rodata];
+    variables.contains(&map.section_kind()) && map.value_size() == 0
 }
 
 /// The number of elements, where it is not simply what the object says.
