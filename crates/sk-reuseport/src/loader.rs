@@ -15,7 +15,7 @@ use aya_obj::{EbpfSectionKind, Object, ProgramSection};
 use crate::adapt::{self, Types, undamaged};
 use crate::bpf::{Ebpf, EbpfError, GlobalData, VerifierLogLevel};
 use crate::btf::KernelBtf;
-use crate::maps::{Map, MapData, MapError, MapFd};
+use crate::maps::{Map, MapData, MapError, MapFd, size};
 use crate::pin::NewPins;
 use crate::programs::{
     BtfTracePoint, Code, Iter, Program, ProgramData, SkReuseport, UnsupportedProgram,
@@ -159,8 +159,10 @@ impl<'a> EbpfLoader<'a> {
     ///
     /// # Errors
     ///
-    /// If `data` is no BPF object, or the kernel refuses a map of it. Nothing is left behind
-    /// then: a pin that was there before stays, a new one does not.
+    /// If `data` is no BPF object, or the kernel refuses a map of it, or its maps would take more
+    /// than 1 GiB of memory at once (where the caller chose a map's number of elements by
+    /// [`map_max_entries`](Self::map_max_entries), that map does not count). Nothing is left
+    /// behind then: a pin that was there before stays, a new one does not.
     pub fn load(&mut self, data: &[u8]) -> Result<Ebpf, EbpfError> {
         let mut object = adapt::parse(data)?;
         undamaged(|| Ok(object.patch_map_data(self.globals.clone())?))?;
@@ -189,6 +191,7 @@ impl<'a> EbpfLoader<'a> {
         let mut definitions: Vec<_> =
             object.maps.drain().filter(|(_, map)| !is_empty(map)).collect();
         definitions.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        self.check_memory(&definitions)?;
         definitions
             .into_iter()
             .map(|(name, definition)| {
@@ -196,6 +199,30 @@ impl<'a> EbpfLoader<'a> {
                 Ok((name, map))
             })
             .collect()
+    }
+
+    /// Refuses maps of the object's that together would take too much of the kernel's memory; not
+    /// those that the caller gives, or whose number of elements he chose.
+    fn check_memory(&self, definitions: &[(String, aya_obj::Map)]) -> Result<(), EbpfError> {
+        const LIMIT: u64 = 1 << 30;
+
+        let (mut bytes, mut largest) = (0u64, (0, ""));
+        for (name, map) in definitions {
+            let chosen = self.given_maps.contains_key(name.as_str())
+                || self.max_entries.contains_key(name.as_str());
+            let Ok(map_type) = bpf_map_type::try_from(map.map_type()) else { continue };
+            if chosen {
+                continue;
+            }
+            let cpus = if size::is_per_cpu(map_type) { possible_cpus()?.into() } else { 1 };
+            let size = size::at_once(map_type, map, cpus);
+            bytes = bytes.saturating_add(size);
+            largest = largest.max((size, name));
+        }
+        if bytes <= LIMIT {
+            return Ok(());
+        }
+        Err(MapError::TooLarge { name: largest.1.to_owned(), bytes, limit: LIMIT }.into())
     }
 
     fn create_map(
@@ -288,6 +315,13 @@ fn is_empty(map: &aya_obj::Map) -> bool {
     variables.contains(&map.section_kind()) && map.value_size() == 0
 }
 
+fn possible_cpus() -> Result<u32, EbpfError> {
+    match nr_cpus() {
+        Ok(cpus) => Ok(cpus as u32),
+        Err((path, error)) => Err(EbpfError::FileError { path: PathBuf::from(path), error }),
+    }
+}
+
 /// The number of elements, where it is not simply what the object says.
 fn max_entries(
     map_type: bpf_map_type,
@@ -296,11 +330,7 @@ fn max_entries(
 ) -> Result<Option<u32>, EbpfError> {
     Ok(match map_type {
         bpf_map_type::BPF_MAP_TYPE_PERF_EVENT_ARRAY if chosen.unwrap_or_else(&said) == 0 => {
-            let cpus = nr_cpus().map_err(|(path, error)| EbpfError::FileError {
-                path: PathBuf::from(path),
-                error,
-            })?;
-            Some(cpus as u32)
+            Some(possible_cpus()?)
         }
         // The size in bytes, which must be a power of two and whole pages.
         bpf_map_type::BPF_MAP_TYPE_RINGBUF => {

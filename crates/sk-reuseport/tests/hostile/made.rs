@@ -10,7 +10,9 @@ use crate::*;
 
 // enum bpf_map_type
 const ARRAY: u32 = 2;
+const HASH: u32 = 1;
 const SOCKARRAY: u32 = 20;
+const RINGBUF: u32 = 27;
 
 const PIN_BY_NAME: u32 = 1;
 
@@ -92,8 +94,18 @@ fn maps_of_sizes_that_no_map_has() {
     unharmed(|| {
         let with = |definition| Elf::passing().map(b"ODD", definition).bytes();
         // 4 GiB: in one element, and in many.
-        says(&with([ARRAY, 4, u32::MAX, 1, 0, 0, 0]), &["`ODD`", "too large"]);
+        says(&with([ARRAY, 4, u32::MAX, 1, 0, 0, 0]), &["`ODD`", "4294967296 bytes"]);
+        says(&with([ARRAY, 4, 8, 1 << 29, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
+        says(&with([HASH, 4, 8, 1 << 26, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
+        says(&with([RINGBUF, 0, 0, 1 << 31, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
         says(&with([ARRAY, 4, i32::MAX as u32, u32::MAX, 0, 0, 0]), &["`ODD`"]);
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("ODD", 16).load(&with([ARRAY, 4, 8, 1 << 29, 0, 0, 0])).unwrap();
+        // 64 times 64 MiB.
+        let many = |elf: Elf, index| {
+            elf.map(format!("M{index}").as_bytes(), [ARRAY, 4, 8, 1 << 23, 0, 0, 0])
+        };
+        says(&(0..64).fold(Elf::passing(), many).bytes(), &["4294967296 bytes"]);
         // Keys and values that the type does not take.
         says(&with([ARRAY, 3, 8, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
         says(&with([ARRAY, 4, 0, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
