@@ -208,14 +208,14 @@ impl<'a> EbpfLoader<'a> {
 
         let (mut bytes, mut largest) = (0u64, (0, ""));
         for (name, map) in definitions {
-            let chosen = self.given_maps.contains_key(name.as_str())
-                || self.max_entries.contains_key(name.as_str());
-            let Ok(map_type) = bpf_map_type::try_from(map.map_type()) else { continue };
-            if chosen {
+            let name = name.as_str();
+            if self.given_maps.contains_key(name) {
                 continue;
             }
-            let cpus = if size::is_per_cpu(map_type) { possible_cpus()?.into() } else { 1 };
-            let size = size::at_once(map_type, map, cpus);
+            let own = if self.max_entries.contains_key(name) { 0 } else { memory_of(map)? };
+            // The pattern of a map of maps is a map itself, for a moment.
+            let inner = map.inner().map_or(Ok(0), |inner| memory_of(&inner))?;
+            let size = own.saturating_add(inner);
             bytes = bytes.saturating_add(size);
             largest = largest.max((size, name));
         }
@@ -313,6 +313,13 @@ impl<'a> EbpfLoader<'a> {
 fn is_empty(map: &aya_obj::Map) -> bool {
     let variables = [EbpfSectionKind::Data, EbpfSectionKind::Bss, EbpfSectionKind::Rodata];
     variables.contains(&map.section_kind()) && map.value_size() == 0
+}
+
+/// Bytes that the kernel takes at once for a map; none for one of a type that nobody knows.
+fn memory_of(map: &aya_obj::Map) -> Result<u64, EbpfError> {
+    let Ok(map_type) = bpf_map_type::try_from(map.map_type()) else { return Ok(0) };
+    let cpus = if size::is_per_cpu(map_type) { possible_cpus()?.into() } else { 1 };
+    Ok(size::at_once(map_type, map, cpus))
 }
 
 fn possible_cpus() -> Result<u32, EbpfError> {
