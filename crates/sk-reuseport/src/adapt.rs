@@ -2,7 +2,7 @@
 //! is asked. Creates no maps and loads no programs.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
@@ -11,13 +11,12 @@ use std::thread;
 use aya_obj::btf::{Btf, BtfError, BtfFeatures};
 use aya_obj::generated::bpf_map_type;
 use aya_obj::{Object, ProgramSection, VerifierLog};
-use object::{Object as _, ObjectSection as _};
 
 use crate::bpf::{EbpfError, VerifierLogLevel};
 use crate::btf::KernelBtf;
 use crate::maps::MapData;
 use crate::programs::with_log;
-use crate::sys;
+use crate::{sound, sys};
 
 /// Where the kernel's own types come from.
 #[derive(Debug)]
@@ -57,56 +56,12 @@ pub(crate) fn undamaged<T>(step: impl FnOnce() -> Result<T, EbpfError>) -> Resul
 
 /// Parses an object. The parser needs it aligned, which bytes of a file or a constant need not be.
 pub(crate) fn parse(data: &[u8]) -> Result<Object, EbpfError> {
-    check_header(data)?;
     let mut aligned = vec![0u64; data.len().div_ceil(size_of::<u64>())];
     let bytes = zerocopy::IntoBytes::as_mut_bytes(aligned.as_mut_slice());
     bytes[..data.len()].copy_from_slice(data);
     let bytes = &bytes[..data.len()];
-    check_zeroed(bytes)?;
+    sound::check(bytes)?;
     undamaged(|| Ok(Object::parse(bytes)?))
-}
-
-/// Refuses sections of zeros (`.bss`) of a size that no map can have: they take no room in the file,
-/// but the parser makes them, and memory that there is not ends the process.
-fn check_zeroed(bytes: &[u8]) -> Result<(), EbpfError> {
-    /// Far beyond what programs have, far below what a machine has.
-    const LIMIT: u64 = 1 << 28;
-
-    // What cannot be read is the parser's to refuse.
-    let Ok(file) = object::File::parse(bytes) else { return Ok(()) };
-    let zeroed = |section: &object::Section<'_, '_>| {
-        section.file_range().is_none_or(|(_, length)| length < section.size())
-    };
-    match file.sections().filter(zeroed).map(|section| section.size()).max() {
-        Some(size) if size > LIMIT => Err(EbpfError::TooLarge { size, limit: LIMIT }),
-        _ => Ok(()),
-    }
-}
-
-/// Refuses ELF files that are not for this machine's BPF. What is no ELF file at all is the parser's
-/// to refuse.
-fn check_header(data: &[u8]) -> Result<(), EbpfError> {
-    // e_ident[EI_DATA]: 1 is little-endian, 2 big-endian.
-    const EI_DATA: usize = 5;
-    // e_machine: EM_BPF, or EM_NONE as early compilers had it.
-    const E_MACHINE: std::ops::Range<usize> = 18..20;
-    const EM_NONE: u16 = 0;
-    const EM_BPF: u16 = 247;
-
-    let other = if cfg!(target_endian = "little") { 2 } else { 1 };
-    let (b"\x7fELF", Some(order), Some(&[first, second])) =
-        (data.get(..4).unwrap_or_default(), data.get(EI_DATA), data.get(E_MACHINE))
-    else {
-        return Ok(());
-    };
-    let swapped = *order == other;
-    let machine = u16::from_ne_bytes([first, second]);
-    let machine = if swapped { machine.swap_bytes() } else { machine };
-    match machine {
-        EM_BPF | EM_NONE if swapped => Err(EbpfError::WrongEndianness),
-        EM_BPF | EM_NONE => Ok(()),
-        machine => Err(EbpfError::WrongMachine { machine }),
-    }
 }
 
 /// Gives the object's own BTF to the kernel. Kernels refuse kinds of types that they do not
@@ -176,12 +131,35 @@ pub(crate) fn relocate_to_maps(
     object: &mut Object,
     maps: &HashMap<String, MapData>,
 ) -> Result<(), EbpfError> {
-    let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
+    let text_sections: HashSet<usize> =
+        object.functions.keys().map(|(section, _)| *section).collect();
     let maps = maps
         .iter()
         .map(|(name, map)| (name.as_str(), map.fd().as_fd().as_raw_fd(), map.definition()));
-    undamaged(|| {
-        object.relocate_maps(maps, &text_sections)?;
-        Ok(object.relocate_calls(&text_sections)?)
+    undamaged(|| Ok(object.relocate_maps(maps, &text_sections)?))?;
+    let functions = object.functions.len();
+    let link = || undamaged(|| Ok(object.relocate_calls(&text_sections)?));
+    with_room_for(functions, link)
+}
+
+/// Links functions: a step that goes as deep as they call one another.
+fn with_room_for(
+    functions: usize,
+    link: impl FnOnce() -> Result<(), EbpfError> + Send,
+) -> Result<(), EbpfError> {
+    /// So many fit on any thread's stack, and no program calls deeper.
+    const FEW: usize = 64;
+    /// More than linking one takes.
+    const FRAME: usize = 8 << 10;
+
+    if functions <= FEW {
+        return link();
+    }
+    let size = functions.saturating_mul(FRAME).saturating_add(1 << 18);
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(size).spawn_scoped(scope, link);
+        thread.map_or(Err(EbpfError::Damaged), |thread| {
+            thread.join().unwrap_or(Err(EbpfError::Damaged))
+        })
     })
 }

@@ -57,10 +57,10 @@ pub enum EbpfError {
     #[error("the BPF object is damaged")]
     Damaged,
     /// It has more zeroed data (`.bss`) than any map is made for.
-    #[error("the BPF object has a section of {size} zeros; {limit} bytes are the most")]
+    #[error("the BPF object has {zeros} bytes of zeros (.bss); {limit} are the most")]
     TooLarge {
-        /// Bytes of its largest such section.
-        size: u64,
+        /// Bytes of such sections.
+        zeros: u64,
         /// The most that is taken.
         limit: u64,
     },

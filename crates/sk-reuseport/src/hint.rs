@@ -87,6 +87,9 @@ pub(crate) const OBJECT: &str =
 pub(crate) fn of_parse(error: &ParseError) -> &'static str {
     match error {
         ParseError::ElfError(_) => OBJECT,
+        ParseError::InvalidMapDefinition { .. } => {
+            "; its definition is too short, or its pinning neither 0 (none) nor 1 (by name)"
+        }
         ParseError::SymbolNotFound { .. } => "; the object has no such global variable",
         _ => "",
     }

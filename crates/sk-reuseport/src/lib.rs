@@ -50,6 +50,7 @@ pub mod maps;
 pub mod net;
 pub mod pin;
 pub mod programs;
+mod sound;
 pub mod sys;
 pub mod util;
 

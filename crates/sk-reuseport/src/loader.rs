@@ -10,12 +10,12 @@ use std::sync::Arc;
 use aya_obj::btf::Btf;
 use aya_obj::generated::{BPF_F_SLEEPABLE, bpf_map_type};
 use aya_obj::maps::PinningType;
-use aya_obj::{Object, ProgramSection};
+use aya_obj::{EbpfSectionKind, Object, ProgramSection};
 
 use crate::adapt::{self, Types, undamaged};
 use crate::bpf::{Ebpf, EbpfError, GlobalData, VerifierLogLevel};
 use crate::btf::KernelBtf;
-use crate::maps::{Map, MapData, MapError, MapFd};
+use crate::maps::{Map, MapData, MapError, MapFd, size};
 use crate::pin::NewPins;
 use crate::programs::{
     BtfTracePoint, Code, Iter, Program, ProgramData, SkReuseport, UnsupportedProgram,
@@ -159,8 +159,10 @@ impl<'a> EbpfLoader<'a> {
     ///
     /// # Errors
     ///
-    /// If `data` is no BPF object, or the kernel refuses a map of it. Nothing is left behind
-    /// then: a pin that was there before stays, a new one does not.
+    /// If `data` is no BPF object, or the kernel refuses a map of it, or its maps would take more
+    /// than 1 GiB of memory at once (where the caller chose a map's number of elements by
+    /// [`map_max_entries`](Self::map_max_entries), that map does not count). Nothing is left
+    /// behind then: a pin that was there before stays, a new one does not.
     pub fn load(&mut self, data: &[u8]) -> Result<Ebpf, EbpfError> {
         let mut object = adapt::parse(data)?;
         undamaged(|| Ok(object.patch_map_data(self.globals.clone())?))?;
@@ -186,8 +188,10 @@ impl<'a> EbpfLoader<'a> {
         pins: &mut NewPins,
     ) -> Result<HashMap<String, MapData>, EbpfError> {
         // Always in the same order, so that what fails once fails again.
-        let mut definitions: Vec<_> = object.maps.drain().collect();
+        let mut definitions: Vec<_> =
+            object.maps.drain().filter(|(_, map)| !is_empty(map)).collect();
         definitions.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        self.check_memory(&definitions)?;
         definitions
             .into_iter()
             .map(|(name, definition)| {
@@ -195,6 +199,30 @@ impl<'a> EbpfLoader<'a> {
                 Ok((name, map))
             })
             .collect()
+    }
+
+    /// Refuses maps of the object's that together would take too much of the kernel's memory; not
+    /// those that the caller gives, or whose number of elements he chose.
+    fn check_memory(&self, definitions: &[(String, aya_obj::Map)]) -> Result<(), EbpfError> {
+        const LIMIT: u64 = 1 << 30;
+
+        let (mut bytes, mut largest) = (0u64, (0, ""));
+        for (name, map) in definitions {
+            let name = name.as_str();
+            if self.given_maps.contains_key(name) {
+                continue;
+            }
+            let own = if self.max_entries.contains_key(name) { 0 } else { memory_of(map)? };
+            // The pattern of a map of maps is a map itself, for a moment.
+            let inner = map.inner().map_or(Ok(0), |inner| memory_of(&inner))?;
+            let size = own.saturating_add(inner);
+            bytes = bytes.saturating_add(size);
+            largest = largest.max((size, name));
+        }
+        if bytes <= LIMIT {
+            return Ok(());
+        }
+        Err(MapError::TooLarge { name: largest.1.to_owned(), bytes, limit: LIMIT }.into())
     }
 
     fn create_map(
@@ -280,6 +308,27 @@ impl<'a> EbpfLoader<'a> {
     }
 }
 
+/// Whether it would be the map of a section of variables without any: assemblers write such sections
+/// into every object.
+fn is_empty(map: &aya_obj::Map) -> bool {
+    let variables = [EbpfSectionKind::Data, EbpfSectionKind::Bss, EbpfSectionKind::Rodata];
+    variables.contains(&map.section_kind()) && map.value_size() == 0
+}
+
+/// Bytes that the kernel takes at once for a map; none for one of a type that nobody knows.
+fn memory_of(map: &aya_obj::Map) -> Result<u64, EbpfError> {
+    let Ok(map_type) = bpf_map_type::try_from(map.map_type()) else { return Ok(0) };
+    let cpus = if size::is_per_cpu(map_type) { possible_cpus()?.into() } else { 1 };
+    Ok(size::at_once(map_type, map, cpus))
+}
+
+fn possible_cpus() -> Result<u32, EbpfError> {
+    match nr_cpus() {
+        Ok(cpus) => Ok(cpus as u32),
+        Err((path, error)) => Err(EbpfError::FileError { path: PathBuf::from(path), error }),
+    }
+}
+
 /// The number of elements, where it is not simply what the object says.
 fn max_entries(
     map_type: bpf_map_type,
@@ -288,11 +337,7 @@ fn max_entries(
 ) -> Result<Option<u32>, EbpfError> {
     Ok(match map_type {
         bpf_map_type::BPF_MAP_TYPE_PERF_EVENT_ARRAY if chosen.unwrap_or_else(&said) == 0 => {
-            let cpus = nr_cpus().map_err(|(path, error)| EbpfError::FileError {
-                path: PathBuf::from(path),
-                error,
-            })?;
-            Some(cpus as u32)
+            Some(possible_cpus()?)
         }
         // The size in bytes, which must be a power of two and whole pages.
         bpf_map_type::BPF_MAP_TYPE_RINGBUF => {

@@ -36,6 +36,11 @@ impl KernelTypes for Btf {
     }
 }
 
+/// Whether an object's own types have nothing that aya-obj takes for granted.
+pub(crate) fn is_sound(types: &[u8]) -> bool {
+    Raw::new(types).is_some_and(|raw| raw.is_sound())
+}
+
 /// The kernel's types as the kernel has them, not parsed.
 ///
 /// Loads programs in a fraction of the time that parsing everything into a [`Btf`] takes.

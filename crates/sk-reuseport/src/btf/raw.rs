@@ -11,6 +11,7 @@ const HEADER: usize = 24;
 const ENTRY: usize = 12;
 
 pub(super) mod kind {
+    pub(crate) const NONE: u32 = 0;
     pub(crate) const INT: u32 = 1;
     pub(crate) const PTR: u32 = 2;
     pub(crate) const ARRAY: u32 = 3;
@@ -82,6 +83,24 @@ impl<'a> Raw<'a> {
         })
     }
 
+    /// Whether variables have a linkage that there is, and the walk over the types does not end at
+    /// one without a kind.
+    pub(super) fn is_sound(&self) -> bool {
+        /// `BTF_VAR_GLOBAL_EXTERN`.
+        const LINKAGES: u32 = 2;
+
+        let linkage = |entry: &Entry<'_>| u32_at(entry.body, 0).is_some_and(|it| it <= LINKAGES);
+        let mut rest = self.types;
+        while let Some((entry, length)) = read(rest) {
+            if entry.kind == kind::VAR && !linkage(&entry) {
+                return false;
+            }
+            rest = &rest[length..];
+        }
+        // Of a kind that is newer than this, the parser says which it is.
+        rest.is_empty() || u32_at(rest, 4).is_none_or(|info| kind_of(info) != kind::NONE)
+    }
+
     pub(super) fn name(&self, entry: &Entry<'_>) -> &'a [u8] {
         self.string(entry.name)
     }
@@ -93,10 +112,14 @@ impl<'a> Raw<'a> {
     }
 }
 
+fn kind_of(info: u32) -> u32 {
+    (info >> 24) & 0x1f
+}
+
 /// Reads one type, and says how long it is.
 fn read(bytes: &[u8]) -> Option<(Entry<'_>, usize)> {
     let (name, info, size_or_type) = (u32_at(bytes, 0)?, u32_at(bytes, 4)?, u32_at(bytes, 8)?);
-    let kind = (info >> 24) & 0x1f;
+    let kind = kind_of(info);
     let parts = (info & 0xffff) as usize;
     let body = match kind {
         kind::INT | kind::VAR | kind::DECL_TAG => 4,

@@ -21,6 +21,7 @@ mod info;
 mod iter;
 pub mod of_maps;
 pub mod ring_buf;
+pub(crate) mod size;
 pub mod sk_storage;
 pub mod sock;
 
@@ -72,6 +73,19 @@ pub enum MapError {
     InvalidName {
         /// The name.
         name: String,
+    },
+    /// An object asks for maps that take more memory than is given on its word alone.
+    #[error(
+        "the object's maps take {bytes} bytes at once and {limit} are the most that it gets unasked: \
+         choose the number of elements (`map_max_entries`) of the largest, `{name}`"
+    )]
+    TooLarge {
+        /// The largest of them.
+        name: String,
+        /// What all of them take, roughly.
+        bytes: u64,
+        /// The most that an object gets.
+        limit: u64,
     },
     /// The kernel refused to create the map.
     #[error("failed to create map `{name}`: {io_error}{}", hint::of("BPF_MAP_CREATE", io_error))]
