@@ -12,7 +12,7 @@ use crate::client::try_http_get;
 use crate::wait::scaled;
 
 /// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What became of the requests or queries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,7 +85,7 @@ pub fn wrk(addr: SocketAddr, seconds: u32) -> Outcome {
 
 /// So many seconds of dnsperf, asking for `name` from 8 sockets, at most so often a second and with at
 /// most 20 queries under way, so that no queue overflows. A query without an answer within
-/// two seconds has failed.
+/// three seconds has failed.
 ///
 /// # Panics
 ///

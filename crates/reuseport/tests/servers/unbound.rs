@@ -4,13 +4,16 @@
 use std::net::UdpSocket;
 use std::thread;
 
+use reuseport::status::GroupStatus;
 use reuseport::{Host, Policy};
 use test_support::client::{dns_ask, dns_query};
 use test_support::load::{self, Outcome};
 use test_support::server::{Unbound, free_port};
 use test_support::wait;
 
-use crate::steering::{alone, attach, cookies, followed, key_at, picks, picks_since, steered};
+use crate::steering::{
+    Followed, alone, attach, cookies, followed, key_at, picks, picks_since, steered,
+};
 
 /// dnsperf's rate in queries a second: what a busy machine manages, too.
 const RATE: u32 = 5000;
@@ -20,6 +23,13 @@ fn query(unbound: &Unbound, times: usize) {
         let answer = dns_query(unbound.addr(), Unbound::NAME);
         assert_eq!(answer[answer.len() - 4..], Unbound::ANSWER.octets());
     }
+}
+
+/// Waits until many more queries arrived.
+fn wait_for_load(group: &Followed<'_>, before: &GroupStatus) {
+    wait::until("load", wait::BOUND, || {
+        picks_since(before, &group.status()).iter().sum::<u64>() > 100
+    });
 }
 
 #[test]
@@ -102,11 +112,8 @@ fn a_restart_under_dnsperf_is_followed() {
         followed(&key, |group| {
             let before = group.settled(2);
             let during = thread::scope(|scope| {
-                // Long enough for what is lost at the restart to time out.
-                let perf = scope.spawn(|| load::dnsperf(address, Unbound::NAME, 6, RATE));
-                wait::until("queries come in", wait::BOUND, || {
-                    picks(&group.status()).iter().sum::<u64>() > 100
-                });
+                let perf = scope.spawn(|| load::dnsperf(address, Unbound::NAME, 1, RATE));
+                wait_for_load(group, &before);
                 unbound.restart();
                 perf.join().unwrap()
             });
@@ -129,9 +136,11 @@ fn another_unbound_joins_under_dnsperf_and_nothing_is_lost() {
         let address = unbound.addr();
         let key = key_at(&Host::open().unwrap(), "udp", address);
         followed(&key, |group| {
+            let before = group.settled(2);
             let mut other = None;
             let during = thread::scope(|scope| {
-                let perf = scope.spawn(|| load::dnsperf(address, Unbound::NAME, 2, RATE));
+                let perf = scope.spawn(|| load::dnsperf(address, Unbound::NAME, 1, RATE));
+                wait_for_load(group, &before);
                 other = Some(Unbound::start_on(unbound.port(), 2));
                 group.settled(4);
                 perf.join().unwrap()
