@@ -1,5 +1,5 @@
-//! `cargo xtask test`: every check there is, the quick ones first, the tests last: here, then on
-//! another kernel. Stops at the first step that fails.
+//! `cargo xtask test`: every check there is, the quick ones first, the tests last: here, and if asked
+//! for on another kernel. Stops at the first step that fails.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -16,10 +16,12 @@ const SLOW: &str = "slow_";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the slow parts: the documentation, tests whose names begin with `slow_`, and the
-    /// other kernel
+    /// Leave out the slow parts: the documentation, and tests whose names begin with `slow_`
     #[arg(long)]
     quick: bool,
+    /// Run the tests on another kernel too, in an emulated machine: `cargo xtask vm`
+    #[arg(long)]
+    vm: bool,
     /// Run only the tests whose names contain one of these, and no other check
     #[arg(value_name = "NAME")]
     names: Vec<String>,
@@ -38,7 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         counts = test(&root, args)?;
         Ok(())
     })?;
-    if !args.quick && args.names.is_empty() && vm::is_possible() {
+    if args.vm && vm::is_possible() {
         steps.step("vm", || {
             counts += vm::run(&vm::Args::everything())?;
             Ok(())
