@@ -31,7 +31,8 @@ pub enum Change {
 /// Follows a group, in the calling thread.
 ///
 /// A TCP listener that begins to listen, listens again, or comes back after the whole server
-/// restarted is steered within 50 ms; a UDP socket within 250 ms. Nothing is held of the server's:
+/// restarted is meant to be steered within 50 ms; a UDP socket within 250 ms. On a host with some
+/// 100,000 sockets neither holds: each look is a walk over all of them. Nothing is held of the server's:
 /// its sockets close when it closes them. When the watcher ends, what is attached stays attached.
 ///
 /// A restart of the whole server ends the group and its attachment with it. What decides, its
