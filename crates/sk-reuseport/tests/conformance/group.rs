@@ -1,7 +1,7 @@
 //! Groups of sockets of any kind, and the clients that talk to them.
 
 use std::io::{self, Read as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -197,6 +197,12 @@ impl Client {
 
     pub(crate) fn address(&self) -> SocketAddr {
         rustix::net::getsockname(&self.0).unwrap().try_into().unwrap()
+    }
+}
+
+impl From<Client> for TcpStream {
+    fn from(client: Client) -> Self {
+        client.0.into()
     }
 }
 

@@ -8,4 +8,5 @@
 #![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
 
 mod group;
+mod migrate;
 mod select;

@@ -15,6 +15,7 @@ const OBJECT: &[u8] = include_bytes!("../../bpf/conformance_select.bpf.o");
 
 /// The type of map that a program selects from.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::enum_variant_names, reason = "the kernel's names")]
 pub(crate) enum MapType {
     SockArray,
     SockMap,
