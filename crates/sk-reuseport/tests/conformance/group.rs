@@ -1,11 +1,13 @@
 //! Groups of sockets of any kind, and the clients that talk to them.
 
+use std::error::Error;
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, sendto, socket_with,
@@ -224,4 +226,16 @@ pub(crate) fn allow_data_in_syns() {
 pub(crate) fn set_sysctl(name: &str, value: u32) {
     let path = format!("/proc/sys/{name}");
     std::fs::write(&path, value.to_string()).unwrap_or_else(|error| panic!("{path}: {error}"));
+}
+
+/// The error number at the bottom of an error.
+pub(crate) fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Errno::from_io_error(error);
+        }
+        cause = error.source();
+    }
+    None
 }

@@ -7,6 +7,9 @@
 //! the choice, or was seen not to. What this crate adds to the kernel is not tested here.
 #![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
 
+mod connected;
 mod group;
 mod migrate;
+mod orders;
+mod rules;
 mod select;

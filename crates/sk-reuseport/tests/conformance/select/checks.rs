@@ -1,7 +1,5 @@
 //! What is checked of each group.
 
-use std::error::Error;
-use std::io;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -9,9 +7,9 @@ use sk_reuseport::programs::SkReuseport;
 use test_support::wait::{self, BOUND};
 use zerocopy::IntoBytes as _;
 
-use super::program::{Order, Outcome};
 use super::{Group, MEMBERS};
-use crate::group::{Bound, Member, Protocol, ready, set_sysctl};
+use crate::group::{Bound, Member, Protocol, errno, ready, set_sysctl};
+use crate::orders::{Order, Outcome};
 
 /// An order for a member somewhere in the middle.
 const ORDER: Order = Order { index: 7, index_for_ack: 7, leave_to_kernel: 0 };
@@ -177,16 +175,4 @@ impl Group {
         assert_eq!(Errno::from_raw_os_error(-self.program.sight().error), errno);
         self.program.assert_only(Outcome::NotSelected, times);
     }
-}
-
-/// The error number at the bottom of an error.
-fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return Errno::from_io_error(error);
-        }
-        cause = error.source();
-    }
-    None
 }

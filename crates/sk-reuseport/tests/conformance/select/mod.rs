@@ -1,7 +1,6 @@
 //! Which socket gets what, and what the program is told: the kernel's `select_reuseport`, and more.
 
 mod checks;
-mod program;
 
 use std::net::SocketAddr;
 
@@ -10,10 +9,10 @@ use test_support::netns;
 use zerocopy::IntoBytes as _;
 
 use crate::group::{Bound, Client, Member, Protocol, allow_data_in_syns, receiver};
+use crate::orders::{MapType, Order, Program};
 use Bound::*;
 use Check::*;
 use MapType::*;
-use program::{MapType, Order, Program};
 
 /// As many as the program's maps hold.
 const MEMBERS: u32 = 32;

@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, AsRawFd as _};
 use sk_reuseport::Ebpf;
 use sk_reuseport::maps::{Array, ArrayOfMaps, MapData, MapError, ReusePortSockArray};
 use sk_reuseport::maps::{SockHash, SockMap};
-use sk_reuseport::programs::SkReuseport;
+use sk_reuseport::programs::{ProgramError, SkReuseport};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::group::Member;
 
-const OBJECT: &[u8] = include_bytes!("../../bpf/conformance_select.bpf.o");
+const OBJECT: &[u8] = include_bytes!("../bpf/conformance_select.bpf.o");
 
 /// The type of map that a program selects from.
 #[derive(Debug, Clone, Copy)]
@@ -144,7 +144,11 @@ impl Program {
     }
 
     pub(crate) fn attach(&mut self, socket: impl AsFd) {
-        self.program_mut().attach(socket).unwrap();
+        self.try_attach(socket).unwrap();
+    }
+
+    pub(crate) fn try_attach(&mut self, socket: impl AsFd) -> Result<(), ProgramError> {
+        self.program_mut().attach(socket)
     }
 
     /// Takes the map out of the array of maps.
@@ -155,10 +159,14 @@ impl Program {
     }
 
     pub(crate) fn store(&mut self, index: u32, member: &Member) {
+        self.try_store(index, member).unwrap();
+    }
+
+    pub(crate) fn try_store(&mut self, index: u32, member: &Member) -> Result<(), MapError> {
         match &mut self.sockets {
-            Sockets::Array(array) => array.set(index, member, 0).unwrap(),
-            Sockets::Map(map) => map.set(index, member, 0).unwrap(),
-            Sockets::Hash(hash) => hash.insert(index, member.as_raw_fd(), 0).unwrap(),
+            Sockets::Array(array) => array.set(index, member, 0),
+            Sockets::Map(map) => map.set(index, member, 0),
+            Sockets::Hash(hash) => hash.insert(index, member.as_raw_fd(), 0),
         }
     }
 
