@@ -13,6 +13,8 @@ mod steps;
 use std::error::Error;
 use std::thread;
 
+use reuseport::status::Steering;
+use reuseport::{Attach, Balancer, Host};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use test_support::{bpffs, netns};
@@ -20,6 +22,8 @@ use test_support::{bpffs, netns};
 use steps::*;
 
 const DOCUMENT: &str = include_str!("../../../../docs/rights.md");
+
+const README: &str = include_str!("../../../../README.md");
 
 /// Debian's nobody and nogroup.
 pub(crate) const NOBODY: u32 = 65534;
@@ -231,6 +235,75 @@ fn the_document_has_this_table() {
         table += &format!("| {what} | {names} | {besides} |\n");
     }
     assert!(DOCUMENT.contains(&table), "docs/rights.md needs this table:\n\n{table}");
+}
+
+/// Rows of README's table, and the steps of which each tells.
+const README_ROWS: &[(&str, &[&str])] = &[
+    ("`ls`, `show`: finding groups", &["list the groups of the host (`ls`, `show`)"]),
+    ("`ls`, `show`: policies, slots, picks", &["open what is pinned for somebody else"]),
+    (
+        "`attach`, `detach`, `--watch`: one's own servers",
+        &[
+            "attach a policy to one's own servers, change it, detach it",
+            "the same where another user owns /sys/fs/bpf/reuseport",
+        ],
+    ),
+    (
+        "the same for other users' servers, and those of root",
+        &["attach a policy to another user's servers"],
+    ),
+    (
+        "sockets that are in another program's socket map",
+        &["make a socket map and put sockets into it"],
+    ),
+    ("mounting `/sys/fs/bpf`, where nobody did", &["the same where no bpffs is mounted yet"]),
+    ("`demo`", &[]),
+];
+
+#[test]
+fn the_readme_says_the_same() {
+    let (_, table) = README.split_once("| step | takes |\n|---|---|\n").unwrap();
+    let rows: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
+    assert_eq!(rows.len(), README_ROWS.len(), "a row is missing here, or in README");
+    for (row, (what, steps)) in rows.into_iter().zip(README_ROWS) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        assert_eq!(cells[1], *what);
+        let word = |c: char| !c.is_ascii_uppercase() && c != '_';
+        let mut said: Vec<&str> =
+            cells[2].split(word).filter(|word| word.starts_with("CAP_")).collect();
+        // "and ...": beside what the rows above take.
+        let more = cells[2].starts_with("and ");
+        let mut needed: Vec<&str> = STEPS
+            .iter()
+            .filter(|step| steps.contains(&step.what))
+            .flat_map(|step| step.needs)
+            .filter(|one| !(more && stands_in(one)))
+            .map(|(_, name)| *name)
+            .collect();
+        said.sort_unstable();
+        needed.sort_unstable();
+        assert_eq!(said, needed, "{row}");
+        let known = |what: &&&str| STEPS.iter().any(|step| step.what == **what);
+        assert_eq!(steps.iter().filter(known).count(), steps.len(), "{row}");
+    }
+}
+
+#[test]
+fn groups_are_listed_to_those_who_may_not_read_the_state() {
+    netns::isolated(|| {
+        bpffs::private();
+        let sockets = sockets();
+        let host = Host::open().unwrap();
+        let spec = format!("udp:{}", sockets[0].local_addr().unwrap()).parse().unwrap();
+        let key = host.find(&spec).unwrap().key;
+        Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        let steered = host.status(&key).unwrap().steering;
+        assert!(matches!(steered, Steering::Policy { .. }), "{steered:?}");
+        let seen =
+            as_nobody_with(union(&[BPF, PERFMON]), || Host::open().unwrap().status(&key).unwrap());
+        assert_eq!(seen.group.members.len(), 2);
+        assert_eq!(seen.steering, Steering::Foreign);
+    });
 }
 
 fn union(capabilities: &[Capability]) -> CapabilitySet {
