@@ -97,8 +97,14 @@ impl Followed<'_> {
         })
     }
 
-    /// When the watcher said last that somebody got a slot.
-    pub(crate) fn last_enrolment(&self) -> Instant {
+    /// When the watcher said that it had taken in so many members, none of them among `old`, and
+    /// let the others go. Nothing but the watcher is asked, so nobody disturbs it.
+    #[track_caller]
+    pub(crate) fn replaced(&self, old: &BTreeSet<Cookie>, count: usize) -> Instant {
+        wait::until("the watcher took others in", wait::BOUND, || {
+            let enrolled = self.enrolled.lock().unwrap();
+            enrolled.len() == count && enrolled.is_disjoint(old)
+        });
         *self.last_enrolment.lock().unwrap()
     }
 

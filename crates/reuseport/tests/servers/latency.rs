@@ -20,7 +20,7 @@ use sk_reuseport::net::Bind;
 use test_support::server::{Haproxy, Nginx, Transport, Unbound};
 use test_support::wait;
 
-use crate::steering::{Followed, alone, followed, key_at};
+use crate::steering::{Followed, alone, cookies, followed, key_at};
 
 const ROUNDS: usize = 30;
 
@@ -142,15 +142,14 @@ fn restarts(
     mut restart: impl FnMut(),
 ) -> Vec<Duration> {
     let round = |_| {
-        group.settled(sockets);
+        let members = cookies(&group.settled(sockets)).into_iter().collect();
         let old = inodes(transport, address.port());
         let there = thread::scope(|scope| {
             let there = scope.spawn(|| replaced(transport, address.port(), &old));
             restart();
             there.join().unwrap()
         });
-        group.settled(sockets);
-        group.last_enrolment().saturating_duration_since(there)
+        group.replaced(&members, sockets).saturating_duration_since(there)
     };
     (0..ROUNDS).map(round).collect()
 }
