@@ -14,8 +14,8 @@ enum arrival {
 	/* A SYN, or any datagram: it gets a member. */
 	ARRIVAL_NEW,
 	/*
-	 * A TCP segment that is no SYN and belongs to no connection: a SYN cookie's ACK, or a stray
-	 * one. It must find a listener, any will do, but must not count as a pick.
+	 * A TCP segment that begins no connection and belongs to none: a SYN cookie's ACK, or a
+	 * stray one. It must find a listener, any will do, but must not count as a pick.
 	 */
 	ARRIVAL_STRAY,
 	/* A connection, or a half-open request, whose listener is closing (Linux 5.14). */
@@ -33,5 +33,6 @@ static __always_inline enum arrival arrival_of(struct sk_reuseport_md *ctx)
 		return ARRIVAL_NEW;
 	if ((void *)(tcp + 1) > end)
 		return ARRIVAL_STRAY;
-	return tcp->syn && !tcp->ack ? ARRIVAL_NEW : ARRIVAL_STRAY;
+	/* A listener ignores a SYN with any of the others (tcp_rcv_state_process, TCP_LISTEN). */
+	return tcp->syn && !tcp->ack && !tcp->rst && !tcp->fin ? ARRIVAL_NEW : ARRIVAL_STRAY;
 }

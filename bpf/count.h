@@ -19,7 +19,7 @@ enum reason {
 	REASON_FALLBACK_DRAINING,
 	/* ... was left to the kernel's hash, because no member was there. */
 	REASON_FALLBACK_KERNEL,
-	/* A TCP segment that is no SYN and belongs to no connection. */
+	/* A TCP segment that begins no connection and belongs to none. */
 	REASON_STRAY,
 	/* A connection or half-open request got another member because its listener closed. */
 	REASON_MIGRATION,
