@@ -30,7 +30,8 @@ fn case<M: Members>(at: SocketAddr, check: impl Fn(Case<'_, M>) + Sync) {
     alone(|| {
         let host = Host::open().unwrap();
         // Not the first one: a port that the kernel chose is given back by a shutdown.
-        let mut members = M::new(at, 1 + MEMBERS);
+        let mut members = M::new(at, 1);
+        members.open(MEMBERS);
         members.close(1);
         let steered = Steered::new(&host, M::PROTOCOL, members.address(), Policy::RoundRobin);
         check(Case { members, steered });
