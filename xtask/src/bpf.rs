@@ -20,8 +20,9 @@ const SOURCE: &str = ".bpf.c";
 const OBJECT: &str = ".bpf.o";
 
 /// Where sources lie and where their objects go, relative to the workspace.
-const DIRECTORIES: [(&str, &str); 4] = [
+const DIRECTORIES: [(&str, &str); 5] = [
     ("bpf", "crates/reuseport/bpf"),
+    ("benches/bpf", "benches/bpf"),
     ("crates/sk-reuseport/tests/bpf", "crates/sk-reuseport/tests/bpf"),
     ("crates/reuseport/tests/bpf", "crates/reuseport/tests/bpf"),
     ("crates/test-support/bpf", "crates/test-support/bpf"),

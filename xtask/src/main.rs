@@ -2,6 +2,7 @@
 //! (finding the workspace, running a command) is in `shell`, making the machine ready in `prepare`,
 //! adding up results in `counts`.
 
+mod bench;
 mod bpf;
 mod counts;
 mod prepare;
@@ -22,6 +23,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure what loading, selecting and listing cost
+    Bench(bench::Args),
     /// Compile every BPF source with clang-14 into the objects that are committed
     Bpf(bpf::Args),
     /// Install what the tests drive, then run every check and every test
@@ -32,6 +35,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Bpf(args) => bpf::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Vm(args) => vm::run(&args).map(drop),

@@ -78,7 +78,7 @@ fn missing(needed: &[Needed]) -> Vec<&'static str> {
     needed.iter().filter(|(what, _)| !there(what)).map(|(_, package)| *package).collect()
 }
 
-fn mount_bpffs() -> Result<()> {
+pub(crate) fn mount_bpffs() -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/mounts").context("cannot read /proc/mounts")?;
     if is_mounted(&mounts) {
         return Ok(());

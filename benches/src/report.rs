@@ -1,0 +1,204 @@
+//! What a bench says: tables that are Markdown and readable as they are, figures with their aims,
+//! and all of it with the raw numbers as JSON.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::machine::Machine;
+use crate::stats::Median;
+
+/// Everything that one bench found out.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    bench: &'static str,
+    machine: Machine,
+    figures: Vec<Figure>,
+    /// By what was measured: every single measurement.
+    raw: BTreeMap<String, Value>,
+    #[serde(skip)]
+    sections: Vec<String>,
+}
+
+/// One number, with what it should be at most if there is such an aim.
+#[derive(Debug, Serialize)]
+pub(crate) struct Figure {
+    name: String,
+    value: f64,
+    /// Between these the median lies with 95 % confidence.
+    bounds: Option<(f64, f64)>,
+    unit: &'static str,
+    aim: Option<f64>,
+    met: Option<bool>,
+}
+
+impl Figure {
+    pub(crate) fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { name: name.into(), value, bounds: None, unit, aim: None, met: None }
+    }
+
+    pub(crate) fn median(name: impl Into<String>, median: Median, unit: &'static str) -> Self {
+        Self { bounds: Some((median.low, median.high)), ..Self::new(name, median.value, unit) }
+    }
+
+    /// It should be at most this.
+    pub(crate) fn at_most(self, aim: f64) -> Self {
+        Self { met: Some(self.value <= aim), aim: Some(aim), ..self }
+    }
+
+    fn row(&self) -> [String; 4] {
+        let bounds = self
+            .bounds
+            .map(|(low, high)| format!(" ({} to {})", number(low), number(high)))
+            .unwrap_or_default();
+        let unit = if self.unit.is_empty() { String::new() } else { format!(" {}", self.unit) };
+        [
+            self.name.clone(),
+            format!("{}{bounds}{unit}", number(self.value)),
+            self.aim.map(|aim| format!("{}{unit}", number(aim))).unwrap_or_default(),
+            self.met.map(|met| if met { "met" } else { "missed" }.to_owned()).unwrap_or_default(),
+        ]
+    }
+}
+
+impl Report {
+    pub(crate) fn new(bench: &'static str) -> Result<Self> {
+        let machine = Machine::this()?;
+        let (figures, raw, sections) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Ok(Self { bench, machine, figures, raw, sections })
+    }
+
+    pub(crate) fn table(&mut self, title: impl Into<String>, table: Table) {
+        self.sections.push(format!("{}\n\n{}", title.into(), table.render()));
+    }
+
+    pub(crate) fn figure(&mut self, figure: Figure) {
+        self.figures.push(figure);
+    }
+
+    pub(crate) fn raw(&mut self, name: impl Into<String>, values: impl Serialize) -> Result<()> {
+        let values = serde_json::to_value(values).context("cannot write numbers as JSON")?;
+        self.raw.insert(name.into(), values);
+        Ok(())
+    }
+
+    /// Prints it, and writes it as JSON if a file is named.
+    pub(crate) fn finish(self, json: Option<&Path>) -> Result<()> {
+        println!("`cargo xtask bench {}`, {}\n", self.bench, self.machine);
+        for section in &self.sections {
+            println!("{section}");
+        }
+        let mut figures = Table::new(["figure", "value", "aim: at most", ""]);
+        self.figures.iter().for_each(|figure| figures.row(figure.row()));
+        println!("{}", figures.render());
+        let Some(path) = json else { return Ok(()) };
+        let text = serde_json::to_string_pretty(&self).context("cannot write JSON")?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// Rows under a heading. The first column is text, the others are numbers.
+#[derive(Debug)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new<const N: usize>(heading: [&str; N]) -> Self {
+        Self { rows: vec![heading.map(str::to_owned).to_vec()] }
+    }
+
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.to_vec());
+    }
+
+    fn render(&self) -> String {
+        let columns = self.rows[0].len();
+        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max();
+        let widths: Vec<usize> = (0..columns).map(|c| width(c).unwrap_or(0).max(3)).collect();
+        let mut text = String::new();
+        for (index, row) in self.rows.iter().enumerate() {
+            text += &line(row, &widths);
+            if index == 0 {
+                let rule = |(column, width): (usize, &usize)| match column {
+                    0 => "-".repeat(*width),
+                    _ => "-".repeat(width - 1) + ":",
+                };
+                let rules: Vec<String> = widths.iter().enumerate().map(rule).collect();
+                text += &line(&rules, &widths);
+            }
+        }
+        text
+    }
+}
+
+fn line(cells: &[String], widths: &[usize]) -> String {
+    let cell = |(column, (cell, width)): (usize, (&String, &usize))| match column {
+        0 => format!("{cell:<width$}"),
+        _ => format!("{cell:>width$}"),
+    };
+    let cells: Vec<String> = cells.iter().zip(widths).enumerate().map(cell).collect();
+    format!("| {} |\n", cells.join(" | "))
+}
+
+/// A number with three or four digits that say something.
+pub(crate) fn number(value: f64) -> String {
+    match value.abs() {
+        v if v >= 1e4 => grouped(value),
+        v if v >= 100.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        v if v == 0.0 => "0".to_owned(),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// `12,345,678`
+fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = if value < 0.0 { "-".to_owned() } else { String::new() };
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_markdown_in_columns() {
+        let mut table = Table::new(["what", "ns"]);
+        table.row(["hash".into(), "1,234".into()]);
+        table.row(["round-robin".into(), "5".into()]);
+        assert_eq!(
+            table.render(),
+            "| what        |    ns |\n\
+             | ----------- | ----: |\n\
+             | hash        | 1,234 |\n\
+             | round-robin |     5 |\n"
+        );
+    }
+
+    #[test]
+    fn a_figure_says_whether_its_aim_is_met() {
+        let median = Median { value: 1.034, low: 1.03, high: 1.04 };
+        let figure = Figure::median("hash", median, "").at_most(1.05);
+        assert_eq!(figure.row(), ["hash", "1.034 (1.030 to 1.040)", "1.050", "met"]);
+        let figure = Figure::new("ls", 51.0, "ms").at_most(50.0);
+        assert_eq!(figure.row(), ["ls", "51.0 ms", "50.0 ms", "missed"]);
+    }
+
+    #[test]
+    fn numbers_are_as_long_as_they_mean() {
+        let shown = [0.0, 0.5, 12.34, 123.4, 1234.0, 12345.6, 1_234_567.0].map(number);
+        assert_eq!(shown, ["0", "0.500", "12.3", "123", "1234", "12,346", "1,234,567"]);
+    }
+}

@@ -1,0 +1,30 @@
+//! `cargo xtask bench`: builds the measuring programs and the command in release and runs one bench.
+//!
+//! What is measured, and how, is in `benches/`; docs/figures.md has what came out.
+
+use std::ffi::OsString;
+
+use anyhow::{Context, Result};
+
+use crate::{prepare, shell};
+
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Args {
+    /// `load`, `select` or `ls`, and its options: `--json FILE`, `--help`
+    #[arg(value_name = "BENCH", trailing_var_arg = true, allow_hyphen_values = true)]
+    bench: Vec<OsString>,
+}
+
+/// Builds and runs.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let root = shell::workspace()?;
+    prepare::mount_bpffs()?;
+    let build = ["build", "--release", "--quiet", "--package", "reuseport-cli"];
+    shell::run(shell::cargo(&root).args(build))?;
+    let mut cargo = shell::cargo(&root);
+    // A file that is to be written is named from where the user is.
+    cargo.current_dir(std::env::current_dir().context("there is no current directory")?);
+    cargo.args(["run", "--release", "--quiet", "--package", "benches", "--manifest-path"]);
+    shell::run(cargo.arg(root.join("Cargo.toml")).arg("--").args(&args.bench))
+}
