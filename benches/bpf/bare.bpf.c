@@ -10,9 +10,9 @@ const volatile __u32 MEMBERS = 1;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
-	__uint(max_entries, 2); /* the loader may say another number */
+	__uint(max_entries, 1); /* the loader gives another array */
 	__type(key, __u32);
-	__type(value, __u32); /* aya takes no other */
+	__type(value, __u64);
 } sockets SEC(".maps");
 
 /* Leaves the choice to the kernel. */

@@ -7,6 +7,7 @@
 mod load;
 mod machine;
 mod report;
+mod select;
 mod stats;
 
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ struct Args {
 enum Bench {
     /// From an object's bytes to attached: ours and aya
     Load(load::Args),
+    /// Datagrams and connections, with and without a program that selects
+    Select(select::Args),
     /// One load in a fresh process: a part of `load`
     #[command(hide = true)]
     LoadOnce(load::once::Args),
@@ -42,6 +45,7 @@ struct Common {
 fn main() -> ExitCode {
     let result = match Args::parse().bench {
         Bench::Load(args) => alone(|| load::run(&args)),
+        Bench::Select(args) => alone(|| select::run(&args)),
         Bench::LoadOnce(args) => alone(|| load::once::run(&args)),
     };
     match result {

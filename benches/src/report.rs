@@ -151,7 +151,7 @@ pub(crate) fn number(value: f64) -> String {
         v if v >= 1e4 => grouped(value),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
-        v if v == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         _ => format!("{value:.3}"),
     }
 }

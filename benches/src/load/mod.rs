@@ -25,7 +25,7 @@ use crate::report::{Figure, Report, Table, number};
 use crate::stats::{Median, Spread, median};
 
 /// A plain program with a socket array.
-static BARE: &[u8] = include_bytes!("../../bpf/bare.bpf.o");
+static PLAIN: &[u8] = include_bytes!("../../bpf/plain.bpf.o");
 static SELECT: &[u8] = include_bytes!("../../../crates/reuseport/bpf/select.bpf.o");
 static OBSERVE: &[u8] = include_bytes!("../../../crates/reuseport/bpf/observe.bpf.o");
 static WATCH: &[u8] = include_bytes!("../../../crates/reuseport/bpf/watch.bpf.o");
@@ -126,22 +126,22 @@ const AYA: &str = "aya, EbpfLoader";
 
 static SUBJECTS: [Subject; 8] = [
     Subject {
-        name: "bare-ours",
+        name: "plain-ours",
         object: "select, plain",
         loader: OURS,
-        load: |listeners| ours::select(BARE, "bare", listeners),
+        load: |listeners| ours::select(PLAIN, "plain", listeners),
     },
     Subject {
-        name: "bare-aya",
+        name: "plain-aya",
         object: "select, plain",
         loader: AYA,
-        load: |listeners| aya::select(BARE, "bare", listeners, aya::load),
+        load: |listeners| aya::select(PLAIN, "plain", listeners, aya::load),
     },
     Subject {
-        name: "bare-aya-twice",
+        name: "plain-aya-twice",
         object: "select, plain",
         loader: "aya, Ebpf::load",
-        load: |listeners| aya::select(BARE, "bare", listeners, aya::load_simply),
+        load: |listeners| aya::select(PLAIN, "plain", listeners, aya::load_simply),
     },
     Subject {
         name: "policies-ours",
@@ -177,7 +177,7 @@ static SUBJECTS: [Subject; 8] = [
 
 /// The subjects that are compared: ours and aya's.
 const COMPARED: [(&str, &str); 3] =
-    [("bare-ours", "bare-aya"), ("observe-ours", "observe-aya"), ("watch-ours", "watch-aya")];
+    [("plain-ours", "plain-aya"), ("observe-ours", "observe-aya"), ("watch-ours", "watch-aya")];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("load")?;

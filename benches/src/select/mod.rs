@@ -1,0 +1,209 @@
+//! `select`: what a program that selects costs, for each datagram and each connection.
+//!
+//! The variants take turns, in another order each round, and each is compared with `no program` of
+//! the same round. The kernel's own count of a program's running time is a second measure, which
+//! traffic's noise does not touch; the empty program's time is what the clock and the call cost.
+
+mod programs;
+mod tcp;
+mod udp;
+
+use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::Common;
+use crate::report::{Figure, Report, Table, number};
+use crate::stats::{Median, Spread, median};
+use programs::Variant;
+
+/// What a policy may cost: this many times what no program costs.
+const AIM_OVER_NONE: f64 = 1.05;
+/// What the most members may cost: this many times what the fewest cost.
+const AIM_MANY: f64 = 1.2;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// How often each variant has its turn, with each number of members
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How often each variant has its turn with connections
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    tcp_rounds: u32,
+    /// Numbers of members of the groups that get datagrams
+    #[arg(long, value_delimiter = ',', default_value = "2,64,512,4096",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    members: Vec<u16>,
+}
+
+/// By variant, what each round measured, in nanoseconds.
+type Rounds = Vec<Vec<f64>>;
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
+        .context("cannot use as many open files as there may be")?;
+    let mut report = Report::new("select")?;
+    udp(args, &mut report)?;
+    tcp(args, &mut report)?;
+    report.finish(args.common.json.as_deref())
+}
+
+/// What was measured with one number of members.
+struct Datagrams {
+    members: usize,
+    sent: Rounds,
+    whole: Rounds,
+    program: Rounds,
+}
+
+fn udp(args: &Args, report: &mut Report) -> Result<()> {
+    let measured = measure_udp(args)?;
+    for datagrams in &measured {
+        udp_table(datagrams, args.rounds, report)?;
+    }
+    for datagrams in &measured {
+        for (index, variant) in Variant::ALL.iter().enumerate() {
+            if let Variant::Policy(policy) = variant {
+                let ratio = Median::of_ratios(&datagrams.whole[index], &datagrams.whole[0]);
+                let name = format!("UDP, {} members: {policy} to no program", datagrams.members);
+                report.figure(Figure::median(name, ratio, "").at_most(AIM_OVER_NONE));
+            }
+        }
+    }
+    if let (Some(few), Some(many)) = (measured.first(), measured.last()) {
+        for (index, variant) in Variant::ALL.iter().enumerate() {
+            let ratio = Median::of_ratios(&many.whole[index], &few.whole[index]);
+            let name =
+                format!("UDP, {}: {} members to {}", variant.name(), many.members, few.members);
+            let figure = Figure::median(name, ratio, "");
+            report.figure(match variant {
+                Variant::Policy(_) => figure.at_most(AIM_MANY),
+                _ => figure,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn measure_udp(args: &Args) -> Result<Vec<Datagrams>> {
+    let groups = args.members.iter().map(|members| udp::Group::new((*members).into()));
+    let mut groups = groups.collect::<Result<Vec<_>>>()?;
+    let nothing = || vec![Vec::new(); Variant::ALL.len()];
+    let of = |group: &udp::Group| Datagrams {
+        members: group.len(),
+        sent: nothing(),
+        whole: nothing(),
+        program: nothing(),
+    };
+    let mut measured: Vec<Datagrams> = groups.iter().map(of).collect();
+    for round in 0..args.rounds as usize {
+        for (group, datagrams) in groups.iter_mut().zip(&mut measured) {
+            for variant in order(round, Variant::ALL.len()) {
+                let cost = group.measure(variant)?;
+                datagrams.sent[variant].push(cost.sent);
+                datagrams.whole[variant].push(cost.whole);
+            }
+            for variant in order(round, Variant::ALL.len()).filter(|variant| *variant != 0) {
+                datagrams.program[variant].push(group.measure_program(variant)?);
+            }
+        }
+    }
+    groups.iter().try_for_each(udp::Group::check)?;
+    Ok(measured)
+}
+
+/// So many turns, beginning with another one each round, forwards and backwards.
+fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    let backwards = round / count % 2 == 1;
+    (0..count).map(move |turn| {
+        let turn = (turn + round) % count;
+        if backwards { count - 1 - turn } else { turn }
+    })
+}
+
+fn udp_table(datagrams: &Datagrams, rounds: u32, report: &mut Report) -> Result<()> {
+    let mut table =
+        Table::new(["decides", "p10", "p50", "p90", "to no program", "sent", "program's own"]);
+    let empty = Variant::ALL.iter().position(|variant| *variant == Variant::Empty);
+    let empty = median(&datagrams.program[empty.context("no empty program")?]);
+    for (index, variant) in Variant::ALL.iter().enumerate() {
+        let (whole, sent) = (&datagrams.whole[index], &datagrams.sent[index]);
+        let spread = Spread::of(whole);
+        let own = &datagrams.program[index];
+        let own = if own.is_empty() { "".into() } else { number(median(own) - empty) };
+        table.row([
+            variant.name().to_owned(),
+            number(spread.p10),
+            number(spread.p50),
+            number(spread.p90),
+            format!("{:.3}", Median::of_ratios(whole, &datagrams.whole[0]).value),
+            number(median(sent)),
+            own,
+        ]);
+        let name = |what| format!("UDP, {} members, {}: {what}", datagrams.members, variant.name());
+        report.raw(name("whole"), whole)?;
+        report.raw(name("sent"), sent)?;
+        report.raw(name("program"), &datagrams.program[index])?;
+    }
+    let title = format!(
+        "UDP, {} members: nanoseconds for a datagram of 64 bytes, sent and received, {rounds} rounds; \
+         of that until it is in a member's queue; and the program's own time beyond the empty one's",
+        datagrams.members
+    );
+    report.table(title, table);
+    Ok(())
+}
+
+fn tcp(args: &Args, report: &mut Report) -> Result<()> {
+    let variants: Vec<Variant> = tcp::variants().collect();
+    let mut group = tcp::Group::new()?;
+    let mut costs: Rounds = vec![Vec::new(); variants.len()];
+    for round in 0..args.tcp_rounds as usize {
+        for variant in order(round, variants.len()) {
+            costs[variant].push(group.measure(variants[variant])?);
+        }
+    }
+    let mut table = Table::new(["decides", "p10", "p50", "p90", "time, to no program"]);
+    for (variant, costs_of_one) in variants.iter().zip(&costs) {
+        let per_second: Vec<f64> = costs_of_one.iter().map(|nanos| 1e9 / nanos).collect();
+        let spread = Spread::of(&per_second);
+        let ratio = Median::of_ratios(costs_of_one, &costs[0]);
+        table.row([
+            variant.name().to_owned(),
+            number(spread.p10),
+            number(spread.p50),
+            number(spread.p90),
+            format!("{:.3}", ratio.value),
+        ]);
+        report.raw(format!("TCP, {}: nanoseconds", variant.name()), costs_of_one)?;
+        if let Variant::Policy(policy) = variant {
+            let name = format!("TCP: {policy} to no program");
+            report.figure(Figure::median(name, ratio, "").at_most(AIM_OVER_NONE));
+        }
+    }
+    let title = format!(
+        "TCP, {} members: connections per second, made, accepted and closed by one thread, {} rounds",
+        tcp::MEMBERS,
+        args.tcp_rounds
+    );
+    report.table(title, table);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_one_turn_and_nobody_is_always_first() {
+        for round in 0..24 {
+            let mut turns: Vec<usize> = order(round, 6).collect();
+            turns.sort_unstable();
+            assert_eq!(turns, [0, 1, 2, 3, 4, 5]);
+        }
+        let firsts: Vec<usize> = (0..12).filter_map(|round| order(round, 6).next()).collect();
+        assert_eq!(firsts, [0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0]);
+    }
+}

@@ -1,0 +1,171 @@
+//! What decides, in the variants that are compared, and a group's programs for all of them, loaded
+//! once over one socket array so that changing from one to the other is one socket option.
+
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result, ensure};
+use reuseport::Policy;
+use reuseport::id::{Slot, State, Weight};
+use reuseport::table::{Share, Table};
+use sk_reuseport::EbpfLoader;
+use sk_reuseport::maps::{Array, ArrayOfMaps, MapData, PerCpuArray, ReusePortSockArray};
+use sk_reuseport::programs::{Program, SkReuseport};
+
+static BARE: &[u8] = include_bytes!("../../bpf/bare.bpf.o");
+static SELECT: &[u8] = include_bytes!("../../../crates/reuseport/bpf/select.bpf.o");
+
+/// The hash policy's secret; any will do.
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What decides for a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// No program: the kernel's hash.
+    None,
+    /// A program that leaves it to the kernel's hash.
+    Empty,
+    /// The least that a program which selects can do.
+    Bare,
+    Policy(Policy),
+}
+
+impl Variant {
+    pub(super) const ALL: [Self; 6] = [
+        Self::None,
+        Self::Empty,
+        Self::Bare,
+        Self::Policy(Policy::Hash),
+        Self::Policy(Policy::RoundRobin),
+        Self::Policy(Policy::Random),
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::None => "no program",
+            Self::Empty => "empty program",
+            Self::Bare => "bare select",
+            Self::Policy(policy) => policy.name(),
+        }
+    }
+}
+
+/// The programs of one group, in the order of [`Variant::ALL`], and which of them decides.
+pub(super) struct Programs {
+    programs: Vec<Option<SkReuseport>>,
+    /// Of each policy's program: what it has counted.
+    counters: Vec<Option<PerCpuArray<MapData, u64>>>,
+    attached: usize,
+    // The programs select from it by themselves; this keeps a handle to no purpose but its name.
+    _sockets: ReusePortSockArray<MapData>,
+}
+
+impl Programs {
+    pub(super) fn load(members: &[UdpSocket]) -> Result<Self> {
+        let capacity = capacity(members.len());
+        let mut sockets = ReusePortSockArray::create("sockets", capacity)?;
+        for (index, member) in (0..).zip(members) {
+            sockets.set(index, member, 0)?;
+        }
+        let (mut programs, mut counters) = (Vec::new(), Vec::new());
+        for variant in Variant::ALL {
+            let (program, counter) = match variant {
+                Variant::None => (None, None),
+                Variant::Empty => (Some(bare("empty", members.len(), &sockets)?), None),
+                Variant::Bare => (Some(bare("bare", members.len(), &sockets)?), None),
+                Variant::Policy(policy) => {
+                    let (program, counter) = policy_program(policy, members.len(), &sockets)?;
+                    (Some(program), Some(counter))
+                }
+            };
+            programs.push(program);
+            counters.push(counter);
+        }
+        Ok(Self { programs, counters, attached: 0, _sockets: sockets })
+    }
+
+    /// Lets the variant with this index decide for the group of `socket`.
+    pub(super) fn attach(&mut self, variant: usize, socket: impl AsFd) -> Result<()> {
+        if variant != self.attached {
+            match &self.programs[variant] {
+                Some(program) => program.attach(socket)?,
+                None => SkReuseport::detach(socket)?,
+            }
+            self.attached = variant;
+        }
+        Ok(())
+    }
+
+    /// How long the variant's program ran, in nanoseconds, and how often, while somebody counted.
+    pub(super) fn ran(&self, variant: usize) -> Result<(u64, u64)> {
+        let program = self.programs[variant].as_ref().context("no program runs there")?;
+        let info = program.info()?;
+        Ok((info.run_time_ns(), info.run_count()))
+    }
+
+    /// Refuses a measurement in which the variant's program did not pick each time.
+    pub(super) fn check_picks(&self, variant: usize, expected: u64) -> Result<()> {
+        const REASON_PICK: u32 = 0;
+
+        let Some(counters) = &self.counters[variant] else { return Ok(()) };
+        let picks: u64 = counters.get(&REASON_PICK, 0)?.iter().sum();
+        let name = Variant::ALL[variant].name();
+        ensure!(picks == expected, "{name} picked {picks} times for {expected} datagrams");
+        Ok(())
+    }
+}
+
+/// As `attach` has it: room for four times the members.
+fn capacity(members: usize) -> u32 {
+    (members as u32).saturating_mul(4).next_power_of_two().clamp(64, Slot::LIMIT)
+}
+
+fn bare(name: &str, members: usize, sockets: &ReusePortSockArray<MapData>) -> Result<SkReuseport> {
+    let members = members as u32;
+    let mut ebpf = EbpfLoader::new()
+        .override_global("MEMBERS", &members, true)
+        .map("sockets", sockets.map_data())
+        .load(BARE)?;
+    loaded(ebpf.take_program(name))
+}
+
+fn policy_program(
+    policy: Policy,
+    members: usize,
+    sockets: &ReusePortSockArray<MapData>,
+) -> Result<(SkReuseport, PerCpuArray<MapData, u64>)> {
+    let (capacity, code) = (sockets.map_data().max_entries(), policy.code());
+    let mut ebpf = EbpfLoader::new()
+        .override_global("POLICY", &code, true)
+        .override_global("SEED", &SEED, true)
+        .map("sockets", sockets.map_data())
+        .map_max_entries("picks", capacity)
+        .load(SELECT)?;
+    let mut tables: ArrayOfMaps<_> = ebpf.take_map("tables").context("no tables")?.try_into()?;
+    tables.set(0, table(policy, members, capacity)?.map_data(), 0)?;
+    let counters = ebpf.take_map("counters").context("no counters")?.try_into()?;
+    Ok((loaded(ebpf.take_program("reuseport"))?, counters))
+}
+
+fn table(policy: Policy, members: usize, capacity: u32) -> Result<Array<MapData, u64>> {
+    let share = |slot| Share { slot, weight: Weight::DEFAULT, state: State::Active };
+    let shares: Vec<Share> = (0..members as u16).map(|slot| share(Slot::new(slot))).collect();
+    let words = Table::build(&shares, policy.fill(SEED), capacity).encode();
+    let flags = Array::<MapData, u64>::INNER_MAP | Array::<MapData, u64>::MMAPABLE;
+    let map: Array<_, u64> = Array::create_named("table", words.len() as u32, flags)?;
+    let memory = map.mapped()?;
+    for (index, word) in (0..).zip(&words) {
+        ensure!(memory.set(index, *word), "the table is longer than its map");
+    }
+    Ok(map)
+}
+
+fn loaded(program: Option<Program>) -> Result<SkReuseport> {
+    match program {
+        Some(Program::SkReuseport(mut program)) => {
+            program.load()?;
+            Ok(program)
+        }
+        _ => anyhow::bail!("no such program"),
+    }
+}
