@@ -15,6 +15,7 @@ use crate::Common;
 use crate::report::{Figure, Report, Table, number};
 use crate::stats::{Median, Spread, median};
 use programs::Variant;
+use udp::Traffic;
 
 /// What a policy may cost: this many times what no program costs.
 const AIM_OVER_NONE: f64 = 1.05;
@@ -52,10 +53,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// What was measured with one number of members.
 struct Datagrams {
+    traffic: Traffic,
     members: usize,
     sent: Rounds,
     whole: Rounds,
     program: Rounds,
+}
+
+impl Datagrams {
+    fn name(&self) -> String {
+        let kind = match self.traffic {
+            Traffic::Hot => "few flows",
+            Traffic::Scattered => "each of another flow",
+        };
+        format!("UDP, {} members, {kind}", self.members)
+    }
 }
 
 fn udp(args: &Args, report: &mut Report) -> Result<()> {
@@ -67,12 +79,13 @@ fn udp(args: &Args, report: &mut Report) -> Result<()> {
         for (index, variant) in Variant::ALL.iter().enumerate() {
             if let Variant::Policy(policy) = variant {
                 let ratio = Median::of_ratios(&datagrams.whole[index], &datagrams.whole[0]);
-                let name = format!("UDP, {} members: {policy} to no program", datagrams.members);
+                let name = format!("{}: {policy} to no program", datagrams.name());
                 report.figure(Figure::median(name, ratio, "").at_most(AIM_OVER_NONE));
             }
         }
     }
-    if let (Some(few), Some(many)) = (measured.first(), measured.last()) {
+    let scattered = || measured.iter().filter(|m| m.traffic == Traffic::Scattered);
+    if let (Some(few), Some(many)) = (scattered().next(), scattered().next_back()) {
         for (index, variant) in Variant::ALL.iter().enumerate() {
             let ratio = Median::of_ratios(&many.whole[index], &few.whole[index]);
             let name =
@@ -88,10 +101,14 @@ fn udp(args: &Args, report: &mut Report) -> Result<()> {
 }
 
 fn measure_udp(args: &Args) -> Result<Vec<Datagrams>> {
-    let groups = args.members.iter().map(|members| udp::Group::new((*members).into()));
+    let few = args.members.first().copied().unwrap_or(2);
+    let scattered = args.members.iter().map(|members| (*members, Traffic::Scattered));
+    let groups = [(few, Traffic::Hot)].into_iter().chain(scattered);
+    let groups = groups.map(|(members, traffic)| udp::Group::new(members.into(), traffic));
     let mut groups = groups.collect::<Result<Vec<_>>>()?;
     let nothing = || vec![Vec::new(); Variant::ALL.len()];
     let of = |group: &udp::Group| Datagrams {
+        traffic: group.traffic(),
         members: group.len(),
         sent: nothing(),
         whole: nothing(),
@@ -142,15 +159,15 @@ fn udp_table(datagrams: &Datagrams, rounds: u32, report: &mut Report) -> Result<
             number(median(sent)),
             own,
         ]);
-        let name = |what| format!("UDP, {} members, {}: {what}", datagrams.members, variant.name());
+        let name = |what| format!("{}, {}: {what}", datagrams.name(), variant.name());
         report.raw(name("whole"), whole)?;
         report.raw(name("sent"), sent)?;
         report.raw(name("program"), &datagrams.program[index])?;
     }
     let title = format!(
-        "UDP, {} members: nanoseconds for a datagram of 64 bytes, sent and received, {rounds} rounds; \
-         of that until it is in a member's queue; and the program's own time beyond the empty one's",
-        datagrams.members
+        "{}: nanoseconds for a datagram of 64 bytes, sent and received, {rounds} rounds; of that until \
+         it is in a member's queue; and the program's own time beyond the empty one's",
+        datagrams.name()
     );
     report.table(title, table);
     Ok(())

@@ -3,12 +3,8 @@
 //! One thread sends a lap's datagrams and then receives them. Sending on loopback runs all of the way
 //! to the receiver's queue, the program included.
 //!
-//! What differs between variants and sizes must be the choice alone. So each datagram is of another
-//! flow, by its source address (all of 127.0.0.0/8 is ours to send from): then the kernel's hash
-//! spreads datagrams over as many members as round-robin does, and a socket that is not in the cache
-//! costs both the same. One socket sends them all, as cold senders would hide what is measured. And
-//! one datagram is received for each event of epoll, so that it does not matter how many wait at one
-//! member.
+//! Two kinds of traffic, see [`Traffic`]. In both, one datagram is received for each event of epoll, so
+//! that it does not matter how many wait at one member.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -21,15 +17,17 @@ use nix::libc::{in_addr, in_pktinfo};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
-use rustix::net::{RecvFlags, recv, sockopt};
+use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 use sk_reuseport::net::{Bind, loopback};
 
 use super::programs::{Programs, Variant};
 
 /// Datagrams to a lap: what one member's buffer holds, should all go there.
 const LAP: usize = 256;
-/// Flows, each of a source address.
+/// Flows of [`Traffic::Scattered`].
 const FLOWS: u32 = 1 << 16;
+/// Flows of [`Traffic::Hot`].
+const CONNECTED: usize = 64;
 /// Laps to a measurement, of which the median counts, after one that nobody times.
 const LAPS: usize = 3;
 /// Bytes of a datagram.
@@ -44,12 +42,28 @@ pub(super) struct Cost {
     pub(super) whole: f64,
 }
 
+/// What is sent to a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Traffic {
+    /// From a few connected sockets: the least that a datagram can cost, and so the strictest
+    /// comparison. For few members only: most would get nothing from the kernel's hash.
+    Hot,
+    /// Each of another flow, by its source address (all of 127.0.0.0/8 is ours to send from), through
+    /// one socket, which looks up a route each time. The kernel's hash then spreads datagrams over as
+    /// many members as round-robin does, and members that are not in the cache cost both the same.
+    Scattered,
+}
+
+enum Senders {
+    Hot { sockets: Vec<UdpSocket>, next: usize },
+    Scattered { socket: UdpSocket, to: SockaddrIn, next: u32 },
+}
+
 /// A group with traffic to it.
 pub(super) struct Group {
+    traffic: Traffic,
     members: Vec<UdpSocket>,
-    address: SockaddrIn,
-    sender: UdpSocket,
-    next_flow: u32,
+    senders: Senders,
     epoll: OwnedFd,
     programs: Programs,
     /// By variant: datagrams that were sent under it.
@@ -57,20 +71,21 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(members: usize) -> Result<Self> {
+    pub(super) fn new(members: usize, traffic: Traffic) -> Result<Self> {
         let members = Bind::new(loopback(false)).nonblocking(true).udp_sockets(members)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for (index, member) in (0..).zip(&members) {
             sockopt::set_socket_recv_buffer_size_force(member, LAP * 1024)?;
             epoll::add(&epoll, member, epoll::EventData::new_u64(index), epoll::EventFlags::IN)?;
         }
-        let SocketAddr::V4(address) = members[0].local_addr()? else {
-            bail!("IPv4's loopback has an IPv4 address")
-        };
-        let sender = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let senders = Senders::new(traffic, members[0].local_addr()?)?;
         let programs = Programs::load(&members)?;
         let dealt = vec![0; Variant::ALL.len()];
-        Ok(Self { members, address: address.into(), sender, next_flow: 0, epoll, programs, dealt })
+        Ok(Self { traffic, members, senders, epoll, programs, dealt })
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        self.traffic
     }
 
     pub(super) fn len(&self) -> usize {
@@ -117,12 +132,8 @@ impl Group {
     }
 
     fn send_lap(&mut self, variant: usize) -> Result<()> {
-        let payload = [IoSlice::new(&[0; PAYLOAD])];
         for _ in 0..LAP {
-            let source = ControlMessage::Ipv4PacketInfo(&from(self.next_flow));
-            let sender = self.sender.as_raw_fd();
-            sendmsg(sender, &payload, &[source], MsgFlags::empty(), Some(&self.address))?;
-            self.next_flow = (self.next_flow + 1) % FLOWS;
+            self.senders.send()?;
         }
         self.dealt[variant] += LAP as u64;
         Ok(())
@@ -144,6 +155,44 @@ impl Group {
                 recv(member, &mut payload, RecvFlags::DONTWAIT)?;
             }
             received += events.len();
+        }
+        Ok(())
+    }
+}
+
+impl Senders {
+    fn new(traffic: Traffic, to: SocketAddr) -> Result<Self> {
+        match (traffic, to) {
+            (Traffic::Scattered, SocketAddr::V4(to)) => {
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+                Ok(Self::Scattered { socket, to: to.into(), next: 0 })
+            }
+            (_, to) => {
+                let connected = || -> Result<UdpSocket> {
+                    let socket = UdpSocket::bind(loopback(to.is_ipv6()))?;
+                    socket.connect(to)?;
+                    Ok(socket)
+                };
+                let sockets = (0..CONNECTED).map(|_| connected()).collect::<Result<_>>()?;
+                Ok(Self::Hot { sockets, next: 0 })
+            }
+        }
+    }
+
+    fn send(&mut self) -> Result<()> {
+        const DATAGRAM: [u8; PAYLOAD] = [0; PAYLOAD];
+
+        match self {
+            Self::Hot { sockets, next } => {
+                send(&sockets[*next], &DATAGRAM, SendFlags::empty())?;
+                *next = (*next + 1) % sockets.len();
+            }
+            Self::Scattered { socket, to, next } => {
+                let source = ControlMessage::Ipv4PacketInfo(&from(*next));
+                let payload = [IoSlice::new(&DATAGRAM)];
+                sendmsg(socket.as_raw_fd(), &payload, &[source], MsgFlags::empty(), Some(to))?;
+                *next = (*next + 1) % FLOWS;
+            }
         }
         Ok(())
     }
