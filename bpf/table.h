@@ -18,8 +18,12 @@
 
 struct table_words {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	/* Tables differ in length, and user space fills them through memory. */
-	__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
+	/*
+	 * User space fills them through memory. All tables of a group are of one length, which the
+	 * loader chooses: with BPF_F_INNER_MAP they could differ, but then each look into one
+	 * would be a call instead of a few instructions (array_map_gen_lookup).
+	 */
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, __u64);

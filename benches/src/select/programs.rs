@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context, Result, ensure};
 use reuseport::Policy;
 use reuseport::id::{Slot, State, Weight};
-use reuseport::table::{Share, Table};
+use reuseport::table::{self, Share, Table};
 use sk_reuseport::EbpfLoader;
 use sk_reuseport::maps::{Array, ArrayOfMaps, MapData, PerCpuArray, ReusePortSockArray};
 use sk_reuseport::programs::{Program, SkReuseport};
@@ -135,14 +135,16 @@ fn policy_program(
     sockets: &ReusePortSockArray<MapData>,
 ) -> Result<(SkReuseport, PerCpuArray<MapData, u64>)> {
     let (capacity, code) = (sockets.map_data().max_entries(), policy.code());
+    let table = table(policy, members, capacity)?;
+    let mut tables = ArrayOfMaps::create("tables", 1, table.map_data())?;
+    tables.set(0, table.map_data(), 0)?;
     let mut ebpf = EbpfLoader::new()
         .override_global("POLICY", &code, true)
         .override_global("SEED", &SEED, true)
         .map("sockets", sockets.map_data())
+        .map("tables", tables.map_data())
         .map_max_entries("picks", capacity)
         .load(SELECT)?;
-    let mut tables: ArrayOfMaps<_> = ebpf.take_map("tables").context("no tables")?.try_into()?;
-    tables.set(0, table(policy, members, capacity)?.map_data(), 0)?;
     let counters = ebpf.take_map("counters").context("no counters")?.try_into()?;
     Ok((loaded(ebpf.take_program("reuseport"))?, counters))
 }
@@ -150,11 +152,11 @@ fn policy_program(
 fn table(policy: Policy, members: usize, capacity: u32) -> Result<Array<MapData, u64>> {
     let share = |slot| Share { slot, weight: Weight::DEFAULT, state: State::Active };
     let shares: Vec<Share> = (0..members as u16).map(|slot| share(Slot::new(slot))).collect();
-    let words = Table::build(&shares, policy.fill(SEED), capacity).encode();
-    let flags = Array::<MapData, u64>::INNER_MAP | Array::<MapData, u64>::MMAPABLE;
-    let map: Array<_, u64> = Array::create_named("table", words.len() as u32, flags)?;
+    let table = Table::build(&shares, policy.fill(SEED), capacity);
+    let words = table::maximum_words(capacity) as u32;
+    let map: Array<_, u64> = Array::create_named("table", words, Array::<MapData, u64>::MMAPABLE)?;
     let memory = map.mapped()?;
-    for (index, word) in (0..).zip(&words) {
+    for (index, word) in (0..).zip(&table.encode()) {
         ensure!(memory.set(index, *word), "the table is longer than its map");
     }
     Ok(map)

@@ -14,7 +14,7 @@ use sk_reuseport::programs::{Program, SkReuseport};
 
 use crate::id::{Cookie, Slot};
 use crate::policy::Policy;
-use crate::table::Table;
+use crate::table::{self, Table};
 use crate::{Error, ErrorKind, Result, rights};
 
 const OBJECT: &[u8] = include_bytes!("../bpf/select.bpf.o");
@@ -145,11 +145,9 @@ impl PolicyMaps {
 
     /// Puts a table into force. When this returns, no program reads the old one any more.
     pub(crate) fn swap_in(&mut self, table: &Table) -> Result<(), MapError> {
-        let words = table.encode();
-        let flags = Array::<MapData, u64>::INNER_MAP | Array::<MapData, u64>::MMAPABLE;
-        let map: Array<_, u64> = Array::create_named("table", words.len() as u32, flags)?;
+        let map = empty_table(self.picks.len())?;
         let memory = map.mapped()?;
-        for (index, word) in words.iter().enumerate() {
+        for (index, word) in table.encode().iter().enumerate() {
             let _ = memory.set(index as u32, *word);
         }
         self.tables.set(0, map.map_data(), 0)
@@ -168,20 +166,30 @@ impl PolicyMaps {
     }
 }
 
+/// A table for a group with so many slots. All of a group's are of one length: see bpf/table.h.
+fn empty_table(capacity: u32) -> Result<Array<MapData, u64>, MapError> {
+    let words = table::maximum_words(capacity) as u32;
+    Array::create_named("table", words, Array::<MapData, u64>::MMAPABLE)
+}
+
 /// Loads the program, with maps of its own beside the sockets.
 pub(crate) fn load(config: Config, sockets: &Sockets) -> Result<(SkReuseport, PolicyMaps)> {
     let (policy, seed) = (config.policy.code(), config.seed);
+    let tables = empty_table(sockets.capacity())
+        .and_then(|pattern| ArrayOfMaps::create("tables", 1, pattern.map_data()))
+        .map_err(cannot_load)?;
     let mut ebpf = EbpfLoader::new()
         .override_global("POLICY", &policy, true)
         .override_global("SEED", &seed, true)
         .map("sockets", sockets.data())
+        .map("tables", tables.map_data())
         .map_max_entries("picks", sockets.capacity())
         .load(OBJECT)
         .map_err(cannot_load)?;
     let mut take = |name| ebpf.take_map(name).ok_or(MapError::KeyNotFound);
-    let mut maps = || -> Result<_, MapError> {
+    let maps = || -> Result<_, MapError> {
         Ok(PolicyMaps {
-            tables: take("tables")?.try_into()?,
+            tables,
             cursor: take("cursor")?.try_into()?,
             counters: take("counters")?.try_into()?,
             picks: take("picks")?.try_into()?,

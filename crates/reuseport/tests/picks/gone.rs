@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use reuseport::id::{Slot, State, Weight};
 use reuseport::status::Steering;
-use reuseport::table::{Fill, Share, Table};
+use reuseport::table::{self, Fill, Share, Table};
 use reuseport::{Host, Policy};
 use rustix::net::{Shutdown, listen, shutdown};
-use sk_reuseport::maps::{Array, ArrayOfMaps, MapData};
+use sk_reuseport::maps::{Array, ArrayOfMaps, MapData, ReusePortSockArray};
 use test_support::wait::{self, BOUND};
 
 use crate::beside_others;
@@ -168,11 +168,15 @@ fn all_stop_listening_and_listen_again() {
 /// Puts the table of members with these states into force, which no public function of this version
 /// gives them.
 fn put_into_force(steered: &Steered<'_>, shares: &[Share]) {
-    let words = Table::build(shares, Fill::Interleave, MEMBERS as u32).encode();
-    let flags = Array::<MapData, u64>::INNER_MAP | Array::<MapData, u64>::MMAPABLE;
-    let mut table: Array<_, u64> = Array::create_named("table", words.len() as u32, flags).unwrap();
+    let sockets: ReusePortSockArray<MapData> = steered.map("sockets").try_into().unwrap();
+    let capacity = sockets.map_data().max_entries();
+    let words = Table::build(shares, Fill::Interleave, capacity).encode();
+    // All of a group's tables are of one length.
+    let length = table::maximum_words(capacity) as u32;
+    let flags = Array::<MapData, u64>::MMAPABLE;
+    let mut table: Array<_, u64> = Array::create_named("table", length, flags).unwrap();
     for (index, word) in (0..).zip(&words) {
-        table.set(index, word, 0).unwrap();
+        table.set(index, *word, 0).unwrap();
     }
     let mut tables: ArrayOfMaps<MapData> = steered.map("tables").try_into().unwrap();
     tables.set(0, table.map_data(), 0).unwrap();
