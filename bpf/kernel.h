@@ -140,7 +140,12 @@ struct udp_sock {
 	int forward_deficit;
 };
 
+typedef enum {
+	SS_CONNECTED = 3,
+} socket_state;
+
 struct socket {
+	socket_state state;
 	struct sock *sk;
 };
 
