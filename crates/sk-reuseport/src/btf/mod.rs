@@ -9,12 +9,15 @@ mod needs;
 mod raw;
 mod sift;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use aya_obj::btf::{Btf, BtfError, BtfKind};
 
 use crate::EbpfError;
+use crate::sys::Mapping;
 use raw::Raw;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -63,8 +66,14 @@ pub(crate) fn is_sound(types: &[u8]) -> bool {
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct KernelBtf {
-    bytes: Vec<u8>,
+pub struct KernelBtf(Bytes);
+
+/// Some five megabytes.
+#[derive(Debug)]
+enum Bytes {
+    /// The kernel's own memory (Linux 6.16): read(2) takes milliseconds to copy it all.
+    Mapped(Mapping, usize),
+    Copied(Vec<u8>),
 }
 
 impl KernelBtf {
@@ -74,10 +83,17 @@ impl KernelBtf {
     ///
     /// [`EbpfError::NoBTF`] if the kernel was built without, or it cannot be read.
     pub fn from_sys_fs() -> Result<Self, EbpfError> {
-        match std::fs::read(VMLINUX) {
-            Ok(bytes) => Ok(Self { bytes }),
+        match read() {
+            Ok(bytes) => Ok(Self(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(EbpfError::NoBTF),
             Err(error) => Err(EbpfError::FileError { path: Path::new(VMLINUX).to_owned(), error }),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Mapped(mapping, len) => mapping.bytes(0, *len),
+            Bytes::Copied(bytes) => bytes,
         }
     }
 
@@ -85,19 +101,31 @@ impl KernelBtf {
     pub(crate) fn for_object(&self, object: &[u8]) -> Result<Btf, BtfError> {
         let excerpt = || {
             let names = needs::names(object)?;
-            sift::sift(&Raw::new(&self.bytes)?, &names)
+            sift::sift(&Raw::new(self.bytes())?, &names)
         };
         match excerpt() {
             Some(bytes) => Btf::parse(&bytes, object::Endianness::default()),
             // It needs something that an excerpt cannot give, such as the ids of types.
-            None => Btf::parse(&self.bytes, object::Endianness::default()),
+            None => Btf::parse(self.bytes(), object::Endianness::default()),
         }
     }
 }
 
+/// The kernel's types, mapped if that is possible.
+fn read() -> io::Result<Bytes> {
+    let mut file = File::open(VMLINUX)?;
+    let len = file.metadata()?.len() as usize;
+    if let Ok(mapping) = Mapping::constant(file.as_fd(), len) {
+        return Ok(Bytes::Mapped(mapping, len));
+    }
+    let mut bytes = Vec::with_capacity(len);
+    file.read_to_end(&mut bytes)?;
+    Ok(Bytes::Copied(bytes))
+}
+
 impl KernelTypes for KernelBtf {
     fn id_by_type_name_kind(&self, name: &str, kind: BtfKind) -> Result<u32, BtfError> {
-        Raw::new(&self.bytes)
+        Raw::new(self.bytes())
             .and_then(|raw| {
                 raw.types()
                     .find(|(_, entry)| {

@@ -75,12 +75,28 @@ impl<'a> Raw<'a> {
 
     /// All types with their ids, which begin with 1. Ends early at what it does not understand.
     pub(super) fn types(&self) -> impl Iterator<Item = (u32, Entry<'a>)> + use<'a> {
-        let mut rest = self.types;
+        self.places().map(|(id, _, entry)| (id, entry))
+    }
+
+    /// All types with their ids and where they are, as [`at`](Self::at) takes it.
+    pub(super) fn places(&self) -> impl Iterator<Item = (u32, u32, Entry<'a>)> + use<'a> {
+        let (types, mut place) = (self.types, 0);
         (1..).map_while(move |id| {
-            let (entry, length) = read(rest)?;
-            rest = &rest[length..];
-            Some((id, entry))
+            let (entry, length) = read(&types[place..])?;
+            let here = u32::try_from(place).ok()?;
+            place += length;
+            Some((id, here, entry))
         })
+    }
+
+    /// The type at a place that [`places`](Self::places) gave.
+    pub(super) fn at(&self, place: u32) -> Option<Entry<'a>> {
+        read(self.types.get(place as usize..)?).map(|(entry, _)| entry)
+    }
+
+    /// There are no more types than this.
+    pub(super) fn at_most(&self) -> usize {
+        self.types.len() / ENTRY
     }
 
     /// Whether variables have a linkage that there is, and the walk over the types does not end at

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use super::funnel::{Call, Outcome, funnel};
 use super::{Pod, bytes_of};
 
-/// A shared mapping of a map's memory, unmapped on drop.
+/// A mapping of a map's memory, or of a file of the kernel's, unmapped on drop.
 ///
 /// The kernel, its programs and other processes write to this memory at any time, so it is read
 /// and written by atomic words alone. The one exception is [`bytes`](Self::bytes).
@@ -48,9 +48,24 @@ impl Mapping {
         write: bool,
     ) -> io::Result<Self> {
         let protection = libc::PROT_READ | if write { libc::PROT_WRITE } else { 0 };
+        Self::map(fd, offset, len, protection, libc::MAP_SHARED)
+    }
+
+    /// Maps the first `len` bytes of a file that never changes, for reading.
+    pub(crate) fn constant(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        Self::map(fd, 0, len, libc::PROT_READ, libc::MAP_PRIVATE)
+    }
+
+    fn map(
+        fd: BorrowedFd<'_>,
+        offset: usize,
+        len: usize,
+        protection: libc::c_int,
+        flags: libc::c_int,
+    ) -> io::Result<Self> {
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         let start = funnel(Call::Mmap, || {
-            let (fd, flags) = (fd.as_raw_fd(), libc::MAP_SHARED);
+            let fd = fd.as_raw_fd();
             // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
             let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, offset) };
             if start == libc::MAP_FAILED {
@@ -115,12 +130,14 @@ impl Mapping {
         unsafe { AtomicUsize::from_ptr(self.at(offset)) }
     }
 
-    /// The bytes from `offset` on, for data that its protocol says nobody writes at this time.
+    /// The bytes from `offset` on, for data that never changes, or that its protocol says nobody
+    /// writes at this time.
     pub(crate) fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         let end = offset.checked_add(len);
         assert!(end.is_some_and(|end| end <= self.len), "beyond the end of a mapping");
         // SAFETY: in range; the ring buffer's protocol gives a committed record to its consumer
-        // until the consumer's position moves past it, which needs `&mut RingBuf`.
+        // until the consumer's position moves past it, which needs `&mut RingBuf`. The kernel's
+        // types stay as they are until it ends.
         unsafe { slice::from_raw_parts(self.start.0.as_ptr().add(offset), len) }
     }
 }
