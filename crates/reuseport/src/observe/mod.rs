@@ -41,6 +41,9 @@ pub use netns::names as netns_names;
 /// The kernel programs of `bpf/observe.bpf.c`; `cargo xtask bpf` builds them.
 static OBJECT: &[u8] = include_bytes!("../../bpf/observe.bpf.o");
 
+/// What both programs iterate over.
+const OVER: &str = "task_file";
+
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// What we were doing when something failed.
@@ -83,9 +86,8 @@ impl Observer {
         }
         let btf = KernelBtf::from_sys_fs().map_err(failed)?;
         let mut programs = EbpfLoader::new().kernel_btf(&btf).load(OBJECT).map_err(failed)?;
-        for name in ["members", "watches"] {
-            iterator(&mut programs, name)?.load("task_file", &btf).map_err(failed)?;
-        }
+        // The other one is loaded when it is needed: `ls` can do without.
+        iterator(&mut programs, "members")?.load(OVER, &btf).map_err(failed)?;
         Ok(Self { programs: Mutex::new(programs) })
     }
 
@@ -141,6 +143,10 @@ impl Observer {
     fn start(&self, program: &str) -> Result<File> {
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         let iterator = iterator(&mut programs, program)?;
+        if iterator.fd().is_err() {
+            let btf = KernelBtf::from_sys_fs().map_err(failed)?;
+            iterator.load(OVER, &btf).map_err(failed)?;
+        }
         let link = iterator.attach().map_err(failed)?;
         let link = iterator.take_link(link).map_err(failed)?;
         link.into_file().map_err(failed)
