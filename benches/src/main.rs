@@ -4,8 +4,11 @@
 //! The machine need not be idle: what is compared is measured in turn, in many short rounds, and
 //! compared round by round. Nothing here fails because something is slow.
 
+mod command;
 mod load;
+mod ls;
 mod machine;
+mod memory;
 mod report;
 mod select;
 mod stats;
@@ -13,11 +16,16 @@ mod stats;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[derive(Parser)]
-#[command(about = "Measures loading, selecting and listing")]
+#[command(
+    name = "cargo xtask bench",
+    about = "Measures what this project costs",
+    after_help = "Needs root. docs/figures.md has what came out, and what each figure should be."
+)]
 struct Args {
     #[command(subcommand)]
     bench: Bench,
@@ -29,9 +37,19 @@ enum Bench {
     Load(load::Args),
     /// Datagrams and connections, with and without a program that selects
     Select(select::Args),
+    /// `reuseport ls` on a host with many members, and with many other sockets
+    Ls(ls::Args),
+    /// What a steered group takes in the kernel, what the command takes, and how big it is
+    Memory(memory::Args),
     /// One load in a fresh process: a part of `load`
     #[command(hide = true)]
     LoadOnce(load::once::Args),
+    /// A process with sockets: a part of `ls`
+    #[command(hide = true)]
+    Hold(ls::hold::Args),
+    /// The most memory that a command has: a part of `memory`
+    #[command(hide = true)]
+    Peak(command::Peak),
 }
 
 /// What all benches take.
@@ -46,7 +64,11 @@ fn main() -> ExitCode {
     let result = match Args::parse().bench {
         Bench::Load(args) => alone(|| load::run(&args)),
         Bench::Select(args) => alone(|| select::run(&args)),
+        Bench::Ls(args) => alone(|| ls::run(&args)),
+        Bench::Memory(args) => alone(|| memory::run(&args)),
         Bench::LoadOnce(args) => alone(|| load::once::run(&args)),
+        Bench::Hold(args) => ls::hold::run(&args),
+        Bench::Peak(args) => command::peak(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,8 +79,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// In a network and with a bpffs of one's own.
+/// In a network and with a bpffs of one's own, with as many open files as there may be.
 fn alone(bench: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
+        .context("cannot use as many open files as there may be")?;
     test_support::netns::isolated(|| {
         test_support::bpffs::private();
         bench()

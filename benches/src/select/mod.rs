@@ -9,12 +9,12 @@ mod tcp;
 mod udp;
 
 use anyhow::{Context, Result};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::Common;
 use crate::report::{Figure, Report, Table, number};
 use crate::stats::{Median, Spread, median};
 use programs::Variant;
+use tcp::Way;
 use udp::Traffic;
 
 /// What a policy may cost: this many times what no program costs.
@@ -42,9 +42,6 @@ pub(crate) struct Args {
 type Rounds = Vec<Vec<f64>>;
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let files = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
-        .context("cannot use as many open files as there may be")?;
     let mut report = Report::new("select")?;
     udp(args, &mut report)?;
     tcp(args, &mut report)?;
@@ -67,6 +64,12 @@ impl Datagrams {
             Traffic::Scattered => "each of another flow",
         };
         format!("UDP, {} members, {kind}", self.members)
+    }
+
+    /// By round, how many times what no program costs a variant cost.
+    fn to_none(&self, variant: usize) -> Vec<f64> {
+        let rounds = self.whole[variant].iter().zip(&self.whole[0]);
+        rounds.map(|(cost, without)| cost / without).collect()
     }
 }
 
@@ -95,6 +98,17 @@ fn udp(args: &Args, report: &mut Report) -> Result<()> {
                 Variant::Policy(_) => figure.at_most(AIM_MANY),
                 _ => figure,
             });
+        }
+        for (index, variant) in Variant::ALL.iter().enumerate() {
+            if let Variant::Policy(policy) = variant {
+                // What more members cost without a program is the kernel's and the caches'.
+                let ratio = Median::of_ratios(&many.to_none(index), &few.to_none(index));
+                let name = format!(
+                    "UDP, {policy}: {} members to {}, each to no program",
+                    many.members, few.members
+                );
+                report.figure(Figure::median(name, ratio, "").at_most(AIM_MANY));
+            }
         }
     }
     Ok(())
@@ -141,21 +155,31 @@ fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
 }
 
 fn udp_table(datagrams: &Datagrams, rounds: u32, report: &mut Report) -> Result<()> {
-    let mut table =
-        Table::new(["decides", "p10", "p50", "p90", "to no program", "sent", "program's own"]);
+    let mut table = Table::new([
+        "decides",
+        "p10",
+        "p50",
+        "p90",
+        "to no program",
+        "to an empty one",
+        "sent",
+        "program's own",
+    ]);
     let empty = Variant::ALL.iter().position(|variant| *variant == Variant::Empty);
-    let empty = median(&datagrams.program[empty.context("no empty program")?]);
+    let empty = empty.context("no empty program")?;
+    let empty_own = median(&datagrams.program[empty]);
     for (index, variant) in Variant::ALL.iter().enumerate() {
         let (whole, sent) = (&datagrams.whole[index], &datagrams.sent[index]);
         let spread = Spread::of(whole);
         let own = &datagrams.program[index];
-        let own = if own.is_empty() { "".into() } else { number(median(own) - empty) };
+        let own = if own.is_empty() { "".into() } else { number(median(own) - empty_own) };
         table.row([
             variant.name().to_owned(),
             number(spread.p10),
             number(spread.p50),
             number(spread.p90),
             format!("{:.3}", Median::of_ratios(whole, &datagrams.whole[0]).value),
+            format!("{:.3}", Median::of_ratios(whole, &datagrams.whole[empty]).value),
             number(median(sent)),
             own,
         ]);
@@ -174,29 +198,30 @@ fn udp_table(datagrams: &Datagrams, rounds: u32, report: &mut Report) -> Result<
 }
 
 fn tcp(args: &Args, report: &mut Report) -> Result<()> {
-    let variants: Vec<Variant> = tcp::variants().collect();
-    let mut group = tcp::Group::new()?;
-    let mut costs: Rounds = vec![Vec::new(); variants.len()];
+    let ways = Way::all();
+    let mut groups = tcp::Groups::new()?;
+    let mut costs: Rounds = vec![Vec::new(); ways.len()];
     for round in 0..args.tcp_rounds as usize {
-        for variant in order(round, variants.len()) {
-            costs[variant].push(group.measure(variants[variant])?);
+        for way in order(round, ways.len()) {
+            costs[way].push(groups.measure(ways[way])?);
         }
     }
+    groups.check()?;
     let mut table = Table::new(["decides", "p10", "p50", "p90", "time, to no program"]);
-    for (variant, costs_of_one) in variants.iter().zip(&costs) {
+    for (way, costs_of_one) in ways.iter().zip(&costs) {
         let per_second: Vec<f64> = costs_of_one.iter().map(|nanos| 1e9 / nanos).collect();
         let spread = Spread::of(&per_second);
         let ratio = Median::of_ratios(costs_of_one, &costs[0]);
         table.row([
-            variant.name().to_owned(),
+            way.name(),
             number(spread.p10),
             number(spread.p50),
             number(spread.p90),
             format!("{:.3}", ratio.value),
         ]);
-        report.raw(format!("TCP, {}: nanoseconds", variant.name()), costs_of_one)?;
-        if let Variant::Policy(policy) = variant {
-            let name = format!("TCP: {policy} to no program");
+        report.raw(format!("TCP, {}: nanoseconds", way.name()), costs_of_one)?;
+        if way.policy().is_some() {
+            let name = format!("TCP: {}, to no program", way.name());
             report.figure(Figure::median(name, ratio, "").at_most(AIM_OVER_NONE));
         }
     }

@@ -1,8 +1,7 @@
 //! What decides, in the variants that are compared, and a group's programs for all of them, loaded
 //! once over one socket array so that changing from one to the other is one socket option.
 
-use std::net::UdpSocket;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, ensure};
 use reuseport::Policy;
@@ -61,7 +60,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    pub(super) fn load(members: &[UdpSocket]) -> Result<Self> {
+    pub(super) fn load<S: AsRawFd>(members: &[S]) -> Result<Self> {
         let capacity = capacity(members.len());
         let mut sockets = ReusePortSockArray::create("sockets", capacity)?;
         for (index, member) in (0..).zip(members) {

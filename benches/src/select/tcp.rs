@@ -1,25 +1,22 @@
 //! Connections over loopback, made, accepted and closed by one thread.
 //!
-//! The policies are attached and detached as the command does it, for each measurement: what
-//! counts open connections, host-wide, is then there and gone with them, and in the figure.
+//! Each policy comes twice: its program alone, and attached and detached as the command does it, for
+//! each measurement. What counts open connections, host-wide, is then there and gone with it: it is
+//! the difference between the two.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context as _, Result, bail};
 use reuseport::group::GroupKey;
-use reuseport::{Attach, Balancer, Decide, Host};
+use reuseport::{Attach, Balancer, Decide, Host, Policy};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::net::sockopt;
-use sk_reuseport::Ebpf;
 use sk_reuseport::net::{Bind, loopback};
-use sk_reuseport::programs::SkReuseport;
 
-use super::programs::Variant;
-
-static BARE: &[u8] = include_bytes!("../../bpf/bare.bpf.o");
+use super::programs::{Programs, Variant};
 
 /// Listeners: a usual number of workers.
 pub(super) const MEMBERS: usize = 8;
@@ -27,51 +24,80 @@ pub(super) const MEMBERS: usize = 8;
 const LAP: usize = 64;
 /// Laps to a measurement, of which the median counts, after one that nobody times.
 const LAPS: usize = 5;
+/// Connections to a measurement.
+const CONNECTIONS: u64 = (LAP * (1 + LAPS)) as u64;
 
-/// The variants that are compared. A bare select would be no fair comparison, as it counts nothing.
-pub(super) fn variants() -> impl Iterator<Item = Variant> + Clone {
-    Variant::ALL.into_iter().filter(|variant| *variant != Variant::Bare)
+/// How a group is decided for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// A program, or none, and nothing else: open connections are not counted.
+    Alone(Variant),
+    /// As the command attaches: open connections are counted.
+    Whole(Policy),
 }
 
-/// A group of listeners.
-pub(super) struct Group {
-    listeners: Vec<TcpListener>,
-    address: SocketAddr,
-    epoll: OwnedFd,
-    host: Host,
-    key: GroupKey,
-    empty: Ebpf,
-}
-
-impl Group {
-    pub(super) fn new() -> Result<Self> {
-        let listeners = Bind::new(loopback(false)).nonblocking(true).listeners(MEMBERS)?;
-        let address = listeners[0].local_addr()?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for (index, listener) in (0..).zip(&listeners) {
-            epoll::add(&epoll, listener, epoll::EventData::new_u64(index), epoll::EventFlags::IN)?;
-        }
-        let host = Host::open()?;
-        let key = host.find(&format!("tcp:{address}").parse()?)?.key;
-        let mut empty = Ebpf::load(BARE)?;
-        program(&mut empty)?.load()?;
-        Ok(Self { listeners, address, epoll, host, key, empty })
+impl Way {
+    /// Those that are compared, the one without a program first. A bare select would be no fair
+    /// comparison, as it counts nothing.
+    pub(super) fn all() -> Vec<Self> {
+        let variants = Variant::ALL.into_iter().filter(|variant| *variant != Variant::Bare);
+        let policies = Policy::ALL.iter().copied().map(Self::Whole);
+        variants.map(Self::Alone).chain(policies).collect()
     }
 
-    /// What a connection costs under a variant, in nanoseconds.
-    pub(super) fn measure(&mut self, variant: Variant) -> Result<f64> {
-        match variant {
-            Variant::None => self.laps(),
-            Variant::Empty | Variant::Bare => {
-                program(&mut self.empty)?.attach(&self.listeners[0])?;
-                let cost = self.laps()?;
-                SkReuseport::detach(&self.listeners[0])?;
-                Ok(cost)
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Alone(Variant::Policy(policy)) => format!("{policy}, the program alone"),
+            Self::Alone(variant) => variant.name().to_owned(),
+            Self::Whole(policy) => format!("{policy}, attached by the command"),
+        }
+    }
+
+    pub(super) fn policy(self) -> Option<Policy> {
+        match self {
+            Self::Alone(Variant::Policy(policy)) | Self::Whole(policy) => Some(policy),
+            Self::Alone(_) => None,
+        }
+    }
+}
+
+/// Two groups of listeners: a socket can be in one socket array only.
+pub(super) struct Groups {
+    /// Programs are attached to it.
+    alone: Listeners,
+    programs: Programs,
+    /// By variant: connections that were made under it.
+    dealt: Vec<u64>,
+    /// It is steered as the command does it.
+    whole: Listeners,
+    host: Host,
+    key: GroupKey,
+}
+
+impl Groups {
+    pub(super) fn new() -> Result<Self> {
+        let (alone, whole) = (Listeners::new()?, Listeners::new()?);
+        let programs = Programs::load(&alone.listeners)?;
+        let host = Host::open()?;
+        let key = host.find(&format!("tcp:{}", whole.address).parse()?)?.key;
+        let dealt = vec![0; Variant::ALL.len()];
+        Ok(Self { alone, programs, dealt, whole, host, key })
+    }
+
+    /// What a connection costs, in nanoseconds.
+    pub(super) fn measure(&mut self, way: Way) -> Result<f64> {
+        match way {
+            Way::Alone(variant) => {
+                let index = Variant::ALL.iter().position(|one| *one == variant);
+                let index = index.context("no such variant")?;
+                self.programs.attach(index, &self.alone.listeners[0])?;
+                self.dealt[index] += CONNECTIONS;
+                self.alone.laps()
             }
-            Variant::Policy(policy) => {
+            Way::Whole(policy) => {
                 let attach = Attach { decide: Some(Decide::Policy(policy)), ..Attach::default() };
                 let (balancer, _) = Balancer::attach(&self.host, &self.key, &attach)?;
-                let cost = self.laps()?;
+                let cost = self.whole.laps()?;
                 self.check_picks()?;
                 balancer.detach(&self.host)?;
                 Ok(cost)
@@ -79,14 +105,39 @@ impl Group {
         }
     }
 
+    /// Refuses the measurements if a program did not pick whenever it should have.
+    pub(super) fn check(&self) -> Result<()> {
+        let mut dealt = self.dealt.iter().enumerate();
+        dealt.try_for_each(|(variant, dealt)| self.programs.check_picks(variant, *dealt))
+    }
+
     fn check_picks(&self) -> Result<()> {
         let status = self.host.status(&self.key)?;
         let picks = status.counters.iter().find(|counter| counter.reason == "picks");
-        let (picks, expected) = (picks.map_or(0, |picks| picks.count), (LAP * (1 + LAPS)) as u64);
-        if picks != expected {
-            bail!("the program picked {picks} times for {expected} connections");
+        let picks = picks.map_or(0, |picks| picks.count);
+        if picks != CONNECTIONS {
+            bail!("the program picked {picks} times for {CONNECTIONS} connections");
         }
         Ok(())
+    }
+}
+
+/// A group of listeners.
+struct Listeners {
+    listeners: Vec<TcpListener>,
+    address: SocketAddr,
+    epoll: OwnedFd,
+}
+
+impl Listeners {
+    fn new() -> Result<Self> {
+        let listeners = Bind::new(loopback(false)).nonblocking(true).listeners(MEMBERS)?;
+        let address = listeners[0].local_addr()?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (index, listener) in (0..).zip(&listeners) {
+            epoll::add(&epoll, listener, epoll::EventData::new_u64(index), epoll::EventFlags::IN)?;
+        }
+        Ok(Self { listeners, address, epoll })
     }
 
     fn laps(&self) -> Result<f64> {
@@ -127,8 +178,4 @@ impl Group {
         }
         Ok(())
     }
-}
-
-fn program(ebpf: &mut Ebpf) -> Result<&mut SkReuseport> {
-    Ok(ebpf.program_mut("empty").context("no program")?.try_into()?)
 }

@@ -1,0 +1,84 @@
+//! Every bench once, as small as it can be, so that none rots. What it measures so is worth nothing.
+
+#![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Runs a bench and returns what it found, as its `--json` has it.
+fn bench(name: &str, options: &[&str]) -> serde_json::Value {
+    let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{name}.json"));
+    let _ = std::fs::remove_file(&json);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_benches"));
+    let output = command.arg(name).args(options).arg("--json").arg(&json).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {said}");
+    let found: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    assert_eq!(found["bench"], name);
+    let figures = found["figures"].as_array().unwrap();
+    assert!(figures.iter().all(|figure| figure["value"].as_f64().unwrap() > 0.0), "{figures:?}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    for figure in figures {
+        let name = figure["name"].as_str().unwrap();
+        assert!(printed.contains(name), "{name} is not in\n{printed}");
+    }
+    found
+}
+
+/// The command, built if only this package is being tested.
+fn reuseport() -> String {
+    let path = PathBuf::from(env!("CARGO_BIN_EXE_benches")).with_file_name("reuseport");
+    if !path.exists() {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "reuseport-cli"]);
+        assert!(cargo.status().unwrap().success(), "cannot build the command");
+    }
+    path.into_os_string().into_string().unwrap()
+}
+
+fn figure<'a>(found: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
+    let figures = found["figures"].as_array().unwrap();
+    figures.iter().find(|figure| figure["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+}
+
+#[test]
+fn load_compares_with_aya() {
+    let found = bench("load", &["--rounds", "1", "--processes", "1"]);
+    assert_eq!(figure(&found, "select, plain: ours to aya")["aim"], 1.0);
+}
+
+#[test]
+fn select_measures_every_policy() {
+    let found = bench("select", &["--rounds", "1", "--tcp-rounds", "1", "--members", "2,16"]);
+    for policy in ["hash", "round-robin", "random"] {
+        figure(&found, &format!("UDP, 2 members, few flows: {policy} to no program"));
+        figure(&found, &format!("UDP, {policy}: 16 members to 2"));
+        figure(&found, &format!("TCP: {policy}, the program alone, to no program"));
+    }
+}
+
+#[test]
+fn ls_finds_members_among_other_sockets() {
+    let command = reuseport();
+    let options = ["--rounds", "1", "--processes", "20", "--sockets", "6000", "--command"];
+    let found = bench("ls", &[&options[..], &[&command]].concat());
+    assert_eq!(figure(&found, "ls: 100 in 10 groups, among 6000 sockets")["aim"], 50.0);
+}
+
+#[test]
+fn memory_adds_up_maps_and_programs() {
+    let command = reuseport();
+    let found = bench("memory", &["--rounds", "1", "--members", "8", "--command", &command]);
+    assert_eq!(figure(&found, "kernel, 8 members, the group's")["met"], true);
+    assert!(figure(&found, "resident, 8 members: show, the most")["value"].as_f64().unwrap() > 1.0);
+}
+
+#[test]
+fn holders_of_sockets_are_not_in_the_help() {
+    let output = Command::new(env!("CARGO_BIN_EXE_benches")).arg("--help").output().unwrap();
+    let help = String::from_utf8_lossy(&output.stdout);
+    for bench in ["load", "select", "ls", "memory"] {
+        assert!(help.contains(&format!("\n  {bench} ")), "{help}");
+    }
+    assert!(!help.contains("\n  hold"), "{help}");
+}
