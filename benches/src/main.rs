@@ -22,7 +22,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[derive(Parser)]
 #[command(
-    name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
     about = "Measures what this project costs",
     after_help = "Needs root. docs/figures.md has what came out, and what each figure should be."
 )]

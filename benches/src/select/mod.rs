@@ -220,7 +220,7 @@ fn tcp(args: &Args, report: &mut Report) -> Result<()> {
             format!("{:.3}", ratio.value),
         ]);
         report.raw(format!("TCP, {}: nanoseconds", way.name()), costs_of_one)?;
-        if way.policy().is_some() {
+        if way.is_compared() {
             let name = format!("TCP: {}, to no program", way.name());
             report.figure(Figure::median(name, ratio, "").at_most(AIM_OVER_NONE));
         }

@@ -32,9 +32,16 @@ const CONNECTIONS: u64 = (LAP * (1 + LAPS)) as u64;
 pub(super) enum Way {
     /// A program, or none, and nothing else: open connections are not counted.
     Alone(Variant),
+    /// No program, right after one was attached and detached: what attaching leaves behind.
+    Detached,
+    /// As the command attaches, but the tracing program taken away: sockets are marked only.
+    Marked(Policy),
     /// As the command attaches: open connections are counted.
     Whole(Policy),
 }
+
+/// Where the tracing program that counts is pinned; without its pin it does not run.
+const COUNTING: &str = "/sys/fs/bpf/reuseport/host/count_open";
 
 impl Way {
     /// Those that are compared, the one without a program first. A bare select would be no fair
@@ -42,22 +49,23 @@ impl Way {
     pub(super) fn all() -> Vec<Self> {
         let variants = Variant::ALL.into_iter().filter(|variant| *variant != Variant::Bare);
         let policies = Policy::ALL.iter().copied().map(Self::Whole);
-        variants.map(Self::Alone).chain(policies).collect()
+        let parts = [Self::Detached, Self::Marked(Policy::RoundRobin)];
+        variants.map(Self::Alone).chain(parts).chain(policies).collect()
     }
 
     pub(super) fn name(self) -> String {
         match self {
             Self::Alone(Variant::Policy(policy)) => format!("{policy}, the program alone"),
             Self::Alone(variant) => variant.name().to_owned(),
+            Self::Detached => "no program, just detached".to_owned(),
+            Self::Marked(policy) => format!("{policy}, attached, marked only"),
             Self::Whole(policy) => format!("{policy}, attached by the command"),
         }
     }
 
-    pub(super) fn policy(self) -> Option<Policy> {
-        match self {
-            Self::Alone(Variant::Policy(policy)) | Self::Whole(policy) => Some(policy),
-            Self::Alone(_) => None,
-        }
+    /// Whether there is an aim for it.
+    pub(super) fn is_compared(self) -> bool {
+        matches!(self, Self::Alone(Variant::Policy(_)) | Self::Whole(_))
     }
 }
 
@@ -94,15 +102,32 @@ impl Groups {
                 self.dealt[index] += CONNECTIONS;
                 self.alone.laps()
             }
+            Way::Detached => {
+                self.attach(Policy::RoundRobin)?.detach(&self.host)?;
+                self.whole.laps()
+            }
+            Way::Marked(policy) => {
+                let balancer = self.attach(policy)?;
+                std::fs::remove_file(COUNTING).context("open connections are not counted")?;
+                self.measure_whole(balancer)
+            }
             Way::Whole(policy) => {
-                let attach = Attach { decide: Some(Decide::Policy(policy)), ..Attach::default() };
-                let (balancer, _) = Balancer::attach(&self.host, &self.key, &attach)?;
-                let cost = self.whole.laps()?;
-                self.check_picks()?;
-                balancer.detach(&self.host)?;
-                Ok(cost)
+                let balancer = self.attach(policy)?;
+                self.measure_whole(balancer)
             }
         }
+    }
+
+    fn attach(&self, policy: Policy) -> Result<Balancer> {
+        let attach = Attach { decide: Some(Decide::Policy(policy)), ..Attach::default() };
+        Ok(Balancer::attach(&self.host, &self.key, &attach)?.0)
+    }
+
+    fn measure_whole(&self, balancer: Balancer) -> Result<f64> {
+        let cost = self.whole.laps()?;
+        self.check_picks()?;
+        balancer.detach(&self.host)?;
+        Ok(cost)
     }
 
     /// Refuses the measurements if a program did not pick whenever it should have.
