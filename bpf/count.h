@@ -8,6 +8,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "arrival.h"
+#include "map_key.h"
 
 /* The order is that of `Reason` in crates/reuseport/src/state/counters.rs. */
 enum reason {
@@ -49,7 +50,7 @@ struct {
 
 static __always_inline void count(__u32 reason)
 {
-	__u64 *counter = bpf_map_lookup_elem(&counters, &reason);
+	__u64 *counter = bpf_map_lookup_elem(&counters, MAP_KEY(reason));
 
 	if (counter)
 		(*counter)++;
@@ -69,7 +70,7 @@ static __always_inline void count_selected(enum arrival arrival, __u32 slot, enu
 		return;
 	}
 	count(reason);
-	picked = bpf_map_lookup_elem(&picks, &slot);
+	picked = bpf_map_lookup_elem(&picks, MAP_KEY(slot));
 	if (picked)
 		(*picked)++;
 }

@@ -6,6 +6,7 @@
 
 #include "arrival.h"
 #include "config.h"
+#include "map_key.h"
 
 /* Where the round-robin policy is. One for all CPUs: "exactly in turn" allows no other. */
 struct {
@@ -42,8 +43,7 @@ static __always_inline __u64 flow_key(struct sk_reuseport_md *ctx)
 
 static __always_inline __u64 turn_key(void)
 {
-	__u32 zero = 0;
-	__u64 *next = bpf_map_lookup_elem(&cursor, &zero);
+	__u64 *next = bpf_map_lookup_elem(&cursor, MAP_KEY(0));
 
 	return next ? __sync_fetch_and_add(next, 1) : 0;
 }

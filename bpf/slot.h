@@ -13,6 +13,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "count.h"
+#include "map_key.h"
 #include "table.h"
 
 /* The loader may put a socket map in its place, which programs select from just the same. */
@@ -25,7 +26,7 @@ struct {
 
 static __always_inline bool slot_select(struct sk_reuseport_md *ctx, __u32 slot)
 {
-	long error = bpf_sk_select_reuseport(ctx, &sockets, &slot, 0);
+	long error = bpf_sk_select_reuseport(ctx, &sockets, MAP_KEY(slot), 0);
 
 	if (!error)
 		return true;
@@ -35,40 +36,62 @@ static __always_inline bool slot_select(struct sk_reuseport_md *ctx, __u32 slot)
 
 /*
  * How many other members to try, and how many of them at most active ones, so that draining ones
- * get their chance. What the verifier has to look at grows with the square. With more empty slots
- * than this in a row the kernel's hash takes over, which knows only sockets that are alive.
+ * get their chance. With more empty slots than this in a row the kernel's hash takes over, which
+ * knows only sockets that are alive.
  */
 #define TRIES 24
 #define TRIES_ACTIVE 16
 
+/* Nobody is left to try. */
 #define NO_SLOT (-1)
+/* That one was not there. */
+#define TRY_NEXT (-2)
 #define FROM_DRAINING 0x10000
 
 /*
- * The next best member: the active ones in turn, from the one that `start` names on, then the
- * draining ones. Returns its slot, with FROM_DRAINING if it is one of those; or NO_SLOT.
+ * Tries the member whose turn it is: the active ones one after the other, from the one that
+ * `start` names on, then the draining ones. Returns its slot if it was selected, with
+ * FROM_DRAINING if it is one of those.
  *
  * Not inlined, and not static: the verifier then looks at it once and by itself, instead of once
  * for every way that leads here.
  */
-__noinline int select_another(struct sk_reuseport_md *ctx, __u32 start)
+__noinline int try_another(struct sk_reuseport_md *ctx, __u32 start, __u32 turn)
 {
 	struct table table;
-	__u32 active, i;
+	struct slots *part;
+	__u32 active, index, slot;
+	bool draining;
 
 	if (!table_open(&table))
 		return NO_SLOT;
 	active = table.active.count < TRIES_ACTIVE ? table.active.count : TRIES_ACTIVE;
-	for (i = 0; i < TRIES; i++) {
-		bool draining = i >= active;
-		struct slots *part = draining ? &table.draining : &table.active;
-		__u32 index = draining ? i - active : (start + i) % table.active.count;
-		__u32 slot;
+	draining = turn >= active;
+	part = draining ? &table.draining : &table.active;
+	index = draining ? turn - active : (start + turn) % table.active.count;
+	if (index >= part->count || !table_slot(&table, part, index, &slot))
+		return NO_SLOT;
+	if (bpf_sk_select_reuseport(ctx, &sockets, MAP_KEY(slot), 0))
+		return TRY_NEXT;
+	return draining ? slot | FROM_DRAINING : slot;
+}
 
-		if (index >= part->count || !table_slot(&table, part, index, &slot))
-			return NO_SLOT;
-		if (!bpf_sk_select_reuseport(ctx, &sockets, &slot, 0))
-			return draining ? slot | FROM_DRAINING : slot;
+/*
+ * The next best member's slot, as try_another() says it, or NO_SLOT.
+ *
+ * Unrolled: without CAP_PERFMON the verifier also follows what a mispredicted branch would do, with
+ * a counter that it then knows nothing of, and before Linux 6.16 refuses such a loop for an endless
+ * one (sanitize_speculative_path in kernel/bpf/verifier.c).
+ */
+__noinline int select_another(struct sk_reuseport_md *ctx, __u32 start)
+{
+	int slot;
+
+#pragma unroll
+	for (int turn = 0; turn < TRIES; turn++) {
+		slot = try_another(ctx, start, turn);
+		if (slot != TRY_NEXT)
+			return slot;
 	}
 	return NO_SLOT;
 }

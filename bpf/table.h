@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <bpf/bpf_helpers.h>
 
+#include "map_key.h"
+
 #define SLOTS_PER_WORD 4
 
 struct table_words {
@@ -57,13 +59,12 @@ static __always_inline __u32 words_for(__u32 slots)
 
 static __always_inline bool table_open(struct table *table)
 {
-	__u32 zero = 0;
 	__u64 *head;
 
-	table->words = bpf_map_lookup_elem(&tables, &zero);
+	table->words = bpf_map_lookup_elem(&tables, MAP_KEY(0));
 	if (!table->words)
 		return false;
-	head = bpf_map_lookup_elem(table->words, &zero);
+	head = bpf_map_lookup_elem(table->words, MAP_KEY(0));
 	if (!head)
 		return false;
 	table->entries.count = *head;
@@ -80,7 +81,7 @@ static __always_inline bool table_slot(struct table *table, struct slots *part, 
 				       __u32 *slot)
 {
 	__u32 word = part->first_word + index / SLOTS_PER_WORD;
-	__u64 *packed = bpf_map_lookup_elem(table->words, &word);
+	__u64 *packed = bpf_map_lookup_elem(table->words, MAP_KEY(word));
 
 	if (!packed)
 		return false;
