@@ -1,6 +1,7 @@
 //! The real servers start, answer, reload, restart, and leave nothing behind.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -199,7 +200,8 @@ fn slow_a_server_that_ignores_sigterm_is_killed_with_its_children() {
 fn a_stopped_server_starts_again_in_its_directory() {
     let mut server = Daemon::spawn("twice", shell("echo one > file; exec sleep 1000"));
     let directory = server.directory().to_owned();
-    wait::until("the file", wait::BOUND, || directory.join("file").exists());
+    let written = || fs::read(directory.join("file")).is_ok_and(|content| content == b"one\n");
+    wait::until("the file", wait::BOUND, written);
     assert!(!server.stop(Signal::KILL).success());
     server.spawn_again(shell("cat file; exec sleep 1000"));
     wait::until("the file's content", wait::BOUND, || server.log() == "one\n");

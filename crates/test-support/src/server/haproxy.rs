@@ -142,6 +142,7 @@ impl Haproxy {
             now.len() == 1
                 && !old.contains(&now[0])
                 && bound_sockets(master, Transport::Tcp, port) == listeners
+                && can_reload(master, mode)
         });
     }
 
@@ -156,6 +157,12 @@ fn serving(daemon: u32, mode: Mode) -> Vec<u32> {
         Mode::Alone => vec![daemon],
         Mode::MasterWorker => proc::children(daemon),
     }
+}
+
+/// Whether a master would heed SIGUSR2. For a moment after its worker has begun to serve it ignores
+/// it: it starts itself anew, and catches signals when it has (HAProxy 2.6, `mworker_loop`).
+fn can_reload(master: u32, mode: Mode) -> bool {
+    mode == Mode::Alone || proc::catches(master, Signal::USR2)
 }
 
 fn command(directory: &Path, mode: Mode) -> Command {

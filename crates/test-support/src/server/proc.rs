@@ -74,6 +74,19 @@ pub(super) fn send(pid: u32, signal: Signal) -> io::Result<()> {
     }
 }
 
+/// Whether process `pid` has a handler for a signal; false if there is no such process.
+pub(super) fn catches(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    is_caught(&status, signal)
+}
+
+/// In the mask after `SigCgt:`, hexadecimal, the lowest bit is signal 1 (proc(5)).
+fn is_caught(status: &str, signal: Signal) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
+}
+
 fn to_pid(pid: u32) -> io::Result<Pid> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| Errno::SRCH.into())
@@ -172,5 +185,14 @@ mod tests {
         assert!(!is_bound(listening, "0A", 8081));
         assert!(!is_bound(accepted, "0A", 8080));
         assert!(!is_bound(head, "0A", 8080));
+    }
+
+    #[test]
+    fn a_caught_signal_is_told_from_an_ignored_one() {
+        let status = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000800\n\
+                      SigCgt:\t0000000000000200\n";
+        assert!(is_caught(status, Signal::USR1));
+        assert!(!is_caught(status, Signal::USR2));
+        assert!(!is_caught("", Signal::USR1));
     }
 }
