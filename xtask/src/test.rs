@@ -1,5 +1,5 @@
-//! `cargo xtask test`: every check there is, the quick ones first, the tests last: here, and if asked
-//! for on another kernel. Stops at the first step that fails.
+//! `cargo xtask test`: every check there is, the quick ones first, the tests last: on this kernel, then
+//! on another. Stops at the first step that fails.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -12,16 +12,17 @@ use crate::counts::Counts;
 use crate::{bpf, prepare, shell, vm};
 
 /// Tests that take seconds rather than moments begin their names so; `--quick` leaves them out.
-const SLOW: &str = "slow_";
+pub(crate) const SLOW: &str = "slow_";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the slow parts: the documentation, and tests whose names begin with `slow_`
+    /// Leave out the slow parts: the documentation, the tests on another kernel, and tests whose
+    /// names begin with `slow_`
     #[arg(long)]
     quick: bool,
-    /// Run the tests on another kernel too, in an emulated machine: `cargo xtask vm`
+    /// Leave out the tests on another kernel, in an emulated machine: `cargo xtask vm`
     #[arg(long)]
-    vm: bool,
+    no_vm: bool,
     /// Run only the tests whose names contain one of these, and no other check
     #[arg(value_name = "NAME")]
     names: Vec<String>,
@@ -31,24 +32,49 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = shell::workspace()?;
     let mut steps = Steps::new();
-    let mut counts = Counts::default();
-    steps.step("prepare", prepare::run)?;
+    let elsewhere = Elsewhere::of(args);
+    let (mut here, mut there) = (Counts::default(), String::new());
+    steps.step("prepare", || {
+        prepare::run()?;
+        // A kernel that cannot be fetched is better known before the tests than after them.
+        if elsewhere == Elsewhere::Run { vm::prepare() } else { Ok(()) }
+    })?;
     if args.names.is_empty() {
         check(&root, args, &mut steps)?;
     }
     steps.step("tests", || {
-        counts = test(&root, args)?;
+        here = test(&root, args)?;
         Ok(())
     })?;
-    if args.vm && vm::is_possible() {
-        steps.step("vm", || {
-            counts += vm::run(&vm::Args::everything())?;
+    match elsewhere {
+        Elsewhere::Run => steps.step("vm", || {
+            there = vm::run(&vm::Args::everything())?.to_string();
             Ok(())
-        })?;
+        })?,
+        Elsewhere::No(why) => there = format!("not run on another kernel ({why})"),
     }
     let took = seconds(steps.start.elapsed());
-    println!("\nall well: {} steps, tests: {counts}, in {took}", steps.done);
+    println!("\nall well: {} steps, in {took}; tests: {here}; {there}", steps.done);
     Ok(())
+}
+
+/// Whether the tests run on another kernel too, and if not, why.
+#[derive(Clone, Copy, PartialEq)]
+enum Elsewhere {
+    Run,
+    No(&'static str),
+}
+
+impl Elsewhere {
+    fn of(args: &Args) -> Self {
+        match args {
+            Args { no_vm: true, .. } => Self::No("--no-vm"),
+            Args { quick: true, .. } => Self::No("--quick"),
+            Args { names, .. } if !names.is_empty() => Self::No("`cargo xtask vm NAME` does that"),
+            _ if !vm::is_possible() => Self::No("the emulated machine is an x86-64 one"),
+            _ => Self::Run,
+        }
+    }
 }
 
 /// Everything but the tests.

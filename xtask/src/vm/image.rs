@@ -17,9 +17,10 @@ use crate::shell;
 
 /// What tests drive or call. What is not installed here is left out; for all else that a script may
 /// call there is busybox.
-const PROGRAMS: [&str; 21] = [
-    "bash", "cat", "curl", "dnsperf", "haproxy", "ip", "mount", "nginx", "nsenter", "readlink",
-    "setpriv", "sh", "sleep", "ss", "stat", "strace", "tc", "umount", "unbound", "unshare", "wrk",
+const PROGRAMS: [&str; 22] = [
+    "bash", "cat", "curl", "dnsperf", "gunicorn", "haproxy", "ip", "mount", "nginx", "nsenter",
+    "readlink", "setpriv", "sh", "sleep", "ss", "stat", "strace", "tc", "umount", "unbound",
+    "unshare", "wrk",
 ];
 
 /// What programs read of the machine they run on, if it is there: users, and where libraries lie.
@@ -34,6 +35,10 @@ const FILES: [&str; 6] = [
 
 /// Directories of the workspace that hold no sources, by how their names begin.
 const NOT_OF_WORKSPACE: [&str; 2] = [".", "target"];
+
+/// Where Debian has Python's packages, and how the names of those begin that gunicorn takes.
+const PYTHON_PACKAGES: (&str, [&str; 2]) =
+    ("/usr/lib/python3/dist-packages", ["gunicorn", "pkg_resources"]);
 
 /// Parts of Python's library that are large and of no use here.
 const NOT_OF_PYTHON: [&str; 6] =
@@ -86,6 +91,7 @@ pub(super) fn write(path: &Path, built: &Built, modules: &[Module], run: &Run<'_
     if python.is_file() {
         tree.program(python, python)?;
         tree.everything_in(&python_library(python)?, &NOT_OF_PYTHON)?;
+        tree.python_packages()?;
     }
     let scratch = tempfile::tempdir().context("cannot create a temporary directory")?;
     for binary in built.commands.iter().chain(built.tests.iter().map(|test| &test.path)) {
@@ -166,6 +172,19 @@ impl Tree {
                 }
             } else if path.is_file() {
                 self.file(&path, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that are installed of the packages that Python programs take.
+    fn python_packages(&mut self) -> Result<()> {
+        let (directory, wanted) = PYTHON_PACKAGES;
+        for entry in fs::read_dir(directory).into_iter().flatten() {
+            let path = entry.with_context(|| format!("cannot read {directory}"))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if wanted.iter().any(|prefix| name.starts_with(prefix)) && path.is_dir() {
+                self.everything_in(&path, &[])?;
             }
         }
         Ok(())

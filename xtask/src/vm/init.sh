@@ -15,7 +15,9 @@ $bb mount -t devtmpfs dev /dev
 $bb stty -F $results raw -echo || $bb poweroff -f # nobody to tell
 exec >$results 2>&1 </dev/null
 
-say() { printf '\001%s\n' "$*"; }
+# Not by the shell's own printf: it handles SIGCHLD without SA_RESTART, so a process left over that ends
+# just then can make it fail (n_tty_write in drivers/tty/n_tty.c), and a line would be lost.
+say() { $bb printf '\001%s\n' "$*"; }
 off() {
     exec >/dev/console 2>&1 # closing a serial port waits until it has sent all
     $bb poweroff -f || $bb reboot -f

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -38,8 +39,27 @@ pub(super) fn given(image: &Path, modules: Option<&Path>) -> Result<Kernel> {
     if !image.is_file() {
         bail!("there is no kernel image {}", image.display());
     }
+    let head = head(image).with_context(|| format!("cannot read {}", image.display()))?;
+    if !is_bootable(&head) {
+        bail!("{} is no x86-64 kernel that QEMU boots: a bzImage, as in /boot", image.display());
+    }
     let modules = modules.map_or(Ok(Vec::new()), load_order)?;
     Ok(Kernel { image: image.to_owned(), modules })
+}
+
+/// The beginning of a file.
+fn head(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    fs::File::open(file)?.take(1024).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// Whether a file that begins so has a boot sector and the header that boot loaders look for
+/// (Documentation/arch/x86/boot.rst), or is an ELF file, of which QEMU itself says whether it can be
+/// booted. Anything else QEMU would start, and never come back from.
+fn is_bootable(head: &[u8]) -> bool {
+    let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
+    at(0x1fe, &[0x55, 0xaa]) && at(0x202, b"HdrS") || at(0, b"\x7fELF")
 }
 
 /// Debian's cloud kernel, fetched into `cache` unless it is there already.
@@ -246,7 +266,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("bzImage");
         assert!(given(&image, None).unwrap_err().to_string().contains("bzImage"));
-        fs::write(&image, "").unwrap();
+        fs::write(&image, "no kernel").unwrap();
+        assert!(given(&image, None).unwrap_err().to_string().contains("is no x86-64 kernel"));
+        let mut sector = vec![0; 0x300];
+        sector[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+        sector[0x202..0x206].copy_from_slice(b"HdrS");
+        fs::write(&image, sector).unwrap();
         assert_eq!(given(&image, None).unwrap().modules, []);
         let error = given(&image, Some(directory.path())).unwrap_err();
         assert!(error.to_string().contains("no modules in"), "{error}");

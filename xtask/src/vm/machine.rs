@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +19,10 @@ pub(super) const QEMU: &str = "qemu-system-x86_64";
 /// Begins what init says, wherever a test left off in the line.
 const MARK: u8 = 1;
 
-/// How much longer than a test binary may take the machine may be silent: time to boot.
+/// How long the kernel may take to start init: some forty times what it takes.
+const BOOT: Duration = Duration::from_secs(180);
+
+/// How much longer than a test binary may take the machine may be silent.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// How many of the kernel's messages are shown when it went down.
@@ -67,15 +70,24 @@ pub(super) fn run(
     });
 
     let mut run = Run::new(names);
-    let patience = limit + GRACE;
     loop {
+        let booted = run.outcome.booted.is_some();
+        let patience =
+            if booted { limit + GRACE } else { BOOT.saturating_sub(run.start.elapsed()) };
         match lines.recv_timeout(patience) {
             Ok(line) => run.line(&line),
-            Err(RecvTimeoutError::Timeout) => {
+            Err(RecvTimeoutError::Timeout) if booted => {
                 run.broken(format!("said nothing for {} s", patience.as_secs()));
                 break;
             }
-            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                run.broken(format!("did not start the tests within {} s", BOOT.as_secs()));
+                break;
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                run.gone(machine.ended()?);
+                break;
+            }
         }
     }
     drop(machine);
@@ -91,6 +103,8 @@ impl Machine {
             // QEMU takes a comma for the end of an option, and two for one comma.
             format!("file:{}", path.display().to_string().replace(',', ",,"))
         };
+        // What an earlier machine's kernel said is not to be taken for this one's.
+        fs::File::create(console).with_context(|| console.display().to_string())?;
         // The kernel unpacks the archive into at most half of its memory, beside the archive itself.
         let size = fs::metadata(initramfs).with_context(|| initramfs.display().to_string())?.len();
         let memory = format!("{}M", 2048 + 4 * (size >> 20));
@@ -109,6 +123,11 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         Ok(Self(qemu.spawn().with_context(|| format!("cannot start {QEMU}"))?))
+    }
+
+    /// How it ended, now that it has closed its output.
+    fn ended(&mut self) -> Result<ExitStatus> {
+        self.0.wait().with_context(|| format!("cannot wait for {QEMU}"))
     }
 }
 
@@ -164,11 +183,12 @@ impl<'a> Run<'a> {
                 println!("\n     Running {}", self.names.get(index).unwrap_or(&"?"));
                 self.running = Some((Instant::now(), Counts::default()));
             }
-            Some(Event::End(_, status)) => {
-                if let Some((start, counts)) = self.running.take() {
+            Some(Event::End(index, status)) => match self.running.take() {
+                Some((start, counts)) if index == self.outcome.finished.len() => {
                     self.outcome.finished.push(Finished { status, counts, took: start.elapsed() });
                 }
-            }
+                _ => self.broken(format!("ended binary {index}, which it had not started")),
+            },
             Some(Event::Fail(why)) => self.broken(why),
             Some(Event::Done) => self.done = true,
         }
@@ -178,17 +198,26 @@ impl<'a> Run<'a> {
         self.outcome.broken.get_or_insert(why);
     }
 
-    /// QEMU has ended.
-    fn ended(mut self, console: &Path) -> Result<Outcome> {
-        let said = read_lossy(console)?;
-        if !self.done {
+    /// QEMU has ended by itself.
+    fn gone(&mut self, status: ExitStatus) {
+        if !status.success() {
+            // It has said why on stderr, which is ours.
+            self.broken(format!("could not go on: {QEMU} ended with {status}"));
+        } else if !self.done {
             self.broken("went down".to_owned());
         }
+    }
+
+    /// The machine is no more.
+    fn ended(mut self, console: &Path) -> Result<Outcome> {
+        let said = read_lossy(console)?;
         if let Some(why) = &self.outcome.broken {
-            println!("\nthe machine's kernel said last:");
-            for line in last_words(&said) {
-                println!("    {line}");
-            }
+            let words = last_words(&said);
+            println!(
+                "\nthe machine's kernel said {}",
+                if words.is_empty() { "nothing" } else { "last:" }
+            );
+            words.iter().for_each(|line| println!("    {line}"));
             let running = self.outcome.finished.len();
             let during = match self.names.get(running).filter(|_| self.running.is_some()) {
                 Some(name) => format!(" while {name} ran"),
@@ -258,6 +287,8 @@ fn read_lossy(path: &Path) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
     use super::*;
 
     #[test]
@@ -296,14 +327,35 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_got_lost_is_noticed() {
+        let mut run = Run::new(&["a", "b"]);
+        for line in ["\x01boot 6.1", "\x01end 0 0", "\x01start 1", "\x01end 1 0", "\x01done"] {
+            run.line(line.as_bytes());
+        }
+        let console = tempfile::NamedTempFile::new().unwrap();
+        let outcome = run.ended(console.path()).unwrap();
+        assert!(outcome.broken.unwrap().contains("ended binary 0, which it had not started"));
+    }
+
+    #[test]
     fn a_machine_that_goes_down_names_the_binary_that_ran() {
         let mut run = Run::new(&["a", "b"]);
         for line in ["\x01boot 6.1", "\x01start 0", "\x01end 0 0", "\x01start 1"] {
             run.line(line.as_bytes());
         }
+        run.gone(ExitStatus::default());
         let console = tempfile::NamedTempFile::new().unwrap();
         let outcome = run.ended(console.path()).unwrap();
         assert_eq!(outcome.broken.unwrap(), "the machine went down while b ran");
+    }
+
+    #[test]
+    fn an_emulator_that_does_not_start_is_told_from_a_machine_that_goes_down() {
+        let mut run = Run::new(&["a"]);
+        run.gone(ExitStatus::from_raw(1 << 8));
+        let console = tempfile::NamedTempFile::new().unwrap();
+        let outcome = run.ended(console.path()).unwrap();
+        assert!(outcome.broken.unwrap().contains("qemu-system-x86_64 ended with exit status: 1"));
     }
 
     #[test]

@@ -11,21 +11,29 @@ mod image;
 mod kernel;
 mod machine;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use self::binaries::Scope;
+use self::kernel::Kernel;
 use crate::counts::Counts;
+use crate::test::SLOW;
 use crate::{prepare, shell};
 
-/// Whose tests run if nobody names others.
-const PACKAGES: [&str; 2] = ["sk-reuseport", "test-support"];
+/// Whose tests run if nobody names others: all that there are, but for xtask's own, which ask nothing
+/// of a kernel.
+const PACKAGES: [&str; 4] = ["reuseport", "reuseport-cli", "sk-reuseport", "test-support"];
 
 /// How many times longer than on a real machine a test may wait, unless the environment says
 /// otherwise: `test-support`'s `wait` reads it.
 const SLOWNESS: (&str, &str) = ("REUSEPORT_TEST_SLOWNESS", "10");
+
+/// How many examples a property is tried on, unless the environment says otherwise (proptest's own
+/// default is 256): properties are about our own code, which is the same on every kernel.
+const PROPERTY_CASES: (&str, &str) = ("PROPTEST_CASES", "16");
 
 /// Variables that begin so are the same in the machine.
 const PASSED_ON: [&str; 6] =
@@ -46,7 +54,10 @@ pub(crate) struct Args {
     /// Seconds after which a test binary is killed
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     timeout: u64,
-    /// Run only the tests whose names contain one of these
+    /// Run the slow tests too, whose names begin with `slow_`
+    #[arg(long)]
+    slow: bool,
+    /// Run only the tests whose names contain one of these; with `slow_` in one, slow tests too
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Options for the test binaries, such as --test-threads=1
@@ -57,13 +68,14 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// What `cargo xtask test` runs, when it has built the whole workspace.
+    /// What `cargo xtask test` runs, when it has built the whole workspace: all but the slow tests.
     pub(crate) fn everything() -> Self {
         Self {
             kernel: None,
             modules: None,
             packages: PACKAGES.map(str::to_owned).to_vec(),
             timeout: 900,
+            slow: false,
             names: Vec::new(),
             libtest: Vec::new(),
             scope: Scope::Workspace,
@@ -76,18 +88,47 @@ pub(crate) fn is_possible() -> bool {
     std::env::consts::ARCH == "x86_64"
 }
 
+/// What went well, and where.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    counts: Counts,
+    release: String,
+}
+
+/// `12 passed on Linux 6.1.0`.
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on Linux {}", self.counts, self.release)
+    }
+}
+
+/// Makes the machine ready for [`run`] with Debian's kernel: QEMU, and the kernel.
+pub(crate) fn prepare() -> Result<()> {
+    prepare::for_vm()?;
+    debian(&directory(&shell::workspace()?)?).map(drop)
+}
+
+/// Where all of this lies.
+fn directory(root: &Path) -> Result<PathBuf> {
+    Ok(shell::target_directory(root)?.join("vm"))
+}
+
+fn debian(directory: &Path) -> Result<Kernel> {
+    kernel::debian(&directory.join("kernel"))
+}
+
 /// Builds the tests, boots the kernel, runs them there and reports them.
-pub(crate) fn run(args: &Args) -> Result<Counts> {
+pub(crate) fn run(args: &Args) -> Result<Ran> {
     if !is_possible() {
         bail!("the emulated machine is an x86-64 one, which cannot run this machine's binaries");
     }
     let start = Instant::now();
     prepare::for_vm()?;
     let root = shell::workspace()?;
-    let directory = shell::target_directory(&root)?.join("vm");
+    let directory = directory(&root)?;
     let kernel = match &args.kernel {
         Some(image) => kernel::given(image, args.modules.as_deref())?,
-        None => kernel::debian(&directory.join("kernel"))?,
+        None => debian(&directory)?,
     };
     let built = binaries::build(&root, &args.packages, args.scope)?;
 
@@ -112,6 +153,9 @@ fn arguments(args: &Args) -> Vec<String> {
     // A serial port is a terminal to them, whatever we print to.
     let colour = if shell::colour() { "always" } else { "never" };
     let mut arguments = vec!["--color".to_owned(), colour.to_owned()];
+    if !args.slow && !args.names.iter().any(|name| name.contains(SLOW)) {
+        arguments.extend(["--skip", SLOW].map(str::to_owned));
+    }
     arguments.extend(args.libtest.iter().cloned());
     arguments.extend(args.names.iter().cloned());
     arguments
@@ -122,7 +166,8 @@ fn environment(root: &Path, ours: impl Iterator<Item = (String, String)>) -> Vec
     let root = root.display().to_string();
     let passed_on = |name: &str| PASSED_ON.iter().any(|prefix| name.starts_with(prefix));
     let defaults = [
-        (SLOWNESS.0, SLOWNESS.1),
+        SLOWNESS,
+        PROPERTY_CASES,
         ("RUST_BACKTRACE", "0"),
         ("INSTA_WORKSPACE_ROOT", &root),
         ("INSTA_UPDATE", "no"),
@@ -137,7 +182,7 @@ fn report(
     outcome: &machine::Outcome,
     took: Duration,
     limit: Duration,
-) -> Result<Counts> {
+) -> Result<Ran> {
     println!();
     let mut counts = Counts::default();
     let mut failed = Vec::new();
@@ -159,11 +204,12 @@ fn report(
     }
     let release = match &outcome.booted {
         Some((release, boot)) => {
-            format!("Linux {release} (booted in {:.1} s)", boot.as_secs_f64())
+            let (boot, took) = (boot.as_secs_f64(), took.as_secs_f64());
+            println!("vm: {counts}, on Linux {release} (booted in {boot:.1} s), in {took:.1} s");
+            release.clone()
         }
-        None => "a kernel that did not boot".to_owned(),
+        None => String::new(),
     };
-    println!("vm: {counts}, on {release}, in {:.1} s", took.as_secs_f64());
     if let Some(why) = &outcome.broken {
         bail!("{why}");
     }
@@ -173,7 +219,7 @@ fn report(
     if counts.passed == 0 {
         bail!("no test ran at all");
     }
-    Ok(counts)
+    Ok(Ran { counts, release })
 }
 
 /// How a binary ended, and what else there is to say of a failure.
@@ -209,7 +255,7 @@ mod tests {
     fn a_run_is_well_only_if_every_binary_ended_well_and_something_ran() {
         const LIMIT: Duration = Duration::from_secs(900);
         let reported = |finished| report(&["a", "b"], &outcome(finished), LIMIT, LIMIT);
-        assert_eq!(reported(vec![finished(0, 1), finished(0, 2)]).unwrap().passed, 3);
+        assert_eq!(reported(vec![finished(0, 1), finished(0, 2)]).unwrap().counts.passed, 3);
         let error = |finished| reported(finished).unwrap_err().to_string();
         assert_eq!(error(vec![finished(0, 1), finished(101, 2)]), "1 of 2 test binaries failed: b");
         assert!(error(vec![finished(0, 1)]).ends_with("failed: b"));
