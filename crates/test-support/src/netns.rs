@@ -1,10 +1,13 @@
 //! A network of one's own: tests run in parallel, and no port of one clashes with another's.
 
 use std::panic;
-use std::process::Command;
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+};
 
 /// Runs `test` on a fresh thread, in a new network namespace whose loopback is up. The threads and
 /// processes that `test` starts are in it too; the namespace ends with the last of them.
@@ -35,11 +38,35 @@ pub fn isolated<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// Asks the kernel itself: ip(8) would be a process for each test, which holds, until it has started,
+/// every socket of the tests beside this one.
 fn bring_loopback_up() {
-    let output = Command::new(crate::program("ip"))
-        .args(["link", "set", "lo", "up"])
-        .output()
-        .unwrap_or_else(|error| panic!("cannot start ip: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "cannot bring loopback up: {said}");
+    let answer = try_bring_loopback_up();
+    answer.unwrap_or_else(|errno| panic!("cannot bring loopback up: {errno}"));
+}
+
+fn try_bring_loopback_up() -> rustix::io::Result<()> {
+    // linux/rtnetlink.h, linux/netlink.h, linux/if.h, net/flow.h
+    const RTM_NEWLINK: u16 = 16;
+    const NLM_F_REQUEST_AND_ACK: u16 = 1 | 4;
+    const IFF_UP: u32 = 1;
+    const LOOPBACK_IFINDEX: u32 = 1;
+
+    let (kind, flags) = (SocketType::RAW, SocketFlags::CLOEXEC);
+    let socket = socket_with(AddressFamily::NETLINK, kind, flags, None)?; // NETLINK_ROUTE is 0
+    // struct nlmsghdr: length, type, flags, sequence, port.
+    let mut request = 32u32.to_ne_bytes().to_vec();
+    request.extend(RTM_NEWLINK.to_ne_bytes());
+    request.extend(NLM_F_REQUEST_AND_ACK.to_ne_bytes());
+    request.extend([0; 8]);
+    // struct ifinfomsg: family and type, index, flags, which of them to change.
+    for word in [0, LOOPBACK_IFINDEX, IFF_UP, IFF_UP] {
+        request.extend(word.to_ne_bytes());
+    }
+    send(&socket, &request, SendFlags::empty())?;
+    let mut answer = [0; 64];
+    recv(&socket, &mut answer, RecvFlags::empty())?;
+    // After the header, struct nlmsgerr begins with the error, negative, or 0.
+    let error = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
+    if error == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(-error)) }
 }
