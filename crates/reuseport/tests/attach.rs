@@ -9,7 +9,7 @@ use reuseport::status::{GroupStatus, Steering};
 use reuseport::{Attach, Balancer, Decide, ErrorKind, Host, Policy};
 use sk_reuseport::net::Bind;
 use sk_reuseport::programs::SkReuseport;
-use test_support::{bpffs, netns};
+use test_support::{bpffs, netns, wait};
 
 /// A network namespace and a bpffs of one's own.
 fn alone<T: Send>(test: impl FnOnce() -> T + Send) -> T {
@@ -38,14 +38,16 @@ fn deal(listeners: &[TcpListener], connections: usize) -> Vec<usize> {
     let address = listeners[0].local_addr().unwrap();
     let clients: Vec<TcpStream> =
         (0..connections).map(|_| TcpStream::connect(address).unwrap()).collect();
-    let accepted = listeners.iter().map(accept_all).collect();
+    let mut accepted = vec![0; listeners.len()];
+    // The last packet of a handshake may still be on its way when connect returns.
+    wait::until("all connections are accepted", wait::BOUND, || {
+        for (count, listener) in accepted.iter_mut().zip(listeners) {
+            *count += std::iter::from_fn(|| listener.accept().ok()).count();
+        }
+        accepted.iter().sum::<usize>() >= connections
+    });
     drop(clients);
     accepted
-}
-
-/// A handshake on loopback is over before connect returns: what is there is all there is.
-fn accept_all(listener: &TcpListener) -> usize {
-    std::iter::from_fn(|| listener.accept().ok()).count()
 }
 
 fn picks(status: &GroupStatus) -> Vec<u64> {

@@ -18,7 +18,7 @@ use rustix::thread::{
 use sk_reuseport::maps::{Array, Map, MapData, SkStorage};
 use sk_reuseport::net::Bind;
 use sk_reuseport::programs::SkReuseport;
-use test_support::{bpffs, netns, program};
+use test_support::{bpffs, netns, program, wait};
 
 /// Where the library pins.
 pub(crate) const ROOT: &str = "/sys/fs/bpf/reuseport";
@@ -82,12 +82,19 @@ pub(crate) fn deal(listeners: &[TcpListener], connections: usize) -> Vec<usize> 
     let address = listeners[0].local_addr().unwrap();
     let clients: Vec<TcpStream> =
         (0..connections).map(|_| TcpStream::connect(address).unwrap()).collect();
-    let accepted = listeners.iter().map(accept_all).collect();
+    let mut accepted = vec![0; listeners.len()];
+    // The last packet of a handshake may still be on its way when connect returns.
+    wait::until("all connections are accepted", wait::BOUND, || {
+        for (count, listener) in accepted.iter_mut().zip(listeners) {
+            *count += accept_all(listener);
+        }
+        accepted.iter().sum::<usize>() >= connections
+    });
     drop(clients);
     accepted
 }
 
-/// A handshake on loopback is over before connect returns: what is there is all there is.
+/// Whatever is there by now.
 pub(crate) fn accept_all(listener: &TcpListener) -> usize {
     std::iter::from_fn(|| listener.accept().ok()).count()
 }
