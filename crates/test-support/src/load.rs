@@ -35,9 +35,13 @@ pub fn http_during(addr: SocketAddr, clients: usize, body: impl FnOnce()) -> Out
     thread::scope(|scope| {
         for _ in 0..clients {
             scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
+                // Once at least, however quick `body` is.
+                loop {
                     let counter = if try_http_get(addr).is_ok() { &answered } else { &failed };
                     counter.fetch_add(1, Ordering::Relaxed);
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
                 }
             });
         }
