@@ -4,11 +4,13 @@
  */
 #pragma once
 
+#include "kernel.h"
 #include <linux/bpf.h>
-#include <linux/in.h>
 #include <linux/tcp.h>
 #include <stdbool.h>
 #include <bpf/bpf_helpers.h>
+
+#include "config.h"
 
 enum arrival {
 	/* A SYN, or any datagram: it gets a member. */
@@ -29,7 +31,7 @@ static __always_inline enum arrival arrival_of(struct sk_reuseport_md *ctx)
 
 	if (ctx->migrating_sk)
 		return ARRIVAL_MIGRATION;
-	if (ctx->ip_protocol != IPPROTO_TCP)
+	if (PROTOCOL != IPPROTO_TCP)
 		return ARRIVAL_NEW;
 	if ((void *)(tcp + 1) > end)
 		return ARRIVAL_STRAY;

@@ -6,16 +6,49 @@
 #pragma once
 
 #include <linux/bpf.h>
+#include <stdbool.h>
 #include <bpf/bpf_helpers.h>
 
-/* How a member is picked. Numbers 2, 5, 6 and 7 are kept for policies to come. */
+/* How a member is picked. */
 enum policy {
 	POLICY_HASH = 1,
+	POLICY_SOURCE = 2,
 	POLICY_ROUND_ROBIN = 3,
 	POLICY_RANDOM = 4,
+	POLICY_CPU = 5,
+	POLICY_LEAST_LOADED = 6,
+	POLICY_PAYLOAD = 7,
+};
+
+/* What a member's load is made of. */
+enum load_term {
+	LOAD_QUEUE = 1,
+	LOAD_OPEN = 2,
 };
 
 const volatile __u32 POLICY = POLICY_HASH;
 
+/* IPPROTO_TCP or IPPROTO_UDP: a group has one. */
+const volatile __u32 PROTOCOL = 6;
+
 /* The group's secret: without it a remote sender cannot tell which member a flow goes to. */
 const volatile __u64 SEED = 0;
+
+/* Of least-loaded: which terms count. */
+const volatile __u32 LOAD = LOAD_QUEUE | LOAD_OPEN;
+
+/*
+ * Whether the program reads queues. Not one of the values above: without CAP_PERFMON the verifier also
+ * follows what a mispredicted branch would do, and before Linux 6.16 refuses a program for a helper
+ * that only such a way leads to. So there are two objects: see select_load.bpf.c.
+ */
+#ifndef READ_QUEUES
+#define READ_QUEUES false
+#endif
+
+/* Of cpu: how many there can be. */
+const volatile __u32 CPUS = 1;
+
+/* Of payload: which bytes of a datagram, counted behind the UDP header. */
+const volatile __u32 PAYLOAD_OFFSET = 0;
+const volatile __u32 PAYLOAD_LENGTH = 1;

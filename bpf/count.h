@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "kernel.h"
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
@@ -30,6 +31,12 @@ enum reason {
 	REASON_EMPTY_SLOT,
 	/* A select failed for another reason, such as a socket of another group. */
 	REASON_SELECT_ERROR,
+	/* The chosen member was passed over because its queue was full. */
+	REASON_QUEUE_FULL,
+	/* The best member was passed over because it had its share of this window (least-loaded). */
+	REASON_SHARE_CAPPED,
+	/* A datagram ended before the bytes that choose its member: its flow's hash chose (payload). */
+	REASON_PAYLOAD_SHORT,
 	REASONS,
 };
 

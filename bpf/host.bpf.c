@@ -5,20 +5,13 @@
  * One for all groups: it runs at every change of state of every TCP connection on the host, and
  * fifty copies of it would double what a connection costs.
  */
+#include "kernel.h"
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
 #include "host.h"
-
-/* include/net/tcp_states.h */
-enum {
-	TCP_SYN_RECV = 3,
-	TCP_CLOSE = 7,
-	TCP_LISTEN = 10,
-};
-
-struct sock;
+#include "marks.h"
 
 /*
  * A connection is cloned from its listener in state LISTEN and goes to SYN_RECV at once

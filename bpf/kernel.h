@@ -30,7 +30,7 @@ typedef __u32 __wsum;
 enum { AF_INET = 2, AF_INET6 = 10 };
 enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
 /* include/net/tcp_states.h */
-enum { TCP_CLOSE = 7, TCP_LISTEN = 10 };
+enum { TCP_SYN_RECV = 3, TCP_CLOSE = 7, TCP_LISTEN = 10 };
 
 #ifndef NULL
 #define NULL ((void *)0)

@@ -7,12 +7,14 @@
  */
 #pragma once
 
+#include "kernel.h"
 #include <linux/bpf.h>
 #include <linux/errno.h>
 #include <stdbool.h>
 #include <bpf/bpf_helpers.h>
 
 #include "count.h"
+#include "load.h"
 #include "map_key.h"
 #include "table.h"
 
@@ -35,61 +37,53 @@ static __always_inline bool slot_select(struct sk_reuseport_md *ctx, __u32 slot)
 }
 
 /*
- * How many other members to try, and how many of them at most active ones, so that draining ones
- * get their chance. With more empty slots than this in a row the kernel's hash takes over, which
- * knows only sockets that are alive.
+ * How many other members to try: so many active ones, then so many draining ones. With more empty
+ * slots than this in a row the kernel's hash takes over, which knows only sockets that are alive.
  */
-#define TRIES 24
-#define TRIES_ACTIVE 16
+#define TRIES 16
 
 /* Nobody is left to try. */
 #define NO_SLOT (-1)
 /* That one was not there. */
 #define TRY_NEXT (-2)
-#define FROM_DRAINING 0x10000
 
 /*
- * Tries the member whose turn it is: the active ones one after the other, from the one that
- * `start` names on, then the draining ones. Returns its slot if it was selected, with
- * FROM_DRAINING if it is one of those.
+ * Tries a member, an active or a draining one: whose turn it is, one after the other, from the one that
+ * `start` names on. Returns its slot if it was selected.
  *
  * Not inlined, and not static: the verifier then looks at it once and by itself, instead of once
  * for every way that leads here.
  */
-__noinline int try_another(struct sk_reuseport_md *ctx, __u32 start, __u32 turn)
+__noinline int try_another(struct sk_reuseport_md *ctx, __u32 start, __u32 turn, __u32 draining)
 {
 	struct table table;
 	struct slots *part;
-	__u32 active, index, slot;
-	bool draining;
+	__u32 slot;
 
 	if (!table_open(&table))
 		return NO_SLOT;
-	active = table.active.count < TRIES_ACTIVE ? table.active.count : TRIES_ACTIVE;
-	draining = turn >= active;
 	part = draining ? &table.draining : &table.active;
-	index = draining ? turn - active : (start + turn) % table.active.count;
-	if (index >= part->count || !table_slot(&table, part, index, &slot))
+	if (turn >= part->count || !table_slot(&table, part, (start + turn) % part->count, &slot))
 		return NO_SLOT;
-	if (bpf_sk_select_reuseport(ctx, &sockets, MAP_KEY(slot), 0))
+	if (queue_is_full(slot) || bpf_sk_select_reuseport(ctx, &sockets, MAP_KEY(slot), 0))
 		return TRY_NEXT;
-	return draining ? slot | FROM_DRAINING : slot;
+	return slot;
 }
 
 /*
- * The next best member's slot, as try_another() says it, or NO_SLOT.
+ * The next best active or draining member's slot, or NO_SLOT.
  *
  * Unrolled: without CAP_PERFMON the verifier also follows what a mispredicted branch would do, with
  * a counter that it then knows nothing of, and before Linux 6.16 refuses such a loop for an endless
  * one (sanitize_speculative_path in kernel/bpf/verifier.c).
  */
-__noinline int select_another(struct sk_reuseport_md *ctx, __u32 start)
+__noinline int select_another(struct sk_reuseport_md *ctx, __u32 start, __u32 draining)
 {
 	int slot;
 
 #pragma unroll
 	for (int turn = 0; turn < TRIES; turn++) {
-		slot = try_another(ctx, start, turn);
+		slot = try_another(ctx, start, turn, draining);
 		if (slot != TRY_NEXT)
 			return slot;
 	}

@@ -7,9 +7,12 @@
  * Word 0:   entries (32 bits), active members (16), draining members (16)
  * Word 1-:  entries, then active members' slots, then draining members' slots;
  *           four 16-bit slots to a word, each list from a new word on
+ * Then:     for least-loaded, a word for each active member (struct candidate). Entries are then
+ *           indexes into these and not slots.
  */
 #pragma once
 
+#include "kernel.h"
 #include <linux/bpf.h>
 #include <stdbool.h>
 #include <bpf/bpf_helpers.h>
@@ -47,9 +50,11 @@ struct slots {
 
 struct table {
 	void *words;
+	__u64 head; /* word 0 */
 	struct slots entries;
 	struct slots active;
 	struct slots draining;
+	__u32 candidates; /* their first word */
 };
 
 static __always_inline __u32 words_for(__u32 slots)
@@ -67,12 +72,14 @@ static __always_inline bool table_open(struct table *table)
 	head = bpf_map_lookup_elem(table->words, MAP_KEY(0));
 	if (!head)
 		return false;
+	table->head = *head;
 	table->entries.count = *head;
 	table->entries.first_word = 1;
 	table->active.count = (*head >> 32) & 0xffff;
 	table->active.first_word = 1 + words_for(table->entries.count);
 	table->draining.count = *head >> 48;
 	table->draining.first_word = table->active.first_word + words_for(table->active.count);
+	table->candidates = table->draining.first_word + words_for(table->draining.count);
 	return true;
 }
 

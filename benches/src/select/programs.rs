@@ -60,7 +60,8 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    pub(super) fn load<S: AsRawFd>(members: &[S]) -> Result<Self> {
+    /// For a group of this IP protocol, 6 or 17.
+    pub(super) fn load<S: AsRawFd>(members: &[S], protocol: u32) -> Result<Self> {
         let capacity = capacity(members.len());
         let mut sockets = ReusePortSockArray::create("sockets", capacity)?;
         for (index, member) in (0..).zip(members) {
@@ -73,7 +74,8 @@ impl Programs {
                 Variant::Empty => (Some(bare("empty", members.len(), &sockets)?), None),
                 Variant::Bare => (Some(bare("bare", members.len(), &sockets)?), None),
                 Variant::Policy(policy) => {
-                    let (program, counter) = policy_program(policy, members.len(), &sockets)?;
+                    let (program, counter) =
+                        policy_program(policy, members.len(), protocol, &sockets)?;
                     (Some(program), Some(counter))
                 }
             };
@@ -131,6 +133,7 @@ fn bare(name: &str, members: usize, sockets: &ReusePortSockArray<MapData>) -> Re
 fn policy_program(
     policy: Policy,
     members: usize,
+    protocol: u32,
     sockets: &ReusePortSockArray<MapData>,
 ) -> Result<(SkReuseport, PerCpuArray<MapData, u64>)> {
     let (capacity, code) = (sockets.map_data().max_entries(), policy.code());
@@ -139,6 +142,7 @@ fn policy_program(
     tables.set(0, table.map_data(), 0)?;
     let mut ebpf = EbpfLoader::new()
         .override_global("POLICY", &code, true)
+        .override_global("PROTOCOL", &protocol, true)
         .override_global("SEED", &SEED, true)
         .map("sockets", sockets.map_data())
         .map("tables", tables.map_data())

@@ -5,9 +5,12 @@ use std::net::TcpListener;
 
 use anyhow::{Context, Result};
 use reuseport::group::{Group, GroupKey};
-use reuseport::id::{Cookie, Slot, Weight};
-use reuseport::status::GroupStatus;
-use reuseport::{Attach, Balancer, Decide, GroupSpec, Host, Policy};
+use reuseport::id::{Cookie, Weight};
+use reuseport::status::{GroupStatus, MemberStatus, State};
+use reuseport::table::Share;
+use reuseport::{Attach, Balancer, Decide, GroupSpec, Host, MemberChange, Policy};
+
+use crate::No;
 
 /// Which group the user means.
 #[derive(Debug)]
@@ -68,6 +71,76 @@ pub(crate) fn detach(target: &Target) -> Result<GroupKey> {
     Ok(group.key)
 }
 
+/// The members of a group that a policy of ours decides for, to be changed.
+#[derive(Debug)]
+pub(crate) struct Members {
+    host: Host,
+    balancer: Balancer,
+    /// The group as it was found.
+    pub(crate) status: GroupStatus,
+}
+
+impl Members {
+    /// Looks at the group.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or nothing of ours is attached to it.
+    pub(crate) fn open(target: &Target) -> Result<Self> {
+        let host = Host::open()?;
+        let key = target.find(&host)?.key;
+        let balancer = Balancer::open(&host, &key)?;
+        let status = host.status(&key)?;
+        Ok(Self { host, balancer, status })
+    }
+
+    /// The group as it is now.
+    ///
+    /// # Errors
+    ///
+    /// If it is gone.
+    pub(crate) fn now(&self) -> reuseport::Result<GroupStatus> {
+        self.host.status(self.balancer.key())
+    }
+
+    /// Gives members other weights and states: all of them in one step, or none. Returns what all
+    /// members have then.
+    ///
+    /// # Errors
+    ///
+    /// If one of them has no slot, or another member has it by now.
+    pub(crate) fn change<'a>(
+        &self,
+        changes: impl Iterator<Item = (&'a MemberStatus, Option<Weight>, Option<State>)>,
+    ) -> Result<Vec<Share>> {
+        let change = |(status, weight, state): (&MemberStatus, _, _)| {
+            let member = status.member.cookie;
+            let slot = status.enrolment.as_ref().map(|enrolment| enrolment.slot);
+            let slot = slot.ok_or_else(|| {
+                let key = self.balancer.key();
+                No(format!(
+                    "cannot change cookie:{member} of {key}: it came after `attach` and has no \
+                     slot; `reuseport attach {key}` takes it in"
+                ))
+            })?;
+            Ok(MemberChange { slot, member: Some(member), weight, state })
+        };
+        let changes: Vec<MemberChange> = changes.map(change).collect::<Result<_>>()?;
+        Ok(self.balancer.change_members(&self.host, &changes)?)
+    }
+}
+
+/// A member's state; None: it has no slot.
+pub(crate) fn state(member: &MemberStatus) -> Option<State> {
+    Some(member.enrolment.as_ref()?.state)
+}
+
+/// The weight by which a member gets new connections; None: it gets none.
+pub(crate) fn active_weight(share: &Share) -> Option<u32> {
+    let weight = u32::from(share.weight.get());
+    (share.state == State::Active && weight > 0).then_some(weight)
+}
+
 /// The group of this process's own listeners, which are steered for as long as it says: the demo's.
 /// Dropping it detaches.
 #[derive(Debug)]
@@ -113,25 +186,6 @@ impl OwnGroup {
         let (balancer, _) = Balancer::attach(&self.host, &self.key, &attach)?;
         self.balancer = Some(balancer);
         Ok(())
-    }
-
-    /// Gives the listeners these weights, in their order.
-    ///
-    /// # Errors
-    ///
-    /// If nothing is attached.
-    pub(crate) fn set_weights(&self, weights: &[Weight]) -> Result<()> {
-        let status = self.host.status(&self.key)?;
-        let slot = |cookie: &Cookie| -> Option<Slot> {
-            let member = status.members.iter().find(|m| m.member.cookie == *cookie)?;
-            Some(member.enrolment.as_ref()?.slot)
-        };
-        let slots = self.cookies.iter().map(slot);
-        let weights: Option<Vec<(Slot, Weight)>> =
-            slots.zip(weights).map(|(slot, weight)| Some((slot?, *weight))).collect();
-        let weights = weights.context("cannot set weights: a listener has no slot")?;
-        let balancer = self.balancer.as_ref().context("cannot set weights: nothing is attached")?;
-        Ok(balancer.set_weights(&self.host, &weights)?)
     }
 
     /// What the kernel program counted so far.

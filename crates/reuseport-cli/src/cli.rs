@@ -5,7 +5,9 @@ use anyhow::Result;
 use clap::builder::Styles;
 use clap::{Command, Parser, Subcommand};
 
-use crate::verb::{attach, completions, demo, detach, ls, man, show};
+use crate::verb::{
+    attach, completions, demo, detach, drain, ls, man, policy, show, undrain, weight,
+};
 
 /// Choose which of a server's SO_REUSEPORT sockets gets each connection
 ///
@@ -43,8 +45,9 @@ const AFTER_HELP: &str = "\
 Examples:
   reuseport demo                                  see what it is about
   reuseport ls                                    which groups there are
-  reuseport attach :8080 --policy round-robin     steer one
+  reuseport attach :8080                          steer one: the shortest queue
   reuseport show :8080                            who gets how much
+  reuseport drain :8080 pid:1234                  nothing new for that worker
   reuseport detach :8080                          as it was before
 
 Rights:
@@ -70,6 +73,10 @@ pub(crate) enum Verb {
     Show(show::Show),
     Attach(attach::Attach),
     Detach(detach::Detach),
+    Policy(policy::Policy),
+    Weight(weight::Weight),
+    Drain(drain::Drain),
+    Undrain(undrain::Undrain),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -87,6 +94,10 @@ impl Verb {
             Self::Show(verb) => verb.run(),
             Self::Attach(verb) => verb.run(),
             Self::Detach(verb) => verb.run(),
+            Self::Policy(verb) => verb.run(),
+            Self::Weight(verb) => verb.run(),
+            Self::Drain(verb) => verb.run(),
+            Self::Undrain(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
             Self::Completions(verb) => verb.run(command),
             Self::Man(verb) => verb.run(command),

@@ -9,6 +9,8 @@ mod cli;
 mod demo;
 mod netns;
 mod output;
+mod policy;
+mod select;
 mod verb;
 
 use std::io::{self, Write};
@@ -60,7 +62,22 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// The answer is no, in so many words.
+#[derive(Debug)]
+pub(crate) struct No(pub(crate) String);
+
+impl std::fmt::Display for No {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for No {}
+
 fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<No>() {
+        return NO;
+    }
     match error.downcast_ref::<reuseport::Error>().map(reuseport::Error::kind) {
         Some(ErrorKind::NotFound | ErrorKind::NotAttached) => NO,
         _ => FAILURE,

@@ -2,80 +2,22 @@
 //! its own. Needs root.
 #![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
 
+mod common;
+
 use std::collections::HashMap;
 use std::fs::Permissions;
-use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
-use rustix::process::{Pid, Signal, kill_process};
+use common::{Running, error, group, isolated, json, own_netns, pinned_groups, run, stdout};
 use serde_json::Value;
 use sk_reuseport::net::Bind;
 use test_support::client::{http_get, try_http_get};
 use test_support::server::Nginx;
 use test_support::wait::{BOUND, until};
-use test_support::{bpffs, netns};
-
-fn isolated(test: impl FnOnce() + Send) {
-    netns::isolated(|| {
-        bpffs::private();
-        test();
-    });
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(cargo_bin!("reuseport"));
-    command.args(arguments).stdin(Stdio::null()).env_remove("REUSEPORT_LOG");
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    command(arguments).output().unwrap()
-}
-
-/// What a call that must succeed prints.
-fn stdout(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn json(arguments: &[&str]) -> Value {
-    serde_json::from_str(&stdout(arguments)).unwrap()
-}
-
-/// The one line on standard error of a call that must exit with `code`.
-fn error(code: i32, arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
-    assert!(output.stdout.is_empty(), "{arguments:?}: {output:?}");
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.starts_with("reuseport: ") && text.lines().count() == 1, "{text}");
-    text
-}
-
-/// The inode number of the test's own network namespace, as `--netns` takes it. Every test's groups
-/// are on the host, and so in every test's `ls`.
-fn own_netns() -> String {
-    std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino().to_string()
-}
-
-fn group(listeners: usize) -> (Vec<TcpListener>, String) {
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let listeners = Bind::new(any).listeners(listeners).unwrap();
-    let name = format!("tcp:{}", listeners[0].local_addr().unwrap());
-    (listeners, name)
-}
-
-/// How many groups have something pinned.
-fn pinned_groups() -> usize {
-    let groups = Path::new(bpffs::PATH).join("reuseport/groups");
-    std::fs::read_dir(groups).map_or(0, Iterator::count)
-}
 
 #[test]
 fn nginx_gets_its_connections_in_turn() {
@@ -156,10 +98,15 @@ fn newcomers_are_pointed_out_with_the_command_that_takes_them_in() {
         }
         assert_eq!(json(&["show", &group, "--json"])["unsteered"], 1);
         let said = stdout(&["attach", &group]);
-        assert!(said.contains("round-robin decides among 3 sockets, 1 of them new"), "{said}");
+        assert!(
+            said.contains(
+                "least-loaded (queue,open; max share 2) decides among 3 sockets, 1 of them new"
+            ),
+            "{said}"
+        );
         let shown = json(&["show", &group, "--json"]);
         assert_eq!(shown["unsteered"], 0);
-        assert_eq!(shown["policy"], "round-robin", "as it was");
+        assert_eq!(shown["policy"], "least-loaded", "as it was");
     });
 }
 
@@ -246,7 +193,7 @@ fn somebody_else_s_program_is_replaced_only_by_force() {
 
         let said = stdout(&["attach", &group, "--force"]);
         assert!(said.contains("replaced reuseport#"), "{said}");
-        assert_eq!(json(&["show", &group, "--json"])["program"]["policy"], "round-robin");
+        assert_eq!(json(&["show", &group, "--json"])["program"]["policy"], "least-loaded");
     });
 }
 
@@ -265,27 +212,6 @@ fn an_ordinary_user_is_told_what_is_missing() {
             assert!(said.contains("CAP_BPF") && said.lines().count() == 1, "{said}");
         }
     });
-}
-
-/// A command that runs until it is told to stop.
-struct Running(Child);
-
-impl Running {
-    fn start(arguments: &[&str]) -> Self {
-        Self(command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
-    }
-
-    /// Reads lines until one contains `word`.
-    fn read_until(&mut self, word: &str) {
-        let stdout = self.0.stdout.as_mut().unwrap();
-        let found = BufReader::new(stdout).lines().any(|line| line.unwrap().contains(word));
-        assert!(found, "it never said {word:?}");
-    }
-
-    fn interrupt(self) -> Output {
-        kill_process(Pid::from_child(&self.0), Signal::INT).unwrap();
-        self.0.wait_with_output().unwrap()
-    }
 }
 
 #[test]
@@ -319,7 +245,7 @@ fn watch_takes_in_what_a_reload_brings_and_leaves_it_attached_on_interrupt() {
 fn demo_measures_that_the_program_decided_and_leaves_nothing() {
     isolated(|| {
         let text = stdout(&["demo", "--seconds", "1"]);
-        let proof = "the program picked 180 times by its own counters; the workers accepted 180";
+        let proof = "the program picked 300 times by its own counters; the workers accepted 300";
         assert_eq!(text.matches(proof).count(), 2, "{text}");
         assert_eq!(json(&["ls", "--json", "--netns", &own_netns()]), serde_json::json!([]));
         assert_eq!(pinned_groups(), 0);

@@ -10,7 +10,19 @@ use std::process::{Command, Output, Stdio};
 use assert_cmd::cargo::cargo_bin;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-const VERBS: [&str; 7] = ["ls", "show", "attach", "detach", "demo", "completions", "man"];
+const VERBS: [&str; 11] = [
+    "ls",
+    "show",
+    "attach",
+    "detach",
+    "policy",
+    "weight",
+    "drain",
+    "undrain",
+    "demo",
+    "completions",
+    "man",
+];
 
 fn reuseport(arguments: &[&str]) -> Command {
     let mut command = Command::new(cargo_bin!("reuseport"));
@@ -64,7 +76,7 @@ fn help_lists_verbs_policies_rights_and_exit_codes() {
         assert!(help.contains(word), "{word}: {help}");
     }
     let attach = stdout(&["attach", "--help"]);
-    for word in ["round-robin", "hash", "random", "in proportion to weights", "CAP_SYS_PTRACE"] {
+    for word in ["least-loaded", "payload:OFFSET:LENGTH", "at random", "CAP_SYS_PTRACE"] {
         assert!(attach.contains(word), "{word}: {attach}");
     }
 }
@@ -83,12 +95,35 @@ fn wrong_usage_exits_with_2() {
         &["attach", ":80", "--map", "sockets"],
         &["attach", ":80", "--slots", "0"],
         &["attach", ":80", "--slots", "32769"],
+        &["attach", ":80", "--object", "x.o", "--load", "queue"],
+        &["attach", ":80", "--object", "x.o", "--weight", "slot:0=1"],
+        &["attach", ":80", "--policy", "payload"],
+        &["attach", ":80", "--policy", "payload:0:65"],
+        &["attach", ":80", "--policy", "payload:65507:1"],
+        &["attach", ":80", "--load", "cpu"],
+        &["attach", ":80", "--max-share", "0.5"],
+        &["attach", ":80", "--cpus", "3-1"],
+        &["attach", ":80", "--weight", "slot:0"],
+        &["policy", ":80"],
+        &["policy", ":80", "payload:1"],
+        &["weight", ":80"],
+        &["weight", ":80", "slot:0"],
+        &["weight", ":80", "slot:0=1001"],
+        &["weight", ":80", "slot:0=-1"],
+        &["drain", ":80"],
+        &["drain", ":80", "nginx"],
+        &["drain", ":80", "slot:0", "--wait=soon"],
+        &["undrain", ":80", "pid:-1"],
         &["completions", "tcsh"],
     ] {
         assert!(!usage_error(arguments).is_empty());
     }
     let error = usage_error(&["attach", ":80", "--policy", "round-robbin"]);
-    assert!(error.contains("round-robin"), "{error}");
+    assert!(error.contains("did you mean `round-robin`?"), "{error}");
+    let error = usage_error(&["policy", ":80", "paylod:0:8"]);
+    assert!(error.contains("did you mean `payload:OFFSET:LENGTH`?"), "{error}");
+    let error = usage_error(&["weight", ":80", "slot:0=1001"]);
+    assert!(error.contains("from 0 to 1000"), "{error}");
 }
 
 #[test]

@@ -5,16 +5,18 @@
 
 #[cfg(doc)]
 use crate::ErrorKind;
-use crate::Result;
+use crate::cpus::CpuList;
 use crate::enrol::Changes;
 use crate::group::{AttachedProgram, GroupKey};
 use crate::host::Host;
-use crate::id::{Slot, Weight};
+use crate::id::{Cookie, Slot, State, Weight};
 use crate::object::ObjectSpec;
 use crate::policy::Policy;
-use crate::session::{Session, not_attached};
+use crate::session::{Session, foreign_program, not_attached};
 use crate::status::Steering;
 use crate::stop::Stop;
+use crate::table::Share;
+use crate::{Error, Result};
 
 /// How to attach.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +27,14 @@ pub struct Attach {
     pub force: bool,
     /// How many slots there are to be; by default room for four times the members.
     pub slots: Option<u32>,
+    /// Shares that members are to have from the moment that this attachment brings them in, or up to
+    /// date; all others keep theirs, and newcomers have [`Weight::DEFAULT`]. Who is no member is
+    /// passed over.
+    pub weights: Vec<(Cookie, Weight)>,
+    /// For the policy `cpu`: which CPUs are whose, in the order of the slots, and over again if there
+    /// are more members. `None`: the one that a member's owner is bound to, if it is just one, else
+    /// each gets one of those with the fewest members.
+    pub cpus: Option<CpuList>,
     /// Looked at between steps.
     pub stop: Stop,
 }
@@ -38,6 +48,20 @@ pub enum Decide {
     Object(ObjectSpec),
 }
 
+/// What is to become of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberChange {
+    /// The slot that it occupies.
+    pub slot: Slot,
+    /// The member that is meant: should another one have the slot by now, nothing is changed.
+    /// `None`: whoever has it.
+    pub member: Option<Cookie>,
+    /// Its share from now on; `None`: as it is.
+    pub weight: Option<Weight>,
+    /// Its state from now on; `None`: as it is.
+    pub state: Option<State>,
+}
+
 /// What an attachment did.
 #[derive(Debug)]
 pub struct Attached {
@@ -47,6 +71,9 @@ pub struct Attached {
     pub changes: Changes,
     /// Somebody else's program that was replaced.
     pub replaced: Option<AttachedProgram>,
+    /// Why the program cannot read the members' queues, if it cannot: without CAP_PERFMON, say.
+    /// `least-loaded` then goes by open connections, and no policy passes a full member over.
+    pub lost: Option<Error>,
 }
 
 /// A handle on a group that a program of this tool decides for.
@@ -103,11 +130,14 @@ impl Balancer {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotAttached`] if it is not, [`ErrorKind::NotFound`] if it is gone.
+    /// [`ErrorKind::NotAttached`] if it is not, [`ErrorKind::Foreign`] if somebody else's program
+    /// decides, [`ErrorKind::NotFound`] if it is gone.
     pub fn open(host: &Host, key: &GroupKey) -> Result<Self> {
-        match host.status(key)?.steering {
-            Steering::Policy { .. } | Steering::Object => Ok(Self { key: key.clone() }),
-            Steering::KernelHash | Steering::Foreign => Err(not_attached(key)),
+        let status = host.status(key)?;
+        match (status.steering, &status.group.program) {
+            (Steering::Policy { .. } | Steering::Object, _) => Ok(Self { key: key.clone() }),
+            (Steering::Foreign, Some(program)) => Err(foreign_program(key, program, "change")),
+            _ => Err(not_attached(key)),
         }
     }
 
@@ -116,13 +146,64 @@ impl Balancer {
         &self.key
     }
 
+    /// Lets another policy decide, atomically, under traffic: each connection or datagram is picked
+    /// for by the old one or by the new one. Returns why the new one cannot read queues, if it cannot:
+    /// see [`Attached::lost`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a policy that the protocol cannot have, and where the user's own
+    /// program decides; [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`].
+    pub fn set_policy(&self, host: &Host, policy: Policy) -> Result<Option<Error>> {
+        self.set_policy_with(host, policy, None)
+    }
+
+    /// The same, with CPUs for the policy `cpu`, as [`Attach::cpus`] has them. Other policies have
+    /// no use for them.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_policy`](Self::set_policy), and [`ErrorKind::Invalid`] for a CPU that this host
+    /// cannot have.
+    pub fn set_policy_with(
+        &self,
+        host: &Host,
+        policy: Policy,
+        cpus: Option<&CpuList>,
+    ) -> Result<Option<Error>> {
+        Session::begin(host, &Stop::default())?.set_policy(&self.key, policy, cpus)
+    }
+
     /// Gives members other shares, in one step for the traffic.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] for a slot without a member, [`ErrorKind::NotAttached`].
+    /// As [`change_members`](Self::change_members).
     pub fn set_weights(&self, host: &Host, weights: &[(Slot, Weight)]) -> Result<()> {
-        Session::begin(host, &Stop::default())?.set_weights(&self.key, weights)
+        let change = |&(slot, weight)| MemberChange {
+            slot,
+            member: None,
+            weight: Some(weight),
+            state: None,
+        };
+        let changes: Vec<MemberChange> = weights.iter().map(change).collect();
+        self.change_members(host, &changes).map(|_| ())
+    }
+
+    /// Gives members other weights and states: all of them, in one step for the traffic, or none.
+    /// When this returns, no new connection or datagram chooses a member that is not active any more,
+    /// unless no active one can be selected.
+    ///
+    /// Returns the members' parts as they are then, by slot. If none of them is active with a weight,
+    /// draining ones are picked, and without these the kernel's hash decides.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for a slot without a member, [`ErrorKind::Vanished`] for one with
+    /// another member than was meant, [`ErrorKind::NotAttached`],
+    /// [`ErrorKind::Foreign`], [`ErrorKind::Invalid`] where the user's own program decides.
+    pub fn change_members(&self, host: &Host, changes: &[MemberChange]) -> Result<Vec<Share>> {
+        Session::begin(host, &Stop::default())?.change_members(&self.key, changes)
     }
 
     /// Detaches: the kernel's hash decides from now on, and nothing of ours is left.

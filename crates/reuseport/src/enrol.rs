@@ -4,11 +4,12 @@
 //! no program reads the old one, the rest. The caller has the lock.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::io::Errno;
 use sk_reuseport::maps::MapError;
 
+use crate::cpus;
 use crate::foreign;
 use crate::group::{Group, Member, Protocol};
 use crate::id::{Cookie, Slot, Weight};
@@ -16,7 +17,7 @@ use crate::policy::Policy;
 use crate::state::group::GroupState;
 use crate::state::host::HostLayer;
 use crate::state::layout::{Decider, NO_HOST_MEMBER, SlotRecord};
-use crate::steer::{Occupant, Sockets};
+use crate::steer::{Occupant, Sockets, Start};
 use crate::stop::Stop;
 use crate::table::{Share, Table};
 use crate::{Error, ErrorKind, Result, rights};
@@ -55,9 +56,19 @@ pub(crate) struct Enroller<'a> {
     pub(crate) state: &'a mut GroupState,
     pub(crate) layer: &'a mut HostLayer,
     pub(crate) stop: &'a Stop,
+    /// How members begin who come now.
+    pub(crate) start: Start,
+    /// The shares of those that come now; all others have the default.
+    pub(crate) weights: &'a [(Cookie, Weight)],
 }
 
-impl Enroller<'_> {
+impl<'a> Enroller<'a> {
+    /// Whose newcomers begin with these shares.
+    pub(crate) fn weighing(mut self, weights: &'a [(Cookie, Weight)]) -> Self {
+        self.weights = weights;
+        self
+    }
+
     /// Makes the slots agree with the group as it is: newcomers get one, gone members free theirs.
     ///
     /// # Errors
@@ -69,6 +80,9 @@ impl Enroller<'_> {
         let capacity = self.state.all_slots().count();
         let mut changes = Changes::default();
         let mut gone = self.gone(group);
+        if self.state.occupied().count() > gone.len() {
+            self.start = Start::Slow;
+        }
         let newcomers = self.newcomers(group, &mut changes)?;
         if newcomers.len() > capacity - self.state.occupied().count() {
             // Their slots are needed.
@@ -146,7 +160,7 @@ impl Enroller<'_> {
                         let epoch = self.layer.epoch(host_member);
                         self.layer.mark(socket.as_fd(), host_member, epoch)?;
                     }
-                    self.state.sockets.set(slot, socket.as_fd())
+                    self.fill(slot, socket.as_fd())
                 };
                 match steps().map_err(|error| self.failed(member, error)) {
                     Ok(()) => changes.enrolled.push(member.cookie),
@@ -217,20 +231,20 @@ impl Enroller<'_> {
         let counted = member.protocol == Protocol::Tcp;
         let allocated = counted.then(|| self.layer.allocate()).flatten();
         let (host_member, host_epoch) = allocated.unwrap_or((NO_HOST_MEMBER, 0));
-        let record =
-            SlotRecord::occupied(member.cookie, epoch, host_member, generation, Weight::DEFAULT);
+        let weight = self.weights.iter().find(|(cookie, _)| *cookie == member.cookie);
+        let weight = weight.map_or(Weight::DEFAULT, |(_, weight)| *weight);
+        let record = SlotRecord::occupied(member.cookie, epoch, host_member, generation, weight);
         let mut steps = || -> Result<(), MapError> {
             if host_member != NO_HOST_MEMBER {
                 self.layer.mark(socket.as_fd(), host_member, host_epoch)?;
             }
             if let Some(maps) = &mut self.state.policy_maps {
-                maps.forget_picks(slot)?;
+                maps.receive(slot, member.sock_address.0)?;
             }
-            self.state.set_address(slot, member.sock_address.0)?;
             self.state.set_record(slot, record);
             // Whoever freed the slot emptied it, unless he could not.
             self.state.sockets.clear(slot);
-            self.state.sockets.set(slot, socket.as_fd())
+            self.fill(slot, socket.as_fd())
         };
         steps().map_err(|error| {
             // However far it came: the record says what is to be taken back.
@@ -239,6 +253,15 @@ impl Enroller<'_> {
             self.layer.unmark(socket.as_fd());
             self.failed(member, error)
         })
+    }
+
+    /// Puts a socket into its slot.
+    fn fill(&mut self, slot: Slot, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        self.state.sockets.set(slot, socket)?;
+        match &mut self.state.policy_maps {
+            Some(maps) => maps.begin_anew(slot, self.start),
+            None => Ok(()),
+        }
     }
 
     /// Undoes enrolments that no table names.
@@ -274,9 +297,9 @@ impl Enroller<'_> {
     fn vacate(&mut self, slot: Slot) {
         let record = self.state.record(slot);
         self.state.sockets.clear(slot);
-        // Nothing is behind that address any more; a failure leaves it for the next member to
-        // overwrite.
-        let _ = self.state.set_address(slot, 0);
+        if let Some(maps) = &mut self.state.policy_maps {
+            maps.forget(slot);
+        }
         if record.cookie().is_some() && record.host_member != NO_HOST_MEMBER {
             self.layer.release(record.host_member);
         }
@@ -347,18 +370,56 @@ pub(crate) fn swap_table(state: &mut GroupState, policy: Policy) -> Result<()> {
 fn fill_table(state: &mut GroupState, policy: Policy, leaving: &HashSet<Slot>) -> Result<()> {
     let header =
         state.header().map_err(|error| Error::new(ErrorKind::System, SWAPPING).because(error))?;
-    let shares: Vec<Share> = state
-        .occupied()
-        .filter(|(slot, ..)| !leaving.contains(slot))
-        .map(|(slot, _, record)| Share { slot, weight: record.weight(), state: record.state() })
-        .collect();
-    let table = Table::build(&shares, policy.fill(header.seed), state.capacity());
+    let mut shares = shares(state);
+    shares.retain(|share| !leaving.contains(&share.slot));
+    let mut table = Table::build(&shares, policy.fill(header.seed), state.capacity());
+    if let Policy::LeastLoaded(options) = policy {
+        // One that the layer had no room for has an index that is nobody's.
+        let host = |slot| u16::try_from(state.record(slot).host_member).ok();
+        table = table.comparing(&shares, options.max_share, host);
+    }
+    if policy == Policy::Cpu {
+        table = table.by_cpu(&cpus::topology(), |slot| state.record(slot).cpu());
+    }
     match &mut state.policy_maps {
         Some(maps) => {
             maps.swap_in(&table).map_err(|error| rights::failed(SWAPPING, error, rights::LOADING))
         }
         None => Ok(()),
     }
+}
+
+/// Gives members a CPU of their own for the policy `cpu`: in the order of their slots those that are
+/// given, one after the other and over again; without any, members that have none yet get the one that
+/// their owner is bound to, or else the one with the fewest members.
+pub(crate) fn assign_cpus(
+    state: &GroupState,
+    given: Option<&[u16]>,
+    owner: impl Fn(Cookie) -> Option<u32>,
+) {
+    let assign = |slot, mut record: SlotRecord, cpu| {
+        record.set_cpu(cpu);
+        state.set_record(slot, record);
+    };
+    if let Some(given) = given {
+        state.occupied().zip(given.iter().cycle()).for_each(|((slot, _, record), cpu)| {
+            assign(slot, record, *cpu);
+        });
+        return;
+    }
+    for (slot, cookie, record) in state.occupied().filter(|(.., record)| record.cpu().is_none()) {
+        let bound = owner(cookie).and_then(cpus::only_cpu_of);
+        let used = state.occupied().filter_map(|(.., record)| record.cpu());
+        assign(slot, record, bound.unwrap_or_else(|| cpus::least_used(used)));
+    }
+}
+
+/// The members' parts in the table, by slot.
+pub(crate) fn shares(state: &GroupState) -> Vec<Share> {
+    state
+        .occupied()
+        .map(|(slot, _, record)| Share { slot, weight: record.weight(), state: record.state() })
+        .collect()
 }
 
 fn slots_of(members: &[(Slot, Cookie)]) -> HashSet<Slot> {

@@ -7,6 +7,7 @@ use crate::Result;
 use crate::group::{Group, GroupKey};
 use crate::id::{Cookie, Netns, Slot};
 use crate::observe::Observer;
+use crate::policy::Policy;
 use crate::spec::GroupSpec;
 use crate::state::bpffs::Root;
 use crate::state::counters;
@@ -184,6 +185,7 @@ fn join(
     owners: &HashMap<Cookie, u32>,
 ) -> Result<GroupStatus> {
     let (steering, state) = steering(&group, root)?;
+    let by_cpu = matches!(steering, Steering::Policy { policy: Policy::Cpu, .. });
     let mut enrolled = HashMap::new();
     if let Some(state) = &state {
         for (slot, cookie, record) in state.occupied() {
@@ -191,7 +193,9 @@ fn join(
             // emptied its slot: it gets nothing.
             let occupant = state.sockets.occupant(slot).map_err(unreadable)?;
             if matches!(occupant, Occupant::Unknown) || occupant == Occupant::Socket(cookie) {
-                enrolled.insert(cookie, enrolment(state, layer, slot, &record)?);
+                let mut enrolment = enrolment(state, layer, slot, &record)?;
+                enrolment.cpu = record.cpu().filter(|_| by_cpu);
+                enrolled.insert(cookie, enrolment);
             }
         }
     }
@@ -212,7 +216,13 @@ fn join(
         Some(maps) => counters::read(&maps.counters).map_err(unreadable)?,
         None => Vec::new(),
     };
-    Ok(GroupStatus { group, steering, members, counters })
+    let reads_queues = match (&state, &steering) {
+        (Some(state), Steering::Policy { .. }) => {
+            state.header().map_err(unreadable)?.reads_queues()
+        }
+        _ => false,
+    };
+    Ok(GroupStatus { group, steering, members, reads_queues, counters })
 }
 
 fn enrolment(
@@ -227,6 +237,7 @@ fn enrolment(
         state: record.state(),
         weight: record.weight(),
         generation: record.generation,
+        cpu: None,
         picks: picks.transpose().map_err(unreadable)?,
         open: layer.and_then(|layer| layer.open_connections(record.host_member)),
     })

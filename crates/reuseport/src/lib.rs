@@ -84,6 +84,7 @@
 struct Readme;
 
 mod balancer;
+mod cpus;
 mod enrol;
 mod error;
 pub mod foreign;
@@ -103,7 +104,8 @@ mod stop;
 pub mod table;
 pub mod watch;
 
-pub use balancer::{Attach, Attached, Balancer, Decide, detach};
+pub use balancer::{Attach, Attached, Balancer, Decide, MemberChange, detach};
+pub use cpus::CpuList;
 pub use enrol::{Changes, LeftOut};
 pub use error::{Error, ErrorKind, Result};
 pub use host::Host;

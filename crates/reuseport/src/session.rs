@@ -18,7 +18,8 @@ use rustix::io::Errno;
 use sk_reuseport::programs::SkReuseport;
 
 use crate::balancer::{Attach, Attached, Decide};
-use crate::enrol::{Changes, Enroller};
+use crate::cpus::CpuList;
+use crate::enrol::{self, Changes, Enroller};
 use crate::foreign;
 use crate::group::{AttachedProgram, Group, GroupKey};
 use crate::host::{Host, no_group, steering};
@@ -30,9 +31,10 @@ use crate::state::group::{self as group_state, GroupState};
 use crate::state::host::HostLayer;
 use crate::state::layout::{Decider, NO_HOST_MEMBER};
 use crate::status::Steering;
+use crate::steer::Start;
 use crate::stop::Stop;
 use crate::{Error, ErrorKind, Result, rights};
-use prepare::{Kind, prepare};
+use prepare::{Kind, Prepared, prepare};
 use reach::{attach_to, detach_from, vanished};
 use settle::settle;
 
@@ -152,10 +154,11 @@ impl Session {
         state: &'a mut GroupState,
         stop: &'a Stop,
     ) -> Result<Enroller<'a>> {
-        Ok(Enroller { state, layer: self.layer()?, stop })
+        Ok(Enroller { state, layer: self.layer()?, stop, start: Start::Together, weights: &[] })
     }
 
     pub(crate) fn attach(mut self, group: &Group, attach: &Attach) -> Result<Attached> {
+        attach.cpus.as_ref().map_or(Ok(()), CpuList::check)?;
         let (now, state) = steering(group, Some(&self.root))?;
         match state {
             Some(state) => self.update(group, attach, &now, state),
@@ -189,20 +192,16 @@ impl Session {
         }
         let changes = self
             .enroller(&mut state, &attach.stop)?
+            .weighing(&attach.weights)
             .sync(group)
             .map_err(|error| if_busy(error, DETACH_FIRST))?;
-        let mut steering = now.clone();
-        if let (Some(Decide::Policy(policy)), Steering::Policy { policy: old, stickiness }) =
-            (&attach.decide, now)
-            && policy != old
-        {
-            if let Err(error) = self.change_policy(group, &mut state, *policy) {
+        match self.reconsider(group, attach, now, &mut state) {
+            Ok((steering, lost)) => Ok(Attached { steering, changes, replaced: None, lost }),
+            Err(error) => {
                 self.withdraw(group, &mut state, &changes);
-                return Err(error);
+                Err(error)
             }
-            steering = Steering::Policy { policy: *policy, stickiness: *stickiness };
         }
-        Ok(Attached { steering, changes, replaced: None })
     }
 
     /// Nothing of ours decides.
@@ -222,19 +221,19 @@ impl Session {
             self.layer()?;
             self.remove_state(group, leftover)?;
         }
-        let prepared = prepare(group, attach, decide, Kind::Array)?;
-        let changes = match self.build_either(group, attach, decide, prepared) {
+        let prepared = prepare(group, attach, decide, Kind::Array, self.layer()?)?;
+        let (changes, lost) = match self.build_either(group, attach, decide, prepared) {
             // The program that is to be replaced holds the sockets in an array of its own, which
             // goes when it goes.
             Err(error) if error.kind() == ErrorKind::Busy && replaced.is_some() => {
-                let prepared = prepare(group, attach, decide, Kind::Array)?;
+                let prepared = prepare(group, attach, decide, Kind::Array, self.layer()?)?;
                 detach_from(group)?;
                 let bare = Group { program: None, ..group.clone() };
                 self.build_either(&bare, attach, decide, prepared)?
             }
             result => result?,
         };
-        Ok(Attached { steering: steering_by(decide), changes, replaced })
+        Ok(Attached { steering: steering_by(decide), changes, replaced, lost })
     }
 
     /// Attaches what is pinned: the server restarted, which ended the group and the attachment
@@ -254,14 +253,52 @@ impl Session {
         let program = state.program()?;
         let changes = self
             .enroller(&mut state, &attach.stop)?
+            .weighing(&attach.weights)
             .sync(group)
             .map_err(|error| if_busy(error, DETACH_FIRST))?;
-        let attached = self.refuse_if_changed(group).and_then(|()| attach_to(group, &program));
+        let attached = self
+            .place_on_cpus(group, &mut state, attach.cpus.as_ref())
+            .and_then(|()| Self::weigh(&mut state, &attach.weights).map(|_| ()))
+            .and_then(|()| self.refuse_if_changed(group))
+            .and_then(|()| attach_to(group, &program));
         if let Err(error) = attached {
             self.withdraw(group, &mut state, &changes);
             return Err(error);
         }
-        Ok(Attached { steering, changes, replaced })
+        Ok(Attached { steering, changes, replaced, lost: None })
+    }
+
+    /// With the policy `cpu`: gives members a CPU of their own who have none, or all if some are given.
+    fn place_on_cpus(
+        &self,
+        group: &Group,
+        state: &mut GroupState,
+        given: Option<&CpuList>,
+    ) -> Result<()> {
+        match state.decider()? {
+            Some(Decider::Policy { policy: Policy::Cpu, .. }) => {
+                self.assign_cpus(group, state, given)?;
+                enrol::swap_table(state, Policy::Cpu)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn assign_cpus(
+        &self,
+        group: &Group,
+        state: &GroupState,
+        given: Option<&CpuList>,
+    ) -> Result<()> {
+        given.map_or(Ok(()), CpuList::check)?;
+        // Without the right to look for them, nobody is bound to a CPU.
+        let owners = self.observer.owners(group).unwrap_or_else(|error| {
+            tracing::debug!("{error}");
+            Default::default()
+        });
+        let given = given.map(CpuList::as_slice);
+        enrol::assign_cpus(state, given, |cookie| owners.get(&cookie).copied());
+        Ok(())
     }
 
     /// Takes out again who was taken in by an operation that failed afterwards.
@@ -286,8 +323,8 @@ impl Session {
         group: &Group,
         attach: &Attach,
         decide: &Decide,
-        mut prepared: (SkReuseport, GroupState),
-    ) -> Result<Changes> {
+        mut prepared: Prepared,
+    ) -> Result<(Changes, Option<Error>)> {
         const PATIENCE: Duration = Duration::from_millis(250);
         const PAUSE: Duration = Duration::from_millis(10);
 
@@ -298,7 +335,7 @@ impl Session {
                 result => return result,
             };
             if matches!(decide, Decide::Policy(_)) {
-                let second = prepare(group, attach, decide, Kind::Map)
+                let second = prepare(group, attach, decide, Kind::Map, self.layer()?)
                     .and_then(|prepared| self.build(group, attach, prepared));
                 match second {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
@@ -309,7 +346,7 @@ impl Session {
                 return Err(busy.remedy(TAKE_OUT));
             }
             std::thread::sleep(PAUSE);
-            prepared = prepare(group, attach, decide, Kind::Array)?;
+            prepared = prepare(group, attach, decide, Kind::Array, self.layer()?)?;
         }
     }
 
@@ -318,14 +355,18 @@ impl Session {
         &mut self,
         group: &Group,
         attach: &Attach,
-        (mut program, mut state): (SkReuseport, GroupState),
-    ) -> Result<Changes> {
-        let result = self.commit(group, attach, &mut program, &mut state);
-        result.inspect_err(|_| {
-            if let Err(error) = self.remove_state(group, state) {
-                tracing::warn!("{error}");
+        prepared: Prepared,
+    ) -> Result<(Changes, Option<Error>)> {
+        let Prepared { mut program, mut state, lost } = prepared;
+        match self.commit(group, attach, &mut program, &mut state) {
+            Ok(changes) => Ok((changes, lost)),
+            Err(error) => {
+                if let Err(error) = self.remove_state(group, state) {
+                    tracing::warn!("{error}");
+                }
+                Err(error)
             }
-        })
+        }
     }
 
     fn commit(
@@ -336,10 +377,11 @@ impl Session {
         state: &mut GroupState,
     ) -> Result<Changes> {
         state.stage(&self.root, program)?;
-        let changes = self.enroller(state, &attach.stop)?.sync(group)?;
+        let changes = self.enroller(state, &attach.stop)?.weighing(&attach.weights).sync(group)?;
         if changes.enrolled.is_empty() {
             return Err(vanished(&group.key));
         }
+        self.place_on_cpus(group, state, attach.cpus.as_ref())?;
         attach.stop.check(&format!("attaching to {}", group.key))?;
         state.place(&self.root, &group.key)?;
         self.refuse_if_changed(group)?;
@@ -418,7 +460,7 @@ pub(crate) fn not_attached(key: &GroupKey) -> Error {
     Error::new(ErrorKind::NotAttached, format!("nothing of this tool is attached to {key}"))
 }
 
-fn foreign_program(key: &GroupKey, program: &AttachedProgram, what: &str) -> Error {
+pub(crate) fn foreign_program(key: &GroupKey, program: &AttachedProgram, what: &str) -> Error {
     let which = match program.id {
         Some(id) => format!("program {} (id {id})", program.name),
         None => "a classic BPF program".to_owned(),

@@ -35,6 +35,8 @@ pub struct Enrolment {
     pub weight: Weight,
     /// Which members it entered with.
     pub generation: u32,
+    /// The CPU that is its own; `None` unless the policy is `cpu`.
+    pub cpu: Option<u16>,
     /// How often our program picked it: connections (TCP) or datagrams (UDP). `None` where the
     /// user's own program decides, which counts for itself.
     pub picks: Option<u64>,
@@ -71,6 +73,10 @@ pub struct GroupStatus {
     pub steering: Steering,
     /// Its members, those with a slot first, by slot, then the unsteered ones.
     pub members: Vec<MemberStatus>,
+    /// Whether the program reads the members' queues: `false` unless a policy of ours decides, and
+    /// where it was attached without CAP_PERFMON or by a kernel that is locked down. `least-loaded`
+    /// then goes by open connections alone, and no policy passes a full member over.
+    pub reads_queues: bool,
     /// The program's runs by reason; empty unless a policy of ours decides.
     pub counters: Vec<Counter>,
 }

@@ -5,19 +5,26 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
-use sk_reuseport::EbpfLoader;
 use sk_reuseport::maps::{
     Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray, ReusePortSockArray, SockMap,
 };
 use sk_reuseport::pin::PinError;
 use sk_reuseport::programs::{Program, SkReuseport};
+use sk_reuseport::{EbpfError, EbpfLoader};
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::cpus;
+use crate::group::Protocol;
 use crate::id::{Cookie, Slot};
 use crate::policy::Policy;
+use crate::state::layout::HostMember;
 use crate::table::{self, Table};
 use crate::{Error, ErrorKind, Result, rights};
 
+/// The program, and the one that reads queues too.
 const OBJECT: &[u8] = include_bytes!("../bpf/select.bpf.o");
+const OBJECT_WITH_LOAD: &[u8] = include_bytes!("../bpf/select_load.bpf.o");
 
 /// The program's name in the object.
 const PROGRAM: &str = "reuseport";
@@ -28,6 +35,82 @@ pub(crate) struct Config {
     pub(crate) policy: Policy,
     /// The key of hashes.
     pub(crate) seed: u64,
+    pub(crate) protocol: Protocol,
+}
+
+impl Config {
+    fn globals(self) -> Globals {
+        let (load, payload) = match self.policy {
+            Policy::LeastLoaded(options) => (options.load.bits(), None),
+            Policy::Payload(payload) => (0, Some(payload)),
+            _ => (0, None),
+        };
+        Globals {
+            policy: self.policy.code(),
+            protocol: match self.protocol {
+                Protocol::Tcp => 6,
+                Protocol::Udp => 17,
+            },
+            seed: self.seed,
+            load,
+            cpus: cpus::topology().nodes.len() as u32,
+            payload_offset: payload.map_or(0, |payload| payload.offset().into()),
+            payload_length: payload.map_or(1, |payload| payload.length().into()),
+        }
+    }
+}
+
+/// The values of bpf/config.h.
+struct Globals {
+    policy: u32,
+    protocol: u32,
+    seed: u64,
+    load: u32,
+    cpus: u32,
+    payload_offset: u32,
+    payload_length: u32,
+}
+
+impl Globals {
+    fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        loader
+            .override_global("POLICY", &self.policy, true)
+            .override_global("PROTOCOL", &self.protocol, true)
+            .override_global("SEED", &self.seed, true)
+            .override_global("LOAD", &self.load, true)
+            .override_global("CPUS", &self.cpus, true)
+            .override_global("PAYLOAD_OFFSET", &self.payload_offset, true)
+            .override_global("PAYLOAD_LENGTH", &self.payload_length, true);
+    }
+}
+
+/// A program that is loaded, and why it does without something, if it does.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) program: SkReuseport,
+    /// Why it cannot read the members' queues.
+    pub(crate) lost: Option<Error>,
+}
+
+/// What least-loaded remembers of a slot: `struct pace` in bpf/least_loaded.h.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct Pace {
+    window: u32,
+    picked: u32,
+    length: u32,
+    empty: u32,
+    start: u32,
+    joined: u32,
+}
+
+/// How a member begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// With the others: there is nobody who has been there for longer.
+    Together,
+    /// While others serve already: least-loaded lets it begin slowly.
+    Slow,
 }
 
 /// The sockets that the program selects from.
@@ -116,16 +199,22 @@ pub(crate) struct PolicyMaps {
     pub(crate) cursor: Array<MapData, u64>,
     pub(crate) counters: PerCpuArray<MapData, u64>,
     pub(crate) picks: PerCpuArray<MapData, u64>,
+    /// The kernel's addresses of the members' sockets, by slot, for reading their queues. A secret of
+    /// the kernel: pinned for its owner only, and never mapped into memory.
+    addresses: Array<MapData, u64>,
+    paces: Array<MapData, Pace>,
 }
 
 impl PolicyMaps {
     /// The maps with the names that the program and the pins have for them.
-    fn named(&self) -> [(&'static str, &MapData); 4] {
+    fn named(&self) -> [(&'static str, &MapData); 6] {
         [
             ("tables", self.tables.map_data()),
             ("cursor", self.cursor.map_data()),
             ("counters", self.counters.map_data()),
             ("picks", self.picks.map_data()),
+            ("addresses", self.addresses.map_data()),
+            ("paces", self.paces.map_data()),
         ]
     }
 
@@ -140,6 +229,8 @@ impl PolicyMaps {
             cursor: open("cursor")?.try_into()?,
             counters: open("counters")?.try_into()?,
             picks: open("picks")?.try_into()?,
+            addresses: open("addresses")?.try_into()?,
+            paces: open("paces")?.try_into()?,
         })
     }
 
@@ -153,11 +244,28 @@ impl PolicyMaps {
         self.tables.set(0, map.map_data(), 0)
     }
 
-    /// Forgets how often the member that was in a slot before was picked.
-    pub(crate) fn forget_picks(&mut self, slot: Slot) -> Result<(), MapError> {
+    /// Prepares a slot for a new member, whose socket the kernel has at this address.
+    pub(crate) fn receive(&mut self, slot: Slot, address: u64) -> Result<(), MapError> {
         let cpus = self.picks.get(&slot.index(), 0)?.len();
         let zeros = vec![0; cpus].try_into()?;
-        self.picks.set(slot.index(), zeros, 0)
+        self.picks.set(slot.index(), zeros, 0)?;
+        self.addresses.set(slot.index(), address, 0)
+    }
+
+    /// A slot has a socket that it had not: nothing that was learnt of it holds any more. To be
+    /// called when the socket is in the slot, or the program might learn that there is none.
+    pub(crate) fn begin_anew(&mut self, slot: Slot, start: Start) -> Result<(), MapError> {
+        let start = match start {
+            Start::Together => 0,
+            Start::Slow => 1,
+        };
+        self.paces.set(slot.index(), Pace { start, ..Pace::default() }, 0)
+    }
+
+    /// Nobody is in the slot any more.
+    pub(crate) fn forget(&mut self, slot: Slot) {
+        // A failure leaves what the next member overwrites.
+        let _ = self.addresses.set(slot.index(), 0, 0);
     }
 
     /// How often the member in a slot was picked.
@@ -172,19 +280,27 @@ fn empty_table(capacity: u32) -> Result<Array<MapData, u64>, MapError> {
     Array::create_named("table", words, Array::<MapData, u64>::MMAPABLE)
 }
 
-/// Loads the program, with maps of its own beside the sockets.
-pub(crate) fn load(config: Config, sockets: &Sockets) -> Result<(SkReuseport, PolicyMaps)> {
-    let (policy, seed) = (config.policy.code(), config.seed);
-    let tables = empty_table(sockets.capacity())
+/// Loads the program, with maps of its own beside the sockets and the members of the host.
+pub(crate) fn load(
+    config: Config,
+    sockets: &Sockets,
+    members: &Array<MapData, HostMember>,
+) -> Result<(Loaded, PolicyMaps)> {
+    let capacity = sockets.capacity();
+    let tables = empty_table(capacity)
         .and_then(|pattern| ArrayOfMaps::create("tables", 1, pattern.map_data()))
         .map_err(cannot_load)?;
-    let mut ebpf = EbpfLoader::new()
-        .override_global("POLICY", &policy, true)
-        .override_global("SEED", &seed, true)
+    let globals = config.globals();
+    let mut loader = EbpfLoader::new();
+    globals.set(&mut loader);
+    let mut ebpf = loader
         .map("sockets", sockets.data())
         .map("tables", tables.map_data())
-        .map_max_entries("picks", sockets.capacity())
-        .load(OBJECT)
+        .map("members", members.map_data())
+        .map_max_entries("picks", capacity)
+        .map_max_entries("addresses", capacity)
+        .map_max_entries("paces", capacity)
+        .load(OBJECT_WITH_LOAD)
         .map_err(cannot_load)?;
     let mut take = |name| ebpf.take_map(name).ok_or(MapError::KeyNotFound);
     let maps = || -> Result<_, MapError> {
@@ -193,28 +309,71 @@ pub(crate) fn load(config: Config, sockets: &Sockets) -> Result<(SkReuseport, Po
             cursor: take("cursor")?.try_into()?,
             counters: take("counters")?.try_into()?,
             picks: take("picks")?.try_into()?,
+            addresses: take("addresses")?.try_into()?,
+            paces: take("paces")?.try_into()?,
         })
     };
     let maps = maps().map_err(cannot_load)?;
-    Ok((loaded(&mut ebpf)?, maps))
+    let loaded = loaded(&mut ebpf)
+        .map(|program| Loaded { program, lost: None })
+        .or_else(|error| without_queues(config, sockets, members, &maps, error))?;
+    Ok((loaded, maps))
 }
 
 /// Loads the program over maps that exist: with another policy, say.
 pub(crate) fn load_over(
     config: Config,
     sockets: &Sockets,
+    members: &Array<MapData, HostMember>,
+    maps: &PolicyMaps,
+) -> Result<Loaded> {
+    load_object(OBJECT_WITH_LOAD, config, sockets, members, maps)
+        .map(|program| Loaded { program, lost: None })
+        .or_else(|error| without_queues(config, sockets, members, maps, error))
+}
+
+/// Queues cannot be read without CAP_PERFMON, nor where the kernel is locked down for
+/// confidentiality. If the program loads when it does not, that was why; else the first error stands.
+fn without_queues(
+    config: Config,
+    sockets: &Sockets,
+    members: &Array<MapData, HostMember>,
+    maps: &PolicyMaps,
+    error: Error,
+) -> Result<Loaded> {
+    match load_object(OBJECT, config, sockets, members, maps) {
+        Ok(program) => Ok(Loaded { program, lost: Some(lost(error)) }),
+        Err(_) => Err(error),
+    }
+}
+
+fn lost(error: Error) -> Error {
+    const TRIED: &str = "cannot read the members' queues";
+    if rights::has(rights::TRACING) {
+        return Error::new(ErrorKind::Unsupported, TRIED)
+            .because(error)
+            .remedy("a kernel that is locked down for confidentiality lets nobody read them");
+    }
+    Error::new(ErrorKind::Denied, TRIED)
+        .because("the program does not load without CAP_PERFMON when it does")
+        .remedy("attach again as root or with CAP_PERFMON: that changes it, under traffic")
+}
+
+fn load_object(
+    object: &[u8],
+    config: Config,
+    sockets: &Sockets,
+    members: &Array<MapData, HostMember>,
     maps: &PolicyMaps,
 ) -> Result<SkReuseport> {
-    let (policy, seed) = (config.policy.code(), config.seed);
+    let globals = config.globals();
     let mut loader = EbpfLoader::new();
-    loader
-        .override_global("POLICY", &policy, true)
-        .override_global("SEED", &seed, true)
-        .map("sockets", sockets.data());
+    globals.set(&mut loader);
+    loader.map("sockets", sockets.data()).map("members", members.map_data());
     for (name, map) in maps.named() {
         loader.map(name, map);
     }
-    loaded(&mut loader.load(OBJECT).map_err(cannot_load)?)
+    loaded(&mut loader.load(object).map_err(cannot_load)?)
 }
 
 fn loaded(ebpf: &mut sk_reuseport::Ebpf) -> Result<SkReuseport> {
@@ -227,6 +386,12 @@ fn loaded(ebpf: &mut sk_reuseport::Ebpf) -> Result<SkReuseport> {
     }
 }
 
-fn cannot_load(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    rights::failed("cannot load the select program", error, rights::LOADING)
+fn cannot_load(error: impl Into<EbpfError>) -> Error {
+    const TRIED: &str = "cannot load the select program";
+    match error.into() {
+        error @ EbpfError::NoBTF => Error::new(ErrorKind::Unsupported, TRIED)
+            .because(error)
+            .remedy("this kernel was built without CONFIG_DEBUG_INFO_BTF: use one with it"),
+        error => rights::failed(TRIED, error, rights::LOADING),
+    }
 }

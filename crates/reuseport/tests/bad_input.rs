@@ -17,6 +17,7 @@ use common::world::{
 use common::{Helper, helper_main, tcp};
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
+use reuseport::policy::LeastLoaded;
 use reuseport::status::Steering;
 use reuseport::{Attach, Balancer, Error, ErrorKind, Host, ObjectSpec, Policy, Result, Stop};
 use rustix::fs::{FlockOperation, flock};
@@ -163,7 +164,7 @@ fn looking_without_rights() {
 fn changing_things_without_rights() {
     alone(|| {
         let scene = Scene::new(2);
-        let maps = ["cannot make the maps", "not permitted", "missing here: CAP_BPF"];
+        let maps = ["cannot create the host-wide maps", "not permitted", "missing here: CAP_BPF"];
         let none = CapabilitySet::empty();
         let attach = with(Policy::RoundRobin);
         scene.refuses(ErrorKind::Denied, &maps, |scene| capable_of(none, || scene.attach(&attach)));
@@ -182,6 +183,23 @@ fn changing_things_without_rights() {
         scene.refuses(ErrorKind::Denied, &theirs, |scene| {
             nobody_capable_of(TRACING, || scene.detach())
         });
+    });
+}
+
+/// Queues cannot be read then, and it is said; everything else works, and it can be made good.
+#[test]
+fn least_loaded_without_the_right_to_read_queues() {
+    alone(|| {
+        let scene = Scene::new(2);
+        let least_loaded = with(Policy::LeastLoaded(LeastLoaded::DEFAULT));
+        let attach = || Balancer::attach(&scene.host, &scene.key, &least_loaded).unwrap().1.lost;
+        let lost = capable_of(CapabilitySet::BPF, attach).unwrap();
+        refused(lost, ErrorKind::Denied, &["cannot read the members' queues", "CAP_PERFMON"]);
+        assert!(!scene.host.status(&scene.key).unwrap().reads_queues);
+        assert_eq!(deal(&scene.members, 10), [5, 5]);
+        assert!(attach().is_none());
+        assert!(scene.host.status(&scene.key).unwrap().reads_queues);
+        scene.detach().unwrap();
     });
 }
 
@@ -449,11 +467,11 @@ fn weights_of_nobody_and_where_there_are_none() {
     alone(|| {
         let scene = Scene::steered(2);
         for slot in [2, 63, 64, u16::MAX] {
-            let words = ["cannot set weights", &format!("slot {slot} has no member")];
+            let words = ["cannot change the members", &format!("slot {slot} has no member")];
             scene.refuses(ErrorKind::NotFound, &words, |scene| scene.set_weight(slot, 1));
         }
         scene.attach(&with_object(object("first"))).unwrap();
-        let words = ["cannot set weights", "the user's own program"];
+        let words = ["cannot change the members", "the user's own program"];
         scene.refuses(ErrorKind::Invalid, &words, |scene| scene.set_weight(0, 1));
     });
 }
@@ -471,7 +489,9 @@ fn a_program_that_somebody_else_attached_meanwhile() {
         scene.refuses(ErrorKind::Foreign, &["will not detach from", "leave_it"], |scene| {
             scene.detach()
         });
-        scene.refuses(ErrorKind::NotAttached, &["nothing"], |scene| scene.set_weight(0, 1));
+        scene.refuses(ErrorKind::Foreign, &["will not change", "leave_it"], |scene| {
+            scene.set_weight(0, 1)
+        });
         let force = Attach { force: true, ..with(Policy::RoundRobin) };
         let (_, attached) = Balancer::attach(&scene.host, &scene.key, &force).unwrap();
         assert_eq!(attached.replaced.unwrap().id, Some(id));
@@ -541,10 +561,11 @@ fn a_kernel_without_type_information() {
         let error = Host::open().unwrap_err();
         let words = ["cannot list sockets", "/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF"];
         refused(error, ErrorKind::Unsupported, &words);
-        // The select program needs none; open connections are not counted.
-        scene.attach(&with(Policy::RoundRobin)).unwrap();
-        assert_eq!(deal(&scene.members, 10), [5, 5]);
-        scene.detach().unwrap();
+        // Where the kernel keeps its queues is in there, too.
+        let words = ["cannot load the select program", "CONFIG_DEBUG_INFO_BTF"];
+        scene.refuses(ErrorKind::Unsupported, &words, |scene| {
+            scene.attach(&with(Policy::RoundRobin))
+        });
     });
 }
 

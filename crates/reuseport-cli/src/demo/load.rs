@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn every_connection_of_the_plan_is_answered_at_its_rate() {
-        let spec = WorkerSpec { service: Duration::from_micros(100) };
+        let spec = WorkerSpec { service: Duration::from_micros(100), hang: None };
         let server = Server::start(&[spec; 2]).unwrap();
         let plan = Plan { target: server.address(), rate: 500, connections: 100, clients: 16 };
         let begun = Instant::now();
@@ -140,7 +140,9 @@ mod tests {
     fn latency_counts_from_when_a_connection_was_due() {
         // One client, 20 ms of work, one connection due every 2 ms: the tenth is 180 ms late
         // before it starts. Counted from its start it would look like 20 ms.
-        let server = Server::start(&[WorkerSpec { service: Duration::from_millis(20) }]).unwrap();
+        let server =
+            Server::start(&[WorkerSpec { service: Duration::from_millis(20), hang: None }])
+                .unwrap();
         let plan = Plan { target: server.address(), rate: 500, connections: 10, clients: 1 };
         let outcome = run(&plan, &AtomicBool::new(false), || {});
         let last = outcome.answers.last().unwrap().latency;
@@ -149,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_closed_port_is_a_failure_and_no_answer() {
-        let server = Server::start(&[WorkerSpec { service: Duration::ZERO }]).unwrap();
+        let server = Server::start(&[WorkerSpec { service: Duration::ZERO, hang: None }]).unwrap();
         let target = server.address();
         drop(server);
         let plan = Plan { target, rate: 1000, connections: 5, clients: 2 };
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn told_to_stop_it_starts_nothing_more() {
-        let server = Server::start(&[WorkerSpec { service: Duration::ZERO }]).unwrap();
+        let server = Server::start(&[WorkerSpec { service: Duration::ZERO, hang: None }]).unwrap();
         let plan = Plan { target: server.address(), rate: 10, connections: 1_000_000, clients: 2 };
         let outcome = run(&plan, &AtomicBool::new(true), || {});
         assert_eq!(outcome.answers.len(), 0);

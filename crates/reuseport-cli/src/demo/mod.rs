@@ -1,8 +1,8 @@
 //! `reuseport demo`: the whole story in half a minute, with nothing set up.
 //!
-//! A server of four workers on loopback, one of them ten times slower than the others, under a
-//! steady load: first the kernel's hash decides, then our program, then our program with the slow
-//! worker's weight cut. The server and its clients are in this process ([`server`], [`load`]), the
+//! A server of four workers on loopback, one of which hangs again and again, under a steady load:
+//! first the kernel's hash decides, then our program in turn, then our program by the shortest queue.
+//! The server and its clients are in this process ([`server`], [`load`]), the
 //! program is steered through [`backend`](crate::backend) like any other group's, and everything
 //! shown ([`report`]) was measured. What it attaches it detaches, on ^C too.
 
@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use reuseport::Policy;
-use reuseport::id::Weight;
+use reuseport::group::Protocol;
+use reuseport::policy::LeastLoaded;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::backend::OwnGroup;
@@ -25,53 +26,42 @@ use crate::output::BOLD;
 use load::Plan;
 use report::{Round, WorkerRound};
 use screen::Screen;
-use server::{Server, WorkerSpec};
+use server::{Hang, Server, WorkerSpec};
 
-/// An answer's time, and the slow worker's.
+/// An answer's time.
 const SERVICE: Duration = Duration::from_millis(2);
-const SLOW_SERVICE: Duration = Duration::from_millis(20);
-/// Of four workers, the last is slow.
+/// Of four workers, the last hangs.
 const WORKERS: usize = 4;
-const SLOW: usize = WORKERS - 1;
-/// A fourth of it keeps the slow worker busy for 0.9 of its time: all goes well as long as
-/// connections come evenly, and a queue grows where they come in clumps.
-const RATE: u32 = 180;
+const HANGS: usize = WORKERS - 1;
+const HANG: Hang = Hang { every: Duration::from_millis(600), lasts: Duration::from_millis(400) };
+/// Keeps each worker busy for 0.15 of its time: there is always one that could answer at once.
+const RATE: u32 = 300;
 /// More than ever wait at once.
 const CLIENTS: usize = 96;
-
-const FULL: Weight = weight(10);
-const A_TENTH: Weight = weight(1);
-
-const fn weight(weight: u16) -> Weight {
-    match Weight::new(weight) {
-        Some(weight) => weight,
-        None => Weight::MAX,
-    }
-}
 
 /// What decides in a round, and how it is called.
 struct Stage {
     name: &'static str,
     title: &'static str,
-    /// The workers' weights under our program; None: no program.
-    weights: Option<[Weight; WORKERS]>,
+    /// None: no program.
+    policy: Option<Policy>,
 }
 
 const STAGES: [Stage; 3] = [
     Stage {
         name: "kernel hash",
         title: "the kernel's own hash, no program attached",
-        weights: None,
+        policy: None,
     },
     Stage {
         name: "round-robin",
         title: "`reuseport` round-robin: a program in the kernel picks one worker after the other",
-        weights: Some([FULL; WORKERS]),
+        policy: Some(Policy::RoundRobin),
     },
     Stage {
-        name: "round-robin, weighted",
-        title: "the same, with the slow worker's weight cut to a tenth",
-        weights: Some([FULL, FULL, FULL, A_TENTH]),
+        name: "least-loaded",
+        title: "`reuseport` least-loaded: the shortest queue, read in the kernel at each connection",
+        policy: Some(Policy::LeastLoaded(LeastLoaded::DEFAULT)),
     },
 ];
 
@@ -87,7 +77,7 @@ pub(crate) fn run(seconds: u32) -> Result<()> {
     let server = Server::start(&specs()).context("cannot start the demo's server")?;
     let mut group = OwnGroup::find(server.listeners())?;
     // What cannot be attached should say so now and not after the first round.
-    group.attach(Policy::RoundRobin)?;
+    group.attach(Policy::default_for(Protocol::Tcp))?;
     group.detach()?;
 
     screen.print(&introduction(&server, seconds))?;
@@ -99,9 +89,8 @@ pub(crate) fn run(seconds: u32) -> Result<()> {
             STAGES.len(),
             stage.title,
         ))?;
-        if let Some(weights) = stage.weights {
-            group.attach(Policy::RoundRobin)?;
-            group.set_weights(&weights)?;
+        if let Some(policy) = stage.policy {
+            group.attach(policy)?;
         }
         let round = measure(stage, &server, &group, seconds, &stop, &mut screen)?;
         let table = report::workers(&round, screen.width());
@@ -117,7 +106,7 @@ pub(crate) fn run(seconds: u32) -> Result<()> {
     screen.print(&report::conclusion(&rounds))?;
     screen.print(
         "\nNothing is left behind: the program is detached, the server gone. To do this to a server\n\
-         that runs: `reuseport ls`, then `reuseport attach GROUP --policy round-robin`.\n",
+         that runs: `reuseport ls`, then `reuseport attach GROUP`.\n",
     )?;
     Ok(())
 }
@@ -132,17 +121,20 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
 }
 
 fn specs() -> [WorkerSpec; WORKERS] {
-    std::array::from_fn(|w| WorkerSpec { service: if w == SLOW { SLOW_SERVICE } else { SERVICE } })
+    let hang = |w| (w == HANGS).then_some(HANG);
+    std::array::from_fn(|w| WorkerSpec { service: SERVICE, hang: hang(w) })
 }
 
 fn introduction(server: &Server, seconds: u32) -> String {
     format!(
         "A server on {}: {WORKERS} workers with a listener each (SO_REUSEPORT), {} ms for an \
-         answer;\nworker {SLOW} takes {} ms. {RATE} connections/s come in, for {seconds} s each \
-         time. A latency counts from\nwhen its connection was due.\n",
+         answer.\nWorker {HANGS} hangs again and again: it works for {} ms, then does nothing for {} \
+         ms. {RATE} connections/s\ncome in, for {seconds} s each time. A latency counts from when its \
+         connection was due.\n",
         server.address(),
         SERVICE.as_millis(),
-        SLOW_SERVICE.as_millis(),
+        HANG.every.as_millis(),
+        HANG.lasts.as_millis(),
     )
 }
 
@@ -155,7 +147,7 @@ fn measure(
     stop: &AtomicBool,
     screen: &mut Screen,
 ) -> Result<Round> {
-    let steered = stage.weights.is_some();
+    let steered = stage.policy.is_some();
     let picks_before = if steered { Some(group.picks()?) } else { None };
     let before = server.accepted();
     let plan = Plan {
@@ -187,7 +179,7 @@ fn measure(
 fn blank(stage: &Stage, accepted: &[u64], before: &[u64]) -> Round {
     let workers = specs().into_iter().enumerate().map(|(w, spec)| WorkerRound {
         service: spec.service,
-        weight: stage.weights.map(|weights| weights[w].get()),
+        hangs: spec.hang.is_some(),
         accepted: accepted[w] - before[w],
         picks: None,
         latencies: Vec::new(),

@@ -9,6 +9,8 @@ use crate::output::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar,
 
 /// A bar that fills its column stands for this share of the connections, in every round.
 const FULL_BAR: f64 = 0.4;
+/// What took longer than this waited for a worker that hung: an answer takes a fiftieth of it.
+const LONG: Duration = Duration::from_millis(100);
 /// Started later than this, connections measure the machine and not the server.
 const LATE: Duration = Duration::from_millis(10);
 
@@ -32,8 +34,8 @@ pub(crate) struct Round {
 pub(crate) struct WorkerRound {
     /// How long its answers take, by design.
     pub(crate) service: Duration,
-    /// None without a program.
-    pub(crate) weight: Option<u16>,
+    /// Whether it hangs again and again, by design.
+    pub(crate) hangs: bool,
     /// What the worker itself counted.
     pub(crate) accepted: u64,
     /// What the kernel program counted; None without a program.
@@ -67,11 +69,6 @@ impl Round {
         self.workers.iter().map(|w| w.picks).sum()
     }
 
-    /// The worker that takes longest.
-    fn slow(&self) -> Option<usize> {
-        (0..self.workers.len()).max_by_key(|w| self.workers[*w].service)
-    }
-
     fn share(&self, worker: usize) -> f64 {
         self.workers[worker].accepted as f64 / self.accepted().max(1) as f64
     }
@@ -80,20 +77,19 @@ impl Round {
 /// The table of one round: a row for each worker.
 pub(crate) fn workers(round: &Round, width: usize) -> String {
     let rows = || round.workers.iter();
-    let slow = round.slow();
     let mut table = Table::default();
-    let names = (0..round.workers.len()).map(|w| match Some(w) == slow {
-        true => Cell::new(format!("{w} slow"), NOTE),
+    let names = rows().enumerate().map(|(w, worker)| match worker.hangs {
+        true => Cell::new(format!("{w} hangs"), NOTE),
         false => w.to_string().into(),
     });
     table
         .column("WORKER", Align::Left, names)
         .column("WORK", Align::Right, rows().map(|w| time(Some(w.service)).into()))
-        .column("WEIGHT", Align::Right, rows().map(|w| or_dash(w.weight)))
         .column("ACCEPTED", Align::Right, rows().map(|w| w.accepted.to_string().into()))
         .column("PICKED", Align::Right, rows().map(|w| or_dash(w.picks)))
         .column("P50", Align::Right, rows().map(|w| time(quantile(&w.latencies, 0.5)).into()))
-        .column("P99", Align::Right, rows().map(|w| time(quantile(&w.latencies, 0.99)).into()));
+        .column("P99", Align::Right, rows().map(|w| time(quantile(&w.latencies, 0.99)).into()))
+        .column(">100 ms", Align::Right, rows().map(|w| long(&w.latencies).to_string().into()));
     let shares = |row: usize, room: Option<usize>| {
         let room = room.unwrap_or(30).saturating_sub(7).min(40);
         let share = round.share(row);
@@ -141,11 +137,11 @@ pub(crate) fn summary(rounds: &[Round], width: usize) -> String {
         .column("P90", Align::Right, rounds.iter().map(at(0.9)))
         .column("P99", Align::Right, rounds.iter().map(at(0.99)))
         .column("SLOWEST", Align::Right, rounds.iter().map(at(1.0)));
-    let slow = |row: usize, _| {
-        let round = &rounds[row];
-        round.slow().map_or("-".to_owned(), |w| percent(round.share(w)))
+    let waited = |row: usize, _| {
+        let latencies = &rounds[row].latencies;
+        format!("{} of {}", long(latencies), latencies.len())
     };
-    table.draw(Some(width), &Last { title: "SLOW WORKER GOT", least: 6, text: &slow })
+    table.draw(Some(width), &Last { title: "TOOK OVER 100 ms", least: 16, text: &waited })
 }
 
 /// The first round against the last, in a sentence.
@@ -174,6 +170,11 @@ pub(crate) fn conclusion(rounds: &[Round]) -> String {
     out
 }
 
+/// How many took long.
+fn long(latencies: &[Duration]) -> usize {
+    latencies.iter().filter(|latency| **latency > LONG).count()
+}
+
 fn or_dash<N: ToString>(number: Option<N>) -> Cell {
     number.map_or(Cell::new("-", PLAIN), |n| n.to_string().into())
 }
@@ -195,10 +196,9 @@ mod tests {
     use super::*;
 
     fn round(name: &'static str, accepted: [u64; 4], slow_ms: u64, ours: bool) -> Round {
-        let services = [2, 2, 2, 20];
-        let workers = services.iter().zip(accepted).map(|(ms, accepted)| WorkerRound {
-            service: Duration::from_millis(*ms),
-            weight: ours.then_some(1),
+        let workers = accepted.into_iter().enumerate().map(|(worker, accepted)| WorkerRound {
+            service: Duration::from_millis(2),
+            hangs: worker == 3,
             accepted,
             picks: ours.then_some(accepted),
             latencies: Vec::new(),
@@ -246,7 +246,7 @@ mod tests {
         let rounds = [
             round("kernel hash", [230, 215, 240, 215], 320, false),
             round("round-robin", [225, 225, 225, 225], 22, true),
-            round("weighted", [297, 296, 300, 7], 20, true),
+            round("least-loaded", [297, 296, 300, 7], 400, true),
         ];
         insta::assert_snapshot!(plain(&(summary(&rounds, 80) + &conclusion(&rounds))));
         let same = [round("a", [1, 1, 1, 1], 20, false), round("b", [1, 1, 1, 1], 20, true)];

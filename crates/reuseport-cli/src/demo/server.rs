@@ -1,5 +1,6 @@
 //! The demo's server: blocking workers, each with a listener of its own on one address, as many
-//! servers run them. A worker answers one connection after the other; one of them is slow.
+//! servers run them. A worker answers one connection after the other; one of them
+//! hangs again and again.
 //!
 //! Work is sleep: it takes a worker's time and no CPU, so that what is measured is the balancing
 //! and not who got the machine's few cores.
@@ -9,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sk_reuseport::net::Bind;
 
@@ -21,6 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct WorkerSpec {
     /// How long an answer takes.
     pub(crate) service: Duration,
+    /// Whether it hangs now and then, and how.
+    pub(crate) hang: Option<Hang>,
+}
+
+/// How a worker hangs: it answers, and then does nothing for a while, as while it waits for a disk
+/// or collects garbage.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hang {
+    /// From the end of one time to the beginning of the next.
+    pub(crate) every: Duration,
+    /// How long.
+    pub(crate) lasts: Duration,
 }
 
 /// A running server.
@@ -101,6 +114,7 @@ fn serve(
     accepted: &AtomicU64,
     stop: &AtomicBool,
 ) {
+    let mut hung = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         // Errors here are a connection's that went away while it waited, a lack of descriptors,
         // or the end: breathe, so that none of them becomes a busy loop.
@@ -111,6 +125,10 @@ fn serve(
         accepted.fetch_add(1, Ordering::Relaxed);
         // A client that gave up is the load generator's to count.
         let _ = answer(index, connection, spec);
+        if let Some(hang) = spec.hang.filter(|hang| hung.elapsed() >= hang.every) {
+            thread::sleep(hang.lasts);
+            hung = Instant::now();
+        }
     }
 }
 
@@ -136,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_worker_answers_with_its_number_and_counts_what_it_accepted() {
-        let spec = WorkerSpec { service: Duration::from_micros(10) };
+        let spec = WorkerSpec { service: Duration::from_micros(10), hang: None };
         let server = Server::start(&[spec; 3]).unwrap();
         let mut answered = vec![0; 3];
         for _ in 0..60 {
@@ -148,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_server_that_is_dropped_frees_its_port() {
-        let server = Server::start(&[WorkerSpec { service: Duration::ZERO }; 2]).unwrap();
+        let server =
+            Server::start(&[WorkerSpec { service: Duration::ZERO, hang: None }; 2]).unwrap();
         let address = server.address();
         drop(server);
         let error = TcpStream::connect(address).unwrap_err();

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub(crate) use table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
 pub(crate) use text::{ls, show};
-pub(crate) use words::{argument, count, percent};
+pub(crate) use words::{argument, count, nobody_active, percent};
 
 /// Who reads the output, and from where.
 #[derive(Debug, Clone, Copy, Default)]

@@ -7,7 +7,9 @@ use reuseport::group::{Device, GroupKey, Holder, Protocol, Queue};
 use reuseport::id::{Cookie, Netns, Slot, Weight};
 use reuseport::status::{Enrolment, State};
 
-use super::view::{GroupLine, GroupView, Identity, MemberView, Program, ProgramKind, QueueView};
+use super::view::{
+    GroupLine, GroupView, Identity, MemberView, PolicyOptionsView, Program, ProgramKind, QueueView,
+};
 use super::{Reader, ls, show};
 
 const OWN: Netns = Netns { cookie: 1, inode: 4_026_531_840 };
@@ -93,22 +95,27 @@ fn member(slot: Option<u16>, state: State, cookie: u64, picks: u64) -> MemberVie
         state,
         weight: Weight::DEFAULT,
         generation: 0,
+        cpu: None,
         picks: Some(picks),
         open: Some(picks % 7),
     });
-    MemberView::new(
+    let view = MemberView::new(
         Cookie::new(cookie).unwrap(),
         &holders(1201..1204, "nginx", 6 + u32::from(slot.unwrap_or(9))),
         Queue { waiting: 0, half_open: 0, limit: 511 },
         slot.map(|slot| 1202 + u32::from(slot)),
         enrolment.as_ref(),
-    )
+    );
+    let share = slot.map(|_| picks as f64 / 225.0);
+    let weight_share = slot.map(|_| if state == State::Active { 0.5 } else { 0.0 });
+    MemberView { share, weight_share, ..view }
 }
 
 fn ours() -> GroupView {
     GroupView {
         identity: identity(Protocol::Tcp, "127.0.0.1:8080", OWN),
         policy: Some("round-robin"),
+        policy_options: None,
         sticky: Some("none"),
         program: program(ProgramKind::Policy, "select", Some(42)),
         unsteered: 1,
@@ -130,6 +137,7 @@ fn foreign() -> GroupView {
     GroupView {
         identity,
         policy: None,
+        policy_options: None,
         sticky: None,
         program: program(ProgramKind::Foreign, "quic", Some(9)),
         unsteered: 0,
@@ -188,6 +196,25 @@ fn show_wide() {
 #[test]
 fn show_80_columns() {
     insta::assert_snapshot!(plain(&show(&ours(), &reader(80))));
+}
+
+/// The same with least-loaded, and with CPUs, which no policy has together: columns side by side.
+fn least_loaded() -> GroupView {
+    let mut group = ours();
+    let load = vec!["queue", "open"];
+    group.policy = Some("least-loaded");
+    group.policy_options = Some(PolicyOptionsView::LeastLoaded { load, max_share: 1.5 });
+    if let Some(program) = &mut group.program {
+        program.policy = group.policy;
+    }
+    group.members[0].cpu = Some(3);
+    group
+}
+
+#[test]
+fn show_with_options_and_cpus() {
+    insta::assert_snapshot!(plain(&show(&least_loaded(), &reader(140))));
+    insta::assert_json_snapshot!(GroupView { members: Vec::new(), ..least_loaded() });
 }
 
 #[test]

@@ -104,6 +104,9 @@ fn header(out: &mut String, group: &GroupView, reader: &Reader) {
     };
     let mut program = words::program(group.program.as_ref());
     if let Some(ours) = group.program.as_ref().filter(|p| p.kind == ProgramKind::Policy) {
+        if let Some(options) = &group.policy_options {
+            let _ = write!(program, " ({})", options.words());
+        }
         let id = ours.id.map_or(String::new(), |id| format!("#{id}"));
         let _ = write!(program, " ({}{id})", safe(&ours.name));
     }
@@ -143,7 +146,6 @@ fn network(identity: &Identity, reader: &Reader) -> String {
 /// The member table. Columns that no member has a value for are left out.
 fn members(group: &GroupView, reader: &Reader) -> String {
     let members = &group.members;
-    let total: u64 = members.iter().filter_map(|m| m.picks).sum();
     let mut table = Table::default();
     if members.iter().any(|m| m.slot.is_some()) {
         table.column("SLOT", Align::Right, members.iter().map(|m| number(m.slot))).column(
@@ -151,6 +153,9 @@ fn members(group: &GroupView, reader: &Reader) -> String {
             Align::Left,
             members.iter().map(state_cell),
         );
+    }
+    if members.iter().any(|m| m.cpu.is_some()) {
+        table.column("CPU", Align::Right, members.iter().map(|m| number(m.cpu)));
     }
     // The user's own program knows no weights.
     if group.policy.is_some() {
@@ -169,21 +174,16 @@ fn members(group: &GroupView, reader: &Reader) -> String {
         table.column("OPEN", Align::Right, members.iter().map(|m| number(m.open)));
     }
     if members.iter().any(|m| m.picks.is_some()) {
-        let share = |m: &MemberView| Some(m.picks? as f64 / total.max(1) as f64);
         table
             .column("PICKS", Align::Right, members.iter().map(|m| number(m.picks)))
-            .column(
-                "SHARE",
-                Align::Right,
-                members.iter().map(|m| share(m).map_or("-".into(), |s| words::percent(s).into())),
-            )
+            .column("SHARE", Align::Right, members.iter().map(share_cell))
             .optional(
                 1,
                 "",
                 Align::Left,
                 members
                     .iter()
-                    .map(|m| Cell::new(share(m).map_or(String::new(), |s| bar(s, 10)), GOOD)),
+                    .map(|m| Cell::new(m.share.map_or(String::new(), |s| bar(s, 10)), GOOD)),
             );
     }
     let held = |row: usize, room| {
@@ -196,6 +196,16 @@ fn members(group: &GroupView, reader: &Reader) -> String {
 
 fn number<N: ToString>(number: Option<N>) -> Cell {
     number.map_or("-".into(), |n| n.to_string().into())
+}
+
+/// What it got, of what its weight entitles it to.
+fn share_cell(member: &MemberView) -> Cell {
+    let percent = |share: Option<f64>| share.map_or("-".to_owned(), words::percent);
+    match (member.share, member.weight_share) {
+        (None, None) => "-".into(),
+        (got, None) => percent(got).into(),
+        (got, wanted) => Cell::from(percent(got)).and(format!(" of {:>5}", percent(wanted)), DIM),
+    }
 }
 
 fn state_cell(member: &MemberView) -> Cell {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use reuseport::group::{AttachedProgram, Device, GroupKey, Holder, Protocol, Queue};
 use reuseport::id::Cookie;
+use reuseport::policy::{LeastLoaded, Policy};
 use reuseport::status::{Enrolment, GroupStatus, MemberStatus, State, Steering};
 use serde::Serialize;
 
@@ -34,12 +35,30 @@ pub(crate) struct GroupView {
     #[serde(flatten)]
     pub(crate) identity: Identity,
     pub(crate) policy: Option<&'static str>,
+    pub(crate) policy_options: Option<PolicyOptionsView>,
     pub(crate) sticky: Option<&'static str>,
     pub(crate) program: Option<Program>,
     pub(crate) unsteered: usize,
     pub(crate) skew: Option<f64>,
     pub(crate) members: Vec<MemberView>,
     pub(crate) counters: BTreeMap<&'static str, u64>,
+}
+
+/// What a policy is told beside its name.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum PolicyOptionsView {
+    LeastLoaded {
+        /// The terms that count: `queue`, `open`.
+        load: Vec<&'static str>,
+        /// In fair shares.
+        max_share: f64,
+    },
+    Payload {
+        /// In bytes.
+        offset: u16,
+        length: u8,
+    },
 }
 
 /// What tells a group from every other one.
@@ -102,6 +121,12 @@ pub(crate) struct MemberView {
     pub(crate) queue: QueueView,
     pub(crate) open: Option<u64>,
     pub(crate) picks: Option<u64>,
+    /// Its part of all members' picks.
+    pub(crate) share: Option<f64>,
+    /// Its part of the active members' weight.
+    pub(crate) weight_share: Option<f64>,
+    /// Its own, for policy `cpu`.
+    pub(crate) cpu: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -146,20 +171,58 @@ impl GroupView {
     /// The view of `status`, whose namespace has the name `netns_name`.
     pub(crate) fn new(status: &GroupStatus, netns_name: Option<String>) -> Self {
         let (policy, sticky) = match status.steering {
-            Steering::Policy { policy, stickiness } => {
-                (Some(policy.name()), Some(stickiness.name()))
-            }
+            Steering::Policy { policy, stickiness } => (Some(policy), Some(stickiness.name())),
             _ => (None, None),
         };
+        let weight_share = weight_shares(&status.members);
+        let picks: u64 = status.members.iter().filter_map(picks_of).sum();
+        let share = |member: &MemberStatus| {
+            let of = picks_of(member).filter(|_| picks > 0)?;
+            Some(rounded(of as f64 / picks as f64))
+        };
+        let members = status.members.iter().map(|member| MemberView {
+            share: share(member),
+            weight_share: policy.and_then(|_| weight_share(member)),
+            ..MemberView::from_status(member)
+        });
         Self {
             identity: Identity::new(&status.group.key, netns_name),
-            policy,
+            policy: policy.map(Policy::name),
+            policy_options: policy.and_then(PolicyOptionsView::new),
             sticky,
             program: Program::new(status.group.program.as_ref(), &status.steering),
             unsteered: status.unsteered(),
             skew: skew_of(status),
-            members: status.members.iter().map(MemberView::from_status).collect(),
+            members: members.collect(),
             counters: status.counters.iter().map(|c| (c.reason, c.count)).collect(),
+        }
+    }
+}
+
+impl PolicyOptionsView {
+    fn new(policy: Policy) -> Option<Self> {
+        match policy {
+            Policy::LeastLoaded(LeastLoaded { load, max_share }) => Some(Self::LeastLoaded {
+                load: [("queue", load.queue()), ("open", load.open())]
+                    .into_iter()
+                    .filter_map(|(term, counts)| counts.then_some(term))
+                    .collect(),
+                max_share: f64::from(max_share.hundredths()) / 100.0,
+            }),
+            Policy::Payload(payload) => {
+                Some(Self::Payload { offset: payload.offset(), length: payload.length() })
+            }
+            _ => None,
+        }
+    }
+
+    /// As it stands behind the policy's name.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::LeastLoaded { load, max_share } => {
+                format!("{}; max share {max_share}", load.join(","))
+            }
+            Self::Payload { offset, length } => format!("offset {offset}, length {length}"),
         }
     }
 }
@@ -239,6 +302,9 @@ impl MemberView {
             queue: view,
             open: enrolment.and_then(|e| e.open),
             picks: enrolment.and_then(|e| e.picks),
+            share: None,
+            weight_share: None,
+            cpu: enrolment.and_then(|e| e.cpu),
         }
     }
 }
@@ -278,8 +344,30 @@ pub(crate) fn skew<'a>(enrolments: impl Iterator<Item = &'a Enrolment>) -> Optio
         return None;
     }
     let largest = active.iter().map(|a| (a.0 / picks - a.1 / weight).abs()).fold(0.0, f64::max);
-    // Four digits are more than anyone can act on, and keep the JSON short.
-    Some((largest * 10_000.0).round() / 10_000.0)
+    Some(rounded(largest))
+}
+
+/// Four digits are more than anyone can act on, and keep the JSON short.
+fn rounded(share: f64) -> f64 {
+    (share * 10_000.0).round() / 10_000.0
+}
+
+fn picks_of(member: &MemberStatus) -> Option<u64> {
+    member.enrolment.as_ref()?.picks
+}
+
+/// The part of the active members' weight that a member has; None without a slot, and if all weigh
+/// nothing.
+fn weight_shares(members: &[MemberStatus]) -> impl Fn(&MemberStatus) -> Option<f64> {
+    let weight = |e: &Enrolment| match e.state {
+        State::Active => u32::from(e.weight.get()),
+        State::Standby | State::Draining => 0,
+    };
+    let total: u32 = members.iter().filter_map(|m| m.enrolment.as_ref()).map(weight).sum();
+    move |member| {
+        let of = member.enrolment.as_ref().map(weight).filter(|_| total > 0)?;
+        Some(rounded(f64::from(of) / f64::from(total)))
+    }
 }
 
 fn state_word(state: State) -> &'static str {
@@ -301,6 +389,7 @@ mod tests {
             state,
             weight: Weight::new(weight).unwrap(),
             generation: 0,
+            cpu: None,
             picks: Some(picks),
             open: None,
         }

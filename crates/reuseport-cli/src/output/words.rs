@@ -1,7 +1,11 @@
 //! Short texts for people: who holds a socket, what waits there, which program decides, and the
 //! command that mends what is amiss.
 
-use crate::output::table::{self, safe, shortened};
+use reuseport::group::GroupKey;
+use reuseport::id::State;
+use reuseport::table::Share;
+
+use crate::output::table::{self, NOTE, safe, shortened};
 use crate::output::view::{Identity, Program, ProgramKind, QueueView};
 
 /// One process that holds a socket; `fd` only where descriptors are to be told apart.
@@ -100,6 +104,19 @@ pub(crate) fn unsteered(identity: &Identity, n: usize, own_netns: Option<u32>) -
         identity.group,
         argument(identity, own_netns),
     )
+}
+
+/// What to say if no member is left that new connections go to; else nothing.
+pub(crate) fn nobody_active(key: &GroupKey, shares: &[Share]) -> String {
+    let active = |share: &Share| share.state == State::Active && share.weight.get() > 0;
+    if shares.iter().any(active) {
+        return String::new();
+    }
+    let instead = match shares.iter().any(|share| share.state != State::Standby) {
+        true => "until one is, those that drain are picked all the same (fallback_draining)",
+        false => "until one is, the kernel's hash decides (fallback_kernel)",
+    };
+    format!("{NOTE}no member of {key} is active with a weight: {instead}{NOTE:#}\n")
 }
 
 /// The group as an argument that finds it again from this network namespace.

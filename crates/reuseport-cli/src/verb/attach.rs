@@ -6,11 +6,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use reuseport::group::GroupKey;
-use reuseport::id::Slot;
+use reuseport::id::{Cookie, Slot, Weight};
 use reuseport::observe::netns_names;
-use reuseport::status::Steering;
+use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::{Change, Watch};
 use reuseport::{
     Attach as LibraryAttach, Attached, Balancer, Decide, Host, LeftOut, ObjectSpec, Policy, Stop,
@@ -18,10 +17,11 @@ use reuseport::{
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::GroupArgs;
-use crate::backend::Target;
 use crate::netns;
 use crate::output::view::Identity;
 use crate::output::{self, DIM, NOTE};
+use crate::policy::{PolicyOptions, PolicyParser, described, lost};
+use crate::select::{self, WeightOf};
 
 /// Let a policy, or your own eBPF program, decide for a group
 ///
@@ -41,20 +41,31 @@ Rights:
   another user. The program stays when this command ends.
 
 Examples:
-  reuseport attach tcp:127.0.0.1:8080 --policy round-robin
-  reuseport attach :8080                       take in sockets that came since
-  reuseport attach :8080 --policy hash --watch
-  reuseport attach :53 --netns blue --policy random
+  reuseport attach tcp:127.0.0.1:8080          to the shortest queue
+  reuseport attach :8080                       take in who came since
+  reuseport attach :8080 --policy round-robin --weight pid:1234=3 --watch
+  reuseport attach :53 --netns blue --policy source
+  reuseport attach udp::4433 --policy payload:1:8
   reuseport attach :8080 --object my.bpf.o --program select --map sockets
 ")]
 pub(crate) struct Attach {
     #[command(flatten)]
     group: GroupArgs,
 
-    /// How members are picked [default: as before; at first round-robin for tcp, hash for udp]
-    #[arg(long, value_name = "POLICY", value_parser = policies())]
+    /// How members are picked [default: as before; at first least-loaded for tcp, hash for udp]
+    #[arg(long, value_name = "POLICY", value_parser = PolicyParser)]
     #[arg(conflicts_with = "object")]
     policy: Option<Policy>,
+
+    #[command(flatten)]
+    options: PolicyOptions,
+
+    /// Give a member this weight from the start, 0 to 1000; others have 1, or keep theirs
+    ///
+    /// MEMBER is cookie:N, fd:N or pid:N (the owner); in a group that is steered already also
+    /// slot:N or gen:N. Can be given several times.
+    #[arg(long = "weight", value_name = "MEMBER=N")]
+    weights: Vec<WeightOf>,
 
     /// Attach a program of your own from this ELF object
     ///
@@ -62,6 +73,7 @@ pub(crate) struct Attach {
     /// `sk_reuseport/migrate`, and a map of type BPF_MAP_TYPE_REUSEPORT_SOCKARRAY (or SOCKMAP),
     /// which is filled with the group's sockets from index 0 on.
     #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["load", "max_share", "cpus", "weights"])]
     object: Option<PathBuf>,
 
     /// Which program of the object, where it has several
@@ -98,9 +110,9 @@ impl Attach {
             signal_hook::flag::register(signal, stop.flag())
                 .context("cannot watch for ^C, so that the group would be left as it was")?;
         }
-        let (watch, target, attach) = self.split(stop)?;
         let host = Host::open()?;
-        let key = target.find(&host)?.key;
+        let watch = self.watch;
+        let (key, attach) = self.look(&host, stop)?;
         if watch {
             return follow(host, &key, attach);
         }
@@ -115,13 +127,25 @@ impl Attach {
         Ok(())
     }
 
-    /// Whether to watch, what, and how to attach.
-    fn split(self, stop: Stop) -> Result<(bool, Target, LibraryAttach)> {
-        let Self { group, policy, object, program, map, watch, force, slots } = self;
+    /// Which group, and how to attach to it: some options depend on what is there.
+    fn look(self, host: &Host, stop: Stop) -> Result<(GroupKey, LibraryAttach)> {
+        let Self { group, policy, options, weights, object, program, map, force, slots, .. } = self;
+        let key = group.target()?.find(host)?.key;
+        let policy = options.decide(policy, &key, || Ok(host.status(&key)?.steering))?;
         let object = object.map(|path| Decide::Object(ObjectSpec { path, program, map }));
         let decide = policy.map(Decide::Policy).or(object);
-        Ok((watch, group.target()?, LibraryAttach { decide, force, slots, stop }))
+        let weights = match weights.is_empty() {
+            true => Vec::new(),
+            false => weigh(&weights, &host.status(&key)?)?,
+        };
+        Ok((key, LibraryAttach { decide, force, slots, weights, cpus: options.cpus, stop }))
     }
+}
+
+/// The weights by cookie.
+fn weigh(weights: &[WeightOf], group: &GroupStatus) -> Result<Vec<(Cookie, Weight)>> {
+    let weights = select::weights(weights, group)?;
+    Ok(weights.into_iter().map(|(member, weight)| (member.member.cookie, weight)).collect())
 }
 
 /// Attaches, stays, and tells what changes, until a signal or until nobody reads it.
@@ -156,11 +180,12 @@ fn tell(key: &GroupKey, change: Change) -> io::Result<()> {
 
 /// What was done, a line or more.
 fn report(key: &GroupKey, attached: &Attached) -> String {
-    let Attached { steering, changes, replaced } = attached;
-    let decides = match steering {
-        Steering::Policy { policy, .. } => policy.name(),
-        _ => "your program",
+    let Attached { steering, changes, replaced, lost: without } = attached;
+    let policy = match steering {
+        Steering::Policy { policy, .. } => Some(*policy),
+        _ => None,
     };
+    let decides = policy.map_or_else(|| "your program".to_owned(), described);
     let sockets = output::count(changes.kept + changes.enrolled.len(), "socket");
     let mut out = format!("{key}: {decides} decides among {sockets}");
     if changes.kept > 0 && !changes.enrolled.is_empty() {
@@ -177,6 +202,9 @@ fn report(key: &GroupKey, attached: &Attached) -> String {
         };
         let _ = writeln!(out, "{NOTE}replaced {which}, which somebody else attached{NOTE:#}");
     }
+    if let Some(why) = without {
+        let _ = writeln!(out, "{NOTE}{}{NOTE:#}", output::safe(&lost(policy, why)));
+    }
     for LeftOut { cookie, why } in &changes.left_out {
         let _ = writeln!(
             out,
@@ -185,10 +213,4 @@ fn report(key: &GroupKey, attached: &Attached) -> String {
         );
     }
     out
-}
-
-/// Parses policies, and lets the help list them with what they do.
-fn policies() -> impl TypedValueParser<Value = Policy> {
-    let values = Policy::ALL.iter().map(|p| PossibleValue::new(p.name()).help(p.describe()));
-    PossibleValuesParser::new(values).try_map(|name| name.parse::<Policy>())
 }

@@ -7,10 +7,10 @@ use crate::demo;
 
 /// Watch what a policy changes, in half a minute, with nothing to set up
 ///
-/// Starts a server of four workers on a port of its own on 127.0.0.1, one of them ten times slower
-/// than the others, and sends it a steady stream of connections: while the kernel's hash decides,
-/// then while our program does, then with the slow worker's weight cut. Shows who got what, and how
-/// long clients waited. It touches nothing else on this machine and leaves nothing behind.
+/// Starts a server of four workers on a port of its own on 127.0.0.1, one of which hangs again and
+/// again, and sends it a steady stream of connections: while the kernel's hash decides, then while
+/// our program deals in turn, then while it picks the shortest queue. Shows who got what, and how long
+/// clients waited. It touches nothing else on this machine and leaves nothing behind.
 ///
 /// It needs the same rights as `attach`.
 #[derive(Debug, Args)]

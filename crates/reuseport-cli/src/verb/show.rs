@@ -19,12 +19,14 @@ Columns:
   SLOT      the index that the kernel program selects it by
   STATE     active: gets new connections; draining: finishes what it has;
             standby: gets nothing yet; unsteered: came after `attach`, gets nothing
+  CPU       with policy cpu: the CPU whose packets are its own
   WEIGHT    its share of the picks, in relation to the others'
   COOKIE    the socket's number, unique on the host (`ss -e` has it in hex, as sk:)
   OWNER     the process whose epoll watches the socket, where there is one
   QUEUE     tcp: waiting to be accepted (+ half-open) / limit; udp: bytes / limit
   OPEN      connections open now
-  PICKS     how often the program chose it, and its share of all picks
+  PICKS     how often the program chose it
+  SHARE     its part of all picks, of the part that its weight entitles it to
   HELD BY   every process that has the socket, with its descriptor
 
 Examples:

@@ -6,18 +6,21 @@ use sk_reuseport::programs::SkReuseport;
 use super::prepare::{Kind, prepare, program_id};
 use super::reach::{attach_to, detach_from};
 use super::settle::settle;
-use super::{Session, not_attached, steering_by};
-use crate::balancer::{Attach, Attached, Decide};
+use super::{Session, foreign_program, not_attached, steering_by};
+use crate::balancer::{Attach, Attached, Decide, MemberChange};
+use crate::cpus::CpuList;
 use crate::enrol;
 use crate::group::{Group, GroupKey};
 use crate::host::steering;
-use crate::id::{Slot, Weight};
+use crate::id::{Cookie, Slot, Weight};
 use crate::policy::{Policy, Stickiness};
 use crate::state::group::GroupState;
-use crate::state::layout::Decider;
-use crate::steer::{self, Config};
+use crate::state::layout::{Decider, SlotRecord};
+use crate::status::Steering;
+use crate::steer::{self, Config, Loaded};
 use crate::stop::Stop;
-use crate::{Error, ErrorKind, Result};
+use crate::table::Share;
+use crate::{Error, ErrorKind, Result, rights};
 
 impl Session {
     /// Loads another instance over the same maps and replaces the attachment, which is atomic in
@@ -28,19 +31,25 @@ impl Session {
         group: &Group,
         state: &mut GroupState,
         policy: Policy,
-    ) -> Result<()> {
+        cpus: Option<&CpuList>,
+    ) -> Result<Option<Error>> {
+        policy.check(group.key.protocol)?;
+        if policy == Policy::Cpu {
+            self.assign_cpus(group, state, cpus)?;
+        }
         let unreadable =
             |error| Error::new(ErrorKind::System, "cannot change the policy").because(error);
         let mut header = state.header().map_err(unreadable)?;
-        let config = Config { policy, seed: header.seed };
+        let config = Config { policy, seed: header.seed, protocol: group.key.protocol };
         let maps = state.policy_maps.as_ref().ok_or_else(|| not_attached(&group.key))?;
-        let mut program = steer::load_over(config, &state.sockets, maps)?;
+        let members = self.layer()?.members_map();
+        let Loaded { mut program, lost } = steer::load_over(config, &state.sockets, members, maps)?;
         let id = program_id(&program)?;
         let stickiness = match header.decider() {
             Some(Decider::Policy { stickiness, .. }) => stickiness,
             _ => Stickiness::default(),
         };
-        header.announce(id, policy, stickiness);
+        header.announce(id, policy, stickiness, lost.is_none());
         let mut steps = || -> Result<()> {
             state.pin_next(&mut program)?;
             state.set_header(&header).map_err(unreadable)?;
@@ -54,29 +63,117 @@ impl Session {
         if let Err(error) = settle(state, done) {
             tracing::debug!("{error}");
         }
-        result
+        result.map(|()| lost)
     }
 
-    /// Gives members other shares: all or none.
-    pub(crate) fn set_weights(self, key: &GroupKey, weights: &[(Slot, Weight)]) -> Result<()> {
-        let group = self.group(key)?.clone();
-        let (_, state) = steering(&group, Some(&self.root))?;
-        let mut state = state.ok_or_else(|| not_attached(key))?;
-        settle(&mut state, group.attached_id())?;
-        let tried = || format!("cannot set weights in {key}");
+    /// What an attachment asks for beside newcomers, in a group that is steered already: CPUs,
+    /// shares, another policy. If it fails, shares and policy are as they were.
+    pub(super) fn reconsider(
+        &mut self,
+        group: &Group,
+        attach: &Attach,
+        now: &Steering,
+        state: &mut GroupState,
+    ) -> Result<(Steering, Option<Error>)> {
+        self.place_on_cpus(group, state, attach.cpus.as_ref())?;
+        let before = Self::weigh(state, &attach.weights)?;
+        let (Some(Decide::Policy(policy)), Steering::Policy { policy: old, stickiness }) =
+            (&attach.decide, now)
+        else {
+            return Ok((now.clone(), None));
+        };
+        if policy == old && !self.may_read_more(state)? {
+            return Ok((now.clone(), None));
+        }
+        match self.change_policy(group, state, *policy, attach.cpus.as_ref()) {
+            Ok(lost) => Ok((Steering::Policy { policy: *policy, stickiness: *stickiness }, lost)),
+            Err(error) => {
+                if !before.is_empty() {
+                    before.iter().for_each(|(slot, record)| state.set_record(*slot, *record));
+                    if let Err(second) = enrol::swap_table(state, *old) {
+                        tracing::warn!("{second}");
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives members that were there before the shares that an attachment asks for. Returns the
+    /// records that it changed, as they were.
+    pub(super) fn weigh(
+        state: &mut GroupState,
+        weights: &[(Cookie, Weight)],
+    ) -> Result<Vec<(Slot, SlotRecord)>> {
+        if weights.is_empty() {
+            return Ok(Vec::new());
+        }
         let Some(Decider::Policy { policy, .. }) = state.decider()? else {
-            return Err(Error::new(ErrorKind::Invalid, tried())
-                .because("the user's own program decides there, and it knows no weights"));
+            return Ok(Vec::new());
+        };
+        let wanted = |cookie| Some(weights.iter().find(|(of, _)| *of == cookie)?.1);
+        let changed: Vec<(Slot, SlotRecord, Weight)> = state
+            .occupied()
+            .filter_map(|(slot, cookie, record)| Some((slot, record, wanted(cookie)?)))
+            .filter(|(_, record, weight)| record.weight() != *weight)
+            .collect();
+        if changed.is_empty() {
+            return Ok(Vec::new());
+        }
+        for (slot, record, weight) in &changed {
+            let mut record = *record;
+            record.set_weight(*weight);
+            state.set_record(*slot, record);
+        }
+        let result = enrol::swap_table(state, policy);
+        if result.is_err() {
+            changed.iter().for_each(|(slot, old, _)| state.set_record(*slot, *old));
+        }
+        result.map(|()| changed.into_iter().map(|(slot, old, _)| (slot, old)).collect())
+    }
+
+    /// Gives members other shares or states: all or none, in one step for the traffic.
+    ///
+    /// Returns the state of the members afterwards.
+    pub(crate) fn change_members(
+        self,
+        key: &GroupKey,
+        changes: &[MemberChange],
+    ) -> Result<Vec<Share>> {
+        let group = self.group(key)?.clone();
+        let (steering, state) = steering(&group, Some(&self.root))?;
+        let tried = || format!("cannot change the members of {key}");
+        let mut state = match (steering, state, &group.program) {
+            (_, Some(state), _) => state,
+            (Steering::Foreign, None, Some(program)) => {
+                return Err(foreign_program(key, program, "change the members of"));
+            }
+            _ => return Err(not_attached(key)),
+        };
+        settle(&mut state, group.attached_id())?;
+        let Some(Decider::Policy { policy, .. }) = state.decider()? else {
+            return Err(Error::new(ErrorKind::Invalid, tried()).because(
+                "the user's own program decides there, and it knows neither weights nor states",
+            ));
         };
         let mut records = Vec::new();
-        for (slot, weight) in weights {
+        for MemberChange { slot, member, weight, state: to } in changes {
             let old = state.record(*slot);
             if old.cookie().is_none() {
                 return Err(Error::new(ErrorKind::NotFound, tried())
-                    .because(format!("slot {slot} has no member")));
+                    .because(format!("slot {slot} has no member"))
+                    .remedy(format!("`reuseport show {key}` lists the members with their slots")));
+            }
+            if let Some(member) = member
+                && old.cookie() != Some(*member)
+            {
+                return Err(Error::new(ErrorKind::Vanished, tried())
+                    .because(format!("slot {slot} went to another member meanwhile"))
+                    .remedy("nothing was changed; try again"));
             }
             let mut new = old;
-            new.set_weight(*weight);
+            weight.iter().for_each(|weight| new.set_weight(*weight));
+            to.iter().for_each(|to| new.set_state(*to));
             records.push((*slot, old, new));
         }
         records.iter().for_each(|(slot, _, new)| state.set_record(*slot, *new));
@@ -84,7 +181,46 @@ impl Session {
         if result.is_err() {
             records.iter().for_each(|(slot, old, _)| state.set_record(*slot, *old));
         }
-        result
+        result.map(|()| enrol::shares(&state))
+    }
+
+    /// Lets another policy decide for a group that one decides for already.
+    pub(crate) fn set_policy(
+        mut self,
+        key: &GroupKey,
+        policy: Policy,
+        cpus: Option<&CpuList>,
+    ) -> Result<Option<Error>> {
+        cpus.map_or(Ok(()), CpuList::check)?;
+        let group = self.group(key)?.clone();
+        match steering(&group, Some(&self.root))? {
+            (Steering::Policy { policy: old, .. }, Some(mut state)) => {
+                settle(&mut state, group.attached_id())?;
+                if old != policy || self.may_read_more(&state)? {
+                    return self.change_policy(&group, &mut state, policy, cpus);
+                }
+                if cpus.is_some() {
+                    self.place_on_cpus(&group, &mut state, cpus)?;
+                }
+                Ok(None)
+            }
+            (Steering::Object, _) => {
+                Err(Error::new(ErrorKind::Invalid, format!("cannot change the policy of {key}"))
+                    .because("the user's own program decides there")
+                    .remedy("`attach --policy` puts a policy in its place"))
+            }
+            _ => match &group.program {
+                Some(program) => Err(foreign_program(key, program, "change the policy of")),
+                None => Err(not_attached(key)),
+            },
+        }
+    }
+
+    /// Whether the group's program cannot read queues, and another one could.
+    pub(super) fn may_read_more(&self, state: &GroupState) -> Result<bool> {
+        let unreadable =
+            |error| Error::new(ErrorKind::System, "cannot read a group's state").because(error);
+        Ok(rights::has(rights::TRACING) && !state.header().map_err(unreadable)?.reads_queues())
     }
 
     /// Puts a program with maps of its own in the place of ours. A socket is in one array only: the
@@ -98,17 +234,16 @@ impl Session {
     ) -> Result<Attached> {
         let mut old_program = old.program()?;
         // Whatever is wrong with the new one shows before anything is touched.
-        let prepared = prepare(group, attach, decide, Kind::Array)?;
-        enrol::check_room(group, &prepared.1)?;
-        self.layer()?;
+        let prepared = prepare(group, attach, decide, Kind::Array, self.layer()?)?;
+        enrol::check_room(group, &prepared.state)?;
         self.refuse_if_changed(group)?;
         detach_from(group)?;
         let bare = Group { program: None, ..group.clone() };
         let unpinned = old.unpin(&self.root);
         match unpinned.and_then(|()| self.build_either(&bare, attach, decide, prepared)) {
-            Ok(changes) => {
+            Ok((changes, lost)) => {
                 self.release_members(&old);
-                Ok(Attached { steering: steering_by(decide), changes, replaced: None })
+                Ok(Attached { steering: steering_by(decide), changes, replaced: None, lost })
             }
             Err(error) => {
                 if let Err(second) = self.put_back(group, &mut old, &mut old_program) {

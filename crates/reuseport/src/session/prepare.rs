@@ -7,8 +7,9 @@ use crate::group::Group;
 use crate::id::Slot;
 use crate::policy::Stickiness;
 use crate::state::group::GroupState;
+use crate::state::host::HostLayer;
 use crate::state::layout::{Decider, Header};
-use crate::steer::{self, Config, Sockets};
+use crate::steer::{self, Config, Loaded, Sockets};
 use crate::{Error, ErrorKind, Result, object, rights};
 
 /// What a policy's sockets go into.
@@ -21,12 +22,20 @@ pub(super) enum Kind {
 }
 
 /// The program and the maps, nothing of it pinned, attached or filled.
+pub(super) struct Prepared {
+    pub(super) program: SkReuseport,
+    pub(super) state: GroupState,
+    /// Why the program does without something, if it does.
+    pub(super) lost: Option<Error>,
+}
+
 pub(super) fn prepare(
     group: &Group,
     attach: &Attach,
     decide: &Decide,
     kind: Kind,
-) -> Result<(SkReuseport, GroupState)> {
+    layer: &HostLayer,
+) -> Result<Prepared> {
     let denied = |error| match kind {
         Kind::Array => rights::failed(
             &format!("cannot make the maps for {}", group.key),
@@ -40,29 +49,32 @@ pub(super) fn prepare(
         }
     };
     let seed = seed()?;
-    let (program, sockets, maps, decider) = match decide {
+    let (loaded, sockets, maps, decider) = match decide {
         Decide::Policy(policy) => {
+            policy.check(group.key.protocol)?;
             let capacity = capacity(group, attach)?;
             let sockets = match kind {
                 Kind::Array => Sockets::array(capacity),
                 Kind::Map => Sockets::map(capacity),
             };
             let sockets = sockets.map_err(denied)?;
-            let config = Config { policy: *policy, seed };
-            let (program, maps) = steer::load(config, &sockets)?;
+            let config = Config { policy: *policy, seed, protocol: group.key.protocol };
+            let (loaded, maps) = steer::load(config, &sockets, layer.members_map())?;
             let decider = Decider::Policy { policy: *policy, stickiness: Stickiness::default() };
-            (program, sockets, Some(maps), decider)
+            (loaded, sockets, Some(maps), decider)
         }
         Decide::Object(spec) => {
             let (program, sockets) = object::load(spec)?;
-            (program, sockets, None, Decider::Object)
+            (Loaded { program, lost: None }, sockets, None, Decider::Object)
         }
     };
     let mut header = Header::new(&group.key, decider, sockets.capacity(), seed);
     header.sockets = u8::from(matches!(sockets, Sockets::Map(_)));
+    let Loaded { program, lost } = loaded;
     header.program_id = program_id(&program)?;
+    header.set_reads_queues(lost.is_none());
     let state = GroupState::create(&header, sockets, maps).map_err(denied)?;
-    Ok((program, state))
+    Ok(Prepared { program, state, lost })
 }
 
 /// Room for four times the members, as a server that replaces all its workers needs twice.

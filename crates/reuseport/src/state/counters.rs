@@ -5,7 +5,7 @@ use sk_reuseport::maps::{MapData, MapError, PerCpuArray};
 use crate::status::Counter;
 
 /// The reasons in the order of `enum reason` in bpf/count.h, as JSON names them.
-const REASONS: [&str; 9] = [
+const REASONS: [&str; 12] = [
     "picks",
     "fallback_active",
     "fallback_draining",
@@ -15,6 +15,9 @@ const REASONS: [&str; 9] = [
     "migrations_kernel",
     "empty_slot",
     "select_error",
+    "queue_full",
+    "share_capped",
+    "payload_short",
 ];
 
 /// Every reason with its count, added up over the CPUs.

@@ -31,9 +31,6 @@ pub(crate) struct GroupState {
     slots: Array<MapData, SlotRecord>,
     /// `slots`, in memory.
     records: MappedArray<SlotRecord>,
-    /// The kernel's addresses of the members' sockets, by slot, for programs that read their
-    /// load. A secret of the kernel: pinned for its owner only, and never mapped into memory.
-    addresses: Array<MapData, u64>,
     pub(crate) sockets: Sockets,
     /// None for a user's own program.
     pub(crate) policy_maps: Option<PolicyMaps>,
@@ -54,7 +51,6 @@ impl GroupState {
             header: Array::create_named("header", 1, 0)?,
             records: slots.mapped()?,
             slots,
-            addresses: Array::create_named("addresses", capacity, 0)?,
             sockets,
             policy_maps,
         };
@@ -85,7 +81,6 @@ impl GroupState {
         let parts = || -> Result<_, MapError> {
             let header: Array<_, Header> = Map::from_map_data(header_map)?.try_into()?;
             let slots: Array<_, SlotRecord> = Map::from_map_data(open("slots")?)?.try_into()?;
-            let addresses = Map::from_map_data(open("addresses")?)?.try_into()?;
             let sockets = Sockets::from_map(Map::from_map_data(open("sockets")?)?)?;
             let policy_maps = match header.get(&0, 0)?.decider() {
                 Some(Decider::Policy { .. }) => Some(PolicyMaps::from_pins(&directory)?),
@@ -96,7 +91,6 @@ impl GroupState {
                 header,
                 records: slots.mapped()?,
                 slots,
-                addresses,
                 sockets,
                 policy_maps,
             })
@@ -125,7 +119,6 @@ impl GroupState {
         let pin = |map: &MapData, name: &str| map.pin(staging.join(name)).map_err(failed);
         pin(self.header.map_data(), "header")?;
         pin(self.slots.map_data(), "slots")?;
-        pin(self.addresses.map_data(), "addresses")?;
         pin(self.sockets.data(), "sockets")?;
         if let Some(maps) = &self.policy_maps {
             maps.pin(&staging).map_err(failed)?;
@@ -248,10 +241,6 @@ impl GroupState {
     pub(crate) fn set_record(&self, slot: Slot, record: SlotRecord) {
         // Slots come from `all_slots`, which ends where the records end.
         let _ = self.records.set(slot.index(), record);
-    }
-
-    pub(crate) fn set_address(&mut self, slot: Slot, address: u64) -> Result<(), MapError> {
-        self.addresses.set(slot.index(), address, 0)
     }
 
     /// Whether no socket is left in any slot. False where nobody can tell.

@@ -24,6 +24,8 @@ const TRACEPOINT: &str = "inet_sock_set_state";
 pub(crate) struct HostLayer {
     path: PathBuf,
     marks: SkStorage<MapData, Mark>,
+    members_map: Array<MapData, HostMember>,
+    /// `members_map`, in memory.
     members: MappedArray<HostMember>,
 }
 
@@ -63,14 +65,20 @@ impl HostLayer {
         let open = || -> Result<_, sk_reuseport::maps::MapError> {
             let marks = MapData::from_pin(path.join("marks"))?;
             let members: Array<_, HostMember> = map(MapData::from_pin(path.join("members"))?)?;
-            Ok((map(marks)?, members.mapped()?))
+            let mapped = members.mapped()?;
+            Ok((map(marks)?, members, mapped))
         };
-        let (marks, members) = open().map_err(|error| {
+        let (marks, members_map, members) = open().map_err(|error| {
             Error::new(ErrorKind::System, "cannot open the host-wide maps")
                 .because(error)
                 .remedy("if another version made them, detach every group with that version first")
         })?;
-        Ok(Self { path, marks, members })
+        Ok(Self { path, marks, members_map, members })
+    }
+
+    /// The members with their open connections, for programs that read these.
+    pub(crate) fn members_map(&self) -> &Array<MapData, HostMember> {
+        &self.members_map
     }
 
     /// Whether open connections are counted.

@@ -58,7 +58,13 @@ pub(crate) struct Header {
     next_program_id: u32,
     next_policy: u32,
     next_stickiness: u32,
-    reserved_1: [u32; 34],
+    /// What the policies are told beside their number.
+    policy_parameters: u64,
+    next_policy_parameters: u64,
+    /// 1: the program cannot read queues.
+    without_queues: u32,
+    next_without_queues: u32,
+    reserved_1: [u32; 28],
 }
 
 const _: () = assert!(size_of::<Header>() == 256);
@@ -117,16 +123,22 @@ impl Header {
             next_program_id: 0,
             next_policy: 0,
             next_stickiness: 0,
-            reserved_1: [0; 34],
+            policy_parameters: 0,
+            next_policy_parameters: 0,
+            without_queues: 0,
+            next_without_queues: 0,
+            reserved_1: [0; 28],
         };
         header.set_decider(decider);
         header
     }
 
     pub(crate) fn set_decider(&mut self, decider: Decider) {
-        (self.kind, self.policy, self.stickiness) = match decider {
-            Decider::Policy { policy, stickiness } => (1, policy.code(), stickiness.code()),
-            Decider::Object => (2, 0, 0),
+        (self.kind, self.policy, self.stickiness, self.policy_parameters) = match decider {
+            Decider::Policy { policy, stickiness } => {
+                (1, policy.code(), stickiness.code(), policy.parameters())
+            }
+            Decider::Object => (2, 0, 0, 0),
         };
     }
 
@@ -134,7 +146,7 @@ impl Header {
     pub(crate) fn decider(&self) -> Option<Decider> {
         match self.kind {
             1 => Some(Decider::Policy {
-                policy: Policy::from_code(self.policy)?,
+                policy: Policy::from_code(self.policy, self.policy_parameters)?,
                 stickiness: Stickiness::from_code(self.stickiness)?,
             }),
             2 => Some(Decider::Object),
@@ -146,17 +158,34 @@ impl Header {
     pub(crate) fn decider_of(&self, program_id: u32) -> Option<Decider> {
         if program_id != 0 && program_id == self.next_program_id {
             return Some(Decider::Policy {
-                policy: Policy::from_code(self.next_policy)?,
+                policy: Policy::from_code(self.next_policy, self.next_policy_parameters)?,
                 stickiness: Stickiness::from_code(self.next_stickiness)?,
             });
         }
         self.decider()
     }
 
-    /// Says that this program of ours is about to take over.
-    pub(crate) fn announce(&mut self, program_id: u32, policy: Policy, stickiness: Stickiness) {
+    /// Whether the program, one with a policy, can read queues.
+    pub(crate) fn reads_queues(&self) -> bool {
+        self.without_queues == 0
+    }
+
+    pub(crate) fn set_reads_queues(&mut self, reads: bool) {
+        self.without_queues = u32::from(!reads);
+    }
+
+    /// Says that this program of ours is about to take over, and whether it can read queues.
+    pub(crate) fn announce(
+        &mut self,
+        program_id: u32,
+        policy: Policy,
+        stickiness: Stickiness,
+        reads_queues: bool,
+    ) {
+        self.next_without_queues = u32::from(!reads_queues);
         self.next_program_id = program_id;
         (self.next_policy, self.next_stickiness) = (policy.code(), stickiness.code());
+        self.next_policy_parameters = policy.parameters();
     }
 
     /// The program that was about to take over, if one was.
@@ -168,9 +197,12 @@ impl Header {
     pub(crate) fn settle(&mut self, taken_over: bool) {
         if taken_over {
             (self.policy, self.stickiness) = (self.next_policy, self.next_stickiness);
+            self.policy_parameters = self.next_policy_parameters;
+            self.without_queues = self.next_without_queues;
             self.program_id = self.next_program_id;
         }
         (self.next_program_id, self.next_policy, self.next_stickiness) = (0, 0, 0);
+        (self.next_policy_parameters, self.next_without_queues) = (0, 0);
     }
 
     /// Which group it is; `None` if the bytes name none.
@@ -214,7 +246,10 @@ pub(crate) struct SlotRecord {
     /// 0: free, else as in [`state_code`].
     state: u8,
     reserved_0: u8,
-    reserved_1: [u64; 5],
+    /// The CPU that is the member's own, and one; 0: none.
+    cpu: u16,
+    reserved_1: [u16; 3],
+    reserved_2: [u64; 4],
 }
 
 const _: () = assert!(size_of::<SlotRecord>() == 64);
@@ -239,7 +274,9 @@ impl SlotRecord {
             weight: weight.get(),
             state: state_code(State::Active),
             reserved_0: 0,
-            reserved_1: [0; 5],
+            cpu: 0,
+            reserved_1: [0; 3],
+            reserved_2: [0; 4],
         }
     }
 
@@ -253,7 +290,9 @@ impl SlotRecord {
             weight: 0,
             state: 0,
             reserved_0: 0,
-            reserved_1: [0; 5],
+            cpu: 0,
+            reserved_1: [0; 3],
+            reserved_2: [0; 4],
         }
     }
 
@@ -262,12 +301,25 @@ impl SlotRecord {
         Cookie::new(self.cookie)
     }
 
+    /// The CPU that is the member's own, if one is.
+    pub(crate) fn cpu(&self) -> Option<u16> {
+        self.cpu.checked_sub(1)
+    }
+
+    pub(crate) fn set_cpu(&mut self, cpu: u16) {
+        self.cpu = cpu.saturating_add(1);
+    }
+
     pub(crate) fn weight(&self) -> Weight {
         Weight::new(self.weight).unwrap_or(Weight::MAX)
     }
 
     pub(crate) fn set_weight(&mut self, weight: Weight) {
         self.weight = weight.get();
+    }
+
+    pub(crate) fn set_state(&mut self, state: State) {
+        self.state = state_code(state);
     }
 
     /// The member's state; a number that this version does not know gets no traffic from it.
@@ -348,13 +400,14 @@ mod tests {
         let mut header =
             Header::new(&key("127.0.0.1:80", None), decided_by(Policy::RoundRobin), 64, 1);
         header.program_id = 10;
-        header.announce(11, Policy::Random, Stickiness::None);
+        header.announce(11, Policy::Random, Stickiness::None, false);
         assert_eq!(header.decider_of(10), Some(decided_by(Policy::RoundRobin)));
         assert_eq!(header.decider_of(11), Some(decided_by(Policy::Random)));
         let (mut taken, mut not) = (header, header);
         taken.settle(true);
         not.settle(false);
         assert_eq!((taken.program_id, taken.announced()), (11, None));
+        assert_eq!((taken.reads_queues(), not.reads_queues()), (false, true));
         assert_eq!(taken.decider(), Some(decided_by(Policy::Random)));
         assert_eq!((not.program_id, not.announced()), (10, None));
         assert_eq!(not.decider(), Some(decided_by(Policy::RoundRobin)));

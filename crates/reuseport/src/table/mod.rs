@@ -10,12 +10,18 @@
 //! * [`Fill::Maglev`]: for keys that come from the packet. Who comes or goes moves few keys.
 //! * [`Fill::Interleave`]: for keys that count or are random. Proportions are exact.
 
+mod candidate;
+mod cpu;
 mod interleave;
 mod maglev;
 #[cfg(test)]
 mod tests;
 
 use crate::id::{Slot, State, Weight};
+use crate::policy::MaxShare;
+
+pub use candidate::Candidate;
+pub use cpu::Topology;
 
 /// The version of what [`Table::build`] computes, kept with the pinned state.
 ///
@@ -91,7 +97,7 @@ pub const fn maximum_words(capacity: u32) -> usize {
     let entries = maximum_entries(capacity).div_ceil(PER_WORD as u32);
     // A slot is on one list only, but each list begins with a word of its own.
     let lists = capacity.div_ceil(PER_WORD as u32) + 1;
-    (1 + entries + lists) as usize
+    (1 + entries + lists + capacity) as usize
 }
 
 /// How many slots a word of the encoding holds.
@@ -108,6 +114,8 @@ pub struct Table {
     /// The slots of draining members and of active ones with weight 0, in ascending order: what is
     /// left before the kernel's own hash decides.
     pub draining: Vec<Slot>,
+    /// The members in `active`, in the same order, where they are compared; else empty.
+    pub candidates: Vec<Candidate>,
 }
 
 impl Table {
@@ -135,7 +143,31 @@ impl Table {
             Fill::Interleave => interleave::fill(&turns, maximum_entries(capacity)),
         };
         let slots = |shares: &[Share]| shares.iter().map(|share| share.slot).collect();
-        Self { entries, active: slots(&in_table), draining: slots(&others) }
+        let (active, draining) = (slots(&in_table), slots(&others));
+        Self { entries, active, draining, candidates: Vec::new() }
+    }
+
+    /// Has the entries go by CPU instead, each member having one for its own, if it has.
+    pub fn by_cpu(mut self, topology: &Topology, cpu: impl Fn(Slot) -> Option<u16>) -> Self {
+        let placed: Vec<_> = self.active.iter().map(|slot| (*slot, cpu(*slot))).collect();
+        self.entries = cpu::fill(&placed, topology);
+        self
+    }
+
+    /// Adds what it takes to compare the members: their weights, how much each may get, and who they
+    /// are in the host-wide layer. The kernel program then reads the entries as whose turn it is
+    /// among equals.
+    pub fn comparing(
+        mut self,
+        shares: &[Share],
+        max_share: MaxShare,
+        host: impl Fn(Slot) -> Option<u16>,
+    ) -> Self {
+        let mut candidates = Candidate::all(shares, max_share, host);
+        candidates.sort_unstable_by_key(|candidate| candidate.slot);
+        candidates.retain(|candidate| self.active.binary_search(&candidate.slot).is_ok());
+        self.candidates = candidates;
+        self
     }
 
     /// The table as the kernel program reads it.
@@ -143,7 +175,8 @@ impl Table {
     /// Word 0 holds the number of entries (bits 0 to 31), of active slots (32 to 47) and of draining
     /// slots (48 to 63). The entries follow, four to a word: entry *i* is in word 1 + *i*/4 at bit
     /// 16·(*i* mod 4). Then come the active slots and the draining ones, packed likewise, each list
-    /// from a new word on. A table without any member is a single 0.
+    /// from a new word on, and then a word for each candidate. Where there are candidates, entries
+    /// are indexes into them. A table without any member is a single 0.
     pub fn encode(&self) -> Vec<u64> {
         // The kernel lets no group have more sockets than 16 bits can count (`U16_MAX` in
         // reuseport_grow, net/core/sock_reuseport.c), so no list is ever cut.
@@ -151,7 +184,15 @@ impl Table {
         let active = &self.active[..listed(&self.active)];
         let draining = &self.draining[..listed(&self.draining)];
 
-        let lists = [&self.entries[..], active, draining];
+        let indexes: Vec<Slot>;
+        let entries = if self.candidates.is_empty() {
+            &self.entries
+        } else {
+            let index = |slot| self.active.binary_search(slot).unwrap_or_default() as u16;
+            indexes = self.entries.iter().map(|slot| Slot::new(index(slot))).collect();
+            &indexes
+        };
+        let lists = [&entries[..], active, draining];
         let words = lists.iter().map(|list| list.len().div_ceil(PER_WORD)).sum::<usize>();
         let mut encoded = Vec::with_capacity(1 + words);
         encoded.push(
@@ -160,11 +201,13 @@ impl Table {
         for list in lists {
             encoded.extend(list.chunks(PER_WORD).map(pack));
         }
+        encoded.extend(self.candidates.iter().map(Candidate::pack));
         encoded
     }
 
     /// Reads what [`encode`](Self::encode) wrote; `None` if there are fewer words than word 0
     /// promises. What follows the table in `words` is ignored: a map may be longer than its table.
+    /// Not for one with candidates.
     pub fn decode(words: &[u64]) -> Option<Self> {
         let (&header, mut rest) = words.split_first()?;
         let mut list = |len: u64| {
@@ -177,6 +220,7 @@ impl Table {
             entries: list(header & 0xffff_ffff)?,
             active: list(header >> 32 & 0xffff)?,
             draining: list(header >> 48)?,
+            candidates: Vec::new(),
         })
     }
 }

@@ -192,7 +192,7 @@ proptest! {
         draining in vec(any::<u16>().prop_map(Slot::new), 0..10),
         after in vec(any::<u64>(), 0..5),
     ) {
-        let table = Table { entries, active, draining };
+        let table = Table { entries, active, draining, candidates: Vec::new() };
         let mut words = table.encode();
         let len = words.len();
         prop_assert_eq!(Table::decode(&words[..len - 1]), None);
@@ -231,6 +231,7 @@ fn rounds_look_as_one_would_write_them() {
 fn the_words_are_where_the_kernel_program_looks_for_them() {
     let slots = |list: &[u16]| list.iter().copied().map(Slot::new).collect::<Vec<_>>();
     let table = Table {
+        candidates: Vec::new(),
         entries: slots(&[1, 2, 0xffff, 4, 5]),
         active: slots(&[1, 2]),
         draining: slots(&[9]),

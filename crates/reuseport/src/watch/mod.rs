@@ -79,7 +79,8 @@ impl Watch {
         let events = Events::start(key, host.own_netns()?)?;
         let (_, attached) = Balancer::attach(&host, key, &attach)?;
         // What decides is decided: from here on members are followed.
-        let attach = Attach { decide: None, force: false, slots: None, ..attach };
+        let attach =
+            Attach { decide: None, force: false, slots: None, weights: Vec::new(), ..attach };
         let keep = session::watch_over(key)?;
         Ok((Self { host, key: key.clone(), attach, events, last: None, keep }, attached))
     }

@@ -1,0 +1,164 @@
+//! A policy on the command line: its name, and what is said beside it. `attach` and `policy` take the
+//! same.
+
+use anyhow::{Result, bail};
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Args, Command};
+use reuseport::group::GroupKey;
+use reuseport::policy::{LeastLoaded, LoadTerms, MaxShare, Policy};
+use reuseport::status::Steering;
+use reuseport::{CpuList, Error};
+
+/// What the names of the policies do not say.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PolicyOptions {
+    /// least-loaded: what counts as load [default: queue,open]
+    ///
+    /// `queue`: what waits at a member. `open`: its open connections (tcp). `queue,open`: the queue,
+    /// and of members that are equal in it, the one with the fewest open connections. Without a
+    /// policy, this changes the least-loaded that decides already.
+    #[arg(long, value_name = "TERMS")]
+    load: Option<LoadTerms>,
+
+    /// least-loaded: the most that a member may get, in fair shares [default: 2]
+    ///
+    /// From 1 to 100, such as 1.5. It keeps a worker that fails at once, and so is always idle, from
+    /// getting everything. Without a policy, as --load.
+    #[arg(long, value_name = "N")]
+    max_share: Option<MaxShare>,
+
+    /// cpu: which CPUs are the members', in the order of their slots, such as 0-3,8
+    ///
+    /// And over again if there are more members. Without this, a member has the CPU that its owner
+    /// is bound to, if it is just one, or else one of those with the fewest members.
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpus: Option<CpuList>,
+}
+
+impl PolicyOptions {
+    /// The policy that these options and a name, if one is given, ask for; None: the one that
+    /// decides already, or the default. `now` is asked if the name is not enough.
+    ///
+    /// # Errors
+    ///
+    /// If an option is for another policy, or the group's protocol cannot have it.
+    pub(crate) fn decide(
+        &self,
+        named: Option<Policy>,
+        key: &GroupKey,
+        now: impl FnOnce() -> Result<Steering>,
+    ) -> Result<Option<Policy>> {
+        let Self { load, max_share, cpus } = self;
+        let of_load = match (load, max_share) {
+            (Some(_), _) => Some("--load"),
+            (None, Some(_)) => Some("--max-share"),
+            (None, None) => None,
+        };
+        let option = match (of_load, cpus) {
+            (Some(_), Some(_)) => bail!("--cpus is for policy cpu, and --load for least-loaded"),
+            (Some(option), None) => option,
+            (None, Some(_)) => "--cpus",
+            (None, None) => return Ok(named),
+        };
+        let (policy, where_from) = match named {
+            Some(policy) => (policy, "that is named".to_owned()),
+            None => match now()? {
+                Steering::Policy { policy, .. } => (policy, format!("of {key}")),
+                Steering::Object => bail!("{option}: your own program decides for {key}"),
+                _ => (Policy::default_for(key.protocol), "that is the default here".to_owned()),
+            },
+        };
+        match (policy, of_load) {
+            (Policy::LeastLoaded(old), Some(_)) => {
+                let load = load.unwrap_or(old.load);
+                if key.protocol == reuseport::group::Protocol::Udp && load == LoadTerms::OPEN {
+                    bail!("--load open: {key} has no connections; queue counts bytes that wait");
+                }
+                let max_share = max_share.unwrap_or(old.max_share);
+                Ok(Some(Policy::LeastLoaded(LeastLoaded { load, max_share })))
+            }
+            (Policy::Cpu, None) => Ok(Some(policy)),
+            _ => {
+                let wanted = if of_load.is_some() { "least-loaded" } else { "cpu" };
+                bail!("{option} is for policy {wanted}, and the one {where_from} is {policy}")
+            }
+        }
+    }
+}
+
+/// Parses policies; the help lists them with what they do.
+#[derive(Debug, Clone)]
+pub(crate) struct PolicyParser;
+
+impl TypedValueParser for PolicyParser {
+    type Value = Policy;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Policy, clap::Error> {
+        let parser = StringValueParser::new().try_map(|name| name.parse::<Policy>());
+        parser.parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let plain = Policy::ALL.iter().map(|p| PossibleValue::new(p.name()).help(p.describe()));
+        let payload = PossibleValue::new("payload:OFFSET:LENGTH")
+            .help("by a hash of so many of the datagram's bytes from there on (udp)");
+        Some(Box::new(plain.chain([payload])))
+    }
+}
+
+/// A policy with its options, for people: `least-loaded (queue,open; max share 2)`.
+pub(crate) fn described(policy: Policy) -> String {
+    match policy {
+        Policy::LeastLoaded(LeastLoaded { load, max_share }) => {
+            format!("{} ({load}; max share {max_share})", policy.name())
+        }
+        _ => policy.to_string(),
+    }
+}
+
+/// What to say where the program cannot read queues, whatever the reason: what that costs, and why.
+pub(crate) fn lost(policy: Option<Policy>, why: &Error) -> String {
+    let instead = match policy {
+        Some(Policy::LeastLoaded(options)) if options.load.open() => {
+            "it goes by open connections alone"
+        }
+        Some(Policy::LeastLoaded(_)) => "members are picked in turn, by weight",
+        _ => "members whose queue is full are not passed over",
+    };
+    format!("the program cannot read queues, so {instead}: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_described_with_their_options() {
+        assert_eq!(described(Policy::Hash), "hash");
+        assert_eq!(described("payload:4:8".parse().unwrap()), "payload:4:8");
+        let default = Policy::LeastLoaded(LeastLoaded::DEFAULT);
+        assert_eq!(described(default), "least-loaded (queue,open; max share 2)");
+    }
+
+    #[test]
+    fn what_is_lost_depends_on_the_policy() {
+        let why = "no list".parse::<CpuList>().unwrap_err();
+        let queue = LeastLoaded { load: LoadTerms::QUEUE, ..LeastLoaded::DEFAULT };
+        for (policy, costs) in [
+            (
+                Policy::LeastLoaded(LeastLoaded::DEFAULT),
+                "goes by open connections alone: `no list`",
+            ),
+            (Policy::LeastLoaded(queue), "in turn, by weight: `no list`"),
+            (Policy::Hash, "members whose queue is full are not passed over: `no list`"),
+        ] {
+            let said = lost(Some(policy), &why);
+            assert!(said.contains(costs), "{said}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! `reuseport drain`: members that get nothing new and finish what they have.
+
+use std::fmt::Write as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use reuseport::group::{Protocol, Queue};
+use reuseport::id::Cookie;
+use reuseport::status::{GroupStatus, MemberStatus, State};
+use reuseport::{ErrorKind, Stop};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::args::GroupArgs;
+use crate::backend::{self, Members};
+use crate::output::{self, count};
+use crate::select::{self, Selector};
+
+/// Let members finish what they have: nothing new chooses them
+///
+/// A member that drains keeps its socket, its slot and its weight, and open connections stay where
+/// they are. It is drained when nothing waits in its accept queue and no handshake is under way (udp:
+/// no bytes wait): then it can be stopped without a connection being lost before it was accepted.
+/// Connections that are open end when server or client end them; `show` counts them as OPEN.
+///
+/// All members of one call go out in one step. Where no member is left, those that drain are picked
+/// after all, rather than nobody. `undrain` takes them in again.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status:
+  1   nothing of ours is attached, or no such group or member
+  2   with --wait: not drained in time
+
+Examples:
+  reuseport drain :8080 slot:2
+  reuseport drain :8080 pid:1234 --wait=30 && kill -QUIT 1234
+  reuseport drain :8080 gen:1
+")]
+pub(crate) struct Drain {
+    #[command(flatten)]
+    group: GroupArgs,
+
+    /// Members, by slot:N, cookie:N, fd:N, pid:N (the owner) or gen:N, as `show` lists them
+    ///
+    /// pid is all members that the process serves: those that its epoll watches, and those that
+    /// nobody else holds. gen is all that entered together.
+    #[arg(value_name = "MEMBER", required = true)]
+    members: Vec<Selector>,
+
+    /// Return when they are drained, or fail after so many seconds
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    wait: Option<Option<u32>>,
+}
+
+impl Drain {
+    pub(crate) fn run(self) -> Result<()> {
+        let stop = Stop::default();
+        if self.wait.is_some() {
+            for signal in [SIGINT, SIGTERM] {
+                signal_hook::flag::register(signal, stop.flag()).context("cannot watch for ^C")?;
+            }
+        }
+        let members = Members::open(&self.group.target()?)?;
+        let wanted = select::members(&self.members, &members.status)?;
+        // One in standby gets less than one that drains; one without a slot is refused.
+        let out = wanted
+            .iter()
+            .filter(|member| matches!(backend::state(member), Some(State::Active) | None));
+        let shares = members.change(out.map(|member| (*member, None, Some(State::Draining))))?;
+
+        let cookies: Vec<Cookie> = wanted.iter().map(|member| member.member.cookie).collect();
+        let now = members.now()?;
+        let mut said = String::new();
+        for member in those(&now, &cookies) {
+            let _ = writeln!(said, "{}: {}", now.group.key, describe(member, &now));
+        }
+        said.push_str(&output::nobody_active(&now.group.key, &shares));
+        output::print(&said)?;
+        match self.wait {
+            Some(limit) => wait(&members, &cookies, limit, &stop),
+            None => Ok(()),
+        }
+    }
+}
+
+fn those<'a>(
+    group: &'a GroupStatus,
+    cookies: &'a [Cookie],
+) -> impl Iterator<Item = &'a MemberStatus> {
+    group.members.iter().filter(|member| cookies.contains(&member.member.cookie))
+}
+
+fn is_drained(member: &MemberStatus) -> bool {
+    let Queue { waiting, half_open, .. } = member.member.queue;
+    waiting == 0 && half_open == 0
+}
+
+/// What a member still has.
+fn describe(member: &MemberStatus, group: &GroupStatus) -> String {
+    let name = select::name(member);
+    if backend::state(member) == Some(State::Standby) {
+        return format!("{name} is in standby and gets nothing as it is");
+    }
+    let Queue { waiting, half_open, .. } = member.member.queue;
+    let mut has = match (group.group.key.protocol, half_open) {
+        _ if is_drained(member) => "is drained: nothing waits".to_owned(),
+        (Protocol::Udp, _) => format!("drains: {waiting} bytes wait to be read"),
+        (Protocol::Tcp, 0) => format!("drains: {} to be accepted", wait_word(waiting)),
+        (Protocol::Tcp, _) => {
+            format!("drains: {} to be accepted, {half_open} half-open", wait_word(waiting))
+        }
+    };
+    if let Some(open) = member.enrolment.as_ref().and_then(|enrolment| enrolment.open) {
+        // What waits is open, too.
+        let accepted = open.saturating_sub(u64::from(waiting) + u64::from(half_open));
+        let _ = write!(has, "; {} open", count(accepted as usize, "accepted connection"));
+    }
+    format!("{name} {has}")
+}
+
+fn wait_word(n: u32) -> String {
+    if n == 1 { "1 connection waits".to_owned() } else { format!("{n} connections wait") }
+}
+
+/// Returns when the members are drained, or gone.
+fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) -> Result<()> {
+    /// A look at the host takes some ten milliseconds.
+    const PAUSE: Duration = Duration::from_millis(50);
+
+    let begun = Instant::now();
+    let key = &members.status.group.key;
+    loop {
+        let now = match members.now() {
+            Err(error) if error.kind() == ErrorKind::NotFound => break,
+            result => result?,
+        };
+        let drains = |member: &MemberStatus| backend::state(member) != Some(State::Active);
+        if let Some(member) = those(&now, cookies).find(|member| !drains(member)) {
+            bail!("{} of {key} was taken in again meanwhile", select::name(member));
+        }
+        let left: Vec<String> = those(&now, cookies)
+            .filter(|member| !is_drained(member))
+            .map(|member| describe(member, &now))
+            .collect();
+        if left.is_empty() {
+            break;
+        }
+        let why = match limit {
+            _ if stop.is_set() => "interrupted".to_owned(),
+            Some(limit) if begun.elapsed() >= Duration::from_secs(limit.into()) => {
+                format!("not drained in {}", count(limit as usize, "second"))
+            }
+            _ => {
+                thread::sleep(PAUSE);
+                continue;
+            }
+        };
+        bail!("{key}: {why}: {}; nothing new chooses them all the same", left.join(", "));
+    }
+    output::print(&format!("{key}: drained\n"))?;
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! `reuseport undrain`: members that take part again.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use clap::Args;
+use reuseport::status::State;
+
+use crate::args::GroupArgs;
+use crate::backend::{self, Members};
+use crate::output;
+use crate::select::{self, Selector};
+
+/// Let members that drain get new connections again
+///
+/// They have the weight that they had. All members of one call come back in one step.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status:
+  1   nothing of ours is attached, or no such group or member
+
+Examples:
+  reuseport undrain :8080 slot:2
+  reuseport undrain :8080 gen:1
+")]
+pub(crate) struct Undrain {
+    #[command(flatten)]
+    group: GroupArgs,
+
+    /// Members, by slot:N, cookie:N, fd:N, pid:N (the owner) or gen:N, as `show` lists them
+    ///
+    /// pid is all members that the process serves: those that its epoll watches, and those that
+    /// nobody else holds. gen is all that entered together.
+    #[arg(value_name = "MEMBER", required = true)]
+    members: Vec<Selector>,
+}
+
+impl Undrain {
+    pub(crate) fn run(self) -> Result<()> {
+        let members = Members::open(&self.group.target()?)?;
+        let wanted = select::members(&self.members, &members.status)?;
+        // One without a slot is refused.
+        let back = wanted
+            .iter()
+            .filter(|member| matches!(backend::state(member), Some(State::Draining) | None));
+        let shares = members.change(back.map(|member| (*member, None, Some(State::Active))))?;
+        let key = &members.status.group.key;
+        let mut said = String::new();
+        for member in wanted {
+            let weight = member.enrolment.as_ref().map_or(0, |enrolment| enrolment.weight.get());
+            let what = match backend::state(member) {
+                Some(State::Draining) if weight == 0 => {
+                    "active again, but its weight is 0: `reuseport weight` raises it".to_owned()
+                }
+                Some(State::Draining) => format!("active again, with weight {weight}"),
+                Some(State::Standby) => "in standby and stays so: it was not draining".to_owned(),
+                _ => "active as before: it was not draining".to_owned(),
+            };
+            let _ = writeln!(said, "{key}: {} is {what}", select::name(member));
+        }
+        said.push_str(&output::nobody_active(key, &shares));
+        output::print(&said)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! `reuseport weight`: members' shares.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::args::GroupArgs;
+use crate::backend::{self, Members};
+use crate::output::{self, percent};
+use crate::select::{self, WeightOf};
+
+/// Give members other shares of what is new
+///
+/// A member's share is its weight divided by the sum of the active members' weights; all have 1 at
+/// first. least-loaded compares queues per weight, so a member of weight 2 may have twice the
+/// queue. A member of weight 0 gets nothing new as long as there is another; `drain` does the same
+/// and leaves the weight as it is.
+///
+/// All changes of one call come into force in one step. What is open stays where it is.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status:
+  1   nothing of ours is attached, or no such group or member
+
+Examples:
+  reuseport weight :8080 slot:3=0
+  reuseport weight :8080 pid:1234=10 pid:1235=10 slot:2=1
+  reuseport weight :8080 gen:2=5
+")]
+pub(crate) struct Weight {
+    #[command(flatten)]
+    group: GroupArgs,
+
+    /// Members, by slot:N, cookie:N, fd:N, pid:N (the owner) or gen:N; and a weight, 0 to 1000
+    ///
+    /// `show` lists them. pid is all members that the process serves: those that its epoll watches,
+    /// and those that nobody else holds. gen is all that entered together. Each gets that weight.
+    #[arg(value_name = "MEMBER=WEIGHT", required = true)]
+    weights: Vec<WeightOf>,
+}
+
+impl Weight {
+    pub(crate) fn run(self) -> Result<()> {
+        let members = Members::open(&self.group.target()?)?;
+        let wanted = select::weights(&self.weights, &members.status)?;
+        let changes = wanted.iter().map(|(member, weight)| (*member, Some(*weight), None));
+        let shares = members.change(changes)?;
+        let total: u32 = shares.iter().filter_map(backend::active_weight).sum();
+        let mut said = String::new();
+        let key = &members.status.group.key;
+        for (member, weight) in &wanted {
+            let enrolment = member.enrolment.as_ref();
+            let share = shares.iter().find(|share| enrolment.is_some_and(|e| e.slot == share.slot));
+            let part = match share.and_then(backend::active_weight) {
+                Some(weight) if total > 0 => f64::from(weight) / f64::from(total),
+                _ => 0.0,
+            };
+            let was = enrolment.map_or(String::new(), |e| format!(", was {}", e.weight));
+            let _ = writeln!(
+                said,
+                "{key}: {} has weight {weight}{was}: {} of what is new",
+                select::name(member),
+                percent(part),
+            );
+        }
+        said.push_str(&output::nobody_active(key, &shares));
+        output::print(&said)?;
+        Ok(())
+    }
+}
