@@ -47,7 +47,7 @@ struct pace {
 	__u32 length; /* of its queue with the last pick in it */
 	__u32 empty;  /* the window in which its slot was found empty, and one */
 	__u32 start;  /* enum start */
-	__u32 joined; /* the window of its first pick */
+	__u32 joined; /* the turn of its first pick, as far as 32 bits go */
 };
 
 struct {
@@ -98,7 +98,7 @@ static __always_inline __u64 open_of(__u32 host)
 #define LOOK_STUCK (1ULL << 63)
 /* Its slot is empty, or it is none. */
 #define LOOK_NOBODY (~0ULL)
-/* For dividing by weights, which go up to so much. */
+/* For dividing by weights, which go up to so much. With it 33 bits are enough for any queue. */
 #define SCALE 1000
 
 static __always_inline __u64 load_of(struct candidate *c, __u32 *length)
@@ -135,14 +135,15 @@ static __always_inline __u32 length_of(__u64 load, __u32 weight)
  * The others must not pay for it, though: whoever has had its limit is only passed over for members
  * that get on with what they have (see `gets_on`).
  */
-static __always_inline bool within_limit(struct candidate *c, struct pace *pace, __u32 window)
+static __always_inline bool within_limit(struct candidate *c, struct pace *pace, __u32 turn,
+					 __u32 count, __u32 window)
 {
 	__u32 limit = c->limit, age = SLOW_START;
 
 	if (pace->start == START_NEW)
 		age = 0;
 	else if (pace->start == START_SLOW)
-		age = window - pace->joined;
+		age = (turn - pace->joined) / (count * WINDOW);
 	if (age < SLOW_START)
 		limit = limit * (age + 1) / SLOW_START;
 	return pace->window != window || pace->picked < (limit ? limit : 1);
@@ -166,7 +167,7 @@ static __always_inline __u32 window_of(__u64 turn, __u32 count)
  *
  * Not inlined, and not static: the verifier then looks at this once, and not once for each candidate.
  */
-__noinline __u64 look_at(__u64 packed, __u32 window)
+__noinline __u64 look_at(__u64 packed, __u64 turn, __u32 count, __u32 window)
 {
 	struct candidate c;
 	struct pace *pace;
@@ -178,7 +179,7 @@ __noinline __u64 look_at(__u64 packed, __u32 window)
 	if (!pace || !c.weight || pace->empty == window + 1)
 		return LOOK_NOBODY;
 	look = load_of(&c, &length);
-	if (!within_limit(&c, pace, window))
+	if (!within_limit(&c, pace, turn, count, window))
 		look |= LOOK_LATE;
 	if (!gets_on(pace, length))
 		look |= LOOK_STUCK;
@@ -198,13 +199,10 @@ struct choice {
 struct search {
 	struct choice best;
 	struct choice second;
-	/* Where to look: a table with this head and so many candidates, this word being the first. */
-	__u64 head;
-	__u64 candidates;
-	__u64 count;
-	/* Whose turn it is, by weight, and where to go on. */
+	/* The slot whose turn it is, by weight, and where to go on. */
 	__u64 first;
 	__u64 start;
+	__u64 turn;
 	__u64 window;
 };
 
@@ -225,32 +223,41 @@ static __always_inline bool is_less(__u64 a, __u64 b)
  * Looks at one more candidate; false if there is none. The first one is whose turn it is by weight: it
  * wins among equals.
  *
+ * Should the table be another one by now, it is as good: each names its own members.
+ *
  * Not inlined, for the same reason.
  */
 __noinline int look_on(struct search *search, __u32 i)
 {
 	__u64 *packed, seen;
 	struct table table;
-	__u32 index, count;
+	__u32 slot, count;
 
-	if (!search || i >= search->count || !table_open(&table))
+	if (!search || !table_open(&table))
 		return false;
-	/* It may be another one by now, but then it must be of the same form. */
-	if (table.head != search->head || !table.entries.count)
-		return false;
-	index = search->first;
-	count = search->count;
-	/* All others, beginning anywhere; of many, some at random, by weight. */
-	if (i && count <= LOOK_AT)
-		index += 1 + ((__u32)search->start + i) % (count - 1);
-	else if (i && !table_slot(&table, &table.entries,
-				  mix(search->start + i) % table.entries.count, &index))
-		return false;
-	packed = bpf_map_lookup_elem(table.words,
-				     MAP_KEY(search->candidates + index % count));
+	count = table.active.count;
+	slot = search->first;
+	/*
+	 * All of them, beginning anywhere and in either direction, so that not always the same one gets
+	 * what its neighbour is too busy for. Of many, some at random, by weight.
+	 */
+	if (i && count <= LOOK_AT) {
+		__u32 start = search->start;
+
+		if (i > count ||
+		    !table_slot(&table, &table.active,
+				((start >> 1) + (start & 1 ? i : count - i)) % count, &slot))
+			return false;
+	} else if (i) {
+		if (!table.entries.count ||
+		    !table_slot(&table, &table.entries,
+				mix(search->start + i) % table.entries.count, &slot))
+			return false;
+	}
+	packed = bpf_map_lookup_elem(table.words, MAP_KEY(table.candidates + slot));
 	if (!packed)
 		return false;
-	seen = look_at(*packed, search->window);
+	seen = look_at(*packed, search->turn, count, search->window);
 	if (seen == LOOK_NOBODY)
 		return true;
 	if (is_less(seen & LOAD_MASK, search->best.look & LOAD_MASK)) {
@@ -275,7 +282,7 @@ __noinline int look_around(struct search *search)
 	if (!search)
 		return false;
 #pragma unroll
-	for (int i = 0; i < LOOK_AT; i++) {
+	for (int i = 0; i <= LOOK_AT; i++) {
 		if (!look_on(search, i))
 			break;
 	}
@@ -283,12 +290,14 @@ __noinline int look_around(struct search *search)
 }
 
 /* A member was picked. CPUs may overtake each other here: it is no account. */
-static __always_inline void pace_pick(struct pace *pace, __u32 window, __u32 length)
+static __always_inline void pace_pick(struct pace *pace, __u32 turn, __u32 count, __u32 window,
+				      __u32 length)
 {
 	if (pace->start == START_NEW) {
-		pace->joined = window;
+		pace->joined = turn;
 		pace->start = START_SLOW;
-	} else if (pace->start == START_SLOW && window - pace->joined >= SLOW_START) {
+	} else if (pace->start == START_SLOW &&
+		   turn - pace->joined >= SLOW_START * WINDOW * count) {
 		pace->start = START_OVER;
 	}
 	if (pace->window == window) {
@@ -327,12 +336,10 @@ __noinline int choose(struct sk_reuseport_md *ctx, __u32 arrival, __u64 turn)
 	    !table_slot(&table, &table.entries, turn % table.entries.count, &first))
 		return NOT_SELECTED;
 	window = window_of(turn, table.active.count);
+	search.turn = turn;
 	search.window = window;
 	search.first = first;
 	search.start = mix(turn) >> 32;
-	search.head = table.head;
-	search.count = table.active.count;
-	search.candidates = table.candidates;
 	if (!look_around(&search) || !search.best.candidate)
 		return NOT_SELECTED;
 	capped = search.best.look & LOOK_LATE && search.second.candidate &&
@@ -347,7 +354,8 @@ __noinline int choose(struct sk_reuseport_md *ctx, __u32 arrival, __u64 turn)
 		return CHOOSE_ANEW;
 	}
 	if (arrival == ARRIVAL_NEW) {
-		pace_pick(pace, window, length_of(choice.look, c.weight));
+		pace_pick(pace, turn, table.active.count, window,
+			  length_of(choice.look, c.weight));
 		if (capped)
 			count(REASON_SHARE_CAPPED);
 	}

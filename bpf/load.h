@@ -26,7 +26,7 @@ struct {
 } addresses SEC(".maps");
 
 struct queue {
-	/* TCP: connections that wait to be accepted, and half-open ones. UDP: bytes. */
+	/* TCP: connections that wait to be accepted, and half-open ones. UDP: 64 bytes each. */
 	__u32 length;
 	/* TCP: those that wait to be accepted. They are open already. */
 	__u32 waiting;
@@ -69,8 +69,9 @@ static __always_inline void udp_queue(struct sock *sk, struct queue *queue)
 	queue->full = bytes > BPF_CORE_READ(sk, sk_rcvbuf);
 	/* What was received, and is given back later: udp_rqueue_get. */
 	bytes -= BPF_CORE_READ(udp, forward_deficit);
+	/* The smallest datagram takes several times as much (its skb's truesize). */
 	if (bytes > 0)
-		queue->length = bytes;
+		queue->length = (__u32)bytes / 64;
 }
 
 /* False if nobody noted where the socket is, or queues may not be read: then nothing is known. */

@@ -190,8 +190,13 @@ static __always_inline void read_queue(struct member_record *record, struct sock
 	if (record->protocol == IPPROTO_TCP) {
 		struct inet_connection_sock *tcp = (void *)sk;
 
-		record->waiting = sk->sk_ack_backlog;
+		/*
+		 * In this order: a handshake that ends leaves the half-open ones before it waits
+		 * (inet_csk_complete_hashdance), and must not be missed in both.
+		 */
 		record->half_open = BPF_CORE_READ(tcp, icsk_accept_queue.qlen.counter);
+		barrier();
+		record->waiting = sk->sk_ack_backlog;
 		record->limit = sk->sk_max_ack_backlog;
 	} else {
 		/* As udp_rqueue_get: what was read already may not be given back yet. */

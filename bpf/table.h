@@ -7,8 +7,7 @@
  * Word 0:   entries (32 bits), active members (16), draining members (16)
  * Word 1-:  entries, then active members' slots, then draining members' slots;
  *           four 16-bit slots to a word, each list from a new word on
- * Then:     for least-loaded, a word for each active member (struct candidate). Entries are then
- *           indexes into these and not slots.
+ * Then:     a word for each slot, by which active members are compared (struct candidate); 0: none
  */
 #pragma once
 
@@ -54,7 +53,7 @@ struct table {
 	struct slots entries;
 	struct slots active;
 	struct slots draining;
-	__u32 candidates; /* their first word */
+	__u32 candidates; /* slot 0's word */
 };
 
 static __always_inline __u32 words_for(__u32 slots)

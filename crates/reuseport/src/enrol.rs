@@ -13,7 +13,7 @@ use crate::cpus;
 use crate::foreign;
 use crate::group::{Group, Member, Protocol};
 use crate::id::{Cookie, Slot, Weight};
-use crate::policy::Policy;
+use crate::policy::{MaxShare, Policy};
 use crate::state::group::GroupState;
 use crate::state::host::HostLayer;
 use crate::state::layout::{Decider, NO_HOST_MEMBER, SlotRecord};
@@ -373,13 +373,17 @@ fn fill_table(state: &mut GroupState, policy: Policy, leaving: &HashSet<Slot>) -
     let mut shares = shares(state);
     shares.retain(|share| !leaving.contains(&share.slot));
     let mut table = Table::build(&shares, policy.fill(header.seed), state.capacity());
-    if let Policy::LeastLoaded(options) = policy {
-        // One that the layer had no room for has an index that is nobody's.
-        let host = |slot| u16::try_from(state.record(slot).host_member).ok();
-        table = table.comparing(&shares, options.max_share, host);
-    }
+    let max_share = match policy {
+        Policy::LeastLoaded(options) => options.max_share,
+        // While the policy changes, the other policy's program reads this table, too.
+        _ => MaxShare::DEFAULT,
+    };
+    // One that the layer had no room for has an index that is nobody's.
+    let host = |slot| u16::try_from(state.record(slot).host_member).ok();
+    table = table.comparing(&shares, max_share, host);
     if policy == Policy::Cpu {
-        table = table.by_cpu(&cpus::topology(), |slot| state.record(slot).cpu());
+        let cpu = |slot| state.record(slot).cpu();
+        table = table.by_cpu(state.capacity(), &cpus::topology(), cpu);
     }
     match &mut state.policy_maps {
         Some(maps) => {

@@ -238,8 +238,13 @@ impl PolicyMaps {
     pub(crate) fn swap_in(&mut self, table: &Table) -> Result<(), MapError> {
         let map = empty_table(self.picks.len())?;
         let memory = map.mapped()?;
-        for (index, word) in table.encode().iter().enumerate() {
-            let _ = memory.set(index as u32, *word);
+        for (index, word) in (0..).zip(&table.encode()) {
+            if !memory.set(index, *word) {
+                return Err(MapError::OutOfBounds {
+                    index,
+                    max_entries: map.map_data().max_entries(),
+                });
+            }
         }
         self.tables.set(0, map.map_data(), 0)
     }
@@ -290,17 +295,15 @@ pub(crate) fn load(
     let tables = empty_table(capacity)
         .and_then(|pattern| ArrayOfMaps::create("tables", 1, pattern.map_data()))
         .map_err(cannot_load)?;
-    let globals = config.globals();
-    let mut loader = EbpfLoader::new();
-    globals.set(&mut loader);
-    let mut ebpf = loader
+    // For the maps: they are the same in both objects, and this one needs nothing of the kernel's types.
+    let mut ebpf = EbpfLoader::new()
         .map("sockets", sockets.data())
         .map("tables", tables.map_data())
         .map("members", members.map_data())
         .map_max_entries("picks", capacity)
         .map_max_entries("addresses", capacity)
         .map_max_entries("paces", capacity)
-        .load(OBJECT_WITH_LOAD)
+        .load(OBJECT)
         .map_err(cannot_load)?;
     let mut take = |name| ebpf.take_map(name).ok_or(MapError::KeyNotFound);
     let maps = || -> Result<_, MapError> {
@@ -314,9 +317,7 @@ pub(crate) fn load(
         })
     };
     let maps = maps().map_err(cannot_load)?;
-    let loaded = loaded(&mut ebpf)
-        .map(|program| Loaded { program, lost: None })
-        .or_else(|error| without_queues(config, sockets, members, &maps, error))?;
+    let loaded = load_over(config, sockets, members, &maps)?;
     Ok((loaded, maps))
 }
 

@@ -7,8 +7,12 @@ mod common;
 mod steering;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use common::cookie;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use reuseport::group::GroupKey;
 use reuseport::id::{Cookie, Slot, State, Weight};
 use reuseport::status::GroupStatus;
@@ -262,6 +266,46 @@ fn in_every_policy_draining_members_get_nothing_new_and_come_back() {
         (0..3).for_each(|slot| _ = change(slot, State::Standby));
         assert_eq!(deal(&members, 12).iter().sum::<usize>(), 12);
         assert_eq!(counter(&host.status(&key).unwrap(), "fallback_kernel"), 12);
+    });
+}
+
+/// While the policy changes, the old program picks from the new one's table: it must mean the same.
+#[test]
+fn a_change_of_policy_under_traffic_sends_nothing_to_a_draining_member() {
+    const CHANGES: usize = 30;
+
+    alone(|| {
+        let mut members = Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap();
+        members.sort_by_key(|member| cookie(member));
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+        let balancer = attach(&host, &key, Policy::RoundRobin);
+        let (slot, state) = (Slot::new(0), Some(State::Draining));
+        let drain = MemberChange { slot, member: None, weight: None, state };
+        balancer.change_members(&host, &[drain]).unwrap();
+        let done = AtomicBool::new(false);
+        let connections = thread::scope(|scope| {
+            let traffic = scope.spawn(|| {
+                let mut connections = 0;
+                while !done.load(Ordering::Relaxed) {
+                    connections += deal(&members, 4).iter().sum::<usize>();
+                }
+                connections
+            });
+            let changes = catch_unwind(AssertUnwindSafe(|| {
+                for policy in Policy::ALL.iter().cycle().take(CHANGES) {
+                    balancer.set_policy(&host, *policy).unwrap();
+                }
+            }));
+            done.store(true, Ordering::Relaxed);
+            let connections = traffic.join().unwrap();
+            changes.unwrap_or_else(|panic| resume_unwind(panic));
+            connections
+        });
+        let status = host.status(&key).unwrap();
+        assert_eq!(picks(&status)[0], 0);
+        assert_eq!(counter(&status, "picks"), connections as u64);
+        assert!(connections > CHANGES, "{connections}");
     });
 }
 

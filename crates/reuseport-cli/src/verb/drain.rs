@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use reuseport::group::{Protocol, Queue};
 use reuseport::id::Cookie;
-use reuseport::status::{GroupStatus, MemberStatus, State};
+use reuseport::status::{GroupStatus, MemberStatus, State, Steering};
 use reuseport::{ErrorKind, Stop};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -112,8 +112,8 @@ fn describe(member: &MemberStatus, group: &GroupStatus) -> String {
         }
     };
     if let Some(open) = member.enrolment.as_ref().and_then(|enrolment| enrolment.open) {
-        // What waits is open, too.
-        let accepted = open.saturating_sub(u64::from(waiting) + u64::from(half_open));
+        // What waits is open, too; what is half-open is not yet.
+        let accepted = open.saturating_sub(u64::from(waiting));
         let _ = write!(has, "; {} open", count(accepted as usize, "accepted connection"));
     }
     format!("{name} {has}")
@@ -128,13 +128,20 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
     /// A look at the host takes some ten milliseconds.
     const PAUSE: Duration = Duration::from_millis(50);
 
+    // A handshake may end between two numbers that are looked at: nothing waits when that is seen twice.
+    const LOOKS: usize = 2;
+
     let begun = Instant::now();
+    let mut drained = 0;
     let key = &members.status.group.key;
     loop {
         let now = match members.now() {
             Err(error) if error.kind() == ErrorKind::NotFound => break,
             result => result?,
         };
+        if !matches!(now.steering, Steering::Policy { .. }) {
+            bail!("{key} was detached meanwhile: what decides there may pick any member again");
+        }
         let drains = |member: &MemberStatus| backend::state(member) != Some(State::Active);
         if let Some(member) = those(&now, cookies).find(|member| !drains(member)) {
             bail!("{} of {key} was taken in again meanwhile", select::name(member));
@@ -144,8 +151,14 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
             .map(|member| describe(member, &now))
             .collect();
         if left.is_empty() {
-            break;
+            drained += 1;
+            if drained == LOOKS {
+                break;
+            }
+            thread::sleep(PAUSE);
+            continue;
         }
+        drained = 0;
         let why = match limit {
             _ if stop.is_set() => "interrupted".to_owned(),
             Some(limit) if begun.elapsed() >= Duration::from_secs(limit.into()) => {

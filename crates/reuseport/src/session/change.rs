@@ -53,8 +53,8 @@ impl Session {
         let mut steps = || -> Result<()> {
             state.pin_next(&mut program)?;
             state.set_header(&header).map_err(unreadable)?;
-            enrol::swap_table(state, policy)?;
             self.refuse_if_changed(group)?;
+            enrol::swap_table(state, policy)?;
             attach_to(group, &program)
         };
         let result = steps();
@@ -77,10 +77,12 @@ impl Session {
     ) -> Result<(Steering, Option<Error>)> {
         self.place_on_cpus(group, state, attach.cpus.as_ref())?;
         let before = Self::weigh(state, &attach.weights)?;
-        let (Some(Decide::Policy(policy)), Steering::Policy { policy: old, stickiness }) =
-            (&attach.decide, now)
-        else {
+        let Steering::Policy { policy: old, stickiness } = now else {
             return Ok((now.clone(), None));
+        };
+        let policy = match &attach.decide {
+            Some(Decide::Policy(policy)) => policy,
+            _ => old,
         };
         if policy == old && !self.may_read_more(state)? {
             return Ok((now.clone(), None));
@@ -156,7 +158,7 @@ impl Session {
                 "the user's own program decides there, and it knows neither weights nor states",
             ));
         };
-        let mut records = Vec::new();
+        let mut records: Vec<(Slot, SlotRecord, SlotRecord)> = Vec::new();
         for MemberChange { slot, member, weight, state: to } in changes {
             let old = state.record(*slot);
             if old.cookie().is_none() {
@@ -171,10 +173,13 @@ impl Session {
                     .because(format!("slot {slot} went to another member meanwhile"))
                     .remedy("nothing was changed; try again"));
             }
-            let mut new = old;
-            weight.iter().for_each(|weight| new.set_weight(*weight));
-            to.iter().for_each(|to| new.set_state(*to));
-            records.push((*slot, old, new));
+            if !records.iter().any(|(known, ..)| known == slot) {
+                records.push((*slot, old, old));
+            }
+            for (_, _, new) in records.iter_mut().filter(|(known, ..)| known == slot) {
+                weight.iter().for_each(|weight| new.set_weight(*weight));
+                to.iter().for_each(|to| new.set_state(*to));
+            }
         }
         records.iter().for_each(|(slot, _, new)| state.set_record(*slot, *new));
         let result = enrol::swap_table(&mut state, policy);

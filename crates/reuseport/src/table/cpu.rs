@@ -14,8 +14,11 @@ pub(super) type Placed = (Slot, Option<u16>);
 
 /// For each CPU an entry, and that as often as some CPU has members: entry `cpu + cpus * n` is the CPU's
 /// *n*th member. A CPU without a member gets those of its node in turn, and in a node without any, all.
-pub(super) fn fill(members: &[Placed], topology: &Topology) -> Vec<Slot> {
-    if members.is_empty() {
+///
+/// No more than `limit` entries: of a CPU with very many members some then get nothing from it.
+pub(super) fn fill(members: &[Placed], topology: &Topology, limit: usize) -> Vec<Slot> {
+    let cpus = topology.nodes.len();
+    if members.is_empty() || cpus == 0 {
         return Vec::new();
     }
     let on = |cpu: usize| {
@@ -44,7 +47,7 @@ pub(super) fn fill(members: &[Placed], topology: &Topology) -> Vec<Slot> {
         })
         .collect();
     // So often that every member has a turn on its CPU, and all of those that share an empty CPU, too.
-    let rounds = near.iter().map(Vec::len).max().unwrap_or(1);
+    let rounds = near.iter().map(Vec::len).max().unwrap_or(1).min(limit / cpus);
     (0..rounds).flat_map(|round| near.iter().map(move |own| own[round % own.len()])).collect()
 }
 
@@ -63,30 +66,37 @@ mod tests {
     #[test]
     fn each_cpu_has_its_member() {
         let topology = Topology { nodes: vec![0; 4] };
-        assert_eq!(slots(&fill(&members(&[2, 0, 3, 1]), &topology)), [1, 3, 0, 2]);
+        assert_eq!(slots(&fill(&members(&[2, 0, 3, 1]), &topology, 100)), [1, 3, 0, 2]);
     }
 
     #[test]
     fn members_of_one_cpu_share_it() {
         let topology = Topology { nodes: vec![0; 2] };
-        assert_eq!(slots(&fill(&members(&[0, 1, 0]), &topology)), [0, 1, 2, 1]);
+        assert_eq!(slots(&fill(&members(&[0, 1, 0]), &topology, 100)), [0, 1, 2, 1]);
     }
 
     #[test]
     fn a_cpu_without_a_member_takes_those_of_its_node() {
         let topology = Topology { nodes: vec![0, 0, 1, 1] };
         // Members on CPUs 0 and 2: CPU 1 goes to the first, CPU 3 to the second.
-        assert_eq!(slots(&fill(&members(&[0, 2]), &topology)), [0, 0, 1, 1]);
+        assert_eq!(slots(&fill(&members(&[0, 2]), &topology, 100)), [0, 0, 1, 1]);
         // None in node 1: its CPUs take turns among all.
-        let entries = fill(&members(&[0, 1]), &topology);
+        let entries = fill(&members(&[0, 1]), &topology, 100);
         assert_eq!(slots(&entries), [0, 1, 0, 1, 0, 1, 1, 0]);
+    }
+
+    #[test]
+    fn there_are_no_more_entries_than_there_is_room_for() {
+        let topology = Topology { nodes: vec![0; 512] };
+        let entries = fill(&members(&[0; 500]), &topology, 65_521);
+        assert_eq!(entries.len(), 512 * 127);
     }
 
     #[test]
     fn members_without_a_cpu_are_not_forgotten() {
         let topology = Topology { nodes: vec![0; 2] };
-        let entries = fill(&[(Slot::new(7), None), (Slot::new(8), None)], &topology);
+        let entries = fill(&[(Slot::new(7), None), (Slot::new(8), None)], &topology, 100);
         assert_eq!(slots(&entries), [7, 8, 8, 7]);
-        assert_eq!(fill(&[], &topology), []);
+        assert_eq!(fill(&[], &topology, 100), []);
     }
 }

@@ -114,7 +114,7 @@ pub struct Table {
     /// The slots of draining members and of active ones with weight 0, in ascending order: what is
     /// left before the kernel's own hash decides.
     pub draining: Vec<Slot>,
-    /// The members in `active`, in the same order, where they are compared; else empty.
+    /// What it takes to compare the members in `active`, by slot; empty where nobody compares them.
     pub candidates: Vec<Candidate>,
 }
 
@@ -148,15 +148,19 @@ impl Table {
     }
 
     /// Has the entries go by CPU instead, each member having one for its own, if it has.
-    pub fn by_cpu(mut self, topology: &Topology, cpu: impl Fn(Slot) -> Option<u16>) -> Self {
+    pub fn by_cpu(
+        mut self,
+        capacity: u32,
+        topology: &Topology,
+        cpu: impl Fn(Slot) -> Option<u16>,
+    ) -> Self {
         let placed: Vec<_> = self.active.iter().map(|slot| (*slot, cpu(*slot))).collect();
-        self.entries = cpu::fill(&placed, topology);
+        self.entries = cpu::fill(&placed, topology, maximum_entries(capacity) as usize);
         self
     }
 
     /// Adds what it takes to compare the members: their weights, how much each may get, and who they
-    /// are in the host-wide layer. The kernel program then reads the entries as whose turn it is
-    /// among equals.
+    /// are in the host-wide layer.
     pub fn comparing(
         mut self,
         shares: &[Share],
@@ -175,8 +179,8 @@ impl Table {
     /// Word 0 holds the number of entries (bits 0 to 31), of active slots (32 to 47) and of draining
     /// slots (48 to 63). The entries follow, four to a word: entry *i* is in word 1 + *i*/4 at bit
     /// 16·(*i* mod 4). Then come the active slots and the draining ones, packed likewise, each list
-    /// from a new word on, and then a word for each candidate. Where there are candidates, entries
-    /// are indexes into them. A table without any member is a single 0.
+    /// from a new word on. Then, where members are compared, a word for each slot up to the last
+    /// candidate's, 0 for who is none. A table without any member is a single 0.
     pub fn encode(&self) -> Vec<u64> {
         // The kernel lets no group have more sockets than 16 bits can count (`U16_MAX` in
         // reuseport_grow, net/core/sock_reuseport.c), so no list is ever cut.
@@ -184,15 +188,7 @@ impl Table {
         let active = &self.active[..listed(&self.active)];
         let draining = &self.draining[..listed(&self.draining)];
 
-        let indexes: Vec<Slot>;
-        let entries = if self.candidates.is_empty() {
-            &self.entries
-        } else {
-            let index = |slot| self.active.binary_search(slot).unwrap_or_default() as u16;
-            indexes = self.entries.iter().map(|slot| Slot::new(index(slot))).collect();
-            &indexes
-        };
-        let lists = [&entries[..], active, draining];
+        let lists = [&self.entries[..], active, draining];
         let words = lists.iter().map(|list| list.len().div_ceil(PER_WORD)).sum::<usize>();
         let mut encoded = Vec::with_capacity(1 + words);
         encoded.push(
@@ -201,7 +197,10 @@ impl Table {
         for list in lists {
             encoded.extend(list.chunks(PER_WORD).map(pack));
         }
-        encoded.extend(self.candidates.iter().map(Candidate::pack));
+        for candidate in &self.candidates {
+            encoded.resize(1 + words + candidate.slot.index() as usize, 0);
+            encoded.push(candidate.pack());
+        }
         encoded
     }
 

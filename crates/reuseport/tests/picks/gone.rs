@@ -80,17 +80,18 @@ impl<M: Members> Case<'_, M> {
         assert_eq!(picks, expected);
     }
 
-    /// They are what is left before the kernel decides, one after the other.
+    /// They are what is left before the kernel decides, and take turns.
     fn all_have_weight_0(mut self) {
         self.steered.set_weights(&[0; MEMBERS]);
-        assert_eq!(self.deal(), [SENT, 0, 0, 0]);
+        assert_eq!(self.deal(), [SENT / MEMBERS; MEMBERS]);
         self.steered.assert_counters(&[("fallback_draining", SENT as u64)]);
-        self.assert_picks(&[SENT, 0, 0, 0]);
+        self.assert_picks(&[SENT / MEMBERS; MEMBERS]);
 
+        // The turns of two that are gone are the third one's.
         self.members.close(2);
-        assert_eq!(self.deal(), [SENT, 0]);
+        assert_eq!(self.deal(), [3 * SENT / MEMBERS, SENT / MEMBERS]);
         self.steered.assert_counters(&[("fallback_draining", 2 * SENT as u64)]);
-        self.assert_picks(&[SENT, 0, SENT, 0]);
+        self.assert_picks(&[10, 10, 40, 20]);
     }
 
     /// Nobody at all may have it, but the kernel's hash knows them.
