@@ -253,7 +253,7 @@ const README_ROWS: &[(&str, &[&str])] = &[
     ("`ls`, `show`: finding groups", &["list the groups of the host (`ls`, `show`)"]),
     ("`ls`, `show`: policies, slots, picks", &["open what is pinned for somebody else"]),
     (
-        "`attach`, `detach`, `--watch`: one's own servers",
+        "`attach`, `detach`, `policy`, `weight`, `drain`, `--watch`: one's own servers",
         &[
             "attach a policy to one's own servers, change it, detach it",
             "the same where another user owns /sys/fs/bpf/reuseport",
