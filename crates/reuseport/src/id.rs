@@ -1,4 +1,4 @@
-//! The small words: what names sockets, slots and namespaces, and a member's weight and state.
+//! The small words: what names sockets, slots and namespaces, and a member's weight, limit and state.
 //!
 //! Each is a type of its own, so that a slot cannot be passed where a cookie is meant. None of them
 //! makes a system call.
@@ -101,6 +101,35 @@ impl Default for Weight {
 impl fmt::Display for Weight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// The most that a member may get within a short window, as a multiple of its fair share by weight:
+/// at least 1, at most 100.
+///
+/// A worker that accepts and fails at once has the shortest queue of all; this keeps it from getting
+/// everything. It is no quota: where the others do not get on with what they have, it does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MaxShare(u16);
+
+impl MaxShare {
+    /// Twice the fair share.
+    pub const DEFAULT: Self = Self(200);
+
+    /// So many hundredths of a fair share; `None` unless between 100 and 10,000.
+    pub const fn from_hundredths(hundredths: u16) -> Option<Self> {
+        if hundredths >= 100 && hundredths <= 10_000 { Some(Self(hundredths)) } else { None }
+    }
+
+    /// In hundredths of a fair share.
+    pub const fn hundredths(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for MaxShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (f64::from(self.0) / 100.0).fmt(f)
     }
 }
 

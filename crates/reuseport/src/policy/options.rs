@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+pub use crate::id::MaxShare;
+
 /// What a least-loaded choice goes by.
 ///
 /// The member with the shortest queue is picked, in relation to its weight. TCP: connections that
@@ -31,7 +33,7 @@ impl LeastLoaded {
         Self { load: LoadTerms::QUEUE_AND_OPEN, max_share: MaxShare::DEFAULT };
 
     pub(super) const fn pack(self) -> u64 {
-        self.load.0 as u64 | (self.max_share.0 as u64) << 8
+        self.load.0 as u64 | (self.max_share.hundredths() as u64) << 8
     }
 
     pub(super) fn unpack(packed: u64) -> Option<Self> {
@@ -100,35 +102,6 @@ impl FromStr for LoadTerms {
             };
         }
         Ok(Self(bits))
-    }
-}
-
-/// The most that a member may get within a short window, as a multiple of its fair share by weight:
-/// at least 1, at most 100.
-///
-/// A worker that accepts and fails at once has the shortest queue of all; this keeps it from getting
-/// everything. It is no quota: where the others do not get on with what they have, it does not hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MaxShare(u16);
-
-impl MaxShare {
-    /// Twice the fair share.
-    pub const DEFAULT: Self = Self(200);
-
-    /// So many hundredths of a fair share; `None` unless between 100 and 10,000.
-    pub const fn from_hundredths(hundredths: u16) -> Option<Self> {
-        if hundredths >= 100 && hundredths <= 10_000 { Some(Self(hundredths)) } else { None }
-    }
-
-    /// In hundredths of a fair share.
-    pub const fn hundredths(self) -> u16 {
-        self.0
-    }
-}
-
-impl fmt::Display for MaxShare {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (f64::from(self.0) / 100.0).fmt(f)
     }
 }
 

@@ -1,8 +1,7 @@
 //! What least-loaded knows of the members that it compares, beside what the kernel knows of them.
 
 use super::Share;
-use crate::id::{Slot, State, Weight};
-use crate::policy::MaxShare;
+use crate::id::{MaxShare, Slot, State, Weight};
 
 /// Picks to a member of average weight in one window: `WINDOW` in bpf/least_loaded.h.
 const WINDOW: u128 = 8;

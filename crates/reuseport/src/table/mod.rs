@@ -17,8 +17,7 @@ mod maglev;
 #[cfg(test)]
 mod tests;
 
-use crate::id::{Slot, State, Weight};
-use crate::policy::MaxShare;
+use crate::id::{MaxShare, Slot, State, Weight};
 
 pub use candidate::Candidate;
 pub use cpu::Topology;
