@@ -60,7 +60,7 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-/// So many seconds of wrk with 8 clients, a connection for each request.
+/// So many seconds, and more on a slow machine, of wrk with 8 clients, a connection for each request.
 ///
 /// # Panics
 ///
@@ -70,7 +70,8 @@ pub fn wrk(addr: SocketAddr, seconds: u32) -> Outcome {
     let mut command = Command::new(crate::program("wrk"));
     command.args(["--threads", "1", "--connections", "8", "--header", "Connection: close"]);
     command.arg("--timeout").arg(format!("{}s", scaled(PATIENCE).as_secs()));
-    command.arg("--duration").arg(format!("{seconds}s")).arg(format!("http://{addr}/"));
+    command.arg("--duration").arg(format!("{}s", in_seconds(seconds)));
+    command.arg(format!("http://{addr}/"));
     let said = run(&mut command);
     // `  4711 requests in 1.00s, 1.00MB read`; the other two lines only if there is something
     // to tell: `  Socket errors: connect 0, read 1, write 0, timeout 0`, `  Non-2xx or 3xx ...: 2`.
@@ -87,9 +88,9 @@ pub fn wrk(addr: SocketAddr, seconds: u32) -> Outcome {
     Outcome { answered: all - refusals, failed: unanswered + refusals }
 }
 
-/// So many seconds of dnsperf, asking for `name` from 8 sockets, at most so often a second and with at
-/// most 20 queries under way, so that no queue overflows. A query without an answer within
-/// three seconds has failed.
+/// So many seconds, and more on a slow machine, of dnsperf, asking for `name` from 8 sockets, at most
+/// so often a second and with at most 20 queries under way, so that no queue overflows. A query without
+/// an answer within three seconds has failed.
 ///
 /// # Panics
 ///
@@ -101,7 +102,7 @@ pub fn dnsperf(addr: SocketAddr, name: &str, seconds: u32, per_second: u32) -> O
     let mut command = Command::new(crate::program("dnsperf"));
     command.args(["-s", &addr.ip().to_string(), "-p", &addr.port().to_string()]);
     command.args(["-c", "8", "-q", "20", "-t", &scaled(PATIENCE).as_secs().to_string()]);
-    command.args(["-l", &seconds.to_string(), "-Q", &per_second.to_string()]);
+    command.args(["-l", &in_seconds(seconds).to_string(), "-Q", &per_second.to_string()]);
     command.arg("-d").arg(queries.path());
     let said = run(&mut command);
     let number = |what: &str| -> u64 {
@@ -115,6 +116,11 @@ pub fn dnsperf(addr: SocketAddr, name: &str, seconds: u32, per_second: u32) -> O
         .and_then(|codes| codes.trim().strip_prefix("NOERROR ")?.split(' ').next()?.parse().ok());
     let answered = answered.unwrap_or(0);
     Outcome { answered, failed: number("Queries sent:") - answered }
+}
+
+/// As many as it takes to do as much as a real machine does in so many.
+fn in_seconds(seconds: u32) -> u64 {
+    scaled(Duration::from_secs(seconds.into())).as_secs()
 }
 
 #[track_caller]

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sk_reuseport::programs::Program;
 use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
-use test_support::{bpffs, netns};
+use test_support::{bpffs, netns, wait};
 
 pub(crate) const SELECT: &[u8] = include_bytes!("../bpf/select.bpf.o");
 pub(crate) const MAPS: &[u8] = include_bytes!("../bpf/maps.bpf.o");
@@ -100,7 +100,7 @@ pub(crate) fn load(bytes: &[u8], kernel: Option<&KernelBtf>) -> Result<(), Strin
     }
     let result = result.map_err(|error| error.to_string()).and_then(|mut ebpf| load_all(&mut ebpf));
     assert_eq!(descriptors(), open, "descriptors were left behind");
-    assert!(start.elapsed() < PATIENCE, "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < wait::scaled(PATIENCE), "it took {:?}", start.elapsed());
     for pin in pins().iter().filter(|pin| !pinned.contains(pin)) {
         std::fs::remove_file(pin).unwrap();
     }
