@@ -50,8 +50,13 @@ impl Group {
         self.clients.extend((0..count).map(|_| connect()));
     }
 
-    /// What waits at these members is accepted.
+    /// What waits at these members is accepted. Handshakes are over then: connect may return before
+    /// the last packet of its own has arrived.
     fn accept(&mut self, members: impl IntoIterator<Item = usize>) {
+        wait::until("no handshake is under way", wait::BOUND, || {
+            let group = self.host.refresh(&self.key).unwrap();
+            group.members.iter().all(|member| member.queue.half_open == 0)
+        });
         for member in members {
             let accept = std::iter::from_fn(|| Some(self.members[member].accept().ok()?.0));
             self.accepted[member].extend(accept);

@@ -20,6 +20,7 @@ use reuseport::{Attach, Balancer, Decide, ErrorKind, Host, MemberChange, Policy}
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use sk_reuseport::net::{Bind, loopback};
 use steering::{alone, attach, counter, key_at, picks};
+use test_support::wait;
 
 /// Members of a UDP group in the order of their slots, and a policy that decides.
 struct Udp {
@@ -41,11 +42,19 @@ impl Udp {
     /// Who receives what a client sends.
     fn send(&self, client: &UdpSocket, payload: &[u8]) -> usize {
         client.send_to(payload, self.key.address).unwrap();
+        self.receiver()
+    }
+
+    /// Who receives what was sent last: exactly one.
+    fn receiver(&self) -> usize {
         let mut bytes = [0; 256];
         let mut received = |member: &UdpSocket| member.recv(&mut bytes).is_ok();
-        let who: Vec<bool> = self.members.iter().map(&mut received).collect();
-        assert_eq!(who.iter().filter(|got| **got).count(), 1, "exactly one receives it");
-        who.iter().position(|got| *got).unwrap()
+        // What is sent may arrive a moment later.
+        let who = wait::until_some("somebody receives it", wait::BOUND, || {
+            self.members.iter().position(&mut received)
+        });
+        assert!(!self.members.iter().any(received), "only one receives it");
+        who
     }
 
     fn counter(&self, reason: &str) -> u64 {
@@ -91,8 +100,7 @@ fn a_source_of_either_family_is_known_by_its_address() {
                 let client = UdpSocket::bind((to, 0)).unwrap();
                 client.connect(SocketAddr::new(to, port)).unwrap();
                 client.send(b"x").unwrap();
-                let mut bytes = [0; 8];
-                group.members.iter().position(|member| member.recv(&mut bytes).is_ok()).unwrap()
+                group.receiver()
             };
             let mut members: Vec<usize> = (0..8).map(met).collect();
             members.dedup();
@@ -218,10 +226,14 @@ fn deal(listeners: &[TcpListener], connections: usize) -> Vec<usize> {
     let address = listeners[0].local_addr().unwrap();
     let clients: Vec<TcpStream> =
         (0..connections).map(|_| TcpStream::connect(address).unwrap()).collect();
-    let accept = |listener: &TcpListener| {
-        std::iter::from_fn(|| listener.accept().ok()).collect::<Vec<_>>().len()
-    };
-    let accepted = listeners.iter().map(accept).collect();
+    let mut accepted = vec![0; listeners.len()];
+    // connect may return before the last packet of its handshake has arrived.
+    wait::until("all are accepted", wait::BOUND, || {
+        for (listener, accepted) in listeners.iter().zip(&mut accepted) {
+            *accepted += std::iter::from_fn(|| listener.accept().ok()).count();
+        }
+        accepted.iter().sum::<usize>() == connections
+    });
     drop(clients);
     accepted
 }
