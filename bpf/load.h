@@ -17,7 +17,7 @@
 #include "config.h"
 #include "map_key.h"
 
-/* By slot. Readable for its owner only, and never in anybody's memory: see layout.rs. */
+/* By slot. Readable for its owner only, and never in anybody's memory: see steer.rs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1); /* the loader says how many */

@@ -2,61 +2,19 @@
 //! prove that it made the choice.
 #![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+mod common;
 
-use reuseport::group::GroupKey;
+use std::net::{SocketAddr, TcpStream};
+
+use common::world::{alone, counter, deal, key_of, listeners, with};
 use reuseport::status::{GroupStatus, Steering};
-use reuseport::{Attach, Balancer, Decide, ErrorKind, Host, Policy};
+use reuseport::{Attach, Balancer, ErrorKind, Host, Policy};
 use sk_reuseport::net::Bind;
 use sk_reuseport::programs::SkReuseport;
-use test_support::{bpffs, netns, wait};
-
-/// A network namespace and a bpffs of one's own.
-fn alone<T: Send>(test: impl FnOnce() -> T + Send) -> T {
-    netns::isolated(|| {
-        bpffs::private();
-        test()
-    })
-}
-
-fn listeners(count: usize) -> Vec<TcpListener> {
-    let address = "127.0.0.1:0".parse().unwrap();
-    Bind::new(address).nonblocking(true).listeners(count).unwrap()
-}
-
-fn key_of(host: &Host, listener: &TcpListener) -> GroupKey {
-    let address = listener.local_addr().unwrap();
-    host.find(&format!("tcp:{address}").parse().unwrap()).unwrap().key
-}
-
-fn with(policy: Policy) -> Attach {
-    Attach { decide: Some(Decide::Policy(policy)), ..Attach::default() }
-}
-
-/// Connects so many times, and counts who accepts.
-fn deal(listeners: &[TcpListener], connections: usize) -> Vec<usize> {
-    let address = listeners[0].local_addr().unwrap();
-    let clients: Vec<TcpStream> =
-        (0..connections).map(|_| TcpStream::connect(address).unwrap()).collect();
-    let mut accepted = vec![0; listeners.len()];
-    // The last packet of a handshake may still be on its way when connect returns.
-    wait::until("all connections are accepted", wait::BOUND, || {
-        for (count, listener) in accepted.iter_mut().zip(listeners) {
-            *count += std::iter::from_fn(|| listener.accept().ok()).count();
-        }
-        accepted.iter().sum::<usize>() >= connections
-    });
-    drop(clients);
-    accepted
-}
 
 fn picks(status: &GroupStatus) -> Vec<u64> {
     let of = |m: &reuseport::status::MemberStatus| m.enrolment.as_ref()?.picks;
     status.members.iter().filter_map(of).collect()
-}
-
-fn counter(status: &GroupStatus, reason: &str) -> u64 {
-    status.counters.iter().find(|c| c.reason == reason).unwrap().count
 }
 
 fn connect_to(address: SocketAddr) -> TcpStream {

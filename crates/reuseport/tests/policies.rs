@@ -6,10 +6,11 @@ mod common;
 #[path = "common/steering.rs"]
 mod steering;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use common::cookie;
+use common::world::deal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -219,23 +220,6 @@ fn tcp_has_no_payload_when_it_is_chosen_for() {
         let error = balancer.set_policy(&host, policy).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
     });
-}
-
-/// Listeners in the order of their slots, and who accepted how many.
-fn deal(listeners: &[TcpListener], connections: usize) -> Vec<usize> {
-    let address = listeners[0].local_addr().unwrap();
-    let clients: Vec<TcpStream> =
-        (0..connections).map(|_| TcpStream::connect(address).unwrap()).collect();
-    let mut accepted = vec![0; listeners.len()];
-    // connect may return before the last packet of its handshake has arrived.
-    wait::until("all are accepted", wait::BOUND, || {
-        for (listener, accepted) in listeners.iter().zip(&mut accepted) {
-            *accepted += std::iter::from_fn(|| listener.accept().ok()).count();
-        }
-        accepted.iter().sum::<usize>() == connections
-    });
-    drop(clients);
-    accepted
 }
 
 #[test]
