@@ -15,6 +15,7 @@ use crate::output;
 #[command(after_help = "\
 Exit status:
   1   nothing of ours is attached to the group, or there is no such group
+  2   somebody else's program decides there, or any other failure
 
 Examples:
   reuseport detach tcp:127.0.0.1:8080

@@ -30,7 +30,8 @@ use crate::select::{self, Selector};
 #[command(after_help = "\
 Exit status:
   1   nothing of ours is attached, or no such group or member
-  2   with --wait: not drained in time
+  2   somebody else's program decides there, with --wait not drained in time,
+      or any other failure
 
 Examples:
   reuseport drain :8080 slot:2

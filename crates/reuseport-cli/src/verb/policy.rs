@@ -20,6 +20,7 @@ use crate::policy::{PolicyOptions, PolicyParser, described, lost};
 #[command(after_help = "\
 Exit status:
   1   nothing of ours is attached to the group, or there is no such group
+  2   somebody else's program decides there, or any other failure
 
 Examples:
   reuseport policy :8080 least-loaded

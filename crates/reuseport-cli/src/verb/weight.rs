@@ -22,6 +22,7 @@ use crate::select::{self, WeightOf};
 #[command(after_help = "\
 Exit status:
   1   nothing of ours is attached, or no such group or member
+  2   somebody else's program decides there, or any other failure
 
 Examples:
   reuseport weight :8080 slot:3=0
