@@ -9,7 +9,7 @@ use std::sync::Once;
 use std::thread;
 
 use aya_obj::btf::{Btf, BtfError, BtfFeatures};
-use aya_obj::generated::bpf_map_type;
+use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL, bpf_map_type};
 use aya_obj::{Object, ProgramSection, VerifierLog};
 
 use crate::bpf::{EbpfError, VerifierLogLevel};
@@ -19,7 +19,7 @@ use crate::programs::with_log;
 use crate::{sound, sys};
 
 /// Where the kernel's own types come from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Types<'a> {
     /// From /sys/kernel/btf/vmlinux, if an object needs them.
     WhenNeeded,
@@ -140,6 +140,23 @@ pub(crate) fn relocate_to_maps(
     let functions = object.functions.len();
     let link = || undamaged(|| Ok(object.relocate_calls(&text_sections)?));
     with_room_for(functions, link)
+}
+
+/// Makes calls of helpers with these numbers calls of the kernel's functions with these ids.
+pub(crate) fn call_kernel_functions(object: &mut Object, ids: &HashMap<u32, u32>) {
+    const CALL: u8 = (BPF_JMP | BPF_CALL) as u8;
+
+    let instructions =
+        object.functions.values_mut().flat_map(|function| &mut function.instructions);
+    for instruction in instructions.filter(|it| it.code == CALL && it.src_reg() == 0) {
+        // The number's bits, whatever its sign.
+        if let Some(id) = ids.get(&(instruction.imm as u32)) {
+            instruction.set_src_reg(BPF_PSEUDO_KFUNC_CALL as u8);
+            // Of the kernel itself, not of a module.
+            instruction.off = 0;
+            instruction.imm = *id as i32;
+        }
+    }
 }
 
 /// Links functions: a step that goes as deep as they call one another.

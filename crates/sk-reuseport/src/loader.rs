@@ -37,7 +37,7 @@ use crate::util::{nr_cpus, page_size};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct EbpfLoader<'a> {
     btf: Types<'a>,
     globals: HashMap<&'a str, (&'a [u8], bool)>,
@@ -45,6 +45,7 @@ pub struct EbpfLoader<'a> {
     pin_directory: Option<PathBuf>,
     pin_paths: HashMap<&'a str, Cow<'a, Path>>,
     given_maps: HashMap<&'a str, &'a MapData>,
+    kernel_functions: HashMap<u32, u32>,
     log_level: VerifierLogLevel,
 }
 
@@ -64,6 +65,7 @@ impl<'a> EbpfLoader<'a> {
             pin_directory: None,
             pin_paths: HashMap::new(),
             given_maps: HashMap::new(),
+            kernel_functions: HashMap::new(),
             log_level: VerifierLogLevel::default(),
         }
     }
@@ -134,6 +136,22 @@ impl<'a> EbpfLoader<'a> {
         self
     }
 
+    /// Makes calls of a helper with this number, which the kernel does not have, calls of one of the
+    /// kernel's own functions (a *kfunc*): the one with this id among the kernel's types, as
+    /// [`KernelTypes`](crate::KernelTypes) gives it for [`BtfKind::Func`](aya_obj::btf::BtfKind::Func).
+    ///
+    /// In the object such a function is `static void *(*const name)(...) = (void *)NUMBER;`. What
+    /// libbpf makes of it, `extern ... __ksym`, the parser does not understand.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// Linux 5.13, and the version that brought the function. The verifier refuses what it does not
+    /// let this type of program call.
+    pub fn kernel_function(&mut self, number: u32, id: u32) -> &mut Self {
+        self.kernel_functions.insert(number, id);
+        self
+    }
+
     /// How much the verifier is to tell about a program that it refuses.
     pub fn verifier_log_level(&mut self, level: VerifierLogLevel) -> &mut Self {
         self.log_level = level;
@@ -171,6 +189,7 @@ impl<'a> EbpfLoader<'a> {
         let mut pins = NewPins::default();
         let maps = self.create_maps(&mut object, btf.as_deref(), &mut pins)?;
         adapt::relocate_to_maps(&mut object, &maps)?;
+        adapt::call_kernel_functions(&mut object, &self.kernel_functions);
         let fds: Arc<[MapFd]> = maps.values().map(|map| map.fd().share()).collect();
         let programs = self.prepare_programs(object, &btf, &fds);
         let maps = maps

@@ -97,6 +97,33 @@ impl KernelBtf {
         }
     }
 
+    /// The ids of several of the kernel's types, found in one walk over all of them.
+    ///
+    /// # Errors
+    ///
+    /// If one is not there: the first that is missing.
+    pub fn ids<const N: usize>(&self, types: [(&str, BtfKind); N]) -> Result<[u32; N], BtfError> {
+        let mut ids = [0; N];
+        let mut missing = N;
+        // What is no BTF has no types.
+        let all = Raw::new(self.bytes()).unwrap_or_default();
+        for (id, entry) in all.types() {
+            for ((name, kind), found) in types.iter().zip(&mut ids) {
+                if *found == 0 && *kind as u32 == entry.kind && all.name(&entry) == name.as_bytes()
+                {
+                    *found = id;
+                    missing -= 1;
+                }
+            }
+            if missing == 0 {
+                return Ok(ids);
+            }
+        }
+        let first = types.iter().zip(ids).find(|(_, id)| *id == 0);
+        let name = first.map_or_else(String::new, |((name, _), _)| (*name).to_owned());
+        Err(BtfError::UnknownBtfTypeName { type_name: name })
+    }
+
     /// What the programs of an object need, parsed.
     pub(crate) fn for_object(&self, object: &[u8]) -> Result<Btf, BtfError> {
         let excerpt = || {
@@ -125,14 +152,6 @@ fn read() -> io::Result<Bytes> {
 
 impl KernelTypes for KernelBtf {
     fn id_by_type_name_kind(&self, name: &str, kind: BtfKind) -> Result<u32, BtfError> {
-        Raw::new(self.bytes())
-            .and_then(|raw| {
-                raw.types()
-                    .find(|(_, entry)| {
-                        entry.kind == kind as u32 && raw.name(entry) == name.as_bytes()
-                    })
-                    .map(|(id, _)| id)
-            })
-            .ok_or_else(|| BtfError::UnknownBtfTypeName { type_name: name.to_owned() })
+        self.ids([(name, kind)]).map(|[id]| id)
     }
 }

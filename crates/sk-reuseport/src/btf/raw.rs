@@ -34,7 +34,7 @@ pub(super) mod kind {
 }
 
 /// BTF's two parts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Raw<'a> {
     types: &'a [u8],
     strings: &'a [u8],

@@ -179,5 +179,11 @@ mod tests {
             assert_eq!(kernel.id_by_type_name_kind(name, kind).unwrap(), expected, "{name}");
         }
         assert!(kernel.id_by_type_name_kind("no_such_type", BtfKind::Func).is_err());
+
+        let pair = [("sock", BtfKind::Struct), ("bpf_iter_task_file", BtfKind::Func)];
+        let one_by_one = pair.map(|(name, kind)| whole.id_by_type_name_kind(name, kind).unwrap());
+        assert_eq!(kernel.ids(pair).unwrap(), one_by_one);
+        let missing = kernel.ids([("sock", BtfKind::Struct), ("no_such_type", BtfKind::Struct)]);
+        assert!(missing.unwrap_err().to_string().contains("no_such_type"));
     }
 }
