@@ -38,13 +38,20 @@ const volatile __u64 SEED = 0;
 const volatile __u32 LOAD = LOAD_QUEUE | LOAD_OPEN;
 
 /*
- * Whether the program reads queues. Not one of the values above: without CAP_PERFMON the verifier also
- * follows what a mispredicted branch would do, and before Linux 6.16 refuses a program for a helper
- * that only such a way leads to. So there are two objects: see select_load.bpf.c.
+ * How the program reads queues. Not one of the values above: without CAP_PERFMON the verifier also follows
+ * what a mispredicted branch would do, and before Linux 6.16 refuses a program for a helper that only
+ * such a way leads to. So there are several objects: see select_load.bpf.c and select_direct.bpf.c.
  */
+#define READ_NOTHING 0
+#define READ_BY_HELPER 1
+#define READ_DIRECTLY 2
 #ifndef READ_QUEUES
-#define READ_QUEUES false
+#define READ_QUEUES READ_NOTHING
 #endif
+
+/* Of READ_DIRECTLY: the kernel's number for the type of the members' sockets, and a call to be replaced. */
+const volatile __u32 SOCKET_TYPE = 0;
+#define RDONLY_CAST 0x72656164
 
 /* Of cpu: how many there can be. */
 const volatile __u32 CPUS = 1;

@@ -85,12 +85,15 @@ static __always_inline __u64 open_of(__u32 host)
 }
 
 /*
- * A member's load for comparing: its queue above, open connections below, both per weight. Members
- * whose queue is full come after all others.
+ * A member's load for comparing: its queue above, open connections below, both per weight; and in the
+ * lowest bits who goes first among equals (see `tie_of`).
  */
+#define TIE_BITS 6
 #define OPEN_BITS 28
+#define QUEUE_SHIFT (TIE_BITS + OPEN_BITS)
 #define OPEN_MAX ((1ULL << OPEN_BITS) - 1)
-#define QUEUE_MAX ((1ULL << (61 - OPEN_BITS)) - 1)
+#define QUEUE_MAX ((1ULL << (61 - QUEUE_SHIFT)) - 1)
+/* Its queue is full: it comes after all others. Only known to a search that looks for it. */
 #define LOAD_FULL (1ULL << 61)
 #define LOAD_MASK ((1ULL << 62) - 1)
 /* Beside the load: the member has had its limit; it does not get on. */
@@ -98,13 +101,21 @@ static __always_inline __u64 open_of(__u32 host)
 #define LOOK_STUCK (1ULL << 63)
 /* Its slot is empty, or it is none. */
 #define LOOK_NOBODY (~0ULL)
-/* For dividing by weights, which go up to so much. With it 33 bits are enough for any queue. */
+/* For dividing by weights, which go up to so much. */
 #define SCALE 1000
+
+static __always_inline __u64 per_weight(__u64 load, __u32 weight, __u64 most)
+{
+	load = load * SCALE;
+	if (weight != 1)
+		load /= weight;
+	return load < most ? load : most;
+}
 
 static __always_inline __u64 load_of(struct candidate *c, __u32 *length)
 {
 	struct queue queue = {};
-	__u64 queued, open = 0;
+	__u64 open = 0;
 
 	if (LOAD & LOAD_QUEUE)
 		queue_of(c->slot, &queue);
@@ -114,19 +125,14 @@ static __always_inline __u64 load_of(struct candidate *c, __u32 *length)
 		open = open > queue.waiting ? open - queue.waiting : 0;
 	}
 	*length = queue.length;
-	queued = (__u64)queue.length * SCALE / c->weight;
-	open = open * SCALE / c->weight;
-	if (queued > QUEUE_MAX)
-		queued = QUEUE_MAX;
-	if (open > OPEN_MAX)
-		open = OPEN_MAX;
-	return queued << OPEN_BITS | open | (queue.full ? LOAD_FULL : 0);
+	return per_weight(queue.length, c->weight, QUEUE_MAX) << QUEUE_SHIFT |
+	       per_weight(open, c->weight, OPEN_MAX) << TIE_BITS;
 }
 
 /* Back from a load to the length of the queue. */
 static __always_inline __u32 length_of(__u64 load, __u32 weight)
 {
-	return (((load & (LOAD_FULL - 1)) >> OPEN_BITS) * weight + SCALE - 1) / SCALE;
+	return (((load & (LOAD_FULL - 1)) >> QUEUE_SHIFT) * weight + SCALE - 1) / SCALE;
 }
 
 /*
@@ -162,12 +168,28 @@ static __always_inline __u32 window_of(__u64 turn, __u32 count)
 	return turn / ((__u64)count * WINDOW);
 }
 
+/* What a search needs to know beside the members. In 64 bits each, for the reason that map_key.h gives. */
+struct search {
+	__u64 turn;
+	__u64 window;
+	/* The slot whose turn it is, by weight. */
+	__u64 first;
+	__u64 random;
+	/* Whether to find out whose queues are full: only after the best one's was. */
+	__u64 careful;
+	/* What was found: the best one so far, and the best that would do in its place. */
+	struct choice {
+		__u64 look;
+		__u64 candidate; /* packed: its weight is never 0, so this neither */
+	} best, second;
+};
+
 /*
  * Looks at one candidate: its load, with what else there is to know.
  *
  * Not inlined, and not static: the verifier then looks at this once, and not once for each candidate.
  */
-__noinline __u64 look_at(__u64 packed, __u64 turn, __u32 count, __u32 window)
+__noinline __u64 look_at(__u64 packed, __u64 turn, __u32 count, __u32 window, __u32 careful)
 {
 	struct candidate c;
 	struct pace *pace;
@@ -179,6 +201,8 @@ __noinline __u64 look_at(__u64 packed, __u64 turn, __u32 count, __u32 window)
 	if (!pace || !c.weight || pace->empty == window + 1)
 		return LOOK_NOBODY;
 	look = load_of(&c, &length);
+	if (careful && queue_is_full(c.slot))
+		look |= LOAD_FULL;
 	if (!within_limit(&c, pace, turn, count, window))
 		look |= LOOK_LATE;
 	if (!gets_on(pace, length))
@@ -186,29 +210,9 @@ __noinline __u64 look_at(__u64 packed, __u64 turn, __u32 count, __u32 window)
 	return look;
 }
 
-/* One that was looked at. */
-struct choice {
-	__u64 look;
-	__u64 candidate; /* packed: its weight is never 0, so this neither */
-};
-
-/*
- * The best one of those that were looked at so far, and the best that would do in its place. All are of
- * 64 bits, for the reason that map_key.h gives.
- */
-struct search {
-	struct choice best;
-	struct choice second;
-	/* The slot whose turn it is, by weight, and where to go on. */
-	__u64 first;
-	__u64 start;
-	__u64 turn;
-	__u64 window;
-};
-
 /*
  * Whether a < b, both below 2^62. By the sign of their difference, because the verifier draws conclusions
- * from a comparison, other ones on every way through a loop, and then follows each way to its end.
+ * from a comparison, other ones on every way that leads on, and then follows each way to its end.
  */
 static __always_inline bool is_less(__u64 a, __u64 b)
 {
@@ -220,46 +224,29 @@ static __always_inline bool is_less(__u64 a, __u64 b)
 }
 
 /*
- * Looks at one more candidate; false if there is none. The first one is whose turn it is by weight: it
- * wins among equals.
- *
- * Should the table be another one by now, it is as good: each names its own members.
- *
- * Not inlined, for the same reason.
+ * Who goes first among members of equal load: whose turn it is (0), else whoever has the lowest of these
+ * numbers, which are others for each pick. So it is not always the same one that gets what its neighbour
+ * is too busy for.
  */
-__noinline int look_on(struct search *search, __u32 i)
+static __always_inline __u64 tie_of(struct search *search, __u32 slot)
 {
-	__u64 *packed, seen;
-	struct table table;
-	__u32 slot, count;
+	if (slot == search->first)
+		return 0;
+	return ((__u32)(slot + 1) * (__u32)(search->random | 1)) >> (32 - TIE_BITS) | 1;
+}
 
-	if (!search || !table_open(&table))
-		return false;
-	count = table.active.count;
-	slot = search->first;
-	/*
-	 * All of them, beginning anywhere and in either direction, so that not always the same one gets
-	 * what its neighbour is too busy for. Of many, some at random, by weight.
-	 */
-	if (i && count <= LOOK_AT) {
-		__u32 start = search->start;
+static __always_inline void look_on(struct search *search, struct table *table, __u32 slot)
+{
+	__u64 *packed = bpf_map_lookup_elem(table->words, MAP_KEY(table->candidates + slot));
+	__u64 seen;
 
-		if (i > count ||
-		    !table_slot(&table, &table.active,
-				((start >> 1) + (start & 1 ? i : count - i)) % count, &slot))
-			return false;
-	} else if (i) {
-		if (!table.entries.count ||
-		    !table_slot(&table, &table.entries,
-				mix(search->start + i) % table.entries.count, &slot))
-			return false;
-	}
-	packed = bpf_map_lookup_elem(table.words, MAP_KEY(table.candidates + slot));
 	if (!packed)
-		return false;
-	seen = look_at(*packed, search->turn, count, search->window);
+		return;
+	seen = look_at(*packed, search->turn, table->active.count, search->window,
+		       search->careful);
 	if (seen == LOOK_NOBODY)
-		return true;
+		return;
+	seen |= tie_of(search, slot);
 	if (is_less(seen & LOAD_MASK, search->best.look & LOAD_MASK)) {
 		search->best.look = seen;
 		search->best.candidate = *packed;
@@ -269,21 +256,86 @@ __noinline int look_on(struct search *search, __u32 i)
 		search->second.look = seen;
 		search->second.candidate = *packed;
 	}
+}
+
+/*
+ * Looks at up to four members but the first: of few, at those of the `part`th word of the list; of
+ * many, at some at random, by weight. False if there are no more.
+ *
+ * Should the table be another one by now, it is as good: each names its own members.
+ *
+ * Not inlined, for the same reason.
+ */
+__noinline int look_at_some(struct search *search, __u32 part)
+{
+	/* In 64 bits, for the reason that map_key.h gives. */
+	__u64 slots = 0, count = SLOTS_PER_WORD;
+	struct table table;
+
+	if (!search || !table_open(&table))
+		return false;
+	if (table.active.count <= LOOK_AT) {
+		__u64 *word;
+
+		if (part * SLOTS_PER_WORD >= table.active.count)
+			return false;
+		word = bpf_map_lookup_elem(table.words, MAP_KEY(table.active.first_word + part));
+		if (!word)
+			return false;
+		count = table.active.count - part * SLOTS_PER_WORD;
+		slots = *word;
+	} else {
+		if (!table.entries.count)
+			return false;
+#pragma unroll
+		for (int i = 0; i < SLOTS_PER_WORD; i++) {
+			__u64 at = mix(search->random + part * SLOTS_PER_WORD + i);
+			__u32 slot;
+
+			if (!table_slot(&table, &table.entries, at % table.entries.count, &slot))
+				return false;
+			slots |= (__u64)slot << (i * 16);
+		}
+	}
+#pragma unroll
+	for (int i = 0; i < SLOTS_PER_WORD; i++) {
+		__u64 slot = (slots >> (i * 16)) & 0xffff;
+
+		if (i < count && slot != search->first)
+			look_on(search, &table, slot);
+	}
+	return true;
+}
+
+/* Looks at the one whose turn it is. False if there is none. Not inlined, for the same reason. */
+__noinline int look_at_first(struct search *search)
+{
+	struct table table;
+	__u32 slot;
+
+	if (!search || !table_open(&table) || !table.entries.count ||
+	    !table_slot(&table, &table.entries, search->turn % table.entries.count, &slot))
+		return false;
+	search->first = slot;
+	search->window = window_of(search->turn, table.active.count);
+	look_on(search, &table, slot);
 	return true;
 }
 
 /*
- * Looks at all, or at as many as that is worth.
+ * Looks at all, or at as many as that is worth; at one, if it has nothing to do: nobody has less.
  *
  * Unrolled: see select_another.
  */
 __noinline int look_around(struct search *search)
 {
-	if (!search)
+	if (!search || !look_at_first(search))
 		return false;
+	if (!search->best.look)
+		return true;
 #pragma unroll
-	for (int i = 0; i <= LOOK_AT; i++) {
-		if (!look_on(search, i))
+	for (int part = 0; part < LOOK_AT / SLOTS_PER_WORD; part++) {
+		if (!look_at_some(search, part))
 			break;
 	}
 	return true;
@@ -309,38 +361,34 @@ static __always_inline void pace_pick(struct pace *pace, __u32 turn, __u32 count
 	pace->length = length + 1;
 }
 
-/* How often to choose anew when the chosen slot turns out to be empty. */
+/* How often to choose anew when the chosen slot turns out to be empty, or its queue full. */
 #define CHOICES 4
 #define NOT_SELECTED (-1)
 #define CHOOSE_ANEW (-2)
+#define CHOOSE_CAREFULLY (-3)
 
 /*
- * Chooses and selects: the slot, NOT_SELECTED, or CHOOSE_ANEW if that slot is empty. `arrival` is an
- * enum arrival.
+ * Chooses and selects: the slot, or NOT_SELECTED, or CHOOSE_ANEW if that slot is empty, or
+ * CHOOSE_CAREFULLY if its queue is full. `arrival` is an enum arrival.
  *
  * Not inlined, for the same reason.
  */
-__noinline int choose(struct sk_reuseport_md *ctx, __u32 arrival, __u64 turn)
+__noinline int choose(struct sk_reuseport_md *ctx, __u32 arrival, __u64 turn, __u32 careful)
 {
-	struct search search = { { LOOK_NOBODY }, { LOOK_NOBODY } };
+	struct search search = {
+		.turn = turn,
+		.random = mix(turn),
+		.careful = careful,
+		.best = { .look = LOOK_NOBODY },
+		.second = { .look = LOOK_NOBODY },
+	};
 	struct choice choice;
 	struct candidate c;
 	struct table table;
 	struct pace *pace;
-	__u32 window, first;
 	bool capped;
 
-	if (!table_open(&table) || !table.active.count)
-		return NOT_SELECTED;
-	if (!table.entries.count ||
-	    !table_slot(&table, &table.entries, turn % table.entries.count, &first))
-		return NOT_SELECTED;
-	window = window_of(turn, table.active.count);
-	search.turn = turn;
-	search.window = window;
-	search.first = first;
-	search.start = mix(turn) >> 32;
-	if (!look_around(&search) || !search.best.candidate)
+	if (!look_around(&search) || !search.best.candidate || !table_open(&table))
 		return NOT_SELECTED;
 	capped = search.best.look & LOOK_LATE && search.second.candidate &&
 		 !(search.second.look & LOAD_FULL);
@@ -349,12 +397,14 @@ __noinline int choose(struct sk_reuseport_md *ctx, __u32 arrival, __u64 turn)
 	pace = bpf_map_lookup_elem(&paces, MAP_KEY(c.slot));
 	if (!pace)
 		return NOT_SELECTED;
+	if (!careful && queue_is_full(c.slot))
+		return CHOOSE_CAREFULLY;
 	if (!slot_select(ctx, c.slot)) {
-		pace->empty = window + 1;
+		pace->empty = search.window + 1;
 		return CHOOSE_ANEW;
 	}
 	if (arrival == ARRIVAL_NEW) {
-		pace_pick(pace, turn, table.active.count, window,
+		pace_pick(pace, turn, table.active.count, search.window,
 			  length_of(choice.look, c.weight));
 		if (capped)
 			count(REASON_SHARE_CAPPED);
@@ -366,11 +416,15 @@ __noinline int choose(struct sk_reuseport_md *ctx, __u32 arrival, __u64 turn)
 static __always_inline int least_loaded_select(struct sk_reuseport_md *ctx, enum arrival arrival,
 					       __u64 turn)
 {
+	__u32 careful = false;
+
 #pragma unroll
 	for (int i = 0; i < CHOICES; i++) {
-		int slot = choose(ctx, arrival, turn);
+		int slot = choose(ctx, arrival, turn, careful);
 
-		if (slot != CHOOSE_ANEW)
+		if (slot == CHOOSE_CAREFULLY)
+			careful = true;
+		else if (slot != CHOOSE_ANEW)
 			return slot;
 	}
 	return NOT_SELECTED;

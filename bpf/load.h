@@ -25,13 +25,26 @@ struct {
 	__type(value, __u64);
 } addresses SEC(".maps");
 
+/*
+ * Reads a field of a socket. A helper's call for each field takes most of what a look at a member does,
+ * so where the kernel has bpf_rdonly_cast (Linux 6.2), the field is read as memory is. Both give 0 where
+ * nothing can be read.
+ */
+#if READ_QUEUES == READ_DIRECTLY
+#define READ(sk, field) ((sk)->field)
+
+/* Not a helper: the loader makes these calls ones of the kernel's function (see steer.rs). */
+static void *(*const bpf_rdonly_cast)(const void *address, __u32 type) = (void *)RDONLY_CAST;
+#else
+#define READ(sk, field) BPF_CORE_READ(sk, field)
+#define bpf_rdonly_cast(address, type) ((void *)(address))
+#endif
+
 struct queue {
 	/* TCP: connections that wait to be accepted, and half-open ones. UDP: 64 bytes each. */
 	__u32 length;
 	/* TCP: those that wait to be accepted. They are open already. */
 	__u32 waiting;
-	/* What comes next would be dropped. */
-	bool full;
 };
 
 /*
@@ -44,11 +57,9 @@ struct queue {
 static __always_inline void tcp_queue(struct sock *sk, struct queue *queue)
 {
 	struct inet_connection_sock *tcp = (void *)sk;
-	int half_open = BPF_CORE_READ(tcp, icsk_accept_queue.qlen.counter);
+	int half_open = READ(tcp, icsk_accept_queue.qlen.counter);
 
-	queue->waiting = BPF_CORE_READ(sk, sk_ack_backlog);
-	/* sk_acceptq_is_full */
-	queue->full = queue->waiting > BPF_CORE_READ(sk, sk_max_ack_backlog);
+	queue->waiting = READ(sk, sk_ack_backlog);
 	if (half_open < 0)
 		half_open = 0;
 	queue->length = queue->waiting +
@@ -58,43 +69,66 @@ static __always_inline void tcp_queue(struct sock *sk, struct queue *queue)
 static __always_inline void udp_queue(struct sock *sk, struct queue *queue)
 {
 	struct udp_sock *udp = (void *)sk;
-	int bytes = BPF_CORE_READ(sk, sk_backlog.rmem_alloc.counter);
+	int bytes = READ(sk, sk_backlog.rmem_alloc.counter);
 
 	queue->waiting = 0;
 	queue->length = 0;
-	queue->full = false;
 	if (bytes <= 0)
 		return;
-	/* __udp_enqueue_schedule_skb */
-	queue->full = bytes > BPF_CORE_READ(sk, sk_rcvbuf);
 	/* What was received, and is given back later: udp_rqueue_get. */
-	bytes -= BPF_CORE_READ(udp, forward_deficit);
+	bytes -= READ(udp, forward_deficit);
 	/* The smallest datagram takes several times as much (its skb's truesize). */
 	if (bytes > 0)
 		queue->length = (__u32)bytes / 64;
 }
 
-/* False if nobody noted where the socket is, or queues may not be read: then nothing is known. */
-static __always_inline bool queue_of(__u32 slot, struct queue *queue)
+/* As sk_acceptq_is_full and __udp_enqueue_schedule_skb have it: what comes next would be dropped. */
+static __always_inline bool tcp_is_full(struct sock *sk)
+{
+	__u32 waiting = READ(sk, sk_ack_backlog);
+
+	return waiting && waiting > READ(sk, sk_max_ack_backlog);
+}
+
+static __always_inline bool udp_is_full(struct sock *sk)
+{
+	int bytes = READ(sk, sk_backlog.rmem_alloc.counter);
+
+	/* No buffer is smaller (SOCK_MIN_RCVBUF). */
+	return bytes > 2048 && bytes > READ(sk, sk_rcvbuf);
+}
+
+/* NULL if nobody noted where the socket is, or queues may not be read: then nothing is known. */
+static __always_inline struct sock *socket_of(__u32 slot)
 {
 	__u64 *address;
 
 	if (!READ_QUEUES)
-		return false;
+		return NULL;
 	address = bpf_map_lookup_elem(&addresses, MAP_KEY(slot));
 	if (!address || !*address)
-		return false;
+		return NULL;
+	return bpf_rdonly_cast((void *)*address, SOCKET_TYPE);
+}
+
+static __always_inline void queue_of(__u32 slot, struct queue *queue)
+{
+	struct sock *sk = socket_of(slot);
+
+	if (!sk)
+		return;
 	if (PROTOCOL == IPPROTO_TCP)
-		tcp_queue((struct sock *)*address, queue);
+		tcp_queue(sk, queue);
 	else
-		udp_queue((struct sock *)*address, queue);
-	return true;
+		udp_queue(sk, queue);
 }
 
 /* Not inlined, and not static: the verifier then looks at it once. */
 __noinline int queue_is_full(__u32 slot)
 {
-	struct queue queue = {};
+	struct sock *sk = socket_of(slot);
 
-	return queue_of(slot, &queue) && queue.full;
+	if (!sk)
+		return false;
+	return PROTOCOL == IPPROTO_TCP ? tcp_is_full(sk) : udp_is_full(sk);
 }

@@ -3,5 +3,5 @@
  * The program of select.bpf.c that also reads the members' queues. It needs CAP_PERFMON, and a kernel
  * that is not locked down for confidentiality; where it does not load, the other one does.
  */
-#define READ_QUEUES true
+#define READ_QUEUES READ_BY_HELPER
 #include "select.bpf.c"

@@ -10,7 +10,7 @@ use sk_reuseport::maps::{
 };
 use sk_reuseport::pin::PinError;
 use sk_reuseport::programs::{Program, SkReuseport};
-use sk_reuseport::{EbpfError, EbpfLoader};
+use sk_reuseport::{BtfKind, EbpfError, EbpfLoader, KernelBtf};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -22,9 +22,13 @@ use crate::state::layout::HostMember;
 use crate::table::{self, Table};
 use crate::{Error, ErrorKind, Result, rights};
 
-/// The program, and the one that reads queues too.
+/// The program, the one that reads queues too, and the one that does so without a call for each field.
 const OBJECT: &[u8] = include_bytes!("../bpf/select.bpf.o");
 const OBJECT_WITH_LOAD: &[u8] = include_bytes!("../bpf/select_load.bpf.o");
+const OBJECT_DIRECT: &[u8] = include_bytes!("../bpf/select_direct.bpf.o");
+
+/// Stands for the kernel's bpf_rdonly_cast in the last one: `RDONLY_CAST` in bpf/config.h.
+const RDONLY_CAST: u32 = 0x7265_6164;
 
 /// The program's name in the object.
 const PROGRAM: &str = "reuseport";
@@ -72,7 +76,8 @@ struct Globals {
 }
 
 impl Globals {
-    fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+    fn loader(&self) -> EbpfLoader<'_> {
+        let mut loader = EbpfLoader::new();
         loader
             .override_global("POLICY", &self.policy, true)
             .override_global("PROTOCOL", &self.protocol, true)
@@ -81,6 +86,7 @@ impl Globals {
             .override_global("CPUS", &self.cpus, true)
             .override_global("PAYLOAD_OFFSET", &self.payload_offset, true)
             .override_global("PAYLOAD_LENGTH", &self.payload_length, true);
+        loader
     }
 }
 
@@ -328,24 +334,48 @@ pub(crate) fn load_over(
     members: &Array<MapData, HostMember>,
     maps: &PolicyMaps,
 ) -> Result<Loaded> {
-    load_object(OBJECT_WITH_LOAD, config, sockets, members, maps)
-        .map(|program| Loaded { program, lost: None })
-        .or_else(|error| without_queues(config, sockets, members, maps, error))
+    let globals = config.globals();
+    let mut loader = globals.loader();
+    loader.map("sockets", sockets.data()).map("members", members.map_data());
+    for (name, map) in maps.named() {
+        loader.map(name, map);
+    }
+    if let Some(program) = load_direct(config.protocol, &loader) {
+        return Ok(Loaded { program, lost: None });
+    }
+    match load_object(OBJECT_WITH_LOAD, &mut loader) {
+        Ok(program) => Ok(Loaded { program, lost: None }),
+        // Queues cannot be read without CAP_PERFMON, nor where the kernel is locked down for
+        // confidentiality. If the program loads when it does not, that was why; else the first error
+        // stands.
+        Err(error) => match load_object(OBJECT, &mut loader) {
+            Ok(program) => Ok(Loaded { program, lost: Some(lost(error)) }),
+            Err(_) => Err(error),
+        },
+    }
 }
 
-/// Queues cannot be read without CAP_PERFMON, nor where the kernel is locked down for
-/// confidentiality. If the program loads when it does not, that was why; else the first error stands.
-fn without_queues(
-    config: Config,
-    sockets: &Sockets,
-    members: &Array<MapData, HostMember>,
-    maps: &PolicyMaps,
-    error: Error,
-) -> Result<Loaded> {
-    match load_object(OBJECT, config, sockets, members, maps) {
-        Ok(program) => Ok(Loaded { program, lost: Some(lost(error)) }),
-        Err(_) => Err(error),
+/// The fastest one. `None` where the kernel has not what it takes, or does not let us: the others say
+/// what is to be said then.
+fn load_direct(protocol: Protocol, loader: &EbpfLoader<'_>) -> Option<SkReuseport> {
+    if !rights::has(rights::TRACING) {
+        return None;
     }
+    let btf = KernelBtf::from_sys_fs().ok()?;
+    // Each begins with a struct sock.
+    let socket = match protocol {
+        Protocol::Tcp => "inet_connection_sock",
+        Protocol::Udp => "udp_sock",
+    };
+    let types = [("bpf_rdonly_cast", BtfKind::Func), (socket, BtfKind::Struct)];
+    let [rdonly_cast, socket] = btf.ids(types).ok()?;
+    let mut loader = loader.clone();
+    loader.kernel_btf(&btf).kernel_function(RDONLY_CAST, rdonly_cast).override_global(
+        "SOCKET_TYPE",
+        &socket,
+        true,
+    );
+    load_object(OBJECT_DIRECT, &mut loader).ok()
 }
 
 fn lost(error: Error) -> Error {
@@ -360,20 +390,7 @@ fn lost(error: Error) -> Error {
         .remedy("attach again as root or with CAP_PERFMON: that changes it, under traffic")
 }
 
-fn load_object(
-    object: &[u8],
-    config: Config,
-    sockets: &Sockets,
-    members: &Array<MapData, HostMember>,
-    maps: &PolicyMaps,
-) -> Result<SkReuseport> {
-    let globals = config.globals();
-    let mut loader = EbpfLoader::new();
-    globals.set(&mut loader);
-    loader.map("sockets", sockets.data()).map("members", members.map_data());
-    for (name, map) in maps.named() {
-        loader.map(name, map);
-    }
+fn load_object(object: &[u8], loader: &mut EbpfLoader<'_>) -> Result<SkReuseport> {
     loaded(&mut loader.load(object).map_err(cannot_load)?)
 }
 
@@ -394,5 +411,30 @@ fn cannot_load(error: impl Into<EbpfError>) -> Error {
             .because(error)
             .remedy("this kernel was built without CONFIG_DEBUG_INFO_BTF: use one with it"),
         error => rights::failed(TRIED, error, rights::LOADING),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Elsewhere it is the other one that every test of least-loaded is about.
+    #[test]
+    fn queues_are_read_directly_where_the_kernel_can() {
+        let can = KernelBtf::from_sys_fs().unwrap().ids([("bpf_rdonly_cast", BtfKind::Func)]);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let policy = Policy::default_for(protocol);
+            let config = Config { policy, seed: 1, protocol };
+            let sockets = Sockets::array(4).unwrap();
+            let members =
+                Array::create_named("members", 4, Array::<MapData, HostMember>::MMAPABLE).unwrap();
+            let (_, maps) = load(config, &sockets, &members).unwrap();
+            let globals = config.globals();
+            let mut loader = globals.loader();
+            loader.map("sockets", sockets.data()).map("members", members.map_data());
+            maps.named().into_iter().for_each(|(name, map)| _ = loader.map(name, map));
+            let program = load_direct(protocol, &loader);
+            assert_eq!(program.is_some(), can.is_ok(), "{protocol}: {can:?}");
+        }
     }
 }
