@@ -85,7 +85,7 @@ pub(super) struct Groups {
 impl Groups {
     pub(super) fn new() -> Result<Self> {
         let (alone, whole) = (Listeners::new()?, Listeners::new()?);
-        let programs = Programs::load(&alone.listeners, 6)?;
+        let programs = Programs::load(&alone.listeners, alone.address, 6)?;
         let host = Host::open()?;
         let key = host.find(&format!("tcp:{}", whole.address).parse()?)?.key;
         let dealt = vec![0; Variant::ALL.len()];

@@ -79,7 +79,7 @@ impl Group {
             epoll::add(&epoll, member, epoll::EventData::new_u64(index), epoll::EventFlags::IN)?;
         }
         let senders = Senders::new(traffic, members[0].local_addr()?)?;
-        let programs = Programs::load(&members, 17)?;
+        let programs = Programs::load(&members, members[0].local_addr()?, 17)?;
         let dealt = vec![0; Variant::ALL.len()];
         Ok(Self { traffic, members, senders, epoll, programs, dealt })
     }
