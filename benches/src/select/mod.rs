@@ -4,6 +4,7 @@
 //! the same round. The kernel's own count of a program's running time is a second measure, which
 //! traffic's noise does not touch; the empty program's time is what the clock and the call cost.
 
+mod counting;
 mod programs;
 mod tcp;
 mod udp;
@@ -24,6 +25,10 @@ const AIM_DATAGRAM: f64 = 1.05;
 const AIM_DATAGRAM_COMPARING: f64 = 1.15;
 /// What any policy may cost on a connection.
 const AIM_CONNECTION: f64 = 1.02;
+/// What counting may cost a connection to a server that no group of ours concerns.
+const AIM_COUNTING: f64 = 1.03;
+/// With so many groups attached elsewhere.
+const GROUPS: [usize; 2] = [1, 200];
 /// What the most members may cost: this many times what the fewest cost.
 const AIM_MANY: f64 = 1.2;
 
@@ -50,6 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("select")?;
     udp(args, &mut report)?;
     tcp(args, &mut report)?;
+    counting(args, &mut report)?;
     report.finish(args.common.json.as_deref())
 }
 
@@ -241,6 +247,27 @@ fn tcp(args: &Args, report: &mut Report) -> Result<()> {
     );
     report.table(title, table);
     Ok(())
+}
+
+fn counting(args: &Args, report: &mut Report) -> Result<()> {
+    let mut beside = counting::Beside::new()?;
+    for groups in GROUPS {
+        beside.grow(groups)?;
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        for round in 0..args.tcp_rounds as usize {
+            for turn in order(round, 2) {
+                let costs = if turn == 0 { &mut without } else { &mut with };
+                costs.push(beside.measure(turn == 1)?);
+            }
+        }
+        let ratio = Median::of_ratios(&with, &without);
+        let name = format!(
+            "TCP: a server of no group, open connections counted for {groups}, to not counted"
+        );
+        report.raw(format!("{name}: nanoseconds"), [&without, &with])?;
+        report.figure(Figure::median(name, ratio, "").at_most(AIM_COUNTING));
+    }
+    beside.detach()
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub(super) enum Way {
 }
 
 /// Where the tracing program that counts is pinned; without its pin it does not run.
-const COUNTING: &str = "/sys/fs/bpf/reuseport/host/count_open";
+pub(super) const COUNTING: &str = "/sys/fs/bpf/reuseport/host/count_open";
 
 impl Way {
     /// Those that are compared, the one without a program first. A bare select would be no fair
@@ -148,14 +148,14 @@ impl Groups {
 }
 
 /// A group of listeners.
-struct Listeners {
+pub(super) struct Listeners {
     listeners: Vec<TcpListener>,
     address: SocketAddr,
     epoll: OwnedFd,
 }
 
 impl Listeners {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let listeners = Bind::new(loopback(false)).nonblocking(true).listeners(MEMBERS)?;
         let address = listeners[0].local_addr()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -165,7 +165,7 @@ impl Listeners {
         Ok(Self { listeners, address, epoll })
     }
 
-    fn laps(&self) -> Result<f64> {
+    pub(super) fn laps(&self) -> Result<f64> {
         self.lap()?;
         let mut costs = (0..LAPS).map(|_| self.lap()).collect::<Result<Vec<f64>>>()?;
         costs.sort_unstable_by(f64::total_cmp);
