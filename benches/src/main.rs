@@ -5,6 +5,8 @@
 //! compared round by round. Nothing here fails because something is slow.
 
 mod command;
+#[allow(dead_code, reason = "until the bench of latencies takes it as a contender")]
+mod hermes;
 mod load;
 mod ls;
 mod machine;

@@ -1,0 +1,344 @@
+//! Hermes, made anew from what is published of it, to compare with: Pan et al., "Hermes: Enhancing
+//! Layer-7 Cloud Load Balancers with Userspace-Directed I/O Event Notification", SIGCOMM 2025. Its
+//! own code is not public.
+//!
+//! Each worker says in shared memory when it came round its loop, how many connections it has and how
+//! many events wait for it. At the end of each round it looks at what all of them say, finds out who
+//! may get connections ([`schedule`]) and publishes that as 64 bits. The kernel's program picks
+//! among the set bits by the flow's hash (`bpf/hermes.bpf.c`).
+//!
+//! From the paper: the three values, the filters and their order, θ as half the average, the schedule
+//! at the end of the loop, the program, and its way out with fewer than two candidates, which is the
+//! kernel's hash. Guessed, each in its favour:
+//!
+//! - After which time a worker counts as hung is not published. See [`HUNG_AFTER`].
+//! - There `epoll_wait` returns after 5 ms at the latest, so that a worker with nothing to do has
+//!   never been away for long. Here a worker says that it waits. Its wait can still be that short
+//!   ([`WAIT`]), so that the bits are up to date when nothing comes.
+//! - Workers without connections or events all have exactly the average, and "less than" it would
+//!   leave nobody. They all stay.
+//! - There the bits are written by a system call, which is the largest part of what Hermes costs.
+//!   Here it is a store into memory.
+//!
+//! Not here: resetting connections of hung workers, more than 64 workers.
+
+mod schedule;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::time::{ClockId, clock_gettime};
+use sk_reuseport::EbpfLoader;
+use sk_reuseport::maps::{Array, MapData, MappedArray, PerCpuArray, ReusePortSockArray};
+use sk_reuseport::programs::{Program, SkReuseport};
+
+pub(crate) use schedule::MOST_WORKERS;
+use schedule::{Status, schedule};
+
+static OBJECT: &[u8] = include_bytes!("../../bpf/hermes.bpf.o");
+
+/// How long a worker may wait for events, as in the paper.
+pub(crate) const WAIT: Duration = Duration::from_millis(5);
+
+/// A worker that has not come round its loop for so long is hung. Ten times as long as one waits:
+/// shorter than the stalls that it shall find, longer than a busy round.
+pub(crate) const HUNG_AFTER: Duration = Duration::from_millis(50);
+
+/// What a worker says, one word each. On a cache line of its own.
+type Row = [u64; 8];
+const ENTERED: usize = 0;
+const OPEN: usize = 1;
+const PENDING: usize = 2;
+/// In the place of a time: it waits for events.
+const WAITING: u64 = 0;
+
+/// `enum count` in bpf/hermes.bpf.c.
+enum Count {
+    Picks = 0,
+    Fallbacks = 1,
+}
+
+/// What workers share, and the program. It stays attached when this is dropped.
+pub(crate) struct Hermes {
+    status: Array<MapData, Row>,
+    bitmap: Array<MapData, u64>,
+    counts: PerCpuArray<MapData, u64>,
+    program: SkReuseport,
+}
+
+impl Hermes {
+    /// For the listeners of a group, each that of the worker with its index.
+    ///
+    /// Until a worker comes to the end of its loop, the kernel's hash decides.
+    pub(crate) fn load<S: AsFd>(listeners: &[S]) -> Result<Self> {
+        let workers = workers(listeners.len())?;
+        let mut sockets = ReusePortSockArray::create("sockets", workers)?;
+        for (index, listener) in (0..).zip(listeners) {
+            sockets.set(index, &listener.as_fd(), 0)?;
+        }
+        let mut ebpf = EbpfLoader::new().map("sockets", sockets.map_data()).load(OBJECT)?;
+        let Some(Program::SkReuseport(mut program)) = ebpf.take_program("hermes") else {
+            bail!("no such program")
+        };
+        program.load()?;
+        let status = Array::create_named("status", workers, Array::<MapData, Row>::MMAPABLE)?;
+        let bitmap: Array<_, u64> = ebpf.take_map("bitmap").context("no bitmap")?.try_into()?;
+        let counts = ebpf.take_map("counts").context("no counters")?.try_into()?;
+        for map in [status.map_data(), bitmap.map_data()] {
+            fcntl_setfd(map.fd(), FdFlags::empty()).context("cannot hand a map on to workers")?;
+        }
+        Ok(Self { status, bitmap, counts, program })
+    }
+
+    /// Lets the program decide for the group of `listener`.
+    pub(crate) fn attach(&self, listener: impl AsFd) -> Result<()> {
+        Ok(self.program.attach(listener)?)
+    }
+
+    /// How often the program picked one of the candidates.
+    pub(crate) fn picks(&self) -> Result<u64> {
+        self.count(Count::Picks)
+    }
+
+    /// How often it left the choice to the kernel.
+    pub(crate) fn fallbacks(&self) -> Result<u64> {
+        self.count(Count::Fallbacks)
+    }
+
+    fn count(&self, count: Count) -> Result<u64> {
+        Ok(self.counts.get(&(count as u32), 0)?.iter().sum())
+    }
+
+    /// What workers say, for [`HermesWorker::from_inherited`]: it stays open across `exec`.
+    pub(crate) fn status_fd(&self) -> BorrowedFd<'_> {
+        self.status.map_data().fd().as_fd()
+    }
+
+    /// Who may be picked: as [`status_fd`](Self::status_fd).
+    pub(crate) fn bitmap_fd(&self) -> BorrowedFd<'_> {
+        self.bitmap.map_data().fd().as_fd()
+    }
+}
+
+fn workers(count: usize) -> Result<u32> {
+    ensure!((1..=MOST_WORKERS).contains(&count), "Hermes is for 1 to {MOST_WORKERS} workers");
+    Ok(count as u32)
+}
+
+/// One worker's part. Its loop calls, in this order: [`loop_entered`](Self::loop_entered),
+/// [`events`](Self::events) as often as an event is handled, [`loop_ended`](Self::loop_ended).
+pub(crate) struct HermesWorker {
+    status: MappedArray<Row>,
+    bitmap: MappedArray<u64>,
+    index: u32,
+    open: u64,
+}
+
+impl HermesWorker {
+    /// The worker with this index, of so many, in the process that has the descriptors now.
+    pub(crate) fn from_inherited(
+        status: OwnedFd,
+        bitmap: OwnedFd,
+        index: usize,
+        workers: usize,
+    ) -> Result<Self> {
+        let count = self::workers(workers)?;
+        ensure!(index < workers, "there is no worker {index} among {workers}");
+        let status: Array<_, Row> = Array::over(MapData::from_fd(status)?)?;
+        ensure!(status.len() == count, "the table is one of {} workers", status.len());
+        let bitmap: Array<_, u64> = Array::over(MapData::from_fd(bitmap)?)?;
+        let (status, bitmap) = (status.mapped()?, bitmap.mapped()?);
+        Ok(Self { status, bitmap, index: index as u32, open: 0 })
+    }
+
+    /// `epoll_wait` has returned.
+    pub(crate) fn loop_entered(&mut self) {
+        self.say(ENTERED, now().as_nanos() as u64);
+    }
+
+    /// So many events are still to be handled, the one at hand included.
+    pub(crate) fn events(&mut self, pending: usize) {
+        self.say(PENDING, pending as u64);
+    }
+
+    /// A connection was accepted.
+    pub(crate) fn opened(&mut self) {
+        self.open += 1;
+        self.say(OPEN, self.open);
+    }
+
+    /// A connection was closed.
+    pub(crate) fn closed(&mut self) {
+        self.open = self.open.saturating_sub(1);
+        self.say(OPEN, self.open);
+    }
+
+    /// All events are handled, `epoll_wait` comes next: finds out who may get connections and
+    /// publishes it.
+    pub(crate) fn loop_ended(&mut self) -> Result<()> {
+        self.say(PENDING, 0);
+        let now = now();
+        let workers: Vec<Status> = (0..self.status.len()).map(|i| self.said(i, now)).collect();
+        let bitmap = self.bitmap.atomic_u64(0, 0).context("there is no bitmap")?;
+        bitmap.store(schedule(&workers, HUNG_AFTER), Ordering::Relaxed);
+        self.say(ENTERED, WAITING);
+        Ok(())
+    }
+
+    fn say(&self, what: usize, value: u64) {
+        if let Some(word) = self.word(self.index, what) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn said(&self, worker: u32, now: Duration) -> Status {
+        let word = |what| self.word(worker, what).map_or(0, |word| word.load(Ordering::Relaxed));
+        let entered = word(ENTERED);
+        let busy = || now.saturating_sub(Duration::from_nanos(entered));
+        Status { busy: (entered != WAITING).then(busy), open: word(OPEN), pending: word(PENDING) }
+    }
+
+    fn word(&self, worker: u32, what: usize) -> Option<&AtomicU64> {
+        self.status.atomic_u64(worker, what * size_of::<u64>())
+    }
+}
+
+/// The same for all processes.
+fn now() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    use sk_reuseport::net::{Bind, loopback};
+    use test_support::{netns, wait};
+
+    use super::*;
+
+    const CONNECTIONS: u64 = 60;
+
+    struct Group {
+        listeners: Vec<TcpListener>,
+        hermes: Hermes,
+        workers: Vec<HermesWorker>,
+    }
+
+    impl Group {
+        fn new(members: usize) -> Self {
+            let listeners = Bind::new(loopback(false)).nonblocking(true).listeners(members);
+            let listeners = listeners.unwrap();
+            let hermes = Hermes::load(&listeners).unwrap();
+            hermes.attach(&listeners[0]).unwrap();
+            let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
+            let worker = |index| {
+                let (status, bitmap) = (own(hermes.status_fd()), own(hermes.bitmap_fd()));
+                HermesWorker::from_inherited(status, bitmap, index, members).unwrap()
+            };
+            let workers = (0..members).map(worker).collect();
+            Self { listeners, hermes, workers }
+        }
+
+        /// How many of [`CONNECTIONS`] each worker got.
+        fn deal(&self) -> Vec<u64> {
+            let address: SocketAddr = self.listeners[0].local_addr().unwrap();
+            let clients: Vec<TcpStream> =
+                (0..CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
+            let mut got = vec![0; self.listeners.len()];
+            wait::until("all connections are accepted", wait::BOUND, || {
+                for (listener, got) in self.listeners.iter().zip(&mut got) {
+                    *got += accept_all(listener);
+                }
+                got.iter().sum::<u64>() == CONNECTIONS
+            });
+            drop(clients);
+            got
+        }
+
+        fn bits(&self, bits: u64) {
+            self.workers[0].bitmap.atomic_u64(0, 0).unwrap().store(bits, Ordering::Relaxed);
+        }
+
+        fn counts(&self) -> (u64, u64) {
+            (self.hermes.picks().unwrap(), self.hermes.fallbacks().unwrap())
+        }
+    }
+
+    fn accept_all(listener: &TcpListener) -> u64 {
+        let mut accepted = 0;
+        loop {
+            match listener.accept() {
+                Ok(_) => accepted += 1,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return accepted,
+                Err(error) => panic!("cannot accept: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_whose_bit_is_not_set_gets_nothing() {
+        netns::isolated(|| {
+            let mut group = Group::new(3);
+            (0..10).for_each(|_| group.workers[1].opened());
+            group.workers[0].loop_ended().unwrap();
+            let got = group.deal();
+            assert!(got[1] == 0 && got[0] > 0 && got[2] > 0, "{got:?}");
+            assert_eq!(group.counts(), (CONNECTIONS, 0));
+
+            // It closes them, and is one of them again.
+            (0..10).for_each(|_| group.workers[1].closed());
+            group.workers[2].loop_ended().unwrap();
+            let got = group.deal();
+            assert!(got.iter().all(|&got| got > 0), "{got:?}");
+            assert_eq!(group.counts(), (2 * CONNECTIONS, 0));
+        });
+    }
+
+    #[test]
+    fn with_fewer_than_two_candidates_the_kernel_decides() {
+        netns::isolated(|| {
+            let mut group = Group::new(2);
+            group.deal();
+            assert_eq!(group.counts(), (0, CONNECTIONS));
+            group.workers[0].opened();
+            group.workers[1].loop_ended().unwrap();
+            let got = group.deal();
+            assert!(got[0] > 0 && got[1] > 0, "{got:?}");
+            assert_eq!(group.counts(), (0, 2 * CONNECTIONS));
+        });
+    }
+
+    #[test]
+    fn a_worker_that_does_not_come_round_its_loop_is_hung() {
+        netns::isolated(|| {
+            let mut group = Group::new(3);
+            group.workers[0].loop_entered();
+            group.workers[0].events(1);
+            wait::until("the first worker is hung", wait::BOUND, || {
+                group.workers[1].loop_ended().unwrap();
+                group.workers[1].bitmap.get(0) == Some(0b110)
+            });
+            assert_eq!(group.deal()[0], 0);
+            assert_eq!(group.counts(), (CONNECTIONS, 0));
+            group.workers[0].loop_ended().unwrap();
+            assert!(group.deal().iter().all(|&got| got > 0));
+        });
+    }
+
+    #[test]
+    fn a_bit_names_its_worker_among_64() {
+        netns::isolated(|| {
+            let group = Group::new(MOST_WORKERS);
+            group.bits(1 | 1 << 31 | 1 << 32 | 1 << 63);
+            let got = group.deal();
+            let who: Vec<usize> = (0..MOST_WORKERS).filter(|&worker| got[worker] > 0).collect();
+            assert_eq!(who, [0, 31, 32, 63]);
+        });
+    }
+}
