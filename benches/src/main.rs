@@ -11,6 +11,8 @@ mod load;
 mod ls;
 mod machine;
 mod memory;
+#[allow(dead_code, reason = "until the bench of latencies draws distributions")]
+mod plot;
 mod report;
 mod select;
 mod stats;
