@@ -15,6 +15,7 @@ mod memory;
 mod plot;
 mod report;
 mod select;
+mod simulate;
 mod stats;
 
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ enum Bench {
     Ls(ls::Args),
     /// What a steered group takes in the kernel, what the command takes, and how big it is
     Memory(memory::Args),
+    /// Policies among up to 1,024 workers, simulated
+    Simulate(simulate::Args),
     /// One load in a fresh process: a part of `load`
     #[command(hide = true)]
     LoadOnce(load::once::Args),
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Bench::Select(args) => alone(|| select::run(&args)),
         Bench::Ls(args) => alone(|| ls::run(&args)),
         Bench::Memory(args) => alone(|| memory::run(&args)),
+        Bench::Simulate(args) => simulate::run(&args),
         Bench::LoadOnce(args) => alone(|| load::once::run(&args)),
         Bench::Hold(args) => ls::hold::run(&args),
         Bench::Peak(args) => command::peak(&args),

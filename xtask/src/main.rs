@@ -7,6 +7,7 @@ mod bpf;
 mod counts;
 mod prepare;
 mod shell;
+mod simulate;
 mod test;
 mod vm;
 
@@ -27,6 +28,8 @@ enum Command {
     Bench(bench::Args),
     /// Compile every BPF source with clang-14 into the objects that are committed
     Bpf(bpf::Args),
+    /// Compare policies among up to 1,024 workers, simulated
+    Simulate(simulate::Args),
     /// Install what the tests drive, then run every check and every test
     Test(test::Args),
     /// Run tests on another kernel, in an emulated machine
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Bench(args) => bench::run(&args),
         Command::Bpf(args) => bpf::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Vm(args) => vm::run(&args).map(drop),
     };

@@ -1,0 +1,34 @@
+//! `cargo xtask simulate`: builds the measuring programs in release and runs the simulation, which is one
+//! of them. It needs neither root nor bpffs.
+//!
+//! What is simulated is in `benches/src/simulate/`; docs/simulation.md has what came out.
+
+use std::ffi::OsString;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::shell;
+
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Args {
+    /// Its options: `--json FILE`, `--plots DIRECTORY`, `--help`
+    #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<OsString>,
+}
+
+/// Builds and runs.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let root = shell::workspace()?;
+    shell::run(shell::cargo(&root).args([
+        "build",
+        "--release",
+        "--quiet",
+        "--package",
+        "benches",
+    ]))?;
+    // Not by `cargo run`, which would start it as root.
+    let program = shell::target_directory(&root)?.join("release").join("benches");
+    shell::run(Command::new(program).arg("simulate").args(&args.options))
+}
