@@ -13,12 +13,16 @@ use crate::id::{Cookie, Slot, State, Weight};
 use crate::object::ObjectSpec;
 use crate::policy::Policy;
 use crate::session::{Session, foreign_program, not_attached};
-use crate::status::Steering;
+use crate::stats::Stats;
+use crate::status::{GroupStatus, Steering};
 use crate::stop::Stop;
 use crate::table::Share;
 use crate::{Error, Result};
 
 /// How to attach.
+///
+/// The default is what most groups want: what decides already, or the protocol's default policy.
+/// A [`Policy`] alone, or an [`ObjectSpec`], becomes one by `into()`.
 #[derive(Debug, Clone, Default)]
 pub struct Attach {
     /// What decides. `None`: what decides already, or the protocol's default policy.
@@ -46,6 +50,25 @@ pub enum Decide {
     Policy(Policy),
     /// The user's own program.
     Object(ObjectSpec),
+}
+
+impl From<Policy> for Decide {
+    fn from(policy: Policy) -> Self {
+        Self::Policy(policy)
+    }
+}
+
+impl From<ObjectSpec> for Decide {
+    fn from(object: ObjectSpec) -> Self {
+        Self::Object(object)
+    }
+}
+
+/// With this to decide, and all else by default.
+impl<D: Into<Decide>> From<D> for Attach {
+    fn from(decide: D) -> Self {
+        Self { decide: Some(decide.into()), ..Self::default() }
+    }
 }
 
 /// What is to become of a member.
@@ -85,17 +108,17 @@ pub struct Attached {
 /// # Minimum kernel version
 ///
 /// Linux 5.14. Needs CAP_BPF and CAP_PERFMON, and the right to trace the processes that hold the
-/// members (CAP_SYS_PTRACE, or the same user).
+/// members: a process has it over itself and, by default, over those of the same user; for all others
+/// it takes CAP_SYS_PTRACE.
 ///
 /// # Example
 ///
 /// ```no_run
-/// use reuseport::{Attach, Balancer, Decide, Host, Policy};
+/// use reuseport::{Balancer, Host, Policy};
 ///
 /// let host = Host::open()?;
-/// let group = host.find(&"tcp:127.0.0.1:8080".parse()?)?;
-/// let decide = Some(Decide::Policy(Policy::RoundRobin));
-/// let (balancer, attached) = Balancer::attach(&host, &group.key, &Attach { decide, ..Attach::default() })?;
+/// let group = host.find(&"tcp:127.0.0.1:8080".parse()?)?; // or host.group_of(&listener)?
+/// let (balancer, attached) = Balancer::attach(&host, &group.key, &Policy::RoundRobin.into())?;
 /// println!("{} members", attached.changes.enrolled.len());
 /// balancer.detach(&host)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -133,17 +156,40 @@ impl Balancer {
     /// [`ErrorKind::NotAttached`] if it is not, [`ErrorKind::Foreign`] if somebody else's program
     /// decides, [`ErrorKind::NotFound`] if it is gone.
     pub fn open(host: &Host, key: &GroupKey) -> Result<Self> {
-        let status = host.status(key)?;
-        match (status.steering, &status.group.program) {
-            (Steering::Policy { .. } | Steering::Object, _) => Ok(Self { key: key.clone() }),
-            (Steering::Foreign, Some(program)) => Err(foreign_program(key, program, "change")),
-            _ => Err(not_attached(key)),
-        }
+        steered(host, key, "change").map(|_| Self { key: key.clone() })
     }
 
     /// The group.
     pub fn key(&self) -> &GroupKey {
         &self.key
+    }
+
+    /// The group's numbers at this moment, by member: queues, open connections, picks, shares. All
+    /// descriptors of the host are walked for it, which takes some 20 ms: nothing to do for each
+    /// request.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open): where nothing of ours decides any more, there are no numbers.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// # use reuseport::{Balancer, Host, Policy, net::Bind};
+    /// # let listeners = Bind::new("127.0.0.1:0".parse()?).listeners(4)?;
+    /// # let host = Host::open()?;
+    /// # let group = host.group_of(&listeners[0])?;
+    /// # let (balancer, _) = Balancer::attach(&host, &group.key, &Policy::RoundRobin.into())?;
+    /// let stats = balancer.stats(&host)?;
+    /// for member in &stats.members {
+    ///     println!("{:?} picks, {} wait", member.picks, member.queue.waiting);
+    /// }
+    /// let mine = stats.of(&listeners[0]).ok_or("it left the group")?;
+    /// println!("{:?} open, skew {:?}", mine.open, stats.skew);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stats(&self, host: &Host) -> Result<Stats> {
+        steered(host, &self.key, "read counters of").map(|status| Stats::new(&status))
     }
 
     /// Lets another policy decide, atomically, under traffic: each connection or datagram is picked
@@ -213,6 +259,16 @@ impl Balancer {
     /// As [`detach`].
     pub fn detach(self, host: &Host) -> Result<()> {
         detach(host, &self.key)
+    }
+}
+
+/// A group that is steered, as it is now.
+fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
+    let status = host.status(key)?;
+    match (&status.steering, &status.group.program) {
+        (Steering::Policy { .. } | Steering::Object, _) => Ok(status),
+        (Steering::Foreign, Some(program)) => Err(foreign_program(key, program, what)),
+        _ => Err(not_attached(key)),
     }
 }
 

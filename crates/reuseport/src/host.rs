@@ -1,7 +1,10 @@
 //! The whole host: every group, and what this tool knows of it.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::sync::Arc;
+
+use rustix::net::sockopt::socket_cookie;
 
 use crate::Result;
 use crate::group::{Group, GroupKey};
@@ -78,6 +81,36 @@ impl Host {
         spec.choose(&groups, Some(own.cookie)).cloned()
     }
 
+    /// The group that this socket, one of the caller's own, is in.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if it is in none: `SO_REUSEPORT` has to be set before bind(2), and a TCP
+    /// socket has to listen. [`ErrorKind::Invalid`] if it is no socket. And as
+    /// [`groups`](Self::groups).
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use reuseport::Host;
+    /// use reuseport::net::Bind;
+    ///
+    /// let sockets = Bind::new("127.0.0.1:0".parse()?).udp_sockets(4)?;
+    /// let group = Host::open()?.group_of(&sockets[0])?;
+    /// assert_eq!(group.members.len(), 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn group_of(&self, socket: impl AsFd) -> Result<Group> {
+        let cookie = cookie_of(socket)?;
+        let group = self.groups()?.into_iter().find(|group| group.member(cookie).is_some());
+        group.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("socket {cookie} is in no group")).remedy(
+                "set SO_REUSEPORT before bind, and listen, as `net::Bind` does; a UDP socket must \
+                 not be connected",
+            )
+        })
+    }
+
     /// A group as it is now.
     ///
     /// # Errors
@@ -121,6 +154,13 @@ impl Host {
         let owners = self.observer.owners(&group)?;
         join(group, root.as_ref(), layer.as_ref(), &owners)
     }
+}
+
+/// A socket's cookie.
+pub(crate) fn cookie_of(socket: impl AsFd) -> Result<Cookie> {
+    let tried = || Error::new(ErrorKind::Invalid, "cannot ask for a socket's cookie (SO_COOKIE)");
+    let cookie = socket_cookie(socket).map_err(|errno| tried().because(errno))?;
+    Cookie::new(cookie).ok_or_else(|| tried().because("the kernel gave it none"))
 }
 
 pub(crate) fn no_group(key: &GroupKey) -> Error {

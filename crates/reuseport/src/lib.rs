@@ -6,23 +6,46 @@
 //! processes and other network namespaces, and lets a program in the kernel decide instead, for
 //! servers that run already and know nothing of it.
 //!
+//! Three lines put a policy on one's own sockets:
+//!
 //! ```no_run
-//! use reuseport::{Attach, Balancer, Host};
+//! use reuseport::net::Bind;
+//! use reuseport::{Balancer, Host, Policy};
+//!
+//! let listeners = Bind::new("127.0.0.1:8080".parse()?).listeners(4)?;
 //!
 //! let host = Host::open()?;
-//! let group = host.find(&"tcp:127.0.0.1:8080".parse()?)?;
-//! let (balancer, attached) = Balancer::attach(&host, &group.key, &Attach::default())?;
+//! let group = host.group_of(&listeners[0])?;
+//! let (balancer, _) = Balancer::attach(&host, &group.key, &Policy::RoundRobin.into())?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! The sockets of a server that runs already, named by its address, differ in the second line:
+//!
+//! ```no_run
+//! # use reuseport::{Attach, Balancer, Host};
+//! let host = Host::open()?;
+//! let group = host.find(&"tcp:127.0.0.1:8080".parse()?)?;
+//! let (balancer, _) = Balancer::attach(&host, &group.key, &Attach::default())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! From there on the two are the same: [`Balancer::set_policy`], [`set_weights`](Balancer::set_weights),
+//! [`change_members`](Balancer::change_members), [`stats`](Balancer::stats),
+//! [`detach`](Balancer::detach). Each change is one step for the traffic.
 //!
 //! # Where to look
 //!
 //! | | |
 //! |---|---|
+//! | [`net::Bind`] | binding several sockets to one address so that they are a group |
 //! | [`Host`] | the whole host: groups, and what is known of each ([`status`]) |
+//! | [`Group`], [`Member`] | what the kernel has: sockets, who holds them, what waits there |
 //! | [`GroupSpec`] | a group's name as people type it: `tcp:127.0.0.1:8080`, `:8080` ([`spec`]) |
 //! | [`Balancer`] | attaching, taking in newcomers, changing policy and weights, detaching |
 //! | [`Policy`], [`ObjectSpec`] | what decides: one of our policies, or a program of your own |
+//! | [`Weight`], [`State`] | a member's share; whether it gets anything new |
+//! | [`Stats`] | queues, open connections, picks and shares by member |
 //! | [`watch::Watch`] | following a group through reloads and restarts |
 //! | [`observe::Observer`] | only looking: groups, members, holders, queues |
 //! | [`foreign`] | borrowing a socket from another process |
@@ -40,12 +63,19 @@
 //! socket closes. Its state is pinned below `/sys/fs/bpf/reuseport`, where any later process with
 //! the same rights finds it. There is no daemon.
 //!
+//! For a server's own sockets that means: a new process that binds the same address while the old one
+//! still listens joins the same group, gets nothing before it attaches too, and needs no policy to do
+//! so ([`Attach::default`] keeps what decides). When all of them have closed, the kernel forgets group
+//! and attachment, and what is pinned is removed by the next operation on any group, unless the
+//! address is bound again by then: attaching then goes on with the policy that was there. Call
+//! [`Balancer::detach`] for an end without remainder.
+//!
 //! Sockets of other processes are borrowed for the length of a call. None of these types holds one.
 //!
 //! # Rights
 //!
-//! Looking needs CAP_BPF and CAP_PERFMON; changing needs CAP_SYS_PTRACE too, unless the server runs
-//! as the same user, and the right to write below `/sys/fs/bpf`. Sockets that are in another
+//! Looking needs CAP_BPF and CAP_PERFMON; changing needs CAP_SYS_PTRACE too, unless the sockets are
+//! the process's own or the server runs as the same user, and the right to write below `/sys/fs/bpf`. Sockets that are in another
 //! program's socket map need CAP_NET_ADMIN. All of it in the initial user namespace. A right that is
 //! missing is an [`ErrorKind::Denied`] whose text names it.
 //!
@@ -58,21 +88,17 @@
 //! Exact shares for the members of a running server, and what they got:
 //!
 //! ```no_run
-//! use reuseport::id::Weight;
-//! use reuseport::{Attach, Balancer, Decide, Host, Policy};
+//! use reuseport::{Balancer, Host, Policy, Weight};
 //!
 //! let host = Host::open()?;
 //! let group = host.find(&":8080".parse()?)?;
-//! let attach = Attach { decide: Some(Decide::Policy(Policy::RoundRobin)), ..Attach::default() };
-//! let (balancer, _) = Balancer::attach(&host, &group.key, &attach)?;
+//! let (balancer, _) = Balancer::attach(&host, &group.key, &Policy::RoundRobin.into())?;
 //!
-//! let members = host.status(balancer.key())?.members;
-//! let slot = members.iter().find_map(|m| m.enrolment.as_ref()).ok_or("no member")?.slot;
+//! let slot = balancer.stats(&host)?.members[0].slot.ok_or("it has no slot")?;
 //! balancer.set_weights(&host, &[(slot, Weight::MAX)])?; // 1000 times as much as each other one
 //!
-//! for member in host.status(balancer.key())?.members {
-//!     let picks = member.enrolment.and_then(|enrolment| enrolment.picks);
-//!     println!("{} {picks:?}, {} wait", member.member.cookie, member.member.queue.waiting);
+//! for member in balancer.stats(&host)?.members {
+//!     println!("{}: {:?} picks, {} wait", member.cookie, member.picks, member.queue.waiting);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -98,6 +124,7 @@ mod rights;
 mod session;
 pub mod spec;
 mod state;
+mod stats;
 pub mod status;
 mod steer;
 mod stop;
@@ -108,8 +135,12 @@ pub use balancer::{Attach, Attached, Balancer, Decide, MemberChange, detach};
 pub use cpus::CpuList;
 pub use enrol::{Changes, LeftOut};
 pub use error::{Error, ErrorKind, Result};
+pub use group::{Group, Member};
 pub use host::Host;
+pub use id::{State, Weight};
 pub use object::ObjectSpec;
 pub use policy::{Policy, Stickiness};
+pub use sk_reuseport::net;
 pub use spec::GroupSpec;
+pub use stats::{MemberStats, Stats};
 pub use stop::Stop;
