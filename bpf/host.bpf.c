@@ -39,6 +39,11 @@ int BPF_PROG(count_open, struct sock *sk, int oldstate, int newstate)
 		__sync_fetch_and_add(&member->open, 1);
 	} else {
 		mark->counted = 0;
+		/*
+		 * No member has epoch 0. A socket that was disconnected (connect(2) to AF_UNSPEC) can
+		 * listen, and would hand the mark on to strangers (tcp_disconnect).
+		 */
+		mark->epoch = 0;
 		__sync_fetch_and_add(&member->open, -1);
 	}
 	return 0;

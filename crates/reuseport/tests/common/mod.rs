@@ -87,7 +87,8 @@ pub(crate) struct Helper {
 
 impl Helper {
     /// Starts one that plays `role` with a copy of `socket`, and waits until it does:
-    /// `hold` (nothing else), `watch` (by epoll), `look` (lists the group's holders).
+    /// `hold` (nothing else), `watch` (by epoll), `look` (lists the group's holders), `serve` (accepts
+    /// whatever comes, and keeps it).
     pub(crate) fn holding(socket: &OwnedFd, role: &str) -> Self {
         Self::start(Command::new(std::env::current_exe().unwrap()), socket, role)
     }
@@ -155,6 +156,12 @@ pub(crate) fn helper_main() {
         "watch" => {
             let (data, events) = (epoll::EventData::new_u64(0), epoll::EventFlags::IN);
             epoll::add(&poll, std::io::stdin(), data, events).unwrap();
+            String::new()
+        }
+        "serve" => {
+            let listener =
+                std::net::TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+            std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
             String::new()
         }
         "look" => format!("sees {:?}", only_group(&Observer::new().unwrap()).pids()),

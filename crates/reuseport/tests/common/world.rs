@@ -209,6 +209,16 @@ pub(crate) fn host_members() -> usize {
     (0..members.len()).filter(|index| members.get(*index).unwrap()[0] >> 32 != 0).count()
 }
 
+/// What the host-wide layer believes to be open, by index, where that is not 0; also at indices that
+/// are nobody's.
+pub(crate) fn open_by_index() -> Vec<(u32, u64)> {
+    let members = pinned("members").expect("a group keeps the layer");
+    let members: Array<_, [u64; 2]> = Map::from_map_data(members).unwrap().try_into().unwrap();
+    let members = members.mapped().unwrap();
+    let open = |index| (index, members.get(index).unwrap()[1]);
+    (0..members.len()).map(open).filter(|(_, open)| *open != 0).collect()
+}
+
 /// One line that says what was tried and ends with more than that.
 #[track_caller]
 pub(crate) fn one_line(error: &Error) -> String {
