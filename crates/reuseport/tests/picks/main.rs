@@ -9,6 +9,7 @@ mod world;
 mod cycles;
 mod gone;
 mod load;
+mod mixture;
 mod segment;
 mod steered;
 mod strays;

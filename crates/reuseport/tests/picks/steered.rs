@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
 use reuseport::status::GroupStatus;
-use reuseport::{Balancer, Host, Policy};
+use reuseport::{Balancer, Host, MemberChange, Policy};
 use sk_reuseport::maps::{Array, Map, MapData, PerCpuArray};
 use sk_reuseport::programs::{SkReuseport, SkReuseportAttachType};
 
@@ -82,6 +82,15 @@ impl<'a> Steered<'a> {
             .map(|(slot, weight)| (Slot::new(slot), Weight::new(*weight).unwrap()))
             .collect();
         self.balancer.set_weights(self.host, &weights).unwrap();
+    }
+
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        let lost = self.balancer.set_policy(self.host, policy).unwrap();
+        assert!(lost.is_none(), "{lost:?}");
+    }
+
+    pub(crate) fn change(&self, changes: &[MemberChange]) {
+        self.balancer.change_members(self.host, changes).unwrap();
     }
 
     /// Asserts that these counters have these values, and the others 0.
