@@ -22,7 +22,7 @@
 #include "slot.h"
 #include "table.h"
 
-/* Up to so many members are all looked at; of more, so many. */
+/* Up to so many members are all looked at; of more, so many (docs/simulation.md). */
 #define LOOK_AT 16
 
 /*
@@ -287,6 +287,9 @@ __noinline int look_at_some(struct search *search, __u32 part)
 	} else {
 		if (!table.entries.count)
 			return false;
+		/* The first one is one of them. */
+		if (part == LOOK_AT / SLOTS_PER_WORD - 1)
+			count--;
 #pragma unroll
 		for (int i = 0; i < SLOTS_PER_WORD; i++) {
 			__u64 at = mix(search->random + part * SLOTS_PER_WORD + i);

@@ -50,9 +50,9 @@ struct queue {
 /*
  * Half-open requests count, so that a burst of SYNs within a round trip does not all go to one member.
  * But not without bound: in a flood of SYNs they say nothing, and with TCP_DEFER_ACCEPT they are
- * connections whose clients are silent.
+ * connections whose clients are silent. docs/simulation.md says why this bound.
  */
-#define HALF_OPEN_BOUND 64
+#define HALF_OPEN_BOUND 256
 
 static __always_inline void tcp_queue(struct sock *sk, struct queue *queue)
 {

@@ -29,7 +29,7 @@ pub(super) struct LeastLoaded {
 impl LeastLoaded {
     /// As it is.
     pub(super) const AS_IS: Self =
-        Self { look_at: 16, window: Some(8), half_open: 64, terms: Terms::QueueOpen };
+        Self { look_at: 16, window: Some(8), half_open: 256, terms: Terms::QueueOpen };
     pub(super) const ALL: usize = usize::MAX;
 }
 

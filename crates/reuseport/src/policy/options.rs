@@ -8,7 +8,7 @@ pub use crate::id::MaxShare;
 /// What a least-loaded choice goes by.
 ///
 /// The member with the shortest queue is picked, in relation to its weight. TCP: connections that
-/// wait to be accepted, and half-open ones up to 64. UDP: bytes that wait to be received. Open
+/// wait to be accepted, and half-open ones up to 256. UDP: bytes that wait to be received. Open
 /// connections break ties, and among members that are equal in that, too, they take turns.
 ///
 /// # Example
