@@ -7,6 +7,7 @@
 mod command;
 #[allow(dead_code, reason = "until the bench of latencies takes it as a contender")]
 mod hermes;
+mod latency;
 mod load;
 mod ls;
 mod machine;
@@ -46,6 +47,8 @@ enum Bench {
     Ls(ls::Args),
     /// What a steered group takes in the kernel, what the command takes, and how big it is
     Memory(memory::Args),
+    /// How long answers take, by who deals connections to workers
+    Latency(latency::Args),
     /// Policies among up to 1,024 workers, simulated
     Simulate(simulate::Args),
     /// One load in a fresh process: a part of `load`
@@ -54,6 +57,9 @@ enum Bench {
     /// A process with sockets: a part of `ls`
     #[command(hide = true)]
     Hold(ls::hold::Args),
+    /// A worker of a server: a part of `latency`
+    #[command(name = latency::WORKER_COMMAND, hide = true)]
+    LatencyWorker(latency::worker::Args),
     /// The most memory that a command has: a part of `memory`
     #[command(hide = true)]
     Peak(command::Peak),
@@ -73,6 +79,8 @@ fn main() -> ExitCode {
         Bench::Select(args) => alone(|| select::run(&args)),
         Bench::Ls(args) => alone(|| ls::run(&args)),
         Bench::Memory(args) => alone(|| memory::run(&args)),
+        Bench::Latency(args) => alone(|| latency::run(&args)),
+        Bench::LatencyWorker(args) => latency::worker::run(&args),
         Bench::Simulate(args) => simulate::run(&args),
         Bench::LoadOnce(args) => alone(|| load::once::run(&args)),
         Bench::Hold(args) => ls::hold::run(&args),

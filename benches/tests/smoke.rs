@@ -58,6 +58,24 @@ fn select_measures_every_policy() {
 }
 
 #[test]
+fn slow_latency_measures_every_contender_in_every_scenario() {
+    let options = ["--rounds", "1", "--seconds", "0.1", "--workers", "3"];
+    let found = bench("latency", &options);
+    // That programs dealt every connection is what it refuses to go on without.
+    for scenario in ["uniform", "blocking, 25 %", "bimodal", "hang", "drop-hang", "one-source"] {
+        for contender in ["kernel hash", "SO_INCOMING_CPU", "source", "shared socket"] {
+            let outcome = &found["raw"][format!("{scenario}, {contender}")][0];
+            assert!(outcome["connections"].as_f64().unwrap() > 0.0, "{scenario}, {contender}");
+        }
+    }
+    figure(&found, "blocking, 90 %: p99, least-loaded to shared socket");
+    let refused = |contender| found["raw"][format!("fail-fast, {contender}")][0]["reset"].clone();
+    assert!(refused("round-robin").as_f64().unwrap() > 0.0);
+    let reached = &found["raw"]["stops accepting, round-robin: reached it"][0];
+    assert!(reached.as_f64().unwrap() > 100.0, "{reached}");
+}
+
+#[test]
 fn ls_finds_members_among_other_sockets() {
     let command = reuseport();
     let options = ["--rounds", "1", "--processes", "20", "--sockets", "6000", "--command"];
@@ -77,8 +95,8 @@ fn memory_adds_up_maps_and_programs() {
 fn holders_of_sockets_are_not_in_the_help() {
     let output = Command::new(env!("CARGO_BIN_EXE_benches")).arg("--help").output().unwrap();
     let help = String::from_utf8_lossy(&output.stdout);
-    for bench in ["load", "select", "ls", "memory"] {
+    for bench in ["latency", "load", "select", "ls", "memory"] {
         assert!(help.contains(&format!("\n  {bench} ")), "{help}");
     }
-    assert!(!help.contains("\n  hold"), "{help}");
+    assert!(!help.contains("\n  hold") && !help.contains("worker\n"), "{help}");
 }

@@ -1,0 +1,114 @@
+//! Who deals connections to workers, and proof that it did.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use reuseport::policy::LeastLoaded;
+use reuseport::{Attach, Balancer, Decide, Host, Policy};
+
+use super::workers::Listening;
+
+/// A way to deal connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Contender {
+    /// The kernel's own hash of addresses and ports: no program
+    Hash,
+    /// The kernel's own, with SO_INCOMING_CPU at each listener: the CPU that received the SYN
+    IncomingCpu,
+    /// Our policy of that name
+    RoundRobin,
+    /// Our policy of that name
+    Random,
+    /// Our policy of that name
+    Source,
+    /// Our policy of that name
+    LeastLoaded,
+    /// No group: one listener that all workers watch (EPOLLEXCLUSIVE)
+    Shared,
+}
+
+impl Contender {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Hash,
+        Self::IncomingCpu,
+        Self::RoundRobin,
+        Self::Random,
+        Self::Source,
+        Self::LeastLoaded,
+        Self::Shared,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Hash => "kernel hash",
+            Self::IncomingCpu => "SO_INCOMING_CPU",
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+            Self::Source => "source",
+            Self::LeastLoaded => "least-loaded",
+            Self::Shared => "shared socket",
+        }
+    }
+
+    pub(super) fn listening(self) -> Listening {
+        match self {
+            Self::IncomingCpu => Listening::OwnByCpu,
+            Self::Shared => Listening::Shared,
+            _ => Listening::Own,
+        }
+    }
+
+    /// Whether each worker has a queue of its own.
+    pub(super) fn has_queues(self) -> bool {
+        self.listening() != Listening::Shared
+    }
+
+    fn policy(self) -> Option<Policy> {
+        match self {
+            Self::RoundRobin => Some(Policy::RoundRobin),
+            Self::Random => Some(Policy::Random),
+            Self::Source => Some(Policy::Source),
+            Self::LeastLoaded => Some(Policy::LeastLoaded(LeastLoaded::DEFAULT)),
+            Self::Hash | Self::IncomingCpu | Self::Shared => None,
+        }
+    }
+
+    /// Lets it deal the connections to this address.
+    pub(super) fn attach(self, host: &Host, address: SocketAddr) -> Result<Attached<'_>> {
+        let Some(policy) = self.policy() else { return Ok(Attached::Kernel) };
+        let key = host.find(&format!("tcp:{address}").parse()?)?.key;
+        let attach = Attach { decide: Some(Decide::Policy(policy)), ..Attach::default() };
+        let (balancer, attached) = Balancer::attach(host, &key, &attach)?;
+        ensure!(attached.lost.is_none(), "{policy} cannot read queues here");
+        Ok(Attached::Ours { host, balancer })
+    }
+}
+
+/// Who deals now.
+pub(super) enum Attached<'a> {
+    /// No program of anybody's.
+    Kernel,
+    Ours {
+        host: &'a Host,
+        balancer: Balancer,
+    },
+}
+
+impl Attached<'_> {
+    /// Refuses a measurement in which it did not deal each of so many connections, and detaches.
+    pub(super) fn finish(self, connections: u64) -> Result<()> {
+        let Self::Ours { host, balancer } = self else { return Ok(()) };
+        let status = host.status(balancer.key())?;
+        let count = |reason| {
+            let counter = status.counters.iter().find(|counter| counter.reason == reason);
+            counter.map_or(0, |counter| counter.count)
+        };
+        let (picks, others) = (count("picks"), count("fallback_active"));
+        ensure!(
+            picks + others == connections,
+            "the program picked {picks} times, and {others} times another one, \
+             for {connections} connections"
+        );
+        balancer.detach(host).context("cannot detach")
+    }
+}
