@@ -95,8 +95,8 @@ pub(super) enum Attached<'a> {
 }
 
 impl Attached<'_> {
-    /// Refuses a measurement in which it did not deal each of so many connections, and detaches.
-    pub(super) fn finish(self, connections: u64) -> Result<()> {
+    /// Refuses a measurement in which it did not deal each of so many connections.
+    pub(super) fn check(&self, connections: u64) -> Result<()> {
         let Self::Ours { host, balancer } = self else { return Ok(()) };
         let status = host.status(balancer.key())?;
         let count = |reason| {
@@ -109,6 +109,14 @@ impl Attached<'_> {
             "the program picked {picks} times, and {others} times another one, \
              for {connections} connections"
         );
-        balancer.detach(host).context("cannot detach")
+        Ok(())
+    }
+
+    /// The kernel's hash decides again.
+    pub(super) fn detach(self) -> Result<()> {
+        match self {
+            Self::Kernel => Ok(()),
+            Self::Ours { host, balancer } => balancer.detach(host).context("cannot detach"),
+        }
     }
 }

@@ -30,6 +30,7 @@ mod aims;
 mod contender;
 mod dialect;
 mod generator;
+mod nginx;
 mod priority;
 mod round;
 mod scenario;
@@ -153,6 +154,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (measured, stopped) = measure_all(args, &host)?;
     for one in &measured {
         tables::table(one, args, &mut report)?;
+        tables::wrk(one, &mut report);
     }
     for one in &measured {
         aims::figures(one, args.workers, &mut report);
@@ -170,23 +172,32 @@ fn measure_all(args: &Args, host: &Host) -> Result<(Vec<Measured>, stops::Stoppe
     let mut measured: Vec<Measured> = args.scenarios().into_iter().map(new).collect();
     let mut stopped = stops::Stopped::new(args.contenders());
     let mut random = fastrand::Rng::with_seed(args.seed);
+    let site = args.scenarios().contains(&Scenario::Nginx).then(nginx::Site::new).transpose()?;
     for round in 0..args.rounds() {
         for one in &mut measured {
             eprintln!("round {} of {}: {}", round + 1, args.rounds(), one.scenario.name());
             let load = one.scenario.load(args.workers);
             let length = args.length() * load.stretch;
-            let schedule = Schedule::draw(&load.traffic, length, random.u64(..));
+            let seed = random.u64(..);
+            let schedule = Schedule::draw(&load.traffic, length, seed);
             let setup = Setup {
-                workers: args.workers,
+                workers: one.scenario.workers(args.workers),
                 temper: load.temper,
                 schedule: &schedule,
                 patience: args.length().min(PATIENCE),
+                seed,
             };
             let mut turns: Vec<usize> = (0..one.cells.len()).collect();
             random.shuffle(&mut turns);
             for turn in turns {
                 let cell = &mut one.cells[turn];
-                let outcome = measure(host, cell.contender, &setup).with_context(|| {
+                let outcome = match &site {
+                    Some(site) if one.scenario == Scenario::Nginx => {
+                        nginx::measure(host, site, cell.contender, &setup)
+                    }
+                    _ => measure(host, cell.contender, &setup),
+                };
+                let outcome = outcome.with_context(|| {
                     format!("{}, {}", one.scenario.name(), cell.contender.name())
                 })?;
                 cell.outcomes.push(outcome);

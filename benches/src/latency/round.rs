@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::contender::Contender;
 use super::dialect::Dialect;
 use super::generator::{Observed, drive};
+use super::nginx::Wrk;
 use super::priority;
 use super::schedule::Schedule;
 use super::temper::Temper;
@@ -44,6 +45,8 @@ pub(super) struct Outcome {
     pub(super) machine: f64,
     /// How late the generator was: 99th percentile.
     pub(super) lag: f64,
+    /// What wrk said, where it was asked.
+    pub(super) wrk: Option<Wrk>,
     #[serde(skip)]
     pub(super) latency: Histogram<u64>,
 }
@@ -55,6 +58,8 @@ pub(super) struct Setup<'a> {
     pub(super) temper: Temper,
     pub(super) schedule: &'a Schedule,
     pub(super) patience: Duration,
+    /// For what is drawn beside the schedule.
+    pub(super) seed: u64,
 }
 
 pub(super) fn measure(host: &Host, contender: Contender, setup: &Setup<'_>) -> Result<Outcome> {
@@ -66,7 +71,8 @@ pub(super) fn measure(host: &Host, contender: Contender, setup: &Setup<'_>) -> R
         drive(workers.address, setup.workers, Dialect::Ours, setup.schedule, setup.patience)
     })?;
     let machine = processors.busy_since()?;
-    attached.finish(observed.connections)?;
+    attached.check(observed.connections)?;
+    attached.detach()?;
     let counts = workers.finish()?;
     observed.check(setup.schedule)?;
     Ok(outcome(observed, &counts, machine, setup))
@@ -83,7 +89,13 @@ pub(super) fn in_front<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Resu
     })
 }
 
-fn outcome(observed: Observed, counts: &[Counts], machine: f64, setup: &Setup<'_>) -> Outcome {
+/// Of workers that say nothing, no counts.
+pub(super) fn outcome(
+    observed: Observed,
+    counts: &[Counts],
+    machine: f64,
+    setup: &Setup<'_>,
+) -> Outcome {
     let latency = observed.latency;
     let at = |quantile| latency.value_at_quantile(quantile) as f64;
     let seconds = setup.schedule.length.as_secs_f64();
@@ -107,18 +119,19 @@ fn outcome(observed: Observed, counts: &[Counts], machine: f64, setup: &Setup<'_
         busy: busy as f64 / 1e6 / seconds / counts.len().max(1) as f64,
         machine,
         lag: observed.lag.value_at_quantile(0.99) as f64,
+        wrk: None,
         latency,
     }
 }
 
 /// What the machine's processors have done, in ticks.
-struct Processors {
+pub(super) struct Processors {
     all: u64,
     idle: u64,
 }
 
 impl Processors {
-    fn now() -> Result<Self> {
+    pub(super) fn now() -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         Self::parse(&stat).context("/proc/stat is not as expected")
     }
@@ -132,7 +145,7 @@ impl Processors {
         Some(Self { all: ticks.iter().take(8).sum(), idle: ticks.get(3)? + ticks.get(4)? })
     }
 
-    fn busy_since(&self) -> Result<f64> {
+    pub(super) fn busy_since(&self) -> Result<f64> {
         let now = Self::now()?;
         let all = now.all.saturating_sub(self.all).max(1) as f64;
         Ok(1.0 - now.idle.saturating_sub(self.idle) as f64 / all)

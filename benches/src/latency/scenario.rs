@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::nginx;
 use super::schedule::{Lasting, Service, Traffic};
 use super::temper::Temper;
 
@@ -28,6 +29,9 @@ pub(super) enum Scenario {
     KeepAlive,
     /// Requests of 1 ms from one address alone, 25 % of capacity
     OneSource,
+    /// A real nginx with 4 workers; 0.2 % of requests are for a slow index. Then wrk. Rounds are twice
+    /// as long
+    Nginx,
 }
 
 /// From so many addresses clients come if nothing else is said.
@@ -59,7 +63,7 @@ pub(super) struct Load {
 }
 
 impl Scenario {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Uniform,
         Self::Blocking25,
         Self::Blocking70,
@@ -70,6 +74,7 @@ impl Scenario {
         Self::DropHang,
         Self::KeepAlive,
         Self::OneSource,
+        Self::Nginx,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -84,12 +89,18 @@ impl Scenario {
             Self::DropHang => "drop-hang",
             Self::KeepAlive => "keep-alive",
             Self::OneSource => "one-source",
+            Self::Nginx => "nginx",
         }
     }
 
     /// For a file's name.
     pub(super) fn file_name(self) -> String {
         self.name().replace(", ", "-").replace(" %", "")
+    }
+
+    /// How many workers there are if so many are asked for.
+    pub(super) fn workers(self, asked: u8) -> u8 {
+        if self == Self::Nginx { nginx::WORKERS } else { asked }
     }
 
     /// For so many workers.
@@ -105,6 +116,9 @@ impl Scenario {
             Self::DropHang => (SHORT, 0.25, Temper::DropsAndHangs),
             Self::KeepAlive => (SHORT, 0.25, Temper::Steady),
             Self::OneSource => (SHORT, 0.25, Temper::Steady),
+            Self::Nginx => {
+                return Load { traffic: nginx::TRAFFIC, temper: Temper::Steady, stretch: 2 };
+            }
         };
         let lasting = matches!(self, Self::DropHang | Self::KeepAlive).then(|| Lasting {
             connections: LASTING * u32::from(workers),
@@ -147,8 +161,13 @@ impl Scenario {
                 "connections that last 4 s, bursts of 5 requests of 1 ms, at 25 % of capacity"
             }
             Self::OneSource => "requests of 1 ms from one address, at 25 % of capacity",
+            Self::Nginx => {
+                "a real one; 0.2 % of requests are for the index of a directory with 20,000 files, \
+                 which blocks its worker for some 100 ms, others are answered at once"
+            }
         };
         let rate = crate::report::number(self.load(workers).traffic.rate);
+        let workers = self.workers(workers);
         format!("{}: {what} ({rate} a second, {workers} workers)", self.name())
     }
 }

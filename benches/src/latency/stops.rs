@@ -36,7 +36,7 @@ impl Stopped {
         let traffic = Traffic { rate: RATE, service, sources: 500, lasting: None };
         let schedule = Schedule::draw(&traffic, LENGTH, seed);
         let temper = Temper::StopsAccepting;
-        let setup = Setup { workers, temper, schedule: &schedule, patience: PATIENCE };
+        let setup = Setup { workers, temper, schedule: &schedule, patience: PATIENCE, seed };
         for (contender, reached) in &mut self.0 {
             reached.push(measure(host, *contender, &setup)?.first_reached);
         }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::contender::Contender;
+use super::scenario::Scenario;
 use super::{Args, Measured};
 use crate::report::{Report, Table, number};
 use crate::stats::{Median, median};
@@ -31,6 +32,9 @@ pub(super) fn table(measured: &Measured, args: &Args, report: &mut Report) -> Re
         let millis = |of: fn(&super::Outcome) -> f64| number(median(&cell.each(of)) / 1e3);
         let plain = |of: fn(&super::Outcome) -> f64| number(median(&cell.each(of)));
         let bounds = Median::of(&cell.each(|o| o.p99 / 1e3));
+        // Workers that are not ours say nothing of what they did.
+        let said = measured.scenario != Scenario::Nginx;
+        let ours = |text: String| if said { text } else { String::new() };
         let to = |other: &Option<Vec<f64>>| {
             let ratio = |other: &Vec<f64>| Median::of_ratios(&cell.each(|o| o.p99), other).value;
             other.as_ref().map(|other| format!("{:.3}", ratio(other))).unwrap_or_default()
@@ -47,9 +51,9 @@ pub(super) fn table(measured: &Measured, args: &Args, report: &mut Report) -> Re
             to(&shared),
             plain(|o| o.throughput),
             plain(|o| o.failed),
-            format!("{:.3}", median(&cell.each(|o| o.first_share))),
-            plain(|o| o.deviation),
-            format!("{:.2}", median(&cell.each(|o| o.busy))),
+            ours(format!("{:.3}", median(&cell.each(|o| o.first_share)))),
+            ours(plain(|o| o.deviation)),
+            ours(format!("{:.2}", median(&cell.each(|o| o.busy)))),
         ]);
         let name = format!("{}, {}", measured.scenario.name(), cell.contender.name());
         report.raw(name, &cell.outcomes)?;
@@ -67,4 +71,32 @@ pub(super) fn table(measured: &Measured, args: &Args, report: &mut Report) -> Re
     );
     report.table(title, table);
     Ok(())
+}
+
+/// What wrk said, where it was asked.
+pub(super) fn wrk(measured: &Measured, report: &mut Report) {
+    let mut table = Table::new(["decides", "answers/s", "bounds", "p99", "bounds"]);
+    let mut rows = 0;
+    for cell in &measured.cells {
+        let said: Vec<_> = cell.outcomes.iter().filter_map(|outcome| outcome.wrk).collect();
+        if said.is_empty() {
+            continue;
+        }
+        let answers = Median::of(&said.iter().map(|wrk| wrk.answers).collect::<Vec<f64>>());
+        let p99 = Median::of(&said.iter().map(|wrk| wrk.p99).collect::<Vec<f64>>());
+        let bounds = |m: &Median| format!("{} to {}", number(m.low), number(m.high));
+        let name = cell.contender.name().to_owned();
+        let [answers_shown, p99_shown] = [answers, p99].map(|median| number(median.value));
+        table.row([name, answers_shown, bounds(&answers), p99_shown, bounds(&p99)]);
+        rows += 1;
+    }
+    if rows > 0 {
+        let title = format!(
+            "{}, wrk with 8 clients, a connection for each request, while 2 slow requests come a \
+             second: answers in a second, and wrk's own p99 in milliseconds, which says nothing of the \
+             requests that it did not send while it waited",
+            measured.scenario.name()
+        );
+        report.table(title, table);
+    }
 }
