@@ -5,14 +5,12 @@
 //! compared round by round. Nothing here fails because something is slow.
 
 mod command;
-#[allow(dead_code, reason = "until the bench of latencies takes it as a contender")]
 mod hermes;
 mod latency;
 mod load;
 mod ls;
 mod machine;
 mod memory;
-#[allow(dead_code, reason = "until the bench of latencies draws distributions")]
 mod plot;
 mod report;
 mod select;

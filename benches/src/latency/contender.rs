@@ -6,7 +6,9 @@ use anyhow::{Context, Result, ensure};
 use reuseport::policy::LeastLoaded;
 use reuseport::{Attach, Balancer, Decide, Host, Policy};
 
-use super::workers::Listening;
+use super::scenario::Scenario;
+use super::workers::{Listeners, Listening};
+use crate::hermes::Hermes;
 
 /// A way to deal connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -25,10 +27,12 @@ pub(super) enum Contender {
     LeastLoaded,
     /// No group: one listener that all workers watch (EPOLLEXCLUSIVE)
     Shared,
+    /// As published (SIGCOMM 2025): workers tell how they do, a program picks among those that do well
+    Hermes,
 }
 
 impl Contender {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Hash,
         Self::IncomingCpu,
         Self::RoundRobin,
@@ -36,6 +40,7 @@ impl Contender {
         Self::Source,
         Self::LeastLoaded,
         Self::Shared,
+        Self::Hermes,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -47,6 +52,7 @@ impl Contender {
             Self::Source => "source",
             Self::LeastLoaded => "least-loaded",
             Self::Shared => "shared socket",
+            Self::Hermes => "Hermes",
         }
     }
 
@@ -69,8 +75,23 @@ impl Contender {
             Self::Random => Some(Policy::Random),
             Self::Source => Some(Policy::Source),
             Self::LeastLoaded => Some(Policy::LeastLoaded(LeastLoaded::DEFAULT)),
-            Self::Hash | Self::IncomingCpu | Self::Shared => None,
+            Self::Hash | Self::IncomingCpu | Self::Shared | Self::Hermes => None,
         }
+    }
+
+    /// Whether it can be had in this scenario: Hermes is nothing for servers as they are.
+    pub(super) fn suits(self, scenario: Scenario) -> bool {
+        !(self == Self::Hermes && scenario == Scenario::Nginx)
+    }
+
+    /// Attached to these listeners, before they are given to workers, if it is Hermes.
+    pub(super) fn hermes(self, listeners: &Listeners) -> Result<Option<Hermes>> {
+        if self != Self::Hermes {
+            return Ok(None);
+        }
+        let hermes = Hermes::load(&listeners.sockets)?;
+        hermes.attach(&listeners.sockets[0])?;
+        Ok(Some(hermes))
     }
 
     /// Lets it deal the connections to this address.
@@ -92,20 +113,29 @@ pub(super) enum Attached<'a> {
         host: &'a Host,
         balancer: Balancer,
     },
+    /// It goes with its listeners.
+    Hermes(Box<Hermes>),
 }
 
 impl Attached<'_> {
     /// Refuses a measurement in which it did not deal each of so many connections.
     pub(super) fn check(&self, connections: u64) -> Result<()> {
-        let Self::Ours { host, balancer } = self else { return Ok(()) };
-        let status = host.status(balancer.key())?;
-        let count = |reason| {
-            let counter = status.counters.iter().find(|counter| counter.reason == reason);
-            counter.map_or(0, |counter| counter.count)
+        let (picks, others) = match self {
+            Self::Kernel => return Ok(()),
+            Self::Ours { host, balancer } => {
+                let status = host.status(balancer.key())?;
+                let count = |reason| {
+                    let counter = status.counters.iter().find(|counter| counter.reason == reason);
+                    counter.map_or(0, |counter| counter.count)
+                };
+                (count("picks"), count("fallback_active"))
+            }
+            Self::Hermes(hermes) => (hermes.picks()?, hermes.fallbacks()?),
         };
-        let (picks, others) = (count("picks"), count("fallback_active"));
+        // Hermes does not tell SYNs from stray segments: resets for connections that are gone already.
+        let exact = !matches!(self, Self::Hermes(_));
         ensure!(
-            picks + others == connections,
+            picks + others == connections || !exact && picks + others > connections,
             "the program picked {picks} times, and {others} times another one, \
              for {connections} connections"
         );
@@ -115,7 +145,7 @@ impl Attached<'_> {
     /// The kernel's hash decides again.
     pub(super) fn detach(self) -> Result<()> {
         match self {
-            Self::Kernel => Ok(()),
+            Self::Kernel | Self::Hermes(_) => Ok(()),
             Self::Ours { host, balancer } => balancer.detach(host).context("cannot detach"),
         }
     }

@@ -30,6 +30,7 @@ mod aims;
 mod contender;
 mod dialect;
 mod generator;
+mod hermes;
 mod nginx;
 mod priority;
 mod round;
@@ -43,6 +44,8 @@ mod wire;
 pub(crate) mod worker;
 mod workers;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -84,6 +87,9 @@ pub(crate) struct Args {
     /// Two rounds of a second: to see whether it works
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
+    /// Write a plot of latencies by percentile for each scenario into this directory, as SVG
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
     /// What is drawn at random is drawn from this number
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     seed: u64,
@@ -156,6 +162,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         tables::table(one, args, &mut report)?;
         tables::wrk(one, &mut report);
     }
+    if let Some(directory) = &args.plots {
+        measured.iter().try_for_each(|one| plot(one, args.workers, directory))?;
+    }
     for one in &measured {
         aims::figures(one, args.workers, &mut report);
     }
@@ -163,11 +172,28 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.finish(args.common.json.as_deref())
 }
 
+/// All rounds together, a line for each contender.
+fn plot(measured: &Measured, workers: u8, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let latencies: Vec<Histogram<u64>> =
+        measured.cells.iter().map(Cell::latency).collect::<Result<_>>()?;
+    let names = measured.cells.iter().map(|cell| cell.contender.name());
+    let series: Vec<(&str, &Histogram<u64>)> = names.zip(&latencies).collect();
+    let path = directory.join(format!("latency-{}.svg", measured.scenario.file_name()));
+    crate::plot::distribution(&path, &measured.scenario.describe(workers), &series)
+}
+
 fn measure_all(args: &Args, host: &Host) -> Result<(Vec<Measured>, stops::Stopped)> {
     let nothing = |contender| Cell { contender, outcomes: Vec::new() };
     let new = |scenario| Measured {
         scenario,
-        cells: args.contenders().into_iter().map(nothing).collect(),
+        cells: args
+            .contenders()
+            .into_iter()
+            .filter(|contender| contender.suits(scenario))
+            .map(nothing)
+            .collect(),
     };
     let mut measured: Vec<Measured> = args.scenarios().into_iter().map(new).collect();
     let mut stopped = stops::Stopped::new(args.contenders());

@@ -9,9 +9,10 @@ use hdrhistogram::Histogram;
 use reuseport::Host;
 use serde::Serialize;
 
-use super::contender::Contender;
+use super::contender::{Attached, Contender};
 use super::dialect::Dialect;
 use super::generator::{Observed, drive};
+use super::hermes::Inherited;
 use super::nginx::Wrk;
 use super::priority;
 use super::schedule::Schedule;
@@ -64,8 +65,13 @@ pub(super) struct Setup<'a> {
 
 pub(super) fn measure(host: &Host, contender: Contender, setup: &Setup<'_>) -> Result<Outcome> {
     let listeners = Listeners::new(setup.workers, contender.listening())?;
-    let workers = Workers::start(setup.workers, setup.temper, listeners)?;
-    let attached = contender.attach(host, workers.address)?;
+    let hermes = contender.hermes(&listeners)?;
+    let inherited = hermes.as_ref().map(|hermes| Inherited::of(hermes, setup.workers));
+    let workers = Workers::start(setup.workers, setup.temper, listeners, inherited)?;
+    let attached = match hermes {
+        Some(hermes) => Attached::Hermes(Box::new(hermes)),
+        None => contender.attach(host, workers.address)?,
+    };
     let processors = Processors::now()?;
     let observed = in_front(|| {
         drive(workers.address, setup.workers, Dialect::Ours, setup.schedule, setup.patience)

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt};
 use serde::{Deserialize, Serialize};
 
+use super::hermes::Inherited;
 use super::temper::{HANG, Moods, Temper};
 use super::voice::{Silent, Voice};
 use super::wire::{Answer, REQUEST, Request};
@@ -40,6 +41,9 @@ pub(crate) struct Args {
     /// All workers have the same listener.
     #[arg(long)]
     pub(super) shared: bool,
+    /// What it has inherited to tell Hermes how it does.
+    #[arg(long, value_parser = Inherited::parse)]
+    pub(super) hermes: Option<Inherited>,
 }
 
 impl Args {
@@ -48,6 +52,7 @@ impl Args {
         let temper = clap::ValueEnum::to_possible_value(&self.temper);
         let temper = temper.map(|value| value.get_name().to_owned()).unwrap_or_default();
         let mut words = vec![format!("--index={}", self.index), format!("--temper={temper}")];
+        words.extend(self.hermes.map(|hermes| format!("--hermes={}", hermes.word())));
         words.extend(self.shared.then(|| "--shared".to_owned()));
         words
     }
@@ -67,7 +72,13 @@ pub(super) struct Counts {
 pub(crate) fn run(args: &Args) -> Result<()> {
     // Blocking shall take as long as it is said to, to within microseconds.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-    let mut worker = Worker::new(args, Silent)?;
+    match args.hermes {
+        None => work(Worker::new(args, Silent)?),
+        Some(hermes) => work(Worker::new(args, hermes.worker(args.index)?)?),
+    }
+}
+
+fn work<V: Voice>(mut worker: Worker<V>) -> Result<()> {
     worker.control.write_all(b"\n").context("nobody waits for it")?;
     while worker.turn()? {}
     worker.count_waiting()?;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::net::sockopt::set_socket_incoming_cpu;
 use sk_reuseport::net::Bind;
 
+use super::hermes::Inherited;
 use super::temper::Temper;
 use super::worker::{Args, Counts};
 use crate::command::own;
@@ -66,13 +67,18 @@ struct Worker {
 impl Workers {
     /// Starts them: the first one is of this temper, the others are steady. All are ready when this
     /// returns, and have the listeners for themselves.
-    pub(super) fn start(workers: u8, temper: Temper, listeners: Listeners) -> Result<Self> {
+    pub(super) fn start(
+        workers: u8,
+        temper: Temper,
+        listeners: Listeners,
+        hermes: Option<Inherited>,
+    ) -> Result<Self> {
         let own = own()?;
         let Listeners { listening, sockets, address } = listeners;
         let mut started = Self { running: Vec::new(), address };
         for index in 0..workers {
             let temper = if index == 0 { temper } else { Temper::Steady };
-            let args = Args { index, temper, shared: listening == Listening::Shared };
+            let args = Args { index, temper, shared: listening == Listening::Shared, hermes };
             let listener = &sockets[usize::from(index) % sockets.len()];
             let (control, workers_end) = UnixStream::pair()?;
             let mut command = Command::new(&own);
