@@ -55,6 +55,7 @@ use reuseport::Host;
 use crate::Common;
 use crate::report::Report;
 use contender::Contender;
+use priority::Awake;
 use round::{Outcome, Setup, measure};
 use scenario::Scenario;
 use schedule::Schedule;
@@ -155,6 +156,7 @@ impl Measured {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("latency")?;
+    let _awake = Awake::start();
     priority::set(priority::WORKER); // which workers inherit
     let host = Host::open()?;
     let (measured, stopped) = measure_all(args, &host)?;

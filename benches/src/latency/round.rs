@@ -130,7 +130,8 @@ pub(super) fn outcome(
     }
 }
 
-/// What the machine's processors have done, in ticks.
+/// What the machine's processors have done, in ticks. What is nice does not count as work: what keeps
+/// them awake is.
 pub(super) struct Processors {
     all: u64,
     idle: u64,
@@ -148,7 +149,10 @@ impl Processors {
         let line = stat.lines().next()?.strip_prefix("cpu ")?;
         let ticks: Option<Vec<u64>> = line.split_whitespace().map(|n| n.parse().ok()).collect();
         let ticks = ticks?;
-        Some(Self { all: ticks.iter().take(8).sum(), idle: ticks.get(3)? + ticks.get(4)? })
+        Some(Self {
+            all: ticks.iter().take(8).sum(),
+            idle: ticks.get(1)? + ticks.get(3)? + ticks.get(4)?,
+        })
     }
 
     pub(super) fn busy_since(&self) -> Result<f64> {
@@ -163,9 +167,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_is_idle() {
+    fn waiting_and_being_nice_is_idle() {
         let parsed = Processors::parse("cpu  10 1 9 70 5 1 2 2 3 0\ncpu0 1\n").unwrap();
-        assert_eq!((parsed.all, parsed.idle), (100, 75));
+        assert_eq!((parsed.all, parsed.idle), (100, 76));
         assert!(Processors::parse("cpu").is_none());
     }
 }
