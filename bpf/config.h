@@ -37,6 +37,9 @@ const volatile __u64 SEED = 0;
 /* Of least-loaded: which terms count. */
 const volatile __u32 LOAD = LOAD_QUEUE | LOAD_OPEN;
 
+/* Of least-loaded: a worker that says that it is busy, and has for so many ns, is not asked. */
+const volatile __u64 STALE_AFTER = 100 * 1000 * 1000;
+
 /*
  * How the program reads queues. Not one of the values above: without CAP_PERFMON the verifier also follows
  * what a mispredicted branch would do, and before Linux 6.16 refuses a program for a helper that only

@@ -37,6 +37,8 @@ enum reason {
 	REASON_SHARE_CAPPED,
 	/* A datagram ended before the bytes that choose its member: its flow's hash chose (payload). */
 	REASON_PAYLOAD_SHORT,
+	/* A member was put behind all others because it had not looked for events for long (least-loaded). */
+	REASON_STALE,
 	REASONS,
 };
 

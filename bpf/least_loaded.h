@@ -19,6 +19,7 @@
 #include "key.h"
 #include "load.h"
 #include "map_key.h"
+#include "report.h"
 #include "slot.h"
 #include "table.h"
 
@@ -85,15 +86,17 @@ static __always_inline __u64 open_of(__u32 host)
 }
 
 /*
- * A member's load for comparing: its queue above, open connections below, both per weight; and in the
- * lowest bits who goes first among equals (see `tie_of`).
+ * A member's load for comparing: above its queue and what it says that it has in flight, open
+ * connections below, all per weight; and in the lowest bits who goes first among equals (see `tie_of`).
  */
 #define TIE_BITS 6
-#define OPEN_BITS 28
+#define OPEN_BITS 27
 #define QUEUE_SHIFT (TIE_BITS + OPEN_BITS)
 #define OPEN_MAX ((1ULL << OPEN_BITS) - 1)
-#define QUEUE_MAX ((1ULL << (61 - QUEUE_SHIFT)) - 1)
-/* Its queue is full: it comes after all others. Only known to a search that looks for it. */
+#define QUEUE_MAX ((1ULL << (60 - QUEUE_SHIFT)) - 1)
+/* It hangs, by its own word: it comes after all others. */
+#define LOAD_STALE (1ULL << 60)
+/* Its queue is full: it comes after these, too. Only known to a search that looks for it. */
 #define LOAD_FULL (1ULL << 61)
 #define LOAD_MASK ((1ULL << 62) - 1)
 /* Beside the load: the member has had its limit; it does not get on. */
@@ -112,10 +115,22 @@ static __always_inline __u64 per_weight(__u64 load, __u32 weight, __u64 most)
 	return load < most ? load : most;
 }
 
+/* What a member has in flight, in the unit of its queue: for UDP, as if the smallest datagrams. */
+static __always_inline __u64 taken(__u64 in_flight)
+{
+	if (!(LOAD & LOAD_QUEUE))
+		return 0;
+	if (in_flight > IN_FLIGHT_MAX)
+		in_flight = IN_FLIGHT_MAX;
+	return in_flight * (PROTOCOL == IPPROTO_TCP ? 1 : 12);
+}
+
 static __always_inline __u64 load_of(struct candidate *c, __u32 *length)
 {
+	struct said said = said_by(c->slot);
+	__u64 queued = taken(said.in_flight), open = 0;
+	__u64 stale = said.busy && is_stale(said.busy) ? LOAD_STALE : 0;
 	struct queue queue = {};
-	__u64 open = 0;
 
 	if (LOAD & LOAD_QUEUE)
 		queue_of(c->slot, &queue);
@@ -125,14 +140,17 @@ static __always_inline __u64 load_of(struct candidate *c, __u32 *length)
 		open = open > queue.waiting ? open - queue.waiting : 0;
 	}
 	*length = queue.length;
-	return per_weight(queue.length, c->weight, QUEUE_MAX) << QUEUE_SHIFT |
+	return stale | per_weight(queued + queue.length, c->weight, QUEUE_MAX) << QUEUE_SHIFT |
 	       per_weight(open, c->weight, OPEN_MAX) << TIE_BITS;
 }
 
-/* Back from a load to the length of the queue. */
-static __always_inline __u32 length_of(__u64 load, __u32 weight)
+/* Back from a load to the length of the queue. What is in flight may be another number by now. */
+static __always_inline __u32 length_of(__u64 load, struct candidate *c)
 {
-	return (((load & (LOAD_FULL - 1)) >> QUEUE_SHIFT) * weight + SCALE - 1) / SCALE;
+	__u32 length = (((load & (LOAD_STALE - 1)) >> QUEUE_SHIFT) * c->weight + SCALE - 1) / SCALE;
+	__u64 in_flight = taken(said_by(c->slot).in_flight);
+
+	return length > in_flight ? length - in_flight : 0;
 }
 
 /*
@@ -394,7 +412,7 @@ __noinline int choose(struct sk_reuseport_md *ctx, __u32 arrival, __u64 turn, __
 	if (!look_around(&search) || !search.best.candidate || !table_open(&table))
 		return NOT_SELECTED;
 	capped = search.best.look & LOOK_LATE && search.second.candidate &&
-		 !(search.second.look & LOAD_FULL);
+		 !(search.second.look & (LOAD_FULL | LOAD_STALE));
 	choice = capped ? search.second : search.best;
 	candidate_unpack(choice.candidate, &c);
 	pace = bpf_map_lookup_elem(&paces, MAP_KEY(c.slot));
@@ -408,7 +426,7 @@ __noinline int choose(struct sk_reuseport_md *ctx, __u32 arrival, __u64 turn, __
 	}
 	if (arrival == ARRIVAL_NEW) {
 		pace_pick(pace, turn, table.active.count, search.window,
-			  length_of(choice.look, c.weight));
+			  length_of(choice.look, &c));
 		if (capped)
 			count(REASON_SHARE_CAPPED);
 	}

@@ -75,7 +75,7 @@ impl PolicyOptions {
                     bail!("--load open: {key} has no connections; queue counts bytes that wait");
                 }
                 let max_share = max_share.unwrap_or(old.max_share);
-                Ok(Some(Policy::LeastLoaded(LeastLoaded { load, max_share })))
+                Ok(Some(Policy::LeastLoaded(LeastLoaded { load, max_share, ..old })))
             }
             (Policy::Cpu, None) => Ok(Some(policy)),
             _ => {
@@ -114,7 +114,7 @@ impl TypedValueParser for PolicyParser {
 /// A policy with its options, for people: `least-loaded (queue,open; max share 2)`.
 pub(crate) fn described(policy: Policy) -> String {
     match policy {
-        Policy::LeastLoaded(LeastLoaded { load, max_share }) => {
+        Policy::LeastLoaded(LeastLoaded { load, max_share, .. }) => {
             format!("{} ({load}; max share {max_share})", policy.name())
         }
         _ => policy.to_string(),

@@ -154,11 +154,14 @@ impl<'a> Enroller<'a> {
     fn refill(&mut self, slot: Slot, member: &Member, changes: &mut Changes) -> Result<()> {
         match foreign::borrow(member) {
             Ok(socket) => {
-                let host_member = self.state.record(slot).host_member;
+                let SlotRecord { host_member, epoch, .. } = self.state.record(slot);
                 let mut steps = || -> Result<(), MapError> {
                     if host_member != NO_HOST_MEMBER {
                         let epoch = self.layer.epoch(host_member);
                         self.layer.mark(socket.as_fd(), host_member, epoch)?;
+                    }
+                    if let Some(maps) = &self.state.policy_maps {
+                        maps.reports.hear(slot, epoch);
                     }
                     self.fill(slot, socket.as_fd())
                 };
@@ -239,7 +242,7 @@ impl<'a> Enroller<'a> {
                 self.layer.mark(socket.as_fd(), host_member, host_epoch)?;
             }
             if let Some(maps) = &mut self.state.policy_maps {
-                maps.receive(slot, member.sock_address.0)?;
+                maps.receive(slot, epoch, member.sock_address.0)?;
             }
             self.state.set_record(slot, record);
             // Whoever freed the slot emptied it, unless he could not.

@@ -133,6 +133,38 @@ impl fmt::Display for MaxShare {
     }
 }
 
+/// For how long a worker that [reports its load](crate::report) may be busy without looking for
+/// events, before others go first: whole milliseconds, 10 to an hour's 3,600,000.
+///
+/// Compared by a clock that moves with the kernel's ticks, every 1 to 10 ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StaleAfter(u32);
+
+impl StaleAfter {
+    /// A tenth of a second.
+    pub const DEFAULT: Self = Self(100);
+
+    /// So many milliseconds; `None` unless between 10 and 3,600,000.
+    pub const fn from_millis(millis: u32) -> Option<Self> {
+        if millis >= 10 && millis <= 3_600_000 { Some(Self(millis)) } else { None }
+    }
+
+    /// In milliseconds.
+    pub const fn millis(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn nanoseconds(self) -> u64 {
+        self.0 as u64 * 1_000_000
+    }
+}
+
+impl fmt::Display for StaleAfter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms", self.0)
+    }
+}
+
 /// A member's part in the balancing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {

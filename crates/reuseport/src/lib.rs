@@ -47,6 +47,7 @@
 //! | [`Weight`], [`State`] | a member's share; whether it gets anything new |
 //! | [`Stats`] | queues, open connections, picks and shares by member |
 //! | [`watch::Watch`] | following a group through reloads and restarts |
+//! | [`report::Reporter`] | a worker's own word on its load, for the policy least-loaded |
 //! | [`observe::Observer`] | only looking: groups, members, holders, queues |
 //! | [`foreign`] | borrowing a socket from another process |
 //! | [`table`] | how policies and weights become a table: pure computation |
@@ -120,6 +121,7 @@ pub mod id;
 mod object;
 pub mod observe;
 pub mod policy;
+pub mod report;
 mod rights;
 mod session;
 pub mod spec;

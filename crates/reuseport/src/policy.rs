@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind};
 use crate::group::Protocol;
 use crate::table::Fill;
 
-pub use options::{BadOption, LeastLoaded, LoadTerms, MaxShare, Payload};
+pub use options::{BadOption, LeastLoaded, LoadTerms, MaxShare, Payload, StaleAfter};
 
 /// Picks among the active members.
 ///

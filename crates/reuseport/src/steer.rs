@@ -19,6 +19,7 @@ use crate::group::Protocol;
 use crate::id::{Cookie, Slot};
 use crate::policy::Policy;
 use crate::state::layout::HostMember;
+use crate::state::reports::Reports;
 use crate::table::{self, Table};
 use crate::{Error, ErrorKind, Result, rights};
 
@@ -45,9 +46,9 @@ pub(crate) struct Config {
 impl Config {
     fn globals(self) -> Globals {
         let (load, payload) = match self.policy {
-            Policy::LeastLoaded(options) => (options.load.bits(), None),
-            Policy::Payload(payload) => (0, Some(payload)),
-            _ => (0, None),
+            Policy::LeastLoaded(options) => (Some(options), None),
+            Policy::Payload(payload) => (None, Some(payload)),
+            _ => (None, None),
         };
         Globals {
             policy: self.policy.code(),
@@ -56,7 +57,8 @@ impl Config {
                 Protocol::Udp => 17,
             },
             seed: self.seed,
-            load,
+            load: load.map_or(0, |options| options.load.bits()),
+            stale_after: load.unwrap_or_default().stale_after.nanoseconds(),
             cpus: cpus::topology().nodes.len() as u32,
             payload_offset: payload.map_or(0, |payload| payload.offset().into()),
             payload_length: payload.map_or(1, |payload| payload.length().into()),
@@ -70,6 +72,8 @@ struct Globals {
     protocol: u32,
     seed: u64,
     load: u32,
+    /// In ns.
+    stale_after: u64,
     cpus: u32,
     payload_offset: u32,
     payload_length: u32,
@@ -83,6 +87,7 @@ impl Globals {
             .override_global("PROTOCOL", &self.protocol, true)
             .override_global("SEED", &self.seed, true)
             .override_global("LOAD", &self.load, true)
+            .override_global("STALE_AFTER", &self.stale_after, true)
             .override_global("CPUS", &self.cpus, true)
             .override_global("PAYLOAD_OFFSET", &self.payload_offset, true)
             .override_global("PAYLOAD_LENGTH", &self.payload_length, true);
@@ -209,11 +214,13 @@ pub(crate) struct PolicyMaps {
     /// the kernel: pinned for its owner only, and never mapped into memory.
     addresses: Array<MapData, u64>,
     paces: Array<MapData, Pace>,
+    /// What workers say of themselves, by slot.
+    pub(crate) reports: Reports,
 }
 
 impl PolicyMaps {
     /// The maps with the names that the program and the pins have for them.
-    fn named(&self) -> [(&'static str, &MapData); 6] {
+    fn named(&self) -> [(&'static str, &MapData); 7] {
         [
             ("tables", self.tables.map_data()),
             ("cursor", self.cursor.map_data()),
@@ -221,6 +228,7 @@ impl PolicyMaps {
             ("picks", self.picks.map_data()),
             ("addresses", self.addresses.map_data()),
             ("paces", self.paces.map_data()),
+            ("reports", self.reports.map_data()),
         ]
     }
 
@@ -237,6 +245,7 @@ impl PolicyMaps {
             picks: open("picks")?.try_into()?,
             addresses: open("addresses")?.try_into()?,
             paces: open("paces")?.try_into()?,
+            reports: open("reports")?.try_into()?,
         })
     }
 
@@ -255,11 +264,13 @@ impl PolicyMaps {
         self.tables.set(0, map.map_data(), 0)
     }
 
-    /// Prepares a slot for a new member, whose socket the kernel has at this address.
-    pub(crate) fn receive(&mut self, slot: Slot, address: u64) -> Result<(), MapError> {
+    /// Prepares a slot for a new member, that of this epoch, whose socket the kernel has at this
+    /// address.
+    pub(crate) fn receive(&mut self, slot: Slot, epoch: u32, address: u64) -> Result<(), MapError> {
         let cpus = self.picks.get(&slot.index(), 0)?.len();
         let zeros = vec![0; cpus].try_into()?;
         self.picks.set(slot.index(), zeros, 0)?;
+        self.reports.welcome(slot, epoch);
         self.addresses.set(slot.index(), address, 0)
     }
 
@@ -275,6 +286,7 @@ impl PolicyMaps {
 
     /// Nobody is in the slot any more.
     pub(crate) fn forget(&mut self, slot: Slot) {
+        self.reports.dismiss(slot);
         // A failure leaves what the next member overwrites.
         let _ = self.addresses.set(slot.index(), 0, 0);
     }
@@ -309,6 +321,7 @@ pub(crate) fn load(
         .map_max_entries("picks", capacity)
         .map_max_entries("addresses", capacity)
         .map_max_entries("paces", capacity)
+        .map_max_entries("reports", capacity)
         .load(OBJECT)
         .map_err(cannot_load)?;
     let mut take = |name| ebpf.take_map(name).ok_or(MapError::KeyNotFound);
@@ -320,6 +333,7 @@ pub(crate) fn load(
             picks: take("picks")?.try_into()?,
             addresses: take("addresses")?.try_into()?,
             paces: take("paces")?.try_into()?,
+            reports: take("reports")?.try_into()?,
         })
     };
     let maps = maps().map_err(cannot_load)?;

@@ -202,7 +202,7 @@ impl GroupView {
 impl PolicyOptionsView {
     fn new(policy: Policy) -> Option<Self> {
         match policy {
-            Policy::LeastLoaded(LeastLoaded { load, max_share }) => Some(Self::LeastLoaded {
+            Policy::LeastLoaded(LeastLoaded { load, max_share, .. }) => Some(Self::LeastLoaded {
                 load: [("queue", load.queue()), ("open", load.open())]
                     .into_iter()
                     .filter_map(|(term, counts)| counts.then_some(term))

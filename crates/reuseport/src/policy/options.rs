@@ -3,13 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
-pub use crate::id::MaxShare;
+pub use crate::id::{MaxShare, StaleAfter};
 
 /// What a least-loaded choice goes by.
 ///
 /// The member with the shortest queue is picked, in relation to its weight. TCP: connections that
 /// wait to be accepted, and half-open ones up to 256. UDP: bytes that wait to be received. Open
 /// connections break ties, and among members that are equal in that, too, they take turns.
+///
+/// A worker may add its own word to that: see [`report`](crate::report).
 ///
 /// # Example
 ///
@@ -25,21 +27,35 @@ pub struct LeastLoaded {
     pub load: LoadTerms,
     /// How much of the picks any member may get.
     pub max_share: MaxShare,
+    /// For how long a worker that [reports](crate::report) may hang before others go first.
+    pub stale_after: StaleAfter,
 }
 
 impl LeastLoaded {
-    /// Queue and open connections; twice a fair share.
-    pub const DEFAULT: Self =
-        Self { load: LoadTerms::QUEUE_AND_OPEN, max_share: MaxShare::DEFAULT };
+    /// Queue and open connections; twice a fair share; a tenth of a second.
+    pub const DEFAULT: Self = Self {
+        load: LoadTerms::QUEUE_AND_OPEN,
+        max_share: MaxShare::DEFAULT,
+        stale_after: StaleAfter::DEFAULT,
+    };
 
+    /// From the lowest bit: the terms (8 bits), the share in hundredths (16), nothing (8), the time in
+    /// milliseconds (32; 0 from before there was one: the default).
     pub(super) const fn pack(self) -> u64 {
-        self.load.0 as u64 | (self.max_share.hundredths() as u64) << 8
+        self.load.0 as u64
+            | (self.max_share.hundredths() as u64) << 8
+            | (self.stale_after.millis() as u64) << 32
     }
 
     pub(super) fn unpack(packed: u64) -> Option<Self> {
-        let load = LoadTerms((packed & 0xff) as u8);
-        let max_share = MaxShare::from_hundredths(u16::try_from(packed >> 8).ok()?)?;
-        (1..=3).contains(&load.0).then_some(Self { load, max_share })
+        let (options, millis) = (packed as u32, (packed >> 32) as u32);
+        let load = LoadTerms((options & 0xff) as u8);
+        let max_share = MaxShare::from_hundredths(u16::try_from(options >> 8).ok()?)?;
+        let stale_after = match millis {
+            0 => StaleAfter::DEFAULT,
+            millis => StaleAfter::from_millis(millis)?,
+        };
+        (1..=3).contains(&load.0).then_some(Self { load, max_share, stale_after })
     }
 }
 
@@ -54,7 +70,7 @@ impl Default for LeastLoaded {
 pub struct LoadTerms(u8);
 
 impl LoadTerms {
-    /// What waits.
+    /// What waits, and what workers [report](crate::report) that they have in flight.
     pub const QUEUE: Self = Self(1);
     /// Connections that are open. TCP only; for UDP nothing is left then but turns.
     pub const OPEN: Self = Self(2);
@@ -234,10 +250,18 @@ mod tests {
         for load in [LoadTerms::QUEUE, LoadTerms::OPEN, LoadTerms::QUEUE_AND_OPEN] {
             for share in [100, 150, 10_000] {
                 let max_share = MaxShare::from_hundredths(share).unwrap();
-                let options = LeastLoaded { load, max_share };
-                assert_eq!(LeastLoaded::unpack(options.pack()), Some(options));
+                for millis in [10, 100, 3_600_000] {
+                    let stale_after = StaleAfter::from_millis(millis).unwrap();
+                    let options = LeastLoaded { load, max_share, stale_after };
+                    assert_eq!(LeastLoaded::unpack(options.pack()), Some(options));
+                }
             }
         }
+        // What was packed before a worker could be stale.
+        assert_eq!(LeastLoaded::unpack(200 << 8 | 3), Some(LeastLoaded::DEFAULT));
+        assert_eq!(LeastLoaded::unpack(9 << 32 | 200 << 8 | 3), None);
+        assert_eq!(LeastLoaded::unpack(100 << 32 | 1 << 24 | 200 << 8 | 3), None);
+        assert_eq!([9, 3_600_001].map(StaleAfter::from_millis), [None; 2]);
         let payload = Payload::new(9, 64).unwrap();
         assert_eq!(Payload::unpack(payload.pack()), Some(payload));
         assert_eq!([0, 1, 4, 200 << 8].map(LeastLoaded::unpack), [None; 4]);

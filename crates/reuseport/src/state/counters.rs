@@ -5,7 +5,7 @@ use sk_reuseport::maps::{MapData, MapError, PerCpuArray};
 use crate::status::Counter;
 
 /// The reasons in the order of `enum reason` in bpf/count.h, as JSON names them.
-const REASONS: [&str; 12] = [
+const REASONS: [&str; 13] = [
     "picks",
     "fallback_active",
     "fallback_draining",
@@ -18,6 +18,7 @@ const REASONS: [&str; 12] = [
     "queue_full",
     "share_capped",
     "payload_short",
+    "stale",
 ];
 
 /// Every reason with its count, added up over the CPUs.

@@ -196,6 +196,9 @@ impl GroupState {
         for slot in self.all_slots() {
             self.sockets.clear(slot);
         }
+        if let Some(maps) = &self.policy_maps {
+            maps.reports.dismiss_all();
+        }
         match std::mem::take(&mut self.directory) {
             directory if directory.as_os_str().is_empty() => Ok(()),
             directory => root.discard(&directory),
@@ -269,6 +272,30 @@ pub(crate) fn host_members(root: &Root) -> Result<HashSet<u32>> {
         members.extend(state.occupied().map(|(_, _, record)| record.host_member));
     }
     Ok(members)
+}
+
+/// The group that has this member, which is bound to `port`, with the member's slot.
+///
+/// # Errors
+///
+/// If a group at that port has a state that cannot be read, unless it is of another version.
+pub(crate) fn with_member(
+    root: &Root,
+    cookie: Cookie,
+    port: u16,
+) -> Result<Option<(GroupState, Slot, SlotRecord)>> {
+    let at_port = format!("-{port}-net");
+    for name in names(root)?.iter().filter(|name| name.contains(&at_port)) {
+        let state = match GroupState::open(root.groups().join(name)) {
+            Err(error) if error.kind() == ErrorKind::Schema => continue,
+            result => result?,
+        };
+        let found = state.occupied().find(|(_, occupant, _)| *occupant == cookie);
+        if let Some((slot, _, record)) = found {
+            return Ok(Some((state, slot, record)));
+        }
+    }
+    Ok(None)
 }
 
 /// The directories of all groups.

@@ -7,9 +7,11 @@
 //!     marks  members             which member a socket belongs to; how many connections it has
 //!     count_open                 the attached program that counts them
 //!   groups/NAME/                 once per group
-//!     header  slots  addresses   what this crate knows of the group and its members
+//!     header  slots              what this crate knows of the group and its members
 //!     sockets                    the socket array that the program selects from
 //!     tables  cursor             what the policy picks by
+//!     addresses  paces           what least-loaded reads of the members, and remembers
+//!     reports                    what workers say of themselves
 //!     counters  picks            what it did
 //!     select                     the program
 //!   staging/                     a group that is being built; whatever lies there was interrupted
@@ -24,3 +26,4 @@ pub(crate) mod counters;
 pub(crate) mod group;
 pub(crate) mod host;
 pub(crate) mod layout;
+pub(crate) mod reports;
