@@ -276,6 +276,28 @@ static __always_inline void look_on(struct search *search, struct table *table, 
 	}
 }
 
+#define NO_SLOTS (~0ULL)
+
+/* Four slots in a word, each at random by weight; NO_SLOTS if there are none. Not inlined: see above. */
+__noinline __u64 slots_at_random(__u64 random)
+{
+	struct table table;
+	__u64 slots = 0;
+
+	if (!table_open(&table) || !table.entries.count)
+		return NO_SLOTS;
+#pragma unroll
+	for (int i = 0; i < SLOTS_PER_WORD; i++) {
+		__u32 slot;
+
+		if (!table_slot(&table, &table.entries, mix(random + i) % table.entries.count,
+				&slot))
+			return NO_SLOTS;
+		slots |= (__u64)slot << (i * 16);
+	}
+	return slots;
+}
+
 /*
  * Looks at up to four members but the first: of few, at those of the `part`th word of the list; of
  * many, at some at random, by weight. False if there are no more.
@@ -303,20 +325,12 @@ __noinline int look_at_some(struct search *search, __u32 part)
 		count = table.active.count - part * SLOTS_PER_WORD;
 		slots = *word;
 	} else {
-		if (!table.entries.count)
+		slots = slots_at_random(search->random + part * SLOTS_PER_WORD);
+		if (slots == NO_SLOTS)
 			return false;
-		/* The first one is one of them. */
+		/* The first one is one of them: in the last place it is passed over. */
 		if (part == LOOK_AT / SLOTS_PER_WORD - 1)
-			count--;
-#pragma unroll
-		for (int i = 0; i < SLOTS_PER_WORD; i++) {
-			__u64 at = mix(search->random + part * SLOTS_PER_WORD + i);
-			__u32 slot;
-
-			if (!table_slot(&table, &table.entries, at % table.entries.count, &slot))
-				return false;
-			slots |= (__u64)slot << (i * 16);
-		}
+			slots = slots << 16 >> 16 | search->first << 48;
 	}
 #pragma unroll
 	for (int i = 0; i < SLOTS_PER_WORD; i++) {
