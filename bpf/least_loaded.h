@@ -122,7 +122,7 @@ static __always_inline __u64 taken(__u64 in_flight)
 		return 0;
 	if (in_flight > IN_FLIGHT_MAX)
 		in_flight = IN_FLIGHT_MAX;
-	return in_flight * (PROTOCOL == IPPROTO_TCP ? 1 : 12);
+	return in_flight * (PROTOCOL == IPPROTO_TCP ? 1 : 768 / UDP_UNIT);
 }
 
 static __always_inline __u64 load_of(struct candidate *c, __u32 *length)
@@ -153,6 +153,14 @@ static __always_inline __u32 length_of(__u64 load, struct candidate *c)
 	return length > in_flight ? length - in_flight : 0;
 }
 
+/* Turns since a member's first pick; none, if that one's CPU was overtaken by this one. */
+static __always_inline __u32 turns_since(struct pace *pace, __u32 turn)
+{
+	__s32 turns = turn - pace->joined;
+
+	return turns > 0 ? turns : 0;
+}
+
 /*
  * Whether it may have another pick in this window: it has not had its limit.
  *
@@ -167,7 +175,7 @@ static __always_inline bool within_limit(struct candidate *c, struct pace *pace,
 	if (pace->start == START_NEW)
 		age = 0;
 	else if (pace->start == START_SLOW)
-		age = (turn - pace->joined) / (count * WINDOW);
+		age = turns_since(pace, turn) / (count * WINDOW);
 	if (age < SLOW_START)
 		limit = limit * (age + 1) / SLOW_START;
 	return pace->window != window || pace->picked < (limit ? limit : 1);
@@ -248,9 +256,12 @@ static __always_inline bool is_less(__u64 a, __u64 b)
  */
 static __always_inline __u64 tie_of(struct search *search, __u32 slot)
 {
+	/* Multiplied twice: after the first time, neighbours' numbers still depend on each other. */
+	__u32 number = ((slot + 1) * 0x9e3779b1u ^ (__u32)search->random) * 0x85ebca6bu;
+
 	if (slot == search->first)
 		return 0;
-	return ((__u32)(slot + 1) * (__u32)(search->random | 1)) >> (32 - TIE_BITS) | 1;
+	return 1 + ((__u64)number * ((1 << TIE_BITS) - 1) >> 32);
 }
 
 static __always_inline void look_on(struct search *search, struct table *table, __u32 slot)
@@ -384,7 +395,7 @@ static __always_inline void pace_pick(struct pace *pace, __u32 turn, __u32 count
 		pace->joined = turn;
 		pace->start = START_SLOW;
 	} else if (pace->start == START_SLOW &&
-		   turn - pace->joined >= SLOW_START * WINDOW * count) {
+		   turns_since(pace, turn) >= SLOW_START * WINDOW * count) {
 		pace->start = START_OVER;
 	}
 	if (pace->window == window) {

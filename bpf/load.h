@@ -4,7 +4,8 @@
  *
  * The address of a member's socket was noted when it was enrolled. Once the socket is gone, what is
  * read there is whatever the memory holds now: it decides nothing, because the slot is empty then
- * and selecting it fails. Reading it cannot fault (bpf_probe_read_kernel).
+ * and selecting it fails. Reading it cannot fault: neither by bpf_probe_read_kernel, nor directly, where
+ * the JIT has an exception table (BPF_PROBE_MEM).
  */
 #pragma once
 
@@ -41,7 +42,7 @@ static void *(*const bpf_rdonly_cast)(const void *address, __u32 type) = (void *
 #endif
 
 struct queue {
-	/* TCP: connections that wait to be accepted, and half-open ones. UDP: 64 bytes each. */
+	/* TCP: connections that wait to be accepted, and half-open ones. UDP: so many UDP_UNITs. */
 	__u32 length;
 	/* TCP: those that wait to be accepted. They are open already. */
 	__u32 waiting;
@@ -53,6 +54,9 @@ struct queue {
  * connections whose clients are silent. docs/simulation.md says why this bound.
  */
 #define HALF_OPEN_BOUND 256
+
+/* Bytes. The smallest datagram takes three times as much (its skb's truesize, 768). */
+#define UDP_UNIT 256
 
 static __always_inline void tcp_queue(struct sock *sk, struct queue *queue)
 {
@@ -77,9 +81,8 @@ static __always_inline void udp_queue(struct sock *sk, struct queue *queue)
 		return;
 	/* What was received, and is given back later: udp_rqueue_get. */
 	bytes -= READ(udp, forward_deficit);
-	/* The smallest datagram takes several times as much (its skb's truesize). */
 	if (bytes > 0)
-		queue->length = (__u32)bytes / 64;
+		queue->length = (__u32)bytes / UDP_UNIT;
 }
 
 /* As sk_acceptq_is_full and __udp_enqueue_schedule_skb have it: what comes next would be dropped. */

@@ -9,9 +9,10 @@
 //!
 //! From the paper: the three values, the filters and their order, θ as half the average, the schedule
 //! at the end of the loop, the program, and its way out with fewer than two candidates, which is the
-//! kernel's hash. Guessed, each in its favour:
+//! kernel's hash. Guessed:
 //!
-//! - After which time a worker counts as hung is not published. See [`HUNG_AFTER`].
+//! - After which time a worker counts as hung is not published. See [`HUNG_AFTER`]; a shorter one would
+//!   notice a worker that blocks sooner, and take healthy ones for hung more often.
 //! - There `epoll_wait` returns after 5 ms at the latest, so that a worker with nothing to do has
 //!   never been away for long. Here a worker says that it waits. Its wait can still be that short
 //!   ([`WAIT`]), so that the bits are up to date when nothing comes.

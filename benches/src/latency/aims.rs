@@ -29,7 +29,7 @@ pub(super) fn figures(measured: &Measured, workers: u8, report: &mut Report) {
     match measured.scenario {
         Scenario::Blocking25 => {
             figures.push(to_hash().map(|figure| figure.at_most(FIFTEENTH)));
-            figures.push(to_shared().map(|figure| figure.at_most_beyond_spread(1.0)));
+            figures.push(to_shared().map(|figure| figure.at_most(1.0)));
         }
         Scenario::Blocking70 | Scenario::Blocking90 => {
             figures.push(to_shared().map(|figure| figure.at_most(TWICE_SHARED)));

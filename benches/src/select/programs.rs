@@ -209,6 +209,7 @@ fn policy_program(
         .map_max_entries("picks", capacity)
         .map_max_entries("addresses", capacity)
         .map_max_entries("paces", capacity)
+        .map_max_entries("reports", capacity)
         .load(SELECT)?;
     let mut queues: Array<MapData, u64> =
         ebpf.take_map("addresses").context("no addresses")?.try_into()?;

@@ -110,6 +110,8 @@ impl Chooser {
                 second = (look.load, slot);
             }
         };
+        // Who goes first among equals: whose turn it is, then anyone. The kernel's program draws a number
+        // for each; a walk that begins anywhere does the same here.
         let start = mix(turn) >> 32;
         look_on((turn % count) as usize);
         if members.len() <= policy.look_at {

@@ -135,7 +135,8 @@ struct Voice {
 }
 
 impl Reporter {
-    /// For the group's member that this socket is.
+    /// For the group's member that this socket is. Takes back whatever was said for it before: by a worker
+    /// that was killed, say, whose listener lives on in its master.
     ///
     /// A member that came after the group was attached has no slot until somebody attaches again, as
     /// [`Balancer::attach`](crate::Balancer::attach) and [`Watch`](crate::watch::Watch) do. Waits for
@@ -168,6 +169,9 @@ impl Reporter {
                 .because("the user's own program decides there, and it knows no reports")
         })?;
         let entry = maps.reports.into_entry(slot, record.epoch);
+        // A worker before this one may have ended without taking back what it said.
+        entry.set_busy(0);
+        entry.set_in_flight(0);
         Ok(Self { voice: Arc::new(Voice { entry, in_flight: AtomicU32::new(0) }) })
     }
 
@@ -197,7 +201,8 @@ impl Reporter {
     /// The worker has events to handle, and has just looked for them. Say it again at each look.
     ///
     /// Besides the store this reads `CLOCK_MONOTONIC_COARSE`, which is no system call either (vDSO).
-    /// That clock moves with the kernel's ticks, every 1 to 10 ms.
+    /// That clock moves with the kernel's ticks, every 1 to 10 ms. In a time namespace with an offset of its
+    /// own it is not the kernel's: do not call this there.
     #[doc(alias = "epoll_wait")]
     pub fn busy(&self) {
         self.voice.entry.set_busy(now());

@@ -1,6 +1,7 @@
 //! Errors of the kernel's, and the capability that is missing where it refused.
 
 use std::error::Error as StdError;
+use std::fs;
 
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
@@ -63,6 +64,13 @@ pub(crate) fn os_error(error: &(dyn StdError + 'static)) -> Option<Errno> {
         cause = error.source();
     }
     None
+}
+
+/// Whether the kernel is locked down so that nobody may read its memory. Where that cannot be known
+/// (no securityfs), it is not said to be.
+pub(crate) fn confidential() -> bool {
+    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown");
+    lockdown.is_ok_and(|modes| modes.contains("[confidentiality]"))
 }
 
 /// Whether the calling thread has all of these capabilities.

@@ -51,7 +51,7 @@ pub struct MemberStats {
     /// Its part of all members' picks, 0 to 1; `None` if there are none.
     pub share: Option<f64>,
     /// Its part of the active members' weight, 0 to 1: what `share` is to be under `round-robin` and
-    /// `random`. `None` without a slot, and if no active member has a weight.
+    /// `random` while all members are active (`share` is of all picks, also of those that drain). `None` without a slot, and if no active member has a weight.
     pub weight_share: Option<f64>,
 }
 

@@ -313,7 +313,7 @@ pub(crate) fn load(
     let tables = empty_table(capacity)
         .and_then(|pattern| ArrayOfMaps::create("tables", 1, pattern.map_data()))
         .map_err(cannot_load)?;
-    // For the maps: they are the same in both objects, and this one needs nothing of the kernel's types.
+    // For the maps: they are the same in all objects, and this one needs nothing of the kernel's types.
     let mut ebpf = EbpfLoader::new()
         .map("sockets", sockets.data())
         .map("tables", tables.map_data())
@@ -372,7 +372,8 @@ pub(crate) fn load_over(
 /// The fastest one. `None` where the kernel has not what it takes, or does not let us: the others say
 /// what is to be said then.
 fn load_direct(protocol: Protocol, loader: &EbpfLoader<'_>) -> Option<SkReuseport> {
-    if !rights::has(rights::TRACING) {
+    // The verifier lets reads like these pass where the lockdown forbids reading the kernel's memory.
+    if !rights::has(rights::TRACING) || rights::confidential() {
         return None;
     }
     let btf = KernelBtf::from_sys_fs().ok()?;

@@ -405,6 +405,34 @@ fn speaking_takes_no_rights_and_opening_does() {
 }
 
 #[test]
+fn what_a_worker_said_that_was_killed_is_taken_back_by_the_next_one() {
+    alone(|| {
+        let mut group = Group::new(3);
+        let killed = Reporter::open(&group.members[0]).unwrap();
+        killed.in_flight(50);
+        killed.busy();
+        std::mem::forget(killed);
+        spares(0, &group.serve(20));
+        let next = Reporter::open(&group.members[0]).unwrap();
+        assert!(group.serve(30).iter().all(|n| *n >= 8));
+        drop(next);
+    });
+}
+
+#[test]
+fn turns_of_the_busy_go_to_all_the_others_alike() {
+    alone(|| {
+        let mut group = Group::new(8);
+        let reporters = group.reporters();
+        reporters[..4].iter().for_each(|reporter| reporter.in_flight(1));
+        let picks = group.serve(800);
+        assert_eq!(picks[..4], [0; 4]);
+        // Each has 100 turns of its own, and each of 400 others by one chance in four.
+        assert!(picks[4..].iter().all(|n| (160..=240).contains(n)), "{picks:?}");
+    });
+}
+
+#[test]
 fn who_is_no_member_is_told_so() {
     alone(|| {
         let refused = |socket: &dyn AsFd, kind, said: &str| {

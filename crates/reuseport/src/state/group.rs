@@ -278,24 +278,29 @@ pub(crate) fn host_members(root: &Root) -> Result<HashSet<u32>> {
 ///
 /// # Errors
 ///
-/// If a group at that port has a state that cannot be read, unless it is of another version.
+/// If it is not found, and a group at that port has a state that cannot be read; other people may have
+/// groups at the same port, which are none of ours to read.
 pub(crate) fn with_member(
     root: &Root,
     cookie: Cookie,
     port: u16,
 ) -> Result<Option<(GroupState, Slot, SlotRecord)>> {
     let at_port = format!("-{port}-net");
+    let mut unreadable = None;
     for name in names(root)?.iter().filter(|name| name.contains(&at_port)) {
         let state = match GroupState::open(root.groups().join(name)) {
-            Err(error) if error.kind() == ErrorKind::Schema => continue,
-            result => result?,
+            Ok(state) => state,
+            Err(error) => {
+                unreadable = unreadable.or(Some(error));
+                continue;
+            }
         };
         let found = state.occupied().find(|(_, occupant, _)| *occupant == cookie);
         if let Some((slot, _, record)) = found {
             return Ok(Some((state, slot, record)));
         }
     }
-    Ok(None)
+    unreadable.map_or(Ok(None), Err)
 }
 
 /// The directories of all groups.
