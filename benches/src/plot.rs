@@ -189,7 +189,7 @@ fn draw(
     let drawn = || -> Result<(), Box<dyn std::error::Error + '_>> {
         root.fill(&WHITE)?;
         let (head, rest) = root.split_vertically(HEAD);
-        head.draw(&Text::new(title.to_owned(), (20, 18), text(20, HPos::Left)))?;
+        head.draw(&Text::new(title.to_owned(), (20, 18), text(title_size(title), HPos::Left)))?;
         let longest = lines.iter().map(|line| line.0.chars().count()).max().unwrap_or(0);
         let (plot, side) = rest.split_horizontally(SIZE.0 - SAMPLE - LETTER * longest as u32);
         draw_lines(&plot, labels, axes, lines)?;
@@ -197,6 +197,15 @@ fn draw(
         Ok(root.present()?)
     };
     drawn().map_err(|error| anyhow!("cannot draw {}: {error}", path.display()))
+}
+
+/// A long title is in smaller letters, so that it fits.
+fn title_size(title: &str) -> u32 {
+    /// How many letters fit at the usual size.
+    const FIT: u32 = 94;
+    const USUAL: u32 = 20;
+
+    (FIT * USUAL / title.chars().count().max(1) as u32).min(USUAL)
 }
 
 fn text(size: u32, side: HPos) -> TextStyle<'static> {
