@@ -4,7 +4,7 @@
 //!
 //! Each worker says in shared memory when it came round its loop, how many connections it has and how
 //! many events wait for it. At the end of each round it looks at what all of them say, finds out who
-//! may get connections ([`schedule`]) and publishes that as 64 bits. The kernel's program picks
+//! may get connections ([`schedule()`]) and publishes that as 64 bits. The kernel's program picks
 //! among the set bits by the flow's hash (`bpf/hermes.bpf.c`).
 //!
 //! From the paper: the three values, the filters and their order, θ as half the average, the schedule
