@@ -87,10 +87,23 @@ impl HostLayer {
     }
 
     /// Gives a new member its index and epoch; `None` if all are taken.
+    ///
+    /// The index is one that was nobody's before, or else the one that was given least often: the program
+    /// may be between its look at an epoch and its change of a count when an index is taken back, and would
+    /// count for whoever got it right then.
     pub(crate) fn allocate(&self) -> Option<(u32, u32)> {
-        let index = (0..self.members.len())
-            .find(|index| self.members.get(*index).is_some_and(|member| member.used == 0))?;
-        let epoch = self.members.get(index)?.epoch.wrapping_add(1).max(1);
+        let mut least: Option<(u32, u32)> = None;
+        for index in 0..self.members.len() {
+            let Some(HostMember { epoch, used: 0, .. }) = self.members.get(index) else { continue };
+            if least.is_none_or(|(_, lowest)| epoch < lowest) {
+                least = Some((index, epoch));
+            }
+            if epoch == 0 {
+                break;
+            }
+        }
+        let (index, epoch) = least?;
+        let epoch = epoch.wrapping_add(1).max(1);
         self.members.set(index, HostMember { epoch, used: 1, open: 0 }).then_some((index, epoch))
     }
 

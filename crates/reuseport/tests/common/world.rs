@@ -209,14 +209,16 @@ pub(crate) fn host_members() -> usize {
     (0..members.len()).filter(|index| members.get(*index).unwrap()[0] >> 32 != 0).count()
 }
 
-/// What the host-wide layer believes to be open, by index, where that is not 0; also at indices that
-/// are nobody's.
+/// What the host-wide layer believes to be open, by index, where that is not 0. At an index that is
+/// nobody's it may be anything: a count that was under way when the index was taken back.
 pub(crate) fn open_by_index() -> Vec<(u32, u64)> {
     let members = pinned("members").expect("a group keeps the layer");
     let members: Array<_, [u64; 2]> = Map::from_map_data(members).unwrap().try_into().unwrap();
     let members = members.mapped().unwrap();
-    let open = |index| (index, members.get(index).unwrap()[1]);
-    (0..members.len()).map(open).filter(|(_, open)| *open != 0).collect()
+    let of = |index| (index, members.get(index).unwrap());
+    let open =
+        (0..members.len()).map(of).filter(|(_, [member, open])| member >> 32 != 0 && *open != 0);
+    open.map(|(index, [_, open])| (index, open)).collect()
 }
 
 /// One line that says what was tried and ends with more than that.

@@ -60,7 +60,7 @@ fn what_waits_is_handed_on() {
 
 /// Those handed on end while their first member's index belongs to somebody else already.
 #[test]
-fn what_was_handed_on_ends_after_its_index_was_given_again() {
+fn what_was_handed_on_ends_after_another_member_came() {
     ends_at_zero(2, |scene| {
         let clients = scene.connect(6);
         scene.opens(6);
