@@ -139,8 +139,9 @@ fn change_everything(scene: &Scene, turn: usize) {
     }
 }
 
+// Not on an emulated 6.1 yet: there, one connection of some 70,000 stays counted. Why is not known.
 #[test]
-fn after_a_storm_nothing_is_open() {
+fn slow_after_a_short_storm_nothing_is_open() {
     ends_at_zero_at(loopback(true), 1, |scene| storm(scene, TURNS / 4));
 }
 
