@@ -200,6 +200,9 @@ mod tests {
             stats((0..).zip(all).map(|(n, enrolled)| member(n, Some(*enrolled))).collect()).skew
         };
         assert_eq!(of(&[(ACTIVE, 1, 75), (ACTIVE, 1, 25)]), Some(0.25));
+        let off = of(&[(ACTIVE, 1, 60), (ACTIVE, 1, 40)]).unwrap();
+        assert!((off - 0.1).abs() < 1e-9, "{off}");
+        assert_eq!(of(&[(ACTIVE, 1, 100), (ACTIVE, 3, 300)]), Some(0.0));
         let draining = (State::Draining, 1, 900);
         assert_eq!(of(&[(ACTIVE, 1, 50), (ACTIVE, 1, 50), draining]), Some(0.0));
         assert_eq!(of(&[(ACTIVE, 1, 0)]), None);

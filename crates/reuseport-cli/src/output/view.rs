@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use reuseport::Stats;
 use reuseport::group::{AttachedProgram, Device, GroupKey, Holder, Protocol, Queue};
 use reuseport::id::Cookie;
 use reuseport::policy::{LeastLoaded, Policy};
@@ -161,7 +162,7 @@ impl GroupLine {
             unsteered: status.unsteered(),
             pids: status.group.pids(),
             queue,
-            skew: skew_of(status),
+            skew: Stats::new(status).skew.map(rounded),
             processes: status.group.members.iter().flat_map(|m| m.holders.clone()).collect(),
         }
     }
@@ -174,15 +175,10 @@ impl GroupView {
             Steering::Policy { policy, stickiness } => (Some(policy), Some(stickiness.name())),
             _ => (None, None),
         };
-        let weight_share = weight_shares(&status.members);
-        let picks: u64 = status.members.iter().filter_map(picks_of).sum();
-        let share = |member: &MemberStatus| {
-            let of = picks_of(member).filter(|_| picks > 0)?;
-            Some(rounded(of as f64 / picks as f64))
-        };
-        let members = status.members.iter().map(|member| MemberView {
-            share: share(member),
-            weight_share: policy.and_then(|_| weight_share(member)),
+        let stats = Stats::new(status);
+        let members = status.members.iter().zip(&stats.members).map(|(member, stats)| MemberView {
+            share: stats.share.map(rounded),
+            weight_share: policy.and(stats.weight_share).map(rounded),
             ..MemberView::from_status(member)
         });
         Self {
@@ -192,7 +188,7 @@ impl GroupView {
             sticky,
             program: Program::new(status.group.program.as_ref(), &status.steering),
             unsteered: status.unsteered(),
-            skew: skew_of(status),
+            skew: stats.skew.map(rounded),
             members: members.collect(),
             counters: status.counters.iter().map(|c| (c.reason, c.count)).collect(),
         }
@@ -323,51 +319,9 @@ impl QueueView {
     }
 }
 
-fn skew_of(status: &GroupStatus) -> Option<f64> {
-    match status.steering {
-        Steering::Policy { .. } => skew(status.members.iter().filter_map(|m| m.enrolment.as_ref())),
-        _ => None,
-    }
-}
-
-/// How far the picks are from what the weights ask for: over the active members, the largest
-/// difference between a member's share of the picks and its share of the weight. 0 is exact, 1 the
-/// worst. None if nothing was picked yet, or no active member has a weight.
-pub(crate) fn skew<'a>(enrolments: impl Iterator<Item = &'a Enrolment>) -> Option<f64> {
-    let active: Vec<(f64, f64)> = enrolments
-        .filter(|e| e.state == State::Active)
-        .map(|e| (e.picks.unwrap_or(0) as f64, f64::from(e.weight.get())))
-        .collect();
-    let picks: f64 = active.iter().map(|a| a.0).sum();
-    let weight: f64 = active.iter().map(|a| a.1).sum();
-    if picks == 0.0 || weight == 0.0 {
-        return None;
-    }
-    let largest = active.iter().map(|a| (a.0 / picks - a.1 / weight).abs()).fold(0.0, f64::max);
-    Some(rounded(largest))
-}
-
 /// Four digits are more than anyone can act on, and keep the JSON short.
 fn rounded(share: f64) -> f64 {
     (share * 10_000.0).round() / 10_000.0
-}
-
-fn picks_of(member: &MemberStatus) -> Option<u64> {
-    member.enrolment.as_ref()?.picks
-}
-
-/// The part of the active members' weight that a member has; None without a slot, and if all weigh
-/// nothing.
-fn weight_shares(members: &[MemberStatus]) -> impl Fn(&MemberStatus) -> Option<f64> {
-    let weight = |e: &Enrolment| match e.state {
-        State::Active => u32::from(e.weight.get()),
-        State::Standby | State::Draining => 0,
-    };
-    let total: u32 = members.iter().filter_map(|m| m.enrolment.as_ref()).map(weight).sum();
-    move |member| {
-        let of = member.enrolment.as_ref().map(weight).filter(|_| total > 0)?;
-        Some(rounded(f64::from(of) / f64::from(total)))
-    }
 }
 
 fn state_word(state: State) -> &'static str {
@@ -381,43 +335,10 @@ fn state_word(state: State) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reuseport::id::{Slot, Weight};
-
-    fn enrolled(slot: u16, state: State, weight: u16, picks: u64) -> Enrolment {
-        Enrolment {
-            slot: Slot::new(slot),
-            state,
-            weight: Weight::new(weight).unwrap(),
-            generation: 0,
-            cpu: None,
-            picks: Some(picks),
-            open: None,
-        }
-    }
 
     #[test]
-    fn skew_is_the_largest_difference_between_a_share_of_picks_and_of_weight() {
-        let exact = [enrolled(0, State::Active, 1, 100), enrolled(1, State::Active, 3, 300)];
-        assert_eq!(skew(exact.iter()), Some(0.0));
-
-        let off = [enrolled(0, State::Active, 1, 60), enrolled(1, State::Active, 1, 40)];
-        assert_eq!(skew(off.iter()), Some(0.1));
-    }
-
-    #[test]
-    fn skew_looks_at_active_members_only() {
-        let members = [
-            enrolled(0, State::Active, 1, 50),
-            enrolled(1, State::Active, 1, 50),
-            enrolled(2, State::Draining, 1, 900),
-        ];
-        assert_eq!(skew(members.iter()), Some(0.0));
-    }
-
-    #[test]
-    fn skew_is_unknown_until_something_was_picked() {
-        assert_eq!(skew([enrolled(0, State::Active, 1, 0)].iter()), None);
-        assert_eq!(skew([enrolled(0, State::Active, 0, 5)].iter()), None);
-        assert_eq!(skew([].iter()), None);
+    fn shares_have_four_digits() {
+        assert_eq!(rounded((0.6_f64 - 0.5).abs()), 0.1);
+        assert_eq!(rounded(1.0 / 3.0), 0.3333);
     }
 }
