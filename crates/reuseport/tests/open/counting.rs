@@ -1,0 +1,57 @@
+//! Two programs count, because the kernel skips one that is running on the same CPU already.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::{Scene, ends_at_zero, none_open};
+
+const PROGRAMS: [&str; 2] = ["count_open", "count_nested"];
+
+fn pin(program: &str) -> PathBuf {
+    ["/sys/fs/bpf/reuseport/host", program].iter().collect()
+}
+
+fn opens_and_closes(scene: &Scene) {
+    drop(scene.pairs(3));
+    none_open();
+}
+
+/// What one misses, the other counts.
+#[test]
+fn each_program_counts_alone() {
+    for program in PROGRAMS {
+        ends_at_zero(2, |scene| {
+            fs::remove_file(pin(program)).unwrap();
+            opens_and_closes(scene);
+        });
+    }
+}
+
+/// A connection that is open when one of the two comes or goes is counted once all the same.
+#[test]
+fn a_program_that_is_missing_is_attached_by_the_next_change() {
+    for program in PROGRAMS {
+        ends_at_zero(2, |scene| {
+            let before = scene.pairs(3);
+            fs::remove_file(pin(program)).unwrap();
+            let without = scene.pairs(3);
+            scene.opens(6);
+            scene.attach();
+            assert!(pin(program).exists());
+            assert_eq!(scene.open(), [3, 3]);
+            drop((before, without));
+            none_open();
+            opens_and_closes(scene);
+        });
+    }
+}
+
+#[test]
+fn without_either_nothing_is_counted_and_nobody_claims_otherwise() {
+    ends_at_zero(2, |scene| {
+        for program in PROGRAMS {
+            fs::remove_file(pin(program)).unwrap();
+        }
+        assert!(scene.open().is_empty());
+    });
+}
