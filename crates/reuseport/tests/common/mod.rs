@@ -8,7 +8,7 @@
 
 pub(crate) mod world;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -161,7 +161,12 @@ pub(crate) fn helper_main() {
         "serve" => {
             let listener =
                 std::net::TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
-            std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
+            let greet = |stream: std::io::Result<std::net::TcpStream>| {
+                let mut stream = stream.unwrap();
+                let _ = stream.write_all(b"x");
+                stream
+            };
+            std::thread::spawn(move || listener.incoming().map(greet).collect::<Vec<_>>());
             String::new()
         }
         "look" => format!("sees {:?}", only_group(&Observer::new().unwrap()).pids()),

@@ -9,6 +9,7 @@ mod common;
 mod segment;
 
 mod closes;
+mod counting;
 mod handshakes;
 mod members;
 mod storm;

@@ -1,11 +1,13 @@
 //! Members that go while connections are open or wait, slots and indices that are given again, and
 //! attaching and detaching meanwhile. All the same for both IPs, so tried over one.
 
-use std::net::{Shutdown, TcpListener};
+use std::io::Read as _;
+use std::net::{Shutdown, TcpListener, TcpStream};
 
 use reuseport::net::{Bind, loopback};
 use reuseport::{Host, MemberChange, Policy, State, Weight};
 use rustix::net::{listen, shutdown};
+use test_support::wait::{self, BOUND};
 
 use crate::common::Helper;
 use crate::common::world::host_members;
@@ -79,13 +81,20 @@ fn what_was_handed_on_ends_after_another_member_came() {
 #[test]
 fn a_worker_that_is_killed_with_connections_open() {
     ends_at_zero(1, |scene| {
-        // The listener is the worker's alone; it accepts all that comes.
+        // The listener is the worker's alone; it accepts all that comes, and greets it.
         let listener = Bind::new(scene.at).listeners(1).unwrap().remove(0);
         let worker = Helper::holding(&listener.into(), "serve");
         scene.attach();
         let clients = scene.connect(8);
+        clients.iter().for_each(|client| client.set_nonblocking(true).unwrap());
         let own = scene.accept(4);
         scene.opens(8);
+        let mut greeted = 0;
+        wait::until("the worker has accepted its own", BOUND, || {
+            let is_greeted = |mut client: &TcpStream| client.read(&mut [0]).is_ok();
+            greeted += clients.iter().filter(|client| is_greeted(client)).count();
+            greeted >= 4
+        });
         worker.kill();
         scene.opens(4);
         // Somebody takes its place.

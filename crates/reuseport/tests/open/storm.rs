@@ -10,13 +10,17 @@ use std::time::Duration;
 
 use reuseport::net::{Bind, loopback};
 use reuseport::{Balancer, ErrorKind, LeftOut, Policy};
+use test_support::wait::{self, BOUND};
 
-use crate::{Scene, ends_at_zero_at, none_open, reset};
+use crate::common::world::open_by_index;
+use crate::{Scene, ends_at_zero_at, reset};
 
 /// Turns of members that come and go.
 const TURNS: usize = 60;
 
 const MEMBERS: usize = 3;
+
+const MANY: usize = 60_000;
 
 /// Ends a connection in one way or another. Some wait for the other end.
 fn end(mut stream: TcpStream, way: usize) {
@@ -109,23 +113,53 @@ fn storm(scene: &mut Scene, turns: usize) {
                 let member = Bind::new(at).nonblocking(true).listeners(1).unwrap().remove(0);
                 others.push(serving(member, turn));
             }
-            change_everything(scene, turn);
+            // In the second half, what is not subtracted stays.
+            let detach = turn % 5 == 4 && turn < turns / 2;
+            change_everything(scene, turn, detach);
             if turn % 10 != 9 {
                 others.remove(turn % 2);
             }
         }
     });
     println!("{} connections", opened.into_inner());
-    // What still waits is accepted, and ends.
-    while scene.members[0].accept().is_ok() {}
-    none_open();
+    ends(scene);
     scene.attach();
     let pairs = scene.pairs(3);
     assert_eq!(scene.open(), [3]);
     drop(pairs);
 }
 
-fn change_everything(scene: &Scene, turn: usize) {
+/// What still waits is accepted, and ends, until nothing is open. The last may be on their way.
+#[track_caller]
+fn ends(scene: &Scene) {
+    wait::poll(BOUND, || {
+        while scene.members[0].accept().is_ok() {}
+        open_by_index().is_empty().then_some(())
+    });
+    assert_eq!(open_by_index(), [], "(index, open)");
+}
+
+/// Enough that some close beneath an interrupt while the program that counts is running already, at least
+/// on an emulated machine: there, one program alone missed 44 closes of 316,182.
+#[test]
+fn after_many_connections_nothing_is_open() {
+    ends_at_zero_at(loopback(true), 1, |scene| {
+        let (opened, at) = (AtomicUsize::new(0), scene.at);
+        thread::scope(|scope| {
+            let over = Served(Arc::default());
+            for seed in 0..3 {
+                let (here, there) = (Arc::clone(&over.0), Arc::clone(&over.0));
+                let (listener, opened) = (scene.members[0].try_clone().unwrap(), &opened);
+                scope.spawn(move || clients(at, &here, opened));
+                scope.spawn(move || serve(&listener, &there, seed));
+            }
+            wait::until("all are opened", BOUND * 12, || opened.load(Relaxed) > MANY);
+        });
+        ends(scene);
+    });
+}
+
+fn change_everything(scene: &Scene, turn: usize, detach: bool) {
     let key = scene.host.group_of(&scene.members[0]).unwrap().key;
     let policy = Policy::ALL[turn % Policy::ALL.len()];
     let (balancer, attached) = Balancer::attach(&scene.host, &key, &policy.into()).unwrap();
@@ -134,14 +168,13 @@ fn change_everything(scene: &Scene, turn: usize) {
     assert!(attached.changes.left_out.iter().all(vanished), "{attached:?}");
     let open = scene.open();
     assert!(open.iter().all(|open| *open < 10_000), "below zero: {open:?}");
-    if turn % 10 == 9 {
+    if detach {
         balancer.detach(&scene.host).unwrap();
     }
 }
 
-// Not on an emulated 6.1 yet: there, one connection of some 70,000 stays counted. Why is not known.
 #[test]
-fn slow_after_a_short_storm_nothing_is_open() {
+fn after_a_storm_nothing_is_open() {
     ends_at_zero_at(loopback(true), 1, |scene| storm(scene, TURNS / 4));
 }
 
