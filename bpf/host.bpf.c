@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * The one program per host: it counts each member's open connections.
+ * What counts each member's open connections, once per host.
  *
- * One for all groups: it runs at every change of state of every TCP connection on the host, and
+ * Once for all groups: it runs at every change of state of every TCP connection on the host, and
  * fifty copies of it would double what a connection costs.
+ *
+ * There are two programs, each of which would do. The kernel skips a tracing program that is running on
+ * the same CPU already (__bpf_trace_run): beneath an interrupt whose softirq closes connections
+ * while a task is in the middle of the program. Skipped, a close would stay counted forever.
+ * Softirqs do not nest, so of two programs, which run one after the other, one always runs. Whichever
+ * is first does it, and the other finds it done.
  */
 #include "kernel.h"
 #include <linux/bpf.h>
@@ -18,8 +24,7 @@
  * (inet_csk_clone_lock), whatever comes of it then; CLOSE comes last, once, by every way. Counting
  * at ESTABLISHED instead goes wrong with Fast Open, which can skip it.
  */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(count_open, struct sock *sk, int oldstate, int newstate)
+static __always_inline int count(struct sock *sk, int oldstate, int newstate)
 {
 	struct host_member *member;
 	struct mark *mark;
@@ -29,8 +34,12 @@ int BPF_PROG(count_open, struct sock *sk, int oldstate, int newstate)
 	mark = bpf_sk_storage_get(&marks, sk, NULL, 0);
 	if (!mark)
 		return 0;
-	if (newstate == TCP_CLOSE && !mark->counted)
-		return 0; /* a listener, or a connection from before we counted */
+	/*
+	 * At CLOSE, what is not counted is a listener, a connection from before we counted, or one that
+	 * the other program has subtracted. At SYN_RECV, what is counted the other one has added.
+	 */
+	if (mark->counted == (newstate == TCP_SYN_RECV))
+		return 0;
 	member = bpf_map_lookup_elem(&members, &mark->member);
 	if (!member || member->epoch != mark->epoch)
 		return 0;
@@ -47,6 +56,18 @@ int BPF_PROG(count_open, struct sock *sk, int oldstate, int newstate)
 		__sync_fetch_and_add(&member->open, -1);
 	}
 	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(count_open, struct sock *sk, int oldstate, int newstate)
+{
+	return count(sk, oldstate, newstate);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(count_nested, struct sock *sk, int oldstate, int newstate)
+{
+	return count(sk, oldstate, newstate);
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -1,7 +1,6 @@
-//! What counting open connections costs those that are none of ours: one program for the whole host
-//! runs whenever a TCP connection changes its state, also for servers that nobody attached to.
+//! What counting open connections costs those that are none of ours: programs for the whole host
+//! run whenever a TCP connection changes its state, also for servers that nobody attached to.
 
-use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 
@@ -10,7 +9,7 @@ use reuseport::group::GroupKey;
 use reuseport::{Attach, Balancer, Host};
 use sk_reuseport::net::{Bind, loopback};
 
-use super::tcp::{COUNTING, Listeners};
+use super::tcp::{COUNTING, Listeners, stop_counting};
 
 /// A server that nobody attaches to, and others whose groups are steered.
 pub(super) struct Beside {
@@ -38,16 +37,16 @@ impl Beside {
 
     /// What a connection to the server costs in nanoseconds, counted or not.
     pub(super) fn measure(&self, counted: bool) -> Result<f64> {
-        let pin = Path::new(COUNTING);
-        match (counted, pin.exists()) {
-            (false, true) => fs::remove_file(pin).context("cannot stop counting")?,
+        let counts = || COUNTING.iter().all(|pin| Path::new(pin).exists());
+        match (counted, counts()) {
+            (false, true) => stop_counting()?,
             (true, false) => {
                 let (key, _) = self.groups.first().context("nobody has attached")?;
                 Balancer::attach(&self.host, key, &Attach::default())?;
             }
             _ => (),
         }
-        if pin.exists() != counted {
+        if counts() != counted {
             bail!("open connections are counted or not, but not as they should be");
         }
         self.server.laps()

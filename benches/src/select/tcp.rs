@@ -40,8 +40,15 @@ pub(super) enum Way {
     Whole(Policy),
 }
 
-/// Where the tracing program that counts is pinned; without its pin it does not run.
-pub(super) const COUNTING: &str = "/sys/fs/bpf/reuseport/host/count_open";
+/// Where the tracing programs that count are pinned; without their pins they do not run.
+pub(super) const COUNTING: [&str; 2] =
+    ["/sys/fs/bpf/reuseport/host/count_open", "/sys/fs/bpf/reuseport/host/count_nested"];
+
+/// Stops counting open connections.
+pub(super) fn stop_counting() -> Result<()> {
+    let stop = |pin| std::fs::remove_file(pin).with_context(|| format!("cannot remove {pin}"));
+    COUNTING.into_iter().try_for_each(stop)
+}
 
 impl Way {
     /// Those that are compared, the one without a program first. A bare select would be no fair
@@ -108,7 +115,7 @@ impl Groups {
             }
             Way::Marked(policy) => {
                 let balancer = self.attach(policy)?;
-                std::fs::remove_file(COUNTING).context("open connections are not counted")?;
+                stop_counting()?;
                 self.measure_whole(balancer)
             }
             Way::Whole(policy) => {

@@ -19,6 +19,10 @@ const OBJECT: &[u8] = include_bytes!("../../bpf/host.bpf.o");
 
 const TRACEPOINT: &str = "inet_sock_set_state";
 
+/// The programs that count, and the pins of their attachments. One would do, but for what it misses
+/// while it is running already (`bpf/host.bpf.c`).
+const COUNTING: [&str; 2] = ["count_open", "count_nested"];
+
 /// The host-wide layer, opened.
 #[derive(Debug)]
 pub(crate) struct HostLayer {
@@ -41,8 +45,7 @@ impl HostLayer {
     /// The layer, made if it is not there. The caller has the lock.
     pub(crate) fn create(root: &Root) -> Result<Self> {
         let path = root.host();
-        let pinned = bpffs::names(&path)?;
-        if pinned.iter().any(|name| name == "count_open") {
+        if counts(&path) {
             return Self::open(path);
         }
         bpffs::make_directory(&path)?;
@@ -83,7 +86,7 @@ impl HostLayer {
 
     /// Whether open connections are counted.
     pub(crate) fn counts(&self) -> bool {
-        self.path.join("count_open").exists()
+        counts(&self.path)
     }
 
     /// Gives a new member its index and epoch; `None` if all are taken.
@@ -175,14 +178,24 @@ fn map<M: TryFrom<sk_reuseport::maps::Map, Error = sk_reuseport::maps::MapError>
     sk_reuseport::maps::Map::from_map_data(data)?.try_into()
 }
 
-/// Loads and attaches the program that counts, and pins the attachment.
+fn counts(path: &Path) -> bool {
+    COUNTING.iter().all(|program| path.join(program).exists())
+}
+
+/// Loads and attaches the programs that count, and pins their attachments.
 fn attach_counting(ebpf: &mut Ebpf, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let btf = KernelBtf::from_sys_fs()?;
-    let program: &mut BtfTracePoint =
-        ebpf.program_mut("count_open").ok_or(ProgramError::NotLoaded)?.try_into()?;
-    program.load(TRACEPOINT, &btf)?;
-    let id = program.attach()?;
-    let link: FdLink = program.take_link(id)?.into();
-    link.pin(path.join("count_open"))?;
+    for name in COUNTING {
+        let pin = path.join(name);
+        if pin.exists() {
+            continue; // an interrupted command's
+        }
+        let program: &mut BtfTracePoint =
+            ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
+        program.load(TRACEPOINT, &btf)?;
+        let id = program.attach()?;
+        let link: FdLink = program.take_link(id)?.into();
+        link.pin(pin)?;
+    }
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! /sys/fs/bpf/reuseport/         locked (flock) by whoever changes anything
 //!   host/                        once per host
 //!     marks  members             which member a socket belongs to; how many connections it has
-//!     count_open                 the attached program that counts them
+//!     count_open  count_nested   the attached programs that count them
 //!   groups/NAME/                 once per group
 //!     header  slots              what this crate knows of the group and its members
 //!     sockets                    the socket array that the program selects from
