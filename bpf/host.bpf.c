@@ -31,6 +31,8 @@ static __always_inline int count(struct sock *sk, int oldstate, int newstate)
 
 	if (newstate != TCP_CLOSE && !(oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV))
 		return 0;
+	if (oldstate == TCP_CLOSE)
+		return 0; /* a close that was missed may have been found by a recount */
 	mark = bpf_sk_storage_get(&marks, sk, NULL, 0);
 	if (!mark)
 		return 0;
@@ -45,15 +47,15 @@ static __always_inline int count(struct sock *sk, int oldstate, int newstate)
 		return 0;
 	if (newstate == TCP_SYN_RECV) {
 		mark->counted = 1;
-		__sync_fetch_and_add(&member->open, 1);
+		__sync_fetch_and_add(&member->opened, 1);
 	} else {
+		__sync_fetch_and_add(&member->closed, 1);
 		mark->counted = 0;
 		/*
 		 * No member has epoch 0. A socket that was disconnected (connect(2) to AF_UNSPEC) can
 		 * listen, and would hand the mark on to strangers (tcp_disconnect).
 		 */
 		mark->epoch = 0;
-		__sync_fetch_and_add(&member->open, -1);
 	}
 	return 0;
 }

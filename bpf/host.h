@@ -13,8 +13,10 @@
 
 struct host_member {
 	__u32 epoch; /* 0: free. Rises when the index is given to another member. */
-	__u32 reserved;
-	__u64 open; /* connections open at this moment */
+	__u32 used;
+	/* Connections ever opened and closed; those that are open at this moment are the difference. */
+	__u32 opened;
+	__u32 closed;
 };
 
 struct {

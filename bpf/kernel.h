@@ -194,6 +194,13 @@ struct bpf_iter__udp {
 	struct udp_sock *udp_sk;
 };
 
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	struct sock *sk;
+	void *value;
+};
+
 #pragma clang attribute pop
 
 #endif

@@ -82,7 +82,9 @@ static __always_inline __u64 open_of(__u32 host)
 {
 	struct host_member *member = bpf_map_lookup_elem(&members, MAP_KEY(host));
 
-	return member && (__s64)member->open > 0 ? member->open : 0;
+	__s64 open = member ? (__s32)(member->opened - member->closed) : 0;
+
+	return open > 0 ? open : 0;
 }
 
 /*

@@ -183,7 +183,9 @@ fn readable_root() -> Result<Option<Root>> {
 /// The host-wide layer. Without it, or if it cannot be read, open connections are unknown.
 fn layer(root: Option<&Root>) -> Option<HostLayer> {
     let layer = HostLayer::existing(root?);
-    layer.inspect_err(|error| tracing::warn!("{error}")).ok().flatten()
+    let layer = layer.inspect_err(|error| tracing::warn!("{error}")).ok().flatten()?;
+    layer.recount();
+    Some(layer)
 }
 
 /// Whose program decides for the group, with its state where it is ours.

@@ -110,6 +110,7 @@ impl Session {
                     // Whoever cannot be read may use any of them.
                     Err(error) => tracing::debug!("{error}"),
                 }
+                layer.recount();
                 layer
             }
         };

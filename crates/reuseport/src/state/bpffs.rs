@@ -189,6 +189,16 @@ pub(crate) fn watch(directory: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// A lock on a directory until the file is dropped; `None` if somebody else has it.
+pub(crate) fn try_lock(directory: &Path) -> io::Result<Option<File>> {
+    let file = File::open(directory)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Whether somebody watches over a group's directory.
 pub(crate) fn is_watched(directory: &Path) -> bool {
     File::open(directory)

@@ -13,6 +13,7 @@ use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 
 use super::bpffs::{self, Root};
 use super::layout::{HOST_MEMBERS, HostMember, Mark, NO_HOST_MEMBER};
+use super::recount::Recount;
 use crate::{Error, ErrorKind, Result, rights};
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/host.bpf.o");
@@ -31,6 +32,7 @@ pub(crate) struct HostLayer {
     members_map: Array<MapData, HostMember>,
     /// `members_map`, in memory.
     members: MappedArray<HostMember>,
+    recount: Option<Recount>,
 }
 
 impl HostLayer {
@@ -58,7 +60,7 @@ impl HostLayer {
             .map_err(|error| {
                 rights::failed("cannot create the host-wide maps", error, rights::LOADING)
             })?;
-        if let Err(error) = attach_counting(&mut ebpf, &path) {
+        if let Err(error) = count(&mut ebpf, &path) {
             tracing::warn!("open connections will not be counted: {error}");
         }
         Self::open(path)
@@ -69,14 +71,14 @@ impl HostLayer {
             let marks = MapData::from_pin(path.join("marks"))?;
             let members: Array<_, HostMember> = map(MapData::from_pin(path.join("members"))?)?;
             let mapped = members.mapped()?;
-            Ok((map(marks)?, members, mapped))
+            Ok((map(marks)?, members, mapped, Recount::open(&path)?))
         };
-        let (marks, members_map, members) = open().map_err(|error| {
+        let (marks, members_map, members, recount) = open().map_err(|error| {
             Error::new(ErrorKind::System, "cannot open the host-wide maps")
                 .because(error)
                 .remedy("if another version made them, detach every group with that version first")
         })?;
-        Ok(Self { path, marks, members_map, members })
+        Ok(Self { path, marks, members_map, members, recount })
     }
 
     /// The members with their open connections, for programs that read these.
@@ -107,14 +109,16 @@ impl HostLayer {
         }
         let (index, epoch) = least?;
         let epoch = epoch.wrapping_add(1).max(1);
-        self.members.set(index, HostMember { epoch, used: 1, open: 0 }).then_some((index, epoch))
+        self.members
+            .set(index, HostMember { epoch, used: 1, opened: 0, closed: 0 })
+            .then_some((index, epoch))
     }
 
     /// Takes a member's index back. Its connections, which may live on, count for nobody then.
     pub(crate) fn release(&self, index: u32) {
         if let Some(member) = self.members.get(index) {
             let epoch = member.epoch.wrapping_add(1);
-            let _ = self.members.set(index, HostMember { epoch, used: 0, open: 0 });
+            let _ = self.members.set(index, HostMember { epoch, used: 0, opened: 0, closed: 0 });
         }
     }
 
@@ -134,7 +138,15 @@ impl HostLayer {
         if index == NO_HOST_MEMBER || !self.counts() {
             return None;
         }
-        Some(self.members.get(index)?.open)
+        Some(self.members.get(index)?.open().into())
+    }
+
+    /// Finds connections that have ended unseen, and subtracts them.
+    pub(crate) fn recount(&self) {
+        let Some(recount) = &self.recount else { return };
+        if let Err(error) = recount.run(&self.members) {
+            tracing::debug!("open connections could not be counted once more: {error}");
+        }
     }
 
     /// Marks a member's socket: what it accepts from now on inherits the mark.
@@ -182,9 +194,22 @@ fn counts(path: &Path) -> bool {
     COUNTING.iter().all(|program| path.join(program).exists())
 }
 
-/// Loads and attaches the programs that count, and pins their attachments.
-fn attach_counting(ebpf: &mut Ebpf, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+/// Has open connections counted, once as they come and go, and once more by who looks.
+fn count(ebpf: &mut Ebpf, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let btf = KernelBtf::from_sys_fs()?;
+    attach_counting(ebpf, path, &btf)?;
+    if let Err(error) = Recount::create(path, &btf) {
+        tracing::warn!("open connections that end unseen will stay counted: {error}");
+    }
+    Ok(())
+}
+
+/// Loads and attaches the programs that count, and pins their attachments.
+fn attach_counting(
+    ebpf: &mut Ebpf,
+    path: &Path,
+    btf: &KernelBtf,
+) -> Result<(), Box<dyn std::error::Error>> {
     for name in COUNTING {
         let pin = path.join(name);
         if pin.exists() {
@@ -192,7 +217,7 @@ fn attach_counting(ebpf: &mut Ebpf, path: &Path) -> Result<(), Box<dyn std::erro
         }
         let program: &mut BtfTracePoint =
             ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
-        program.load(TRACEPOINT, &btf)?;
+        program.load(TRACEPOINT, btf)?;
         let id = program.attach()?;
         let link: FdLink = program.take_link(id)?.into();
         link.pin(pin)?;

@@ -359,8 +359,20 @@ pub(crate) struct HostMember {
     pub(crate) epoch: u32,
     /// 1: it belongs to a member.
     pub(crate) used: u32,
+    /// Connections ever opened, modulo 2^32.
+    pub(crate) opened: u32,
+    /// Connections ever closed, modulo 2^32.
+    pub(crate) closed: u32,
+}
+
+impl HostMember {
+    /// Where `closed` begins.
+    pub(crate) const CLOSED: usize = 12;
+
     /// Connections open at this moment.
-    pub(crate) open: u64,
+    pub(crate) fn open(&self) -> u32 {
+        self.opened.wrapping_sub(self.closed)
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //!   host/                        once per host
 //!     marks  members             which member a socket belongs to; how many connections it has
 //!     count_open  count_nested   the attached programs that count them
+//!     recount  live              a walk over all marks, and what it found
 //!   groups/NAME/                 once per group
 //!     header  slots              what this crate knows of the group and its members
 //!     sockets                    the socket array that the program selects from
@@ -26,4 +27,5 @@ pub(crate) mod counters;
 pub(crate) mod group;
 pub(crate) mod host;
 pub(crate) mod layout;
+mod recount;
 pub(crate) mod reports;

@@ -211,14 +211,16 @@ pub(crate) fn host_members() -> usize {
 
 /// What the host-wide layer believes to be open, by index, where that is not 0. At an index that is
 /// nobody's it may be anything: a count that was under way when the index was taken back.
-pub(crate) fn open_by_index() -> Vec<(u32, u64)> {
+pub(crate) fn open_by_index() -> Vec<(u32, u32)> {
     let members = pinned("members").expect("a group keeps the layer");
-    let members: Array<_, [u64; 2]> = Map::from_map_data(members).unwrap().try_into().unwrap();
+    let members: Array<_, [u32; 4]> = Map::from_map_data(members).unwrap().try_into().unwrap();
     let members = members.mapped().unwrap();
-    let of = |index| (index, members.get(index).unwrap());
-    let open =
-        (0..members.len()).map(of).filter(|(_, [member, open])| member >> 32 != 0 && *open != 0);
-    open.map(|(index, [_, open])| (index, open)).collect()
+    let open = |index| {
+        let [_, used, opened, closed] = members.get(index).unwrap();
+        let open = opened.wrapping_sub(closed);
+        (used != 0 && open != 0).then_some((index, open))
+    };
+    (0..members.len()).filter_map(open).collect()
 }
 
 /// One line that says what was tried and ends with more than that.

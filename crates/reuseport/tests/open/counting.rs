@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use test_support::wait::{self, BOUND};
+
 use crate::{Scene, ends_at_zero, none_open};
 
 const PROGRAMS: [&str; 2] = ["count_open", "count_nested"];
@@ -44,6 +46,32 @@ fn a_program_that_is_missing_is_attached_by_the_next_change() {
             opens_and_closes(scene);
         });
     }
+}
+
+/// Neither program sees them end: the next look does.
+#[test]
+fn what_ends_unseen_is_found_by_the_next_look() {
+    ends_at_zero(2, |scene| {
+        let mut pairs = scene.pairs(8);
+        for program in PROGRAMS {
+            fs::remove_file(pin(program)).unwrap();
+        }
+        wait::until("nobody counts any more", BOUND, || {
+            let before = scene.counted();
+            let _connection = (scene.connect(1), scene.accept(1));
+            scene.counted() == before
+        });
+        let counted = scene.counted();
+        assert!(counted >= 8, "{counted}");
+        drop(pairs.drain(2..));
+        assert_eq!(scene.counted(), counted);
+        scene.attach();
+        wait::until("they are found", BOUND, || scene.open().iter().sum::<u64>() == 2);
+        assert_eq!(scene.counted(), 2);
+        drop(pairs);
+        none_open();
+        opens_and_closes(scene);
+    });
 }
 
 #[test]

@@ -93,10 +93,14 @@ impl Scene {
     /// Waits until so many are open, all members together.
     #[track_caller]
     fn opens(&self, count: u64) {
-        let open =
-            || open_by_index().iter().map(|(_, open)| open).fold(0, |a, b| b.wrapping_add(a));
-        wait::poll(BOUND, || (open() == count).then_some(()));
-        assert_eq!(open(), count, "{:?}", open_by_index());
+        wait::poll(BOUND, || (self.counted() == count).then_some(()));
+        assert_eq!(self.counted(), count, "{:?}", open_by_index());
+    }
+
+    /// How many are counted, all members together.
+    #[expect(clippy::unused_self, reason = "of this scene")]
+    fn counted(&self) -> u64 {
+        open_by_index().iter().map(|(_, open)| u64::from(*open)).sum()
     }
 
     fn connect(&self, count: usize) -> Vec<TcpStream> {
@@ -120,7 +124,7 @@ impl Scene {
     /// So many connections, which are counted.
     #[track_caller]
     fn pairs(&self, count: usize) -> Vec<Pair> {
-        let before: u64 = open_by_index().iter().map(|(_, open)| open).sum();
+        let before = self.counted();
         let clients = self.connect(count);
         let mut servers = self.accept(count);
         self.opens(before + count as u64);

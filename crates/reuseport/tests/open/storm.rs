@@ -132,11 +132,27 @@ fn storm(scene: &mut Scene, turns: usize) {
 /// What still waits is accepted, and ends, until nothing is open. The last may be on their way.
 #[track_caller]
 fn ends(scene: &Scene) {
-    wait::poll(BOUND, || {
-        while scene.members[0].accept().is_ok() {}
+    let accept = || while scene.members[0].accept().is_ok() {};
+    wait::poll(BOUND / 5, || {
+        accept();
         open_by_index().is_empty().then_some(())
     });
-    assert_eq!(open_by_index(), [], "(index, open)");
+    // A kernel as it is released runs the programs at every close. That of a sandbox may not run them
+    // beneath interrupts of its own tasks: what is missed there, a look at the counts finds. Nowhere are
+    // there fewer than none.
+    let missed = if is_emulated() { 0 } else { 1_000 };
+    assert!(open_by_index().iter().all(|(_, open)| *open <= missed), "{:?}", open_by_index());
+    wait::poll(BOUND, || {
+        accept();
+        scene.open();
+        open_by_index().is_empty().then_some(())
+    });
+    assert_eq!(open_by_index(), [], "(index, open), counted once more");
+}
+
+/// `cargo xtask vm` runs tests on a distribution's kernel.
+fn is_emulated() -> bool {
+    wait::scaled(BOUND) > BOUND
 }
 
 /// Enough that some close beneath an interrupt while the program that counts is running already, at least
@@ -153,7 +169,11 @@ fn after_many_connections_nothing_is_open() {
                 scope.spawn(move || clients(at, &here, opened));
                 scope.spawn(move || serve(&listener, &there, seed));
             }
-            wait::until("all are opened", BOUND * 12, || opened.load(Relaxed) > MANY);
+            // Whoever looks meanwhile subtracts nothing that is open.
+            wait::until("all are opened", BOUND * 12, || {
+                scene.open();
+                opened.load(Relaxed) > MANY
+            });
         });
         ends(scene);
     });

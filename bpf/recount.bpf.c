@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/*
+ * Counts open connections once more, by the marks on them: for closes that no program of host.bpf.c saw.
+ */
+#include "kernel.h"
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "host.h"
+#include "marks.h"
+
+/* How many connections a walk over the marks has found, by member. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HOST_MEMBERS);
+	__type(key, __u32);
+	__type(value, __u32);
+} live SEC(".maps");
+
+/*
+ * A connection that ended unseen is gone, or it is in CLOSE, which is stored after the programs that
+ * count have run. A walk is one RCU section (up to a million marks), so nobody who is there all the
+ * time is left out.
+ */
+SEC("iter/bpf_sk_storage_map")
+int recount(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct mark *mark = ctx->value;
+	struct sock *sk = ctx->sk;
+	struct host_member *member;
+	__u32 index, *count;
+
+	if (!mark || !sk || !mark->counted || sk->__sk_common.skc_state == TCP_CLOSE)
+		return 0;
+	index = mark->member;
+	member = bpf_map_lookup_elem(&members, &index);
+	if (!member || member->epoch != mark->epoch)
+		return 0;
+	count = bpf_map_lookup_elem(&live, &index);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	return 0;
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";
