@@ -24,13 +24,19 @@ pub(super) struct Objects {
 
 impl Objects {
     pub(super) fn pinned_below(directory: &Path) -> Result<Self> {
+        let mut objects = Self::maps_pinned_below(directory)?;
+        // The pin of a tracing program is a link, which knows no more than the program's id.
+        objects.add_programs_that_use_them()?;
+        ensure!(!objects.maps.is_empty(), "nothing is pinned in {}", directory.display());
+        Ok(objects)
+    }
+
+    /// Maps alone.
+    pub(super) fn maps_pinned_below(directory: &Path) -> Result<Self> {
         let mut objects = Self::default();
         for pin in fs::read_dir(directory).context("cannot list pins")? {
             objects.add_pin(&pin.context("cannot list pins")?.path())?;
         }
-        // The pin of a tracing program is a link, which knows no more than the program's id.
-        objects.add_programs_that_use_them()?;
-        ensure!(!objects.maps.is_empty(), "nothing is pinned in {}", directory.display());
         Ok(objects)
     }
 

@@ -109,10 +109,13 @@ impl Group {
 
     fn kernel(&self, args: &Args) -> Result<Sizes> {
         args.reuseport.time(&["attach", &self.spec, "--policy", "hash"])?;
+        // The group's program reads host-wide maps, too.
+        let host = Path::new("/sys/fs/bpf/reuseport/host");
         let group = Objects::pinned_below(&kernel::only_group()?)?;
-        let host = Objects::pinned_below(Path::new("/sys/fs/bpf/reuseport/host"))?;
+        let group = group.without(&Objects::maps_pinned_below(host)?);
+        let host = Objects::pinned_below(host)?.without(&group);
         args.reuseport.time(&["detach", &self.spec])?;
-        Ok(Sizes { group: group.without(&host), host })
+        Ok(Sizes { group, host })
     }
 
     /// By verb, the peak of each run in MiB.
