@@ -8,8 +8,9 @@
  * There are two programs, each of which would do. The kernel skips a tracing program that is running on
  * the same CPU already (__bpf_trace_run): beneath an interrupt whose softirq closes connections
  * while a task is in the middle of the program. Skipped, a close would stay counted forever.
- * Softirqs do not nest, so of two programs, which run one after the other, one always runs. Whichever
- * is first does it, and the other finds it done.
+ * Softirqs do not nest and tracepoints run with preemption off, so of two programs, which run one after
+ * the other, one always runs. Whichever is first does it, and the other finds it done. The kernel counts
+ * what it skipped (recursion_misses in bpf_prog_info).
  */
 #include "kernel.h"
 #include <linux/bpf.h>
@@ -45,6 +46,7 @@ static __always_inline int count(struct sock *sk, int oldstate, int newstate)
 	member = bpf_map_lookup_elem(&members, &mark->member);
 	if (!member || member->epoch != mark->epoch)
 		return 0;
+	/* A recount relies on it: `counted` before `opened`, `closed` before `counted`. */
 	if (newstate == TCP_SYN_RECV) {
 		mark->counted = 1;
 		__sync_fetch_and_add(&member->opened, 1);

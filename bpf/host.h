@@ -12,8 +12,8 @@
 #define HOST_MEMBERS 32768
 
 struct host_member {
-	__u32 epoch; /* 0: free. Rises when the index is given to another member. */
-	__u32 used;
+	__u32 epoch; /* 0: never given. Rises when the index is given to another member. */
+	__u32 used; /* 1: it belongs to a member */
 	/* Connections ever opened and closed; those that are open at this moment are the difference. */
 	__u32 opened;
 	__u32 closed;

@@ -13,7 +13,7 @@
 struct mark {
 	__u32 member;  /* index into `members` */
 	__u32 epoch;   /* the member's epoch then: another one now, and the mark counts for nobody */
-	__u32 counted; /* 1 on a connection that was added to `open` */
+	__u32 counted; /* 1 on a connection that was added to `opened` */
 	__u32 reserved;
 };
 

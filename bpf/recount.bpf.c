@@ -20,8 +20,11 @@ struct {
 
 /*
  * A connection that ended unseen is gone, or it is in CLOSE, which is stored after the programs that
- * count have run. A walk is one RCU section (up to a million marks), so nobody who is there all the
- * time is left out.
+ * count have run.
+ *
+ * Within one read(2), which goes on for up to a million marks, whoever stays is visited: RCU is held over
+ * each of the map's buckets, and nobody changes his (bpf_sk_storage_map_seq_find_next). Who is visited wrongly, or
+ * twice, such as a socket that is being freed, only makes the walk find more.
  */
 SEC("iter/bpf_sk_storage_map")
 int recount(struct bpf_iter__bpf_sk_storage_map *ctx)
@@ -31,8 +34,12 @@ int recount(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct host_member *member;
 	__u32 index, *count;
 
-	if (!mark || !sk || !mark->counted || sk->__sk_common.skc_state == TCP_CLOSE)
+	if (!mark || !sk || !mark->counted)
 		return 0;
+	if (sk->__sk_common.skc_state == TCP_CLOSE) {
+		mark->epoch = 0; /* as count() does at CLOSE: the socket can listen once more */
+		return 0;
+	}
 	index = mark->member;
 	member = bpf_map_lookup_elem(&members, &index);
 	if (!member || member->epoch != mark->epoch)

@@ -71,13 +71,17 @@ impl HostLayer {
             let marks = MapData::from_pin(path.join("marks"))?;
             let members: Array<_, HostMember> = map(MapData::from_pin(path.join("members"))?)?;
             let mapped = members.mapped()?;
-            Ok((map(marks)?, members, mapped, Recount::open(&path)?))
+            Ok((map(marks)?, members, mapped))
         };
-        let (marks, members_map, members, recount) = open().map_err(|error| {
+        let (marks, members_map, members) = open().map_err(|error| {
             Error::new(ErrorKind::System, "cannot open the host-wide maps")
                 .because(error)
                 .remedy("if another version made them, detach every group with that version first")
         })?;
+        let recount = Recount::open(&path).unwrap_or_else(|error| {
+            tracing::debug!("open connections cannot be counted once more: {error}");
+            None
+        });
         Ok(Self { path, marks, members_map, members, recount })
     }
 
@@ -138,7 +142,7 @@ impl HostLayer {
         if index == NO_HOST_MEMBER || !self.counts() {
             return None;
         }
-        Some(self.members.get(index)?.open().into())
+        Some(self.members.get(index)?.open())
     }
 
     /// Finds connections that have ended unseen, and subtracts them.
@@ -197,11 +201,11 @@ fn counts(path: &Path) -> bool {
 /// Has open connections counted, once as they come and go, and once more by who looks.
 fn count(ebpf: &mut Ebpf, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let btf = KernelBtf::from_sys_fs()?;
-    attach_counting(ebpf, path, &btf)?;
+    // First, because the others' pins say that nothing is missing.
     if let Err(error) = Recount::create(path, &btf) {
         tracing::warn!("open connections that end unseen will stay counted: {error}");
     }
-    Ok(())
+    attach_counting(ebpf, path, &btf)
 }
 
 /// Loads and attaches the programs that count, and pins their attachments.

@@ -370,8 +370,13 @@ impl HostMember {
     pub(crate) const CLOSED: usize = 12;
 
     /// Connections open at this moment.
-    pub(crate) fn open(&self) -> u32 {
-        self.opened.wrapping_sub(self.closed)
+    pub(crate) fn open(&self) -> u64 {
+        u64::try_from(self.balance()).unwrap_or(0)
+    }
+
+    /// As many, or less than 0 if more were closed than opened, which nobody should see.
+    pub(crate) fn balance(&self) -> i32 {
+        self.opened.wrapping_sub(self.closed).cast_signed()
     }
 }
 

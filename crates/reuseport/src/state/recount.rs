@@ -3,12 +3,13 @@
 //! What the program of the host-wide layer does not see stays counted. That no close passes it by is
 //! what its two copies are for, but there are kernels that run no tracing program beneath some
 //! interrupts, and say so nowhere. A connection that is gone has no mark any more: that is how
-//! a count that is too high is found.
+//! a count that is too high is found. What was never counted, because nobody saw it open, is not.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::fence;
 
 use sk_reuseport::maps::{Array, Map, MapData, MapError, MappedArray};
 use sk_reuseport::programs::{FdLink, Iter, ProgramError};
@@ -70,17 +71,24 @@ impl Recount {
     }
 
     /// Subtracts from members' counts what is certainly not open any more: all that was missed if
-    /// no connection ends meanwhile, else all but as many as end.
+    /// no connection ends meanwhile, else all but as many as end. With more than a million marks the walk
+    /// breaks off (EAGAIN), and nothing is subtracted: what is left of it would begin by number, at a
+    /// place that others' ends have moved.
     ///
     /// If somebody else does so right now, that is enough.
     pub(super) fn run(&self, members: &MappedArray<HostMember>) -> io::Result<()> {
         let Some(_lock) = bpffs::try_lock(&self.directory)? else { return Ok(()) };
         let used = |index: u32| Some((index, members.get(index)?)).filter(|(_, m)| m.used != 0);
         let before: Vec<(u32, HostMember)> = (0..members.len()).filter_map(used).collect();
+        if before.iter().all(|(_, member)| member.balance() == 0) {
+            return Ok(());
+        }
         for (index, _) in &before {
             let _ = self.live.set(*index, 0);
         }
+        fence(SeqCst);
         File::open(self.directory.join(WALK))?.read_to_end(&mut Vec::new())?;
+        fence(SeqCst);
         for (index, before) in before {
             let (Some(after), Some(live)) = (members.get(index), self.live.get(index)) else {
                 continue;
@@ -100,7 +108,7 @@ impl Recount {
                     )
                     .is_ok()
             {
-                tracing::debug!("{missed} connections of member {index} had ended unseen");
+                tracing::debug!("{missed} connections of host member {index} had ended unseen");
             }
         }
         Ok(())
@@ -111,13 +119,14 @@ impl Recount {
 ///
 /// Whatever was open before the walk and was not found has ended: it was missed, or it is among those
 /// that were closed since. Some of these may be found and some not, and so may what was
-/// opened since; both only make this number smaller.
+/// opened since; both only make this number smaller. That relies on the order in which `host.bpf.c`
+/// changes marks and counters.
 fn missed(before: &HostMember, live: u32, after: &HostMember) -> u32 {
     if before.epoch != after.epoch {
         return 0;
     }
     let closed = after.closed.wrapping_sub(before.closed);
-    before.open().saturating_sub(live).saturating_sub(closed)
+    u32::try_from(before.balance()).unwrap_or(0).saturating_sub(live).saturating_sub(closed)
 }
 
 #[cfg(test)]
@@ -151,9 +160,15 @@ mod tests {
     #[test]
     fn counters_that_have_come_round_are_counters() {
         let before = member(3, u32::MAX - 1);
-        assert_eq!(before.open(), 5);
+        assert_eq!(before.balance(), 5);
         assert_eq!(missed(&before, 4, &before), 1);
         assert_eq!(missed(&before, 3, &member(3, 0)), 0);
+    }
+
+    #[test]
+    fn below_zero_nothing_is_missed() {
+        assert_eq!(missed(&member(4, 5), 0, &member(4, 5)), 0);
+        assert_eq!(member(4, 5).open(), 0);
     }
 
     #[test]

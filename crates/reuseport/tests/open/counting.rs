@@ -9,6 +9,9 @@ use crate::{Scene, ends_at_zero, none_open};
 
 const PROGRAMS: [&str; 2] = ["count_open", "count_nested"];
 
+/// The walk that finds what both missed.
+const WALK: &str = "recount";
+
 fn pin(program: &str) -> PathBuf {
     ["/sys/fs/bpf/reuseport/host", program].iter().collect()
 }
@@ -38,8 +41,9 @@ fn a_program_that_is_missing_is_attached_by_the_next_change() {
             fs::remove_file(pin(program)).unwrap();
             let without = scene.pairs(3);
             scene.opens(6);
+            fs::remove_file(pin(WALK)).unwrap();
             scene.attach();
-            assert!(pin(program).exists());
+            assert!(pin(program).exists() && pin(WALK).exists());
             assert_eq!(scene.open(), [3, 3]);
             drop((before, without));
             none_open();

@@ -56,7 +56,8 @@ fn ends_at_zero_at(at: SocketAddr, members: usize, case: impl Fn(&mut Scene) + S
     });
 }
 
-/// Waits until nobody believes anything to be open. A count that went below 0 never gets there.
+/// Waits until nobody believes anything to be open. A count that went below 0 never gets there: no look
+/// mends that.
 #[track_caller]
 fn none_open() {
     wait::poll(BOUND, || open_by_index().is_empty().then_some(()));

@@ -22,6 +22,9 @@ const MEMBERS: usize = 3;
 
 const MANY: usize = 60_000;
 
+/// Connections that stay open meanwhile.
+const HELD: u64 = 100;
+
 /// Ends a connection in one way or another. Some wait for the other end.
 fn end(mut stream: TcpStream, way: usize) {
     match way % 5 {
@@ -161,6 +164,7 @@ fn is_emulated() -> bool {
 fn after_many_connections_nothing_is_open() {
     ends_at_zero_at(loopback(true), 1, |scene| {
         let (opened, at) = (AtomicUsize::new(0), scene.at);
+        let held = scene.pairs(HELD as usize);
         thread::scope(|scope| {
             let over = Served(Arc::default());
             for seed in 0..3 {
@@ -169,12 +173,15 @@ fn after_many_connections_nothing_is_open() {
                 scope.spawn(move || clients(at, &here, opened));
                 scope.spawn(move || serve(&listener, &there, seed));
             }
-            // Whoever looks meanwhile subtracts nothing that is open.
+            // Whoever looks meanwhile subtracts nothing that is open, now or (below 0) later.
             wait::until("all are opened", BOUND * 12, || {
                 scene.open();
+                let counted = scene.counted();
+                assert!((HELD..10_000).contains(&counted), "{counted}");
                 opened.load(Relaxed) > MANY
             });
         });
+        drop(held);
         ends(scene);
     });
 }
