@@ -10,8 +10,22 @@ pub mod client;
 pub mod feature;
 pub mod load;
 pub mod netns;
+pub mod process;
 pub mod server;
 pub mod wait;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Sets a flag when it goes out of scope, also because a test fails, so that threads which wait for
+/// the flag end.
+#[derive(Debug)]
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
 
 /// Where a program lies: on PATH, or where Debian keeps what it hides from ordinary users.
 ///

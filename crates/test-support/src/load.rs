@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::SetOnDrop;
 use crate::client::try_http_get;
+use crate::process;
 use crate::wait::scaled;
 
 /// How long a client waits for an answer.
@@ -50,14 +52,6 @@ pub fn http_during(addr: SocketAddr, clients: usize, body: impl FnOnce()) -> Out
         body();
     });
     Outcome { answered: answered.into_inner(), failed: failed.into_inner() }
-}
-
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// So many seconds, and more on a slow machine, of wrk with 8 clients, a connection for each request.
@@ -125,7 +119,8 @@ fn in_seconds(seconds: u32) -> u64 {
 
 #[track_caller]
 fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+    let output =
+        process::output(command).unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
     let Output { status, stdout, stderr } = output;
     let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{command:?}: {status}: {stdout}{stderr}");

@@ -37,6 +37,26 @@ fn parse_slowness(value: &str) -> u32 {
     }
 }
 
+/// A number of repetitions: `count`, and on a slower machine as many as take about as long.
+pub fn times(count: usize) -> usize {
+    let slowness = scaled(Duration::from_secs(1)).as_secs();
+    count / usize::try_from(slowness).unwrap_or(usize::MAX)
+}
+
+/// Waits for what takes less than a millisecond, without sleeping.
+///
+/// # Panics
+///
+/// With `what` was waited for, if it does not hold within [`BOUND`].
+#[track_caller]
+pub fn soon(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < scaled(BOUND), "waited in vain: {what}");
+        thread::yield_now();
+    }
+}
+
 /// Waits until `condition` holds.
 ///
 /// # Panics

@@ -1,8 +1,5 @@
 //! What tests of steering ask again and again: attach, follow, and what the program did.
 
-#![allow(dead_code)] // Each test binary uses its own part.
-#![allow(clippy::unwrap_used)] // A test of ours that cannot go on may panic.
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -15,19 +12,7 @@ use reuseport::id::Cookie;
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::{Change, Watch};
 use reuseport::{Attach, Balancer, Decide, Host, Policy, Stop};
-use test_support::{bpffs, client, netns, wait};
-
-/// Runs a test in a network namespace and with a bpffs of its own.
-pub(crate) fn alone<T: Send>(test: impl FnOnce() -> T + Send) -> T {
-    netns::isolated(|| {
-        bpffs::private();
-        test()
-    })
-}
-
-pub(crate) fn key_at(host: &Host, protocol: &str, address: SocketAddr) -> GroupKey {
-    host.find(&format!("{protocol}:{address}").parse().unwrap()).unwrap().key
-}
+use test_support::{client, wait};
 
 pub(crate) fn attach(host: &Host, key: &GroupKey, policy: Policy) -> Balancer {
     let decide = Some(Decide::Policy(policy));
@@ -137,11 +122,6 @@ pub(crate) fn picks(status: &GroupStatus) -> Vec<u64> {
 pub(crate) fn picks_since(before: &GroupStatus, now: &GroupStatus) -> Vec<u64> {
     assert_eq!(cookies(before), cookies(now));
     picks(now).iter().zip(picks(before)).map(|(now, before)| now - before).collect()
-}
-
-#[track_caller]
-pub(crate) fn counter(status: &GroupStatus, reason: &str) -> u64 {
-    status.counters.iter().find(|c| c.reason == reason).unwrap().count
 }
 
 /// Who answered requests, one connection each, and how often: by the number that the server says.

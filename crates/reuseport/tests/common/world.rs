@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
 use reuseport::status::{GroupStatus, Steering};
-use reuseport::{Attach, Decide, Error, Host, ObjectSpec, Policy};
+use reuseport::{Attach, Balancer, Decide, Error, Host, ObjectSpec, Policy};
 use rustix::fs::{Gid, Uid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities, set_thread_groups,
@@ -18,6 +19,7 @@ use rustix::thread::{
 use sk_reuseport::maps::{Array, Map, MapData, SkStorage};
 use sk_reuseport::net::Bind;
 use sk_reuseport::programs::SkReuseport;
+use test_support::process::spawn;
 use test_support::{bpffs, netns, program, wait};
 
 /// Where the library pins.
@@ -94,11 +96,21 @@ pub(crate) fn deal(listeners: &[TcpListener], connections: usize) -> Vec<usize> 
     accepted
 }
 
+/// Attaches, and sees that every member gets its share. Returns the group's status afterwards.
+pub(crate) fn is_steered(host: &Host, key: &GroupKey, members: &[TcpListener]) -> GroupStatus {
+    Balancer::attach(host, key, &with(Policy::RoundRobin)).unwrap();
+    assert_eq!(deal(members, 2 * members.len()), vec![2; members.len()]);
+    let status = host.status(key).unwrap();
+    assert_eq!(status.unsteered(), 0);
+    status
+}
+
 /// Whatever is there by now.
 pub(crate) fn accept_all(listener: &TcpListener) -> usize {
     std::iter::from_fn(|| listener.accept().ok()).count()
 }
 
+#[track_caller]
 pub(crate) fn counter(status: &GroupStatus, reason: &str) -> u64 {
     status.counters.iter().find(|c| c.reason == reason).unwrap().count
 }
@@ -236,12 +248,14 @@ pub(crate) fn one_line(error: &Error) -> String {
 /// function does that we have.
 pub(crate) fn lock_filter(socket: impl AsFd) {
     let script = "import socket; socket.socket(fileno=0).setsockopt(socket.SOL_SOCKET, 44, 1)";
-    let status = std::process::Command::new(program("python3"))
-        .args(["-c", script])
-        .stdin(socket.as_fd().try_clone_to_owned().unwrap())
-        .status()
-        .unwrap();
-    assert!(status.success());
+    python_with(socket, script);
+}
+
+/// Runs a Python script whose standard input is a socket.
+pub(crate) fn python_with(socket: impl AsFd, script: &str) {
+    let mut python = Command::new(program("python3"));
+    python.args(["-c", script]).stdin(socket.as_fd().try_clone_to_owned().unwrap());
+    assert!(spawn(&mut python).unwrap().wait().unwrap().success());
 }
 
 /// Runs `body` in a thread that has these capabilities and no others.

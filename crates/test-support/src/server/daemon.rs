@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::proc::{self, send};
-use crate::wait;
+use crate::{process, wait};
 
 /// How long a dropped server may take to end when asked, before it is killed.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -177,6 +177,6 @@ fn spawn(name: &str, directory: &Path, mut command: Command) -> Child {
     let log = OpenOptions::new().create(true).append(true).open(directory.join(LOG));
     let outputs = log.and_then(|log| Ok((log.try_clone()?, log)));
     let (stdout, stderr) = outputs.unwrap_or_else(|e| panic!("no log for {name}: {e}"));
-    let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn();
+    let child = process::spawn(command.stdin(Stdio::null()).stdout(stdout).stderr(stderr));
     child.unwrap_or_else(|e| panic!("cannot start {name} ({command:?}): {e}"))
 }

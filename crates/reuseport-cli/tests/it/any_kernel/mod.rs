@@ -1,0 +1,4 @@
+//! Tests whose outcome does not depend on the kernel's version: `cargo xtask vm` leaves them out.
+
+mod changes;
+mod usage;

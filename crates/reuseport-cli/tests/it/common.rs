@@ -1,0 +1,96 @@
+//! What tests of the command do again and again: run it, in a network and with a bpffs of their own.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use assert_cmd::cargo::cargo_bin;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use sk_reuseport::net::Bind;
+use test_support::process::{output, spawn};
+use test_support::{bpffs, netns};
+
+pub(crate) fn isolated(test: impl FnOnce() + Send) {
+    netns::isolated(|| {
+        bpffs::private();
+        test();
+    });
+}
+
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(cargo_bin!("reuseport"));
+    command.args(arguments).stdin(Stdio::null());
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "REUSEPORT_LOG"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    output(&mut command(arguments)).unwrap()
+}
+
+/// What a call that must succeed prints.
+pub(crate) fn stdout(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub(crate) fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&stdout(arguments)).unwrap()
+}
+
+/// The one line on standard error of a call that must exit with `code`.
+pub(crate) fn error(code: i32, arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+    assert!(output.stdout.is_empty(), "{arguments:?}: {output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.starts_with("reuseport: ") && text.lines().count() == 1, "{text}");
+    text
+}
+
+/// The inode number of the test's own network namespace, as `--netns` takes it. Every test's groups
+/// are on the host, and so in every test's `ls`.
+pub(crate) fn own_netns() -> String {
+    std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino().to_string()
+}
+
+pub(crate) fn group(listeners: usize) -> (Vec<TcpListener>, String) {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let listeners = Bind::new(any).listeners(listeners).unwrap();
+    let name = format!("tcp:{}", listeners[0].local_addr().unwrap());
+    (listeners, name)
+}
+
+/// How many groups have something pinned.
+pub(crate) fn pinned_groups() -> usize {
+    let groups = Path::new(bpffs::PATH).join("reuseport/groups");
+    std::fs::read_dir(groups).map_or(0, Iterator::count)
+}
+
+/// A command that runs until it is told to stop.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let mut command = command(arguments);
+        Self(spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped())).unwrap())
+    }
+
+    /// Reads lines until one contains `word`.
+    pub(crate) fn read_until(&mut self, word: &str) {
+        let stdout = self.0.stdout.as_mut().unwrap();
+        let found = BufReader::new(stdout).lines().any(|line| line.unwrap().contains(word));
+        assert!(found, "it never said {word:?}");
+    }
+
+    pub(crate) fn interrupt(self) -> Output {
+        kill_process(Pid::from_child(&self.0), Signal::INT).unwrap();
+        self.0.wait_with_output().unwrap()
+    }
+}

@@ -1,0 +1,115 @@
+//! A process that holds a socket: this test binary, which runs its ignored test [`holder`] there.
+
+use std::io::{BufRead, BufReader, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use reuseport::observe::Observer;
+use rustix::event::epoll;
+use test_support::process::{rerun, rerun_under, spawn};
+
+use super::only_group;
+
+const ROLE: &str = "REUSEPORT_TEST_HELPER";
+const SAYS: &str = "helper: ";
+
+/// A process that has a socket as its standard input. It is killed when this is dropped, or when
+/// the thread that started it ends.
+pub(crate) struct Helper {
+    child: Child,
+    said: String,
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Helper {
+    /// Starts one that plays `role` with a copy of `socket`, and waits until it does:
+    /// `hold` (nothing else), `watch` (by epoll), `look` (lists the group's holders), `serve` (accepts
+    /// whatever comes, and keeps it).
+    pub(crate) fn holding(socket: &OwnedFd, role: &str) -> Self {
+        Self::start(rerun(module_path!(), "holder"), socket, role)
+    }
+
+    /// The same, as the first process of a new pid namespace.
+    pub(crate) fn in_pid_namespace(socket: &OwnedFd, role: &str) -> Self {
+        let mut unshare = Command::new(test_support::program("unshare"));
+        unshare.args(["--pid", "--fork", "--kill-child"]);
+        Self::start(rerun_under(unshare, module_path!(), "holder"), socket, role)
+    }
+
+    fn start(mut command: Command, socket: &OwnedFd, role: &str) -> Self {
+        command
+            .arg("--nocapture")
+            .env(ROLE, role)
+            .stdin(socket.try_clone().unwrap())
+            .stdout(Stdio::piped());
+        let mut child = spawn(&mut command).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        let said = loop {
+            line.clear();
+            assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "the helper ended early");
+            // What libtest says stands before it, perhaps on the same line.
+            if let Some((_, said)) = line.split_once(SAYS) {
+                break said.trim_end().to_owned();
+            }
+        };
+        Self { child, said, _stdout: stdout }
+    }
+
+    /// The started process (in [`Self::in_pid_namespace`] the helper's parent).
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it said when it was ready.
+    pub(crate) fn said(&self) -> &str {
+        &self.said
+    }
+
+    /// Kills it and waits until it is gone.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It may have died already: then there is nothing to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "runs in the processes that other tests start"]
+fn holder() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let signal = Some(rustix::process::Signal::KILL);
+    rustix::process::set_parent_process_death_signal(signal).unwrap();
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let said = match role.as_str() {
+        "hold" => String::new(),
+        "watch" => {
+            let (data, events) = (epoll::EventData::new_u64(0), epoll::EventFlags::IN);
+            epoll::add(&poll, std::io::stdin(), data, events).unwrap();
+            String::new()
+        }
+        "serve" => {
+            let listener =
+                std::net::TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+            let greet = |stream: std::io::Result<std::net::TcpStream>| {
+                let mut stream = stream.unwrap();
+                let _ = stream.write_all(b"x");
+                stream
+            };
+            std::thread::spawn(move || listener.incoming().map(greet).collect::<Vec<_>>());
+            String::new()
+        }
+        "look" => format!("sees {:?}", only_group(&Observer::new().unwrap()).pids()),
+        other => panic!("no role {other:?}"),
+    };
+    println!("{SAYS}{said}");
+    loop {
+        std::thread::park();
+    }
+}

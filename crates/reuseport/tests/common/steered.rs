@@ -1,0 +1,124 @@
+//! A group that one of our policies steers, and what its program says.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use reuseport::group::GroupKey;
+use reuseport::id::{Slot, Weight};
+use reuseport::status::GroupStatus;
+use reuseport::{Balancer, Host, MemberChange, Policy};
+use sk_reuseport::maps::{Array, Map, MapData, PerCpuArray};
+use sk_reuseport::programs::{SkReuseport, SkReuseportAttachType};
+
+use super::world::{ROOT, key_at, with};
+
+pub(crate) struct Steered<'a> {
+    host: &'a Host,
+    balancer: Balancer,
+    directory: PathBuf,
+    cursor: Array<MapData, u64>,
+    picks: PerCpuArray<MapData, u64>,
+}
+
+impl<'a> Steered<'a> {
+    /// Attaches to the group of this protocol (`tcp` or `udp`) at an address. It must be the only
+    /// one in this bpffs.
+    pub(crate) fn new(host: &'a Host, protocol: &str, at: SocketAddr, policy: Policy) -> Self {
+        let (balancer, attached) =
+            Balancer::attach(host, &key_at(host, protocol, at), &with(policy)).unwrap();
+        assert!(attached.changes.left_out.is_empty(), "{attached:?}");
+        let [directory] = <[_; 1]>::try_from(directories()).unwrap();
+        let cursor = open(&directory, "cursor").try_into().unwrap();
+        let picks = open(&directory, "picks").try_into().unwrap();
+        Self { host, balancer, directory, cursor, picks }
+    }
+
+    /// Where its state is pinned.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where that of the only other group in this bpffs is.
+    pub(crate) fn only_directory_beside(&self) -> PathBuf {
+        let mut others = directories();
+        others.retain(|directory| *directory != self.directory);
+        let [other] = <[_; 1]>::try_from(others).unwrap();
+        other
+    }
+
+    /// The map that is pinned by that name.
+    pub(crate) fn map(&self, name: &str) -> Map {
+        open(&self.directory, name)
+    }
+
+    /// The program.
+    pub(crate) fn program(&self) -> SkReuseport {
+        let attach_type = SkReuseportAttachType::SelectOrMigrate;
+        SkReuseport::from_pin(self.directory.join("select"), attach_type).unwrap()
+    }
+
+    pub(crate) fn detach(self) {
+        self.balancer.detach(self.host).unwrap();
+    }
+
+    pub(crate) fn key(&self) -> &GroupKey {
+        self.balancer.key()
+    }
+
+    /// Attaches once more: who came since gets a slot.
+    pub(crate) fn attach_again(&self) {
+        Balancer::attach(self.host, self.key(), &Default::default()).unwrap();
+    }
+
+    pub(crate) fn status(&self) -> GroupStatus {
+        self.host.status(self.key()).unwrap()
+    }
+
+    /// Weights by slot, in one step.
+    pub(crate) fn set_weights(&self, weights: &[u16]) {
+        let weights: Vec<_> = (0..)
+            .zip(weights)
+            .map(|(slot, weight)| (Slot::new(slot), Weight::new(*weight).unwrap()))
+            .collect();
+        self.balancer.set_weights(self.host, &weights).unwrap();
+    }
+
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        let lost = self.balancer.set_policy(self.host, policy).unwrap();
+        assert!(lost.is_none(), "{lost:?}");
+    }
+
+    pub(crate) fn change(&self, changes: &[MemberChange]) {
+        self.balancer.change_members(self.host, changes).unwrap();
+    }
+
+    /// Asserts that these counters have these values, and the others 0.
+    #[track_caller]
+    pub(crate) fn assert_counters(&self, expected: &[(&str, u64)]) {
+        let counted = self.status().counters;
+        let counted: Vec<_> =
+            counted.iter().filter(|c| c.count > 0).map(|c| (c.reason, c.count)).collect();
+        assert_eq!(counted, expected);
+    }
+
+    /// How often the member in a slot was picked.
+    pub(crate) fn picks_of(&self, slot: usize) -> u64 {
+        self.picks.get(&u32::try_from(slot).unwrap(), 0).unwrap().iter().sum()
+    }
+
+    /// How far round-robin has come.
+    pub(crate) fn cursor(&self) -> u64 {
+        self.cursor.get(&0, 0).unwrap()
+    }
+}
+
+/// Where the groups in this bpffs have their state.
+fn directories() -> Vec<PathBuf> {
+    let groups = fs::read_dir(format!("{ROOT}/groups")).unwrap();
+    groups.map(|group| group.unwrap().path()).collect()
+}
+
+fn open(directory: &Path, name: &str) -> Map {
+    Map::from_map_data(MapData::from_pin(directory.join(name)).unwrap()).unwrap()
+}

@@ -1,0 +1,149 @@
+//! The library as its first page shows it: three lines for one's own sockets, and the same for those
+//! of a server that runs already.
+
+use std::fs::File;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+
+use crate::common::world::{alone, capable_of, deal, nothing_pinned, one_line, theirs};
+use reuseport::net::{Bind, loopback};
+use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, State, Stats, Weight};
+use rustix::thread::CapabilitySet;
+use sk_reuseport::programs::SkReuseport;
+use test_support::client::http_get;
+use test_support::server::Nginx;
+use test_support::wait;
+
+/// Each of the listeners, in their order.
+fn picks_of(stats: &Stats, listeners: &[TcpListener]) -> Vec<u64> {
+    listeners.iter().map(|listener| stats.of(listener).unwrap().picks.unwrap()).collect()
+}
+
+#[test]
+fn ones_own_listeners_without_the_right_to_trace() {
+    alone(|| {
+        let listeners = Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap();
+        capable_of(CapabilitySet::BPF.union(CapabilitySet::PERFMON), || {
+            let host = Host::open().unwrap();
+            let group = host.group_of(&listeners[0]).unwrap();
+            let (balancer, attached) =
+                Balancer::attach(&host, &group.key, &Policy::RoundRobin.into()).unwrap();
+
+            assert_eq!(attached.changes.enrolled.len(), 3);
+            assert_eq!(deal(&listeners, 30), [10; 3]);
+            let stats = balancer.stats(&host).unwrap();
+            assert_eq!(picks_of(&stats, &listeners), [10; 3]);
+            assert_eq!((stats.picks(), stats.count("picks")), (30, Some(30)));
+            assert_eq!(stats.skew, Some(0.0));
+
+            changes_are_seen(&host, &balancer, &listeners);
+            balancer.detach(&host).unwrap();
+            assert!(nothing_pinned());
+        });
+    });
+}
+
+/// Of three listeners that had ten connections each by round-robin.
+fn changes_are_seen(host: &Host, balancer: &Balancer, listeners: &[TcpListener]) {
+    let slot =
+        |listener: &TcpListener| balancer.stats(host).unwrap().of(listener).unwrap().slot.unwrap();
+    balancer.set_weights(host, &[(slot(&listeners[0]), Weight::new(3).unwrap())]).unwrap();
+    let drained = MemberChange {
+        slot: slot(&listeners[1]),
+        member: None,
+        weight: None,
+        state: Some(State::Draining),
+    };
+    balancer.change_members(host, &[drained]).unwrap();
+    assert_eq!(deal(listeners, 40), [30, 0, 10]);
+    assert!(
+        balancer.set_policy(host, Policy::default_for(balancer.key().protocol)).unwrap().is_none()
+    );
+    let clients: Vec<_> =
+        (0..4).map(|_| TcpStream::connect(balancer.key().address).unwrap()).collect();
+    // The last packet of a handshake may still be on its way.
+    let stats = wait::until_some("four wait", wait::BOUND, || {
+        let stats = balancer.stats(host).unwrap();
+        let waiting = |n: usize| stats.of(&listeners[n]).unwrap().queue.waiting;
+        (waiting(0) + waiting(2) == 4).then_some(stats)
+    });
+    let drained = stats.of(&listeners[1]).unwrap();
+    assert_eq!((drained.state, drained.weight_share), (Some(State::Draining), Some(0.0)));
+    assert_eq!((drained.picks, drained.queue.waiting), (Some(10), 0));
+    let first = stats.of(&listeners[0]).unwrap();
+    assert_eq!((first.weight.map(Weight::get), first.weight_share), (Some(3), Some(0.75)));
+    assert_eq!(first.open, Some(first.queue.waiting.into()));
+    assert_eq!(first.share, Some(first.picks.unwrap() as f64 / stats.picks() as f64));
+    drop(clients);
+}
+
+#[test]
+fn ones_own_udp_sockets() {
+    alone(|| {
+        let sockets = Bind::new(loopback(true)).udp_sockets(2).unwrap();
+        let host = Host::open().unwrap();
+        let group = host.group_of(&sockets[1]).unwrap();
+        let (balancer, _) =
+            Balancer::attach(&host, &group.key, &Policy::RoundRobin.into()).unwrap();
+
+        let client = UdpSocket::bind(loopback(true)).unwrap();
+        (0..8).for_each(|_| _ = client.send_to(b"x", group.key.address).unwrap());
+        for socket in &sockets {
+            (0..4).for_each(|_| _ = socket.recv(&mut [0]).unwrap());
+        }
+        let stats = balancer.stats(&host).unwrap();
+        assert!(stats.members.iter().all(|m| m.picks == Some(4) && m.open.is_none()), "{stats:?}");
+        assert_eq!(stats.skew, Some(0.0));
+    });
+}
+
+#[test]
+fn a_server_that_runs_already() {
+    alone(|| {
+        let nginx = Nginx::start(2);
+        let host = Host::open().unwrap();
+        let group = host.find(&format!("tcp:{}", nginx.addr()).parse().unwrap()).unwrap();
+        let (balancer, _) =
+            Balancer::attach(&host, &group.key, &Policy::RoundRobin.into()).unwrap();
+
+        (0..20).for_each(|_| _ = http_get(nginx.addr()));
+        let stats = balancer.stats(&host).unwrap();
+        let picks: Vec<_> = stats.members.iter().map(|member| member.picks).collect();
+        assert_eq!(picks, [Some(10); 2]);
+        let none_of_them = TcpListener::bind(loopback(false)).unwrap();
+        assert_eq!(stats.of(&none_of_them), None);
+        balancer.detach(&host).unwrap();
+    });
+}
+
+#[test]
+fn what_is_in_no_group_is_told_why() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let alone = TcpListener::bind(loopback(false)).unwrap();
+        let error = host.group_of(&alone).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(one_line(&error).contains("SO_REUSEPORT"), "{error}");
+
+        let error = host.group_of(File::open("/dev/null").unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(one_line(&error).contains("SO_COOKIE"), "{error}");
+    });
+}
+
+#[test]
+fn there_are_no_numbers_where_nothing_of_ours_decides() {
+    alone(|| {
+        let listeners = Bind::new(loopback(false)).listeners(2).unwrap();
+        let host = Host::open().unwrap();
+        let group = host.group_of(&listeners[0]).unwrap();
+        let (balancer, _) = Balancer::attach(&host, &group.key, &Attach::default()).unwrap();
+        SkReuseport::detach(&listeners[0]).unwrap();
+        let error = balancer.stats(&host).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotAttached, "{error}");
+
+        theirs("first").attach(&listeners[0]).unwrap();
+        let error = balancer.stats(&host).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+        assert!(one_line(&error).contains("somebody else"), "{error}");
+    });
+}

@@ -1,0 +1,151 @@
+//! Attaching to groups and detaching, against the real kernel. The kernel program's own counters
+//! prove that it made the choice.
+
+use std::net::{SocketAddr, TcpStream};
+
+use crate::common::world::{alone, counter, deal, key_of, listeners, with};
+use reuseport::status::{GroupStatus, Steering};
+use reuseport::{Attach, Balancer, ErrorKind, Host, Policy};
+use sk_reuseport::net::Bind;
+use sk_reuseport::programs::SkReuseport;
+use test_support::process::close;
+
+fn picks(status: &GroupStatus) -> Vec<u64> {
+    let of = |m: &reuseport::status::MemberStatus| m.enrolment.as_ref()?.picks;
+    status.members.iter().filter_map(of).collect()
+}
+
+fn connect_to(address: SocketAddr) -> TcpStream {
+    TcpStream::connect(address).unwrap()
+}
+
+#[test]
+fn round_robin_is_exact_and_the_program_did_it() {
+    alone(|| {
+        let listeners = listeners(4);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &listeners[0]);
+        let (balancer, attached) =
+            Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        assert_eq!(attached.changes.enrolled.len(), 4);
+        assert!(matches!(attached.steering, Steering::Policy { policy: Policy::RoundRobin, .. }));
+        assert_eq!(deal(&listeners, 200), [50; 4]);
+        let status = host.status(&key).unwrap();
+        assert_eq!(picks(&status), [50; 4]);
+        assert_eq!(counter(&status, "picks"), 200);
+        assert_eq!(status.unsteered(), 0);
+        balancer.detach(&host).unwrap();
+        assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
+        assert_eq!(deal(&listeners, 20).iter().sum::<usize>(), 20);
+    });
+}
+
+#[test]
+fn a_second_attach_takes_newcomers_in_and_another_policy_replaces_the_first() {
+    alone(|| {
+        let mut listeners = listeners(2);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &listeners[0]);
+        Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        listeners.extend(Bind::new(key.address).nonblocking(true).listeners(1).unwrap());
+        assert_eq!(host.status(&key).unwrap().unsteered(), 1);
+        assert_eq!(deal(&listeners, 20), [10, 10, 0]);
+        let (_, attached) = Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        assert_eq!((attached.changes.enrolled.len(), attached.changes.kept), (1, 2));
+        assert_eq!(deal(&listeners, 30), [10, 10, 10]);
+        let (_, attached) = Balancer::attach(&host, &key, &with(Policy::Random)).unwrap();
+        assert!(matches!(attached.steering, Steering::Policy { policy: Policy::Random, .. }));
+        let dealt = deal(&listeners, 300);
+        assert!(dealt.iter().all(|n| (50..150).contains(n)), "{dealt:?}");
+        assert_eq!(counter(&host.status(&key).unwrap(), "picks"), 350);
+    });
+}
+
+#[test]
+fn a_member_that_dies_is_passed_over_and_its_slot_is_freed() {
+    alone(|| {
+        let mut listeners = listeners(3);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &listeners[0]);
+        Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        close(listeners.remove(1));
+        assert_eq!(deal(&listeners, 30).iter().sum::<usize>(), 30);
+        let status = host.status(&key).unwrap();
+        assert_eq!((counter(&status, "fallback_active"), counter(&status, "empty_slot")), (10, 10));
+        let (_, attached) = Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        assert_eq!(attached.changes.released.len(), 1);
+        assert_eq!(deal(&listeners, 30), [15, 15]);
+        assert_eq!(counter(&host.status(&key).unwrap(), "empty_slot"), 10);
+    });
+}
+
+#[test]
+fn weights_are_exact_under_round_robin_and_open_connections_are_counted() {
+    alone(|| {
+        let listeners = listeners(2);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &listeners[0]);
+        let (balancer, _) = Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        let status = host.status(&key).unwrap();
+        let slot = status.members[0].enrolment.as_ref().unwrap().slot;
+        let weight = reuseport::id::Weight::new(9).unwrap();
+        balancer.set_weights(&host, &[(slot, weight)]).unwrap();
+        let clients: Vec<_> = (0..100).map(|_| connect_to(key.address)).collect();
+        let status = host.status(&key).unwrap();
+        assert_eq!(picks(&status), [90, 10]);
+        let open = |status: &GroupStatus| -> Vec<u64> {
+            status.members.iter().map(|m| m.enrolment.as_ref().unwrap().open.unwrap()).collect()
+        };
+        assert_eq!(open(&status), [90, 10]);
+        drop(clients);
+        listeners.iter().for_each(|l| while l.accept().is_ok() {});
+        test_support::wait::until("no connection is open", test_support::wait::BOUND, || {
+            open(&host.status(&key).unwrap()) == [0, 0]
+        });
+    });
+}
+
+#[test]
+fn somebody_elses_program_is_left_alone_without_force() {
+    alone(|| {
+        let listeners = listeners(2);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &listeners[0]);
+        Balancer::attach(&host, &key, &with(Policy::Hash)).unwrap();
+        // Somebody else replaces ours.
+        let object = concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/select.bpf.o");
+        let mut theirs = sk_reuseport::Ebpf::load_file(object).unwrap();
+        let program: &mut SkReuseport =
+            theirs.program_mut("reuseport").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        program.attach(&listeners[0]).unwrap();
+        assert_eq!(host.status(&key).unwrap().steering, Steering::Foreign);
+        let error = Balancer::attach(&host, &key, &with(Policy::Hash)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Foreign);
+        assert_eq!(reuseport::detach(&host, &key).unwrap_err().kind(), ErrorKind::Foreign);
+        let force = Attach { force: true, ..with(Policy::RoundRobin) };
+        let (_, attached) = Balancer::attach(&host, &key, &force).unwrap();
+        assert_eq!(attached.replaced.unwrap().id, Some(program.info().unwrap().id()));
+        assert_eq!(deal(&listeners, 20), [10, 10]);
+    });
+}
+
+#[test]
+fn detaching_twice_and_detaching_what_somebody_took_off_says_no() {
+    alone(|| {
+        let listeners = listeners(2);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &listeners[0]);
+        assert_eq!(reuseport::detach(&host, &key).unwrap_err().kind(), ErrorKind::NotAttached);
+        Balancer::attach(&host, &key, &with(Policy::Hash)).unwrap();
+        SkReuseport::detach(&listeners[1]).unwrap();
+        assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
+        assert_eq!(reuseport::detach(&host, &key).unwrap_err().kind(), ErrorKind::NotAttached);
+        // What was left is gone, and nothing is in the way of a fresh start.
+        Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        assert_eq!(deal(&listeners, 20), [10, 10]);
+        reuseport::detach(&host, &key).unwrap();
+        assert_eq!(std::fs::read_dir("/sys/fs/bpf/reuseport/groups").unwrap().count(), 0);
+        assert!(!std::path::Path::new("/sys/fs/bpf/reuseport/host").exists());
+    });
+}

@@ -1,0 +1,103 @@
+//! Wrong input and missing features: each is refused with an error that says what was tried, what
+//! the kernel said and what to do, and the group stays as it was.
+
+mod groups;
+mod maps;
+mod programs;
+mod rights;
+mod state;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use reuseport::group::GroupKey;
+use reuseport::id::{Slot, Weight};
+use reuseport::status::Steering;
+use reuseport::{Attach, Balancer, Error, ErrorKind, Host, Policy, Result};
+use rustix::thread::CapabilitySet;
+
+use crate::common::world::{ROOT, World, deal, key_of, listeners, one_line, with};
+
+/// A group, and nothing else.
+struct Scene {
+    host: Host,
+    key: GroupKey,
+    members: Vec<TcpListener>,
+}
+
+impl Scene {
+    fn new(members: usize) -> Self {
+        let host = Host::open().unwrap();
+        let members = listeners(members);
+        let key = key_of(&host, &members[0]);
+        Self { host, key, members }
+    }
+
+    /// With round-robin attached.
+    fn steered(members: usize) -> Self {
+        let scene = Self::new(members);
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        scene
+    }
+
+    fn attach(&self, attach: &Attach) -> Result<()> {
+        Balancer::attach(&self.host, &self.key, attach).map(|_| ())
+    }
+
+    fn detach(&self) -> Result<()> {
+        reuseport::detach(&self.host, &self.key)
+    }
+
+    fn set_weight(&self, slot: u16, weight: u16) -> Result<()> {
+        let balancer = Balancer::open(&self.host, &self.key)?;
+        balancer.set_weights(&self.host, &[(Slot::new(slot), Weight::new(weight).unwrap())])
+    }
+
+    fn world(&self) -> World {
+        World::of(&self.host, &[(&self.key, &self.members)]).remove(0)
+    }
+
+    fn steering(&self) -> Steering {
+        self.host.status(&self.key).unwrap().steering
+    }
+
+    /// Expects an error of this kind whose text has all of these words, and the group as it was,
+    /// with the connections dealt to its members as they were.
+    #[track_caller]
+    fn refuses(
+        &self,
+        kind: ErrorKind,
+        words: &[&str],
+        operation: impl FnOnce(&Self) -> Result<()>,
+    ) {
+        let (before, served) = (self.world(), deal(&self.members, 12));
+        refused(operation(self).unwrap_err(), kind, words);
+        assert_eq!(self.world(), before);
+        let still = deal(&self.members, 12);
+        match before.steering() {
+            Steering::Policy { .. } => assert_eq!(still, served),
+            _ => assert_eq!(still.iter().sum::<usize>(), 12),
+        }
+    }
+}
+
+#[track_caller]
+fn refused(error: Error, kind: ErrorKind, words: &[&str]) {
+    let text = one_line(&error);
+    assert_eq!(error.kind(), kind, "{text}");
+    assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+}
+
+const TRACING: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
+
+/// A group's directory.
+fn directory_of(key: &GroupKey) -> PathBuf {
+    let port = format!("-{}-net{}-", key.address.port(), key.netns.cookie);
+    let groups = std::fs::read_dir(Path::new(ROOT).join("groups")).unwrap();
+    let found = groups.flatten().find(|e| e.file_name().to_string_lossy().contains(&port));
+    found.unwrap().path()
+}
+
+fn sockets_of(key: &GroupKey) -> PathBuf {
+    directory_of(key).join("sockets")
+}

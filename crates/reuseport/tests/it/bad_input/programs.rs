@@ -1,0 +1,154 @@
+//! Programs that others attached, and objects that a user brings.
+
+use std::net::TcpListener;
+
+use reuseport::status::Steering;
+use reuseport::{Attach, Balancer, ErrorKind, ObjectSpec, Policy};
+
+use super::Scene;
+use crate::common::world::{
+    alone, deal, more, nothing_pinned, object, python_with, theirs, with, with_object,
+};
+
+#[test]
+fn a_program_that_somebody_else_attached_meanwhile() {
+    alone(|| {
+        let scene = Scene::steered(2);
+        let theirs = theirs("leave_it");
+        theirs.attach(&scene.members[0]).unwrap();
+        let id = theirs.info().unwrap().id();
+        let words = ["will not attach to", "program leave_it", &format!("id {id}"), "--force"];
+        scene.refuses(ErrorKind::Foreign, &words, |scene| scene.attach(&with(Policy::Random)));
+        scene.refuses(ErrorKind::Foreign, &words, |scene| scene.attach(&Attach::default()));
+        scene.refuses(ErrorKind::Foreign, &["will not detach from", "leave_it"], |scene| {
+            scene.detach()
+        });
+        scene.refuses(ErrorKind::Foreign, &["will not change", "leave_it"], |scene| {
+            scene.set_weight(0, 1)
+        });
+        let force = Attach { force: true, ..with(Policy::RoundRobin) };
+        let (_, attached) = Balancer::attach(&scene.host, &scene.key, &force).unwrap();
+        assert_eq!(attached.replaced.unwrap().id, Some(id));
+        assert_eq!(deal(&scene.members, 12), [6, 6]);
+    });
+}
+
+/// A classic program, by which all goes to the first member.
+fn attach_classic(socket: &TcpListener) {
+    // struct sock_fprog with one instruction, `ret 0`; SO_ATTACH_REUSEPORT_CBPF is 51.
+    let script = "import socket, struct, ctypes\n\
+                  code = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))\n\
+                  program = struct.pack('HP', 1, ctypes.addressof(code))\n\
+                  socket.socket(fileno=0).setsockopt(socket.SOL_SOCKET, 51, program)";
+    python_with(socket, script);
+}
+
+#[test]
+fn a_classic_program_of_somebody_else() {
+    alone(|| {
+        let scene = Scene::new(2);
+        attach_classic(&scene.members[0]);
+        assert_eq!(deal(&scene.members, 10), [10, 0]);
+        let words = ["will not attach to", "a classic BPF program", "--force"];
+        scene.refuses(ErrorKind::Foreign, &words, |scene| scene.attach(&with(Policy::RoundRobin)));
+        let words = ["will not detach from", "a classic BPF program"];
+        scene.refuses(ErrorKind::Foreign, &words, |scene| scene.detach());
+        assert_eq!(deal(&scene.members, 10), [10, 0]);
+        let force = Attach { force: true, ..with(Policy::RoundRobin) };
+        scene.attach(&force).unwrap();
+        assert_eq!(deal(&scene.members, 10), [5, 5]);
+    });
+}
+
+#[test]
+fn objects_that_cannot_be_used() {
+    let path = |path: &str| ObjectSpec { path: path.into(), program: None, map: None };
+    let named = |object: ObjectSpec, program: Option<&str>, map: Option<&str>| ObjectSpec {
+        path: object.path,
+        program: program.map(str::to_owned),
+        map: map.map(str::to_owned),
+    };
+    let here = |name: &str| path(&format!("{}/{name}", env!("CARGO_MANIFEST_DIR")));
+    let two = || object("two");
+    let cases: [(ObjectSpec, &[&str]); 11] = [
+        (path("/nonexistent.o"), &["cannot use /nonexistent.o", "No such file"]),
+        (path("/dev/null"), &["cannot use /dev/null"]),
+        (path("/etc"), &["cannot use /etc"]),
+        (here("Cargo.toml"), &["cannot use", "Cargo.toml", "ELF"]),
+        (here("bpf/host.bpf.o"), &["no program that selects sockets", "SEC(\"sk_reuseport\")"]),
+        (object("leave_it"), &["no map for sockets"]),
+        (two(), &["3 programs that select", "--program", "counting, from_narrow, from_small"]),
+        (named(two(), Some("from_small"), None), &["2 maps for sockets", "--map", "narrow, small"]),
+        (named(two(), Some("nix"), None), &["no program `nix`", "from_small"]),
+        (named(two(), Some("from_small"), Some("nix")), &["no map `nix`"]),
+        (named(two(), Some("from_small"), Some("no_sockets")), &["`no_sockets` must be a socket"]),
+    ];
+    alone(|| {
+        for scene in [Scene::new(2), Scene::steered(2)] {
+            for (object, words) in &cases {
+                scene.refuses(ErrorKind::Invalid, words, |scene| {
+                    scene.attach(&with_object(object.clone()))
+                });
+            }
+        }
+    });
+}
+
+/// The one message of several lines: what the verifier said is for whoever wrote the program.
+#[test]
+fn an_object_that_the_verifier_refuses() {
+    alone(|| {
+        for scene in [Scene::new(2), Scene::steered(2)] {
+            let before = scene.world();
+            let error = scene.attach(&with_object(object("refused"))).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            let text = error.to_string();
+            assert!(text.lines().next().unwrap().contains("the verifier refused"), "{text}");
+            assert!(text.contains("invalid access to packet"), "{text}");
+            assert_eq!(scene.world(), before);
+            assert_eq!(deal(&scene.members, 12).iter().sum::<usize>(), 12);
+        }
+    });
+}
+
+#[test]
+fn an_object_whose_map_is_too_small() {
+    alone(|| {
+        let small = ObjectSpec {
+            program: Some("from_small".to_owned()),
+            map: Some("small".to_owned()),
+            ..object("two")
+        };
+        for scene in [Scene::new(3), Scene::steered(3)] {
+            let words = ["3 members, 2 slots", "more elements"];
+            scene.refuses(ErrorKind::Full, &words, |scene| {
+                scene.attach(&with_object(small.clone()))
+            });
+        }
+    });
+}
+
+#[test]
+fn an_object_replaces_a_policy_and_a_policy_an_object() {
+    alone(|| {
+        let mut scene = Scene::steered(2);
+        scene.attach(&with_object(object("first"))).unwrap();
+        assert_eq!(scene.steering(), Steering::Object);
+        assert_eq!(deal(&scene.members, 10), [10, 0]);
+        // With an array that nobody can read.
+        let narrow = ObjectSpec {
+            program: Some("from_narrow".to_owned()),
+            map: Some("narrow".to_owned()),
+            ..object("two")
+        };
+        scene.attach(&with_object(narrow)).unwrap();
+        assert_eq!(deal(&scene.members, 10), [0, 10]);
+        scene.members.extend(more(scene.key.address, 1));
+        scene.attach(&Attach::default()).unwrap();
+        assert_eq!(scene.host.status(&scene.key).unwrap().unsteered(), 0);
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        assert_eq!(deal(&scene.members, 12), [4, 4, 4]);
+        scene.detach().unwrap();
+        assert!(nothing_pinned());
+    });
+}

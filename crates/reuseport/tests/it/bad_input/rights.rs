@@ -1,0 +1,213 @@
+//! Operations without the capabilities they need, on a kernel or a socket that refuses them.
+
+use std::path::Path;
+
+use reuseport::policy::LeastLoaded;
+use reuseport::status::Steering;
+use reuseport::{Attach, Balancer, ErrorKind, Host, Policy};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::thread::CapabilitySet;
+use test_support::wait;
+
+use super::{Scene, TRACING, refused};
+use crate::common::helper::Helper;
+use crate::common::world::{
+    ROOT, World, alone, capable_of, counter, deal, key_at, lock_filter, more, nobody_capable_of,
+    nothing_pinned, pins, with,
+};
+use crate::common::{local_address, tcp};
+
+#[test]
+fn looking_without_rights() {
+    alone(|| {
+        let open = || Host::open().map(|_| ());
+        let both =
+            ["cannot list sockets", "not permitted", "missing here: CAP_BPF and CAP_PERFMON"];
+        let none = CapabilitySet::empty();
+        refused(capable_of(none, open).unwrap_err(), ErrorKind::Denied, &both);
+        refused(nobody_capable_of(none, open).unwrap_err(), ErrorKind::Denied, &both);
+        let error = capable_of(CapabilitySet::BPF, open).unwrap_err();
+        refused(error, ErrorKind::Denied, &["missing here: CAP_PERFMON;"]);
+        nobody_capable_of(TRACING, open).unwrap();
+    });
+}
+
+#[test]
+fn changing_things_without_rights() {
+    alone(|| {
+        let scene = Scene::new(2);
+        let maps = ["cannot create the host-wide maps", "not permitted", "missing here: CAP_BPF"];
+        let none = CapabilitySet::empty();
+        let attach = with(Policy::RoundRobin);
+        scene.refuses(ErrorKind::Denied, &maps, |scene| capable_of(none, || scene.attach(&attach)));
+        // Rights enough to look, as an ordinary user: what is pinned is root's.
+        let theirs = ["/sys/fs/bpf", "Permission denied", "as root"];
+        scene.refuses(ErrorKind::Denied, &theirs, |scene| {
+            nobody_capable_of(TRACING, || scene.attach(&attach))
+        });
+
+        let scene = Scene::steered(2);
+        let random = with(Policy::Random);
+        let load = ["missing here: CAP_BPF"];
+        scene.refuses(ErrorKind::Denied, &load, |scene| capable_of(none, || scene.attach(&random)));
+        scene
+            .refuses(ErrorKind::Denied, &load, |scene| capable_of(none, || scene.set_weight(0, 5)));
+        scene.refuses(ErrorKind::Denied, &theirs, |scene| {
+            nobody_capable_of(TRACING, || scene.detach())
+        });
+    });
+}
+
+/// Queues cannot be read then, and it is said; everything else works, and it can be made good.
+#[test]
+fn least_loaded_without_the_right_to_read_queues() {
+    alone(|| {
+        let scene = Scene::new(2);
+        let least_loaded = with(Policy::LeastLoaded(LeastLoaded::DEFAULT));
+        let attach = || Balancer::attach(&scene.host, &scene.key, &least_loaded).unwrap().1.lost;
+        let lost = capable_of(CapabilitySet::BPF, attach).unwrap();
+        refused(lost, ErrorKind::Denied, &["cannot read the members' queues", "CAP_PERFMON"]);
+        assert!(!scene.host.status(&scene.key).unwrap().reads_queues);
+        assert_eq!(deal(&scene.members, 10), [5, 5]);
+        assert!(attach().is_none());
+        assert!(scene.host.status(&scene.key).unwrap().reads_queues);
+        scene.detach().unwrap();
+    });
+}
+
+#[test]
+fn members_of_somebody_whom_one_may_not_trace() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let socket = tcp("127.0.0.1:0");
+        let key = key_at(&host, "tcp", local_address(&socket));
+        let helper = Helper::holding(&socket, "hold");
+        drop(socket);
+        wait::until("only the helper holds it", wait::BOUND, || {
+            host.refresh(&key).unwrap().pids() == [helper.pid()]
+        });
+        let attach = || {
+            capable_of(TRACING, || Balancer::attach(&host, &key, &Attach::default()).map(|_| ()))
+        };
+        let pid = format!("pid {}", helper.pid());
+        let words = ["cannot borrow socket", &pid, "not permitted", "CAP_SYS_PTRACE"];
+        refused(attach().unwrap_err(), ErrorKind::Denied, &words);
+        assert!(nothing_pinned());
+
+        // Newcomers of his in a group that is steered.
+        let own = more(key.address, 1);
+        helper.kill();
+        Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        let newcomer = more(key.address, 1).remove(0);
+        let helper = Helper::holding(&newcomer.into(), "hold");
+        wait::until("only the helper holds it", wait::BOUND, || {
+            host.refresh(&key).unwrap().members[1].holders.len() == 1
+        });
+        let before = World::of(&host, &[(&key, &own)]);
+        refused(attach().unwrap_err(), ErrorKind::Denied, &["CAP_SYS_PTRACE"]);
+        assert_eq!(World::of(&host, &[(&key, &own)]), before);
+        assert_eq!(deal(&own, 12), [12]);
+        drop(helper);
+    });
+}
+
+/// The select program needs no other capability, and nothing else on the way does. Only open
+/// connections are not counted.
+#[test]
+fn attaching_takes_cap_bpf_alone() {
+    alone(|| {
+        for policy in Policy::ALL {
+            let scene = Scene::new(3);
+            capable_of(CapabilitySet::BPF, || scene.attach(&with(*policy))).unwrap();
+            let dealt = deal(&scene.members, 30);
+            let status = scene.host.status(&scene.key).unwrap();
+            let picked: Vec<u64> = status
+                .members
+                .iter()
+                .map(|m| m.enrolment.as_ref().unwrap().picks.unwrap())
+                .collect();
+            assert_eq!(picked, dealt.iter().map(|n| *n as u64).collect::<Vec<_>>());
+            assert_eq!(counter(&status, "picks"), 30);
+            assert!(status.members.iter().all(|m| m.enrolment.as_ref().unwrap().open.is_none()));
+            capable_of(CapabilitySet::BPF, || scene.attach(&with(Policy::Hash))).unwrap();
+            capable_of(CapabilitySet::BPF, || scene.detach()).unwrap();
+            assert!(nothing_pinned());
+        }
+    });
+}
+
+/// Whoever may not count leaves a layer to whoever may.
+#[test]
+fn counting_begins_when_somebody_may() {
+    alone(|| {
+        let scene = Scene::new(2);
+        capable_of(CapabilitySet::BPF, || scene.attach(&with(Policy::RoundRobin))).unwrap();
+        scene.attach(&Attach::default()).unwrap();
+        let clients: Vec<_> =
+            (0..6).map(|_| std::net::TcpStream::connect(scene.key.address).unwrap()).collect();
+        let status = scene.host.status(&scene.key).unwrap();
+        let open: Vec<_> =
+            status.members.iter().map(|m| m.enrolment.as_ref().unwrap().open).collect();
+        assert_eq!(open, [Some(3), Some(3)]);
+        drop(clients);
+    });
+}
+
+#[test]
+fn bpffs_is_mounted_if_we_may() {
+    alone(|| {
+        let scene = Scene::new(2);
+        // Ours, and the one that it hides.
+        while unmount("/sys/fs/bpf", UnmountFlags::empty()).is_ok() {}
+        assert!(!Path::new("/sys/fs/bpf/progs.debug").exists());
+        // Looking needs none and makes none.
+        assert_eq!(scene.steering(), Steering::KernelHash);
+        assert!(!Path::new("/sys/fs/bpf/progs.debug").exists());
+        let caps = TRACING | CapabilitySet::SYS_PTRACE | CapabilitySet::NET_ADMIN;
+        let words =
+            ["cannot mount", "/sys/fs/bpf", "not permitted", "mount -t bpf bpf /sys/fs/bpf"];
+        scene.refuses(ErrorKind::Denied, &words, |scene| {
+            capable_of(caps, || scene.attach(&with(Policy::RoundRobin)))
+        });
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        assert_eq!(deal(&scene.members, 10), [5, 5]);
+        assert!(!pins(Path::new(ROOT)).is_empty());
+    });
+}
+
+#[test]
+fn sockets_that_forbid_attaching() {
+    alone(|| {
+        let scene = Scene::new(2);
+        lock_filter(&scene.members[0]);
+        // One member that does not forbid it is enough.
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        assert_eq!(deal(&scene.members, 12), [6, 6]);
+        lock_filter(&scene.members[1]);
+        // Members come, go and change their shares without a new attachment.
+        scene.set_weight(0, 2).unwrap();
+        assert_eq!(deal(&scene.members, 12), [8, 4]);
+        scene.set_weight(0, 1).unwrap();
+        let words = ["cannot attach to", "SO_LOCK_FILTER", "not permitted"];
+        scene.refuses(ErrorKind::Denied, &words, |scene| scene.attach(&with(Policy::Random)));
+        // The kernel asks nobody when a program is taken off.
+        scene.detach().unwrap();
+        scene.refuses(ErrorKind::Denied, &words, |scene| scene.attach(&with(Policy::Random)));
+        assert!(nothing_pinned());
+    });
+}
+
+#[test]
+fn a_kernel_without_type_information() {
+    alone(|| {
+        let scene = Scene::new(2);
+        mount("none", "/sys/kernel/btf", "tmpfs", MountFlags::empty(), None).unwrap();
+        let error = Host::open().unwrap_err();
+        let words = ["cannot list sockets", "/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF"];
+        refused(error, ErrorKind::Unsupported, &words);
+        // The select program does without; open connections are not counted, queues not read.
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        assert_eq!(deal(&scene.members, 10), [5, 5]);
+        scene.detach().unwrap();
+    });
+}

@@ -1,0 +1,140 @@
+//! Pinned state of another version, damaged state, and a lock that is held.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use reuseport::group::GroupKey;
+use reuseport::status::Steering;
+use reuseport::{Attach, ErrorKind, Policy, Stop};
+use rustix::fs::{FlockOperation, flock};
+use sk_reuseport::maps::{Array, Map, MapData};
+use test_support::process::close;
+use test_support::wait;
+
+use super::{Scene, directory_of, refused};
+use crate::common::world::{ROOT, alone, theirs, with};
+
+/// Writes over a group's header; returns what was there.
+fn change_header(key: &GroupKey, change: impl FnOnce(&mut [u8; 256])) -> [u8; 256] {
+    let map = MapData::from_pin(directory_of(key).join("header")).unwrap();
+    let mut map: Array<_, [u8; 256]> = Map::from_map_data(map).unwrap().try_into().unwrap();
+    let old = map.get(&0, 0).unwrap();
+    let mut new = old;
+    change(&mut new);
+    map.set(0, new, 0).unwrap();
+    old
+}
+
+/// A state that this version does not understand is refused by name, and left alone, whatever else
+/// is done on the host.
+#[track_caller]
+fn is_left_alone(scene: &Scene, words: &[&str]) {
+    let other = Scene::steered(2);
+    let directory = directory_of(&scene.key);
+    let words: Vec<&str> = words.iter().copied().chain([directory.to_str().unwrap()]).collect();
+    let header = || std::fs::read_dir(&directory).unwrap().count();
+    let pinned = header();
+    for operation in [Scene::detach, |scene: &Scene| scene.attach(&Attach::default())] {
+        scene.refuses(ErrorKind::Schema, &words, operation);
+    }
+    let force = Attach { force: true, ..with(Policy::Random) };
+    scene.refuses(ErrorKind::Schema, &words, |scene| scene.attach(&force));
+    // The others are shown and served.
+    let statuses = scene.host.statuses().unwrap();
+    let steering = |key: &GroupKey| {
+        statuses.iter().find(|status| status.group.key == *key).unwrap().steering.clone()
+    };
+    assert_eq!(steering(&scene.key), Steering::Foreign);
+    assert!(matches!(steering(&other.key), Steering::Policy { .. }));
+    other.attach(&with(Policy::Random)).unwrap();
+    other.detach().unwrap();
+    assert_eq!(header(), pinned);
+}
+
+#[test]
+fn state_of_another_version() {
+    alone(|| {
+        let scene = Scene::steered(2);
+        let old = change_header(&scene.key, |header| header[8] = 2);
+        is_left_alone(&scene, &["schema 2", "this version knows schema 1"]);
+        change_header(&scene.key, |header| *header = old);
+        change_header(&scene.key, |header| header[0] = b'R');
+        is_left_alone(&scene, &["was not written by this program"]);
+        change_header(&scene.key, |header| *header = old);
+        // Nothing was taken from its members meanwhile.
+        let open = |scene: &Scene| -> Vec<Option<u64>> {
+            let status = scene.host.status(&scene.key).unwrap();
+            status.members.iter().map(|m| m.enrolment.as_ref().unwrap().open).collect()
+        };
+        let clients: Vec<_> =
+            (0..4).map(|_| std::net::TcpStream::connect(scene.key.address).unwrap()).collect();
+        assert_eq!(open(&scene), [Some(2), Some(2)]);
+        drop(clients);
+    });
+}
+
+#[test]
+fn state_with_a_header_of_another_length_or_without_one() {
+    alone(|| {
+        let scene = Scene::steered(2);
+        let header = directory_of(&scene.key).join("header");
+        std::fs::remove_file(&header).unwrap();
+        is_left_alone(&scene, &["nothing is pinned there"]);
+        let longer: Array<_, [u8; 512]> = Array::create(1, 0).unwrap();
+        longer.map_data().pin(&header).unwrap();
+        is_left_alone(&scene, &["its header has another length"]);
+        std::fs::remove_file(&header).unwrap();
+        let mut program = theirs("leave_it");
+        program.pin(&header).unwrap();
+        is_left_alone(&scene, &["cannot open the state"]);
+    });
+}
+
+/// What is left of a state whose group is gone is removed, but not another version's.
+#[test]
+fn a_dead_groups_state_goes_unless_it_is_another_versions() {
+    alone(|| {
+        let broken = Scene::steered(1);
+        let newer = Scene::steered(1);
+        let kept = directory_of(&newer.key);
+        std::fs::remove_file(directory_of(&broken.key).join("picks")).unwrap();
+        change_header(&newer.key, |header| header[8] = 2);
+        close((broken, newer));
+        let scene = Scene::steered(1);
+        let groups: Vec<_> =
+            std::fs::read_dir(Path::new(ROOT).join("groups")).unwrap().flatten().collect();
+        assert_eq!(groups.len(), 2, "{groups:?}");
+        assert!(kept.join("header").exists());
+        drop(scene);
+    });
+}
+
+#[test]
+fn a_lock_that_somebody_keeps() {
+    alone(|| {
+        let scene = Scene::new(1);
+        std::fs::create_dir(ROOT).unwrap();
+        let theirs = File::open(ROOT).unwrap();
+        flock(&theirs, FlockOperation::LockExclusive).unwrap();
+        let stop = Stop::default();
+        let attach = Attach { stop: stop.clone(), ..Attach::default() };
+        std::thread::scope(|scope| {
+            let attaching = scope.spawn(|| scene.attach(&attach));
+            let begin = Instant::now();
+            wait::until("some time to pass", wait::BOUND, || {
+                begin.elapsed() > Duration::from_millis(50)
+            });
+            assert!(!attaching.is_finished());
+            stop.set();
+            let error = attaching.join().unwrap().unwrap_err();
+            refused(
+                error,
+                ErrorKind::Interrupted,
+                &["cannot lock", ROOT, "the group is as it was"],
+            );
+        });
+        drop(theirs);
+        scene.attach(&Attach::default()).unwrap();
+    });
+}

@@ -1,0 +1,122 @@
+//! Borrowing sockets from other processes.
+
+use crate::common::helper::Helper;
+use crate::common::{cookie, only_group, tcp};
+use reuseport::ErrorKind;
+use reuseport::foreign::borrow;
+use reuseport::group::{Holder, Member};
+use reuseport::observe::Observer;
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use std::os::fd::AsRawFd;
+use test_support::netns::isolated;
+use test_support::wait;
+
+fn only_member(observer: &Observer) -> Member {
+    only_group(observer).members.remove(0)
+}
+
+/// A member that only `Helper` holds.
+fn foreign_member(observer: &Observer) -> (Helper, Member) {
+    let helper = Helper::holding(&tcp("127.0.0.1:0"), "hold");
+    let member = held_by(&[helper.pid()], observer);
+    (helper, member)
+}
+
+/// The only member, as soon as just these processes hold it: the children of other tests have all
+/// that we have until they exec.
+fn held_by(pids: &[u32], observer: &Observer) -> Member {
+    let mut pids = pids.to_vec();
+    pids.sort_unstable();
+    wait::until_some(&format!("the holders to be {pids:?}"), wait::BOUND, || {
+        let mut group = only_group(observer);
+        (group.pids() == pids).then(|| group.members.remove(0))
+    })
+}
+
+#[test]
+fn a_socket_of_another_process_is_borrowed_and_given_back() {
+    isolated(|| {
+        let observer = Observer::new().unwrap();
+        let (helper, member) = foreign_member(&observer);
+        let borrowed = borrow(&member).unwrap();
+        assert_eq!(cookie(&borrowed), member.cookie);
+        // While we have it, we hold it too.
+        held_by(&[helper.pid(), std::process::id()], &observer);
+        drop(borrowed);
+        assert_eq!(held_by(&[helper.pid()], &observer), member);
+    });
+}
+
+#[test]
+fn a_socket_of_our_own_is_borrowed_like_any_other() {
+    isolated(|| {
+        let socket = tcp("127.0.0.1:0");
+        let member = only_member(&Observer::new().unwrap());
+        assert_eq!(cookie(borrow(&member).unwrap()), cookie(&socket));
+    });
+}
+
+#[test]
+fn the_next_holder_lends_what_the_first_one_has_no_more() {
+    isolated(|| {
+        let (helper, mut member) = foreign_member(&Observer::new().unwrap());
+        // A descriptor of another socket, one of no socket, and a process that there cannot be.
+        let other = tcp("127.0.0.1:0");
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let holder = |pid, fd| Holder { pid, fd, comm: "gone".into() };
+        let own = std::process::id();
+        let no_such_pid = 1 << 22;
+        member.holders.splice(
+            0..0,
+            [
+                holder(own, other.as_raw_fd() as u32),
+                holder(own, file.as_raw_fd() as u32),
+                holder(own, 999_999),
+                holder(no_such_pid, 0),
+                holder(0, 0),
+                holder(u32::MAX, u32::MAX),
+            ],
+        );
+        assert_eq!(cookie(borrow(&member).unwrap()), member.cookie);
+
+        helper.kill();
+        let error = borrow(&member).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Vanished, "{error}");
+    });
+}
+
+#[test]
+fn a_process_that_ended_lends_nothing() {
+    isolated(|| {
+        let (helper, member) = foreign_member(&Observer::new().unwrap());
+        helper.kill();
+        let error = borrow(&member).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Vanished, "{error}");
+    });
+}
+
+#[test]
+fn who_may_not_trace_the_holder_is_told_what_it_takes() {
+    isolated(|| {
+        let (_helper, member) = foreign_member(&Observer::new().unwrap());
+        let mut sets = capabilities(None).unwrap();
+        sets.effective -= CapabilitySet::SYS_PTRACE;
+        sets.permitted -= CapabilitySet::SYS_PTRACE;
+        set_capabilities(None, sets).unwrap();
+        let error = borrow(&member).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert!(error.to_string().contains("CAP_SYS_PTRACE"), "{error}");
+    });
+}
+
+#[test]
+fn a_member_without_visible_holders_cannot_be_borrowed() {
+    isolated(|| {
+        let _socket = tcp("127.0.0.1:0");
+        let mut member = only_member(&Observer::new().unwrap());
+        member.holders.clear();
+        let error = borrow(&member).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert!(error.what_to_do().unwrap().contains("pid namespace"), "{error}");
+    });
+}

@@ -1,0 +1,309 @@
+//! Several at once: commands on one group, members that come and go meanwhile, groups that grow,
+//! namespaces that are gone. And nothing left over after many times.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use crate::common::cookie;
+use crate::common::world::{
+    World, accept_all, alone, counter, deal, host_members, is_steered, key_at, key_of, listeners,
+    marked, more, nothing_pinned, with,
+};
+use reuseport::group::GroupKey;
+use reuseport::status::Steering;
+use reuseport::{Attach, Balancer, ErrorKind, Host, Policy};
+use rustix::net::{Shutdown, shutdown};
+use sk_reuseport::fault::{Call, Verdict, intercept};
+use test_support::process::close;
+use test_support::{netns, wait};
+
+#[test]
+fn several_attach_to_one_group() {
+    alone(|| {
+        let members = listeners(3);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &members[0]);
+        thread::scope(|scope| {
+            for policy in Policy::ALL {
+                let key = &key;
+                scope.spawn(move || {
+                    let host = Host::open().unwrap();
+                    for _ in 0..8 {
+                        Balancer::attach(&host, key, &with(*policy)).unwrap();
+                        Balancer::attach(&host, key, &Attach::default()).unwrap();
+                    }
+                });
+            }
+            for _ in 0..20 {
+                assert_eq!(deal(&members, 6).iter().sum::<usize>(), 6);
+                host.statuses().unwrap();
+            }
+        });
+        is_steered(&host, &key, &members);
+        assert_eq!(host_members(), 3);
+        reuseport::detach(&host, &key).unwrap();
+        assert!(nothing_pinned());
+    });
+}
+
+#[test]
+fn one_attaches_while_another_detaches() {
+    alone(|| {
+        let members = listeners(3);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &members[0]);
+        let (attached, detached) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let host = Host::open().unwrap();
+                    for _ in 0..10 {
+                        Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+                        attached.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                scope.spawn(|| {
+                    let host = Host::open().unwrap();
+                    while attached.load(Ordering::Relaxed) < 20 {
+                        match reuseport::detach(&host, &key) {
+                            Ok(()) => _ = detached.fetch_add(1, Ordering::Relaxed),
+                            Err(error) => {
+                                assert_eq!(error.kind(), ErrorKind::NotAttached, "{error}")
+                            }
+                        }
+                    }
+                });
+            }
+            while attached.load(Ordering::Relaxed) < 20 {
+                assert_eq!(deal(&members, 6).iter().sum::<usize>(), 6);
+            }
+        });
+        assert!(detached.into_inner() > 0);
+        is_steered(&host, &key, &members);
+        assert_eq!(host_members(), 3);
+        reuseport::detach(&host, &key).unwrap();
+        assert!(nothing_pinned());
+    });
+}
+
+/// How often something is to come or go in a thread of [`come_and_go`], from now on.
+#[derive(Default)]
+struct Turns {
+    left: AtomicUsize,
+    done: AtomicBool,
+}
+
+/// Opens and closes listeners, as often as it is told, and now and then closes all.
+fn come_and_go(address: SocketAddr, turns: &Turns) {
+    let take = |left: usize| left.checked_sub(1);
+    let mut own: Vec<TcpListener> = Vec::new();
+    for turn in 0.. {
+        while turns.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+            if turns.done.load(Ordering::Relaxed) {
+                return;
+            }
+            thread::yield_now();
+        }
+        match own.len() {
+            _ if turn % 50 == 49 => own.clear(),
+            0..8 => own.extend(more(address, 2)),
+            _ => drop(own.remove(0)),
+        }
+    }
+}
+
+/// Attaches again and again while listeners come and go beside the members; returns how often it
+/// went well.
+fn attach_meanwhile(members: &[TcpListener], key: &GroupKey) -> usize {
+    const TIMES: usize = 150;
+
+    let host = Host::open().unwrap();
+    let turns = Turns::default();
+    let mut well = 0;
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| come_and_go(key.address, &turns));
+        }
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for turn in 0..TIMES {
+                turns.left.fetch_add(turn % 40, Ordering::Relaxed);
+                match Balancer::attach(&host, key, &Attach::default()) {
+                    Ok(_) => well += 1,
+                    Err(error) => assert!(
+                        matches!(error.kind(), ErrorKind::Vanished | ErrorKind::NotFound),
+                        "{:?}: {error}",
+                        error.kind()
+                    ),
+                }
+                if turn % 20 == 19 {
+                    // Somebody may have been faster: the group may be another one by now.
+                    let _ = reuseport::detach(&host, key);
+                }
+                for member in members {
+                    accept_all(member);
+                }
+            }
+        }));
+        turns.done.store(true, Ordering::Relaxed);
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    well
+}
+
+#[test]
+fn slow_members_come_and_go_while_others_stay() {
+    alone(|| {
+        let members = listeners(2);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &members[0]);
+        let well = attach_meanwhile(&members, &key);
+        assert!(well > 100, "{well}");
+        is_steered(&host, &key, &members);
+        assert_eq!(host_members(), 2);
+        assert_eq!(marked(&members), [true, true]);
+        reuseport::detach(&host, &key).unwrap();
+        assert!(nothing_pinned());
+    });
+}
+
+#[test]
+fn slow_all_members_come_and_go() {
+    alone(|| {
+        let members = listeners(1);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &members[0]);
+        close(members);
+        let well = attach_meanwhile(&[], &key);
+        assert!(well > 0);
+        let members = more(key.address, 3);
+        is_steered(&host, &key, &members);
+        assert_eq!(host_members(), 3);
+        reuseport::detach(&host, &key).unwrap();
+        assert!(nothing_pinned());
+    });
+}
+
+/// Attaching to a listener that has left its group would make it a group of its own.
+#[test]
+fn a_member_that_stops_listening_at_the_last_moment_is_not_attached_to() {
+    alone(|| {
+        let first = listeners(1);
+        let members = more(first[0].local_addr().unwrap(), 2);
+        close(first);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &members[0]);
+        let chosen = host.refresh(&key).unwrap().members[0].cookie;
+        let stopping = members.iter().find(|member| cookie(member) == chosen).unwrap();
+        let stopping = stopping.try_clone().unwrap();
+        let hook = move |call| {
+            if call == Call::AttachReuseportEbpf {
+                // The second time it is no listener any more.
+                let _ = shutdown(&stopping, Shutdown::Both);
+            }
+            Verdict::Allow
+        };
+        intercept(hook, || Balancer::attach(&host, &key, &with(Policy::RoundRobin))).unwrap();
+        let status = host.status(&key).unwrap();
+        assert!(matches!(status.steering, Steering::Policy { .. }), "{:?}", status.steering);
+        assert_eq!(status.members.len(), 1);
+        assert_eq!(deal(&members, 4).iter().sum::<usize>(), 4);
+    });
+}
+
+/// Beyond 128 sockets the kernel moves a group to another place in its memory (`reuseport_grow`).
+#[test]
+fn a_group_that_grows_beyond_128_stays_steered() {
+    alone(|| {
+        let mut members = listeners(100);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &members[0]);
+        let before = is_steered(&host, &key, &members).group.program;
+        members.extend(more(key.address, 50));
+        // The newcomers get nothing yet, and nobody else notices.
+        let dealt = deal(&members, 200);
+        assert!(dealt[..100].iter().all(|n| *n == 2) && dealt[100..].iter().all(|n| *n == 0));
+        let after = is_steered(&host, &key, &members);
+        assert_eq!(after.group.program, before);
+        members.extend(more(key.address, 150));
+        is_steered(&host, &key, &members);
+        close(members.split_off(10));
+        let status = is_steered(&host, &key, &members);
+        assert_eq!(counter(&status, "select_error") + counter(&status, "fallback_kernel"), 0);
+        assert_eq!(host_members(), 10);
+        reuseport::detach(&host, &key).unwrap();
+    });
+}
+
+/// A namespace's number is given again at once; its cookie never is.
+#[test]
+fn a_namespace_that_goes_and_one_that_comes_with_the_same_address() {
+    alone(|| {
+        let address: SocketAddr = "127.0.0.1:8080".parse().unwrap();
+        let mut before: Option<GroupKey> = None;
+        for _ in 0..3 {
+            let key = netns::isolated(|| {
+                let members = more(address, 2);
+                let host = Host::open().unwrap();
+                let key = key_at(&host, "tcp", address);
+                if let Some(before) = &before {
+                    assert_ne!(*before, key);
+                    let error = reuseport::detach(&host, before).unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::NotFound);
+                    assert!(nothing_pinned(), "the state of the group that is gone, too");
+                }
+                assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
+                is_steered(&host, &key, &members);
+                key
+            });
+            before = Some(key);
+        }
+    });
+}
+
+fn open_connections(host: &Host, key: &GroupKey) -> Vec<Option<u64>> {
+    let status = host.status(key).unwrap();
+    status.members.iter().filter_map(|m| Some(m.enrolment.as_ref()?.open)).collect()
+}
+
+#[test]
+fn slow_nothing_is_left_over_after_many_cycles() {
+    const CYCLES: usize = 200;
+
+    alone(|| {
+        let host = Host::open().unwrap();
+        // Keeps the host-wide layer alive, which would otherwise begin anew in each cycle.
+        let other = listeners(2);
+        let other_key = key_of(&host, &other[0]);
+        Balancer::attach(&host, &other_key, &with(Policy::RoundRobin)).unwrap();
+        let members = listeners(3);
+        let key = key_of(&host, &members[0]);
+        let groups: [(&GroupKey, &[TcpListener]); 2] = [(&key, &members), (&other_key, &other)];
+        let before = World::of(&host, &groups);
+        // Connections that outlive the attachment under which they were accepted.
+        let mut lasting = Vec::new();
+        for cycle in 0..CYCLES {
+            Balancer::attach(&host, &key, &with(Policy::ALL[cycle % 3])).unwrap();
+            assert_eq!(open_connections(&host, &key), [Some(0); 3]);
+            lasting.push(TcpStream::connect(key.address).unwrap());
+            let open: u64 = open_connections(&host, &key).into_iter().flatten().sum();
+            assert_eq!(open, 1);
+            if cycle % 5 == 4 {
+                // Of this cycle and of others: only its own are counted, and none below zero.
+                lasting.clear();
+                members.iter().for_each(|member| _ = accept_all(member));
+                wait::until("no connection is open", wait::BOUND, || {
+                    open_connections(&host, &key) == [Some(0); 3]
+                });
+            }
+            assert_eq!(host_members(), 5);
+            reuseport::detach(&host, &key).unwrap();
+            assert_eq!(World::of(&host, &groups), before);
+        }
+        assert_eq!(deal(&other, 10), [5, 5]);
+        reuseport::detach(&host, &other_key).unwrap();
+        assert!(nothing_pinned());
+    });
+}

@@ -1,0 +1,235 @@
+//! Processes that are killed in the middle of an operation. Whatever they leave, the next operation
+//! succeeds and cleans up, and no connection is lost meanwhile.
+//!
+//! The victim is this test binary itself, told by its environment to run its ignored test `victim`.
+
+use std::cell::Cell;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::common::world::{
+    alone, deal, key_of, listeners, more, nothing_pinned, object, with, with_object,
+};
+use reuseport::group::GroupKey;
+use reuseport::status::Steering;
+use reuseport::{Attach, Balancer, ErrorKind, Host, Policy, Result};
+use rustix::process::{Signal, getpid, kill_process};
+use sk_reuseport::fault::{Verdict, intercept};
+use test_support::bpffs;
+use test_support::process::{close, rerun, spawn};
+
+const GROUP: &str = "REUSEPORT_TEST_GROUP";
+const OPERATION: &str = "REUSEPORT_TEST_OPERATION";
+const CALL: &str = "REUSEPORT_TEST_CALL";
+const BEGUN: &str = "victim: begun";
+
+/// What a victim does.
+fn operate(host: &Host, key: &GroupKey, operation: &str) -> Result<()> {
+    let attach = |attach: &Attach| Balancer::attach(host, key, attach).map(|_| ());
+    match operation {
+        "attach" => attach(&with(Policy::RoundRobin)),
+        "change" => attach(&with(Policy::Random)),
+        "refresh" => attach(&Attach::default()),
+        "object" => attach(&with_object(object("first"))),
+        "detach" => match reuseport::detach(host, key) {
+            Err(error) if error.kind() == ErrorKind::NotAttached => Ok(()),
+            result => result,
+        },
+        "everything" => loop {
+            for operation in ["attach", "change", "refresh", "object", "attach", "detach"] {
+                operate(host, key, operation)?;
+            }
+        },
+        other => panic!("no operation {other:?}"),
+    }
+}
+
+/// Not a test of its own: what the victims run.
+#[test]
+#[ignore = "runs in processes that are to be killed"]
+fn victim() {
+    let Ok(group) = std::env::var(GROUP) else { return };
+    let operation = std::env::var(OPERATION).unwrap();
+    let call: Option<usize> = std::env::var(CALL).ok().map(|call| call.parse().unwrap());
+    let host = Host::open().unwrap();
+    let key = host.find(&group.parse().unwrap()).unwrap().key;
+    println!("{BEGUN}");
+    let count = Cell::new(0);
+    let hook = move |_| {
+        if Some(count.replace(count.get() + 1)) == call {
+            kill_process(getpid(), Signal::KILL).unwrap();
+        }
+        Verdict::Allow
+    };
+    intercept(hook, || operate(&host, &key, &operation)).unwrap();
+}
+
+/// Starts a victim. With a `call`, it kills itself before that call.
+fn start(key: &GroupKey, operation: &str, call: Option<usize>) -> Child {
+    let mut command = rerun(module_path!(), "victim");
+    command
+        .arg("--nocapture")
+        .env(GROUP, key.to_string())
+        .env(OPERATION, operation)
+        .stdout(Stdio::piped());
+    if let Some(call) = call {
+        command.env(CALL, call.to_string());
+    }
+    spawn(&mut command).unwrap()
+}
+
+fn was_killed(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    status.signal() == Some(Signal::KILL.as_raw())
+}
+
+/// Everything can be looked at and everybody is served, whatever state it is in.
+fn is_served(host: &Host, key: &GroupKey, members: &[TcpListener]) {
+    host.statuses().unwrap();
+    host.status(key).unwrap();
+    assert_eq!(deal(members, 6).iter().sum::<usize>(), 6);
+}
+
+fn is_steered(host: &Host, key: &GroupKey, members: &[TcpListener]) {
+    let status = host.status(key).unwrap();
+    assert!(matches!(status.steering, Steering::Policy { policy: Policy::RoundRobin, .. }));
+    assert_eq!(status.unsteered(), 0);
+    let each = 2;
+    assert_eq!(deal(members, each * members.len()), vec![each; members.len()]);
+}
+
+/// Kills at each `step`th call of an operation, which begins in the state that `prepare` makes.
+fn kill_at_calls(
+    operation: &str,
+    step: usize,
+    prepare: impl Fn(&Host, &GroupKey, &mut Vec<TcpListener>),
+) {
+    let host = Host::open().unwrap();
+    let mut members = listeners(2);
+    let key = key_of(&host, &members[0]);
+    let mut kills = 0;
+    for call in (0..).step_by(step) {
+        prepare(&host, &key, &mut members);
+        let status = start(&key, operation, Some(call)).wait().unwrap();
+        is_served(&host, &key, &members);
+        // Every second time by way of a plain attach, which keeps what there is.
+        let plain = (call / step).is_multiple_of(2);
+        if plain {
+            Balancer::attach(&host, &key, &Attach::default()).unwrap();
+            is_served(&host, &key, &members);
+        }
+        Balancer::attach(&host, &key, &with(Policy::RoundRobin))
+            .unwrap_or_else(|error| panic!("killed at call {call} of {operation}: {error}"));
+        is_steered(&host, &key, &members);
+        reuseport::detach(&host, &key).unwrap();
+        assert!(nothing_pinned(), "killed at call {call} of {operation}");
+        if !was_killed(status) {
+            assert!(status.success(), "{operation} failed by itself");
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills * step > 40, "only {kills} kills");
+}
+
+fn round_robin(host: &Host, key: &GroupKey, _: &mut Vec<TcpListener>) {
+    Balancer::attach(host, key, &with(Policy::RoundRobin)).unwrap();
+}
+
+#[test]
+fn slow_attaching_is_killed_at_each_call() {
+    alone(|| kill_at_calls("attach", 1, |_, _, _| {}));
+}
+
+#[test]
+fn slow_a_change_of_policy_is_killed() {
+    alone(|| kill_at_calls("change", 2, round_robin));
+}
+
+#[test]
+fn slow_taking_newcomers_in_is_killed() {
+    alone(|| {
+        kill_at_calls("refresh", 3, |host, key, members| {
+            close(members.split_off(1));
+            round_robin(host, key, members);
+            members.extend(more(key.address, 1));
+        });
+    });
+}
+
+#[test]
+fn slow_replacing_a_policy_by_an_object_is_killed() {
+    alone(|| kill_at_calls("object", 3, round_robin));
+}
+
+#[test]
+fn slow_detaching_is_killed() {
+    alone(|| kill_at_calls("detach", 2, round_robin));
+}
+
+/// A cheap source of numbers; which ones does not matter.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+#[test]
+fn slow_everything_is_killed_at_any_moment() {
+    const KILLS: usize = 100;
+
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = listeners(3);
+        let key = key_of(&host, &members[0]);
+        let mut numbers = Numbers(u64::from(std::process::id()) | 1 << 40);
+        for kill in 0..KILLS {
+            let mut victim = start(&key, "everything", None);
+            let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+            assert!(lines.any(|line| line.unwrap().contains(BEGUN)), "the victim ended early");
+            // Any moment is what this is about; there is nothing to wait for.
+            sleep(Duration::from_micros(numbers.below(120_000)));
+            victim.kill().unwrap();
+            assert!(was_killed(victim.wait().unwrap()), "the victim failed by itself");
+            is_served(&host, &key, &members);
+            let attach = if kill % 2 == 0 { Attach::default() } else { with(Policy::RoundRobin) };
+            Balancer::attach(&host, &key, &attach).unwrap();
+            Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+            is_steered(&host, &key, &members);
+            // Some victims begin with a group that is steered, and some with one that is not.
+            if kill % 3 == 0 {
+                reuseport::detach(&host, &key).unwrap();
+                assert!(nothing_pinned());
+            }
+        }
+    });
+}
+
+/// What nobody comes back for goes with the next operation on any group.
+#[test]
+fn what_a_victim_left_of_a_dead_group_goes_with_the_next_operation() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = listeners(2);
+        let key = key_of(&host, &members[0]);
+        // Somewhere between its first pin and its last step.
+        assert!(was_killed(start(&key, "attach", Some(60)).wait().unwrap()));
+        assert!(!nothing_pinned());
+        close(members);
+        let other = listeners(2);
+        let other_key = key_of(&host, &other[0]);
+        let error = reuseport::detach(&host, &other_key).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotAttached);
+        assert!(nothing_pinned());
+        assert!(std::path::Path::new(bpffs::PATH).exists());
+    });
+}

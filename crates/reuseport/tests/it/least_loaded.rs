@@ -1,0 +1,299 @@
+//! The policy least-loaded against the real kernel: who gets what while queues are what they are.
+
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+
+use crate::common::cookie;
+use crate::common::steering::{attach, picks};
+use crate::common::world::{alone, counter, key_at};
+use reuseport::group::GroupKey;
+use reuseport::id::{Slot, Weight};
+use reuseport::policy::{LeastLoaded, LoadTerms, MaxShare};
+use reuseport::status::MemberStatus;
+use reuseport::{Attach, Balancer, Decide, Host, Policy};
+use sk_reuseport::net::{Bind, loopback};
+use test_support::process::close;
+use test_support::wait;
+
+const LEAST_LOADED: Policy = Policy::LeastLoaded(LeastLoaded::DEFAULT);
+
+/// A group on loopback whose members are in slots of the same order.
+struct Group {
+    members: Vec<TcpListener>,
+    host: Host,
+    key: GroupKey,
+    balancer: Balancer,
+    /// Ends of connections, so that none closes before its time.
+    clients: Vec<TcpStream>,
+    accepted: Vec<Vec<TcpStream>>,
+}
+
+impl Group {
+    fn new(count: usize, policy: Policy) -> Self {
+        Self::at(loopback(false), count, policy)
+    }
+
+    fn at(address: SocketAddr, count: usize, policy: Policy) -> Self {
+        let mut members = Bind::new(address).nonblocking(true).listeners(count).unwrap();
+        members.sort_by_key(|member| cookie(member));
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+        let balancer = attach(&host, &key, policy);
+        let accepted = members.iter().map(|_| Vec::new()).collect();
+        Self { members, host, key, balancer, clients: Vec::new(), accepted }
+    }
+
+    fn connect(&mut self, count: usize) {
+        let connect = || TcpStream::connect(self.key.address).unwrap();
+        self.clients.extend((0..count).map(|_| connect()));
+    }
+
+    /// What waits at these members is accepted. Handshakes are over then: connect may return before
+    /// the last packet of its own has arrived.
+    fn accept(&mut self, members: impl IntoIterator<Item = usize>) {
+        wait::until("no handshake is under way", wait::BOUND, || {
+            let group = self.host.refresh(&self.key).unwrap();
+            group.members.iter().all(|member| member.queue.half_open == 0)
+        });
+        for member in members {
+            let accept = std::iter::from_fn(|| Some(self.members[member].accept().ok()?.0));
+            self.accepted[member].extend(accept);
+        }
+    }
+
+    /// The server's ends of a member's connections are closed, and then the clients' are.
+    fn close(&mut self, member: usize) {
+        let ports: Vec<u16> =
+            self.accepted[member].drain(..).map(|c| c.peer_addr().unwrap().port()).collect();
+        self.clients.retain(|client| !ports.contains(&client.local_addr().unwrap().port()));
+        self.closed();
+    }
+
+    fn close_all(&mut self) {
+        self.accepted.iter_mut().for_each(Vec::clear);
+        self.clients.clear();
+        self.closed();
+    }
+
+    /// Waits until no more connections are counted as open than there are.
+    fn closed(&self) {
+        let are: Vec<u64> = self.accepted.iter().map(|member| member.len() as u64).collect();
+        wait::until("the connections are closed", wait::BOUND, || {
+            let status = self.host.status(&self.key).unwrap();
+            let open = |m: &MemberStatus| m.enrolment.as_ref().unwrap().open.unwrap();
+            let waiting = |m: &MemberStatus| u64::from(m.member.queue.waiting);
+            status.members.iter().map(|m| open(m) - waiting(m)).eq(are.iter().copied())
+        });
+    }
+
+    fn picks(&self) -> Vec<u64> {
+        picks(&self.host.status(&self.key).unwrap())
+    }
+
+    fn counter(&self, reason: &str) -> u64 {
+        counter(&self.host.status(&self.key).unwrap(), reason)
+    }
+}
+
+#[test]
+fn equals_take_turns_and_the_program_reads_queues() {
+    alone(|| {
+        for address in [loopback(false), loopback(true)] {
+            let members = Bind::new(address).listeners(4).unwrap();
+            let host = Host::open().unwrap();
+            let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+            let decide = Some(Decide::Policy(LEAST_LOADED));
+            let (_, attached) =
+                Balancer::attach(&host, &key, &Attach { decide, ..Attach::default() }).unwrap();
+            assert!(attached.lost.is_none(), "{:?}", attached.lost);
+            let _clients: Vec<TcpStream> =
+                (0..40).map(|_| TcpStream::connect(key.address).unwrap()).collect();
+            assert_eq!(picks(&host.status(&key).unwrap()), [10; 4]);
+        }
+    });
+}
+
+#[test]
+fn who_does_not_accept_gets_next_to_nothing() {
+    alone(|| {
+        let mut group = Group::new(4, LEAST_LOADED);
+        for _ in 0..300 {
+            group.connect(1);
+            group.accept(1..4);
+        }
+        let picks = group.picks();
+        assert!(picks[0] <= 2, "{picks:?}");
+        assert_eq!(picks.iter().sum::<u64>(), 300);
+        assert!(picks[1..].iter().all(|n| (95..=105).contains(n)), "{picks:?}");
+        // It wakes up, and gets its share again: all are idle then.
+        group.accept(0..4);
+        group.clients.clear();
+        group.accepted.iter_mut().for_each(Vec::clear);
+        group.closed();
+        let before = group.picks();
+        for _ in 0..100 {
+            group.connect(1);
+            group.accept(0..4);
+            group.close_all();
+        }
+        let since: Vec<u64> = group.picks().iter().zip(&before).map(|(n, b)| n - b).collect();
+        assert!(since.iter().all(|n| (20..=30).contains(n)), "{since:?}");
+    });
+}
+
+/// Three of four hang: they must not get what the fourth is too good for.
+#[test]
+fn the_cap_does_not_feed_workers_that_hang() {
+    alone(|| {
+        let mut group = Group::new(4, LEAST_LOADED);
+        for _ in 0..300 {
+            group.connect(1);
+            group.accept(3..4);
+        }
+        let picks = group.picks();
+        assert!(picks[..3].iter().all(|n| *n <= 2), "{picks:?}");
+    });
+}
+
+/// A worker that takes a connection and closes it at once is always idle; the others work, which
+/// here means: they have connections open.
+#[test]
+fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
+    alone(|| {
+        let mut group = Group::new(4, LEAST_LOADED);
+        group.connect(40);
+        group.accept(0..4);
+        let before = group.picks();
+        for _ in 0..384 {
+            group.connect(1);
+            group.accept(0..4);
+            group.close(0);
+        }
+        let since: Vec<u64> = group.picks().iter().zip(&before).map(|(n, b)| n - b).collect();
+        // 12 windows of 8 picks each, whose bounds lie anywhere.
+        assert!((170..=208).contains(&since[0]), "{since:?}");
+        assert!(group.counter("share_capped") > 0);
+        // Without a cap it would have been all.
+        let uncapped = LeastLoaded {
+            max_share: MaxShare::from_hundredths(10_000).unwrap(),
+            ..LeastLoaded::DEFAULT
+        };
+        group.balancer.set_policy(&group.host, Policy::LeastLoaded(uncapped)).unwrap();
+        let before = group.picks();
+        for _ in 0..100 {
+            group.connect(1);
+            group.accept(0..4);
+            group.close(0);
+        }
+        assert_eq!(group.picks()[0] - before[0], 100);
+    });
+}
+
+#[test]
+fn open_connections_break_ties_unless_told_not_to() {
+    alone(|| {
+        let mut group = Group::new(3, LEAST_LOADED);
+        group.connect(30);
+        group.accept(0..3);
+        // The first one's clients stay, the others' go.
+        group.close(1);
+        group.close(2);
+        for _ in 0..6 {
+            group.connect(1);
+            group.accept(0..3);
+        }
+        assert_eq!(group.picks(), [10, 13, 13]);
+        let queue_alone = LeastLoaded { load: LoadTerms::QUEUE, ..LeastLoaded::DEFAULT };
+        group.balancer.set_policy(&group.host, Policy::LeastLoaded(queue_alone)).unwrap();
+        for _ in 0..6 {
+            group.connect(1);
+            group.accept(0..3);
+        }
+        assert_eq!(group.picks(), [12, 15, 15]);
+    });
+}
+
+#[test]
+fn weights_are_what_loads_are_compared_by() {
+    alone(|| {
+        let mut group = Group::new(2, LEAST_LOADED);
+        let weights = [(Slot::new(0), Weight::new(3).unwrap()), (Slot::new(1), Weight::DEFAULT)];
+        group.balancer.set_weights(&group.host, &weights).unwrap();
+        // Idle: turns by weight.
+        for _ in 0..40 {
+            group.connect(1);
+            group.accept(0..2);
+            group.close_all();
+        }
+        let idle = group.picks();
+        assert!((28..=32).contains(&idle[0]), "{idle:?}");
+        // Nobody accepts: queues by weight.
+        group.connect(40);
+        let queued = group.picks();
+        assert!((28..=32).contains(&(queued[0] - idle[0])), "{idle:?} {queued:?}");
+    });
+}
+
+/// A member whose socket is gone has the emptiest queue of all.
+#[test]
+fn a_closed_member_does_not_spoil_the_choice() {
+    alone(|| {
+        let mut group = Group::new(4, LEAST_LOADED);
+        group.connect(8);
+        close(group.members.remove(1));
+        group.accepted.remove(1);
+        let others = [0, 1, 2];
+        for _ in 0..120 {
+            group.connect(1);
+            group.accept(others);
+        }
+        let status = group.host.status(&group.key).unwrap();
+        let picks = picks(&status);
+        assert_eq!(picks.len(), 3);
+        assert!(picks.iter().all(|n| (40..=46).contains(n)), "{picks:?}");
+        assert_eq!(counter(&status, "fallback_kernel") + counter(&status, "fallback_active"), 0);
+        // Not tried at every pick, but about once in a window.
+        let empty = counter(&status, "empty_slot");
+        assert!((1..=20).contains(&empty), "{empty}");
+    });
+}
+
+#[test]
+fn of_many_members_some_are_looked_at() {
+    alone(|| {
+        let mut group = Group::new(100, LEAST_LOADED);
+        // All but the first ten hang.
+        for _ in 0..1000 {
+            group.connect(1);
+            group.accept(0..10);
+        }
+        let picks = group.picks();
+        let worst = picks[10..].iter().max().unwrap();
+        assert!(*worst <= 12, "{picks:?}");
+        assert!(picks[..10].iter().all(|n| *n > 20), "{picks:?}");
+    });
+}
+
+#[test]
+fn datagrams_go_where_the_fewest_bytes_wait() {
+    alone(|| {
+        let address = loopback(false);
+        let mut members = Bind::new(address).nonblocking(true).udp_sockets(3).unwrap();
+        members.sort_by_key(|member| cookie(member));
+        let address = members[0].local_addr().unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "udp", address);
+        let _balancer = attach(&host, &key, LEAST_LOADED);
+        let client = UdpSocket::bind(loopback(false)).unwrap();
+        let mut bytes = [0; 100];
+        for _ in 0..300 {
+            client.send_to(&[7; 100], address).unwrap();
+            // The first one hangs.
+            for member in &members[1..] {
+                while member.recv(&mut bytes).is_ok() {}
+            }
+        }
+        let picks = picks(&host.status(&key).unwrap());
+        assert!(picks[0] <= 2, "{picks:?}");
+        assert!(picks[1..].iter().all(|n| (140..=160).contains(n)), "{picks:?}");
+    });
+}

@@ -1,0 +1,390 @@
+//! What the observer lists, against the real kernel: each test makes sockets in a network namespace
+//! of its own and looks for exactly those.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::thread;
+
+use crate::common::helper::Helper;
+use crate::common::{BACKLOG, cookie, groups_here, local_address, only_group, tcp, tcp_with, udp};
+use reuseport::ErrorKind;
+use reuseport::group::{Group, Member, Protocol};
+use reuseport::id::Cookie;
+use reuseport::observe::Observer;
+use rustix::event::epoll;
+use rustix::net::{self, AddressFamily, SocketType};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use sk_reuseport::Ebpf;
+use sk_reuseport::programs::SkReuseport;
+use test_support::netns::isolated;
+use test_support::process::spawn;
+use test_support::wait;
+
+/// Waits until `look` finds a group of exactly these sockets, held by this process alone.
+///
+/// Waits, because tests run in parallel and start programs: between fork and exec a child has all
+/// that its parent has, and the observer rightly says so.
+fn becomes_own(sockets: &[OwnedFd], look: impl Fn() -> Group) -> Group {
+    let own = std::process::id();
+    let expected: BTreeMap<_, _> =
+        sockets.iter().map(|s| (cookie(s), vec![(own, s.as_raw_fd() as u32)])).collect();
+    wait::until_some("a group of our sockets, held by us alone", wait::BOUND, || {
+        let group = look();
+        (holders(&group) == expected).then_some(group)
+    })
+}
+
+fn holders(group: &Group) -> BTreeMap<Cookie, Vec<(u32, u32)>> {
+    let of = |member: &Member| member.holders.iter().map(|h| (h.pid, h.fd)).collect();
+    group.members.iter().map(|m| (m.cookie, of(m))).collect()
+}
+
+#[test]
+fn groups_of_every_kind_are_found_with_their_addresses() {
+    type Bind = fn(&str) -> OwnedFd;
+    let v6only: Bind = |address| {
+        tcp_with(address, |s| {
+            net::sockopt::set_ipv6_v6only(s, true).unwrap();
+        })
+    };
+    let cases: [(Bind, Protocol, &str, bool); 8] = [
+        (|a| tcp(a), Protocol::Tcp, "127.0.0.1", false),
+        (|a| tcp(a), Protocol::Tcp, "0.0.0.0", false),
+        // inet6_bind sets IPV6_V6ONLY for every address but the wildcard.
+        (|a| tcp(a), Protocol::Tcp, "[::1]", true),
+        (|a| tcp(a), Protocol::Tcp, "[::]", false),
+        (v6only, Protocol::Tcp, "[::]", true),
+        (|a| udp(a), Protocol::Udp, "127.0.0.1", false),
+        (|a| udp(a), Protocol::Udp, "0.0.0.0", false),
+        (|a| udp(a), Protocol::Udp, "[::1]", true),
+    ];
+    isolated(|| {
+        let observer = Observer::new().unwrap();
+        for (bind, protocol, host, v6only) in cases {
+            for members in 1..=3 {
+                let first = bind(&format!("{host}:0"));
+                let address = local_address(&first);
+                let mut sockets = vec![first];
+                sockets.extend((1..members).map(|_| bind(&address.to_string())));
+
+                let group = becomes_own(&sockets, || only_group(&observer));
+                assert_eq!(group.key.protocol, protocol);
+                assert_eq!(group.key.address, address);
+                assert_eq!(group.key.v6only, v6only, "{host}");
+                assert_eq!(group.key.device, None);
+                assert_eq!(group.key.uid, rustix::process::getuid().as_raw());
+                assert_eq!(group.program, None);
+                assert!(group.members.iter().all(|m| !m.holders[0].comm.is_empty()));
+                drop(sockets);
+                wait::until("the group to end", wait::BOUND, || groups_here(&observer).is_empty());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_v6only_socket_and_one_that_is_not_are_two_groups() {
+    isolated(|| {
+        let both = tcp("[::]:0");
+        let address = local_address(&both).to_string();
+        let only = tcp_with(&address, |s| {
+            net::sockopt::set_ipv6_v6only(s, true).unwrap();
+        });
+        let observer = Observer::new().unwrap();
+        let find = |v6only| {
+            let mut groups = groups_here(&observer);
+            groups.retain(|g| g.key.v6only == v6only);
+            assert_eq!(groups.len(), 1, "{groups:#?}");
+            groups.remove(0)
+        };
+        becomes_own(&[only], || find(true));
+        becomes_own(&[both], || find(false));
+    });
+}
+
+#[test]
+fn unaccepted_connections_are_seen_as_waiting_and_accepted_ones_are_no_members() {
+    isolated(|| {
+        let observer = Observer::new().unwrap();
+        let first = tcp("127.0.0.1:0");
+        let address = local_address(&first);
+        let second = tcp(&address.to_string());
+        let clients: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+
+        let waiting = |group: &Group| group.members.iter().map(|m| m.queue.waiting).sum::<u32>();
+        // connect() returns at the SYN-ACK; the ACK that completes the handshake is on its way.
+        wait::until("20 connections to wait", wait::BOUND, || {
+            waiting(&only_group(&observer)) == 20
+        });
+        let group = only_group(&observer);
+        assert!(group.members.iter().all(|m| m.queue.limit == BACKLOG as u32));
+        assert!(group.members.iter().all(|m| m.queue.half_open == 0));
+
+        let of_first = group.member(cookie(&first)).unwrap().queue.waiting;
+        let listener = TcpListener::from(first);
+        let accepted: Vec<_> = (0..of_first).map(|_| listener.accept().unwrap()).collect();
+        let group = only_group(&observer);
+        assert_eq!(waiting(&group), 20 - of_first);
+        assert_eq!(group.members.len(), 2, "accepted sockets are none of the group");
+        drop((accepted, clients, second));
+    });
+}
+
+#[test]
+fn bytes_wait_at_a_udp_socket_until_they_are_read() {
+    isolated(|| {
+        let observer = Observer::new().unwrap();
+        let socket = UdpSocket::from(udp("127.0.0.1:0"));
+        let address = socket.local_addr().unwrap();
+        let queue = || only_group(&observer).members[0].queue;
+        assert_eq!((queue().waiting, queue().half_open), (0, 0));
+
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..3 {
+            client.send_to(&[0; 1000], address).unwrap();
+        }
+        let full = queue();
+        assert!(full.waiting >= 3000 && full.waiting < full.limit, "{full:?}");
+        let limit = net::sockopt::socket_recv_buffer_size(&socket).unwrap();
+        assert_eq!(full.limit as usize, limit);
+
+        for _ in 0..3 {
+            socket.recv(&mut [0; 2000]).unwrap();
+        }
+        assert_eq!(queue().waiting, 0);
+    });
+}
+
+#[test]
+fn a_socket_that_sets_the_option_too_late_is_no_member() {
+    use net::sockopt::set_socket_reuseport;
+    isolated(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        set_socket_reuseport(&listener, true).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        set_socket_reuseport(&socket, true).unwrap();
+        assert_eq!(groups_here(&Observer::new().unwrap()), []);
+    });
+}
+
+#[test]
+fn a_closed_listener_is_gone() {
+    isolated(|| {
+        let observer = Observer::new().unwrap();
+        let first = tcp("127.0.0.1:0");
+        let second = tcp(&local_address(&first).to_string());
+        // Shut down, it is closed to the network but still open as a descriptor.
+        net::shutdown(&first, net::Shutdown::Both).unwrap();
+        becomes_own(&[second], || only_group(&observer));
+        wait::until("the group to end", wait::BOUND, || groups_here(&observer).is_empty());
+    });
+}
+
+#[test]
+fn the_same_address_in_two_namespaces_is_two_groups() {
+    let inode = || fs::metadata("/proc/thread-self/ns/net").unwrap().ino() as u32;
+    isolated(|| {
+        let here = tcp("127.0.0.1:0");
+        let address = local_address(&here).to_string();
+        let outside = inode();
+        isolated(|| {
+            let there = tcp(&address);
+            let observer = Observer::new().unwrap();
+            let own = observer.own_netns().unwrap();
+            assert_eq!(own.inode, inode());
+            let groups = observer.groups().unwrap();
+            let find = |inode| groups.iter().find(|g| g.key.netns.inode == inode).unwrap();
+            assert_ne!(find(outside).key.netns.cookie, own.cookie);
+            assert_eq!(find(outside).key.to_string(), find(own.inode).key.to_string());
+            assert_eq!(holders(find(outside)).keys().collect::<Vec<_>>(), [&cookie(&here)]);
+            assert_eq!(holders(find(own.inode)).keys().collect::<Vec<_>>(), [&cookie(&there)]);
+        });
+    });
+}
+
+#[test]
+fn a_group_of_one_device_is_told_with_the_devices_name_in_our_own_namespace() {
+    isolated(|| {
+        // A link-local address binds its socket to the device (inet6_bind).
+        let mut ip = Command::new(test_support::program("ip"));
+        ip.args(["address", "add", "fe80::1/64", "dev", "lo", "nodad"]);
+        assert!(spawn(&mut ip).unwrap().wait().unwrap().success());
+        let bound = tcp("[fe80::1%1]:0");
+
+        let observer = Observer::new().unwrap();
+        let group = only_group(&observer);
+        let device = group.key.device.clone().unwrap();
+        assert_eq!((device.index, device.name.as_deref()), (1, Some("lo")));
+        let port = local_address(&bound).port();
+        assert_eq!(group.key.to_string(), format!("tcp:[fe80::1]%lo:{port}"));
+
+        let inode = group.key.netns.inode;
+        let seen_from_outside = isolated(|| observer.groups().unwrap());
+        let group = seen_from_outside.iter().find(|g| g.key.netns.inode == inode).unwrap();
+        assert_eq!(group.key.device.as_ref().unwrap().name, None);
+    });
+}
+
+#[test]
+fn every_process_that_has_the_socket_is_a_holder() {
+    isolated(|| {
+        let observer = Observer::new().unwrap();
+        let socket = tcp("127.0.0.1:0");
+        let helper = Helper::holding(&socket, "hold");
+
+        let mut expected = vec![(std::process::id(), socket.as_raw_fd() as u32), (helper.pid(), 0)];
+        expected.sort_unstable();
+        wait::until("both processes to be its holders", wait::BOUND, || {
+            holders(&only_group(&observer)) == BTreeMap::from([(cookie(&socket), expected.clone())])
+        });
+
+        helper.kill();
+        becomes_own(&[socket], || only_group(&observer));
+    });
+}
+
+#[test]
+fn the_owner_is_the_process_whose_epoll_watches() {
+    isolated(|| {
+        let observer = Observer::new().unwrap();
+        let first = tcp("127.0.0.1:0");
+        let second = tcp(&local_address(&first).to_string());
+        // Waits: as with holders, a child of another test has our epoll until it execs.
+        let become_owners = |expected: &[(Cookie, u32)]| {
+            let expected = expected.iter().copied().collect::<HashMap<_, _>>();
+            wait::until(&format!("owners {expected:?}"), wait::BOUND, || {
+                observer.owners(&only_group(&observer)).unwrap() == expected
+            });
+        };
+        become_owners(&[]);
+
+        let own = std::process::id();
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let watch = |socket: &OwnedFd| {
+            epoll::add(&poll, socket, epoll::EventData::new_u64(0), epoll::EventFlags::IN).unwrap();
+        };
+        watch(&first);
+        become_owners(&[(cookie(&first), own)]);
+
+        // Of the other socket another process is the owner, although we hold it too.
+        let helper = Helper::holding(&second, "watch");
+        let both = [(cookie(&first), own), (cookie(&second), helper.pid())];
+        become_owners(&both);
+
+        // Two watch it: it is nobody's.
+        watch(&second);
+        become_owners(&[(cookie(&first), own)]);
+
+        helper.kill();
+        become_owners(&[(cookie(&first), own), (cookie(&second), own)]);
+        drop(poll);
+        become_owners(&[]);
+    });
+}
+
+#[test]
+fn the_attached_program_is_told_by_id_and_name() {
+    isolated(|| {
+        let observer = Observer::new().unwrap();
+        let socket = tcp("127.0.0.1:0");
+        let mut object = Ebpf::load(include_bytes!("../bpf/leave_it.bpf.o")).unwrap();
+        let program: &mut SkReuseport = object.program_mut("leave_it").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        program.attach(&socket).unwrap();
+
+        let attached = only_group(&observer).program.unwrap();
+        assert_eq!(attached.id, Some(program.info().unwrap().id()));
+        assert_eq!(attached.name, "leave_it");
+
+        SkReuseport::detach(&socket).unwrap();
+        assert_eq!(only_group(&observer).program, None);
+    });
+}
+
+#[test]
+fn a_socket_that_has_a_program_but_no_address_yet_is_no_member() {
+    isolated(|| {
+        let mut object = Ebpf::load(include_bytes!("../bpf/leave_it.bpf.o")).unwrap();
+        let program: &mut SkReuseport = object.program_mut("leave_it").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let unbound = [SocketType::STREAM, SocketType::DGRAM].map(|kind| {
+            let socket = net::socket(AddressFamily::INET, kind, None).unwrap();
+            net::sockopt::set_socket_reuseport(&socket, true).unwrap();
+            program.attach(&socket).unwrap();
+            socket
+        });
+        assert_eq!(groups_here(&Observer::new().unwrap()), []);
+        drop(unbound);
+    });
+}
+
+#[test]
+fn many_members_with_long_output_are_all_listed_once() {
+    isolated(|| {
+        // More than one read's worth of records, which the kernel gives out in pieces of 32 KiB.
+        let first = udp("127.0.0.1:0");
+        let address = local_address(&first).to_string();
+        let mut sockets = vec![first];
+        sockets.extend((1..700).map(|_| udp(&address)));
+        let observer = Observer::new().unwrap();
+        becomes_own(&sockets, || only_group(&observer));
+    });
+}
+
+#[test]
+fn a_process_in_a_pid_namespace_is_named_by_its_number_in_ours() {
+    isolated(|| {
+        let socket = tcp("127.0.0.1:0");
+        let helper = Helper::in_pid_namespace(&socket, "look");
+        // It is pid 1 there, and sees only itself: the observer counts by the reader's namespace.
+        assert_eq!(helper.said(), "sees [1]");
+
+        // The helper, unshare above it, and we.
+        let observer = Observer::new().unwrap();
+        let pids = wait::until_some("three holders", wait::BOUND, || {
+            Some(only_group(&observer).pids()).filter(|pids| pids.len() == 3)
+        });
+        assert!(pids.contains(&std::process::id()) && pids.contains(&helper.pid()), "{pids:?}");
+        let inside = pids.iter().find(|p| ![std::process::id(), helper.pid()].contains(p)).unwrap();
+        let status = fs::read_to_string(format!("/proc/{inside}/status")).unwrap();
+        assert!(status.contains(&format!("PPid:\t{}\n", helper.pid())), "{status}");
+    });
+}
+
+#[test]
+fn without_capabilities_it_says_which_are_missing() {
+    let without = |dropped: CapabilitySet| {
+        // Capabilities are each thread's own.
+        thread::spawn(move || {
+            let mut sets = capabilities(None).unwrap();
+            sets.effective -= dropped | CapabilitySet::SYS_ADMIN;
+            set_capabilities(None, sets).unwrap();
+            Observer::new().unwrap_err()
+        })
+        .join()
+        .unwrap()
+    };
+    let none = without(CapabilitySet::BPF | CapabilitySet::PERFMON);
+    assert_eq!(none.kind(), ErrorKind::Denied, "{none}");
+    assert!(none.to_string().contains("missing here: CAP_BPF and CAP_PERFMON"), "{none}");
+    let no_perfmon = without(CapabilitySet::PERFMON);
+    assert_eq!(no_perfmon.kind(), ErrorKind::Denied, "{no_perfmon}");
+    assert!(no_perfmon.to_string().contains("missing here: CAP_PERFMON"), "{no_perfmon}");
+}
+
+#[test]
+fn two_capabilities_are_enough() {
+    isolated(|| {
+        let socket = tcp("127.0.0.1:0");
+        let mut sets = capabilities(None).unwrap();
+        sets.effective = CapabilitySet::BPF | CapabilitySet::PERFMON;
+        sets.permitted = sets.effective;
+        set_capabilities(None, sets).unwrap();
+        let observer = Observer::new().unwrap();
+        becomes_own(&[socket], || only_group(&observer));
+    });
+}

@@ -1,0 +1,161 @@
+//! Open connections are counted in the kernel, up and down. However they end, it comes back to 0, for
+//! every member that there is and at every index that was ever given to one.
+
+mod closes;
+mod counting;
+mod handshakes;
+mod members;
+mod storm;
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::common::cookie;
+use crate::common::world::{alone, open_by_index};
+use reuseport::net::{Bind, loopback};
+use reuseport::{Balancer, Host, Policy};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
+use test_support::wait::{self, BOUND};
+
+/// A group that is steered, and one beside it that keeps the host-wide layer, whatever becomes of
+/// the first.
+struct Scene {
+    host: Host,
+    at: SocketAddr,
+    members: Vec<TcpListener>,
+    beside: TcpListener,
+}
+
+/// Both ends of a connection.
+struct Pair {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+/// Runs a case over both IPs, each in a network of its own with so many members, and sees that
+/// nothing is open when it is over.
+fn ends_at_zero(members: usize, case: impl Fn(&mut Scene) + Sync) {
+    ends_at_zero_at(loopback(false), members, &case);
+    ends_at_zero_at(loopback(true), members, &case);
+}
+
+fn ends_at_zero_at(at: SocketAddr, members: usize, case: impl Fn(&mut Scene) + Sync) {
+    alone(|| {
+        let mut scene = Scene::new(at, members);
+        case(&mut scene);
+        none_open();
+    });
+}
+
+/// Waits until nobody believes anything to be open. A count that went below 0 never gets there: no look
+/// mends that.
+#[track_caller]
+fn none_open() {
+    wait::poll(BOUND, || open_by_index().is_empty().then_some(()));
+    assert_eq!(open_by_index(), [], "(index, open)");
+}
+
+impl Scene {
+    fn new(at: SocketAddr, members: usize) -> Self {
+        let host = Host::open().unwrap();
+        let beside = Bind::new(at).listeners(1).unwrap().remove(0);
+        attach(&host, &beside);
+        let members = by_slot(Bind::new(at).nonblocking(true).listeners(members).unwrap());
+        let at = members[0].local_addr().unwrap();
+        attach(&host, &members[0]);
+        Self { host, at, members, beside }
+    }
+
+    fn balancer(&self) -> Balancer {
+        let key = self.host.group_of(&self.members[0]).unwrap().key;
+        Balancer::open(&self.host, &key).unwrap()
+    }
+
+    /// Attaches once more, or anew.
+    fn attach(&self) -> Balancer {
+        attach(&self.host, &self.members[0])
+    }
+
+    /// Open connections by slot.
+    fn open(&self) -> Vec<u64> {
+        let stats = self.balancer().stats(&self.host).unwrap();
+        stats.members.iter().filter_map(|member| member.open).collect()
+    }
+
+    /// Waits until so many are open, all members together.
+    #[track_caller]
+    fn opens(&self, count: u64) {
+        wait::poll(BOUND, || (self.counted() == count).then_some(()));
+        assert_eq!(self.counted(), count, "{:?}", open_by_index());
+    }
+
+    /// How many are counted, all members together.
+    #[expect(clippy::unused_self, reason = "of this scene")]
+    fn counted(&self) -> u64 {
+        open_by_index().iter().map(|(_, open)| u64::from(*open)).sum()
+    }
+
+    fn connect(&self, count: usize) -> Vec<TcpStream> {
+        (0..count).map(|_| TcpStream::connect(self.at).unwrap()).collect()
+    }
+
+    /// Whoever waits at any member, once it is so many.
+    #[track_caller]
+    fn accept(&self, count: usize) -> Vec<TcpStream> {
+        let mut accepted = Vec::new();
+        wait::until("all are accepted", BOUND, || {
+            let waiting = |member: &TcpListener| Some(member.accept().ok()?.0);
+            let all = self.members.iter().flat_map(|m| std::iter::from_fn(move || waiting(m)));
+            accepted.extend(all);
+            accepted.len() >= count
+        });
+        assert_eq!(accepted.len(), count);
+        accepted
+    }
+
+    /// So many connections, which are counted.
+    #[track_caller]
+    fn pairs(&self, count: usize) -> Vec<Pair> {
+        let before = self.counted();
+        let clients = self.connect(count);
+        let mut servers = self.accept(count);
+        self.opens(before + count as u64);
+        let pair = |client: TcpStream| {
+            let port = client.local_addr().unwrap().port();
+            let of_client = |s: &TcpStream| s.peer_addr().is_ok_and(|peer| peer.port() == port);
+            let server = servers.iter().position(of_client).expect("each is accepted");
+            Pair { client, server: servers.remove(server) }
+        };
+        clients.into_iter().map(pair).collect()
+    }
+}
+
+/// In the order in which they get slots.
+fn by_slot(mut members: Vec<TcpListener>) -> Vec<TcpListener> {
+    members.sort_by_key(|member| cookie(member));
+    members
+}
+
+fn attach(host: &Host, member: &TcpListener) -> Balancer {
+    let key = host.group_of(member).unwrap().key;
+    let (balancer, attached) = Balancer::attach(host, &key, &Policy::RoundRobin.into()).unwrap();
+    assert!(attached.changes.left_out.is_empty(), "{attached:?}");
+    balancer
+}
+
+/// Closes with a RST instead of a FIN.
+fn reset(stream: TcpStream) {
+    sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+}
+
+fn stream_socket(to: SocketAddr) -> OwnedFd {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()
+}
+
+/// Sets a number below /proc/sys/net/ipv4, for the test's own network alone.
+fn sysctl(name: &str, value: u32) {
+    fs::write(format!("/proc/sys/net/ipv4/{name}"), value.to_string()).unwrap();
+}

@@ -1,0 +1,211 @@
+//! All at once: threads that open connections and end them in every way, while members come and go,
+//! groups are attached to and detached from, and somebody reads the counts all the time.
+
+use std::io::Read as _;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use reuseport::net::{Bind, loopback};
+use reuseport::{Balancer, ErrorKind, LeftOut, Policy};
+use test_support::wait::{self, BOUND};
+
+use super::{Scene, ends_at_zero_at, reset};
+use crate::common::world::open_by_index;
+
+/// Turns of members that come and go.
+const TURNS: usize = 60;
+
+const MEMBERS: usize = 3;
+
+const MANY: usize = 60_000;
+
+/// Connections that stay open meanwhile.
+const HELD: u64 = 100;
+
+/// Ends a connection in one way or another. Some wait for the other end.
+fn end(mut stream: TcpStream, way: usize) {
+    match way % 5 {
+        0 => drop(stream),
+        1 | 2 => reset(stream),
+        3 => {
+            let _ = stream.shutdown(Shutdown::Write);
+            // A reset is an end, too.
+            let _ = stream.read(&mut [0]);
+        }
+        _ => _ = stream.shutdown(Shutdown::Both),
+    }
+}
+
+fn clients(at: SocketAddr, over: &AtomicBool, opened: &AtomicUsize) {
+    let mut held = Vec::new();
+    for turn in 0.. {
+        if over.load(Relaxed) {
+            return;
+        }
+        // While all members are gone, nobody listens.
+        if let Ok(stream) = TcpStream::connect(at) {
+            opened.fetch_add(1, Relaxed);
+            stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+            match turn % 3 {
+                0 => held.push(stream),
+                _ => end(stream, turn),
+            }
+        }
+        if held.len() > 20 {
+            held.drain(..).enumerate().for_each(|(way, stream)| end(stream, way));
+        }
+    }
+}
+
+/// Accepts and ends what comes to a listener, until that is over. What waits then, nobody accepts.
+fn serve(listener: &TcpListener, over: &AtomicBool, seed: usize) {
+    let mut held = Vec::new();
+    for turn in seed.. {
+        if over.load(Relaxed) {
+            return;
+        }
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+                match turn % 3 {
+                    0 => held.push(stream),
+                    _ => end(stream, turn),
+                }
+            }
+            Err(_) => thread::yield_now(),
+        }
+        if held.len() > 10 {
+            held.drain(..).enumerate().for_each(|(way, stream)| end(stream, way));
+        }
+    }
+}
+
+/// A member that is served by a thread of its own. The listener closes some time after this is dropped.
+struct Served(Arc<AtomicBool>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+fn storm(scene: &mut Scene, turns: usize) {
+    let opened = AtomicUsize::new(0);
+    let (scene, at) = (&*scene, scene.at);
+    thread::scope(|scope| {
+        let serving = |listener: TcpListener, seed| {
+            let served = Served(Arc::default());
+            let over = Arc::clone(&served.0);
+            scope.spawn(move || serve(&listener, &over, seed));
+            served
+        };
+        // These end also when something fails here.
+        let over = Served(Arc::default());
+        for _ in 0..2 {
+            let (over, opened) = (Arc::clone(&over.0), &opened);
+            scope.spawn(move || clients(at, &over, opened));
+        }
+        // This one stays, or the group would end.
+        let _stays = serving(scene.members[0].try_clone().unwrap(), 0);
+        let mut others = Vec::new();
+        for turn in 0..turns {
+            while others.len() < MEMBERS - 1 {
+                let member = Bind::new(at).nonblocking(true).listeners(1).unwrap().remove(0);
+                others.push(serving(member, turn));
+            }
+            // In the second half, what is not subtracted stays.
+            let detach = turn % 5 == 4 && turn < turns / 2;
+            change_everything(scene, turn, detach);
+            if turn % 10 != 9 {
+                others.remove(turn % 2);
+            }
+        }
+    });
+    println!("{} connections", opened.into_inner());
+    ends(scene);
+    scene.attach();
+    let pairs = scene.pairs(3);
+    assert_eq!(scene.open(), [3]);
+    drop(pairs);
+}
+
+/// What still waits is accepted, and ends, until nothing is open. The last may be on their way.
+#[track_caller]
+fn ends(scene: &Scene) {
+    let accept = || while scene.members[0].accept().is_ok() {};
+    wait::poll(BOUND / 5, || {
+        accept();
+        open_by_index().is_empty().then_some(())
+    });
+    // A kernel as it is released runs the programs at every close. That of a sandbox may not run them
+    // beneath interrupts of its own tasks: what is missed there, a look at the counts finds. Nowhere are
+    // there fewer than none.
+    let missed = if is_emulated() { 0 } else { 1_000 };
+    assert!(open_by_index().iter().all(|(_, open)| *open <= missed), "{:?}", open_by_index());
+    wait::poll(BOUND, || {
+        accept();
+        scene.open();
+        open_by_index().is_empty().then_some(())
+    });
+    assert_eq!(open_by_index(), [], "(index, open), counted once more");
+}
+
+/// `cargo xtask vm` runs tests on a distribution's kernel.
+fn is_emulated() -> bool {
+    wait::scaled(BOUND) > BOUND
+}
+
+/// Enough that some close beneath an interrupt while the program that counts is running already, at least
+/// on an emulated machine: there, one program alone missed 44 closes of 316,182.
+#[test]
+fn after_many_connections_nothing_is_open() {
+    ends_at_zero_at(loopback(true), 1, |scene| {
+        let (opened, at) = (AtomicUsize::new(0), scene.at);
+        let held = scene.pairs(HELD as usize);
+        thread::scope(|scope| {
+            let over = Served(Arc::default());
+            for seed in 0..3 {
+                let (here, there) = (Arc::clone(&over.0), Arc::clone(&over.0));
+                let (listener, opened) = (scene.members[0].try_clone().unwrap(), &opened);
+                scope.spawn(move || clients(at, &here, opened));
+                scope.spawn(move || serve(&listener, &there, seed));
+            }
+            // Whoever looks meanwhile subtracts nothing that is open, now or (below 0) later.
+            wait::until("all are opened", BOUND * 12, || {
+                scene.open();
+                let counted = scene.counted();
+                assert!((HELD..10_000).contains(&counted), "{counted}");
+                opened.load(Relaxed) > MANY
+            });
+        });
+        drop(held);
+        ends(scene);
+    });
+}
+
+fn change_everything(scene: &Scene, turn: usize, detach: bool) {
+    let key = scene.host.group_of(&scene.members[0]).unwrap().key;
+    let policy = Policy::ALL[turn % Policy::ALL.len()];
+    let (balancer, attached) = Balancer::attach(&scene.host, &key, &policy.into()).unwrap();
+    // Somebody may have closed meanwhile.
+    let vanished = |out: &LeftOut| out.why.kind() == ErrorKind::Vanished;
+    assert!(attached.changes.left_out.iter().all(vanished), "{attached:?}");
+    let open = scene.open();
+    assert!(open.iter().all(|open| *open < 10_000), "below zero: {open:?}");
+    if detach {
+        balancer.detach(&scene.host).unwrap();
+    }
+}
+
+#[test]
+fn after_a_storm_nothing_is_open() {
+    ends_at_zero_at(loopback(true), 1, |scene| storm(scene, TURNS / 4));
+}
+
+#[test]
+fn slow_after_a_long_storm_nothing_is_open() {
+    ends_at_zero_at(loopback(true), 1, |scene| storm(scene, TURNS * 4));
+}

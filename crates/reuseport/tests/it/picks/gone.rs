@@ -1,0 +1,181 @@
+//! Who gets what when nobody is in the table. Nothing is dropped, and counters say who decided.
+
+use std::net::SocketAddr;
+
+use reuseport::id::{Slot, State, Weight};
+use reuseport::status::Steering;
+use reuseport::table::{self, Fill, Share, Table};
+use reuseport::{Host, Policy};
+use rustix::net::{Shutdown, listen, shutdown};
+use sk_reuseport::maps::{Array, ArrayOfMaps, MapData, ReusePortSockArray};
+use test_support::wait::{self, BOUND};
+
+use crate::common::steered::Steered;
+use crate::common::traffic::{Connections, Datagrams, Members};
+use crate::common::world::alone;
+
+const MEMBERS: usize = 4;
+
+/// How much is sent each time: the same share for each member.
+const SENT: usize = 40;
+
+/// What a case is given: members, steered by round-robin.
+struct Case<'a, M> {
+    members: M,
+    steered: Steered<'a>,
+}
+
+fn case<M: Members>(at: SocketAddr, check: impl Fn(Case<'_, M>) + Sync) {
+    alone(|| {
+        let host = Host::open().unwrap();
+        // Not the first one: a port that the kernel chose is given back by a shutdown.
+        let mut members = M::new(at, 1);
+        members.open(MEMBERS);
+        members.close(1);
+        let steered = Steered::new(&host, M::PROTOCOL, members.address(), Policy::RoundRobin);
+        check(Case { members, steered });
+    });
+}
+
+/// Runs a case, which is generic, for both protocols over both IPs.
+macro_rules! cases {
+    ($($(#[$note:meta])* $name:ident),* $(,)?) => { $(
+        $(#[$note])*
+        #[test]
+        fn $name() {
+            for at in ["127.0.0.1:0", "[::1]:0"] {
+                let at: SocketAddr = at.parse().unwrap();
+                case::<Connections>(at, |case| case.$name());
+                case::<Datagrams>(at, |case| case.$name());
+            }
+        }
+    )* };
+}
+
+cases!(
+    all_have_weight_0,
+    all_are_standby,
+    all_that_had_a_slot_are_closed,
+    all_are_closed_and_opened
+);
+
+impl<M: Members> Case<'_, M> {
+    /// Sends, and waits until all has arrived; returns how much by member.
+    #[track_caller]
+    fn deal(&mut self) -> Vec<usize> {
+        let mut dealt = vec![0; self.members.count()];
+        (0..SENT).for_each(|_| self.members.send(0));
+        wait::until("everything arrives", BOUND, || {
+            self.members.receive(|member, _| dealt[member] += 1);
+            dealt.iter().sum::<usize>() == SENT
+        });
+        dealt
+    }
+
+    #[track_caller]
+    fn assert_picks(&self, expected: &[usize]) {
+        let picks: Vec<_> = (0..MEMBERS).map(|slot| self.steered.picks_of(slot) as usize).collect();
+        assert_eq!(picks, expected);
+    }
+
+    /// They are what is left before the kernel decides, and take turns.
+    fn all_have_weight_0(mut self) {
+        self.steered.set_weights(&[0; MEMBERS]);
+        assert_eq!(self.deal(), [SENT / MEMBERS; MEMBERS]);
+        self.steered.assert_counters(&[("fallback_draining", SENT as u64)]);
+        self.assert_picks(&[SENT / MEMBERS; MEMBERS]);
+
+        // The turns of two that are gone are the third one's.
+        self.members.close(2);
+        assert_eq!(self.deal(), [3 * SENT / MEMBERS, SENT / MEMBERS]);
+        self.steered.assert_counters(&[("fallback_draining", 2 * SENT as u64)]);
+        self.assert_picks(&[10, 10, 40, 20]);
+    }
+
+    /// Nobody at all may have it, but the kernel's hash knows them.
+    fn all_are_standby(mut self) {
+        let shares = |state| {
+            let share = |slot| Share { slot: Slot::new(slot), weight: Weight::DEFAULT, state };
+            (0..MEMBERS as u16).map(share).collect::<Vec<_>>()
+        };
+        put_into_force(&self.steered, &shares(State::Standby));
+        self.deal();
+        self.steered.assert_counters(&[("fallback_kernel", SENT as u64)]);
+        self.assert_picks(&[0; MEMBERS]);
+
+        put_into_force(&self.steered, &shares(State::Active));
+        assert_eq!(self.deal(), [SENT / MEMBERS; MEMBERS]);
+        let both = [("picks", SENT as u64), ("fallback_kernel", SENT as u64)];
+        self.steered.assert_counters(&both);
+        self.assert_picks(&[SENT / MEMBERS; MEMBERS]);
+    }
+
+    /// Somebody came who has no slot yet: the kernel finds him.
+    fn all_that_had_a_slot_are_closed(mut self) {
+        self.members.open(1);
+        self.members.close(MEMBERS);
+        assert_eq!(self.deal(), [SENT]);
+        let left = [("fallback_kernel", SENT as u64), ("empty_slot", SENT as u64)];
+        self.steered.assert_counters(&left);
+        self.assert_picks(&[0; MEMBERS]);
+
+        self.steered.attach_again();
+        assert_eq!(self.deal(), [SENT]);
+        let [kernel, empty] = left;
+        self.steered.assert_counters(&[("picks", SENT as u64), kernel, empty]);
+    }
+
+    /// With the last one the group ends, and the attachment with it; what is pinned does not.
+    fn all_are_closed_and_opened(mut self) {
+        assert_eq!(self.deal(), [SENT / MEMBERS; MEMBERS]);
+        self.members.close(MEMBERS);
+        self.members.open(MEMBERS);
+        assert_eq!(self.steered.status().steering, Steering::KernelHash);
+        self.deal();
+
+        self.steered.attach_again();
+        self.steered.assert_counters(&[("picks", SENT as u64)]);
+        assert_eq!(self.deal(), [SENT / MEMBERS; MEMBERS]);
+        self.steered.assert_counters(&[("picks", 2 * SENT as u64)]);
+    }
+}
+
+/// As closed and opened, but the sockets are the same: each finds the slot that it had.
+#[test]
+fn all_stop_listening_and_listen_again() {
+    for at in ["127.0.0.1:0", "[::1]:0"] {
+        case(at.parse().unwrap(), |mut case: Case<'_, Connections>| {
+            assert_eq!(case.deal(), [SENT / MEMBERS; MEMBERS]);
+            for listener in &case.members.members {
+                shutdown(listener, Shutdown::Both).unwrap();
+            }
+            for listener in &case.members.members {
+                listen(listener, SENT as i32).unwrap();
+            }
+            assert_eq!(case.steered.status().steering, Steering::KernelHash);
+            case.deal();
+
+            case.steered.attach_again();
+            assert_eq!(case.deal(), [SENT / MEMBERS; MEMBERS]);
+            case.steered.assert_counters(&[("picks", 2 * SENT as u64)]);
+            case.assert_picks(&[2 * SENT / MEMBERS; MEMBERS]);
+        });
+    }
+}
+
+/// Puts the table of members with these states into force, which no public function of this version
+/// gives them.
+fn put_into_force(steered: &Steered<'_>, shares: &[Share]) {
+    let sockets: ReusePortSockArray<MapData> = steered.map("sockets").try_into().unwrap();
+    let capacity = sockets.map_data().max_entries();
+    let words = Table::build(shares, Fill::Interleave, capacity).encode();
+    // All of a group's tables are of one length.
+    let length = table::maximum_words(capacity) as u32;
+    let flags = Array::<MapData, u64>::MMAPABLE;
+    let mut table: Array<_, u64> = Array::create_named("table", length, flags).unwrap();
+    for (index, word) in (0..).zip(&words) {
+        table.set(index, *word, 0).unwrap();
+    }
+    let mut tables: ArrayOfMaps<MapData> = steered.map("tables").try_into().unwrap();
+    tables.set(0, table.map_data(), 0).unwrap();
+}

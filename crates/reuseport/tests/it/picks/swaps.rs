@@ -1,0 +1,197 @@
+//! Ten thousand tables swapped in while traffic flows: no member that is out of the table gets
+//! anything, and nothing half-written is ever read.
+
+use std::panic;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+
+use reuseport::{Host, Policy};
+use test_support::wait::{self, BOUND};
+use test_support::{SetOnDrop, bpffs, netns};
+
+use crate::common::steered::Steered;
+use crate::common::traffic::{Connections, Datagrams, Members};
+
+/// All groups together.
+const TABLES: usize = 10_000;
+
+/// A group that comes late.
+const FEWEST: u64 = 2;
+
+/// A swap waits for an RCU grace period, which is the same one for all that wait: hence many groups
+/// at once, each with a bpffs, and so a lock, of its own.
+const UDP_GROUPS: usize = 14;
+const TCP_GROUPS: usize = 6;
+
+/// Of which the first one is in no table: what is not written yet reads as slot 0.
+const MEMBERS: usize = 5;
+
+/// How many arrivals must show that a table is in force, and no other, before the next one comes.
+const ARRIVALS: u64 = 4;
+
+/// Sent before somebody looks who got it.
+const BURST: usize = 8;
+
+/// A group's tables, numbered from 1 on.
+#[derive(Default)]
+struct Tables {
+    /// The latest one whose swap has begun, and the latest one whose swap has returned.
+    begun: AtomicU64,
+    returned: AtomicU64,
+    /// The latest one that decided often enough.
+    proven: AtomicU64,
+    over: AtomicBool,
+    /// How much was sent, when it is over and all of it has arrived.
+    sent: OnceLock<u64>,
+}
+
+/// Who is in a table, with which weight. Two members are in, two are out, and in the next one it
+/// is the other way round; tables differ in length.
+fn weight(table: u64, member: usize) -> u16 {
+    match member {
+        0 => 0,
+        _ if (table + member as u64 / 3).is_multiple_of(2) => 0,
+        _ => 1 + ((table * 7 + member as u64) % 13) as u16,
+    }
+}
+
+/// A table for hashes takes 128 KiB, and 100 ms in an unoptimised build: one group has to do.
+fn policy(group: usize) -> Policy {
+    match group {
+        0 => Policy::Hash,
+        _ if group.is_multiple_of(2) => Policy::Random,
+        _ => Policy::RoundRobin,
+    }
+}
+
+impl Tables {
+    /// Swaps tables in as long as any are left of what all groups share; returns how many it were.
+    fn swap_all(&self, steered: &Steered<'_>, left: &AtomicUsize) -> u64 {
+        for table in 1.. {
+            let none_left = left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_err();
+            if none_left && table > FEWEST {
+                return table - 1;
+            }
+            let weights: [u16; MEMBERS] = std::array::from_fn(|member| weight(table, member));
+            self.begun.store(table, SeqCst);
+            steered.set_weights(&weights);
+            self.returned.store(table, SeqCst);
+            wait::soon("the table decides", || self.proven.load(SeqCst) == table);
+        }
+        unreachable!("it ends in between")
+    }
+}
+
+/// A group's traffic.
+struct Flood<'a, M> {
+    tables: &'a Tables,
+    members: M,
+    sent: u64,
+    arrived: u64,
+    /// How many arrivals only the latest table can have sent where they are.
+    proofs: (u64, u64),
+}
+
+impl<'a, M: Members> Flood<'a, M> {
+    fn new(tables: &'a Tables, members: M) -> Self {
+        Self { tables, members, sent: 0, arrived: 0, proofs: (0, 0) }
+    }
+
+    /// Sends some more, if there is a table; false when it is over.
+    fn go_on(&mut self) -> bool {
+        let returned = self.tables.returned.load(SeqCst);
+        let over = self.tables.over.load(SeqCst);
+        if returned > 0 && !over {
+            (0..BURST).for_each(|_| self.members.send(returned));
+            self.sent += BURST as u64;
+        }
+        self.look();
+        if over && self.arrived == self.sent {
+            self.tables.sent.get_or_init(|| self.sent);
+            return false;
+        }
+        true
+    }
+
+    /// What was sent after a swap returned and arrives before another one begins, the table between
+    /// them must have sent there. Otherwise one of those that were in force meanwhile.
+    fn look(&mut self) {
+        let Self { tables, members, arrived, proofs, .. } = self;
+        members.receive(|member, oldest| {
+            let newest = tables.begun.load(SeqCst);
+            assert!(
+                (oldest..=newest).any(|table| weight(table, member) > 0),
+                "member {member} is in none of the tables from {oldest} to {newest}"
+            );
+            *arrived += 1;
+            if oldest == newest {
+                let before = if proofs.0 == newest { proofs.1 } else { 0 };
+                *proofs = (newest, before + 1);
+                if proofs.1 == ARRIVALS {
+                    tables.proven.store(newest, SeqCst);
+                }
+            }
+        });
+    }
+}
+
+/// Traffic for all of them by one thread, until it is over for each. The members stay until what is
+/// returned is dropped.
+fn flood_all<M: Members>(mut floods: Vec<Flood<'_, M>>) -> Vec<Flood<'_, M>> {
+    let mut going_on = true;
+    while going_on {
+        going_on = false;
+        for flood in &mut floods {
+            going_on |= flood.go_on();
+        }
+    }
+    floods
+}
+
+/// Swaps a group's tables, and sees that everything went where a table said: there was no empty
+/// slot, no select that failed, nothing left to anybody else.
+fn swap_in_group(tables: &Tables, steered: &Steered<'_>, left: &AtomicUsize) {
+    let over = SetOnDrop(&tables.over);
+    let count = tables.swap_all(steered, left);
+    drop(over);
+    let sent = *wait::until_some("all has arrived", BOUND, || tables.sent.get());
+    println!("{}: {count} tables, {sent} sent", steered.key());
+    steered.assert_counters(&[("picks", sent)]);
+    assert_eq!(steered.picks_of(0), 0, "it was in no table");
+}
+
+#[test]
+fn slow_ten_thousand_tables_under_load() {
+    netns::isolated(|| {
+        let host = Host::open().unwrap();
+        let left = AtomicUsize::new(wait::times(TABLES));
+        let [udp, tcp] = [UDP_GROUPS, TCP_GROUPS]
+            .map(|groups| std::iter::repeat_with(Tables::default).take(groups).collect::<Vec<_>>());
+        let at = "127.0.0.1:0".parse().unwrap();
+        let datagrams: Vec<_> =
+            udp.iter().map(|tables| Flood::new(tables, Datagrams::new(at, MEMBERS))).collect();
+        let connections: Vec<_> =
+            tcp.iter().map(|tables| Flood::new(tables, Connections::new(at, MEMBERS))).collect();
+        let at = datagrams.iter().map(|flood| ("udp", flood.tables, flood.members.address()));
+        let at = at.chain(connections.iter().map(|f| ("tcp", f.tables, f.members.address())));
+        let at: Vec<_> = at.collect();
+        thread::scope(|scope| {
+            let swap = |(index, (protocol, tables, at)): (usize, _)| {
+                let (host, left) = (&host, &left);
+                scope.spawn(move || {
+                    bpffs::private();
+                    let steered = Steered::new(host, protocol, at, policy(index));
+                    swap_in_group(tables, &steered, left);
+                })
+            };
+            let groups: Vec<_> = at.into_iter().enumerate().map(swap).collect();
+            let floods =
+                (scope.spawn(|| flood_all(datagrams)), scope.spawn(|| flood_all(connections)));
+            for group in groups {
+                group.join().unwrap_or_else(|cause| panic::resume_unwind(cause));
+            }
+            drop(floods);
+        });
+    });
+}

@@ -1,0 +1,394 @@
+//! What each policy promises, against the real kernel, and changes of weights, states and policies.
+//! That the program made the choice is proven by its own counters.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use crate::common::cookie;
+use crate::common::world::{alone, counter, deal, key_at};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::common::steering::{attach, picks};
+use reuseport::group::GroupKey;
+use reuseport::id::{Cookie, Slot, State, Weight};
+use reuseport::status::GroupStatus;
+use reuseport::{Attach, Balancer, Decide, ErrorKind, Host, MemberChange, Policy};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use sk_reuseport::net::{Bind, loopback};
+use test_support::wait;
+
+/// Members of a UDP group in the order of their slots, and a policy that decides.
+struct Udp {
+    members: Vec<UdpSocket>,
+    host: Host,
+    key: GroupKey,
+}
+
+impl Udp {
+    fn new(address: SocketAddr, count: usize, policy: &str) -> Self {
+        let mut members = Bind::new(address).nonblocking(true).udp_sockets(count).unwrap();
+        members.sort_by_key(|member| cookie(member));
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "udp", members[0].local_addr().unwrap());
+        attach(&host, &key, policy.parse().unwrap());
+        Self { members, host, key }
+    }
+
+    /// Who receives what a client sends.
+    fn send(&self, client: &UdpSocket, payload: &[u8]) -> usize {
+        client.send_to(payload, self.key.address).unwrap();
+        self.receiver()
+    }
+
+    /// Who receives what was sent last: exactly one.
+    fn receiver(&self) -> usize {
+        let mut bytes = [0; 256];
+        let mut received = |member: &UdpSocket| member.recv(&mut bytes).is_ok();
+        // What is sent may arrive a moment later.
+        let who = wait::until_some("somebody receives it", wait::BOUND, || {
+            self.members.iter().position(&mut received)
+        });
+        assert!(!self.members.iter().any(received), "only one receives it");
+        who
+    }
+
+    fn counter(&self, reason: &str) -> u64 {
+        counter(&self.host.status(&self.key).unwrap(), reason)
+    }
+
+    fn picked(&self) -> u64 {
+        picks(&self.host.status(&self.key).unwrap()).iter().sum()
+    }
+}
+
+#[test]
+fn a_source_meets_the_same_member_whatever_its_port() {
+    alone(|| {
+        let group = Udp::new(loopback(false), 4, "source");
+        let mut members = Vec::new();
+        for host in 1..=40 {
+            let address = Ipv4Addr::new(127, 0, 1, host);
+            let from_anywhere = |_| {
+                let client = UdpSocket::bind((address, 0)).unwrap();
+                group.send(&client, b"x")
+            };
+            let mut met: Vec<usize> = (0..3).map(from_anywhere).collect();
+            met.dedup();
+            assert_eq!(met.len(), 1, "{address} met {met:?}");
+            members.push(met[0]);
+        }
+        for member in 0..4 {
+            assert!(members.contains(&member), "some source comes to each: {members:?}");
+        }
+        assert_eq!(group.picked(), 120);
+    });
+}
+
+#[test]
+fn a_source_of_either_family_is_known_by_its_address() {
+    alone(|| {
+        // One group for both: an IPv4 client's packets have IPv4 headers.
+        let group = Udp::new("[::]:0".parse().unwrap(), 4, "source");
+        let port = group.key.address.port();
+        for to in [loopback(false).ip(), loopback(true).ip()] {
+            let met = |_| {
+                let client = UdpSocket::bind((to, 0)).unwrap();
+                client.connect(SocketAddr::new(to, port)).unwrap();
+                client.send(b"x").unwrap();
+                group.receiver()
+            };
+            let mut members: Vec<usize> = (0..8).map(met).collect();
+            members.dedup();
+            assert_eq!(members.len(), 1, "{to}");
+        }
+        assert_eq!(group.picked(), 16);
+    });
+}
+
+#[test]
+fn a_payload_meets_the_same_member_whoever_sends_it() {
+    alone(|| {
+        let group = Udp::new(loopback(false), 4, "payload:2:4");
+        let mut members = Vec::new();
+        for id in 0u32..40 {
+            let met = |turn: u8| {
+                let client = UdpSocket::bind(loopback(false)).unwrap();
+                let mut payload = vec![turn, turn ^ 0xff];
+                payload.extend(id.to_be_bytes());
+                payload.push(turn);
+                group.send(&client, &payload)
+            };
+            let mut met: Vec<usize> = (0..3).map(met).collect();
+            met.dedup();
+            assert_eq!(met.len(), 1, "{id}");
+            members.push(met[0]);
+        }
+        assert!((0..4).all(|member| members.contains(&member)), "{members:?}");
+        assert_eq!((group.picked(), group.counter("payload_short")), (120, 0));
+        // Too short, by one byte: the flow decides, and it is counted.
+        let client = UdpSocket::bind(loopback(false)).unwrap();
+        let met: Vec<usize> = (0..5).map(|_| group.send(&client, b"12345")).collect();
+        assert_eq!(met, [met[0]; 5]);
+        assert_eq!(group.counter("payload_short"), 5);
+        group.send(&client, b"123456");
+        assert_eq!(group.counter("payload_short"), 5);
+    });
+}
+
+#[test]
+fn other_secrets_send_sources_elsewhere() {
+    alone(|| {
+        let members = |group: &Udp| -> Vec<usize> {
+            let of = |n| UdpSocket::bind((Ipv4Addr::new(127, 0, 2, n), 0)).unwrap();
+            (1..=40).map(|n| group.send(&of(n), b"x")).collect()
+        };
+        let (one, other) =
+            (Udp::new(loopback(false), 4, "source"), Udp::new(loopback(false), 4, "source"));
+        assert_eq!(members(&one), members(&one));
+        assert_ne!(members(&one), members(&other), "each group has a seed of its own");
+    });
+}
+
+#[test]
+fn a_cpu_has_its_member() {
+    alone(|| {
+        let cpus: Vec<usize> = {
+            let set = sched_getaffinity(None).unwrap();
+            (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
+        };
+        let members = Bind::new(loopback(false)).nonblocking(true).udp_sockets(cpus.len()).unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "udp", members[0].local_addr().unwrap());
+        // Backwards, so that it is no accident.
+        let order: Vec<String> = cpus.iter().rev().map(usize::to_string).collect();
+        let attach = Attach {
+            decide: Some(Decide::Policy(Policy::Cpu)),
+            cpus: Some(order.join(",").parse().unwrap()),
+            ..Attach::default()
+        };
+        let (balancer, _) = Balancer::attach(&host, &key, &attach).unwrap();
+        let before = sched_getaffinity(None).unwrap();
+        for (turn, cpu) in cpus.iter().rev().enumerate() {
+            let mut one = CpuSet::new();
+            one.set(*cpu);
+            sched_setaffinity(None, &one).unwrap();
+            for _ in 0..20 {
+                let client = UdpSocket::bind(loopback(false)).unwrap();
+                client.send_to(b"x", key.address).unwrap();
+            }
+            let picks = picks(&host.status(&key).unwrap());
+            assert!(picks[..=turn].iter().all(|n| *n == 20), "{picks:?}");
+            assert!(picks[turn + 1..].iter().all(|n| *n == 0), "{picks:?}");
+        }
+        sched_setaffinity(None, &before).unwrap();
+        let cpus: Vec<Option<u16>> = cpus.iter().map(|cpu| u16::try_from(*cpu).ok()).collect();
+        let of = |status: &GroupStatus| -> Vec<Option<u16>> {
+            status.members.iter().map(|m| m.enrolment.as_ref().unwrap().cpu).collect()
+        };
+        let backwards: Vec<Option<u16>> = cpus.iter().rev().copied().collect();
+        assert_eq!(of(&host.status(&key).unwrap()), backwards);
+        let list = cpus.iter().flatten().map(u16::to_string).collect::<Vec<_>>().join(",");
+        let list = list.parse().unwrap();
+        balancer.set_policy_with(&host, Policy::Cpu, Some(&list)).unwrap();
+        assert_eq!(of(&host.status(&key).unwrap()), cpus);
+        let attach = Attach { cpus: Some("60000".parse().unwrap()), ..attach };
+        let error = Balancer::attach(&host, &key, &attach).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        balancer.detach(&host).unwrap();
+    });
+}
+
+#[test]
+fn tcp_has_no_payload_when_it_is_chosen_for() {
+    alone(|| {
+        let members = Bind::new(loopback(false)).listeners(2).unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+        let policy: Policy = "payload:0:8".parse().unwrap();
+        let decide = Some(Decide::Policy(policy));
+        let error = Balancer::attach(&host, &key, &Attach { decide, ..Attach::default() });
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("SYN"), "{error}");
+        let balancer = attach(&host, &key, Policy::RoundRobin);
+        let error = balancer.set_policy(&host, policy).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    });
+}
+
+#[test]
+fn in_every_policy_draining_members_get_nothing_new_and_come_back() {
+    alone(|| {
+        let mut members = Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap();
+        members.sort_by_key(|member| cookie(member));
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+        let balancer = attach(&host, &key, Policy::RoundRobin);
+        let change = |slot, state| {
+            let change = MemberChange {
+                slot: Slot::new(slot),
+                member: None,
+                weight: None,
+                state: Some(state),
+            };
+            balancer.change_members(&host, &[change]).unwrap()
+        };
+        for policy in Policy::ALL {
+            balancer.set_policy(&host, *policy).unwrap();
+            let shares = change(1, State::Draining);
+            assert_eq!(shares[1].state, State::Draining);
+            let dealt = deal(&members, 60);
+            assert_eq!((dealt[1], dealt[0] + dealt[2]), (0, 60), "{policy}: {dealt:?}");
+            change(1, State::Active);
+            // Weight 0 is the same.
+            let zero = [(Slot::new(0), Weight::new(0).unwrap())];
+            balancer.set_weights(&host, &zero).unwrap();
+            let dealt = deal(&members, 60);
+            assert_eq!((dealt[0], dealt[1] + dealt[2]), (0, 60), "{policy}: {dealt:?}");
+            balancer.set_weights(&host, &[(Slot::new(0), Weight::DEFAULT)]).unwrap();
+        }
+        // Nobody is active: those that drain are better than none.
+        (0..3).for_each(|slot| _ = change(slot, State::Draining));
+        assert_eq!(deal(&members, 12).iter().sum::<usize>(), 12);
+        let status = host.status(&key).unwrap();
+        assert_eq!(counter(&status, "fallback_draining"), 12);
+        // And a standby member is nobody to the program.
+        (0..3).for_each(|slot| _ = change(slot, State::Standby));
+        assert_eq!(deal(&members, 12).iter().sum::<usize>(), 12);
+        assert_eq!(counter(&host.status(&key).unwrap(), "fallback_kernel"), 12);
+    });
+}
+
+/// While the policy changes, the old program picks from the new one's table: it must mean the same.
+#[test]
+fn a_change_of_policy_under_traffic_sends_nothing_to_a_draining_member() {
+    const CHANGES: usize = 30;
+
+    alone(|| {
+        let mut members = Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap();
+        members.sort_by_key(|member| cookie(member));
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+        let balancer = attach(&host, &key, Policy::RoundRobin);
+        let (slot, state) = (Slot::new(0), Some(State::Draining));
+        let drain = MemberChange { slot, member: None, weight: None, state };
+        balancer.change_members(&host, &[drain]).unwrap();
+        let done = AtomicBool::new(false);
+        let connections = thread::scope(|scope| {
+            let traffic = scope.spawn(|| {
+                let mut connections = 0;
+                while !done.load(Ordering::Relaxed) {
+                    connections += deal(&members, 4).iter().sum::<usize>();
+                }
+                connections
+            });
+            let changes = catch_unwind(AssertUnwindSafe(|| {
+                for policy in Policy::ALL.iter().cycle().take(CHANGES) {
+                    balancer.set_policy(&host, *policy).unwrap();
+                }
+            }));
+            done.store(true, Ordering::Relaxed);
+            let connections = traffic.join().unwrap();
+            changes.unwrap_or_else(|panic| resume_unwind(panic));
+            connections
+        });
+        let status = host.status(&key).unwrap();
+        assert_eq!(picks(&status)[0], 0);
+        assert_eq!(counter(&status, "picks"), connections as u64);
+        assert!(connections > CHANGES, "{connections}");
+    });
+}
+
+/// With a backlog of one, a listener's queue is full when two wait.
+#[test]
+fn in_every_policy_a_member_whose_queue_is_full_is_passed_over() {
+    alone(|| {
+        for policy in Policy::ALL {
+            let members =
+                Bind::new(loopback(false)).backlog(1).nonblocking(true).listeners(3).unwrap();
+            let host = Host::open().unwrap();
+            let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+            let balancer = attach(&host, &key, *policy);
+            // Connecting to a full queue would wait for a SYN to be sent again, a second later.
+            let clients: Vec<TcpStream> =
+                (0..6).map(|_| TcpStream::connect(key.address).unwrap()).collect();
+            let status = host.status(&key).unwrap();
+            assert_eq!(picks(&status), [2; 3], "{policy}");
+            assert_eq!(counter(&status, "fallback_kernel"), 0);
+            drop(clients);
+            balancer.detach(&host).unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_changed_stays_as_it_is() {
+    alone(|| {
+        let members = Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+        let balancer = attach(&host, &key, Policy::RoundRobin);
+        let nobody = MemberChange {
+            slot: Slot::new(60),
+            member: None,
+            weight: None,
+            state: Some(State::Draining),
+        };
+        let one = MemberChange { slot: Slot::new(0), ..nobody };
+        let error = balancer.change_members(&host, &[one, nobody]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert_eq!(deal(&members, 20), [10, 10], "all or none");
+        let other = balancer.clone();
+        balancer.detach(&host).unwrap();
+        let error = other.set_policy(&host, Policy::Hash).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotAttached, "{error}");
+    });
+}
+
+#[test]
+fn a_change_is_for_the_member_that_was_meant() {
+    alone(|| {
+        let members = Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+        let balancer = attach(&host, &key, Policy::RoundRobin);
+        let cookies: Vec<Cookie> =
+            host.status(&key).unwrap().members.iter().map(|m| m.member.cookie).collect();
+        let drain = |slot, member| MemberChange {
+            slot: Slot::new(slot),
+            member: Some(member),
+            weight: None,
+            state: Some(State::Draining),
+        };
+        let changes = [drain(0, cookies[0]), drain(1, cookies[0])];
+        let error = balancer.change_members(&host, &changes).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Vanished, "{error}");
+        assert_eq!(deal(&members, 20), [10, 10], "all or none");
+        balancer.change_members(&host, &[drain(1, cookies[1])]).unwrap();
+        assert_eq!(deal(&members, 20), [20, 0]);
+    });
+}
+
+#[test]
+fn weights_come_with_the_attachment() {
+    alone(|| {
+        let members = Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+        let cookies: Vec<Cookie> =
+            host.status(&key).unwrap().members.iter().map(|m| m.member.cookie).collect();
+        let weight = |weight| Weight::new(weight).unwrap();
+        let weighing = |weights| Attach {
+            decide: Some(Decide::Policy(Policy::RoundRobin)),
+            weights,
+            ..Attach::default()
+        };
+        let attach = weighing(vec![(cookies[1], weight(3))]);
+        Balancer::attach(&host, &key, &attach).unwrap();
+        assert_eq!(deal(&members, 40), [10, 30]);
+        // Those that were there before get theirs as well; who is not named keeps his.
+        Balancer::attach(&host, &key, &weighing(vec![(cookies[0], weight(7))])).unwrap();
+        assert_eq!(deal(&members, 40), [28, 12]);
+    });
+}

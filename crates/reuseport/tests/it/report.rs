@@ -1,0 +1,482 @@
+//! Load reports against the real kernel: what workers say of themselves moves picks, and what is said
+//! wrongly, too late or by nobody moves none.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+
+use crate::common::cookie;
+use crate::common::steering::{attach, picks};
+use crate::common::world::{
+    ROOT, alone, capable_of, counter, key_at, more, nobody_capable_of, object, with_object,
+};
+use reuseport::group::GroupKey;
+use reuseport::policy::{LeastLoaded, LoadTerms, StaleAfter};
+use reuseport::report::Reporter;
+use reuseport::status::GroupStatus;
+use reuseport::{Attach, Balancer, Decide, ErrorKind, Host, Policy, detach};
+use rustix::net::{Shutdown, listen, shutdown};
+use rustix::thread::CapabilitySet;
+use sk_reuseport::maps::{Array, Map, MapData, MappedArray};
+use sk_reuseport::net::{Bind, loopback};
+use test_support::process::close;
+use test_support::wait;
+
+/// By queues alone: when a connection that was closed counts as open no more is the kernel's affair.
+const OPTIONS: LeastLoaded = LeastLoaded { load: LoadTerms::QUEUE, ..LeastLoaded::DEFAULT };
+const LEAST_LOADED: Policy = Policy::LeastLoaded(OPTIONS);
+
+/// A TCP group whose members are in slots of the same order.
+struct Group {
+    members: Vec<TcpListener>,
+    host: Host,
+    key: GroupKey,
+    balancer: Balancer,
+    /// Ends of connections, so that none closes before its time.
+    ends: Vec<TcpStream>,
+}
+
+impl Group {
+    fn new(count: usize) -> Self {
+        Self::with(count, attach)
+    }
+
+    fn with(count: usize, attach: fn(&Host, &GroupKey, Policy) -> Balancer) -> Self {
+        let mut members = more(loopback(false), count);
+        members.sort_by_key(|member| cookie(member));
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+        let balancer = attach(&host, &key, LEAST_LOADED);
+        Self { members, host, key, balancer, ends: Vec::new() }
+    }
+
+    fn reporters(&self) -> Vec<Reporter> {
+        self.members.iter().map(|member| Reporter::open(member).unwrap()).collect()
+    }
+
+    fn status(&self) -> GroupStatus {
+        self.host.status(&self.key).unwrap()
+    }
+
+    fn set(&self, options: LeastLoaded) {
+        self.balancer.set_policy(&self.host, Policy::LeastLoaded(options)).unwrap();
+    }
+
+    /// Connects so often, while nobody accepts. Returns how often each was picked.
+    fn queue(&mut self, connections: usize) -> Vec<u64> {
+        let before = picks(&self.status());
+        for _ in 0..connections {
+            self.ends.push(TcpStream::connect(self.key.address).unwrap());
+        }
+        since(&before, &picks(&self.status()))
+    }
+
+    /// Connects so often, and each connection is accepted and closed before the next one. So queues are
+    /// empty, and nothing is open.
+    fn serve(&mut self, connections: usize) -> Vec<u64> {
+        self.ends.clear();
+        let before = picks(&self.status());
+        for _ in 0..connections {
+            self.serve_one();
+        }
+        since(&before, &picks(&self.status()))
+    }
+
+    fn serve_one(&self) {
+        let client = TcpStream::connect(self.key.address).unwrap();
+        // The last packet of the handshake may still be on its way.
+        wait::until("it is accepted", wait::BOUND, || {
+            self.members.iter().filter(|member| member.accept().is_ok()).count() > 0
+        });
+        drop(client);
+    }
+
+    /// Waits until the program says that somebody is stale.
+    fn until_stale(&self) {
+        let before = counter(&self.status(), "stale");
+        wait::until("somebody is stale", wait::BOUND, || {
+            self.serve_one();
+            counter(&self.status(), "stale") > before
+        });
+    }
+}
+
+/// All but this one get their share, more or less: turns of the one that is passed over are anybody's.
+#[track_caller]
+fn spares(slot: usize, picks: &[u64]) {
+    let fair = picks.iter().sum::<u64>() / (picks.len() as u64 - 1);
+    for (index, n) in picks.iter().enumerate() {
+        let expected = if index == slot { 0..=0 } else { fair / 2..=fair * 2 };
+        assert!(expected.contains(n), "all but slot {slot}: {picks:?}");
+    }
+}
+
+fn since(before: &[u64], now: &[u64]) -> Vec<u64> {
+    now.iter().zip(before).map(|(now, before)| now - before).collect()
+}
+
+/// The group's reports, as they lie there: epoch, busy, in flight, and what is reserved.
+fn raw() -> MappedArray<[u64; 8]> {
+    let groups: Vec<_> = fs::read_dir(Path::new(ROOT).join("groups")).unwrap().collect();
+    assert_eq!(groups.len(), 1);
+    let path = groups[0].as_ref().unwrap().path().join("reports");
+    let map = Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap();
+    let reports: Array<_, [u64; 8]> = map.try_into().unwrap();
+    reports.mapped().unwrap()
+}
+
+#[test]
+fn what_is_in_flight_counts_like_what_waits() {
+    alone(|| {
+        let mut group = Group::new(3);
+        let reporters = group.reporters();
+        reporters[0].in_flight(5);
+        assert_eq!(group.queue(10), [0, 5, 5]);
+        // All have five now.
+        assert_eq!(group.queue(3), [1, 1, 1]);
+        let request = reporters[1].request();
+        assert_eq!(group.queue(2), [1, 0, 1]);
+        drop(request);
+        assert_eq!(group.queue(1), [0, 1, 0]);
+        reporters[0].in_flight(0);
+        assert_eq!(group.queue(5), [5, 0, 0]);
+        reporters[2].started();
+        reporters[2].started();
+        reporters[2].finished();
+        assert_eq!(group.queue(2), [1, 1, 0]);
+        // It is part of the term queue.
+        reporters[1].in_flight(1000);
+        group.ends.clear();
+        group.members.iter().for_each(|member| while member.accept().is_ok() {});
+        group.set(LeastLoaded { load: LoadTerms::OPEN, ..OPTIONS });
+        assert_eq!(group.serve(9).iter().filter(|n| **n >= 2).count(), 3);
+        let status = group.status();
+        assert_eq!(counter(&status, "stale"), 0);
+        assert_eq!(counter(&status, "picks"), picks(&status).iter().sum());
+    });
+}
+
+#[test]
+fn a_worker_that_hangs_gets_nothing_although_its_queue_is_empty() {
+    alone(|| {
+        let mut group = Group::new(3);
+        let at_once = StaleAfter::from_millis(10).unwrap();
+        group.set(LeastLoaded { stale_after: at_once, ..OPTIONS });
+        let reporters = group.reporters();
+        reporters[0].busy();
+        group.until_stale();
+        let before = counter(&group.status(), "stale");
+        spares(0, &group.serve(40));
+        // At its turns: while somebody else who is idle has his, nobody looks further.
+        let turns = counter(&group.status(), "stale") - before;
+        assert!((13..=14).contains(&turns), "{turns}");
+        // Full is worse, but a queue of any length is not.
+        reporters[1].in_flight(100);
+        reporters[2].in_flight(100);
+        spares(0, &group.serve(10));
+        reporters[1].in_flight(0);
+        reporters[2].in_flight(0);
+        // With more patience it is not stale yet, and when it goes on, never was.
+        let hour = StaleAfter::from_millis(3_600_000).unwrap();
+        group.set(LeastLoaded { stale_after: hour, ..OPTIONS });
+        assert_eq!(group.serve(30), [10; 3]);
+        group.set(LeastLoaded { stale_after: at_once, ..OPTIONS });
+        spares(0, &group.serve(30));
+        reporters[0].idle();
+        let before = counter(&group.status(), "stale");
+        assert_eq!(group.serve(30), [10; 3]);
+        assert_eq!(counter(&group.status(), "stale"), before);
+        // All hang: they are equals then.
+        let _turns = [reporters[1].turn(), reporters[2].turn()];
+        group.until_stale();
+        assert_eq!(group.serve(10), [10, 0, 0]);
+        let _turn = reporters[0].turn();
+        wait::until("all are stale", wait::BOUND, || {
+            let before = counter(&group.status(), "stale");
+            group.serve_one();
+            counter(&group.status(), "stale") == before + 3
+        });
+        assert_eq!(group.serve(30), [10; 3]);
+    });
+}
+
+#[test]
+fn reporters_that_say_nothing_change_nothing() {
+    alone(|| {
+        let mut group = Group::new(4);
+        let reporters = group.reporters();
+        assert_eq!(group.serve(20), [5; 4]);
+        for reporter in &reporters {
+            reporter.idle();
+            reporter.in_flight(0);
+            // One more than there are.
+            reporter.finished();
+        }
+        assert_eq!(group.serve(20), [5; 4]);
+        // One that is gone takes its word back.
+        reporters[0].in_flight(9);
+        reporters[0].busy();
+        drop(reporters);
+        assert_eq!(group.serve(20), [5; 4]);
+        assert_eq!(counter(&group.status(), "stale"), 0);
+    });
+}
+
+/// The memory is anybody's to write who may open the map.
+#[test]
+fn nonsense_in_memory_breaks_nothing() {
+    alone(|| {
+        let mut group = Group::new(4);
+        let reports = raw();
+        let epoch = reports.get(0).unwrap()[0];
+        assert_eq!(epoch, 1);
+        // In a year.
+        let future = 31_536_000_000_000_000_u64 >> 16;
+        let busy = reports.atomic_u64(0, 8).unwrap();
+        let in_flight = reports.atomic_u64(0, 16).unwrap();
+        let ordering = std::sync::atomic::Ordering::Relaxed;
+        busy.store(epoch << 48 | future, ordering);
+        assert_eq!(group.serve(20), [5; 4]);
+        // Since the beginning of time, and as much as there is room for: of another epoch.
+        busy.store((epoch + 1) << 48 | 1, ordering);
+        in_flight.store((epoch + 1) << 48 | 0xffff_ffff_ffff, ordering);
+        assert_eq!(group.serve(20), [5; 4]);
+        // Of its own.
+        busy.store(0, ordering);
+        in_flight.store(epoch << 48 | 0xffff_ffff_ffff, ordering);
+        spares(0, &group.serve(30));
+        // Anything at all: somebody gets it.
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..200 {
+            for slot in 0..4 {
+                let mut draw = || {
+                    random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                    random ^ random >> 29
+                };
+                let words = [draw(), draw(), draw(), draw(), 0, 0, 0, 0];
+                assert!(reports.set(slot, words));
+            }
+            group.serve_one();
+        }
+        let status = group.status();
+        assert_eq!(picks(&status).iter().sum::<u64>(), 270);
+        assert_eq!(counter(&status, "picks"), 270);
+    });
+}
+
+#[test]
+fn who_has_lost_its_slot_does_not_speak_for_who_has_it_now() {
+    alone(|| {
+        let mut group = Group::new(3);
+        // Not the first one: it is the kernel's to say whose the port is.
+        let old = Reporter::open(&group.members[2]).unwrap();
+        old.in_flight(7);
+        assert!(old.is_current());
+        close(group.members.remove(2));
+        Balancer::attach(&group.host, &group.key, &Attach::default()).unwrap();
+        assert!(!old.is_current());
+        group.members.extend(more(group.key.address, 1));
+        Balancer::attach(&group.host, &group.key, &Attach::default()).unwrap();
+        let reports = raw();
+        assert_eq!(reports.get(2).unwrap(), [2, 0, 0, 0, 0, 0, 0, 0]);
+        old.in_flight(9);
+        old.started();
+        old.busy();
+        assert!(!old.is_current());
+        assert_eq!(reports.get(2).unwrap(), [2, 0, 0, 0, 0, 0, 0, 0]);
+        // It begins slowly, for 8 windows of 8 picks each.
+        group.serve(200);
+        assert_eq!(group.serve(30), [10; 3]);
+        // As if it had stored just when the slot changed hands.
+        assert!(reports.set(2, [2, 1 << 48 | 1, 1 << 48 | 1000, 0, 0, 0, 0, 0]));
+        assert_eq!(group.serve(30), [10; 3]);
+        // The newcomer has a voice of its own, which the end of the old one does not end.
+        let new = Reporter::open(&group.members[2]).unwrap();
+        new.in_flight(7);
+        drop(old);
+        spares(2, &group.serve(30));
+    });
+}
+
+#[test]
+fn a_report_outlives_changes_and_ends_with_the_attachment() {
+    alone(|| {
+        let mut group = Group::new(3);
+        let reporter = Reporter::open(&group.members[2]).unwrap();
+        reporter.in_flight(7);
+        spares(2, &group.serve(20));
+        group.balancer.set_policy(&group.host, Policy::RoundRobin).unwrap();
+        assert_eq!(group.serve(30), [10; 3]);
+        group.balancer.set_policy(&group.host, LEAST_LOADED).unwrap();
+        spares(2, &group.serve(20));
+        attach(&group.host, &group.key, LEAST_LOADED);
+        spares(2, &group.serve(20));
+        // It stops listening and listens again: it is the same member.
+        shutdown(&group.members[2], Shutdown::Both).unwrap();
+        listen(&group.members[2], 64).unwrap();
+        attach(&group.host, &group.key, LEAST_LOADED);
+        assert!(reporter.is_current());
+        spares(2, &group.serve(20));
+        detach(&group.host, &group.key).unwrap();
+        assert!(!reporter.is_current());
+        reporter.started();
+        attach(&group.host, &group.key, LEAST_LOADED);
+        assert!(!reporter.is_current());
+        assert_eq!(group.serve(30), [10; 3]);
+        let reporter = Reporter::open(&group.members[2]).unwrap();
+        reporter.in_flight(7);
+        spares(2, &group.serve(20));
+    });
+}
+
+#[test]
+fn datagrams_are_dealt_by_it_too() {
+    alone(|| {
+        let mut members = Bind::new(loopback(false)).nonblocking(true).udp_sockets(3).unwrap();
+        members.sort_by_key(|member| cookie(member));
+        let address = members[0].local_addr().unwrap();
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "udp", address);
+        let options = LeastLoaded { stale_after: StaleAfter::from_millis(10).unwrap(), ..OPTIONS };
+        let _balancer = attach(&host, &key, Policy::LeastLoaded(options));
+        let reporters: Vec<_> = members.iter().map(|m| Reporter::open(m).unwrap()).collect();
+        let client = UdpSocket::bind(loopback(false)).unwrap();
+        let drain = || members.iter().for_each(|m| while m.recv(&mut [0; 10]).is_ok() {});
+        let send = |count| {
+            let before = picks(&host.status(&key).unwrap());
+            for _ in 0..count {
+                client.send_to(&[7; 10], address).unwrap();
+                drain();
+            }
+            since(&before, &picks(&host.status(&key).unwrap()))
+        };
+        assert_eq!(send(30), [10; 3]);
+        reporters[1].in_flight(1);
+        spares(1, &send(20));
+        reporters[1].in_flight(0);
+        reporters[0].busy();
+        wait::until("it is stale", wait::BOUND, || {
+            send(1);
+            counter(&host.status(&key).unwrap(), "stale") > 0
+        });
+        spares(0, &send(20));
+        reporters[0].idle();
+        assert_eq!(send(30), [10; 3]);
+    });
+}
+
+/// What is said is read from a map, not from the kernel's memory.
+#[test]
+fn it_counts_where_queues_cannot_be_read() {
+    alone(|| {
+        let mut group = Group::with(3, |host, key, policy| {
+            let decide = Some(Decide::Policy(policy));
+            let attach = || Balancer::attach(host, key, &Attach { decide, ..Attach::default() });
+            let (balancer, attached) = capable_of(CapabilitySet::BPF, attach).unwrap();
+            assert!(attached.lost.is_some());
+            balancer
+        });
+        let reporter = capable_of(CapabilitySet::BPF, || Reporter::open(&group.members[0]));
+        reporter.unwrap().in_flight(1);
+        // It was dropped at the end of the line.
+        assert_eq!(group.serve(30), [10; 3]);
+        let reporter = Reporter::open(&group.members[0]).unwrap();
+        reporter.in_flight(1);
+        spares(0, &group.serve(20));
+    });
+}
+
+#[test]
+fn speaking_takes_no_rights_and_opening_does() {
+    alone(|| {
+        let mut group = Group::new(3);
+        let reporter = Reporter::open(&group.members[0]).unwrap();
+        let nobody = CapabilitySet::empty();
+        nobody_capable_of(nobody, || reporter.in_flight(1));
+        spares(0, &group.serve(20));
+        let error = nobody_capable_of(nobody, || Reporter::open(&group.members[1])).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    });
+}
+
+#[test]
+fn what_a_worker_said_that_was_killed_is_taken_back_by_the_next_one() {
+    alone(|| {
+        let mut group = Group::new(3);
+        let killed = Reporter::open(&group.members[0]).unwrap();
+        killed.in_flight(50);
+        killed.busy();
+        std::mem::forget(killed);
+        spares(0, &group.serve(20));
+        let next = Reporter::open(&group.members[0]).unwrap();
+        assert!(group.serve(30).iter().all(|n| *n >= 8));
+        drop(next);
+    });
+}
+
+#[test]
+fn turns_of_the_busy_go_to_all_the_others_alike() {
+    alone(|| {
+        let mut group = Group::new(8);
+        let reporters = group.reporters();
+        reporters[..4].iter().for_each(|reporter| reporter.in_flight(1));
+        let picks = group.serve(800);
+        assert_eq!(picks[..4], [0; 4]);
+        // Each has 100 turns of its own, and each of 400 others by one chance in four.
+        assert!(picks[4..].iter().all(|n| (160..=240).contains(n)), "{picks:?}");
+    });
+}
+
+#[test]
+fn who_is_no_member_is_told_so() {
+    alone(|| {
+        let refused = |socket: &dyn AsFd, kind, said: &str| {
+            let error = Reporter::open(socket.as_fd()).unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.to_string().contains(said), "{error}");
+        };
+        let members = more(loopback(false), 2);
+        refused(&members[0], ErrorKind::NotFound, "no slot in any group; attach to its group");
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
+        attach(&host, &key, LEAST_LOADED);
+        let newcomers = more(key.address, 1);
+        refused(&newcomers[0], ErrorKind::NotFound, "attach again");
+        let (unix, _other) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        refused(&unix, ErrorKind::NotFound, "no slot");
+        let theirs = with_object(object("by_source"));
+        Balancer::attach(&host, &key, &theirs).unwrap();
+        refused(&members[0], ErrorKind::Invalid, "the user's own program decides");
+    });
+}
+
+#[test]
+fn threads_of_one_worker_count_together() {
+    alone(|| {
+        let mut group = Group::new(2);
+        let reporter = Reporter::open(&group.members[0]).unwrap();
+        let (send, receive) = mpsc::channel();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let (reporter, send) = (reporter.clone(), send.clone());
+                thread::spawn(move || {
+                    for _ in 0..10_000 {
+                        drop(reporter.request());
+                    }
+                    // One of each thread's goes on.
+                    send.send(reporter.request()).unwrap();
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        drop(send);
+        assert_eq!(raw().get(0).unwrap()[2], 1 << 48 | 4);
+        assert_eq!(group.serve(10), [0, 10]);
+        assert_eq!(receive.into_iter().count(), 4);
+        assert_eq!(raw().get(0).unwrap()[2], 1 << 48);
+        assert_eq!(group.serve(10), [5; 2]);
+    });
+}

@@ -1,0 +1,287 @@
+//! Least rights: what each step needs, proven by threads of an ordinary user that have exactly the
+//! capabilities which [`STEPS`] names, and by threads that have all of them but one. The table is
+//! that of docs/rights.md.
+//!
+//! A thread's user and capabilities are its own (it is the C library that changes those of all
+//! threads of a process at once), so each attempt is a thread.
+
+mod handed;
+mod steps;
+
+use std::error::Error;
+use std::thread;
+
+use reuseport::status::Steering;
+use reuseport::{Attach, Balancer, Host};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use sk_reuseport::util::KernelVersion;
+use test_support::{bpffs, netns};
+
+use self::steps::*;
+
+/// Debian's nobody and nogroup.
+pub(crate) const NOBODY: u32 = 65534;
+
+pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+/// What an ordinary user tries, after root has prepared it.
+pub(crate) type Attempt = Box<dyn FnOnce() -> Outcome + Send>;
+/// The process is another user's: it must be root who ends it.
+pub(crate) type Prepared = (Attempt, Option<Server>);
+
+/// One row of the table.
+pub(crate) struct Step {
+    pub(crate) what: &'static str,
+    pub(crate) needs: &'static [Capability],
+    /// Capabilities of earlier steps, without which this one is never reached.
+    pub(crate) given: &'static [Capability],
+    /// What it takes beside capabilities.
+    pub(crate) besides: &'static str,
+    /// What the error says where it cannot name the capability.
+    says: Option<&'static str>,
+    /// Run by root, in a network and on a bpffs of its own.
+    prepare: fn() -> Prepared,
+}
+
+pub(crate) type Capability = (CapabilitySet, &'static str);
+const BPF: Capability = (CapabilitySet::BPF, "CAP_BPF");
+const PERFMON: Capability = (CapabilitySet::PERFMON, "CAP_PERFMON");
+const NET_ADMIN: Capability = (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN");
+const SYS_PTRACE: Capability = (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE");
+const SYS_ADMIN: Capability = (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN");
+const DAC_OVERRIDE: Capability = (CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE");
+
+pub(crate) const STEPS: &[Step] = &[
+    Step {
+        what: "make maps and socket arrays",
+        needs: &[BPF],
+        given: &[],
+        besides: "",
+        says: None,
+        prepare: make_maps,
+    },
+    Step {
+        what: "load a program that selects or migrates",
+        needs: &[BPF],
+        given: &[],
+        besides: "",
+        says: None,
+        prepare: load_select,
+    },
+    Step {
+        what: "attach a loaded program to one's own sockets, detach it",
+        needs: &[],
+        given: &[],
+        besides: "a descriptor of the program",
+        says: None,
+        prepare: attach_own,
+    },
+    Step {
+        what: "put one's own sockets into a socket array",
+        needs: &[],
+        given: &[],
+        besides: "a descriptor of the array",
+        says: None,
+        prepare: fill_own,
+    },
+    Step {
+        what: "open what is pinned",
+        needs: &[],
+        given: &[],
+        besides: "read and write permission for the file",
+        says: None,
+        prepare: open_pinned,
+    },
+    Step {
+        what: "open what is pinned for somebody else",
+        needs: &[DAC_OVERRIDE],
+        given: &[],
+        besides: "",
+        says: Some("owner and the mode"),
+        prepare: open_pinned_by_root,
+    },
+    Step {
+        what: "make a socket map and put sockets into it",
+        needs: &[BPF, NET_ADMIN],
+        given: &[],
+        besides: "",
+        says: None,
+        prepare: make_socket_map,
+    },
+    Step {
+        what: "list the groups of the host (`ls`, `show`)",
+        needs: &[BPF, PERFMON],
+        given: &[],
+        besides: "",
+        says: None,
+        prepare: list_groups,
+    },
+    Step {
+        what: "count open connections",
+        needs: &[BPF, PERFMON],
+        given: &[],
+        besides: "",
+        says: None,
+        prepare: count_open,
+    },
+    Step {
+        what: "borrow a socket from a process of the same user",
+        needs: &[],
+        given: &[],
+        besides: "`kernel.yama.ptrace_scope` 0",
+        says: None,
+        prepare: borrow_from_same_user,
+    },
+    Step {
+        what: "borrow a socket from another user's process",
+        needs: &[SYS_PTRACE],
+        given: &[],
+        besides: "",
+        says: None,
+        prepare: borrow_from_root,
+    },
+    Step {
+        what: "attach a policy to one's own servers, change it, detach it",
+        needs: &[BPF, PERFMON],
+        given: &[],
+        besides: "owning /sys/fs/bpf/reuseport",
+        says: None,
+        prepare: steer_own,
+    },
+    Step {
+        what: "the same where another user owns /sys/fs/bpf/reuseport",
+        needs: &[DAC_OVERRIDE],
+        given: &[BPF, PERFMON],
+        besides: "",
+        says: Some("as the user who owns that directory"),
+        prepare: steer_own_in_roots_directory,
+    },
+    Step {
+        what: NO_BPFFS,
+        needs: &[SYS_ADMIN],
+        given: &[BPF, PERFMON],
+        besides: "",
+        says: Some("mount -t bpf bpf /sys/fs/bpf"),
+        prepare: mount_bpffs,
+    },
+    Step {
+        what: "attach a policy to another user's servers",
+        needs: &[SYS_PTRACE],
+        given: &[BPF, PERFMON],
+        besides: "owning /sys/fs/bpf/reuseport",
+        says: None,
+        prepare: steer_roots_server,
+    },
+    Step {
+        what: "open programs and maps by their ids",
+        needs: &[SYS_ADMIN],
+        given: &[],
+        besides: "",
+        says: None,
+        prepare: open_by_id,
+    },
+];
+
+const NO_BPFFS: &str = "the same where no bpffs is mounted yet";
+
+/// What a step is given on this kernel. Before Linux 6.8 a bpffs belongs to root, whoever mounts it
+/// (`bpf_fill_super` in kernel/bpf/inode.c, which knows no owner there), and ours has mode 0700.
+fn given(step: &Step) -> CapabilitySet {
+    let of_root =
+        step.what == NO_BPFFS && KernelVersion::current().unwrap() < KernelVersion::new(6, 8, 0);
+    union(step.given) | if of_root { DAC_OVERRIDE.0 } else { CapabilitySet::empty() }
+}
+
+/// Whether CAP_SYS_ADMIN has the same effect (`bpf_capable()` and `perfmon_capable()` in
+/// include/linux/capability.h).
+pub(crate) fn stands_in(capability: &Capability) -> bool {
+    [BPF.0, PERFMON.0].contains(&capability.0)
+}
+
+#[test]
+fn each_step_works_with_what_it_needs_and_with_nothing_else() {
+    for step in STEPS {
+        let result = attempt(step, union(step.needs) | given(step));
+        assert!(result.is_ok(), "{}: {}", step.what, result.unwrap_err());
+    }
+}
+
+#[test]
+fn without_one_of_them_it_fails_and_says_so() {
+    let mut refused = 0;
+    for step in STEPS {
+        for (missing, name) in step.needs {
+            let rest = (union(step.needs) | given(step)) - *missing;
+            let error = attempt(step, rest).expect_err(step.what).to_string();
+            let said = step.says.unwrap_or(name);
+            assert!(error.contains(said), "{} without {name}: {error}", step.what);
+            refused += 1;
+        }
+    }
+    println!("{} steps, {refused} refusals", STEPS.len());
+    assert!(refused >= STEPS.len());
+}
+
+#[test]
+fn cap_sys_admin_stands_for_cap_bpf_and_cap_perfmon() {
+    for step in STEPS.iter().filter(|step| step.needs.iter().any(stands_in)) {
+        let rest: Vec<_> = step.needs.iter().filter(|one| !stands_in(one)).copied().collect();
+        let result = attempt(step, union(&rest) | CapabilitySet::SYS_ADMIN);
+        assert!(result.is_ok(), "{}: {}", step.what, result.unwrap_err());
+    }
+}
+
+#[test]
+fn groups_are_listed_to_those_who_may_not_read_the_state() {
+    netns::isolated(|| {
+        bpffs::private();
+        let sockets = sockets();
+        let host = Host::open().unwrap();
+        let spec = format!("udp:{}", sockets[0].local_addr().unwrap()).parse().unwrap();
+        let key = host.find(&spec).unwrap().key;
+        Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        let steered = host.status(&key).unwrap().steering;
+        assert!(matches!(steered, Steering::Policy { .. }), "{steered:?}");
+        let seen =
+            as_nobody_with(union(&[BPF, PERFMON]), || Host::open().unwrap().status(&key).unwrap());
+        assert_eq!(seen.group.members.len(), 2);
+        assert_eq!(seen.steering, Steering::Foreign);
+    });
+}
+
+fn union(capabilities: &[Capability]) -> CapabilitySet {
+    capabilities.iter().fold(CapabilitySet::empty(), |all, (one, _)| all | *one)
+}
+
+/// Prepares a step as root and tries it with exactly these capabilities.
+fn attempt(step: &Step, capabilities: CapabilitySet) -> Outcome {
+    netns::isolated(|| {
+        bpffs::private();
+        let (attempt, _server) = (step.prepare)();
+        as_nobody_with(capabilities, attempt)
+    })
+}
+
+/// Runs something as an ordinary user who has exactly these capabilities.
+pub(crate) fn as_nobody_with<T: Send>(
+    capabilities: CapabilitySet,
+    work: impl FnOnce() -> T + Send,
+) -> T {
+    let restricted = || {
+        let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        rustix::thread::set_thread_groups(&[]).unwrap();
+        rustix::thread::set_thread_res_gid(group, group, group).unwrap();
+        // Becoming an ordinary user takes all capabilities away, unless this is said before.
+        rustix::thread::set_keep_capabilities(true).unwrap();
+        rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+        let sets = CapabilitySets {
+            effective: capabilities,
+            permitted: capabilities,
+            inheritable: CapabilitySet::empty(),
+        };
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        assert_eq!(rustix::thread::capabilities(None).unwrap(), sets);
+        work()
+    };
+    thread::scope(|scope| scope.spawn(restricted).join().unwrap())
+}

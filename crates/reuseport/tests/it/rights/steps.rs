@@ -1,0 +1,264 @@
+//! What each step does: root's part first, then what the ordinary user tries.
+
+use std::error::Error;
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use reuseport::foreign::borrow;
+use reuseport::group::Group;
+use reuseport::observe::Observer;
+use reuseport::status::Steering;
+use reuseport::{Attach, Balancer, Host};
+use rustix::mount::{MountFlags, mount};
+use sk_reuseport::maps::{Array, Map, MapData, ReusePortSockArray, SockMap};
+use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::programs::{BtfTracePoint, ProgramInfo, SkReuseport, SkReuseportAttachType};
+use sk_reuseport::{Ebpf, KernelBtf};
+use test_support::process::spawn;
+use test_support::{bpffs, wait};
+
+use super::{NOBODY, Outcome, Prepared};
+
+const SELECT: &[u8] = include_bytes!("../../../bpf/select.bpf.o");
+const HOST: &[u8] = include_bytes!("../../../bpf/host.bpf.o");
+/// Attaches to anything, and gives every packet to the socket at index 1 of `sockets`.
+const CHOOSE: &[u8] = include_bytes!("../../../../sk-reuseport/tests/bpf/select.bpf.o");
+
+pub(crate) fn make_maps() -> Prepared {
+    alone(|| {
+        Ebpf::load(SELECT)?;
+        ReusePortSockArray::create("sockets", 64)?;
+        Ok(())
+    })
+}
+
+pub(crate) fn load_select() -> Prepared {
+    let mut ours = Ebpf::load(SELECT).unwrap();
+    let mut theirs = Ebpf::load(CHOOSE).unwrap();
+    alone(move || {
+        select(&mut ours, "reuseport").load()?;
+        select(&mut theirs, "select_socket").load()?;
+        select(&mut theirs, "select_or_move").load()?;
+        Ok(())
+    })
+}
+
+pub(crate) fn attach_own() -> Prepared {
+    let mut ebpf = chooser();
+    alone(move || {
+        let sockets = sockets();
+        select(&mut ebpf, "select_socket").attach(&sockets[0])?;
+        SkReuseport::detach(&sockets[1])?;
+        Ok(())
+    })
+}
+
+pub(crate) fn fill_own() -> Prepared {
+    let mut ebpf = chooser();
+    alone(move || {
+        let mut array: ReusePortSockArray<_> = ebpf.map_mut("sockets").unwrap().try_into()?;
+        let sockets = sockets();
+        array.set(0, &sockets[0], 0)?;
+        array.clear_index(&0)?;
+        Ok(())
+    })
+}
+
+pub(crate) fn open_pinned() -> Prepared {
+    pin_for_nobody(&mut chooser());
+    alone(|| open_pins().map(drop))
+}
+
+pub(crate) fn open_pinned_by_root() -> Prepared {
+    let mut ebpf = chooser();
+    pin_for_nobody(&mut ebpf);
+    for name in ["program", "sockets"] {
+        chown(pin_path(name), Some(0), Some(0)).unwrap();
+    }
+    alone(|| open_pins().map(drop))
+}
+
+pub(crate) fn make_socket_map() -> Prepared {
+    alone(|| {
+        let mut map = SockMap::create("sockets", 64)?;
+        map.set(0, &sockets()[0], 0)?;
+        Ok(())
+    })
+}
+
+pub(crate) fn list_groups() -> Prepared {
+    alone(|| {
+        let _sockets = sockets();
+        let groups = Observer::new()?.groups()?;
+        assert!(groups.iter().any(|group| group.key.uid == NOBODY && group.members.len() == 2));
+        Ok(())
+    })
+}
+
+pub(crate) fn count_open() -> Prepared {
+    alone(|| {
+        let btf = KernelBtf::from_sys_fs()?;
+        let mut ebpf = Ebpf::load(HOST)?;
+        let program: &mut BtfTracePoint =
+            ebpf.program_mut("count_open").ok_or("no such program")?.try_into()?;
+        program.load("inet_sock_set_state", &btf)?;
+        program.attach()?;
+        Ok(())
+    })
+}
+
+pub(crate) fn borrow_from_same_user() -> Prepared {
+    let (server, group) = server_of(NOBODY);
+    with(server, move || Ok(borrow(&group.members[0]).map(drop)?))
+}
+
+pub(crate) fn borrow_from_root() -> Prepared {
+    let (server, group) = server_of(0);
+    with(server, move || Ok(borrow(&group.members[0]).map(drop)?))
+}
+
+pub(crate) fn mount_bpffs() -> Prepared {
+    // Something else is where it belongs; the thread's mounts are its own.
+    mount("none", bpffs::PATH, "tmpfs", MountFlags::empty(), None).unwrap();
+    alone(steer)
+}
+
+pub(crate) fn steer_own() -> Prepared {
+    own_directory(NOBODY);
+    alone(steer)
+}
+
+pub(crate) fn steer_own_in_roots_directory() -> Prepared {
+    own_directory(0);
+    alone(steer)
+}
+
+pub(crate) fn steer_roots_server() -> Prepared {
+    own_directory(NOBODY);
+    let (server, group) = server_of(0);
+    with(server, move || steer_group(&Host::open()?, &group))
+}
+
+pub(crate) fn open_by_id() -> Prepared {
+    let mut ebpf = chooser();
+    let program: ProgramInfo = select(&mut ebpf, "select_socket").info().unwrap();
+    let map = ebpf.map("sockets").unwrap().data().info().unwrap().id();
+    alone(move || {
+        program.fd()?;
+        MapData::from_id(map)?;
+        drop(ebpf);
+        Ok(())
+    })
+}
+
+// The parts of which the steps are made.
+
+fn alone(attempt: impl FnOnce() -> Outcome + Send + 'static) -> Prepared {
+    (Box::new(attempt), None)
+}
+
+fn with(server: Server, attempt: impl FnOnce() -> Outcome + Send + 'static) -> Prepared {
+    (Box::new(attempt), Some(server))
+}
+
+/// A group of two sockets of the calling thread's user.
+pub(crate) fn sockets() -> Vec<UdpSocket> {
+    Bind::new(loopback(false)).udp_sockets(2).unwrap()
+}
+
+pub(crate) fn select<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SkReuseport {
+    ebpf.program_mut(name).unwrap().try_into().unwrap()
+}
+
+/// An object whose program is loaded and selects the socket at index 1.
+pub(crate) fn chooser() -> Ebpf {
+    let mut ebpf = Ebpf::load(CHOOSE).unwrap();
+    let mut choice: Array<_, u32> = ebpf.map_mut("choice").unwrap().try_into().unwrap();
+    choice.set(0, 1, 0).unwrap();
+    select(&mut ebpf, "select_socket").load().unwrap();
+    ebpf
+}
+
+fn pin_path(name: &str) -> PathBuf {
+    Path::new(bpffs::PATH).join(name)
+}
+
+/// Pins the program and the array, for the ordinary user alone.
+pub(crate) fn pin_for_nobody(ebpf: &mut Ebpf) {
+    select(ebpf, "select_socket").pin(pin_path("program")).unwrap();
+    ebpf.map("sockets").unwrap().data().pin(pin_path("sockets")).unwrap();
+    for name in ["program", "sockets"] {
+        chown(pin_path(name), Some(NOBODY), Some(NOBODY)).unwrap();
+        let mode = std::fs::metadata(pin_path(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "nobody else may open it");
+    }
+}
+
+pub(crate) fn open_pins()
+-> Result<(SkReuseport, ReusePortSockArray<MapData>), Box<dyn Error + Send + Sync>> {
+    let program = SkReuseport::from_pin(pin_path("program"), SkReuseportAttachType::Select)?;
+    let array = Map::from_map_data(MapData::from_pin(pin_path("sockets"))?)?.try_into()?;
+    Ok((program, array))
+}
+
+/// The directory of this tool's state, as its first user leaves it.
+fn own_directory(user: u32) {
+    let directory = pin_path("reuseport");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o750)).unwrap();
+    chown(directory, Some(user), Some(user)).unwrap();
+}
+
+/// Attaches a policy to sockets of one's own, changes it, detaches it.
+fn steer() -> Outcome {
+    let sockets = sockets();
+    let host = Host::open()?;
+    let group = host.find(&format!("udp:{}", sockets[0].local_addr()?).parse()?)?;
+    steer_group(&host, &group)
+}
+
+fn steer_group(host: &Host, group: &Group) -> Outcome {
+    let (_, attached) = Balancer::attach(host, &group.key, &Attach::default())?;
+    assert!(!attached.changes.enrolled.is_empty());
+    let status = host.status(&group.key)?;
+    assert!(matches!(status.steering, Steering::Policy { .. }), "{:?}", status.steering);
+    let random = reuseport::Decide::Policy(reuseport::Policy::Random);
+    let change = Attach { decide: Some(random), ..Attach::default() };
+    let (balancer, _) = Balancer::attach(host, &group.key, &change)?;
+    balancer.detach(host)?;
+    Ok(())
+}
+
+/// A process that holds a socket, killed when this is dropped.
+pub(crate) struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have died already: then there is nothing to do.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A user's process that alone holds a socket, and the socket's group.
+fn server_of(user: u32) -> (Server, Group) {
+    let socket = Bind::new(loopback(false)).udp_sockets(1).unwrap().remove(0);
+    let address = socket.local_addr().unwrap();
+    // It must be a program that the user may read, or else nobody may trace it.
+    let mut sleep = Command::new("sleep");
+    let sleep = sleep.arg("infinity").stdin(OwnedFd::from(socket)).uid(user).gid(user);
+    let server = spawn(sleep).unwrap();
+    let pid = server.id();
+    let server = Server(server);
+    // The children of other tests have all that we have until they exec.
+    let host = Host::open().unwrap();
+    let spec = format!("udp:{address}").parse().unwrap();
+    let group = wait::until_some("one holder", wait::BOUND, || {
+        host.find(&spec).ok().filter(|group| group.pids() == [pid])
+    });
+    (server, group)
+}

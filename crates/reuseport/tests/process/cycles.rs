@@ -1,0 +1,240 @@
+//! Programs attached and detached again and again under traffic: no connection is lost, and nothing is
+//! left over, neither in the process nor in the kernel.
+
+use std::alloc::System;
+use std::fs;
+use std::net::TcpListener;
+use std::panic;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+
+use reuseport::group::GroupKey;
+use reuseport::{Balancer, Host, Policy};
+use sk_reuseport::maps::{ArrayOfMaps, Map, MapData};
+use sk_reuseport::programs::{ProgramInfo, SkReuseport};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use test_support::wait::{self, BOUND};
+use test_support::{SetOnDrop, bpffs, netns};
+
+use crate::common::steered::Steered;
+use crate::common::traffic::{Connections, Members};
+use crate::common::world::{host_members, key_at, nothing_pinned, with};
+use crate::in_turn;
+
+/// Whole sessions of the library, all groups together. Each loads a program, makes a dozen maps and
+/// walks all descriptors of the host four times.
+const SESSIONS: usize = 600;
+
+/// Of a program that is loaded and stays.
+const ATTACHMENTS: usize = 10_000;
+
+/// One cycle in so many is looked at more closely.
+const SAMPLE: usize = 10;
+
+const GROUPS: usize = 8;
+const MEMBERS: usize = 3;
+
+/// Counts what is allocated: what a process has resident tells nothing, for the allocator keeps what
+/// was freed, in one arena or another for each thread.
+#[global_allocator]
+static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// What the threads of the test runner and of the standard library may keep.
+const HEAP_SLACK: usize = 16 << 10;
+
+/// What the process has.
+struct Process {
+    descriptors: usize,
+    heap_bytes: usize,
+    /// Memory that is a file's or the kernel's, such as maps.
+    mappings: usize,
+}
+
+impl Process {
+    fn now() -> Self {
+        let descriptors = fs::read_dir("/proc/self/fd").unwrap().count();
+        let heap = HEAP.stats();
+        let heap_bytes = heap.bytes_allocated - heap.bytes_deallocated;
+        let mappings = fs::read_to_string("/proc/self/maps").unwrap();
+        let inode =
+            |mapping: &str| mapping.split_ascii_whitespace().nth(4).map(|inode| inode != "0");
+        let mappings = mappings.lines().filter_map(inode).filter(|inode| *inode).count();
+        Self { descriptors, heap_bytes, mappings }
+    }
+
+    #[track_caller]
+    fn assert_no_larger_than(&self, before: &Self) {
+        let heap = self.heap_bytes.saturating_sub(before.heap_bytes);
+        println!("{heap} bytes more allocated, {} mappings", self.mappings);
+        assert_eq!(self.descriptors, before.descriptors);
+        assert_eq!(self.mappings, before.mappings);
+        assert!(heap <= HEAP_SLACK, "{heap} bytes were not freed");
+    }
+}
+
+/// Runs `phase` for some turns, so that the allocator has what it needs, and then for all of them.
+fn without_growing(turns: usize, phase: impl Fn(&Host, usize) + Sync) {
+    in_turn(|| {
+        netns::isolated(|| {
+            let host = Host::open().unwrap();
+            phase(&host, turns.div_ceil(SAMPLE));
+            let before = Process::now();
+            phase(&host, turns);
+            Process::now().assert_no_larger_than(&before);
+        });
+    });
+}
+
+/// A group to which connections are made without end.
+struct Group<'a> {
+    key: GroupKey,
+    /// One of the members.
+    member: TcpListener,
+    /// How many connections were accepted and answered.
+    answered: &'a AtomicU64,
+    /// Turns, for all groups together.
+    left: &'a AtomicUsize,
+}
+
+impl Group<'_> {
+    /// The number of the next turn, if one is left.
+    fn turn(&self) -> Option<usize> {
+        self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).ok()
+    }
+
+    fn wait_for_a_connection(&self) {
+        let before = self.answered.load(SeqCst);
+        wait::soon("a connection is answered", || self.answered.load(SeqCst) > before);
+    }
+}
+
+/// Runs `run` in a thread for each group, with a bpffs of its own, while another thread makes
+/// connections to all groups, each of which must be accepted and answered.
+fn under_traffic(host: &Host, turns: usize, run: impl Fn(&Group<'_>) + Sync) {
+    let at = "127.0.0.1:0".parse().unwrap();
+    let mut members: Vec<_> = (0..GROUPS).map(|_| Connections::new(at, MEMBERS)).collect();
+    let answered = [const { AtomicU64::new(0) }; GROUPS];
+    let (left, over) = (AtomicUsize::new(turns), AtomicBool::new(false));
+    let groups = members.iter().zip(&answered).map(|(connections, answered)| Group {
+        key: key_at(host, "tcp", connections.address()),
+        member: connections.members[0].try_clone().unwrap(),
+        answered,
+        left: &left,
+    });
+    let groups: Vec<_> = groups.collect();
+    thread::scope(|scope| {
+        let _until = SetOnDrop(&over);
+        let clients = scope.spawn(|| connect_to_all(&mut members, &answered, &over));
+        let run = &run;
+        let groups = groups.into_iter().map(|group| {
+            scope.spawn(move || {
+                bpffs::private();
+                run(&group);
+            })
+        });
+        for group in groups.collect::<Vec<_>>() {
+            group.join().unwrap_or_else(|cause| panic::resume_unwind(cause));
+        }
+        over.store(true, SeqCst);
+        clients.join().unwrap_or_else(|cause| panic::resume_unwind(cause));
+    });
+    println!("{turns} turns, {answered:?} connections");
+}
+
+fn connect_to_all(groups: &mut [Connections], answered: &[AtomicU64], over: &AtomicBool) {
+    while !over.load(SeqCst) {
+        for (group, answered) in groups.iter_mut().zip(answered) {
+            group.send(0);
+            group.send(0);
+            group.receive(|_, _| _ = answered.fetch_add(1, SeqCst));
+        }
+    }
+}
+
+/// What the kernel has of a group while it is steered.
+struct Objects {
+    program: ProgramInfo,
+    maps: Vec<u32>,
+}
+
+impl Objects {
+    fn pinned_in(directory: &Path) -> Self {
+        let maps = fs::read_dir(directory).unwrap().map(|pin| pin.unwrap().path());
+        let maps = maps.filter(|pin| !pin.ends_with("select"));
+        let maps: Vec<MapData> = maps.map(|pin| MapData::from_pin(pin).unwrap()).collect();
+        let mut ids: Vec<u32> = maps.iter().map(|map| map.info().unwrap().id()).collect();
+        let tables = MapData::from_pin(directory.join("tables")).unwrap();
+        let tables: ArrayOfMaps<_> = Map::from_map_data(tables).unwrap().try_into().unwrap();
+        ids.push(tables.get(&0, 0).unwrap());
+        let program = ProgramInfo::from_pin(directory.join("select")).unwrap();
+        let objects = Self { program, maps: ids };
+        assert_eq!(objects.count(), 1 + objects.maps.len(), "all are there");
+        objects
+    }
+
+    /// How many of them there are still.
+    fn count(&self) -> usize {
+        let maps = self.maps.iter().filter(|id| MapData::from_id(**id).is_ok()).count();
+        usize::from(self.program.fd().is_ok()) + maps
+    }
+}
+
+#[test]
+fn slow_sessions_leave_nothing_over() {
+    without_growing(wait::times(SESSIONS), |host, turns| {
+        under_traffic(host, turns, |group| attach_and_detach(host, group));
+    });
+}
+
+fn attach_and_detach(host: &Host, group: &Group<'_>) {
+    // Keeps the host-wide layer alive, which would otherwise begin anew each time.
+    let other = Connections::new("127.0.0.1:0".parse().unwrap(), 1);
+    let other = Steered::new(host, "tcp", other.address(), Policy::RoundRobin);
+    while let Some(turn) = group.turn() {
+        let policy = Policy::ALL[turn % Policy::ALL.len()];
+        Balancer::attach(host, &group.key, &with(policy)).unwrap();
+        let sample = turn.is_multiple_of(SAMPLE).then(|| {
+            assert_eq!(host_members(), MEMBERS + 1);
+            Objects::pinned_in(&other.only_directory_beside())
+        });
+        group.wait_for_a_connection();
+        reuseport::detach(host, &group.key).unwrap();
+        if let Some(objects) = sample {
+            wait::until("nothing is left in the kernel", BOUND, || objects.count() == 0);
+            assert_eq!(host_members(), 1);
+        }
+    }
+    other.detach();
+    assert!(nothing_pinned());
+}
+
+#[test]
+fn slow_ten_thousand_attachments_of_a_program() {
+    without_growing(wait::times(ATTACHMENTS), |host, turns| {
+        under_traffic(host, turns, |group| {
+            let steered = Steered::new(host, "tcp", group.key.address, Policy::RoundRobin);
+            let program = steered.program();
+            let objects = Objects::pinned_in(steered.directory());
+            take_turns(group, &steered, &program);
+            steered.detach();
+            drop(program);
+            wait::until("nothing is left in the kernel", BOUND, || objects.count() == 0);
+        });
+    });
+}
+
+/// Each time the program is detached, somebody connects without it; then it is attached, and picks.
+fn take_turns(group: &Group<'_>, steered: &Steered<'_>, program: &SkReuseport) {
+    let picked = || (0..MEMBERS).map(|slot| steered.picks_of(slot)).sum::<u64>();
+    while group.turn().is_some() {
+        SkReuseport::detach(&group.member).unwrap();
+        group.wait_for_a_connection();
+        let before = picked();
+        program.attach(&group.member).unwrap();
+        wait::soon("the program picks", || picked() > before);
+    }
+    // It was never asked in vain.
+    let counted = steered.status().counters;
+    assert!(counted.iter().all(|c| c.count == 0 || c.reason == "picks"), "{counted:?}");
+}

@@ -1,0 +1,370 @@
+//! Each system call of each operation fails in turn: afterwards the group is as it was, nothing is
+//! left that was not there before, and the same operation succeeds.
+//!
+//! The calls are those that pass through `sk_reuseport`: bpf(2), mmap and the socket options.
+
+use std::cell::{Cell, RefCell};
+use std::net::TcpListener;
+use std::rc::Rc;
+
+use crate::common::world::{
+    World, alone, deal, key_of, listeners, more, nothing_pinned, object, one_line, with,
+    with_object,
+};
+use reuseport::group::GroupKey;
+use reuseport::id::Weight;
+use reuseport::status::{GroupStatus, Steering};
+use reuseport::{Attach, Balancer, ErrorKind, Host, Policy, Result, Stop};
+use rustix::io::Errno;
+use sk_reuseport::fault::{Call, Verdict, intercept};
+use sk_reuseport::programs::SkReuseport;
+
+use crate::in_turn;
+
+/// A group to which things are done, beside one that must not notice.
+struct Scene {
+    host: Host,
+    key: GroupKey,
+    members: RefCell<Vec<TcpListener>>,
+    other_key: GroupKey,
+    other_members: Vec<TcpListener>,
+}
+
+impl Scene {
+    fn new(members: usize) -> Self {
+        let host = Host::open().unwrap();
+        let members = listeners(members);
+        let other_members = listeners(2);
+        let other_key = key_of(&host, &other_members[0]);
+        Balancer::attach(&host, &other_key, &with(Policy::RoundRobin)).unwrap();
+        let key = key_of(&host, &members[0]);
+        Self { host, key, members: RefCell::new(members), other_key, other_members }
+    }
+
+    fn attach(&self, attach: &Attach) -> Result<()> {
+        Balancer::attach(&self.host, &self.key, attach).map(|_| ())
+    }
+
+    fn detach(&self) -> Result<()> {
+        reuseport::detach(&self.host, &self.key)
+    }
+
+    fn status(&self) -> GroupStatus {
+        self.host.status(&self.key).unwrap()
+    }
+
+    fn worlds(&self) -> Vec<World> {
+        let members = self.members.borrow();
+        World::of(&self.host, &[(&self.key, &members), (&self.other_key, &self.other_members)])
+    }
+
+    /// Nothing is left over, and nothing is missing.
+    fn tidy(&self) -> bool {
+        let worlds = self.worlds();
+        worlds.iter().map(World::enrolled).sum::<usize>() == worlds[0].host_members()
+    }
+
+    /// Every connection is accepted by somebody, and the other group's shares are what they were.
+    fn serves(&self) {
+        assert_eq!(deal(&self.members.borrow(), 12).iter().sum::<usize>(), 12);
+        assert_eq!(deal(&self.other_members, 12), [6, 6]);
+    }
+}
+
+/// Descriptors that this process has open.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Which calls fail.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// The nth, from 0 on.
+    One(usize, Errno),
+    /// The nth and all that follow: nothing can be undone either.
+    From(usize, Errno),
+}
+
+/// Runs `operation` with a fault. Returns its result, and the first call that failed.
+fn faulty<T>(fault: Fault, operation: impl FnOnce() -> T) -> (T, Option<Call>) {
+    let (count, failed) = (Cell::new(0), Rc::new(Cell::new(None)));
+    let report = Rc::clone(&failed);
+    let hook = move |call| {
+        let n = count.replace(count.get() + 1);
+        let errno = match fault {
+            Fault::One(at, errno) if n == at => errno,
+            Fault::From(at, errno) if n >= at => errno,
+            _ => return Verdict::Allow,
+        };
+        if failed.get().is_none() {
+            failed.set(Some(call));
+        }
+        Verdict::Fail(errno.raw_os_error())
+    };
+    let result = intercept(hook, operation);
+    (result, report.get())
+}
+
+/// Fails each call of `operation` in turn. `undo` takes back what it does when it succeeds.
+///
+/// It may survive a failure (of what is only convenient, or what can be done by another way), but
+/// then it must have done all that it should.
+fn fail_each_call(
+    scene: &Scene,
+    operation: impl Fn(&Scene) -> Result<()>,
+    undo: impl Fn(&Scene),
+    done: impl Fn(&Scene) -> bool,
+) {
+    let mut failures = 0;
+    // What is made once and kept (descriptors of the standard library's, say) exists from here on.
+    operation(scene).unwrap();
+    assert!(done(scene));
+    undo(scene);
+    let mut before = scene.worlds();
+    for index in 0.. {
+        let open = descriptors();
+        let errno = [Errno::NOMEM, Errno::PERM, Errno::BUSY][index % 3];
+        let fault = Fault::One(index, errno);
+        let (result, failed) = faulty(fault, || operation(scene));
+        assert_eq!(descriptors(), open, "descriptors leak when {fault:?} is {failed:?}");
+        match result {
+            Ok(()) => {
+                assert!(done(scene), "{fault:?}: {failed:?} is survived, but not quite");
+                assert!(scene.tidy(), "{fault:?}: {failed:?}: {:?}", scene.worlds());
+                undo(scene);
+                before = scene.worlds();
+            }
+            Err(error) => {
+                one_line(&error);
+                let after = scene.worlds();
+                assert_eq!(after, before, "{fault:?}, a {failed:?}, with {error}");
+                scene.serves();
+                failures += 1;
+            }
+        }
+        if failed.is_none() {
+            break;
+        }
+    }
+    assert!(failures > 20, "only {failures} failures");
+}
+
+/// Fails everything from a call of `operation` on, as if the process had died there, and expects the
+/// next try to succeed. Every third call, to save time.
+fn fail_from_each_call_on(
+    scene: &Scene,
+    operation: impl Fn(&Scene) -> Result<()>,
+    undo: impl Fn(&Scene),
+    done: impl Fn(&Scene) -> bool,
+) {
+    for index in (0..).step_by(3) {
+        let open = descriptors();
+        let fault = Fault::From(index, Errno::NOMEM);
+        let (result, failed) = faulty(fault, || operation(scene));
+        assert_eq!(descriptors(), open, "descriptors leak when {fault:?} is {failed:?}");
+        if result.is_err() {
+            scene.serves();
+            operation(scene)
+                .unwrap_or_else(|error| panic!("after {fault:?}, a {failed:?}: {error}"));
+        }
+        assert!(done(scene), "after {fault:?}, a {failed:?}");
+        scene.serves();
+        undo(scene);
+        if failed.is_none() {
+            break;
+        }
+    }
+}
+
+fn alone_in_turn<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    in_turn(|| alone(test))
+}
+
+fn decides(scene: &Scene, wanted: Policy) -> bool {
+    let status = scene.status();
+    matches!(status.steering, Steering::Policy { policy, .. } if policy == wanted)
+        && status.unsteered() == 0
+}
+
+#[test]
+fn slow_attaching_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(3);
+        let attach = |scene: &Scene| scene.attach(&with(Policy::RoundRobin));
+        let undo = |scene: &Scene| scene.detach().unwrap();
+        let done = |scene: &Scene| {
+            deal(&scene.members.borrow(), 12) == [4, 4, 4] && decides(scene, Policy::RoundRobin)
+        };
+        fail_each_call(&scene, attach, undo, done);
+        fail_from_each_call_on(&scene, attach, undo, done);
+    });
+}
+
+#[test]
+fn slow_taking_newcomers_in_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(2);
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        let newcomer = |scene: &Scene| {
+            let mut members = scene.members.borrow_mut();
+            members.truncate(2);
+            scene.host.refresh(&scene.key).unwrap();
+            members.extend(more(scene.key.address, 1));
+        };
+        let undo = |scene: &Scene| {
+            scene.members.borrow_mut().truncate(2);
+            scene.attach(&Attach::default()).unwrap();
+            newcomer(scene);
+        };
+        newcomer(&scene);
+        let attach = |scene: &Scene| scene.attach(&Attach::default());
+        let done = |scene: &Scene| {
+            deal(&scene.members.borrow(), 12) == [4, 4, 4] && decides(scene, Policy::RoundRobin)
+        };
+        fail_each_call(&scene, attach, undo, done);
+        fail_from_each_call_on(&scene, attach, undo, done);
+    });
+}
+
+#[test]
+fn slow_a_change_of_policy_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(3);
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        let change = |scene: &Scene| scene.attach(&with(Policy::Random));
+        let undo = |scene: &Scene| {
+            scene.attach(&with(Policy::RoundRobin)).unwrap();
+            assert_eq!(deal(&scene.members.borrow(), 12), [4, 4, 4]);
+        };
+        let done = |scene: &Scene| decides(scene, Policy::Random);
+        fail_each_call(&scene, change, undo, done);
+        fail_from_each_call_on(&scene, change, undo, done);
+    });
+}
+
+#[test]
+fn slow_newcomers_and_a_policy_at_once_fail_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(2);
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        let newcomer = |scene: &Scene| {
+            scene.members.borrow_mut().extend(more(scene.key.address, 1));
+        };
+        newcomer(&scene);
+        let change = |scene: &Scene| scene.attach(&with(Policy::Hash));
+        let undo = |scene: &Scene| {
+            scene.members.borrow_mut().truncate(2);
+            scene.attach(&with(Policy::RoundRobin)).unwrap();
+            newcomer(scene);
+        };
+        let done = |scene: &Scene| decides(scene, Policy::Hash);
+        fail_each_call(&scene, change, undo, done);
+    });
+}
+
+#[test]
+fn slow_setting_weights_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(2);
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        let slot = scene.status().members[0].enrolment.as_ref().unwrap().slot;
+        let balancer = Balancer::open(&scene.host, &scene.key).unwrap();
+        let set = |scene: &Scene, weight: u16| {
+            balancer.set_weights(&scene.host, &[(slot, Weight::new(weight).unwrap())])
+        };
+        let undo = |scene: &Scene| set(scene, 1).unwrap();
+        let done = |scene: &Scene| deal(&scene.members.borrow(), 12) == [9, 3];
+        let weigh = |scene: &Scene| set(scene, 3);
+        fail_each_call(&scene, weigh, undo, done);
+        fail_from_each_call_on(&scene, weigh, undo, done);
+    });
+}
+
+#[test]
+fn slow_detaching_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(2);
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        let undo = |scene: &Scene| {
+            scene.attach(&with(Policy::RoundRobin)).unwrap();
+            assert_eq!(deal(&scene.members.borrow(), 12), [6, 6]);
+        };
+        let done = |scene: &Scene| scene.status().steering == Steering::KernelHash;
+        let detach = |scene: &Scene| match scene.detach() {
+            // The try before this one may have got that far.
+            Err(error) if error.kind() == ErrorKind::NotAttached => Ok(()),
+            result => result,
+        };
+        fail_each_call(&scene, detach, undo, done);
+        fail_from_each_call_on(&scene, detach, undo, done);
+    });
+}
+
+#[test]
+fn slow_replacing_a_policy_by_an_object_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(2);
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        let change = |scene: &Scene| scene.attach(&with_object(object("first")));
+        let undo = |scene: &Scene| scene.attach(&with(Policy::RoundRobin)).unwrap();
+        let done = |scene: &Scene| scene.status().steering == Steering::Object;
+        fail_each_call(&scene, change, undo, done);
+        fail_from_each_call_on(&scene, change, undo, done);
+    });
+}
+
+#[test]
+fn slow_resuming_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(2);
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        let take_off = |scene: &Scene| SkReuseport::detach(&scene.members.borrow()[0]).unwrap();
+        take_off(&scene);
+        let resume = |scene: &Scene| scene.attach(&Attach::default());
+        let done = |scene: &Scene| {
+            deal(&scene.members.borrow(), 12) == [6, 6] && decides(scene, Policy::RoundRobin)
+        };
+        fail_each_call(&scene, resume, take_off, done);
+    });
+}
+
+#[test]
+fn slow_being_asked_to_stop_at_any_moment_changes_nothing_or_all() {
+    alone_in_turn(|| {
+        let scene = Scene::new(3);
+        let mut interrupted = 0;
+        for index in 0.. {
+            let (before, open) = (scene.worlds(), descriptors());
+            let stop = Stop::default();
+            let attach = Attach { stop: stop.clone(), ..with(Policy::RoundRobin) };
+            let count = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&count);
+            let hook = move |_| {
+                if counted.replace(counted.get() + 1) == index {
+                    stop.set();
+                }
+                Verdict::Allow
+            };
+            let result = intercept(hook, || scene.attach(&attach));
+            assert_eq!(descriptors(), open);
+            match result {
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
+                    one_line(&error);
+                    assert_eq!(scene.worlds(), before, "stopped at call {index}");
+                    interrupted += 1;
+                }
+                Ok(()) => {
+                    assert_eq!(deal(&scene.members.borrow(), 12), [4, 4, 4]);
+                    scene.detach().unwrap();
+                }
+            }
+            if count.get() <= index {
+                break;
+            }
+        }
+        assert!(interrupted > 20, "{interrupted}");
+        reuseport::detach(&scene.host, &scene.other_key).unwrap();
+        assert!(nothing_pinned());
+    });
+}
