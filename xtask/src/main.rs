@@ -1,10 +1,10 @@
 //! `cargo xtask`: what the repository needs beyond cargo. One file per sub-command; what they share
 //! (finding the workspace, running a command) is in `shell`, making the machine ready in `prepare`,
-//! adding up results in `counts`.
+//! what test binaries print in `libtest`.
 
 mod bench;
 mod bpf;
-mod counts;
+mod libtest;
 mod prepare;
 mod shell;
 mod simulate;

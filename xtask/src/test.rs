@@ -8,11 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::counts::Counts;
+use crate::libtest::{Counts, SLOW};
 use crate::{bpf, prepare, shell, vm};
-
-/// Tests that take seconds rather than moments begin their names so; `--quick` leaves them out.
-pub(crate) const SLOW: &str = "slow_";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

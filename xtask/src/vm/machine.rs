@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::kernel::Kernel;
-use crate::counts::Counts;
+use crate::libtest::Counts;
 
 pub(super) const QEMU: &str = "qemu-system-x86_64";
 

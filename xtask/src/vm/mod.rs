@@ -19,8 +19,7 @@ use anyhow::{Context, Result, bail};
 
 use self::binaries::Scope;
 use self::kernel::Kernel;
-use crate::counts::Counts;
-use crate::test::SLOW;
+use crate::libtest::{Counts, SLOW};
 use crate::{prepare, shell};
 
 /// Whose tests run if nobody names others: all that there are, but for xtask's own, which ask nothing

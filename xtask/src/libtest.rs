@@ -1,7 +1,10 @@
-//! Adding up what test binaries say of themselves.
+//! What test binaries print, added up, and which tests are slow.
 
 use std::fmt;
 use std::ops::AddAssign;
+
+/// Names of tests that take seconds begin with this; `--quick` leaves them out.
+pub(crate) const SLOW: &str = "slow_";
 
 /// What a test of `test-support`'s `feature::require` prints where it does not run.
 const SKIPPED: &str = "skipped: this kernel has no ";
