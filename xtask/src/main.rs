@@ -2,6 +2,7 @@
 //! (finding the workspace, running a command) is in `shell`, making the machine ready in `prepare`,
 //! what test binaries print in `libtest`.
 
+mod arrows;
 mod bench;
 mod bpf;
 mod libtest;
@@ -24,6 +25,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Print the floors of each crate; fail on an import that points up and on circles
+    Arrows(arrows::Args),
     /// Measure what loading, selecting and listing cost
     Bench(bench::Args),
     /// Compile every BPF source with clang-14 into the objects that are committed
@@ -38,6 +41,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
+        Command::Arrows(args) => arrows::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Bpf(args) => bpf::run(&args),
         Command::Simulate(args) => simulate::run(&args),

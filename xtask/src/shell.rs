@@ -22,15 +22,19 @@ pub(crate) fn cargo(root: &Path) -> Command {
     cargo
 }
 
-/// Where cargo puts what it builds.
-pub(crate) fn target_directory(root: &Path) -> Result<PathBuf> {
+/// What cargo knows about the workspace (`cargo metadata`).
+pub(crate) fn metadata(root: &Path) -> Result<serde_json::Value> {
     let output = cargo(root).args(["metadata", "--no-deps", "--format-version", "1"]).output();
     let output = output.context("cannot start `cargo metadata`")?;
     if !output.status.success() {
         bail!("`cargo metadata` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("cannot understand `cargo metadata`")?;
+    serde_json::from_slice(&output.stdout).context("cannot understand `cargo metadata`")
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory(root: &Path) -> Result<PathBuf> {
+    let metadata = metadata(root)?;
     let directory = metadata["target_directory"].as_str();
     Ok(directory.context("`cargo metadata` names no target directory")?.into())
 }
