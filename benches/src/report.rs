@@ -1,5 +1,4 @@
-//! What a bench says: tables that are Markdown and readable as they are, figures with their aims,
-//! and all of it with the raw numbers as JSON.
+//! What a bench prints: Markdown tables, figures with their aims, and the raw numbers as JSON.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,75 +9,18 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::machine::Machine;
-use crate::stats::Median;
+use crate::stats::{self, Median};
 
-/// Everything that one bench found out.
+/// Everything that one bench measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     bench: &'static str,
     machine: Machine,
     figures: Vec<Figure>,
-    /// By what was measured: every single measurement.
+    /// Every single measurement, by what was measured.
     raw: BTreeMap<String, Value>,
     #[serde(skip)]
     sections: Vec<String>,
-}
-
-/// One number, with what it should be at most if there is such an aim.
-#[derive(Debug, Serialize)]
-pub(crate) struct Figure {
-    name: String,
-    value: f64,
-    /// Between these the median lies with 95 % confidence.
-    bounds: Option<(f64, f64)>,
-    unit: &'static str,
-    aim: Option<f64>,
-    met: Option<bool>,
-}
-
-impl Figure {
-    pub(crate) fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
-        Self { name: name.into(), value, bounds: None, unit, aim: None, met: None }
-    }
-
-    pub(crate) fn median(name: impl Into<String>, median: Median, unit: &'static str) -> Self {
-        Self { bounds: Some((median.low, median.high)), ..Self::new(name, median.value, unit) }
-    }
-
-    /// It should be at most this.
-    pub(crate) fn at_most(self, aim: f64) -> Self {
-        Self { met: Some(self.value <= aim), aim: Some(aim), ..self }
-    }
-
-    /// It should be at most this, as far as can be told: not if the bounds of its median are all
-    /// above.
-    pub(crate) fn at_most_beyond_spread(self, aim: f64) -> Self {
-        let low = self.bounds.map_or(self.value, |(low, _)| low);
-        Self { met: Some(self.value.min(low) <= aim), aim: Some(aim), ..self }
-    }
-
-    fn verdict(&self) -> &'static str {
-        match (self.met, self.aim) {
-            (Some(true), Some(aim)) if self.value > aim => "met within the spread",
-            (Some(true), _) => "met",
-            (Some(false), _) => "missed",
-            (None, _) => "",
-        }
-    }
-
-    fn row(&self) -> [String; 4] {
-        let bounds = self
-            .bounds
-            .map(|(low, high)| format!(" ({} to {})", number(low), number(high)))
-            .unwrap_or_default();
-        let unit = if self.unit.is_empty() { String::new() } else { format!(" {}", self.unit) };
-        [
-            self.name.clone(),
-            format!("{}{bounds}{unit}", number(self.value)),
-            self.aim.map(|aim| format!("{}{unit}", number(aim))).unwrap_or_default(),
-            self.verdict().to_owned(),
-        ]
-    }
 }
 
 impl Report {
@@ -102,7 +44,7 @@ impl Report {
         Ok(())
     }
 
-    /// Prints it, and writes it as JSON if a file is named.
+    /// Prints the report, and writes it as JSON if a file is named.
     pub(crate) fn finish(self, json: Option<&Path>) -> Result<()> {
         println!("`cargo xtask bench {}`, {}\n", self.bench, self.machine);
         for section in &self.sections {
@@ -117,6 +59,60 @@ impl Report {
     }
 }
 
+/// One number, with its aim if there is one.
+#[derive(Debug, Serialize)]
+pub(crate) struct Figure {
+    name: String,
+    value: f64,
+    /// The median lies between these with 95 % confidence.
+    bounds: Option<(f64, f64)>,
+    unit: &'static str,
+    aim: Option<f64>,
+    met: Option<bool>,
+}
+
+impl Figure {
+    pub(crate) fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { name: name.into(), value, bounds: None, unit, aim: None, met: None }
+    }
+
+    pub(crate) fn median(name: impl Into<String>, median: Median, unit: &'static str) -> Self {
+        Self { bounds: Some((median.low, median.high)), ..Self::new(name, median.value, unit) }
+    }
+
+    /// The median of the ratios of two measurements of each round.
+    pub(crate) fn ratio(name: impl Into<String>, values: &[f64], to: &[f64]) -> Self {
+        Self::median(name, Median::of_ratios(values, to), "")
+    }
+
+    pub(crate) fn at_most(self, aim: f64) -> Self {
+        Self { met: Some(self.value <= aim), aim: Some(aim), ..self }
+    }
+
+    /// The aim is missed only if both bounds of the median are above it.
+    pub(crate) fn at_most_beyond_spread(self, aim: f64) -> Self {
+        let low = self.bounds.map_or(self.value, |(low, _)| low);
+        Self { met: Some(self.value.min(low) <= aim), aim: Some(aim), ..self }
+    }
+
+    fn row(&self) -> [String; 4] {
+        let bounds = self.bounds.map(|(low, high)| format!(" ({})", range(low, high)));
+        let unit = if self.unit.is_empty() { String::new() } else { format!(" {}", self.unit) };
+        let verdict = match (self.met, self.aim) {
+            (Some(true), Some(aim)) if self.value > aim => "met within the spread",
+            (Some(true), _) => "met",
+            (Some(false), _) => "missed",
+            (None, _) => "",
+        };
+        [
+            self.name.clone(),
+            format!("{}{}{unit}", number(self.value), bounds.unwrap_or_default()),
+            self.aim.map(|aim| format!("{}{unit}", number(aim))).unwrap_or_default(),
+            verdict.to_owned(),
+        ]
+    }
+}
+
 /// Rows under a heading. The first column is text, the others are numbers.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -124,44 +120,56 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new<const N: usize>(heading: [&str; N]) -> Self {
-        Self { rows: vec![heading.map(str::to_owned).to_vec()] }
+    pub(crate) fn new<'a>(heading: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { rows: vec![heading.into_iter().map(str::to_owned).collect()] }
     }
 
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.to_vec());
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    /// A row of `name`, the percentiles that [`spread`] shows, and what follows them.
+    pub(crate) fn spread_row(
+        &mut self,
+        name: impl Into<String>,
+        values: &[f64],
+        more: impl IntoIterator<Item = String>,
+    ) {
+        self.row([name.into()].into_iter().chain(spread(values)).chain(more));
     }
 
     fn render(&self) -> String {
         let columns = self.rows[0].len();
         let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max();
         let widths: Vec<usize> = (0..columns).map(|c| width(c).unwrap_or(0).max(3)).collect();
-        let mut text = String::new();
-        for (index, row) in self.rows.iter().enumerate() {
-            text += &line(row, &widths);
-            if index == 0 {
-                let rule = |(column, width): (usize, &usize)| match column {
-                    0 => "-".repeat(*width),
-                    _ => "-".repeat(width - 1) + ":",
-                };
-                let rules: Vec<String> = widths.iter().enumerate().map(rule).collect();
-                text += &line(&rules, &widths);
-            }
-        }
-        text
+        let line = |row: &Vec<String>| {
+            let cell = |(column, (cell, width)): (usize, (&String, &usize))| match column {
+                0 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            };
+            let cells: Vec<String> = row.iter().zip(&widths).enumerate().map(cell).collect();
+            format!("| {} |\n", cells.join(" | "))
+        };
+        let rule = |column: usize| match column {
+            0 => "-".repeat(widths[0]),
+            _ => "-".repeat(widths[column] - 1) + ":",
+        };
+        let rules = line(&(0..columns).map(rule).collect());
+        line(&self.rows[0]) + &rules + &self.rows[1..].iter().map(line).collect::<String>()
     }
 }
 
-fn line(cells: &[String], widths: &[usize]) -> String {
-    let cell = |(column, (cell, width)): (usize, (&String, &usize))| match column {
-        0 => format!("{cell:<width$}"),
-        _ => format!("{cell:>width$}"),
-    };
-    let cells: Vec<String> = cells.iter().zip(widths).enumerate().map(cell).collect();
-    format!("| {} |\n", cells.join(" | "))
+/// `p10`, `p50` and `p90` of at least one value.
+pub(crate) fn spread(values: &[f64]) -> [String; 3] {
+    stats::spread(values).map(number)
 }
 
-/// A number with three or four digits that say something.
+/// `1.2 to 3.4`
+pub(crate) fn range(low: f64, high: f64) -> String {
+    format!("{} to {}", number(low), number(high))
+}
+
+/// A number with three or four significant digits.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 1e4 => grouped(value),
@@ -174,15 +182,10 @@ pub(crate) fn number(value: f64) -> String {
 
 /// `12,345,678`
 fn grouped(value: f64) -> String {
-    let digits = format!("{:.0}", value.abs());
-    let mut text = if value < 0.0 { "-".to_owned() } else { String::new() };
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    let digits = format!("{value:.0}");
+    let (sign, digits) = digits.split_at(usize::from(value < 0.0));
+    let groups: Vec<&[u8]> = digits.as_bytes().rchunks(3).rev().collect();
+    sign.to_owned() + &String::from_utf8_lossy(&groups.join(&b','))
 }
 
 #[cfg(test)]

@@ -1,26 +1,15 @@
-//! What to make of many measurements on a machine that is never quite idle: order statistics,
-//! which do not care how far out the outliers are.
+//! Order statistics of measurements on a machine that is never quite idle: outliers do not move them,
+//! however far out they are.
 
 use serde::Serialize;
 
-/// How measurements are spread.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct Spread {
-    pub(crate) p10: f64,
-    pub(crate) p50: f64,
-    pub(crate) p90: f64,
+/// The 10th, 50th and 90th percentile of at least one value.
+pub(crate) fn spread(values: &[f64]) -> [f64; 3] {
+    let sorted = sorted(values);
+    [0.1, 0.5, 0.9].map(|share| sorted[((sorted.len() - 1) as f64 * share).round() as usize])
 }
 
-impl Spread {
-    /// Of at least one value.
-    pub(crate) fn of(values: &[f64]) -> Self {
-        let sorted = sorted(values);
-        let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
-        Self { p10: at(0.1), p50: at(0.5), p90: at(0.9) }
-    }
-}
-
-/// A median, and between which bounds the true one lies with 95 % confidence.
+/// A median and the bounds within which the true one lies with 95 % confidence.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Median {
     pub(crate) value: f64,
@@ -30,7 +19,7 @@ pub(crate) struct Median {
 
 impl Median {
     /// Of at least one value. How many of n values lie below the true median is binomial, whatever
-    /// their distribution: so the bounds are two of the values.
+    /// their distribution, so the bounds are two of the values.
     pub(crate) fn of(values: &[f64]) -> Self {
         let sorted = sorted(values);
         let n = sorted.len();
@@ -40,11 +29,15 @@ impl Median {
         Self { value: median(&sorted), low: sorted[low], high: sorted[high] }
     }
 
-    /// Of the quotients of two measurements of each round: what disturbs a round disturbs both.
+    /// Of the ratios of two measurements of each round: what disturbs a round disturbs both.
     pub(crate) fn of_ratios(values: &[f64], to: &[f64]) -> Self {
-        let ratios: Vec<f64> = values.iter().zip(to).map(|(value, to)| value / to).collect();
-        Self::of(&ratios)
+        Self::of(&ratios(values, to))
     }
+}
+
+/// The ratios of two measurements of each round.
+pub(crate) fn ratios(values: &[f64], to: &[f64]) -> Vec<f64> {
+    values.iter().zip(to).map(|(value, to)| value / to).collect()
 }
 
 /// The middle one of at least one value.
@@ -52,6 +45,16 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     let sorted = sorted(values);
     let middle = sorted.len() / 2;
     if sorted.len() % 2 == 1 { sorted[middle] } else { sorted[middle - 1].midpoint(sorted[middle]) }
+}
+
+/// The turns of a round: each contender once, each round with another one first, forwards and
+/// backwards.
+pub(crate) fn turns(round: usize, contenders: usize) -> impl Iterator<Item = usize> {
+    let backwards = round / contenders % 2 == 1;
+    (0..contenders).map(move |turn| {
+        let turn = (turn + round) % contenders;
+        if backwards { contenders - 1 - turn } else { turn }
+    })
 }
 
 fn sorted(values: &[f64]) -> Vec<f64> {
@@ -68,8 +71,7 @@ mod tests {
     #[test]
     fn order_statistics_of_a_hundred() {
         let values: Vec<f64> = (1..=101).rev().map(f64::from).collect();
-        let spread = Spread::of(&values);
-        assert_eq!((spread.p10, spread.p50, spread.p90), (11.0, 51.0, 91.0));
+        assert_eq!(spread(&values), [11.0, 51.0, 91.0]);
         let median = Median::of(&values);
         // 50.5 +- 1.96 * sqrt(101) / 2
         assert_eq!((median.low, median.value, median.high), (41.0, 51.0, 62.0));
@@ -85,5 +87,16 @@ mod tests {
     #[test]
     fn ratios_are_taken_round_by_round() {
         assert_eq!(Median::of_ratios(&[2.0, 30.0, 4.0], &[1.0, 10.0, 2.0]).value, 2.0);
+    }
+
+    #[test]
+    fn each_contender_has_one_turn_a_round_and_the_first_changes() {
+        for round in 0..24 {
+            let mut turns: Vec<usize> = turns(round, 6).collect();
+            turns.sort_unstable();
+            assert_eq!(turns, [0, 1, 2, 3, 4, 5]);
+        }
+        let firsts: Vec<usize> = (0..12).filter_map(|round| turns(round, 6).next()).collect();
+        assert_eq!(firsts, [0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0]);
     }
 }

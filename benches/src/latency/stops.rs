@@ -10,8 +10,7 @@ use super::contender::Contender;
 use super::round::{Setup, measure};
 use super::schedule::{Schedule, Service, Traffic};
 use super::temper::Temper;
-use crate::report::{Figure, Report, Table, number};
-use crate::stats::Spread;
+use crate::report::{Figure, Report, Table};
 
 /// Connections a second.
 const RATE: f64 = 4_000.0;
@@ -48,9 +47,7 @@ pub(super) fn report(stopped: &Stopped, workers: u8, report: &mut Report) -> Res
     let mut table = Table::new(["decides", "p10", "p50", "p90"]);
     let measured = stopped.0.iter().filter(|(_, reached)| !reached.is_empty());
     for (contender, reached) in measured.clone() {
-        let spread = Spread::of(reached);
-        let [p10, p50, p90] = [spread.p10, spread.p50, spread.p90].map(number);
-        table.row([contender.name().to_owned(), p10, p50, p90]);
+        table.spread_row(contender.name(), reached, []);
         report.raw(format!("stops accepting, {}: reached it", contender.name()), reached)?;
     }
     if measured.clone().next().is_some() {

@@ -21,8 +21,8 @@ use ::sk_reuseport::net::{Bind, loopback};
 use anyhow::{Context, Result};
 
 use crate::Common;
-use crate::report::{Figure, Report, Table, number};
-use crate::stats::{Median, Spread, median};
+use crate::report::{Figure, Report, Table, number, spread};
+use crate::stats::{Median, median};
 
 /// A plain program with a socket array.
 static PLAIN: &[u8] = include_bytes!("../../bpf/plain.bpf.o");
@@ -199,16 +199,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             number(median(&warm[index].iter().map(|t| t.parts()[part]).collect::<Vec<_>>()))
         };
         let totals = totals(&warm[index]);
-        let all = Spread::of(&totals);
+        let [p10, p50, p90] = spread(&totals);
         table.row([
             format!("{}: {}", subject.object, subject.loader),
             part(0),
             part(1),
             part(2),
             part(3),
-            number(all.p10),
-            number(all.p50),
-            number(all.p90),
+            p10,
+            p50,
+            p90,
             number(median(&first[index])),
         ]);
         report.raw(subject.name, &totals)?;

@@ -12,8 +12,8 @@ use reuseport::Host;
 
 use crate::Common;
 use crate::command::Reuseport;
-use crate::report::{Figure, Report, Table, number};
-use crate::stats::{Median, Spread};
+use crate::report::{Figure, Report, Table};
+use crate::stats::Median;
 use hold::{Crowd, Holders, Members};
 
 /// What `ls` may take, in milliseconds.
@@ -53,10 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut table = Table::new(["members, and what is timed", "p10", "p50", "p90"]);
     for (name, times) in [(&of, &few), (&among, &many)] {
         for (what, times) in times.named() {
-            let spread = Spread::of(times);
-            let cells = [spread.p10, spread.p50, spread.p90].map(number);
-            let [p10, p50, p90] = cells;
-            table.row([format!("{name}: {what}"), p10, p50, p90]);
+            table.spread_row(format!("{name}: {what}"), times, []);
             report.raw(format!("{name}: {what}"), times)?;
         }
     }

@@ -15,7 +15,6 @@ use sk_reuseport::net::{Bind, loopback};
 use crate::Common;
 use crate::command::Reuseport;
 use crate::report::{Figure, Report, Table, number};
-use crate::stats::Spread;
 use kernel::Objects;
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -49,13 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         kernel_rows(*members, &sizes, &mut kernel, &mut report)?;
         for (verb, peaks) in group.resident(args)? {
             let name = format!("{members}: {verb}");
-            let spread = Spread::of(&peaks);
-            resident.row([
-                name.clone(),
-                number(spread.p10),
-                number(spread.p50),
-                number(spread.p90),
-            ]);
+            resident.spread_row(&name, &peaks, []);
             report.raw(&name, &peaks)?;
             let most = peaks.iter().copied().fold(0.0, f64::max);
             let name = format!("resident, {members} members: {verb}, the most");

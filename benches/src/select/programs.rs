@@ -1,5 +1,5 @@
-//! What decides, in the variants that are compared, and a group's programs for all of them, loaded
-//! once over one socket array so that changing from one to the other is one socket option.
+//! The programs of one group, loaded once over one socket array: changing from one to another is one
+//! socket option.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,9 +18,9 @@ use sk_reuseport::programs::{Program, SkReuseport};
 use sk_reuseport::{BtfKind, EbpfLoader, KernelBtf};
 
 static BARE: &[u8] = include_bytes!("../../bpf/bare.bpf.o");
-/// The one that reads queues directly: what is attached wherever that is allowed.
+/// The variant that reads queues directly, which is attached where the kernel allows it.
 static SELECT: &[u8] = include_bytes!("../../../crates/reuseport/bpf/select_direct.bpf.o");
-/// The kernel's function that it calls stands there under this number.
+/// The number in that object that stands for the kernel's function `bpf_rdonly_cast`.
 const RDONLY_CAST: u32 = 0x7265_6164;
 
 /// The hash policy's secret; any will do.
@@ -31,7 +31,7 @@ const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 pub(super) enum Variant {
     /// No program: the kernel's hash.
     None,
-    /// A program that leaves it to the kernel's hash.
+    /// A program that leaves the choice to the kernel's hash.
     Empty,
     /// The least that a program which selects can do.
     Bare,
@@ -61,51 +61,64 @@ impl Variant {
     }
 }
 
-/// The programs of one group, in the order of [`Variant::ALL`], and which of them decides.
+/// The transport protocol of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Tcp = 6,
+    Udp = 17,
+}
+
+/// A variant's program, and whether it picked whenever it should have.
+struct Loaded {
+    program: Option<SkReuseport>,
+    /// What a policy's program has counted, by reason.
+    counters: Option<PerCpuArray<MapData, u64>>,
+    /// Datagrams or connections that arrived while it was attached.
+    arrived: u64,
+}
+
+/// The programs of one group, in the order of [`Variant::ALL`].
 pub(super) struct Programs {
-    programs: Vec<Option<SkReuseport>>,
-    /// Of each policy's program: what it has counted.
-    counters: Vec<Option<PerCpuArray<MapData, u64>>>,
+    loaded: Vec<Loaded>,
     attached: usize,
-    // The programs select from it by themselves; this keeps a handle to no purpose but its name.
+    // The programs hold a reference of their own; this one keeps the array's entries.
     _sockets: ReusePortSockArray<MapData>,
 }
 
 impl Programs {
-    /// For the group at this address, of this IP protocol, 6 or 17.
+    /// For the group of `members` at this address.
     pub(super) fn load<S: AsRawFd + AsFd>(
         members: &[S],
         address: SocketAddr,
-        protocol: u32,
+        protocol: Protocol,
     ) -> Result<Self> {
-        let capacity = capacity(members.len());
         let addresses = addresses(members, address, protocol)?;
-        let mut sockets = ReusePortSockArray::create("sockets", capacity)?;
+        // As `attach` has it: room for four times the members.
+        let capacity = (members.len() as u32).saturating_mul(4).next_power_of_two();
+        let mut sockets = ReusePortSockArray::create("sockets", capacity.clamp(64, Slot::LIMIT))?;
         for (index, member) in (0..).zip(members) {
             sockets.set(index, member, 0)?;
         }
-        let (mut programs, mut counters) = (Vec::new(), Vec::new());
-        for variant in Variant::ALL {
-            let (program, counter) = match variant {
+        let load = |variant| {
+            let (program, counters) = match variant {
                 Variant::None => (None, None),
                 Variant::Empty => (Some(bare("empty", members.len(), &sockets)?), None),
                 Variant::Bare => (Some(bare("bare", members.len(), &sockets)?), None),
                 Variant::Policy(policy) => {
-                    let (program, counter) =
-                        policy_program(policy, &addresses, protocol, &sockets)?;
-                    (Some(program), Some(counter))
+                    let (program, counters) = select(policy, &addresses, protocol, &sockets)?;
+                    (Some(program), Some(counters))
                 }
             };
-            programs.push(program);
-            counters.push(counter);
-        }
-        Ok(Self { programs, counters, attached: 0, _sockets: sockets })
+            Ok(Loaded { program, counters, arrived: 0 })
+        };
+        let loaded = Variant::ALL.into_iter().map(load).collect::<Result<_>>()?;
+        Ok(Self { loaded, attached: 0, _sockets: sockets })
     }
 
     /// Lets the variant with this index decide for the group of `socket`.
     pub(super) fn attach(&mut self, variant: usize, socket: impl AsFd) -> Result<()> {
         if variant != self.attached {
-            match &self.programs[variant] {
+            match &self.loaded[variant].program {
                 Some(program) => program.attach(socket)?,
                 None => SkReuseport::detach(socket)?,
             }
@@ -114,43 +127,44 @@ impl Programs {
         Ok(())
     }
 
-    /// How long the variant's program ran, in nanoseconds, and how often, while somebody counted.
-    pub(super) fn ran(&self, variant: usize) -> Result<(u64, u64)> {
-        let program = self.programs[variant].as_ref().context("no program runs there")?;
+    /// Tells that so many datagrams or connections arrive for the attached program.
+    pub(super) fn arrive(&mut self, count: usize) {
+        self.loaded[self.attached].arrived += count as u64;
+    }
+
+    /// How long the attached program ran, in nanoseconds, and how often, while runs were counted.
+    pub(super) fn ran(&self) -> Result<(u64, u64)> {
+        let program = self.loaded[self.attached].program.as_ref().context("no program runs")?;
         let info = program.info()?;
         Ok((info.run_time_ns(), info.run_count()))
     }
 
-    /// Refuses a measurement in which the variant's program did not pick each time.
-    pub(super) fn check_picks(&self, variant: usize, expected: u64) -> Result<()> {
+    /// Refuses the measurements if a policy's program did not pick for each arrival.
+    pub(super) fn check(&self) -> Result<()> {
         const REASON_PICK: u32 = 0;
 
-        let Some(counters) = &self.counters[variant] else { return Ok(()) };
-        let picks: u64 = counters.get(&REASON_PICK, 0)?.iter().sum();
-        let name = Variant::ALL[variant].name();
-        ensure!(picks == expected, "{name} picked {picks} times for {expected} datagrams");
+        for (variant, loaded) in Variant::ALL.into_iter().zip(&self.loaded) {
+            let Some(counters) = &loaded.counters else { continue };
+            let picks: u64 = counters.get(&REASON_PICK, 0)?.iter().sum();
+            let (name, arrived) = (variant.name(), loaded.arrived);
+            ensure!(picks == arrived, "{name} picked {picks} times for {arrived} arrivals");
+        }
         Ok(())
     }
 }
 
-/// As `attach` has it: room for four times the members.
-fn capacity(members: usize) -> u32 {
-    (members as u32).saturating_mul(4).next_power_of_two().clamp(64, Slot::LIMIT)
-}
-
 fn bare(name: &str, members: usize, sockets: &ReusePortSockArray<MapData>) -> Result<SkReuseport> {
-    let members = members as u32;
     let mut ebpf = EbpfLoader::new()
-        .override_global("MEMBERS", &members, true)
+        .override_global("MEMBERS", &(members as u32), true)
         .map("sockets", sockets.map_data())
         .load(BARE)?;
-    loaded(ebpf.take_program(name))
+    into_kernel(ebpf.take_program(name))
 }
 
-/// Where the kernel keeps each member's socket, which `attach` finds out: in the members' order.
-fn addresses<S: AsFd>(members: &[S], address: SocketAddr, protocol: u32) -> Result<Vec<u64>> {
+/// Where the kernel keeps each member's socket, in the members' order: `attach` finds it out.
+fn addresses<S: AsFd>(members: &[S], address: SocketAddr, protocol: Protocol) -> Result<Vec<u64>> {
     let host = Host::open()?;
-    let name = if protocol == 6 { "tcp" } else { "udp" };
+    let name = if protocol == Protocol::Tcp { "tcp" } else { "udp" };
     let key = host.find(&format!("{name}:{address}").parse()?)?.key;
     let (balancer, _) = Balancer::attach(&host, &key, &Attach::default())?;
     let by_cookie = pinned_addresses()?;
@@ -164,10 +178,8 @@ fn addresses<S: AsFd>(members: &[S], address: SocketAddr, protocol: u32) -> Resu
 
 /// By cookie, of the one group that is attached.
 fn pinned_addresses() -> Result<HashMap<u64, u64>> {
-    let group: PathBuf = fs::read_dir("/sys/fs/bpf/reuseport/groups")?
-        .next()
-        .context("no group is attached")??
-        .path();
+    let mut groups = fs::read_dir("/sys/fs/bpf/reuseport/groups")?;
+    let group: PathBuf = groups.next().context("no group is attached")??.path();
     let pinned = |name| Map::from_map_data(MapData::from_pin(group.join(name))?);
     let sockets: ReusePortSockArray<MapData> = pinned("sockets")?.try_into()?;
     let addresses: Array<MapData, u64> = pinned("addresses")?.try_into()?;
@@ -180,30 +192,34 @@ fn pinned_addresses() -> Result<HashMap<u64, u64>> {
     Ok(by_cookie)
 }
 
-fn policy_program(
+/// A policy's program with its counters.
+fn select(
     policy: Policy,
     addresses: &[u64],
-    protocol: u32,
+    protocol: Protocol,
     sockets: &ReusePortSockArray<MapData>,
 ) -> Result<(SkReuseport, PerCpuArray<MapData, u64>)> {
-    let (capacity, code) = (sockets.map_data().max_entries(), policy.code());
-    let topology = topology()?;
-    let cpus = topology.nodes.len() as u32;
+    let capacity = sockets.map_data().max_entries();
+    let cpus = std::thread::available_parallelism()?.get();
+    let topology = table::Topology { nodes: vec![0; cpus] };
     let table = table(policy, addresses.len(), capacity, &topology)?;
     let mut tables = ArrayOfMaps::create("tables", 1, table.map_data())?;
     tables.set(0, table.map_data(), 0)?;
     let btf = KernelBtf::from_sys_fs()?;
-    let socket = if protocol == 6 { "inet_connection_sock" } else { "udp_sock" };
+    let socket = match protocol {
+        Protocol::Tcp => "inet_connection_sock",
+        Protocol::Udp => "udp_sock",
+    };
     let types = [("bpf_rdonly_cast", BtfKind::Func), (socket, BtfKind::Struct)];
     let [rdonly_cast, socket] = btf.ids(types)?;
     let mut ebpf = EbpfLoader::new()
         .kernel_btf(&btf)
         .kernel_function(RDONLY_CAST, rdonly_cast)
         .override_global("SOCKET_TYPE", &socket, true)
-        .override_global("POLICY", &code, true)
-        .override_global("PROTOCOL", &protocol, true)
+        .override_global("POLICY", &policy.code(), true)
+        .override_global("PROTOCOL", &(protocol as u32), true)
         .override_global("SEED", &SEED, true)
-        .override_global("CPUS", &cpus, true)
+        .override_global("CPUS", &(cpus as u32), true)
         .map("sockets", sockets.map_data())
         .map("tables", tables.map_data())
         .map_max_entries("picks", capacity)
@@ -217,15 +233,10 @@ fn policy_program(
         queues.set(slot, *address, 0)?;
     }
     let counters = ebpf.take_map("counters").context("no counters")?.try_into()?;
-    Ok((loaded(ebpf.take_program("reuseport"))?, counters))
+    Ok((into_kernel(ebpf.take_program("reuseport"))?, counters))
 }
 
-/// This machine's CPUs, in one node.
-fn topology() -> Result<table::Topology> {
-    let cpus = std::thread::available_parallelism()?.get();
-    Ok(table::Topology { nodes: vec![0; cpus] })
-}
-
+/// A policy's table of equal members, which are in the first slots.
 fn table(
     policy: Policy,
     members: usize,
@@ -234,12 +245,9 @@ fn table(
 ) -> Result<Array<MapData, u64>> {
     let share = |slot| Share { slot, weight: Weight::DEFAULT, state: State::Active };
     let shares: Vec<Share> = (0..members as u16).map(|slot| share(Slot::new(slot))).collect();
-    // Nobody counts open connections here; who is whom costs the same to look up.
-    let mut table = Table::build(&shares, policy.fill(SEED), capacity).comparing(
-        &shares,
-        MaxShare::DEFAULT,
-        |slot| Some(slot.get()),
-    );
+    let index = |slot: Slot| Some(slot.get());
+    let table = Table::build(&shares, policy.fill(SEED), capacity);
+    let mut table = table.comparing(&shares, MaxShare::DEFAULT, index);
     if policy == Policy::Cpu {
         let cpus = topology.nodes.len() as u16;
         table = table.by_cpu(capacity, topology, |slot| Some(slot.get() % cpus));
@@ -253,12 +261,10 @@ fn table(
     Ok(map)
 }
 
-fn loaded(program: Option<Program>) -> Result<SkReuseport> {
-    match program {
-        Some(Program::SkReuseport(mut program)) => {
-            program.load()?;
-            Ok(program)
-        }
-        _ => anyhow::bail!("no such program"),
-    }
+fn into_kernel(program: Option<Program>) -> Result<SkReuseport> {
+    let Some(Program::SkReuseport(mut program)) = program else {
+        anyhow::bail!("no such program");
+    };
+    program.load()?;
+    Ok(program)
 }

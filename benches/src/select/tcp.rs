@@ -1,58 +1,50 @@
 //! Connections over loopback, made, accepted and closed by one thread.
 //!
 //! Each policy comes twice: its program alone, and attached and detached as the command does it, for
-//! each measurement. What counts open connections, host-wide, is then there and gone with it: it is
-//! the difference between the two.
+//! each measurement. The host-wide layer that counts open connections comes and goes with the latter:
+//! it is the difference between the two.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use reuseport::group::GroupKey;
 use reuseport::{Attach, Balancer, Decide, Host, Policy};
-use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
 use rustix::net::sockopt;
 use sk_reuseport::net::{Bind, loopback};
 
-use super::programs::{Programs, Variant};
+use super::lap::{Watched, median_lap};
+use super::programs::{Programs, Protocol, Variant};
 
-/// Listeners: a usual number of workers.
+/// Listeners of a group: a usual number of workers.
 pub(super) const MEMBERS: usize = 8;
 /// Connections to a lap.
 const LAP: usize = 64;
-/// Laps to a measurement, of which the median counts, after one that nobody times.
+/// Laps to a measurement.
 const LAPS: usize = 5;
-/// Connections to a measurement.
-const CONNECTIONS: u64 = (LAP * (1 + LAPS)) as u64;
+/// Connections to a measurement, with the lap that warms up.
+const CONNECTIONS: usize = LAP * (1 + LAPS);
+/// Pins of the tracing programs that count open connections. They run as long as they are pinned.
+const COUNTING: [&str; 2] =
+    ["/sys/fs/bpf/reuseport/host/count_open", "/sys/fs/bpf/reuseport/host/count_nested"];
 
-/// How a group is decided for.
+/// How a group is steered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// A program, or none, and nothing else: open connections are not counted.
     Alone(Variant),
     /// No program, right after one was attached and detached: what attaching leaves behind.
     Detached,
-    /// As the command attaches, but the tracing program taken away: sockets are marked only.
+    /// As the command attaches, without the programs that count: sockets are only marked.
     Marked(Policy),
     /// As the command attaches: open connections are counted.
     Whole(Policy),
 }
 
-/// Where the tracing programs that count are pinned; without their pins they do not run.
-pub(super) const COUNTING: [&str; 2] =
-    ["/sys/fs/bpf/reuseport/host/count_open", "/sys/fs/bpf/reuseport/host/count_nested"];
-
-/// Stops counting open connections.
-pub(super) fn stop_counting() -> Result<()> {
-    let stop = |pin| std::fs::remove_file(pin).with_context(|| format!("cannot remove {pin}"));
-    COUNTING.into_iter().try_for_each(stop)
-}
-
 impl Way {
-    /// Those that are compared, the one without a program first. A bare select would be no fair
-    /// comparison, as it counts nothing.
+    /// The ways that are compared, first the one without a program. Without a bare select, which
+    /// counts nothing and so is no fair comparison.
     pub(super) fn all() -> Vec<Self> {
         let variants = Variant::ALL.into_iter().filter(|variant| *variant != Variant::Bare);
         let policies = Policy::ALL.iter().copied().map(Self::Whole);
@@ -70,19 +62,16 @@ impl Way {
         }
     }
 
-    /// Whether there is an aim for it.
-    pub(super) fn is_compared(self) -> bool {
+    pub(super) fn has_aim(self) -> bool {
         matches!(self, Self::Alone(Variant::Policy(_)) | Self::Whole(_))
     }
 }
 
-/// Two groups of listeners: a socket can be in one socket array only.
+/// Two groups of listeners, because a socket can be in one socket array only.
 pub(super) struct Groups {
     /// Programs are attached to it.
     alone: Listeners,
     programs: Programs,
-    /// By variant: connections that were made under it.
-    dealt: Vec<u64>,
     /// It is steered as the command does it.
     whole: Listeners,
     host: Host,
@@ -92,26 +81,25 @@ pub(super) struct Groups {
 impl Groups {
     pub(super) fn new() -> Result<Self> {
         let (alone, whole) = (Listeners::new()?, Listeners::new()?);
-        let programs = Programs::load(&alone.listeners, alone.address, 6)?;
+        let programs = Programs::load(&alone.listeners, alone.address, Protocol::Tcp)?;
         let host = Host::open()?;
         let key = host.find(&format!("tcp:{}", whole.address).parse()?)?.key;
-        let dealt = vec![0; Variant::ALL.len()];
-        Ok(Self { alone, programs, dealt, whole, host, key })
+        Ok(Self { alone, programs, whole, host, key })
     }
 
-    /// What a connection costs, in nanoseconds.
+    /// Nanoseconds per connection.
     pub(super) fn measure(&mut self, way: Way) -> Result<f64> {
         match way {
             Way::Alone(variant) => {
                 let index = Variant::ALL.iter().position(|one| *one == variant);
-                let index = index.context("no such variant")?;
-                self.programs.attach(index, &self.alone.listeners[0])?;
-                self.dealt[index] += CONNECTIONS;
-                self.alone.laps()
+                self.programs
+                    .attach(index.context("no such variant")?, &self.alone.listeners[0])?;
+                self.programs.arrive(CONNECTIONS);
+                self.alone.measure()
             }
             Way::Detached => {
                 self.attach(Policy::RoundRobin)?.detach(&self.host)?;
-                self.whole.laps()
+                self.whole.measure()
             }
             Way::Marked(policy) => {
                 let balancer = self.attach(policy)?;
@@ -131,52 +119,90 @@ impl Groups {
     }
 
     fn measure_whole(&self, balancer: Balancer) -> Result<f64> {
-        let cost = self.whole.laps()?;
-        self.check_picks()?;
+        let cost = self.whole.measure()?;
+        let status = self.host.status(&self.key)?;
+        let picks = status.counters.iter().find(|counter| counter.reason == "picks");
+        let picks = picks.map_or(0, |picks| picks.count);
+        ensure!(picks == CONNECTIONS as u64, "{picks} picks for {CONNECTIONS} connections");
         balancer.detach(&self.host)?;
         Ok(cost)
     }
 
     /// Refuses the measurements if a program did not pick whenever it should have.
     pub(super) fn check(&self) -> Result<()> {
-        let mut dealt = self.dealt.iter().enumerate();
-        dealt.try_for_each(|(variant, dealt)| self.programs.check_picks(variant, *dealt))
+        self.programs.check()
+    }
+}
+
+/// A server that is not steered, and steered groups on the same host: the programs that count open
+/// connections run for both.
+pub(super) struct Bystander {
+    server: Listeners,
+    host: Host,
+    groups: Vec<(GroupKey, Vec<TcpListener>)>,
+}
+
+impl Bystander {
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self { server: Listeners::new()?, host: Host::open()?, groups: Vec::new() })
     }
 
-    fn check_picks(&self) -> Result<()> {
-        let status = self.host.status(&self.key)?;
-        let picks = status.counters.iter().find(|counter| counter.reason == "picks");
-        let picks = picks.map_or(0, |picks| picks.count);
-        if picks != CONNECTIONS {
-            bail!("the program picked {picks} times for {CONNECTIONS} connections");
+    /// Attaches to more groups, of two listeners each, until there are `groups`.
+    pub(super) fn grow(&mut self, groups: usize) -> Result<()> {
+        while self.groups.len() < groups {
+            let listeners = Bind::new(loopback(false)).listeners(2)?;
+            let name = format!("tcp:{}", listeners[0].local_addr()?);
+            let key = self.host.find(&name.parse()?)?.key;
+            Balancer::attach(&self.host, &key, &Attach::default())?;
+            self.groups.push((key, listeners));
+        }
+        Ok(())
+    }
+
+    /// Nanoseconds per connection to the server, while connections are counted or not.
+    pub(super) fn measure(&self, counted: bool) -> Result<f64> {
+        let counts = || COUNTING.iter().all(|pin| Path::new(pin).exists());
+        match (counted, counts()) {
+            (false, true) => stop_counting()?,
+            (true, false) => {
+                let (key, _) = self.groups.first().context("no group is attached")?;
+                Balancer::attach(&self.host, key, &Attach::default())?;
+            }
+            _ => (),
+        }
+        ensure!(counts() == counted, "cannot start or stop counting open connections");
+        self.server.measure()
+    }
+
+    pub(super) fn detach(self) -> Result<()> {
+        for (key, _) in &self.groups {
+            reuseport::detach(&self.host, key)?;
         }
         Ok(())
     }
 }
 
+fn stop_counting() -> Result<()> {
+    let stop = |pin| std::fs::remove_file(pin).with_context(|| format!("cannot remove {pin}"));
+    COUNTING.into_iter().try_for_each(stop)
+}
+
 /// A group of listeners.
-pub(super) struct Listeners {
+struct Listeners {
     listeners: Vec<TcpListener>,
     address: SocketAddr,
-    epoll: OwnedFd,
+    watched: Watched,
 }
 
 impl Listeners {
-    pub(super) fn new() -> Result<Self> {
+    fn new() -> Result<Self> {
         let listeners = Bind::new(loopback(false)).nonblocking(true).listeners(MEMBERS)?;
         let address = listeners[0].local_addr()?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for (index, listener) in (0..).zip(&listeners) {
-            epoll::add(&epoll, listener, epoll::EventData::new_u64(index), epoll::EventFlags::IN)?;
-        }
-        Ok(Self { listeners, address, epoll })
+        Ok(Self { address, watched: Watched::new(&listeners)?, listeners })
     }
 
-    pub(super) fn laps(&self) -> Result<f64> {
-        self.lap()?;
-        let mut costs = (0..LAPS).map(|_| self.lap()).collect::<Result<Vec<f64>>>()?;
-        costs.sort_unstable_by(f64::total_cmp);
-        Ok(costs[LAPS / 2])
+    fn measure(&self) -> Result<f64> {
+        median_lap(LAPS, |cost| *cost, || self.lap())
     }
 
     fn lap(&self) -> Result<f64> {
@@ -184,30 +210,15 @@ impl Listeners {
         let mut streams = Vec::with_capacity(2 * LAP);
         for _ in 0..LAP {
             let client = TcpStream::connect(self.address)?;
-            // Closing resets the connection then, and none is left in TIME_WAIT.
+            // Closing resets the connection, which leaves none in TIME_WAIT.
             sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
             streams.push(client);
         }
-        self.accept_lap(&mut streams)?;
+        self.watched.receive(LAP, |member| {
+            streams.push(self.listeners[member].accept()?.0);
+            Ok(())
+        })?;
         drop(streams);
         Ok(start.elapsed().as_nanos() as f64 / LAP as f64)
-    }
-
-    fn accept_lap(&self, streams: &mut Vec<TcpStream>) -> Result<()> {
-        let mut events = Vec::with_capacity(MEMBERS);
-        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-        let mut accepted = 0;
-        while accepted < LAP {
-            events.clear();
-            epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&second))?;
-            if events.is_empty() {
-                bail!("{accepted} of {LAP} connections arrived");
-            }
-            for event in &events {
-                streams.push(self.listeners[event.data.u64() as usize].accept()?.0);
-            }
-            accepted += events.len();
-        }
-        Ok(())
     }
 }

@@ -1,163 +1,148 @@
-//! Datagrams over loopback to groups of different sizes, and what each costs under each variant.
+//! Datagrams over loopback to groups of different sizes.
 //!
 //! One thread sends a lap's datagrams and then receives them. Sending on loopback runs all of the way
 //! to the receiver's queue, the program included.
-//!
-//! Two kinds of traffic, see [`Traffic`]. In both, one datagram is received for each event of epoll, so
-//! that it does not matter how many wait at one member.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::time::Instant;
+use std::os::fd::AsRawFd as _;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::sys::{Stats, enable_stats};
 use nix::libc::{in_addr, in_pktinfo};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
-use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 use sk_reuseport::net::{Bind, loopback};
 
-use super::programs::{Programs, Variant};
+use super::lap::{Watched, median_lap};
+use super::programs::{Programs, Protocol, Variant};
+use crate::stats::turns;
 
 /// Datagrams to a lap: what one member's buffer holds, should all go there.
 const LAP: usize = 256;
+/// Laps to a measurement.
+const LAPS: usize = 3;
 /// Flows of [`Traffic::Scattered`].
 const FLOWS: u32 = 1 << 16;
 /// Flows of [`Traffic::Hot`].
 const CONNECTED: usize = 64;
-/// Laps to a measurement, of which the median counts, after one that nobody times.
-const LAPS: usize = 3;
-/// Bytes of a datagram.
-const PAYLOAD: usize = 64;
-
-/// What a datagram costs, in nanoseconds.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cost {
-    /// Until it is in a member's queue.
-    pub(super) sent: f64,
-    /// Until it is received.
-    pub(super) whole: f64,
-}
+const DATAGRAM: [u8; 64] = [0; 64];
 
 /// What is sent to a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Traffic {
     /// From a few connected sockets: the least that a datagram can cost, and so the strictest
-    /// comparison. For few members only: most would get nothing from the kernel's hash.
+    /// comparison. For few members only: the kernel's hash would leave most members idle.
     Hot,
-    /// Each of another flow, by its source address (all of 127.0.0.0/8 is ours to send from), through
-    /// one socket, which looks up a route each time. The kernel's hash then spreads datagrams over as
-    /// many members as round-robin does, and members that are not in the cache cost both the same.
+    /// Each datagram of another flow, by its source address (127.0.0.0/8), through one socket, which
+    /// looks up a route each time. The kernel's hash then spreads datagrams over as many members as
+    /// round-robin does, and members that are not in the cache cost both the same.
     Scattered,
 }
 
-enum Senders {
-    Hot { sockets: Vec<UdpSocket>, next: usize },
-    Scattered { socket: UdpSocket, to: SockaddrIn, next: u32 },
+/// Nanoseconds per datagram, round by round.
+#[derive(Default)]
+pub(super) struct Costs {
+    /// Until it is in a member's queue.
+    pub(super) sent: Vec<f64>,
+    /// Until it is received.
+    pub(super) whole: Vec<f64>,
+    /// The program's running time, by the kernel's own count.
+    pub(super) program: Vec<f64>,
 }
 
-/// A group with traffic to it.
+/// A group with traffic to it, and what its datagrams cost.
 pub(super) struct Group {
-    traffic: Traffic,
-    members: Vec<UdpSocket>,
+    pub(super) traffic: Traffic,
+    pub(super) members: Vec<UdpSocket>,
+    /// In the order of [`Variant::ALL`].
+    pub(super) costs: Vec<Costs>,
     senders: Senders,
-    epoll: OwnedFd,
+    watched: Watched,
     programs: Programs,
-    /// By variant: datagrams that were sent under it.
-    dealt: Vec<u64>,
 }
 
 impl Group {
     pub(super) fn new(members: usize, traffic: Traffic) -> Result<Self> {
         let members = Bind::new(loopback(false)).nonblocking(true).udp_sockets(members)?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for (index, member) in (0..).zip(&members) {
+        for member in &members {
             sockopt::set_socket_recv_buffer_size_force(member, LAP * 1024)?;
-            epoll::add(&epoll, member, epoll::EventData::new_u64(index), epoll::EventFlags::IN)?;
         }
-        let senders = Senders::new(traffic, members[0].local_addr()?)?;
-        let programs = Programs::load(&members, members[0].local_addr()?, 17)?;
-        let dealt = vec![0; Variant::ALL.len()];
-        Ok(Self { traffic, members, senders, epoll, programs, dealt })
+        let address = members[0].local_addr()?;
+        Ok(Self {
+            traffic,
+            costs: Variant::ALL.iter().map(|_| Costs::default()).collect(),
+            senders: Senders::new(traffic, address)?,
+            watched: Watched::new(&members)?,
+            programs: Programs::load(&members, address, Protocol::Udp)?,
+            members,
+        })
     }
 
-    pub(super) fn traffic(&self) -> Traffic {
-        self.traffic
+    /// Measures each variant once.
+    pub(super) fn round(&mut self, round: usize) -> Result<()> {
+        for variant in turns(round, Variant::ALL.len()) {
+            self.programs.attach(variant, &self.members[0])?;
+            let (sent, whole) = median_lap(LAPS, |cost: &(f64, f64)| cost.1, || self.lap())?;
+            self.costs[variant].sent.push(sent);
+            self.costs[variant].whole.push(whole);
+        }
+        for variant in turns(round, Variant::ALL.len()).filter(|variant| *variant != 0) {
+            self.programs.attach(variant, &self.members[0])?;
+            self.lap()?;
+            let program = self.time_program()?;
+            self.costs[variant].program.push(program);
+        }
+        Ok(())
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.members.len()
+    /// Refuses the measurements if a program did not pick whenever it should have.
+    pub(super) fn check(&self) -> Result<()> {
+        self.programs.check()
     }
 
-    /// What a datagram costs under the variant with this index.
-    pub(super) fn measure(&mut self, variant: usize) -> Result<Cost> {
-        self.programs.attach(variant, &self.members[0])?;
-        self.lap(variant)?;
-        let mut costs = (0..LAPS).map(|_| self.lap(variant)).collect::<Result<Vec<Cost>>>()?;
-        costs.sort_unstable_by(|one, other| one.whole.total_cmp(&other.whole));
-        Ok(costs[LAPS / 2])
+    /// Nanoseconds until a datagram is in a member's queue, and until it is received.
+    fn lap(&mut self) -> Result<(f64, f64)> {
+        let start = Instant::now();
+        self.send_lap()?;
+        let sent = start.elapsed();
+        self.receive_lap()?;
+        let each = |time: Duration| time.as_nanos() as f64 / LAP as f64;
+        Ok((each(sent), each(start.elapsed())))
     }
 
-    /// How long the variant's program runs for a datagram, in nanoseconds, by the kernel's own
-    /// count. The kernel looks at the clock before and after, which is in it.
-    pub(super) fn measure_program(&mut self, variant: usize) -> Result<f64> {
-        self.programs.attach(variant, &self.members[0])?;
-        self.lap(variant)?;
+    /// The kernel's own count of a program's running time, which includes two looks at the clock.
+    fn time_program(&mut self) -> Result<f64> {
         let counting = enable_stats(Stats::RunTime).context("cannot count programs' runs")?;
-        let (time, count) = self.programs.ran(variant)?;
-        self.send_lap(variant)?;
-        let (time_after, count_after) = self.programs.ran(variant)?;
+        let (time, count) = self.programs.ran()?;
+        self.send_lap()?;
+        let (time_after, count_after) = self.programs.ran()?;
         drop(counting);
         self.receive_lap()?;
         Ok((time_after - time) as f64 / (count_after - count).max(1) as f64)
     }
 
-    /// Refuses the measurements if a program did not pick whenever it should have.
-    pub(super) fn check(&self) -> Result<()> {
-        let mut dealt = self.dealt.iter().enumerate();
-        dealt.try_for_each(|(variant, dealt)| self.programs.check_picks(variant, *dealt))
-    }
-
-    fn lap(&mut self, variant: usize) -> Result<Cost> {
-        let start = Instant::now();
-        self.send_lap(variant)?;
-        let sent = start.elapsed();
-        self.receive_lap()?;
-        let whole = start.elapsed();
-        let each = |time: std::time::Duration| time.as_nanos() as f64 / LAP as f64;
-        Ok(Cost { sent: each(sent), whole: each(whole) })
-    }
-
-    fn send_lap(&mut self, variant: usize) -> Result<()> {
+    fn send_lap(&mut self) -> Result<()> {
         for _ in 0..LAP {
             self.senders.send()?;
         }
-        self.dealt[variant] += LAP as u64;
+        self.programs.arrive(LAP);
         Ok(())
     }
 
     fn receive_lap(&self) -> Result<()> {
-        let mut events = Vec::with_capacity(64);
-        let mut payload = [0; PAYLOAD];
-        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-        let mut received = 0;
-        while received < LAP {
-            events.clear();
-            epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&second))?;
-            if events.is_empty() {
-                bail!("{received} of {LAP} datagrams arrived");
-            }
-            for event in &events {
-                let member = &self.members[event.data.u64() as usize];
-                recv(member, &mut payload, RecvFlags::DONTWAIT)?;
-            }
-            received += events.len();
-        }
-        Ok(())
+        let mut buffer = DATAGRAM;
+        self.watched.receive(LAP, |member| {
+            recv(&self.members[member], &mut buffer, RecvFlags::DONTWAIT)?;
+            Ok(())
+        })
     }
+}
+
+enum Senders {
+    Hot { sockets: Vec<UdpSocket>, next: usize },
+    Scattered { socket: UdpSocket, to: SockaddrIn, next: u32 },
 }
 
 impl Senders {
@@ -180,8 +165,6 @@ impl Senders {
     }
 
     fn send(&mut self) -> Result<()> {
-        const DATAGRAM: [u8; PAYLOAD] = [0; PAYLOAD];
-
         match self {
             Self::Hot { sockets, next } => {
                 send(&sockets[*next], &DATAGRAM, SendFlags::empty())?;
