@@ -7,6 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::process::run;
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     kernel: String,
@@ -25,14 +27,14 @@ impl Machine {
             let line = cpuinfo.lines().find(|line| line.starts_with(name))?;
             Some(line.split_once(':')?.1.trim().to_owned())
         };
-        let date = Command::new("date").args(["-u", "+%F"]).output().context("cannot run date")?;
+        let (_, date) = run(Command::new("date").args(["-u", "+%F"]))?;
         let load = read("/proc/loadavg")?;
         Ok(Self {
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             cpu: field("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             hypervisor: field("flags").is_some_and(|f| f.split(' ').any(|f| f == "hypervisor")),
-            date: String::from_utf8_lossy(&date.stdout).trim().to_owned(),
+            date: date.trim().to_owned(),
             load_average: load.split(' ').next().and_then(|l| l.parse().ok()).unwrap_or(f64::NAN),
         })
     }

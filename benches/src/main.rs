@@ -4,7 +4,6 @@
 //! The machine need not be idle: what is compared is measured in turn, in many short rounds, and
 //! compared round by round. Nothing here fails because something is slow.
 
-mod command;
 mod hermes;
 mod latency;
 mod load;
@@ -12,6 +11,7 @@ mod ls;
 mod machine;
 mod memory;
 mod plot;
+mod process;
 mod report;
 mod select;
 mod simulate;
@@ -51,7 +51,7 @@ enum Bench {
     Simulate(simulate::Args),
     /// One load in a fresh process: a part of `load`
     #[command(hide = true)]
-    LoadOnce(load::once::Args),
+    LoadOnce(load::Once),
     /// A process with sockets: a part of `ls`
     #[command(hide = true)]
     Hold(ls::hold::Args),
@@ -60,7 +60,7 @@ enum Bench {
     LatencyWorker(latency::worker::Args),
     /// The most memory that a command has: a part of `memory`
     #[command(hide = true)]
-    Peak(command::Peak),
+    Peak(process::Peak),
 }
 
 /// What all benches take.
@@ -80,9 +80,9 @@ fn main() -> ExitCode {
         Bench::Latency(args) => alone(|| latency::run(&args)),
         Bench::LatencyWorker(args) => latency::worker::run(&args),
         Bench::Simulate(args) => simulate::run(&args),
-        Bench::LoadOnce(args) => alone(|| load::once::run(&args)),
+        Bench::LoadOnce(args) => alone(|| load::once(&args)),
         Bench::Hold(args) => ls::hold::run(&args),
-        Bench::Peak(args) => command::peak(&args),
+        Bench::Peak(args) => process::peak(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,19 +1,16 @@
 //! The workers of one measurement: processes that are started for it and end with it.
 
-use std::io::Read as _;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustix::net::sockopt::set_socket_incoming_cpu;
 use sk_reuseport::net::Bind;
 
 use super::hermes::Inherited;
 use super::temper::Temper;
 use super::worker::{Args, Counts};
-use crate::command::own;
+use crate::process::Helper;
 
 /// The name of the hidden sub-command that is a worker.
 pub(crate) const COMMAND: &str = "latency-worker";
@@ -55,13 +52,8 @@ impl Listeners {
 
 /// Processes that answer until this is dropped.
 pub(super) struct Workers {
-    running: Vec<Worker>,
+    running: Vec<Helper>,
     pub(super) address: SocketAddr,
-}
-
-struct Worker {
-    process: Child,
-    control: UnixStream,
 }
 
 impl Workers {
@@ -73,52 +65,25 @@ impl Workers {
         listeners: Listeners,
         hermes: Option<Inherited>,
     ) -> Result<Self> {
-        let own = own()?;
         let Listeners { listening, sockets, address } = listeners;
-        let mut started = Self { running: Vec::new(), address };
+        let mut running = Vec::new();
         for index in 0..workers {
             let temper = if index == 0 { temper } else { Temper::Steady };
             let args = Args { index, temper, shared: listening == Listening::Shared, hermes };
             let listener = &sockets[usize::from(index) % sockets.len()];
-            let (control, workers_end) = UnixStream::pair()?;
-            let mut command = Command::new(&own);
-            command.arg(COMMAND).args(args.words());
-            command.stdin(Stdio::from(OwnedFd::from(listener.try_clone()?)));
-            command.stdout(Stdio::from(OwnedFd::from(workers_end)));
-            let process = command.spawn().context("cannot start a worker")?;
-            started.running.push(Worker { process, control });
+            let listener = OwnedFd::from(listener.try_clone()?);
+            running.push(Helper::start(COMMAND, args.words(), listener)?);
         }
-        for worker in &mut started.running {
-            let ready = worker.control.read_exact(&mut [0]);
-            ready.context("a worker ended before it was ready")?;
-        }
-        Ok(started)
+        running.iter_mut().try_for_each(Helper::wait_until_ready)?;
+        Ok(Self { running, address })
     }
 
     /// Stops them and returns what each did.
-    pub(super) fn finish(mut self) -> Result<Vec<Counts>> {
-        for worker in &self.running {
-            worker.control.shutdown(Shutdown::Write).context("cannot stop a worker")?;
-        }
-        let mut counts = Vec::new();
-        for worker in &mut self.running {
-            let mut said = String::new();
-            worker.control.read_to_string(&mut said).context("a worker says nothing")?;
-            let said = serde_json::from_str(&said);
-            counts.push(said.with_context(|| format!("worker {} failed", counts.len()))?);
-            let status = worker.process.wait()?;
-            ensure!(status.success(), "worker {} ended with {status}", counts.len() - 1);
-        }
-        Ok(counts)
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        for worker in &mut self.running {
-            // Those that have ended and were waited for are not meant any more.
-            let _ = worker.process.kill();
-            let _ = worker.process.wait();
-        }
+    pub(super) fn finish(self) -> Result<Vec<Counts>> {
+        self.running.iter().try_for_each(Helper::stop)?;
+        let counts = |worker: Helper| {
+            serde_json::from_str(&worker.report()?).context("a worker reports no counts")
+        };
+        self.running.into_iter().map(counts).collect()
     }
 }

@@ -1,34 +1,44 @@
-//! `load`: how long it takes from an object's bytes in memory until its program decides for a group,
-//! with our library and with aya, over the same objects, in turn.
+//! `load`: how long does it take from an object's bytes in memory until its program decides for a
+//! group, with our library and with aya?
+//!
+//! Both load the same objects, in turn:
 //!
 //! * A program that selects: object parsed and maps made, two listeners into the socket array,
 //!   program verified, attached.
 //! * Programs that read the kernel's structures (CO-RE), as `ls` and `watch` have them: object
-//!   adapted to the kernel and programs verified; nothing to attach to a group.
+//!   adapted to the kernel and programs verified.
 //!
-//! aya reads and parses the kernel's types for every object, whether it needs them or not;
-//! `aya::Ebpf::load` does so twice, and there is no way to load without. So a plain object is a
-//! matter of not doing that, and only the second comparison is one of doing it faster.
+//! aya reads and parses the kernel's types for every object, whether it needs them or not, and
+//! `aya::Ebpf::load` does so twice. So only the second comparison is one of doing the same faster.
+//!
+//! Not measured: what the programs cost once they run (`select`).
 
-mod aya;
-pub(crate) mod once;
-mod ours;
+mod loaders;
 
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
 
-use ::sk_reuseport::net::{Bind, loopback};
 use anyhow::{Context, Result};
+use sk_reuseport::net::{Bind, loopback};
 
 use crate::Common;
+use crate::process::{own, run as run_process};
 use crate::report::{Figure, Report, Table, number, spread};
-use crate::stats::{Median, median};
+use crate::stats::median;
+use loaders::{Timed, Tracing, ours, theirs};
 
 /// A plain program with a socket array.
 static PLAIN: &[u8] = include_bytes!("../../bpf/plain.bpf.o");
 static SELECT: &[u8] = include_bytes!("../../../crates/reuseport/bpf/select.bpf.o");
-static OBSERVE: &[u8] = include_bytes!("../../../crates/reuseport/bpf/observe.bpf.o");
-static WATCH: &[u8] = include_bytes!("../../../crates/reuseport/bpf/watch.bpf.o");
+static OBSERVE: Tracing = Tracing {
+    object: include_bytes!("../../../crates/reuseport/bpf/observe.bpf.o"),
+    iterators: &[("members", "task_file"), ("watches", "task_file")],
+    tracepoints: &[],
+};
+static WATCH: Tracing = Tracing {
+    object: include_bytes!("../../../crates/reuseport/bpf/watch.bpf.o"),
+    iterators: &[("udp_members", "udp")],
+    tracepoints: &[("on_listen", "inet_sock_set_state")],
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -42,147 +52,59 @@ pub(crate) struct Args {
     processes: u32,
 }
 
-/// How long the parts took.
-#[derive(Debug, Clone, Copy, Default)]
-struct Timed {
-    /// Until the object is parsed and adapted and its maps are there.
-    object: Duration,
-    /// Until the listeners are in the socket array.
-    sockets: Duration,
-    /// Until the programs are in the kernel.
-    programs: Duration,
-    /// Until the program decides for the group.
-    attach: Duration,
-}
-
-impl Timed {
-    fn parts(&self) -> [f64; 4] {
-        [self.object, self.sockets, self.programs, self.attach].map(micros)
-    }
-
-    fn total(&self) -> f64 {
-        self.parts().iter().sum()
-    }
-}
-
-fn micros(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e6
-}
-
-/// Gives the time since it was asked last.
-struct Laps(Instant);
-
-impl Laps {
-    fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    fn lap(&mut self) -> Duration {
-        let now = Instant::now();
-        now - std::mem::replace(&mut self.0, now)
-    }
-}
-
-/// What a tracing program runs at.
-#[derive(Clone, Copy)]
-enum Target {
-    Iterator(&'static str),
-    Tracepoint(&'static str),
-}
-
-/// An object with tracing programs, by their names.
-struct Tracing {
-    object: &'static [u8],
-    programs: &'static [(&'static str, Target)],
-}
-
-static OBSERVING: Tracing = Tracing {
-    object: OBSERVE,
-    programs: &[
-        ("members", Target::Iterator("task_file")),
-        ("watches", Target::Iterator("task_file")),
-    ],
-};
-
-static WATCHING: Tracing = Tracing {
-    object: WATCH,
-    programs: &[
-        ("on_listen", Target::Tracepoint("inet_sock_set_state")),
-        ("udp_members", Target::Iterator("udp")),
-    ],
-};
-
 /// One way to load one object.
 struct Subject {
-    /// Names it on the command line of `load-once`.
+    /// On the command line of `load-once`.
     name: &'static str,
     object: &'static str,
     loader: &'static str,
     load: fn(&[TcpListener]) -> Result<Timed>,
 }
 
+const PLAIN_NAME: &str = "select, plain";
+const OBSERVE_NAME: &str = "observe, CO-RE";
+const WATCH_NAME: &str = "watch, CO-RE";
 const OURS: &str = "sk-reuseport";
 const AYA: &str = "aya, EbpfLoader";
+const AYA_SIMPLY: &str = "aya, Ebpf::load";
 
+#[rustfmt::skip]
 static SUBJECTS: [Subject; 8] = [
-    Subject {
-        name: "plain-ours",
-        object: "select, plain",
-        loader: OURS,
-        load: |listeners| ours::select(PLAIN, "plain", listeners),
-    },
-    Subject {
-        name: "plain-aya",
-        object: "select, plain",
-        loader: AYA,
-        load: |listeners| aya::select(PLAIN, "plain", listeners, aya::load),
-    },
-    Subject {
-        name: "plain-aya-twice",
-        object: "select, plain",
-        loader: "aya, Ebpf::load",
-        load: |listeners| aya::select(PLAIN, "plain", listeners, aya::load_simply),
-    },
-    Subject {
-        name: "policies-ours",
-        object: "select, our policies",
-        loader: OURS,
-        load: |listeners| ours::select(SELECT, "reuseport", listeners),
-    },
-    Subject {
-        name: "observe-ours",
-        object: "observe, CO-RE",
-        loader: OURS,
-        load: |_| ours::trace(&OBSERVING),
-    },
-    Subject {
-        name: "observe-aya",
-        object: "observe, CO-RE",
-        loader: AYA,
-        load: |_| aya::trace(&OBSERVING),
-    },
-    Subject {
-        name: "watch-ours",
-        object: "watch, CO-RE",
-        loader: OURS,
-        load: |_| ours::trace(&WATCHING),
-    },
-    Subject {
-        name: "watch-aya",
-        object: "watch, CO-RE",
-        loader: AYA,
-        load: |_| aya::trace(&WATCHING),
-    },
+    Subject { name: "plain-ours", object: PLAIN_NAME, loader: OURS,
+              load: |listeners| ours::select(PLAIN, "plain", listeners, ours::load) },
+    Subject { name: "plain-aya", object: PLAIN_NAME, loader: AYA,
+              load: |listeners| theirs::select(PLAIN, "plain", listeners, theirs::load) },
+    Subject { name: "plain-aya-twice", object: PLAIN_NAME, loader: AYA_SIMPLY,
+              load: |listeners| theirs::select(PLAIN, "plain", listeners, theirs::load_simply) },
+    Subject { name: "policies-ours", object: "select, our policies", loader: OURS,
+              load: |listeners| ours::select(SELECT, "reuseport", listeners, ours::load) },
+    Subject { name: "observe-ours", object: OBSERVE_NAME, loader: OURS,
+              load: |_| ours::trace(&OBSERVE) },
+    Subject { name: "observe-aya", object: OBSERVE_NAME, loader: AYA,
+              load: |_| theirs::trace(&OBSERVE) },
+    Subject { name: "watch-ours", object: WATCH_NAME, loader: OURS,
+              load: |_| ours::trace(&WATCH) },
+    Subject { name: "watch-aya", object: WATCH_NAME, loader: AYA,
+              load: |_| theirs::trace(&WATCH) },
 ];
 
-/// The subjects that are compared: ours and aya's.
-const COMPARED: [(&str, &str); 3] =
-    [("plain-ours", "plain-aya"), ("observe-ours", "observe-aya"), ("watch-ours", "watch-aya")];
+/// Times in microseconds, round by round.
+#[derive(Default)]
+struct Times {
+    warm: Vec<Timed>,
+    /// Each the first load in its process.
+    first: Vec<f64>,
+}
+
+impl Times {
+    fn totals(&self) -> Vec<f64> {
+        self.warm.iter().map(Timed::total).collect()
+    }
+}
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("load")?;
-    let warm = measure_here(args.rounds)?;
-    let first = measure_in_processes(args.processes)?;
+    let times = measure(args)?;
     let mut table = Table::new([
         "object and loader",
         "object",
@@ -194,25 +116,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "p90",
         "first in a process",
     ]);
-    for (index, subject) in SUBJECTS.iter().enumerate() {
+    for (subject, times) in SUBJECTS.iter().zip(&times) {
         let part = |part: usize| {
-            number(median(&warm[index].iter().map(|t| t.parts()[part]).collect::<Vec<_>>()))
+            number(median(&times.warm.iter().map(|timed| timed.parts()[part]).collect::<Vec<_>>()))
         };
-        let totals = totals(&warm[index]);
-        let [p10, p50, p90] = spread(&totals);
-        table.row([
-            format!("{}: {}", subject.object, subject.loader),
-            part(0),
-            part(1),
-            part(2),
-            part(3),
-            p10,
-            p50,
-            p90,
-            number(median(&first[index])),
-        ]);
-        report.raw(subject.name, &totals)?;
-        report.raw(format!("{}, first in a process", subject.name), &first[index])?;
+        let name = [format!("{}: {}", subject.object, subject.loader)];
+        let cells = name.into_iter().chain((0..4).map(part)).chain(spread(&times.totals()));
+        table.row(cells.chain([number(median(&times.first))]));
+        report.raw(subject.name, times.totals())?;
+        report.raw(format!("{}, first in a process", subject.name), &times.first)?;
     }
     report.table(
         format!(
@@ -222,55 +134,56 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ),
         table,
     );
-    for (ours, aya) in COMPARED {
-        let (ours, aya) = (position(ours)?, position(aya)?);
-        let object = SUBJECTS[ours].object;
-        let ratio = Median::of_ratios(&totals(&warm[ours]), &totals(&warm[aya]));
-        report.figure(Figure::median(format!("{object}: ours to aya"), ratio, "").at_most(1.0));
-        let ratio = Median::of_ratios(&first[ours], &first[aya]);
-        let name = format!("{object}: ours to aya, first in a process");
-        report.figure(Figure::median(name, ratio, "").at_most(1.0));
+    for object in [PLAIN_NAME, OBSERVE_NAME, WATCH_NAME] {
+        let by = |loader| {
+            let index = SUBJECTS.iter().position(|s| (s.object, s.loader) == (object, loader));
+            index.map(|index| &times[index]).context("no such subject")
+        };
+        let (ours, aya) = (by(OURS)?, by(AYA)?);
+        let name = format!("{object}: ours to aya");
+        report.figure(Figure::ratio(&name, &ours.totals(), &aya.totals()).at_most(1.0));
+        let name = format!("{name}, first in a process");
+        report.figure(Figure::ratio(name, &ours.first, &aya.first).at_most(1.0));
     }
     report.finish(args.common.json.as_deref())
 }
 
-fn totals(timed: &[Timed]) -> Vec<f64> {
-    timed.iter().map(Timed::total).collect()
-}
-
-fn position(name: &str) -> Result<usize> {
-    SUBJECTS.iter().position(|s| s.name == name).with_context(|| format!("no subject {name}"))
-}
-
-/// For each subject, so many times.
-fn measure_here(rounds: u32) -> Result<Vec<Vec<Timed>>> {
+fn measure(args: &Args) -> Result<Vec<Times>> {
     let listeners = listeners()?;
-    let mut timed = vec![Vec::new(); SUBJECTS.len()];
-    for round in 0..=rounds {
-        for (index, subject) in SUBJECTS.iter().enumerate() {
-            let once = (subject.load)(&listeners)
+    let mut times: Vec<Times> = SUBJECTS.iter().map(|_| Times::default()).collect();
+    for round in 0..=args.rounds {
+        for (subject, times) in SUBJECTS.iter().zip(&mut times) {
+            let timed = (subject.load)(&listeners)
                 .with_context(|| format!("{} with {}", subject.object, subject.loader))?;
             // The first round warms what lasts: aya probes the kernel's features once.
             if round > 0 {
-                timed[index].push(once);
+                times.warm.push(timed);
             }
         }
     }
-    Ok(timed)
-}
-
-/// For each subject, the total in microseconds in so many fresh processes.
-fn measure_in_processes(processes: u32) -> Result<Vec<Vec<f64>>> {
-    let mut totals = vec![Vec::new(); SUBJECTS.len()];
-    for _ in 0..processes {
-        for (index, subject) in SUBJECTS.iter().enumerate() {
-            totals[index].push(once::in_a_process(subject.name)?);
+    for _ in 0..args.processes {
+        for (subject, times) in SUBJECTS.iter().zip(&mut times) {
+            let (_, microseconds) = run_process(own("load-once")?.arg(subject.name))?;
+            times.first.push(microseconds.trim().parse().context("not a number")?);
         }
     }
-    Ok(totals)
+    Ok(times)
 }
 
 /// A listener and one to choose between.
 fn listeners() -> Result<Vec<TcpListener>> {
     Bind::new(loopback(false)).listeners(2).context("cannot listen on loopback")
+}
+
+/// One load in a process that has loaded nothing before, as in a command that runs once.
+#[derive(clap::Args)]
+pub(crate) struct Once {
+    subject: String,
+}
+
+/// Loads once and prints how many microseconds it took.
+pub(crate) fn once(args: &Once) -> Result<()> {
+    let subject = SUBJECTS.iter().find(|s| s.name == args.subject).context("no such subject")?;
+    println!("{}", (subject.load)(&listeners()?)?.total());
+    Ok(())
 }

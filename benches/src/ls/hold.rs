@@ -1,39 +1,42 @@
-//! Processes that have sockets and do nothing: servers' workers, each with its members of some groups,
-//! and the crowd of other sockets that a busy host has.
+//! Processes that only have sockets: servers' workers, each with its members of some groups, and the
+//! crowd of other sockets that a busy host has.
 //!
 //! Every socket is watched by its process's epoll instance, as an event-driven server's are. Ports
 //! are fixed: they are in a network namespace that has no other sockets.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rustix::event::epoll;
 use rustix::net::sockopt;
 use sk_reuseport::net::Bind;
 
-use crate::command::own;
+use crate::process::{Helper, ready};
 
-/// Members that a process has, each of another group; the last one is UDP.
+/// Members of a process, each of another group; the last one is UDP.
 const EACH: u32 = 5;
 /// Processes that share groups: one server's workers.
 const WORKERS: u32 = 10;
 const FIRST_PORT: u16 = 10_000;
+/// Sockets of a process of the crowd.
+const CROWD_EACH: u32 = 5000;
 
 /// Servers with their workers.
-pub(crate) struct Members {
-    pub(crate) processes: u32,
+pub(super) struct Members {
+    pub(super) processes: u32,
 }
 
 impl Members {
-    pub(crate) fn sockets(&self) -> u32 {
+    pub(super) fn sockets(&self) -> u32 {
         self.processes * EACH
     }
 
-    pub(crate) fn groups(&self) -> u32 {
+    pub(super) fn groups(&self) -> u32 {
         self.processes.div_ceil(WORKERS) * EACH
     }
 
@@ -41,63 +44,29 @@ impl Members {
         FIRST_PORT..FIRST_PORT + self.groups() as u16
     }
 
-    pub(crate) fn commands(&self) -> impl Iterator<Item = Vec<String>> {
-        (0..self.processes).map(|process| {
-            let first = u32::from(FIRST_PORT) + process / WORKERS * EACH;
-            vec!["members".to_owned(), first.to_string()]
-        })
+    pub(super) fn start(&self) -> Result<Vec<Helper>> {
+        let first_port = |process| u32::from(FIRST_PORT) + process / WORKERS * EACH;
+        start(
+            (0..self.processes).map(|process| ["members".into(), first_port(process).to_string()]),
+        )
     }
 }
 
-/// Sockets that are members of nothing.
-pub(crate) struct Crowd {
-    pub(crate) sockets: u32,
+/// Starts processes with this number of sockets that are members of nothing.
+pub(super) fn start_crowd(sockets: u32) -> Result<Vec<Helper>> {
+    let part = |process: u32| {
+        let sockets = (sockets - process * CROWD_EACH).min(CROWD_EACH);
+        ["crowd".into(), process.to_string(), sockets.to_string()]
+    };
+    start((0..sockets.div_ceil(CROWD_EACH)).map(part))
 }
 
-/// Sockets that a process of the crowd has.
-const CROWD_EACH: u32 = 5000;
-
-impl Crowd {
-    pub(crate) fn commands(&self) -> impl Iterator<Item = Vec<String>> {
-        let processes = self.sockets.div_ceil(CROWD_EACH);
-        (0..processes).map(move |process| {
-            let sockets = (self.sockets - process * CROWD_EACH).min(CROWD_EACH);
-            vec!["crowd".to_owned(), process.to_string(), sockets.to_string()]
-        })
-    }
-}
-
-/// Processes that hold sockets until this is dropped.
-pub(crate) struct Holders(Vec<Child>);
-
-impl Holders {
-    /// Starts `hold` with each of these arguments. All have their sockets when this returns.
-    pub(crate) fn start(commands: impl Iterator<Item = Vec<String>>) -> Result<Self> {
-        let own = own()?;
-        let mut holders = Self(Vec::new());
-        for arguments in commands {
-            let mut command = Command::new(&own);
-            command.arg("hold").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-            holders.0.push(command.spawn().context("cannot start a holder of sockets")?);
-        }
-        for holder in &mut holders.0 {
-            let stdout = holder.stdout.as_mut().context("a holder has no output")?;
-            let ready = stdout.read_exact(&mut [0]);
-            ready.context("a holder of sockets ended before it had them")?;
-        }
-        Ok(holders)
-    }
-}
-
-impl Drop for Holders {
-    fn drop(&mut self) {
-        for holder in &mut self.0 {
-            drop(holder.stdin.take()); // for which it waits
-        }
-        for holder in &mut self.0 {
-            let _ = holder.wait();
-        }
-    }
+/// Starts `hold` with each of these arguments. All have their sockets when this returns.
+fn start<const N: usize>(commands: impl Iterator<Item = [String; N]>) -> Result<Vec<Helper>> {
+    let start = |arguments| Helper::start("hold", arguments, Stdio::null());
+    let mut holders = commands.map(start).collect::<Result<Vec<_>>>()?;
+    holders.iter_mut().try_for_each(Helper::wait_until_ready)?;
+    Ok(holders)
 }
 
 /// A holder: a part of `ls`.
@@ -113,16 +82,15 @@ enum What {
     Crowd { number: u16, sockets: u32 },
 }
 
-/// Makes the sockets, says so, and has them until its input ends.
+/// Makes the sockets, says so, and has them until it is stopped.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut held = Held::new()?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let mut held = Held { epoll, sockets: Vec::new() };
     match args.what {
         What::Members { first_port } => held.members(first_port)?,
         What::Crowd { number, sockets } => held.crowd(number, sockets)?,
     }
-    let mut stdout = std::io::stdout();
-    stdout.write_all(b"\n").and_then(|()| stdout.flush()).context("nobody waits for it")?;
-    std::io::stdin().read_to_end(&mut Vec::new()).context("cannot wait")?;
+    ready()?.read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
@@ -132,11 +100,6 @@ struct Held {
 }
 
 impl Held {
-    fn new() -> Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, sockets: Vec::new() })
-    }
-
     fn hold(&mut self, socket: impl Into<OwnedFd>) -> Result<()> {
         let socket = socket.into();
         let data = epoll::EventData::new_u64(self.sockets.len() as u64);
@@ -149,14 +112,9 @@ impl Held {
         let bind = |port| Bind::new(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let last = first_port + EACH as u16 - 1;
         for port in first_port..last {
-            for listener in bind(port).listeners(1)? {
-                self.hold(listener)?;
-            }
+            bind(port).listeners(1)?.into_iter().try_for_each(|socket| self.hold(socket))?;
         }
-        for socket in bind(last).udp_sockets(1)? {
-            self.hold(socket)?;
-        }
-        Ok(())
+        bind(last).udp_sockets(1)?.into_iter().try_for_each(|socket| self.hold(socket))
     }
 
     /// Connections first, then UDP sockets that are bound each to an address of its own.
@@ -169,8 +127,8 @@ impl Held {
         let connections = (sockets * 4 / 5 / 2).saturating_sub(1);
         for _ in 0..connections {
             let client = TcpStream::connect(listener.local_addr()?)?;
-            // No end of it shall be left in TIME_WAIT.
-            sockopt::set_socket_linger(&client, Some(std::time::Duration::ZERO))?;
+            // Neither end may stay in TIME_WAIT.
+            sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
             self.hold(client)?;
             self.hold(listener.accept()?.0)?;
         }

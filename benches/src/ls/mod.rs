@@ -1,7 +1,9 @@
-//! `ls`: how long the command takes to list a host's groups, from its start to its end, and how much
-//! of that the library takes.
+//! `ls`: how long does the command take to list a host's groups?
 //!
-//! The members are held by other processes, as servers have them: see [`hold`].
+//! Timed from the command's start to its end, and next to it the library's part. The members are held
+//! by other processes, as servers have them ([`hold`]); then the same among many other sockets.
+//!
+//! Not measured: other network namespaces, and steered groups, whose state `ls` reads as well.
 
 pub(crate) mod hold;
 
@@ -11,13 +13,16 @@ use anyhow::{Context, Result, ensure};
 use reuseport::Host;
 
 use crate::Common;
-use crate::command::Reuseport;
+use crate::process::Reuseport;
 use crate::report::{Figure, Report, Table};
 use crate::stats::Median;
-use hold::{Crowd, Holders, Members};
+use hold::{Members, start_crowd};
 
 /// What `ls` may take, in milliseconds.
 const AIM: f64 = 50.0;
+/// What is timed.
+const TIMED: [&str; 3] =
+    ["`reuseport ls --json`, start to end", "`Host::open`", "`Host::statuses`"];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -39,83 +44,61 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("ls")?;
     let members = Members { processes: args.processes };
-    let held = Holders::start(members.commands())?;
+    let held = members.start()?;
     let few = measure(args, &members)?;
-
-    let crowd = Crowd { sockets: args.sockets.saturating_sub(members.sockets()) };
-    let crowded = Holders::start(crowd.commands())?;
+    let crowd = args.sockets.saturating_sub(members.sockets());
+    let crowded = start_crowd(crowd)?;
     let many = measure(args, &members)?;
     drop((held, crowded));
 
     let have = format!("{} in {} groups", members.sockets(), members.groups());
-    let of = format!("{have}, held by {} processes", args.processes);
-    let among = format!("{have}, among {} sockets", members.sockets() + crowd.sockets);
+    let measured = [
+        (format!("{have}, held by {} processes", args.processes), few),
+        (format!("{have}, among {} sockets", members.sockets() + crowd), many),
+    ];
     let mut table = Table::new(["members, and what is timed", "p10", "p50", "p90"]);
-    for (name, times) in [(&of, &few), (&among, &many)] {
-        for (what, times) in times.named() {
+    for (name, times) in measured {
+        for (what, times) in TIMED.iter().zip(&times) {
             table.spread_row(format!("{name}: {what}"), times, []);
             report.raw(format!("{name}: {what}"), times)?;
         }
-    }
-    report.table(format!("Milliseconds, {} rounds", args.rounds), table);
-    for (name, times) in [(of, few), (among, many)] {
-        let figure = Figure::median(format!("ls: {name}"), Median::of(&times.command), "ms");
+        let figure = Figure::median(format!("ls: {name}"), Median::of(&times[0]), "ms");
         report.figure(figure.at_most(AIM));
     }
+    report.table(format!("Milliseconds, {} rounds", args.rounds), table);
     report.finish(args.common.json.as_deref())
 }
 
-/// Milliseconds, by round.
-#[derive(Default)]
-struct Times {
-    /// The command, from its start to its end.
-    command: Vec<f64>,
-    /// The library: programs loaded.
-    open: Vec<f64>,
-    /// The library: all groups and their state.
-    statuses: Vec<f64>,
-}
-
-impl Times {
-    fn named(&self) -> [(&'static str, &[f64]); 3] {
-        [
-            ("`reuseport ls --json`, start to end", &self.command),
-            ("`Host::open`", &self.open),
-            ("`Host::statuses`", &self.statuses),
-        ]
-    }
-}
-
-fn measure(args: &Args, members: &Members) -> Result<Times> {
-    let mut times = Times::default();
+/// Milliseconds, by round, of each of [`TIMED`].
+fn measure(args: &Args, members: &Members) -> Result<[Vec<f64>; 3]> {
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..args.rounds {
-        let (took, json) = args.reuseport.time(&["ls", "--json"])?;
-        members.check_listed(&json)?;
-        times.command.push(took.as_secs_f64() * 1e3);
-
+        let (command, json) = args.reuseport.time(&["ls", "--json"])?;
+        check_listed(members, &json)?;
         let start = Instant::now();
         let host = Host::open()?;
-        times.open.push(start.elapsed().as_secs_f64() * 1e3);
+        let open = start.elapsed();
         let start = Instant::now();
         let statuses = host.statuses()?;
-        times.statuses.push(start.elapsed().as_secs_f64() * 1e3);
+        let took = [command, open, start.elapsed()];
         ensure!(statuses.len() >= members.groups() as usize, "not all groups were found");
+        for (times, took) in times.iter_mut().zip(took) {
+            times.push(took.as_secs_f64() * 1e3);
+        }
     }
     Ok(times)
 }
 
-impl Members {
-    /// Refuses what `ls --json` printed if members are missing.
-    fn check_listed(&self, json: &[u8]) -> Result<()> {
-        let groups: Vec<serde_json::Value> =
-            serde_json::from_slice(json).context("`ls --json` printed no array")?;
-        let listed = groups.iter().filter(|group| {
-            let port = group["port"].as_u64().unwrap_or_default();
-            group["address"] == "127.0.0.1" && self.ports().any(|ours| u64::from(ours) == port)
-        });
-        let listed: u64 = listed.filter_map(|group| group["members"].as_u64()).sum();
-        let expected = u64::from(self.sockets());
-        ensure!(listed >= expected, "`ls` listed {listed} members of {expected}");
-        Ok(())
-    }
+/// Refuses what `ls --json` printed if members are missing.
+fn check_listed(members: &Members, json: &str) -> Result<()> {
+    let groups: Vec<serde_json::Value> =
+        serde_json::from_str(json).context("`ls --json` printed no array")?;
+    let listed = groups.iter().filter(|group| {
+        let port = group["port"].as_u64().unwrap_or_default();
+        group["address"] == "127.0.0.1" && members.ports().any(|held| u64::from(held) == port)
+    });
+    let listed: u64 = listed.filter_map(|group| group["members"].as_u64()).sum();
+    let expected = u64::from(members.sockets());
+    ensure!(listed >= expected, "`ls` listed {listed} members of {expected}");
+    Ok(())
 }
