@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use reuseport::policy::LeastLoaded;
-use reuseport::{Attach, Balancer, Decide, Host, Policy};
+use reuseport::{Attach, Balancer, Host, Policy};
 
 use super::scenario::Scenario;
 use super::workers::{Listeners, Listening};
@@ -98,9 +98,9 @@ impl Contender {
     pub(super) fn attach(self, host: &Host, address: SocketAddr) -> Result<Attached<'_>> {
         let Some(policy) = self.policy() else { return Ok(Attached::Kernel) };
         let key = host.find(&format!("tcp:{address}").parse()?)?.key;
-        let attach = Attach { decide: Some(Decide::Policy(policy)), ..Attach::default() };
+        let attach = Attach { program: Some(policy.into()), ..Attach::default() };
         let (balancer, attached) = Balancer::attach(host, &key, &attach)?;
-        ensure!(attached.lost.is_none(), "{policy} cannot read queues here");
+        ensure!(attached.degraded.is_none(), "{policy} cannot read queues here");
         Ok(Attached::Ours { host, balancer })
     }
 }

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use reuseport::{Host, foreign};
+use reuseport::{Host, borrow};
 use rustix::net::sockopt::set_socket_incoming_cpu;
 use serde::Serialize;
 use tempfile::TempDir;
@@ -164,7 +164,7 @@ fn prefer_cpus(host: &Host, address: SocketAddr) -> Result<()> {
     let group = host.find(&format!("tcp:{address}").parse()?)?;
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     for (index, member) in group.members.iter().enumerate() {
-        set_socket_incoming_cpu(foreign::borrow(member)?, (index % cpus) as u32)?;
+        set_socket_incoming_cpu(borrow::borrow(member)?, (index % cpus) as u32)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use reuseport::id::{MaxShare, Slot, State, Weight};
 use reuseport::policy::LeastLoaded;
-use reuseport::table::{self, Share, Table};
+use reuseport::table::{self, Fill, Share, Table};
 use reuseport::{Attach, Balancer, Host, Policy};
 use rustix::net::sockopt;
 use sk_reuseport::maps::{Array, ArrayOfMaps, Map, MapData, PerCpuArray, ReusePortSockArray};
@@ -246,7 +246,11 @@ fn table(
     let share = |slot| Share { slot, weight: Weight::DEFAULT, state: State::Active };
     let shares: Vec<Share> = (0..members as u16).map(|slot| share(Slot::new(slot))).collect();
     let index = |slot: Slot| Some(slot.get());
-    let table = Table::build(&shares, policy.fill(SEED), capacity);
+    let fill = match policy {
+        Policy::Hash | Policy::Source | Policy::Payload(_) => Fill::Maglev { seed: SEED },
+        _ => Fill::Interleave,
+    };
+    let table = Table::build(&shares, fill, capacity);
     let mut table = table.comparing(&shares, MaxShare::DEFAULT, index);
     if policy == Policy::Cpu {
         let cpus = topology.nodes.len() as u16;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use reuseport::group::GroupKey;
-use reuseport::{Attach, Balancer, Decide, Host, Policy};
+use reuseport::{Attach, Balancer, Host, Policy};
 use rustix::net::sockopt;
 use sk_reuseport::net::{Bind, loopback};
 
@@ -114,7 +114,7 @@ impl Groups {
     }
 
     fn attach(&self, policy: Policy) -> Result<Balancer> {
-        let attach = Attach { decide: Some(Decide::Policy(policy)), ..Attach::default() };
+        let attach = Attach { program: Some(policy.into()), ..Attach::default() };
         Ok(Balancer::attach(&self.host, &self.key, &attach)?.0)
     }
 

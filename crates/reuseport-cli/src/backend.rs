@@ -8,9 +8,9 @@ use reuseport::group::{Group, GroupKey};
 use reuseport::id::{Cookie, Weight};
 use reuseport::status::{GroupStatus, MemberStatus, State};
 use reuseport::table::Share;
-use reuseport::{Attach, Balancer, Decide, GroupSpec, Host, MemberChange, Policy};
+use reuseport::{Balancer, GroupSpec, Host, MemberChange, Policy};
 
-use crate::No;
+use crate::error::Nothing;
 
 /// Which group the user means.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl Members {
             let slot = status.enrolment.as_ref().map(|enrolment| enrolment.slot);
             let slot = slot.ok_or_else(|| {
                 let key = self.balancer.key();
-                No(format!(
+                Nothing(format!(
                     "cannot change cookie:{member} of {key}: it came after `attach` and has no \
                      slot; `reuseport attach {key}` takes it in"
                 ))
@@ -182,8 +182,7 @@ impl OwnGroup {
     ///
     /// As `attach`.
     pub(crate) fn attach(&mut self, policy: Policy) -> Result<()> {
-        let attach = Attach { decide: Some(Decide::Policy(policy)), ..Attach::default() };
-        let (balancer, _) = Balancer::attach(&self.host, &self.key, &attach)?;
+        let (balancer, _) = Balancer::attach(&self.host, &self.key, &policy.into())?;
         self.balancer = Some(balancer);
         Ok(())
     }

@@ -7,7 +7,7 @@ use clap::{Arg, Args, Command};
 use reuseport::group::GroupKey;
 use reuseport::policy::{LeastLoaded, LoadTerms, MaxShare, Policy};
 use reuseport::status::Steering;
-use reuseport::{CpuList, Error};
+use reuseport::{CpuList, Error, Program};
 
 /// What the names of the policies do not say.
 #[derive(Debug, Clone, Args)]
@@ -63,8 +63,12 @@ impl PolicyOptions {
         let (policy, where_from) = match named {
             Some(policy) => (policy, "that is named".to_owned()),
             None => match now()? {
-                Steering::Policy { policy, .. } => (policy, format!("of {key}")),
-                Steering::Object => bail!("{option}: your own program decides for {key}"),
+                Steering::Ours(Program::Selection(selection)) => {
+                    (selection.policy, format!("of {key}"))
+                }
+                Steering::Ours(Program::Object(())) => {
+                    bail!("{option}: your own program decides for {key}")
+                }
                 _ => (Policy::default_for(key.protocol), "that is the default here".to_owned()),
             },
         };
@@ -104,33 +108,16 @@ impl TypedValueParser for PolicyParser {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let plain = Policy::ALL.iter().map(|p| PossibleValue::new(p.name()).help(p.describe()));
-        let payload = PossibleValue::new("payload:OFFSET:LENGTH")
-            .help("by a hash of so many of the datagram's bytes from there on (udp)");
-        Some(Box::new(plain.chain([payload])))
+        let choice = |(name, help)| PossibleValue::new(name).help(help);
+        Some(Box::new(Policy::choices().map(choice)))
     }
 }
 
-/// A policy with its options, for people: `least-loaded (queue,open; max share 2)`.
-pub(crate) fn described(policy: Policy) -> String {
-    match policy {
-        Policy::LeastLoaded(LeastLoaded { load, max_share, .. }) => {
-            format!("{} ({load}; max share {max_share})", policy.name())
-        }
-        _ => policy.to_string(),
-    }
-}
-
-/// What to say where the program cannot read queues, whatever the reason: what that costs, and why.
-pub(crate) fn lost(policy: Option<Policy>, why: &Error) -> String {
-    let instead = match policy {
-        Some(Policy::LeastLoaded(options)) if options.load.open() => {
-            "it goes by open connections alone"
-        }
-        Some(Policy::LeastLoaded(_)) => "members are picked in turn, by weight",
-        _ => "members whose queue is full are not passed over",
-    };
-    format!("the program cannot read queues, so {instead}: {why}")
+/// The note for a program that cannot read queues: what that costs, and why.
+pub(crate) fn degraded(policy: Option<Policy>, why: &Error) -> String {
+    let instead =
+        policy.map_or("members whose queue is full are not passed over", Policy::without_queues);
+    format!("the program cannot read queues, so {instead}: {}", why.report())
 }
 
 #[cfg(test)]
@@ -138,15 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn policies_are_described_with_their_options() {
-        assert_eq!(described(Policy::Hash), "hash");
-        assert_eq!(described("payload:4:8".parse().unwrap()), "payload:4:8");
-        let default = Policy::LeastLoaded(LeastLoaded::DEFAULT);
-        assert_eq!(described(default), "least-loaded (queue,open; max share 2)");
-    }
-
-    #[test]
-    fn what_is_lost_depends_on_the_policy() {
+    fn a_note_on_degraded_service_depends_on_the_policy() {
         let why = "no list".parse::<CpuList>().unwrap_err();
         let queue = LeastLoaded { load: LoadTerms::QUEUE, ..LeastLoaded::DEFAULT };
         for (policy, costs) in [
@@ -157,7 +136,7 @@ mod tests {
             (Policy::LeastLoaded(queue), "in turn, by weight: `no list`"),
             (Policy::Hash, "members whose queue is full are not passed over: `no list`"),
         ] {
-            let said = lost(Some(policy), &why);
+            let said = degraded(Some(policy), &why);
             assert!(said.contains(costs), "{said}");
         }
     }

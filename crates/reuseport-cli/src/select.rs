@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use reuseport::id::Weight;
 use reuseport::status::{GroupStatus, MemberStatus};
 
-use crate::No;
+use crate::error::Nothing;
 
 /// What one MEMBER says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Selector {
     ///
     /// # Errors
     ///
-    /// [`No`] if it says none; another one if it does not tell which.
+    /// [`Nothing`] if it says none; another one if it does not tell which.
     pub(crate) fn among<'a>(&self, group: &'a GroupStatus) -> Result<Vec<&'a MemberStatus>> {
         let is = |member: &&MemberStatus| match (self, &member.enrolment) {
             (Self::Slot(slot), Some(enrolment)) => enrolment.slot.get() == *slot,
@@ -94,7 +94,7 @@ impl Selector {
     fn nobody(&self, group: &GroupStatus) -> anyhow::Error {
         let key = &group.group.key;
         let all: Vec<&MemberStatus> = group.members.iter().collect();
-        No(format!("no member of {key} is {self}; there are {}", list(&all))).into()
+        Nothing(format!("no member of {key} is {self}; there are {}", list(&all))).into()
     }
 
     /// nginx's master and every worker hold every listener: holding one does not make it yours.
@@ -104,7 +104,7 @@ impl Selector {
         if held.is_empty() {
             return self.nobody(group);
         }
-        No(format!(
+        Nothing(format!(
             "process {pid} holds members of {} together with other processes, but is not seen to \
              wait for any (by epoll); name those that you mean, of {}",
             group.group.key,

@@ -49,7 +49,7 @@ pub(crate) fn run(address: SocketAddr, workers: usize) -> Result {
     let least_loaded = Policy::default_for(group.key.protocol);
     let (balancer, attached) = Balancer::attach(&host, &group.key, &least_loaded.into())?;
 
-    if let Some(lost) = attached.lost {
+    if let Some(lost) = attached.degraded {
         eprintln!("queues cannot be read, so open connections decide: {lost}");
     }
     for (worker, listener) in listeners.iter().enumerate() {

@@ -36,7 +36,7 @@ pub(crate) fn run(policy: Policy, address: SocketAddr, sockets: usize) -> Result
     let group = host.group_of(sockets.first().ok_or("no sockets")?)?;
     let (balancer, attached) = Balancer::attach(&host, &group.key, &policy.into())?;
 
-    if let Some(lost) = attached.lost {
+    if let Some(lost) = attached.degraded {
         eprintln!("queues cannot be read: {lost}");
     }
     for (number, socket) in sockets.iter().enumerate() {

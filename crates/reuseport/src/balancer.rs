@@ -1,103 +1,21 @@
-//! Attaching to a group, changing what decides, detaching.
+//! Attaching to a group, changing its program, detaching.
 //!
-//! Every operation takes the lock, looks at the group afresh, and leaves it as it was if it fails;
-//! how is in [`session`](crate::session).
+//! Every operation takes the lock, looks at the group afresh, and leaves it as it was if it fails.
 
+use crate::change::request::{Attach, Attached, MemberChange};
+use crate::change::transaction::Transaction;
 #[cfg(doc)]
-use crate::ErrorKind;
-use crate::cpus::CpuList;
-use crate::enrol::Changes;
-use crate::group::{AttachedProgram, GroupKey};
+use crate::error::ErrorKind;
+use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::id::{Cookie, Slot, State, Weight};
-use crate::object::ObjectSpec;
-use crate::policy::Policy;
-use crate::session::{Session, foreign_program, not_attached};
-use crate::stats::Stats;
-use crate::status::{GroupStatus, Steering};
+use crate::look::stats::Stats;
+use crate::model::group::GroupKey;
+use crate::model::id::{Slot, Weight};
+use crate::model::policy::{CpuList, Policy};
+use crate::model::refusal::{foreign_program, not_attached};
+use crate::model::status::{GroupStatus, Steering};
+use crate::model::table::Share;
 use crate::stop::Stop;
-use crate::table::Share;
-use crate::{Error, Result};
-
-/// How to attach.
-///
-/// The default is what most groups want: what decides already, or the protocol's default policy.
-/// A [`Policy`] alone, or an [`ObjectSpec`], becomes one by `into()`.
-#[derive(Debug, Clone, Default)]
-pub struct Attach {
-    /// What decides. `None`: what decides already, or the protocol's default policy.
-    pub decide: Option<Decide>,
-    /// Whether a program that somebody else attached may be replaced. It cannot be put back.
-    pub force: bool,
-    /// How many slots there are to be; by default room for four times the members.
-    pub slots: Option<u32>,
-    /// Shares that members are to have from the moment that this attachment brings them in, or up to
-    /// date; all others keep theirs, and newcomers have [`Weight::DEFAULT`]. Who is no member is
-    /// passed over.
-    pub weights: Vec<(Cookie, Weight)>,
-    /// For the policy `cpu`: which CPUs are whose, in the order of the slots, and over again if there
-    /// are more members. `None`: the one that a member's owner is bound to, if it is just one, else
-    /// each gets one of those with the fewest members.
-    pub cpus: Option<CpuList>,
-    /// Looked at between steps.
-    pub stop: Stop,
-}
-
-/// What decides for a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decide {
-    /// One of our policies.
-    Policy(Policy),
-    /// The user's own program.
-    Object(ObjectSpec),
-}
-
-impl From<Policy> for Decide {
-    fn from(policy: Policy) -> Self {
-        Self::Policy(policy)
-    }
-}
-
-impl From<ObjectSpec> for Decide {
-    fn from(object: ObjectSpec) -> Self {
-        Self::Object(object)
-    }
-}
-
-/// With this to decide, and all else by default.
-impl<D: Into<Decide>> From<D> for Attach {
-    fn from(decide: D) -> Self {
-        Self { decide: Some(decide.into()), ..Self::default() }
-    }
-}
-
-/// What is to become of a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemberChange {
-    /// The slot that it occupies.
-    pub slot: Slot,
-    /// The member that is meant: should another one have the slot by now, nothing is changed.
-    /// `None`: whoever has it.
-    pub member: Option<Cookie>,
-    /// Its share from now on; `None`: as it is.
-    pub weight: Option<Weight>,
-    /// Its state from now on; `None`: as it is.
-    pub state: Option<State>,
-}
-
-/// What an attachment did.
-#[derive(Debug)]
-pub struct Attached {
-    /// What decides now.
-    pub steering: Steering,
-    /// What became of the members.
-    pub changes: Changes,
-    /// Somebody else's program that was replaced.
-    pub replaced: Option<AttachedProgram>,
-    /// Why the program cannot read the members' queues, if it cannot: without CAP_PERFMON, say.
-    /// `least-loaded` then goes by open connections, and no policy passes a full member over.
-    pub lost: Option<Error>,
-}
 
 /// A handle on a group that a program of this tool decides for.
 ///
@@ -143,9 +61,9 @@ impl Balancer {
     /// [`ErrorKind::Denied`], [`ErrorKind::Schema`], [`ErrorKind::Interrupted`]. The group is
     /// then as it was.
     pub fn attach(host: &Host, key: &GroupKey, attach: &Attach) -> Result<(Self, Attached)> {
-        let session = Session::begin(host, &attach.stop)?;
-        let group = session.group(key)?.clone();
-        let attached = session.attach(&group, attach)?;
+        let transaction = Transaction::begin(host.observer(), &attach.stop)?;
+        let group = transaction.group(key)?.clone();
+        let attached = transaction.attach(&group, attach)?;
         Ok((Self { key: key.clone() }, attached))
     }
 
@@ -194,7 +112,7 @@ impl Balancer {
 
     /// Lets another policy decide, atomically, under traffic: each connection or datagram is picked
     /// for by the old one or by the new one. Returns why the new one cannot read queues, if it cannot:
-    /// see [`Attached::lost`].
+    /// see [`Attached::degraded`].
     ///
     /// # Errors
     ///
@@ -217,7 +135,7 @@ impl Balancer {
         policy: Policy,
         cpus: Option<&CpuList>,
     ) -> Result<Option<Error>> {
-        Session::begin(host, &Stop::default())?.set_policy(&self.key, policy, cpus)
+        Transaction::begin(host.observer(), &Stop::default())?.set_policy(&self.key, policy, cpus)
     }
 
     /// Gives members other shares, in one step for the traffic.
@@ -249,7 +167,7 @@ impl Balancer {
     /// another member than was meant, [`ErrorKind::NotAttached`],
     /// [`ErrorKind::Foreign`], [`ErrorKind::Invalid`] where the user's own program decides.
     pub fn change_members(&self, host: &Host, changes: &[MemberChange]) -> Result<Vec<Share>> {
-        Session::begin(host, &Stop::default())?.change_members(&self.key, changes)
+        Transaction::begin(host.observer(), &Stop::default())?.change_members(&self.key, changes)
     }
 
     /// Detaches: the kernel's hash decides from now on, and nothing of ours is left.
@@ -266,7 +184,7 @@ impl Balancer {
 fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
     let status = host.status(key)?;
     match (&status.steering, &status.group.program) {
-        (Steering::Policy { .. } | Steering::Object, _) => Ok(status),
+        (Steering::Ours(_), _) => Ok(status),
         (Steering::Foreign, Some(program)) => Err(foreign_program(key, program, what)),
         _ => Err(not_attached(key)),
     }
@@ -279,5 +197,5 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
 /// [`ErrorKind::NotAttached`] if nothing is, [`ErrorKind::Foreign`] if somebody else's program
 /// decides, [`ErrorKind::NotFound`] if the group is gone.
 pub fn detach(host: &Host, key: &GroupKey) -> Result<()> {
-    Session::begin(host, &Stop::default())?.detach(key)
+    Transaction::begin(host.observer(), &Stop::default())?.detach(key)
 }

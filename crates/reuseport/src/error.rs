@@ -1,36 +1,37 @@
-//! The one error of this crate: what was tried, what the kernel said, what to do.
+//! The crate's error type: what failed, why, and a hint on what to do.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of failure an [`Error`] is: for programs; people read the text.
+/// The kind of a failure, for programs. People read the [report](Error::report).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// No group, member or program by that name exists.
+    /// No group, member or program has that name.
     NotFound,
-    /// The group exists, but nothing of ours is attached to it.
+    /// The group exists, but no program of this tool is attached to it.
     NotAttached,
     /// More than one group matches.
     Ambiguous,
-    /// The caller may not do this: a capability or the right to trace a process is missing.
+    /// The caller lacks a right: a capability, or the right to trace a process.
     Denied,
-    /// The kernel is too old, was built without it, or is locked down.
+    /// The kernel is too old, lacks a build option, or is locked down.
     Unsupported,
-    /// A socket or a group is in somebody else's hands.
+    /// Another program's map holds a socket, or another group holds the address.
     Busy,
-    /// A program of somebody else decides for the group.
+    /// A program that another owner attached decides for the group.
     Foreign,
-    /// More members than slots.
+    /// The group has more members than slots.
     Full,
-    /// A process, socket or group went away meanwhile.
+    /// A process, socket or group disappeared during the operation.
     Vanished,
-    /// The state that is pinned was written by another version.
+    /// Another version wrote the pinned state.
     Schema,
-    /// A signal asked us to stop; nothing was changed.
+    /// A signal stopped the operation. It changed nothing.
     Interrupted,
     /// The caller's input is wrong.
     Invalid,
@@ -38,63 +39,68 @@ pub enum ErrorKind {
     System,
 }
 
-/// What was tried, what the kernel said, and what to do about it.
+/// A failed operation.
+///
+/// [`Display`](fmt::Display) gives the operation that failed and nothing else: "cannot attach to
+/// tcp:127.0.0.1:80". The causes follow through [`source`](StdError::source), each with its own text
+/// only. [`report`](Self::report) joins all of it into one line.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
-    tried: String,
+    failed: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
-    remedy: Option<String>,
+    hint: Option<Hint>,
 }
 
 impl Error {
-    /// An error of `kind` about what was `tried`: "cannot attach to tcp:127.0.0.1:80".
-    pub(crate) fn new(kind: ErrorKind, tried: impl Into<String>) -> Self {
-        Self { kind, tried: tried.into(), source: None, remedy: None }
+    /// An error of `kind`; `failed` is a clause such as "cannot attach to tcp:127.0.0.1:80".
+    pub(crate) fn new(kind: ErrorKind, failed: impl Into<String>) -> Self {
+        Self { kind, failed: failed.into(), source: None, hint: None }
     }
 
-    /// With what the kernel, or the layer below, said.
+    /// Adds the cause.
     pub(crate) fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// With what the reader can do about it, as a clause: "run it as root".
-    pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = Some(remedy.into());
+    /// Adds a hint, in place of one that is there.
+    pub(crate) fn with_hint(mut self, hint: impl Into<Hint>) -> Self {
+        self.hint = Some(hint.into());
         self
     }
 
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// What to do about it, where we know.
-    pub fn what_to_do(&self) -> Option<&str> {
-        self.remedy.as_deref()
+    /// What the reader can do about it, where that is known.
+    pub fn hint(&self) -> Option<&Hint> {
+        self.hint.as_ref()
+    }
+
+    /// The failure, every cause, and the hint, in one line.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// let error = "3-1".parse::<reuseport::CpuList>().unwrap_err();
+    /// assert_eq!(error.to_string(), "`3-1` is no list of CPUs");
+    /// assert_eq!(
+    ///     error.report().to_string(),
+    ///     "`3-1` is no list of CPUs; give numbers and ranges, such as 0-3,8",
+    /// );
+    /// ```
+    pub fn report(&self) -> Report<'_> {
+        Report(self)
     }
 }
 
-/// One line: what was tried, every cause below it, and the remedy.
+/// The operation that failed, without its cause.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.tried)?;
-        let mut said = String::new();
-        let mut cause = self.source.as_ref().map(|e| e.as_ref() as &dyn StdError);
-        while let Some(error) = cause {
-            // Many errors print their own cause: say each thing once.
-            let text = error.to_string();
-            if !said.contains(&text) {
-                write!(f, ": {text}")?;
-                said = text;
-            }
-            cause = error.source();
-        }
-        if let Some(remedy) = &self.remedy {
-            write!(f, "; {remedy}")?;
-        }
-        Ok(())
+        f.write_str(&self.failed)
     }
 }
 
@@ -104,20 +110,132 @@ impl StdError for Error {
     }
 }
 
+/// What the reader can do about a failure: a clause such as "try again".
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hint {
+    /// Run with these capabilities, of which the caller has not all.
+    Grant {
+        /// All that the operation takes.
+        needed: Vec<&'static str>,
+        /// Those that the calling thread lacks.
+        missing: Vec<&'static str>,
+    },
+    /// The caller has these capabilities, and the kernel does not accept them: they are of another user
+    /// namespace, or the kernel is locked down.
+    NotInEffect {
+        /// All that the operation takes.
+        needed: Vec<&'static str>,
+    },
+    /// Run a kernel that was built with this option.
+    KernelOption(&'static str),
+    /// Any other advice.
+    Advice(Cow<'static, str>),
+}
+
+impl From<&'static str> for Hint {
+    fn from(text: &'static str) -> Self {
+        Self::Advice(text.into())
+    }
+}
+
+impl From<String> for Hint {
+    fn from(text: String) -> Self {
+        Self::Advice(text.into())
+    }
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grant { needed, missing } => write!(
+                f,
+                "missing here: {}; run it as root, or grant {}",
+                missing.join(" and "),
+                needed.join(" and ")
+            ),
+            Self::NotInEffect { needed } => write!(
+                f,
+                "{} do not count here although they are there: run it outside of the container (in \
+                 the initial user namespace), and without kernel lockdown in confidentiality mode",
+                needed.join(" and ")
+            ),
+            Self::KernelOption(option) => {
+                write!(f, "this kernel was built without {option}: use one with it")
+            }
+            Self::Advice(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Prints an error with its causes and its hint in one line: `failed: cause: cause; hint`.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a>(&'a (dyn StdError + 'static));
+
+impl<'a> Report<'a> {
+    /// A report of any error, such as one that has an [`Error`] among its causes.
+    pub fn new(error: &'a (dyn StdError + 'static)) -> Self {
+        Self(error)
+    }
+
+    /// The failure and its causes, without the hint: `failed: cause: cause`.
+    pub fn causes(&self) -> String {
+        self.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+
+    /// The hint of the first [`Error`] in the chain that has one.
+    pub fn hint(&self) -> Option<&'a Hint> {
+        self.chain().find_map(|error| error.downcast_ref::<Error>()?.hint())
+    }
+
+    /// The error and its causes.
+    fn chain(&self) -> impl Iterator<Item = &'a (dyn StdError + 'static)> + use<'a> {
+        std::iter::successors(Some(self.0), |error: &&'a (dyn StdError + 'static)| {
+            (*error).source()
+        })
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.causes())?;
+        match self.hint() {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io;
 
     #[test]
-    fn one_line_says_what_was_tried_what_the_kernel_said_and_what_to_do() {
+    fn a_report_is_the_failure_its_causes_and_the_hint() {
         let error = Error::new(ErrorKind::Denied, "cannot list sockets")
             .because(io::Error::from_raw_os_error(1))
-            .remedy("run it as root");
+            .with_hint("run it as root");
+        assert_eq!(error.to_string(), "cannot list sockets");
         assert_eq!(
-            error.to_string(),
+            error.report().to_string(),
             "cannot list sockets: Operation not permitted (os error 1); run it as root"
         );
+        assert_eq!(
+            error.report().causes(),
+            "cannot list sockets: Operation not permitted (os error 1)"
+        );
         assert_eq!(error.kind(), ErrorKind::Denied);
+    }
+
+    #[test]
+    fn an_error_as_a_cause_keeps_its_own_causes() {
+        let inner = Error::new(ErrorKind::System, "cannot pin a map")
+            .because(io::Error::from_raw_os_error(28));
+        let outer = Error::new(ErrorKind::System, "cannot attach").because(inner);
+        assert_eq!(
+            outer.report().to_string(),
+            "cannot attach: cannot pin a map: No space left on device (os error 28)"
+        );
     }
 }

@@ -43,13 +43,13 @@
 //! | [`Group`], [`Member`] | what the kernel has: sockets, who holds them, what waits there |
 //! | [`GroupSpec`] | a group's name as people type it: `tcp:127.0.0.1:8080`, `:8080` ([`spec`]) |
 //! | [`Balancer`] | attaching, taking in newcomers, changing policy and weights, detaching |
-//! | [`Policy`], [`ObjectSpec`] | what decides: one of our policies, or a program of your own |
+//! | [`Program`], [`Policy`], [`ObjectSpec`] | what decides: one of our policies, or a program of your own |
 //! | [`Weight`], [`State`] | a member's share; whether it gets anything new |
 //! | [`Stats`] | queues, open connections, picks and shares by member |
 //! | [`watch::Watch`] | following a group through reloads and restarts |
 //! | [`report::Reporter`] | a worker's own word on its load, for the policy least-loaded |
 //! | [`observe::Observer`] | only looking: groups, members, holders, queues |
-//! | [`foreign`] | borrowing a socket from another process |
+//! | [`borrow`] | borrowing a socket from another process |
 //! | [`table`] | how policies and weights become a table: pure computation |
 //! | [`Error`] | what was tried, what the kernel said, what to do; and an [`ErrorKind`] for programs |
 //!
@@ -111,38 +111,32 @@
 struct Readme;
 
 mod balancer;
-mod cpus;
-mod enrol;
+mod change;
 mod error;
-pub mod foreign;
-pub mod group;
+mod follow;
 mod host;
-pub mod id;
-mod object;
-pub mod observe;
-pub mod policy;
+mod kernel;
+mod look;
+mod model;
+mod pins;
 pub mod report;
-mod rights;
-mod session;
-pub mod spec;
-mod state;
-mod stats;
-pub mod status;
-mod steer;
 mod stop;
-pub mod table;
 pub mod watch;
+mod wire;
 
-pub use balancer::{Attach, Attached, Balancer, Decide, MemberChange, detach};
-pub use cpus::CpuList;
-pub use enrol::{Changes, LeftOut};
-pub use error::{Error, ErrorKind, Result};
-pub use group::{Group, Member};
+pub use balancer::{Balancer, detach};
+pub use change::request::{Attach, Attached, Changes, LeftOut, MemberChange};
+pub use error::{Error, ErrorKind, Hint, Report, Result};
 pub use host::Host;
-pub use id::{State, Weight};
-pub use object::ObjectSpec;
-pub use policy::{Policy, Stickiness};
+pub use kernel::{borrow, observe};
+pub use look::stats::{MemberStats, Stats};
+pub use model::group::{self, Group, Member};
+pub use model::id::{self, State, Weight};
+pub use model::policy::{self, CpuList, Policy};
+pub use model::selection::{ObjectSpec, Program, Selection};
+pub use model::spec::{self, GroupSpec};
+pub use model::status;
+pub use model::sticky::Stickiness;
+pub use model::table;
 pub use sk_reuseport::net;
-pub use spec::GroupSpec;
-pub use stats::{MemberStats, Stats};
 pub use stop::Stop;

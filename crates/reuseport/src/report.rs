@@ -10,12 +10,12 @@
 //!
 //! # What follows from it
 //!
-//! Under [`least-loaded`](crate::policy::LeastLoaded), and no other policy:
+//! Under [`least-loaded`](crate::model::policy::LeastLoaded), and no other policy:
 //!
 //! - What is in flight counts as what waits does (UDP: as if it were as many of the smallest
-//!   datagrams). It belongs to the term [`QUEUE`](crate::policy::LoadTerms::QUEUE), and counts also where
+//!   datagrams). It belongs to the term [`QUEUE`](crate::model::policy::LoadTerms::QUEUE), and counts also where
 //!   queues cannot be read.
-//! - A worker that has been busy for longer than [`stale_after`](crate::policy::LeastLoaded::stale_after)
+//! - A worker that has been busy for longer than [`stale_after`](crate::model::policy::LeastLoaded::stale_after)
 //!   without waiting for events, or looking for them again, is *stale*: it hangs in something.
 //!   It is picked only if there is no other member but such as hang or are full, too. The counter
 //!   `stale` says how often one was looked at and put behind the others.
@@ -92,11 +92,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::net::{getsockname, sockopt};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::id::Cookie;
-use crate::state::bpffs::Root;
-use crate::state::group::{self, GroupState};
-use crate::state::reports::Entry;
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::reports::Entry;
+use crate::model::id::Cookie;
+use crate::pins::bpffs::Root;
+use crate::pins::group::{self, GroupState};
 
 /// Speaks for one member of a group: see the [module](self).
 ///
@@ -155,7 +155,7 @@ impl Reporter {
         let nowhere = || {
             Error::new(ErrorKind::NotFound, &tried)
                 .because("it has no slot in any group")
-                .remedy("attach to its group; if that was done before it came, attach again")
+                .with_hint("attach to its group; if that was done before it came, attach again")
         };
         let root = Root::existing()?.ok_or_else(nowhere)?;
         let _lock = root.lock_shared()?;
@@ -311,6 +311,6 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         let error = Reporter::open(&file).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System);
-        assert!(error.to_string().starts_with("cannot report a load: "), "{error}");
+        assert!(error.report().to_string().starts_with("cannot report a load: "), "{error}");
     }
 }

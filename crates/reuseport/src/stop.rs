@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A flag that asks a running operation to stop and to undo what it did so far.
 ///
@@ -43,6 +43,6 @@ impl Stop {
         }
         Err(Error::new(ErrorKind::Interrupted, tried)
             .because("interrupted by a signal")
-            .remedy("the group is as it was"))
+            .with_hint("the group is as it was"))
     }
 }

@@ -171,10 +171,8 @@ impl GroupLine {
 impl GroupView {
     /// The view of `status`, whose namespace has the name `netns_name`.
     pub(crate) fn new(status: &GroupStatus, netns_name: Option<String>) -> Self {
-        let (policy, sticky) = match status.steering {
-            Steering::Policy { policy, stickiness } => (Some(policy), Some(stickiness.name())),
-            _ => (None, None),
-        };
+        let selection = status.steering.selection();
+        let (policy, sticky) = (selection.map(|s| s.policy), selection.map(|s| s.sticky.name()));
         let stats = Stats::new(status);
         let members = status.members.iter().zip(&stats.members).map(|(member, stats)| MemberView {
             share: stats.share.map(rounded),
@@ -257,8 +255,10 @@ impl Program {
     fn new(attached: Option<&AttachedProgram>, steering: &Steering) -> Option<Self> {
         let attached = attached?;
         let (kind, policy) = match *steering {
-            Steering::Policy { policy, .. } => (ProgramKind::Policy, Some(policy.name())),
-            Steering::Object => (ProgramKind::Object, None),
+            Steering::Ours(reuseport::Program::Selection(selection)) => {
+                (ProgramKind::Policy, Some(selection.policy.name()))
+            }
+            Steering::Ours(reuseport::Program::Object(())) => (ProgramKind::Object, None),
             Steering::Foreign | Steering::KernelHash => (ProgramKind::Foreign, None),
         };
         Some(Self { id: attached.id, name: attached.name.clone(), kind, policy })

@@ -9,18 +9,19 @@ use clap::Args;
 use reuseport::group::GroupKey;
 use reuseport::id::{Cookie, Slot, Weight};
 use reuseport::observe::netns_names;
-use reuseport::status::{GroupStatus, Steering};
+use reuseport::status::GroupStatus;
 use reuseport::watch::{Change, Watch};
 use reuseport::{
-    Attach as LibraryAttach, Attached, Balancer, Decide, Host, LeftOut, ObjectSpec, Policy, Stop,
+    Attach as LibraryAttach, Attached, Balancer, Host, LeftOut, ObjectSpec, Policy, Program, Stop,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::GroupArgs;
+use crate::error;
 use crate::netns;
 use crate::output::view::Identity;
 use crate::output::{self, DIM, NOTE};
-use crate::policy::{PolicyOptions, PolicyParser, described, lost};
+use crate::policy::{PolicyOptions, PolicyParser, degraded};
 use crate::select::{self, WeightOf};
 
 /// Let a policy, or your own eBPF program, decide for a group
@@ -132,13 +133,13 @@ impl Attach {
         let Self { group, policy, options, weights, object, program, map, force, slots, .. } = self;
         let key = group.target()?.find(host)?.key;
         let policy = options.decide(policy, &key, || Ok(host.status(&key)?.steering))?;
-        let object = object.map(|path| Decide::Object(ObjectSpec { path, program, map }));
-        let decide = policy.map(Decide::Policy).or(object);
+        let object = object.map(|path| ObjectSpec { path, program, map }.into());
+        let program = policy.map(Program::from).or(object);
         let weights = match weights.is_empty() {
             true => Vec::new(),
             false => weigh(&weights, &host.status(&key)?)?,
         };
-        Ok((key, LibraryAttach { decide, force, slots, weights, cpus: options.cpus, stop }))
+        Ok((key, LibraryAttach { program, force, slots, weights, cpus: options.cpus, stop }))
     }
 }
 
@@ -172,20 +173,15 @@ fn tell(key: &GroupKey, change: Change) -> io::Result<()> {
         Change::Gone => output::print(&format!("{key}: all its sockets are closed; waiting\n")),
         Change::Detached => output::print(&format!("{key}: somebody detached it; done\n")),
         // It may well be mended by the next change: no reason to end.
-        Change::Failed(error) => {
-            writeln!(io::stderr(), "reuseport: {}", output::safe(&error.to_string()))
-        }
+        Change::Failed(error) => io::stderr().write_all(error::message(&error.into()).as_bytes()),
     }
 }
 
 /// What was done, a line or more.
 fn report(key: &GroupKey, attached: &Attached) -> String {
-    let Attached { steering, changes, replaced, lost: without } = attached;
-    let policy = match steering {
-        Steering::Policy { policy, .. } => Some(*policy),
-        _ => None,
-    };
-    let decides = policy.map_or_else(|| "your program".to_owned(), described);
+    let Attached { steering, changes, replaced, degraded: without } = attached;
+    let policy = steering.policy();
+    let decides = policy.map_or_else(|| "your program".to_owned(), |p| format!("{p:#}"));
     let sockets = output::count(changes.kept + changes.enrolled.len(), "socket");
     let mut out = format!("{key}: {decides} decides among {sockets}");
     if changes.kept > 0 && !changes.enrolled.is_empty() {
@@ -203,13 +199,13 @@ fn report(key: &GroupKey, attached: &Attached) -> String {
         let _ = writeln!(out, "{NOTE}replaced {which}, which somebody else attached{NOTE:#}");
     }
     if let Some(why) = without {
-        let _ = writeln!(out, "{NOTE}{}{NOTE:#}", output::safe(&lost(policy, why)));
+        let _ = writeln!(out, "{NOTE}{}{NOTE:#}", output::safe(&degraded(policy, why)));
     }
     for LeftOut { cookie, why } in &changes.left_out {
         let _ = writeln!(
             out,
             "{NOTE}left out: the socket with cookie {cookie}: {}{NOTE:#}",
-            output::safe(&why.to_string())
+            output::safe(&why.report().to_string())
         );
     }
     out

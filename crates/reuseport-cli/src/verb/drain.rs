@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use reuseport::group::{Protocol, Queue};
 use reuseport::id::Cookie;
-use reuseport::status::{GroupStatus, MemberStatus, State, Steering};
+use reuseport::status::{GroupStatus, MemberStatus, State};
 use reuseport::{ErrorKind, Stop};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -140,7 +140,7 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
             Err(error) if error.kind() == ErrorKind::NotFound => break,
             result => result?,
         };
-        if !matches!(now.steering, Steering::Policy { .. }) {
+        if now.steering.selection().is_none() {
             bail!("{key} was detached meanwhile: what decides there may pick any member again");
         }
         let drains = |member: &MemberStatus| backend::state(member) != Some(State::Active);

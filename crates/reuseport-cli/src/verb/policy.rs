@@ -6,7 +6,7 @@ use reuseport::{Balancer, Host, Policy as LibraryPolicy};
 
 use crate::args::GroupArgs;
 use crate::output::{self, NOTE};
-use crate::policy::{PolicyOptions, PolicyParser, described, lost};
+use crate::policy::{PolicyOptions, PolicyParser, degraded};
 
 /// Change how members are picked, under traffic
 ///
@@ -52,9 +52,9 @@ impl Policy {
         // One is named, or follows from the options: clap sees to that.
         let Some(policy) = policy else { return Ok(()) };
         let without = balancer.set_policy_with(&host, policy, options.cpus.as_ref())?;
-        let mut said = format!("{key}: {} decides\n", described(policy));
+        let mut said = format!("{key}: {policy:#} decides\n");
         if let Some(why) = without {
-            let note = output::safe(&lost(Some(policy), &why));
+            let note = output::safe(&degraded(Some(policy), &why));
             said.push_str(&format!("{NOTE}{note}{NOTE:#}\n"));
         }
         output::print(&said)?;

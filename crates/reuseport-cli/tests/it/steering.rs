@@ -207,7 +207,7 @@ fn an_ordinary_user_is_told_what_is_missing() {
             let output = output(Command::new(&copy).arg(verb).uid(65_534).gid(65_534)).unwrap();
             assert_eq!(output.status.code(), Some(2), "{output:?}");
             let said = String::from_utf8(output.stderr).unwrap();
-            assert!(said.contains("CAP_BPF") && said.lines().count() == 1, "{said}");
+            assert!(said.contains("CAP_BPF") && said.lines().count() == 2, "{said}");
         }
     });
 }

@@ -9,15 +9,15 @@ use std::time::Instant;
 
 use reuseport::group::GroupKey;
 use reuseport::id::Cookie;
-use reuseport::status::{GroupStatus, Steering};
+use reuseport::status::GroupStatus;
 use reuseport::watch::{Change, Watch};
-use reuseport::{Attach, Balancer, Decide, Host, Policy, Stop};
+use reuseport::{Attach, Balancer, Host, Policy, Stop};
 use test_support::{client, wait};
 
 pub(crate) fn attach(host: &Host, key: &GroupKey, policy: Policy) -> Balancer {
-    let decide = Some(Decide::Policy(policy));
+    let program = Some(policy.into());
     let (balancer, attached) =
-        Balancer::attach(host, key, &Attach { decide, ..Attach::default() }).unwrap();
+        Balancer::attach(host, key, &Attach { program, ..Attach::default() }).unwrap();
     assert!(attached.changes.left_out.is_empty(), "{attached:?}");
     balancer
 }
@@ -35,8 +35,8 @@ pub(crate) struct Followed<'a> {
 /// Runs `body` while a watcher follows the group. What the watcher said is shown if it panics.
 pub(crate) fn followed(key: &GroupKey, body: impl FnOnce(&Followed<'_>)) {
     let stop = Stop::default();
-    let decide = Some(Decide::Policy(Policy::RoundRobin));
-    let attach = Attach { decide, stop: stop.clone(), ..Attach::default() };
+    let program = Some(Policy::RoundRobin.into());
+    let attach = Attach { program, stop: stop.clone(), ..Attach::default() };
     let (watch, attached) = Watch::start(Host::open().unwrap(), key, attach).unwrap();
     let enrolled = Mutex::new(attached.changes.enrolled.into_iter().collect());
     let followed = Followed {
@@ -103,7 +103,7 @@ impl Followed<'_> {
 /// The group, if a policy decides and every member has a slot.
 pub(crate) fn steered(host: &Host, key: &GroupKey) -> Option<GroupStatus> {
     let status = host.status(key).ok()?;
-    let ours = matches!(status.steering, Steering::Policy { .. });
+    let ours = status.steering.selection().is_some();
     (ours && status.unsteered() == 0).then_some(status)
 }
 

@@ -10,7 +10,7 @@ use std::thread;
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
 use reuseport::status::{GroupStatus, Steering};
-use reuseport::{Attach, Balancer, Decide, Error, Host, ObjectSpec, Policy};
+use reuseport::{Attach, Balancer, Error, Host, ObjectSpec, Policy};
 use rustix::fs::{Gid, Uid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities, set_thread_groups,
@@ -52,11 +52,11 @@ pub(crate) fn key_at(host: &Host, protocol: &str, address: SocketAddr) -> GroupK
 }
 
 pub(crate) fn with(policy: Policy) -> Attach {
-    Attach { decide: Some(Decide::Policy(policy)), ..Attach::default() }
+    Attach { program: Some(policy.into()), ..Attach::default() }
 }
 
 pub(crate) fn with_object(object: ObjectSpec) -> Attach {
-    Attach { decide: Some(Decide::Object(object)), ..Attach::default() }
+    Attach { program: Some(object.into()), ..Attach::default() }
 }
 
 /// An object of `tests/bpf`.
@@ -238,7 +238,7 @@ pub(crate) fn open_by_index() -> Vec<(u32, u32)> {
 /// One line that says what was tried and ends with more than that.
 #[track_caller]
 pub(crate) fn one_line(error: &Error) -> String {
-    let text = error.to_string();
+    let text = error.report().to_string();
     assert!(!text.contains('\n'), "more than a line: {text}");
     assert!(text.len() < 600, "too long: {text}");
     text

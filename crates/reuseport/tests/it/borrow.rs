@@ -3,7 +3,7 @@
 use crate::common::helper::Helper;
 use crate::common::{cookie, only_group, tcp};
 use reuseport::ErrorKind;
-use reuseport::foreign::borrow;
+use reuseport::borrow::borrow;
 use reuseport::group::{Holder, Member};
 use reuseport::observe::Observer;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -105,7 +105,7 @@ fn who_may_not_trace_the_holder_is_told_what_it_takes() {
         set_capabilities(None, sets).unwrap();
         let error = borrow(&member).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-        assert!(error.to_string().contains("CAP_SYS_PTRACE"), "{error}");
+        assert!(error.report().to_string().contains("CAP_SYS_PTRACE"), "{error}");
     });
 }
 
@@ -117,6 +117,6 @@ fn a_member_without_visible_holders_cannot_be_borrowed() {
         member.holders.clear();
         let error = borrow(&member).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-        assert!(error.what_to_do().unwrap().contains("pid namespace"), "{error}");
+        assert!(error.hint().unwrap().to_string().contains("pid namespace"), "{error}");
     });
 }

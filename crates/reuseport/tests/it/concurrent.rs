@@ -207,7 +207,7 @@ fn a_member_that_stops_listening_at_the_last_moment_is_not_attached_to() {
         };
         intercept(hook, || Balancer::attach(&host, &key, &with(Policy::RoundRobin))).unwrap();
         let status = host.status(&key).unwrap();
-        assert!(matches!(status.steering, Steering::Policy { .. }), "{:?}", status.steering);
+        assert!(status.steering.selection().is_some(), "{:?}", status.steering);
         assert_eq!(status.members.len(), 1);
         assert_eq!(deal(&members, 4).iter().sum::<usize>(), 4);
     });

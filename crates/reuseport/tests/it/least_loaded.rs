@@ -9,7 +9,7 @@ use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
 use reuseport::policy::{LeastLoaded, LoadTerms, MaxShare};
 use reuseport::status::MemberStatus;
-use reuseport::{Attach, Balancer, Decide, Host, Policy};
+use reuseport::{Attach, Balancer, Host, Policy};
 use sk_reuseport::net::{Bind, loopback};
 use test_support::process::close;
 use test_support::wait;
@@ -101,10 +101,10 @@ fn equals_take_turns_and_the_program_reads_queues() {
             let members = Bind::new(address).listeners(4).unwrap();
             let host = Host::open().unwrap();
             let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
-            let decide = Some(Decide::Policy(LEAST_LOADED));
+            let program = Some(LEAST_LOADED.into());
             let (_, attached) =
-                Balancer::attach(&host, &key, &Attach { decide, ..Attach::default() }).unwrap();
-            assert!(attached.lost.is_none(), "{:?}", attached.lost);
+                Balancer::attach(&host, &key, &Attach { program, ..Attach::default() }).unwrap();
+            assert!(attached.degraded.is_none(), "{:?}", attached.degraded);
             let _clients: Vec<TcpStream> =
                 (0..40).map(|_| TcpStream::connect(key.address).unwrap()).collect();
             assert_eq!(picks(&host.status(&key).unwrap()), [10; 4]);

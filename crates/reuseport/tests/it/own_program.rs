@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use reuseport::status::Steering;
-use reuseport::{Attach, Balancer, Decide, Host, ObjectSpec};
+use reuseport::{Attach, Balancer, Host, ObjectSpec};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use test_support::server::Nginx;
 use test_support::{bpffs, netns};
@@ -20,10 +20,13 @@ fn each_client_of_nginx_keeps_its_worker() {
         let host = Host::open().unwrap();
         let key = host.find(&format!("tcp:{}", nginx.addr()).parse().unwrap()).unwrap().key;
         let object = ObjectSpec { path: OBJECT.into(), program: None, map: None };
-        let attach = Attach { decide: Some(Decide::Object(object)), ..Attach::default() };
+        let attach = Attach { program: Some(object.into()), ..Attach::default() };
         let (balancer, attached) = Balancer::attach(&host, &key, &attach).unwrap();
         assert_eq!(attached.changes.enrolled.len(), 2);
-        assert_eq!(host.status(&key).unwrap().steering, Steering::Object);
+        assert_eq!(
+            host.status(&key).unwrap().steering,
+            Steering::Ours(reuseport::Program::Object(()))
+        );
 
         let mut workers = BTreeSet::new();
         for client in 2..10 {

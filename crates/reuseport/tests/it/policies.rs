@@ -13,7 +13,7 @@ use crate::common::steering::{attach, picks};
 use reuseport::group::GroupKey;
 use reuseport::id::{Cookie, Slot, State, Weight};
 use reuseport::status::GroupStatus;
-use reuseport::{Attach, Balancer, Decide, ErrorKind, Host, MemberChange, Policy};
+use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use sk_reuseport::net::{Bind, loopback};
 use test_support::wait;
@@ -163,7 +163,7 @@ fn a_cpu_has_its_member() {
         // Backwards, so that it is no accident.
         let order: Vec<String> = cpus.iter().rev().map(usize::to_string).collect();
         let attach = Attach {
-            decide: Some(Decide::Policy(Policy::Cpu)),
+            program: Some(Policy::Cpu.into()),
             cpus: Some(order.join(",").parse().unwrap()),
             ..Attach::default()
         };
@@ -206,11 +206,11 @@ fn tcp_has_no_payload_when_it_is_chosen_for() {
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let policy: Policy = "payload:0:8".parse().unwrap();
-        let decide = Some(Decide::Policy(policy));
-        let error = Balancer::attach(&host, &key, &Attach { decide, ..Attach::default() });
+        let program = Some(policy.into());
+        let error = Balancer::attach(&host, &key, &Attach { program, ..Attach::default() });
         let error = error.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(error.to_string().contains("SYN"), "{error}");
+        assert!(error.report().to_string().contains("SYN"), "{error}");
         let balancer = attach(&host, &key, Policy::RoundRobin);
         let error = balancer.set_policy(&host, policy).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -380,7 +380,7 @@ fn weights_come_with_the_attachment() {
             host.status(&key).unwrap().members.iter().map(|m| m.member.cookie).collect();
         let weight = |weight| Weight::new(weight).unwrap();
         let weighing = |weights| Attach {
-            decide: Some(Decide::Policy(Policy::RoundRobin)),
+            program: Some(Policy::RoundRobin.into()),
             weights,
             ..Attach::default()
         };

@@ -17,7 +17,7 @@ use reuseport::group::GroupKey;
 use reuseport::policy::{LeastLoaded, LoadTerms, StaleAfter};
 use reuseport::report::Reporter;
 use reuseport::status::GroupStatus;
-use reuseport::{Attach, Balancer, Decide, ErrorKind, Host, Policy, detach};
+use reuseport::{Attach, Balancer, ErrorKind, Host, Policy, detach};
 use rustix::net::{Shutdown, listen, shutdown};
 use rustix::thread::CapabilitySet;
 use sk_reuseport::maps::{Array, Map, MapData, MappedArray};
@@ -373,10 +373,10 @@ fn datagrams_are_dealt_by_it_too() {
 fn it_counts_where_queues_cannot_be_read() {
     alone(|| {
         let mut group = Group::with(3, |host, key, policy| {
-            let decide = Some(Decide::Policy(policy));
-            let attach = || Balancer::attach(host, key, &Attach { decide, ..Attach::default() });
+            let program = Some(policy.into());
+            let attach = || Balancer::attach(host, key, &Attach { program, ..Attach::default() });
             let (balancer, attached) = capable_of(CapabilitySet::BPF, attach).unwrap();
-            assert!(attached.lost.is_some());
+            assert!(attached.degraded.is_some());
             balancer
         });
         let reporter = capable_of(CapabilitySet::BPF, || Reporter::open(&group.members[0]));
@@ -436,7 +436,7 @@ fn who_is_no_member_is_told_so() {
         let refused = |socket: &dyn AsFd, kind, said: &str| {
             let error = Reporter::open(socket.as_fd()).unwrap_err();
             assert_eq!(error.kind(), kind, "{error}");
-            assert!(error.to_string().contains(said), "{error}");
+            assert!(error.report().to_string().contains(said), "{error}");
         };
         let members = more(loopback(false), 2);
         refused(&members[0], ErrorKind::NotFound, "no slot in any group; attach to its group");

@@ -11,7 +11,7 @@ use std::time::Instant;
 use reuseport::group::GroupKey;
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::{Change, Watch};
-use reuseport::{Attach, Decide, Host, Policy, Stop};
+use reuseport::{Attach, Host, Policy, Stop};
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::{AddressFamily, SocketType, listen, shutdown, socket};
 use sk_reuseport::net::Bind;
@@ -32,8 +32,8 @@ fn key_at(host: &Host, protocol: &str, address: SocketAddr) -> GroupKey {
 /// Runs `body` while a watcher follows the group.
 fn watched(key: &GroupKey, body: impl FnOnce(&Host, &Mutex<Vec<String>>)) {
     let stop = Stop::default();
-    let decide = Some(Decide::Policy(Policy::RoundRobin));
-    let attach = Attach { decide, stop: stop.clone(), ..Attach::default() };
+    let program = Some(Policy::RoundRobin.into());
+    let attach = Attach { program, stop: stop.clone(), ..Attach::default() };
     let (watch, _) = Watch::start(Host::open().unwrap(), key, attach).unwrap();
     let changes = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -55,7 +55,7 @@ fn watched(key: &GroupKey, body: impl FnOnce(&Host, &Mutex<Vec<String>>)) {
 
 fn steered(host: &Host, key: &GroupKey) -> Option<GroupStatus> {
     let status = host.status(key).ok()?;
-    let ours = matches!(status.steering, Steering::Policy { .. });
+    let ours = status.steering.selection().is_some();
     (ours && status.unsteered() == 0).then_some(status)
 }
 
@@ -101,10 +101,8 @@ fn nginx_reloaded_to_more_workers_and_to_fewer_and_restarted_is_steered_all_the_
 }
 
 fn host_steering(key: &GroupKey) -> String {
-    match Host::open().unwrap().status(key).unwrap().steering {
-        Steering::Policy { policy, .. } => policy.to_string(),
-        other => format!("{other:?}"),
-    }
+    let steering = Host::open().unwrap().status(key).unwrap().steering;
+    steering.policy().map_or_else(|| format!("{steering:?}"), |policy| policy.to_string())
 }
 
 #[test]
@@ -267,8 +265,8 @@ fn a_watcher_does_not_undo_a_detach() {
         let address = listeners[0].local_addr().unwrap();
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", address);
-        let decide = Some(Decide::Policy(Policy::Hash));
-        let attach = Attach { decide, ..Attach::default() };
+        let program = Some(Policy::Hash.into());
+        let attach = Attach { program, ..Attach::default() };
         let (watch, _) = Watch::start(Host::open().unwrap(), &key, attach).unwrap();
         thread::scope(|scope| {
             let watcher = scope.spawn(|| {
@@ -295,8 +293,8 @@ fn what_was_chosen_outlives_a_restart_of_the_server() {
         let key = key_at(&Host::open().unwrap(), "tcp", address);
         let stop = Stop::default();
         // Neither of them what a group gets by itself.
-        let decide = Some(Decide::Policy(Policy::Hash));
-        let attach = Attach { decide, slots: Some(100), stop: stop.clone(), ..Attach::default() };
+        let program = Some(Policy::Hash.into());
+        let attach = Attach { program, slots: Some(100), stop: stop.clone(), ..Attach::default() };
         let (watch, _) = Watch::start(Host::open().unwrap(), &key, attach).unwrap();
         thread::scope(|scope| {
             let watcher = scope.spawn(|| watch.run(|_| {}));

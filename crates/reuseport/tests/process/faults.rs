@@ -182,8 +182,7 @@ fn alone_in_turn<T: Send>(test: impl FnOnce() -> T + Send) -> T {
 
 fn decides(scene: &Scene, wanted: Policy) -> bool {
     let status = scene.status();
-    matches!(status.steering, Steering::Policy { policy, .. } if policy == wanted)
-        && status.unsteered() == 0
+    status.steering.policy() == Some(wanted) && status.unsteered() == 0
 }
 
 #[test]
@@ -307,7 +306,9 @@ fn slow_replacing_a_policy_by_an_object_fails_at_each_call() {
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         let change = |scene: &Scene| scene.attach(&with_object(object("first")));
         let undo = |scene: &Scene| scene.attach(&with(Policy::RoundRobin)).unwrap();
-        let done = |scene: &Scene| scene.status().steering == Steering::Object;
+        let done = |scene: &Scene| {
+            scene.status().steering == Steering::Ours(reuseport::Program::Object(()))
+        };
         fail_each_call(&scene, change, undo, done);
         fail_from_each_call_on(&scene, change, undo, done);
     });

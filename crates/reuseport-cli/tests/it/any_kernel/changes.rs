@@ -393,7 +393,7 @@ fn what_somebody_else_attached_is_not_changed() {
             &["undrain", &group, "slot:0"],
         ] {
             let refused = error(2, verb);
-            assert!(refused.contains("somebody else"), "{refused}");
+            assert!(refused.contains("another owner"), "{refused}");
             assert!(refused.contains("--force"), "{refused}");
         }
         assert_eq!(show(&group)["program"]["id"], id);

@@ -144,6 +144,6 @@ fn there_are_no_numbers_where_nothing_of_ours_decides() {
         theirs("first").attach(&listeners[0]).unwrap();
         let error = balancer.stats(&host).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
-        assert!(one_line(&error).contains("somebody else"), "{error}");
+        assert!(one_line(&error).contains("another owner"), "{error}");
     });
 }

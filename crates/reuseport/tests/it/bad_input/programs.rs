@@ -102,7 +102,7 @@ fn an_object_that_the_verifier_refuses() {
             let before = scene.world();
             let error = scene.attach(&with_object(object("refused"))).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-            let text = error.to_string();
+            let text = error.report().to_string();
             assert!(text.lines().next().unwrap().contains("the verifier refused"), "{text}");
             assert!(text.contains("invalid access to packet"), "{text}");
             assert_eq!(scene.world(), before);
@@ -133,7 +133,7 @@ fn an_object_replaces_a_policy_and_a_policy_an_object() {
     alone(|| {
         let mut scene = Scene::steered(2);
         scene.attach(&with_object(object("first"))).unwrap();
-        assert_eq!(scene.steering(), Steering::Object);
+        assert_eq!(scene.steering(), Steering::Ours(reuseport::Program::Object(())));
         assert_eq!(deal(&scene.members, 10), [10, 0]);
         // With an array that nobody can read.
         let narrow = ObjectSpec {

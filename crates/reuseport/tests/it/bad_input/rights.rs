@@ -64,7 +64,8 @@ fn least_loaded_without_the_right_to_read_queues() {
     alone(|| {
         let scene = Scene::new(2);
         let least_loaded = with(Policy::LeastLoaded(LeastLoaded::DEFAULT));
-        let attach = || Balancer::attach(&scene.host, &scene.key, &least_loaded).unwrap().1.lost;
+        let attach =
+            || Balancer::attach(&scene.host, &scene.key, &least_loaded).unwrap().1.degraded;
         let lost = capable_of(CapabilitySet::BPF, attach).unwrap();
         refused(lost, ErrorKind::Denied, &["cannot read the members' queues", "CAP_PERFMON"]);
         assert!(!scene.host.status(&scene.key).unwrap().reads_queues);

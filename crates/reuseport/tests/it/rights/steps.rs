@@ -8,10 +8,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use reuseport::foreign::borrow;
+use reuseport::borrow::borrow;
 use reuseport::group::Group;
 use reuseport::observe::Observer;
-use reuseport::status::Steering;
 use reuseport::{Attach, Balancer, Host};
 use rustix::mount::{MountFlags, mount};
 use sk_reuseport::maps::{Array, Map, MapData, ReusePortSockArray, SockMap};
@@ -225,9 +224,9 @@ fn steer_group(host: &Host, group: &Group) -> Outcome {
     let (_, attached) = Balancer::attach(host, &group.key, &Attach::default())?;
     assert!(!attached.changes.enrolled.is_empty());
     let status = host.status(&group.key)?;
-    assert!(matches!(status.steering, Steering::Policy { .. }), "{:?}", status.steering);
-    let random = reuseport::Decide::Policy(reuseport::Policy::Random);
-    let change = Attach { decide: Some(random), ..Attach::default() };
+    assert!(status.steering.selection().is_some(), "{:?}", status.steering);
+    let random = reuseport::Policy::Random.into();
+    let change = Attach { program: Some(random), ..Attach::default() };
     let (balancer, _) = Balancer::attach(host, &group.key, &change)?;
     balancer.detach(host)?;
     Ok(())

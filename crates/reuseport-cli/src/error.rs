@@ -1,0 +1,79 @@
+//! How a verb's failure becomes a message and an exit code.
+
+use std::fmt::Write as _;
+use std::io;
+
+use reuseport::{ErrorKind, Report};
+
+use crate::output::safe;
+
+/// Nothing to do: no such group, nothing attached.
+const NOTHING: u8 = 1;
+/// Wrong usage, or a failure. clap exits with the same number.
+const FAILURE: u8 = 2;
+
+/// A failure that means that there is nothing to do; the text says why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Nothing(pub(crate) String);
+
+/// The exit code for a failure.
+pub(crate) fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<Nothing>() {
+        return NOTHING;
+    }
+    match error.downcast_ref::<reuseport::Error>().map(reuseport::Error::kind) {
+        Some(ErrorKind::NotFound | ErrorKind::NotAttached) => NOTHING,
+        _ => FAILURE,
+    }
+}
+
+/// The message: one line with the failure and its causes, and a second one with a hint, if there is
+/// any.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    let report = Report::new(error.as_ref());
+    let mut message = format!("reuseport: {}\n", safe(&one_line(&report.causes())));
+    if let Some(hint) = report.hint() {
+        let _ = writeln!(message, "hint: {}", safe(&one_line(&hint.to_string())));
+    }
+    message
+}
+
+/// Whether the reader of the output left (`reuseport ls | head -1`), which is no failure. Only the
+/// command's own writes fail with a bare I/O error; the library wraps its errors.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_with_its_causes() {
+        let error = anyhow::anyhow!("the kernel\n  said no\n").context("cannot do it");
+        assert_eq!(message(&error), "reuseport: cannot do it: the kernel | said no\n");
+        assert_eq!(code(&error), FAILURE);
+    }
+
+    #[test]
+    fn a_hint_is_a_line_of_its_own() {
+        let error = "3-1".parse::<reuseport::CpuList>().unwrap_err();
+        assert_eq!(
+            message(&error.into()),
+            "reuseport: `3-1` is no list of CPUs\n\
+             hint: give numbers and ranges, such as 0-3,8\n"
+        );
+    }
+
+    #[test]
+    fn only_a_broken_pipe_of_the_output_is_forgiven() {
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(is_broken_pipe(&broken().into()));
+        assert!(!is_broken_pipe(&io::Error::from(io::ErrorKind::StorageFull).into()));
+    }
+}

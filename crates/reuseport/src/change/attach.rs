@@ -1,0 +1,146 @@
+//! Attaching to a group, and bringing an attachment up to date.
+
+use super::build::if_busy;
+use super::prepare::prepare;
+use super::reach::{attach_to, detach_from};
+use super::request::{Attach, Attached, Changes};
+use super::settle::settle;
+use super::transaction::Transaction;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::cpus;
+use crate::kernel::sockets::SocketsKind;
+use crate::model::group::{AttachedProgram, Group};
+use crate::model::policy::Policy;
+use crate::model::refusal::foreign_program;
+use crate::model::selection::{Program, Steering};
+use crate::pins::group::GroupState;
+use crate::pins::steering::steering;
+use crate::stop::Stop;
+
+const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again: that takes sockets \
+                            that are in another program's socket map";
+
+impl Transaction {
+    pub(crate) fn attach(mut self, group: &Group, request: &Attach) -> Result<Attached> {
+        request.cpus.as_ref().map_or(Ok(()), cpus::check)?;
+        let (now, state) = steering(group, Some(&self.root))?;
+        match state {
+            Some(state) => self.update(group, request, &now, state),
+            None => self.attach_anew(group, request, now),
+        }
+    }
+
+    /// This tool's program decides already.
+    fn update(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        now: &Steering,
+        mut state: GroupState,
+    ) -> Result<Attached> {
+        settle(&mut state, group.attached_id())?;
+        match &request.program {
+            Some(program @ Program::Object(_)) => {
+                return self.replace(group, request, program, state);
+            }
+            Some(program @ Program::Selection(_)) if now.selection().is_none() => {
+                return self.replace(group, request, program, state);
+            }
+            _ => {}
+        }
+        if request.slots.is_some_and(|slots| slots != state.capacity()) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("cannot change the slots of {}", group.key),
+            )
+            .because(format!("it has {}, fixed while it is attached", state.capacity()))
+            .with_hint("`reuseport detach` it first, or leave out --slots"));
+        }
+        let changes = self.sync(group, request, &mut state)?;
+        match self.update_program(group, request, now, &mut state) {
+            Ok((steering, degraded)) => {
+                Ok(Attached { steering, changes, replaced: None, degraded })
+            }
+            Err(error) => {
+                self.take_out(group, &mut state, &changes);
+                Err(error)
+            }
+        }
+    }
+
+    /// Another program decides, or none.
+    fn attach_anew(&mut self, group: &Group, request: &Attach, now: Steering) -> Result<Attached> {
+        let leftover = GroupState::existing(&self.root, &group.key)?;
+        let replaced = group.program.clone().filter(|_| now == Steering::Foreign);
+        if let (Some(program), false) = (&replaced, request.force) {
+            return Err(foreign_program(&group.key, program, "attach to"));
+        }
+        let default = Policy::default_for(group.key.protocol).into();
+        let program = request.program.as_ref().unwrap_or(&default);
+        if let Some(leftover) = leftover {
+            self.refuse_if_in_use(&leftover, group)?;
+            if request.program.is_none() && request.slots.is_none() {
+                return self.resume(group, request, leftover, replaced);
+            }
+            self.layer()?;
+            self.remove_state(group, leftover)?;
+        }
+        let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+        let (changes, degraded) = match self.build_either(group, request, program, prepared) {
+            // The program to be replaced holds the sockets in an array of its own, which goes when
+            // the program goes.
+            Err(error) if error.kind() == ErrorKind::Busy && replaced.is_some() => {
+                let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+                detach_from(group)?;
+                let bare = Group { program: None, ..group.clone() };
+                self.build_either(&bare, request, program, prepared)?
+            }
+            result => result?,
+        };
+        Ok(Attached { steering: Steering::Ours(program.kind()), changes, replaced, degraded })
+    }
+
+    /// Attaches what is pinned: the server restarted, which ended the group and its attachment, or a
+    /// command was interrupted just before it attached.
+    fn resume(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        mut state: GroupState,
+        replaced: Option<AttachedProgram>,
+    ) -> Result<Attached> {
+        settle(&mut state, group.attached_id())?;
+        let steering = Steering::Ours(state.program_kind()?.unwrap_or(Program::Object(())));
+        let program = state.program()?;
+        let changes = self.sync(group, request, &mut state)?;
+        let attached = self
+            .place_on_cpus(group, &mut state, request.cpus.as_ref())
+            .and_then(|()| Self::weigh(&mut state, &request.weights).map(|_| ()))
+            .and_then(|()| self.refuse_if_changed(group))
+            .and_then(|()| attach_to(group, &program));
+        if let Err(error) = attached {
+            self.take_out(group, &mut state, &changes);
+            return Err(error);
+        }
+        Ok(Attached { steering, changes, replaced, degraded: None })
+    }
+
+    fn sync(&mut self, group: &Group, request: &Attach, state: &mut GroupState) -> Result<Changes> {
+        self.enroller(state, &request.stop)?
+            .weighing(&request.weights)
+            .sync(group)
+            .map_err(|error| if_busy(error, DETACH_FIRST))
+    }
+
+    /// Takes members out again that an operation enrolled before it failed.
+    fn take_out(&mut self, group: &Group, state: &mut GroupState, changes: &Changes) {
+        if changes.enrolled.is_empty() {
+            return;
+        }
+        let stop = Stop::default();
+        let enroller = self.enroller(state, &stop);
+        if let Err(error) = enroller.and_then(|mut e| e.take_out(group, &changes.enrolled)) {
+            tracing::warn!("{}", error.report());
+        }
+    }
+}

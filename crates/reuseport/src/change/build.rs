@@ -1,0 +1,151 @@
+//! Building a group's state in staging, and attaching its program.
+
+use std::time::{Duration, Instant};
+
+use sk_reuseport::programs::SkReuseport;
+
+use super::enrol;
+use super::prepare::{Prepared, prepare};
+use super::reach::{attach_to, detach_from};
+use super::request::{Attach, Attached, Changes};
+use super::transaction::Transaction;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::sockets::SocketsKind;
+use crate::model::group::Group;
+use crate::model::refusal::vanished;
+use crate::model::selection::{ObjectSpec, Program, Steering};
+use crate::pins::group::GroupState;
+use crate::stop::Stop;
+
+const TAKE_OUT: &str = "a socket that is in another program's socket array can be in no second \
+                        one: take it out there, or restart the server";
+
+impl Transaction {
+    /// Builds with a socket array; if a socket is in another program's socket map, with a socket map,
+    /// which accepts it.
+    ///
+    /// Neither accepts a socket that is in another array. The kernel takes an array apart only some
+    /// time after its last user is gone (`bpf_map_put`), so this tries for a moment.
+    pub(super) fn build_either(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        program: &Program<ObjectSpec>,
+        mut prepared: Prepared,
+    ) -> Result<(Changes, Option<Error>)> {
+        const PATIENCE: Duration = Duration::from_millis(250);
+        const PAUSE: Duration = Duration::from_millis(10);
+
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let busy = match self.build(group, request, prepared) {
+                Err(error) if error.kind() == ErrorKind::Busy => error,
+                result => return result,
+            };
+            if program.selection().is_some() {
+                let second = prepare(group, request, program, SocketsKind::Map, self.layer()?)
+                    .and_then(|prepared| self.build(group, request, prepared));
+                match second {
+                    Err(error) if error.kind() == ErrorKind::Busy => {}
+                    result => return result,
+                }
+            }
+            if Instant::now() >= end {
+                return Err(busy.with_hint(TAKE_OUT));
+            }
+            std::thread::sleep(PAUSE);
+            prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+        }
+    }
+
+    /// Pins everything, fills it, attaches the program. A failure leaves nothing behind.
+    fn build(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        prepared: Prepared,
+    ) -> Result<(Changes, Option<Error>)> {
+        let Prepared { mut program, mut state, degraded } = prepared;
+        match self.commit(group, request, &mut program, &mut state) {
+            Ok(changes) => Ok((changes, degraded)),
+            Err(error) => {
+                if let Err(error) = self.remove_state(group, state) {
+                    tracing::warn!("{}", error.report());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn commit(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        program: &mut SkReuseport,
+        state: &mut GroupState,
+    ) -> Result<Changes> {
+        state.stage(&self.root, program)?;
+        let changes =
+            self.enroller(state, &request.stop)?.weighing(&request.weights).sync(group)?;
+        if changes.enrolled.is_empty() {
+            return Err(vanished(&group.key));
+        }
+        self.place_on_cpus(group, state, request.cpus.as_ref())?;
+        request.stop.check(&format!("attaching to {}", group.key))?;
+        state.place(&self.root, &group.key)?;
+        self.refuse_if_changed(group)?;
+        attach_to(group, program)?;
+        Ok(changes)
+    }
+
+    /// Puts a program with maps of its own in the place of this tool's. A socket is in one array only: the
+    /// new one can be filled when the old one is empty, and in between the kernel's hash decides.
+    pub(super) fn replace(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        program: &Program<ObjectSpec>,
+        mut old: GroupState,
+    ) -> Result<Attached> {
+        let mut old_program = old.program()?;
+        // A fault of the new one shows before anything is touched.
+        let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+        enrol::check_room(group, &prepared.state)?;
+        self.refuse_if_changed(group)?;
+        detach_from(group)?;
+        let bare = Group { program: None, ..group.clone() };
+        let unpinned = old.unpin(&self.root);
+        match unpinned.and_then(|()| self.build_either(&bare, request, program, prepared)) {
+            Ok((changes, degraded)) => {
+                self.release_members(&old);
+                let steering = Steering::Ours(program.kind());
+                Ok(Attached { steering, changes, replaced: None, degraded })
+            }
+            Err(error) => {
+                if let Err(second) = self.put_back(group, &mut old, &mut old_program) {
+                    tracing::warn!("{}", second.report());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Attaches again what [`replace`](Self::replace) took away.
+    fn put_back(
+        &mut self,
+        group: &Group,
+        old: &mut GroupState,
+        program: &mut SkReuseport,
+    ) -> Result<()> {
+        old.stage(&self.root, program)?;
+        let stop = Stop::default();
+        self.enroller(old, &stop)?.refill_all(group)?;
+        old.place(&self.root, &group.key)?;
+        attach_to(group, program)
+    }
+}
+
+/// The same error, with this hint if a socket is busy.
+pub(super) fn if_busy(error: Error, hint: &'static str) -> Error {
+    if error.kind() == ErrorKind::Busy { error.with_hint(hint) } else { error }
+}

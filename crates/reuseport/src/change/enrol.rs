@@ -1,0 +1,337 @@
+//! Enrolment: members into slots and out of them.
+//!
+//! A member that comes: mark, record, socket array, and then the table. A member that goes: the table,
+//! and when no program reads the old one, the rest. The caller has the lock.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use rustix::io::Errno;
+use sk_reuseport::maps::MapError;
+
+use super::request::{Changes, LeftOut};
+use super::table;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::borrow;
+use crate::kernel::caps;
+use crate::kernel::sockets::{Occupant, Sockets};
+use crate::model::group::{Group, Member, Protocol};
+use crate::model::id::{Cookie, Slot, Weight};
+use crate::model::selection::Program;
+use crate::pins::group::GroupState;
+use crate::pins::host_layer::HostLayer;
+use crate::stop::Stop;
+use crate::wire::host::NO_HOST_MEMBER;
+use crate::wire::slot::{SlotRecord, Start};
+
+/// Changes a group's state and the host-wide layer.
+pub(crate) struct Enroller<'a> {
+    pub(crate) state: &'a mut GroupState,
+    pub(crate) layer: &'a mut HostLayer,
+    pub(crate) stop: &'a Stop,
+    /// How newcomers begin.
+    pub(crate) start: Start,
+    /// Weights of newcomers; those not listed have the default.
+    pub(crate) weights: &'a [(Cookie, Weight)],
+}
+
+impl<'a> Enroller<'a> {
+    /// Sets the weights of newcomers.
+    pub(crate) fn weighing(mut self, weights: &'a [(Cookie, Weight)]) -> Self {
+        self.weights = weights;
+        self
+    }
+
+    /// Makes the slots agree with the group: newcomers get one, gone members free theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Full`] before anything is changed; after any other one, newcomers are out again.
+    pub(crate) fn sync(&mut self, group: &Group) -> Result<Changes> {
+        check_room(group, self.state)?;
+        let capacity = self.state.all_slots().count();
+        let mut changes = Changes::default();
+        let mut gone = self.gone(group);
+        if self.state.occupied().count() > gone.len() {
+            self.start = Start::Slow;
+        }
+        let newcomers = self.newcomers(group, &mut changes)?;
+        if newcomers.len() > capacity - self.state.occupied().count() {
+            // Their slots are needed.
+            self.release(std::mem::take(&mut gone), &mut changes)?;
+        }
+        self.enrol_all(&newcomers, &gone, &mut changes)?;
+        self.free(gone, &mut changes);
+        Ok(changes)
+    }
+
+    /// Puts the members back into the slots that their records name, marks included.
+    pub(crate) fn refill_all(&mut self, group: &Group) -> Result<()> {
+        let occupied: Vec<(Slot, Cookie)> =
+            self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
+        for (slot, cookie) in occupied {
+            let Some(member) = group.member(cookie) else { continue };
+            self.state.sockets.clear(slot);
+            self.refill(slot, member, &mut Changes::default())?;
+        }
+        self.swap_table()
+    }
+
+    /// Takes members out again that this operation enrolled.
+    pub(crate) fn take_out(&mut self, group: &Group, cookies: &[Cookie]) -> Result<()> {
+        let members: Vec<(Slot, &Member)> = self
+            .state
+            .occupied()
+            .filter(|(_, cookie, _)| cookies.contains(cookie))
+            .filter_map(|(slot, cookie, _)| Some((slot, group.member(cookie)?)))
+            .collect();
+        self.swap_table_without(&members.iter().map(|(slot, _)| *slot).collect())?;
+        self.take_back(&members);
+        Ok(())
+    }
+
+    /// The slots whose members are no longer in the group.
+    fn gone(&self, group: &Group) -> Vec<(Slot, Cookie)> {
+        let members: HashSet<Cookie> = group.members.iter().map(|member| member.cookie).collect();
+        self.state
+            .occupied()
+            .filter(|(_, cookie, _)| !members.contains(cookie))
+            .map(|(slot, cookie, _)| (slot, cookie))
+            .collect()
+    }
+
+    /// The members without a slot. One that stopped listening and listens again has a slot that the
+    /// kernel has emptied: this fills it again.
+    fn newcomers<'g>(
+        &mut self,
+        group: &'g Group,
+        changes: &mut Changes,
+    ) -> Result<Vec<&'g Member>> {
+        let slots: HashMap<Cookie, Slot> =
+            self.state.occupied().map(|(slot, cookie, _)| (cookie, slot)).collect();
+        let mut newcomers = Vec::new();
+        for member in &group.members {
+            let Some(slot) = slots.get(&member.cookie) else {
+                newcomers.push(member);
+                continue;
+            };
+            match self.state.sockets.occupant(*slot).map_err(|error| self.failed(member, error))? {
+                Occupant::None => self.refill(*slot, member, changes)?,
+                Occupant::Socket(_) | Occupant::Unknown => changes.kept += 1,
+            }
+        }
+        Ok(newcomers)
+    }
+
+    fn refill(&mut self, slot: Slot, member: &Member, changes: &mut Changes) -> Result<()> {
+        match borrow::borrow(member) {
+            Ok(socket) => {
+                let SlotRecord { host_member, epoch, .. } = self.state.record(slot);
+                let mut steps = || -> Result<(), MapError> {
+                    if host_member != NO_HOST_MEMBER {
+                        let epoch = self.layer.epoch(host_member);
+                        self.layer.mark(socket.as_fd(), host_member, epoch)?;
+                    }
+                    if let Some(maps) = &self.state.policy_maps {
+                        maps.reports.set_epoch(slot, epoch);
+                    }
+                    self.fill(slot, socket.as_fd())
+                };
+                match steps().map_err(|error| self.failed(member, error)) {
+                    Ok(()) => changes.enrolled.push(member.cookie),
+                    Err(why) if why.kind() == ErrorKind::Vanished => {
+                        changes.left_out.push(LeftOut { cookie: member.cookie, why });
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(why) if why.kind() == ErrorKind::Vanished => {
+                changes.left_out.push(LeftOut { cookie: member.cookie, why });
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Gives each newcomer a slot, and puts all of them into the table in one step, which also takes out
+    /// the members that are `leaving`.
+    fn enrol_all(
+        &mut self,
+        newcomers: &[&Member],
+        leaving: &[(Slot, Cookie)],
+        changes: &mut Changes,
+    ) -> Result<()> {
+        let free: Vec<Slot> = self
+            .state
+            .all_slots()
+            .filter(|slot| self.state.record(*slot).cookie().is_none())
+            .take(newcomers.len())
+            .collect();
+        let mut enrolled = Vec::new();
+        for (member, slot) in newcomers.iter().zip(free) {
+            let result =
+                self.stop.check("enrolling members").and_then(|()| self.enrol(slot, member));
+            match result {
+                Ok(()) => enrolled.push((slot, *member)),
+                Err(why) if why.kind() == ErrorKind::Vanished => {
+                    changes.left_out.push(LeftOut { cookie: member.cookie, why });
+                }
+                Err(error) => {
+                    self.take_back(&enrolled);
+                    return Err(error);
+                }
+            }
+        }
+        if enrolled.is_empty() && changes.kept == 0 && changes.enrolled.is_empty() {
+            // No member is within reach, as while a server becomes a daemon: the process that held its
+            // sockets has ended. Nothing to change.
+            if let Some(LeftOut { why, .. }) = changes.left_out.pop() {
+                return Err(why);
+            }
+        }
+        if let Err(error) = self.swap_table_without(&slots_of(leaving)) {
+            self.take_back(&enrolled);
+            return Err(error);
+        }
+        changes.enrolled.extend(enrolled.iter().map(|(_, member)| member.cookie));
+        Ok(())
+    }
+
+    fn enrol(&mut self, slot: Slot, member: &Member) -> Result<()> {
+        let socket = borrow::borrow(member)?;
+        let generation =
+            self.state.header().map_err(|error| self.failed(member, error))?.generation;
+        let epoch = self.state.record(slot).epoch.wrapping_add(1);
+        let counted = member.protocol == Protocol::Tcp;
+        let allocated = counted.then(|| self.layer.allocate()).flatten();
+        let (host_member, host_epoch) = allocated.unwrap_or((NO_HOST_MEMBER, 0));
+        let weight = self.weights.iter().find(|(cookie, _)| *cookie == member.cookie);
+        let weight = weight.map_or(Weight::DEFAULT, |(_, weight)| *weight);
+        let record = SlotRecord::occupied(member.cookie, epoch, host_member, generation, weight);
+        let mut steps = || -> Result<(), MapError> {
+            if host_member != NO_HOST_MEMBER {
+                self.layer.mark(socket.as_fd(), host_member, host_epoch)?;
+            }
+            if let Some(maps) = &mut self.state.policy_maps {
+                maps.reset_slot(slot, epoch, member.sock_address.0)?;
+            }
+            self.state.set_record(slot, record);
+            // The operation that freed the slot emptied it, unless that failed.
+            self.state.sockets.clear(slot);
+            self.fill(slot, socket.as_fd())
+        };
+        steps().map_err(|error| {
+            // The record says what to take back.
+            self.state.set_record(slot, record);
+            self.free_slot(slot);
+            self.layer.unmark(socket.as_fd());
+            self.failed(member, error)
+        })
+    }
+
+    /// Puts a socket into its slot.
+    fn fill(&mut self, slot: Slot, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        self.state.sockets.set(slot, socket)?;
+        match &mut self.state.policy_maps {
+            Some(maps) => maps.reset_limiter(slot, self.start),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes enrolments back that no table names.
+    fn take_back(&mut self, enrolled: &[(Slot, &Member)]) {
+        for (slot, member) in enrolled {
+            self.free_slot(*slot);
+            // A socket that is gone took its mark along.
+            if let Ok(socket) = borrow::borrow(member) {
+                self.layer.unmark(socket.as_fd());
+            }
+        }
+    }
+
+    /// Takes members out of the table, waits, and frees their slots.
+    fn release(&mut self, gone: Vec<(Slot, Cookie)>, changes: &mut Changes) -> Result<()> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.swap_table_without(&slots_of(&gone))?;
+        self.free(gone, changes);
+        Ok(())
+    }
+
+    /// Frees slots that no table names any more.
+    fn free(&mut self, gone: Vec<(Slot, Cookie)>, changes: &mut Changes) {
+        for (slot, cookie) in gone {
+            self.free_slot(slot);
+            changes.released.push(cookie);
+        }
+    }
+
+    /// Frees a slot that no table names.
+    fn free_slot(&mut self, slot: Slot) {
+        let record = self.state.record(slot);
+        self.state.sockets.clear(slot);
+        if let Some(maps) = &mut self.state.policy_maps {
+            maps.clear_slot(slot);
+        }
+        if record.cookie().is_some() && record.host_member != NO_HOST_MEMBER {
+            self.layer.release(record.host_member);
+        }
+        self.state.set_record(slot, SlotRecord::free(record.epoch));
+    }
+
+    fn swap_table(&mut self) -> Result<()> {
+        self.swap_table_without(&HashSet::new())
+    }
+
+    fn swap_table_without(&mut self, leaving: &HashSet<Slot>) -> Result<()> {
+        match self.state.program_kind()? {
+            Some(Program::Selection(selection)) => {
+                table::swap_without(self.state, selection.policy, leaving)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Why a member could not be enrolled, with a hint.
+    fn failed(&self, member: &Member, error: MapError) -> Error {
+        let failed = format!("cannot enrol socket {}", member.cookie);
+        match caps::os_error(&error) {
+            Some(Errno::BUSY) => Error::new(ErrorKind::Busy, failed).because(error),
+            // It stopped listening between listing and enrolment. A socket array says EINVAL
+            // (reuseport_array_update_check), a socket map EOPNOTSUPP (sock_map_sk_state_allowed).
+            Some(Errno::INVAL | Errno::OPNOTSUPP) => {
+                Error::new(ErrorKind::Vanished, failed).because(error)
+            }
+            _ => {
+                let needed = match self.state.sockets {
+                    Sockets::Array(_) => caps::LOADING,
+                    Sockets::Map(_) => caps::SOCKET_MAPS,
+                };
+                caps::failed(&failed, error, needed)
+            }
+        }
+    }
+}
+
+/// Checks that there are enough slots.
+///
+/// # Errors
+///
+/// [`ErrorKind::Full`].
+pub(crate) fn check_room(group: &Group, state: &GroupState) -> Result<()> {
+    let capacity = state.all_slots().count();
+    if group.members.len() <= capacity {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Full, format!("cannot enrol the members of {}", group.key))
+        .because(format!("{} members, {capacity} slots", group.members.len()))
+        .with_hint(match state.policy_maps {
+            Some(_) => "choose a larger `--slots`; a group that is attached must be detached first",
+            None => "give the object's map for sockets more elements",
+        }))
+}
+
+fn slots_of(members: &[(Slot, Cookie)]) -> HashSet<Slot> {
+    members.iter().map(|(slot, _)| *slot).collect()
+}

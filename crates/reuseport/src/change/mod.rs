@@ -1,0 +1,13 @@
+//! Changing a group: one transaction for each operation, from the lock to the last step.
+
+mod attach;
+mod build;
+mod enrol;
+mod members;
+mod policy;
+mod prepare;
+mod reach;
+pub(crate) mod request;
+mod settle;
+mod table;
+pub(crate) mod transaction;

@@ -1,0 +1,97 @@
+//! Preparing an attachment, before anything is touched: the program loaded, the maps made.
+
+use sk_reuseport::programs::SkReuseport;
+
+use super::request::Attach;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::caps;
+use crate::kernel::object;
+use crate::kernel::program::{self, Config, Loaded};
+use crate::kernel::sockets::{Sockets, SocketsKind};
+use crate::model::group::Group;
+use crate::model::id::Slot;
+use crate::model::selection::{ObjectSpec, Program};
+use crate::pins::group::GroupState;
+use crate::pins::host_layer::HostLayer;
+use crate::wire::header::Header;
+
+/// The program and the maps, not yet pinned, attached or filled.
+pub(super) struct Prepared {
+    pub(super) program: SkReuseport,
+    pub(super) state: GroupState,
+    /// Why the program cannot read queues, if it cannot.
+    pub(super) degraded: Option<Error>,
+}
+
+/// `kind` is the type of the map for sockets; a user's object has its own.
+pub(super) fn prepare(
+    group: &Group,
+    request: &Attach,
+    program: &Program<ObjectSpec>,
+    kind: SocketsKind,
+    layer: &HostLayer,
+) -> Result<Prepared> {
+    let denied = |error| match kind {
+        SocketsKind::Array => {
+            caps::failed(&format!("cannot make the maps for {}", group.key), error, caps::LOADING)
+        }
+        SocketsKind::Map => {
+            let why = "which has sockets in another program's";
+            let failed = format!("cannot make a socket map for {}, {why}", group.key);
+            caps::failed(&failed, error, caps::SOCKET_MAPS)
+        }
+    };
+    let seed = seed()?;
+    let (loaded, sockets, maps) = match program {
+        Program::Selection(selection) => {
+            let policy = selection.policy;
+            policy.check(group.key.protocol)?;
+            let capacity = capacity(group, request)?;
+            let sockets = Sockets::create(kind, capacity).map_err(denied)?;
+            let config = Config { policy, seed, protocol: group.key.protocol };
+            let (loaded, maps) = program::load(config, &sockets, layer.members_map())?;
+            (loaded, sockets, Some(maps))
+        }
+        Program::Object(spec) => {
+            let (program, sockets) = object::load(spec)?;
+            (Loaded { program, degraded: None }, sockets, None)
+        }
+    };
+    let mut header = Header::new(&group.key, program.kind(), seed);
+    let Loaded { program, degraded } = loaded;
+    header.set_reads_queues(degraded.is_none());
+    let state = GroupState::create(&header, sockets, maps).map_err(denied)?;
+    Ok(Prepared { program, state, degraded })
+}
+
+/// Room for four times the members: a server that replaces all its workers needs room for twice.
+fn capacity(group: &Group, request: &Attach) -> Result<u32> {
+    const SMALLEST: u32 = 64;
+
+    let members = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
+    let roomy = members.saturating_mul(4).checked_next_power_of_two().unwrap_or(Slot::LIMIT);
+    let capacity = request.slots.unwrap_or(roomy.clamp(SMALLEST, Slot::LIMIT));
+    if !(1..=Slot::LIMIT).contains(&capacity) {
+        return Err(Error::new(ErrorKind::Invalid, format!("cannot make {capacity} slots"))
+            .with_hint(format!("a group has between 1 and {} slots", Slot::LIMIT)));
+    }
+    Ok(capacity)
+}
+
+/// A secret: no remote sender can compute which member its flows reach.
+fn seed() -> Result<u64> {
+    let mut bytes = [0; 8];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    rustix::rand::getrandom(&mut bytes[..], flags).map_err(|error| {
+        Error::new(ErrorKind::System, "cannot draw a random number").because(error)
+    })?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// A program's id.
+pub(super) fn program_id(program: &SkReuseport) -> Result<u32> {
+    let info = program.info().map_err(|error| {
+        Error::new(ErrorKind::System, "cannot ask for the program's id").because(error)
+    })?;
+    Ok(info.id())
+}

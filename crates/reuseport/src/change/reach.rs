@@ -1,0 +1,70 @@
+//! Attaching and detaching through a member: either affects the whole group.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_acceptconn;
+use sk_reuseport::programs::{ProgramError, SkReuseport};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::borrow;
+use crate::kernel::caps;
+use crate::model::group::{Group, Protocol};
+use crate::model::refusal::vanished;
+
+/// Attaches a program to a group, in place of the one that is attached.
+pub(super) fn attach_to(group: &Group, program: &SkReuseport) -> Result<()> {
+    through_any_member(group, "attach to", |socket| {
+        program.attach(socket)?;
+        // A listener that stopped a moment ago has left its group: the kernel then makes a group for
+        // it alone (reuseport_attach_prog).
+        let left = group.key.protocol == Protocol::Tcp && socket_acceptconn(socket) == Ok(false);
+        Ok(if left { Outcome::NotMember } else { Outcome::Done })
+    })
+}
+
+/// Detaches the program that is attached to a group.
+pub(super) fn detach_from(group: &Group) -> Result<()> {
+    through_any_member(group, "detach from", |socket| match SkReuseport::detach(socket) {
+        // Another process detached it first.
+        Err(error) if caps::os_error(&error) == Some(Errno::NOENT) => Ok(Outcome::Done),
+        result => result.map(|()| Outcome::Done),
+    })
+}
+
+/// The result of an action on one member.
+enum Outcome {
+    Done,
+    /// The socket has left the group: try another one.
+    NotMember,
+}
+
+/// Runs an action on the group's members until it succeeds with one.
+fn through_any_member(
+    group: &Group,
+    what: &str,
+    mut action: impl FnMut(BorrowedFd<'_>) -> Result<Outcome, ProgramError>,
+) -> Result<()> {
+    let mut last = vanished(&group.key);
+    for member in &group.members {
+        match borrow::borrow(member) {
+            Ok(socket) => match action(socket.as_fd()) {
+                Ok(Outcome::Done) => return Ok(()),
+                Ok(Outcome::NotMember) => {}
+                Err(error) => last = refused(format!("cannot {what} {}", group.key), error),
+            },
+            Err(error) if error.kind() == ErrorKind::Vanished => {}
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn refused(failed: String, error: ProgramError) -> Error {
+    match caps::os_error(&error) {
+        Some(Errno::PERM) => Error::new(ErrorKind::Denied, failed)
+            .because(error)
+            .with_hint("every member refuses it: ask the operator of the server"),
+        _ => Error::new(ErrorKind::System, failed).because(error),
+    }
+}

@@ -1,0 +1,96 @@
+//! What an operation is asked for, and what it reports.
+
+use crate::error::Error;
+use crate::model::group::AttachedProgram;
+use crate::model::id::{Cookie, Slot, State, Weight};
+use crate::model::policy::CpuList;
+use crate::model::selection::{ObjectSpec, Program, Steering};
+use crate::stop::Stop;
+
+/// A request to attach.
+///
+/// The default fits most groups: it keeps the program that decides, or attaches the protocol's default
+/// policy. A [`Policy`](crate::Policy), a [`Selection`](crate::Selection) or an [`ObjectSpec`] becomes a
+/// request by `into()`.
+#[derive(Debug, Clone, Default)]
+pub struct Attach {
+    /// The program. `None`: the one that decides already, or the protocol's default policy.
+    pub program: Option<Program<ObjectSpec>>,
+    /// Whether to replace a program that another owner attached. This tool cannot put it back.
+    pub force: bool,
+    /// The number of slots; by default room for four times the members.
+    pub slots: Option<u32>,
+    /// Weights to apply; members not listed keep theirs, and newcomers have [`Weight::DEFAULT`].
+    /// Cookies of sockets that are not members are ignored.
+    pub weights: Vec<(Cookie, Weight)>,
+    /// For the policy `cpu`: the members' CPUs, in the order of their slots, repeated if there are more
+    /// members. `None`: the CPU to which a member's owner is bound, if it is exactly one, else one of
+    /// those with the fewest members.
+    pub cpus: Option<CpuList>,
+    /// Checked between steps.
+    pub stop: Stop,
+}
+
+/// With this program, and the default for everything else.
+impl<P: Into<Program<ObjectSpec>>> From<P> for Attach {
+    fn from(program: P) -> Self {
+        Self { program: Some(program.into()), ..Self::default() }
+    }
+}
+
+/// A change of one member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberChange {
+    /// The slot that it occupies.
+    pub slot: Slot,
+    /// The member. If another one has the slot by now, nothing is changed. `None`: the member that has
+    /// the slot.
+    pub member: Option<Cookie>,
+    /// The new weight; `None` keeps it.
+    pub weight: Option<Weight>,
+    /// The new state; `None` keeps it.
+    pub state: Option<State>,
+}
+
+/// The result of an attachment.
+#[derive(Debug)]
+pub struct Attached {
+    /// What decides now.
+    pub steering: Steering,
+    /// Members that came and went.
+    pub changes: Changes,
+    /// The program of another owner that was replaced.
+    pub replaced: Option<AttachedProgram>,
+    /// Why the program cannot read the members' queues, if it cannot: without CAP_PERFMON, for example.
+    /// `least-loaded` then goes by open connections, and no policy passes a full member over.
+    pub degraded: Option<Error>,
+}
+
+/// Members that came and went.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Members that got a slot.
+    pub enrolled: Vec<Cookie>,
+    /// Members that had a slot already.
+    pub kept: usize,
+    /// Members that were gone: their slots are free again.
+    pub released: Vec<Cookie>,
+    /// Members that vanished during enrolment.
+    pub left_out: Vec<LeftOut>,
+}
+
+impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.enrolled.is_empty() && self.released.is_empty() && self.left_out.is_empty()
+    }
+}
+
+/// A member that could not be enrolled although others were.
+#[derive(Debug)]
+pub struct LeftOut {
+    /// The member.
+    pub cookie: Cookie,
+    /// Why.
+    pub why: Error,
+}

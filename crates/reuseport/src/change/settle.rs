@@ -1,0 +1,30 @@
+//! Ending a change of policy that did not end.
+//!
+//! The header announces the next program, the program is attached, and then the header names it. After
+//! an interruption at any point, the program that is attached tells how far the change came.
+
+use super::table;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::selection::Program;
+use crate::pins::group::GroupState;
+
+/// Ends a change of policy that was interrupted or failed: the `attached` program stays.
+pub(super) fn settle(state: &mut GroupState, attached: Option<u32>) -> Result<()> {
+    let failed =
+        |error| Error::new(ErrorKind::System, "cannot read a group's state").because(error);
+    let mut header = state.header().map_err(failed)?;
+    let Some(announced) = header.announced() else {
+        state.forget_next();
+        return Ok(());
+    };
+    let taken_over = attached == Some(announced);
+    if taken_over {
+        state.adopt_next()?;
+    } else if let Some(Program::Selection(selection)) = header.program() {
+        table::swap(state, selection.policy)?;
+    }
+    header.settle(taken_over);
+    state.set_header(&header).map_err(failed)?;
+    state.forget_next();
+    Ok(())
+}

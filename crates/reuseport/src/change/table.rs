@@ -1,0 +1,53 @@
+//! The table that follows from the members' records: built, and swapped in.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::caps;
+use crate::kernel::cpus;
+use crate::model::id::Slot;
+use crate::model::policy::{Members, Policy};
+use crate::model::table::Share;
+use crate::pins::group::GroupState;
+
+const FAILED: &str = "cannot change the table";
+
+/// Builds the table for `policy` and puts it into force.
+pub(super) fn swap(state: &mut GroupState, policy: Policy) -> Result<()> {
+    swap_without(state, policy, &HashSet::new())
+}
+
+/// The same, leaving out members that go.
+pub(super) fn swap_without(
+    state: &mut GroupState,
+    policy: Policy,
+    leaving: &HashSet<Slot>,
+) -> Result<()> {
+    let header =
+        state.header().map_err(|error| Error::new(ErrorKind::System, FAILED).because(error))?;
+    let mut shares = shares(state);
+    shares.retain(|share| !leaving.contains(&share.slot));
+    let table = policy.table(&Members {
+        shares: &shares,
+        seed: header.seed,
+        capacity: state.capacity(),
+        // A member for which the layer had no room has an index that no member has.
+        host: &|slot| u16::try_from(state.record(slot).host_member).ok(),
+        cpu: &|slot| state.record(slot).cpu(),
+        topology: &cpus::topology,
+    });
+    match &mut state.policy_maps {
+        Some(maps) => {
+            maps.swap_in(&table).map_err(|error| caps::failed(FAILED, error, caps::LOADING))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The members' parts in the table, by slot.
+pub(super) fn shares(state: &GroupState) -> Vec<Share> {
+    state
+        .occupied()
+        .map(|(slot, _, record)| Share { slot, weight: record.weight(), state: record.state() })
+        .collect()
+}

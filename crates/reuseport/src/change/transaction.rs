@@ -1,0 +1,202 @@
+//! One operation on a group, from the lock to the last step. If a step fails, the transaction takes
+//! those before it back.
+//!
+//! Every step that can fail comes before the one that counts, which is one call: attaching or
+//! detaching the program. The steps after it are housekeeping that the next operation can do as well.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::enrol::Enroller;
+use super::reach::detach_from;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::borrow;
+use crate::kernel::caps;
+use crate::kernel::observe::Observer;
+use crate::model::group::{Group, GroupKey};
+use crate::model::id::Cookie;
+use crate::model::refusal::{foreign_program, no_group, not_attached, vanished};
+use crate::pins::bpffs::{Lock, Root};
+use crate::pins::group::{self, GroupState};
+use crate::pins::host_layer::HostLayer;
+use crate::pins::steering::steering;
+use crate::stop::Stop;
+use crate::wire::host::NO_HOST_MEMBER;
+use crate::wire::slot::Start;
+
+/// Keeps a group's state while the server restarts, until the returned file is dropped. `None` if
+/// there is no state.
+pub(crate) fn watch_over(key: &GroupKey) -> Result<Option<File>> {
+    let Some(root) = Root::existing()? else { return Ok(None) };
+    let Some(state) = GroupState::existing(&root, key)? else { return Ok(None) };
+    match state.watch() {
+        // Another process detached the group a moment ago.
+        Err(error) if caps::os_error(&error) == Some(Errno::NOENT) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// One operation: the lock, the groups as they were when it was acquired, and the layers.
+pub(crate) struct Transaction {
+    pub(super) root: Root,
+    /// Opened on first use: a refused request creates no state.
+    pub(super) layer: Option<HostLayer>,
+    /// Whether this operation made it.
+    made_layer: bool,
+    groups: Vec<Group>,
+    pub(super) observer: Arc<Observer>,
+    _lock: Lock,
+}
+
+/// Removes a host-wide layer that serves no group.
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        let unused = group::names(&self.root).is_ok_and(|names| names.is_empty());
+        let in_vain = self.made_layer && self.layer.as_ref().is_none_or(HostLayer::is_unused);
+        if (unused || in_vain)
+            && let Err(error) = HostLayer::remove(&self.root)
+        {
+            tracing::warn!("{}", error.report());
+        }
+    }
+}
+
+impl Transaction {
+    /// Waits for the lock, and removes what interrupted commands left.
+    pub(crate) fn begin(observer: Arc<Observer>, stop: &Stop) -> Result<Self> {
+        let root = Root::create()?;
+        let lock = root.lock(stop)?;
+        let groups = observer.groups()?;
+        group::clear_staging(&root)?;
+        group::remove_dead(&root, &groups)?;
+        Ok(Self { root, layer: None, made_layer: false, groups, observer, _lock: lock })
+    }
+
+    /// The host-wide layer, made if there is none.
+    pub(super) fn layer(&mut self) -> Result<&mut HostLayer> {
+        let layer = match self.layer.take() {
+            Some(layer) => layer,
+            None => self.open_layer()?,
+        };
+        Ok(self.layer.insert(layer))
+    }
+
+    fn open_layer(&mut self) -> Result<HostLayer> {
+        let existing = HostLayer::existing(&self.root)?;
+        self.made_layer = existing.is_none();
+        let layer = match existing {
+            Some(layer) if layer.counts() => layer,
+            // Also one that was made without the right to count.
+            _ => HostLayer::create(&self.root)?,
+        };
+        match group::host_members(&self.root) {
+            Ok(used) => layer.release_all_but(&used),
+            // A group whose state cannot be read may use any of them.
+            Err(error) => tracing::debug!("{}", error.report()),
+        }
+        layer.recount();
+        Ok(layer)
+    }
+
+    /// Whether state of the group is pinned.
+    pub(crate) fn has_state(&self, key: &GroupKey) -> bool {
+        !matches!(GroupState::existing(&self.root, key), Ok(None))
+    }
+
+    /// Refuses to go on if another process attached or detached a program since the operation began.
+    pub(super) fn refuse_if_changed(&self, group: &Group) -> Result<()> {
+        let groups = self.observer.groups()?;
+        let Some(now) = groups.into_iter().find(|other| other.key == group.key) else {
+            return Err(vanished(&group.key));
+        };
+        if now.attached_id() == group.attached_id()
+            && now.program.is_some() == group.program.is_some()
+        {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Foreign,
+            format!("will not change what decides for {}", group.key),
+        )
+        .because("another process attached or detached a program meanwhile")
+        .with_hint("try again"))
+    }
+
+    /// Two groups can have the same address, and then the same name here: a program attached before bind
+    /// makes a group of its own. Refuses to touch the state of one that is steered.
+    pub(super) fn refuse_if_in_use(&self, state: &GroupState, group: &Group) -> Result<()> {
+        let ids = self.groups.iter().filter_map(|other| other.program.as_ref()?.id);
+        let in_use = ids.map(|id| state.is_ours(id)).collect::<Result<Vec<_>>>()?;
+        if !in_use.contains(&true) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Busy, format!("cannot attach to {}", group.key))
+            .because("another group with the same address is steered already")
+            .with_hint("`reuseport ls` shows both; one of the two has to close its sockets"))
+    }
+
+    /// Whether the socket is in any group.
+    pub(crate) fn knows(&self, cookie: Cookie) -> bool {
+        self.groups.iter().any(|group| group.member(cookie).is_some())
+    }
+
+    pub(crate) fn group(&self, key: &GroupKey) -> Result<&Group> {
+        self.groups.iter().find(|group| group.key == *key).ok_or_else(|| no_group(key))
+    }
+
+    pub(super) fn enroller<'a>(
+        &'a mut self,
+        state: &'a mut GroupState,
+        stop: &'a Stop,
+    ) -> Result<Enroller<'a>> {
+        Ok(Enroller { state, layer: self.layer()?, stop, start: Start::Together, weights: &[] })
+    }
+
+    /// Detaches this tool's program and removes the group's state.
+    pub(crate) fn detach(mut self, key: &GroupKey) -> Result<()> {
+        let group = self.group(key)?.clone();
+        let (_, state) = steering(&group, Some(&self.root))?;
+        if let Some(state) = state {
+            self.layer()?;
+            self.refuse_if_changed(&group)?;
+            detach_from(&group)?;
+            return self.remove_state(&group, state);
+        }
+        let leftover = GroupState::existing(&self.root, key)?;
+        if let Some(program) = &group.program {
+            return Err(foreign_program(key, program, "detach from"));
+        }
+        // An interrupted command pinned it and never attached it.
+        if let Some(leftover) = leftover {
+            self.refuse_if_in_use(&leftover, &group)?;
+            self.layer()?;
+            self.remove_state(&group, leftover)?;
+        }
+        Err(not_attached(key))
+    }
+
+    /// Removes a state whose program is attached nowhere, and the marks of its members.
+    pub(super) fn remove_state(&mut self, group: &Group, mut state: GroupState) -> Result<()> {
+        if let Some(layer) = &mut self.layer {
+            for (_, cookie, _) in state.occupied() {
+                if let Some(Ok(socket)) = group.member(cookie).map(borrow::borrow) {
+                    layer.unmark(socket.as_fd());
+                }
+            }
+        }
+        self.release_members(&state);
+        state.unpin(&self.root)
+    }
+
+    /// Returns the members' indices to the host-wide layer.
+    pub(super) fn release_members(&self, state: &GroupState) {
+        let Some(layer) = &self.layer else { return };
+        state
+            .occupied()
+            .filter(|(_, _, record)| record.host_member != NO_HOST_MEMBER)
+            .for_each(|(_, _, record)| layer.release(record.host_member));
+    }
+}

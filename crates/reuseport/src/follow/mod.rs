@@ -1,0 +1,3 @@
+//! Following a group: the descriptors that tell when to look again.
+
+pub(crate) mod source;

@@ -1,0 +1,114 @@
+//! Borrows sockets of other processes for the length of a call.
+//!
+//! Attaching a program or filling a socket array takes a descriptor of the member, so one is copied
+//! out of a process that has it (`pidfd_getfd`, Linux 5.6). The process itself notices nothing.
+//! Nothing here keeps a descriptor: see [`Borrowed`].
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_cookie;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::group::{Holder, Member};
+use crate::model::id::Cookie;
+
+/// A member's socket, on loan; dropping it closes our descriptor of it.
+///
+/// Do not keep it beyond the call that needs it. A socket lives as long as anybody has it open: with
+/// a copy of ours the listener of a worker that died stays in its group, the kernel goes on
+/// dealing it connections, and nobody accepts them. (Half of all connections went there when it was
+/// tried.)
+#[derive(Debug)]
+#[must_use = "the socket is given back at once when this is dropped"]
+pub struct Borrowed(OwnedFd);
+
+impl AsFd for Borrowed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Why one holder could not lend the socket.
+enum Refusal {
+    /// The process or its descriptor is gone, or the number means something else by now.
+    Gone,
+    Denied(Errno),
+    Failed(Errno),
+}
+
+/// Borrows the member's socket from the first of its holders that still has it.
+///
+/// Process ids and descriptors are numbers that are used again: what was got is compared by its
+/// cookie with the member, so this never returns another socket.
+///
+/// # Errors
+///
+/// [`Vanished`](ErrorKind::Vanished): no holder has it any more.
+/// [`Denied`](ErrorKind::Denied): the caller may not trace any holder that has it, or sees none of
+/// them. [`System`](ErrorKind::System): descriptors ran out.
+pub fn borrow(member: &Member) -> Result<Borrowed> {
+    let Some(first) = member.holders.first() else {
+        return Err(Error::new(ErrorKind::Denied, tried(member, None))
+            .with_hint("only processes of another pid namespace hold it: run this in the host's"));
+    };
+    let mut worst = (first, Refusal::Gone);
+    for holder in &member.holders {
+        match borrow_from(holder, member) {
+            Ok(socket) => return Ok(socket),
+            Err(Refusal::Gone) => {}
+            Err(refusal) => worst = (holder, refusal),
+        }
+    }
+    let (holder, refusal) = worst;
+    let tried = tried(member, Some(holder));
+    Err(match refusal {
+        Refusal::Gone => Error::new(ErrorKind::Vanished, tried)
+            .because("the process closed it or is gone")
+            .with_hint("list the group again"),
+        Refusal::Denied(errno) => Error::new(ErrorKind::Denied, tried).because(errno).with_hint(
+            "it takes the right to trace the process: CAP_SYS_PTRACE, or the same user and \
+             kernel.yama.ptrace_scope=0",
+        ),
+        Refusal::Failed(errno) => Error::new(ErrorKind::System, tried).because(errno),
+    })
+}
+
+fn tried(member: &Member, holder: Option<&Holder>) -> String {
+    match holder {
+        Some(Holder { pid, fd, comm }) => {
+            format!("cannot borrow socket {} from {comm} (pid {pid}, fd {fd})", member.cookie)
+        }
+        None => format!("cannot borrow socket {}", member.cookie),
+    }
+}
+
+fn borrow_from(holder: &Holder, member: &Member) -> Result<Borrowed, Refusal> {
+    let pid = i32::try_from(holder.pid).ok().and_then(Pid::from_raw).ok_or(Refusal::Gone)?;
+    let fd = i32::try_from(holder.fd).map_err(|_| Refusal::Gone)?;
+    // Our own process is no exception: everybody may trace himself (__ptrace_may_access).
+    let process = pidfd_open(pid, PidfdFlags::empty()).map_err(refusal)?;
+    let socket = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).map_err(refusal)?;
+    match socket_cookie(&socket) {
+        Ok(cookie) if cookie == member.cookie.get() => Ok(Borrowed(socket)),
+        // Another socket, or none at all.
+        _ => Err(Refusal::Gone),
+    }
+}
+
+/// A socket's cookie.
+pub(crate) fn cookie_of(socket: impl AsFd) -> Result<Cookie> {
+    let failed = || Error::new(ErrorKind::Invalid, "cannot ask for a socket's cookie (SO_COOKIE)");
+    let cookie = socket_cookie(socket).map_err(|errno| failed().because(errno))?;
+    Cookie::new(cookie).ok_or_else(|| failed().because("the kernel gave it none"))
+}
+
+fn refusal(errno: Errno) -> Refusal {
+    match errno {
+        // EINVAL: the number is a thread's by now (pidfd_open takes processes only).
+        Errno::SRCH | Errno::BADF | Errno::INVAL | Errno::NOENT => Refusal::Gone,
+        Errno::PERM | Errno::ACCESS => Refusal::Denied(errno),
+        errno => Refusal::Failed(errno),
+    }
+}

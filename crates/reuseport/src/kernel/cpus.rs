@@ -1,0 +1,83 @@
+//! The host's CPUs and their NUMA nodes, and the CPU of a process.
+
+use std::collections::HashMap;
+use std::fs;
+
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::policy::{CpuList, parse_list};
+use crate::model::table::Topology;
+
+/// Every possible CPU with its NUMA node. Without that information, all are in one node.
+pub(crate) fn topology() -> Topology {
+    let possible = read_list("/sys/devices/system/cpu/possible");
+    let count = possible.last().map_or(1, |last| usize::from(*last) + 1);
+    let mut nodes = vec![0; count];
+    for node in read_list("/sys/devices/system/node/possible") {
+        for cpu in read_list(&format!("/sys/devices/system/node/node{node}/cpulist")) {
+            if let Some(of) = nodes.get_mut(usize::from(cpu)) {
+                *of = node;
+            }
+        }
+    }
+    Topology { nodes }
+}
+
+/// The CPUs that are running.
+fn online() -> Vec<u16> {
+    let online = read_list("/sys/devices/system/cpu/online");
+    if online.is_empty() { vec![0] } else { online }
+}
+
+/// Reads a list as sysfs writes it; what cannot be read is empty.
+fn read_list(path: &str) -> Vec<u16> {
+    parse_list(fs::read_to_string(path).unwrap_or_default().trim_end()).unwrap_or_default()
+}
+
+/// Refuses CPUs that this host cannot have.
+pub(crate) fn check(list: &CpuList) -> Result<()> {
+    let possible = topology().nodes.len();
+    match list.as_slice().iter().find(|cpu| usize::from(**cpu) >= possible) {
+        None => Ok(()),
+        Some(cpu) => Err(Error::new(ErrorKind::Invalid, format!("cannot give a member CPU {cpu}"))
+            .because(format!("this host's CPUs are 0 to {}", possible - 1))),
+    }
+}
+
+/// The CPU that a process may run on, if it is exactly one.
+pub(crate) fn only_cpu_of(pid: u32) -> Option<u16> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    let set = sched_getaffinity(Some(pid)).ok()?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu));
+    match (cpus.next(), cpus.next()) {
+        (Some(cpu), None) => u16::try_from(cpu).ok(),
+        _ => None,
+    }
+}
+
+/// The CPU for another member: the first online one with the fewest members.
+pub(crate) fn least_used(used: impl Iterator<Item = u16>) -> u16 {
+    let mut count: HashMap<u16, usize> = HashMap::new();
+    used.for_each(|cpu| *count.entry(cpu).or_default() += 1);
+    let online = online();
+    online.into_iter().min_by_key(|cpu| count.get(cpu).copied().unwrap_or(0)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_member_gets_a_cpu_without_one() {
+        let nodes = topology().nodes;
+        assert!(!nodes.is_empty());
+        let online = online();
+        assert!(online.iter().all(|cpu| usize::from(*cpu) < nodes.len()));
+        assert_eq!(least_used([].into_iter()), online[0]);
+        if online.len() > 1 {
+            assert_eq!(least_used([online[0]].into_iter()), online[1]);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The maps of a select program, next to its sockets: made, pinned, opened, changed.
+
+use std::path::Path;
+
+use rustix::io::Errno;
+use sk_reuseport::Ebpf;
+use sk_reuseport::maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray};
+use sk_reuseport::pin::PinError;
+
+use super::caps;
+use super::reports::Reports;
+use crate::model::id::Slot;
+use crate::model::status::Counter;
+use crate::model::table::{self, Table};
+use crate::wire::reason::REASONS;
+use crate::wire::slot::{Limiter, Start};
+
+/// A map by its name in the object, which is also the name of its pin.
+struct Entry {
+    name: &'static str,
+    /// The name of the pin in earlier versions.
+    former: Option<&'static str>,
+    /// Whether it has one element for each slot.
+    per_slot: bool,
+    /// For a map that earlier versions did not have: makes an empty one. It holds from the next
+    /// program on.
+    make: Option<fn(u32) -> Result<Map, MapError>>,
+}
+
+const fn entry(name: &'static str) -> Entry {
+    Entry { name, former: None, per_slot: false, make: None }
+}
+
+const fn per_slot(name: &'static str) -> Entry {
+    Entry { name, former: None, per_slot: true, make: None }
+}
+
+/// Every map, in the order of [`PolicyMaps::new`].
+const LIST: [Entry; 7] = [
+    entry("tables"),
+    entry("cursor"),
+    entry("counters"),
+    per_slot("picks"),
+    per_slot("addresses"),
+    per_slot("paces"),
+    per_slot("reports"),
+];
+
+/// The maps of a program with a policy.
+#[derive(Debug)]
+pub(crate) struct PolicyMaps {
+    tables: ArrayOfMaps<MapData>,
+    cursor: Array<MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
+    picks: PerCpuArray<MapData, u64>,
+    /// The kernel's addresses of the members' sockets, by slot, for reading their queues. A secret of
+    /// the kernel: pinned for its owner only, and never mapped into memory.
+    addresses: Array<MapData, u64>,
+    limiters: Array<MapData, Limiter>,
+    /// What workers report, by slot.
+    pub(crate) reports: Reports,
+}
+
+impl PolicyMaps {
+    fn new(
+        [tables, cursor, counters, picks, addresses, limiters, reports]: [Map; 7],
+    ) -> Result<Self, MapError> {
+        Ok(Self {
+            tables: tables.try_into()?,
+            cursor: cursor.try_into()?,
+            counters: counters.try_into()?,
+            picks: picks.try_into()?,
+            addresses: addresses.try_into()?,
+            limiters: limiters.try_into()?,
+            reports: reports.try_into()?,
+        })
+    }
+
+    /// The maps with the names that the object has for them.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &MapData)> {
+        let maps = [
+            self.tables.map_data(),
+            self.cursor.map_data(),
+            self.counters.map_data(),
+            self.picks.map_data(),
+            self.addresses.map_data(),
+            self.limiters.map_data(),
+            self.reports.map_data(),
+        ];
+        LIST.iter().map(|entry| entry.name).zip(maps)
+    }
+
+    /// The maps of which the loader has to be told the number of slots.
+    pub(crate) fn per_slot() -> impl Iterator<Item = &'static str> {
+        LIST.iter().filter(|entry| entry.per_slot).map(|entry| entry.name)
+    }
+
+    /// Takes the maps that the loader made for an object.
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        Self::new(each(|entry| ebpf.take_map(entry.name).ok_or(MapError::KeyNotFound))?)
+    }
+
+    pub(crate) fn pin(&self, directory: &Path) -> Result<(), PinError> {
+        self.named().try_for_each(|(name, map)| map.pin(directory.join(name)))
+    }
+
+    /// Opens the maps of a group with this number of slots.
+    pub(crate) fn from_pins(directory: &Path, capacity: u32) -> Result<Self, MapError> {
+        let open = |name| Map::from_map_data(MapData::from_pin(directory.join(name))?);
+        let absent = |error: &MapError| caps::os_error(error) == Some(Errno::NOENT);
+        Self::new(each(|entry| {
+            let mut result = open(entry.name);
+            if let (Err(error), Some(former)) = (&result, entry.former)
+                && absent(error)
+            {
+                result = open(former);
+            }
+            match (result, entry.make) {
+                (Err(error), Some(make)) if absent(&error) => make(capacity),
+                (result, _) => result,
+            }
+        })?)
+    }
+
+    /// Puts a table into force. When this returns, no program reads the old one.
+    pub(crate) fn swap_in(&mut self, table: &Table) -> Result<(), MapError> {
+        let map = empty_table(self.picks.len())?;
+        let memory = map.mapped()?;
+        for (index, word) in (0..).zip(&table.encode()) {
+            if !memory.set(index, *word) {
+                return Err(MapError::OutOfBounds {
+                    index,
+                    max_entries: map.map_data().max_entries(),
+                });
+            }
+        }
+        self.tables.set(0, map.map_data(), 0)
+    }
+
+    /// Prepares a slot for a new member with this epoch, whose socket is at this address.
+    pub(crate) fn reset_slot(
+        &mut self,
+        slot: Slot,
+        epoch: u32,
+        address: u64,
+    ) -> Result<(), MapError> {
+        let cpus = self.picks.get(&slot.index(), 0)?.len();
+        let zeros = vec![0; cpus].try_into()?;
+        self.picks.set(slot.index(), zeros, 0)?;
+        self.reports.reset(slot, epoch);
+        self.addresses.set(slot.index(), address, 0)
+    }
+
+    /// Resets a slot's limiter. Call it when the new socket is in the slot: before that, the program
+    /// might still record that the slot is empty.
+    pub(crate) fn reset_limiter(&mut self, slot: Slot, start: Start) -> Result<(), MapError> {
+        self.limiters.set(slot.index(), Limiter::new(start), 0)
+    }
+
+    /// Clears a slot that no member has.
+    pub(crate) fn clear_slot(&mut self, slot: Slot) {
+        self.reports.clear(slot);
+        // A failure leaves what the next member overwrites.
+        let _ = self.addresses.set(slot.index(), 0, 0);
+    }
+
+    /// How often the program picked the member in a slot.
+    pub(crate) fn picks_of(&self, slot: Slot) -> Result<u64, MapError> {
+        Ok(self.picks.get(&slot.index(), 0)?.iter().sum())
+    }
+
+    /// Every reason with its count, added up over the CPUs.
+    pub(crate) fn counters(&self) -> Result<Vec<Counter>, MapError> {
+        REASONS
+            .iter()
+            .zip(self.counters.iter())
+            .map(|(reason, values)| Ok(Counter { reason, count: values?.iter().sum() }))
+            .collect()
+    }
+}
+
+/// One map for each entry of the list.
+fn each(get: impl FnMut(&Entry) -> Result<Map, MapError>) -> Result<[Map; LIST.len()], MapError> {
+    let maps: Vec<Map> = LIST.iter().map(get).collect::<Result<_, _>>()?;
+    // There is one for each entry.
+    maps.try_into().map_err(|_| MapError::KeyNotFound)
+}
+
+/// An empty table for a group with this number of slots. All tables of a group have one length: see
+/// `bpf/wire/table.h`.
+fn empty_table(capacity: u32) -> Result<Array<MapData, u64>, MapError> {
+    let words = table::maximum_words(capacity) as u32;
+    Array::create_named("table", words, Array::<MapData, u64>::MMAPABLE)
+}
+
+/// The array that holds a group's table; empty.
+pub(crate) fn tables(capacity: u32) -> Result<ArrayOfMaps<MapData>, MapError> {
+    let pattern = empty_table(capacity)?;
+    ArrayOfMaps::create("tables", 1, pattern.map_data())
+}

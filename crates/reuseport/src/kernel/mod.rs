@@ -1,0 +1,12 @@
+//! The kernel's objects: programs, maps, sockets, CPUs, capabilities. What they mean for a group is
+//! decided above.
+
+pub mod borrow;
+pub(crate) mod caps;
+pub(crate) mod cpus;
+pub(crate) mod maps;
+pub(crate) mod object;
+pub mod observe;
+pub(crate) mod program;
+pub(crate) mod reports;
+pub(crate) mod sockets;

@@ -1,0 +1,240 @@
+//! The select program: configured, and loaded over a group's maps.
+
+use std::fs;
+
+use sk_reuseport::maps::{Array, MapData};
+use sk_reuseport::programs::{Program, SkReuseport};
+use sk_reuseport::{BtfKind, EbpfError, EbpfLoader, KernelBtf};
+
+use super::caps;
+use super::cpus;
+use super::maps::{self, PolicyMaps};
+use super::sockets::Sockets;
+use crate::error::{Error, ErrorKind, Hint, Result};
+use crate::model::group::Protocol;
+use crate::model::policy::{Global, Policy};
+use crate::wire::config;
+use crate::wire::host::HostMember;
+
+/// Reads no queues: CAP_BPF is enough.
+const OBJECT: &[u8] = include_bytes!("../../bpf/select.bpf.o");
+/// Reads queues by a helper call for each field.
+const OBJECT_WITH_HELPER: &[u8] = include_bytes!("../../bpf/select_load.bpf.o");
+/// Reads queues as memory is read, through `bpf_rdonly_cast` (Linux 6.2).
+const OBJECT_DIRECT: &[u8] = include_bytes!("../../bpf/select_direct.bpf.o");
+/// Asks whether programs may read the kernel's memory.
+const PROBE: &[u8] = include_bytes!("../../bpf/probe.bpf.o");
+
+/// The program's name in each object.
+const PROGRAM: &str = "reuseport";
+
+/// What the program needs to know before it is loaded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Config {
+    pub(crate) policy: Policy,
+    /// The key of hashes.
+    pub(crate) seed: u64,
+    pub(crate) protocol: Protocol,
+}
+
+impl Config {
+    /// The globals of `bpf/wire/config.h`.
+    fn globals(self) -> Vec<Global> {
+        let mut globals = vec![
+            Global::U32(config::POLICY, self.policy.code()),
+            Global::U32(config::PROTOCOL, config::protocol_number(self.protocol).into()),
+            Global::U64(config::SEED, self.seed),
+            Global::U32(config::CPUS, cpus::topology().nodes.len() as u32),
+        ];
+        globals.extend(self.policy.globals());
+        globals
+    }
+}
+
+/// A program that is loaded.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) program: SkReuseport,
+    /// Why it cannot read the members' queues, if it cannot.
+    pub(crate) degraded: Option<Error>,
+}
+
+/// How a program reads the members' queues.
+#[derive(Debug)]
+enum QueueAccess {
+    Direct(Direct),
+    Helper,
+    /// Not at all, for this reason.
+    None(Error),
+}
+
+/// The ids of kernel types that reading directly takes.
+#[derive(Debug)]
+struct Direct {
+    btf: KernelBtf,
+    rdonly_cast: u32,
+    socket: u32,
+}
+
+/// Makes the maps, with `sockets` and the host's `members`, and loads the program over them.
+pub(crate) fn load(
+    config: Config,
+    sockets: &Sockets,
+    members: &Array<MapData, HostMember>,
+) -> Result<(Loaded, PolicyMaps)> {
+    let capacity = sockets.capacity();
+    let tables = maps::tables(capacity).map_err(cannot_load)?;
+    // All objects have the same maps; this one needs none of the kernel's types.
+    let mut loader = EbpfLoader::new();
+    loader
+        .map("sockets", sockets.data())
+        .map("tables", tables.map_data())
+        .map("members", members.map_data());
+    for map in PolicyMaps::per_slot() {
+        loader.map_max_entries(map, capacity);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(cannot_load)?;
+    let maps = PolicyMaps::take(&mut ebpf).map_err(cannot_load)?;
+    let loaded = load_over(config, sockets, members, &maps)?;
+    Ok((loaded, maps))
+}
+
+/// Loads the program over existing maps: for another policy, for example.
+pub(crate) fn load_over(
+    config: Config,
+    sockets: &Sockets,
+    members: &Array<MapData, HostMember>,
+    maps: &PolicyMaps,
+) -> Result<Loaded> {
+    let globals = config.globals();
+    let mut loader = EbpfLoader::new();
+    for global in &globals {
+        match global {
+            Global::U32(name, value) => loader.override_global(name, value, true),
+            Global::U64(name, value) => loader.override_global(name, value, true),
+        };
+    }
+    loader.map("sockets", sockets.data()).map("members", members.map_data());
+    for (name, map) in maps.named() {
+        loader.map(name, map);
+    }
+    let (program, degraded) = match queue_access(config.protocol) {
+        QueueAccess::Direct(direct) => match load_direct(&direct, &loader) {
+            Ok(program) => (program, None),
+            Err(error) => {
+                tracing::debug!("reading queues by helper instead: {}", error.report());
+                (load_object(OBJECT_WITH_HELPER, &mut loader)?, None)
+            }
+        },
+        QueueAccess::Helper => (load_object(OBJECT_WITH_HELPER, &mut loader)?, None),
+        QueueAccess::None(why) => (load_object(OBJECT, &mut loader)?, Some(why)),
+    };
+    Ok(Loaded { program, degraded })
+}
+
+/// Asks the kernel how a program of the caller may read queues.
+fn queue_access(protocol: Protocol) -> QueueAccess {
+    const FAILED: &str = "cannot read the members' queues";
+    if !caps::has(caps::TRACING) {
+        return QueueAccess::None(
+            Error::new(ErrorKind::Denied, FAILED).because("that takes CAP_PERFMON").with_hint(
+                "attach again as root or with CAP_PERFMON: that changes it, under traffic",
+            ),
+        );
+    }
+    // The verifier accepts direct reads where lockdown forbids the helper.
+    let probe = match caps::confidential() {
+        true => Err(Error::new(ErrorKind::Unsupported, FAILED)
+            .because("the kernel is locked down for confidentiality")),
+        false => probe().map_err(|error| Error::new(ErrorKind::Unsupported, FAILED).because(error)),
+    };
+    if let Err(why) = probe {
+        return QueueAccess::None(
+            why.with_hint("a kernel that is locked down for confidentiality forbids it"),
+        );
+    }
+    direct_access(protocol).map_or(QueueAccess::Helper, QueueAccess::Direct)
+}
+
+/// Loads a program that reads the kernel's memory.
+fn probe() -> Result<SkReuseport> {
+    let mut ebpf = EbpfLoader::new().load(PROBE).map_err(cannot_load)?;
+    loaded(&mut ebpf, "read_kernel")
+}
+
+/// What reading directly takes; `None` where the kernel lacks the function or the JIT that calls it.
+fn direct_access(protocol: Protocol) -> Option<Direct> {
+    let jit = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").ok()?;
+    if jit.trim() == "0" {
+        return None;
+    }
+    let btf = KernelBtf::from_sys_fs().ok()?;
+    // Each begins with a struct sock.
+    let socket = match protocol {
+        Protocol::Tcp => "inet_connection_sock",
+        Protocol::Udp => "udp_sock",
+    };
+    let types = [("bpf_rdonly_cast", BtfKind::Func), (socket, BtfKind::Struct)];
+    let [rdonly_cast, socket] = btf.ids(types).ok()?;
+    Some(Direct { btf, rdonly_cast, socket })
+}
+
+fn load_direct(direct: &Direct, loader: &EbpfLoader<'_>) -> Result<SkReuseport> {
+    let mut loader = loader.clone();
+    loader
+        .kernel_btf(&direct.btf)
+        .kernel_function(config::RDONLY_CAST, direct.rdonly_cast)
+        .override_global(config::SOCKET_TYPE, &direct.socket, true);
+    load_object(OBJECT_DIRECT, &mut loader)
+}
+
+fn load_object(object: &[u8], loader: &mut EbpfLoader<'_>) -> Result<SkReuseport> {
+    loaded(&mut loader.load(object).map_err(cannot_load)?, PROGRAM)
+}
+
+fn loaded(ebpf: &mut sk_reuseport::Ebpf, name: &str) -> Result<SkReuseport> {
+    match ebpf.take_program(name) {
+        Some(Program::SkReuseport(mut program)) => {
+            program.load().map_err(cannot_load)?;
+            Ok(program)
+        }
+        _ => Err(Error::new(ErrorKind::System, "the built-in program is missing")),
+    }
+}
+
+fn cannot_load(error: impl Into<EbpfError>) -> Error {
+    const FAILED: &str = "cannot load the select program";
+    match error.into() {
+        error @ EbpfError::NoBTF => Error::new(ErrorKind::Unsupported, FAILED)
+            .because(error)
+            .with_hint(Hint::KernelOption("CONFIG_DEBUG_INFO_BTF")),
+        error => caps::failed(FAILED, error, caps::LOADING),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::sockets::SocketsKind;
+
+    /// The tests of least-loaded then are about the direct program.
+    #[test]
+    fn queues_are_read_directly_where_the_kernel_can() {
+        let can = KernelBtf::from_sys_fs().unwrap().ids([("bpf_rdonly_cast", BtfKind::Func)]);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let access = queue_access(protocol);
+            assert_eq!(
+                matches!(access, QueueAccess::Direct(_)),
+                can.is_ok(),
+                "{access:?}, {can:?}"
+            );
+            assert!(!matches!(access, QueueAccess::None(_)), "{access:?}");
+            let sockets = Sockets::create(SocketsKind::Array, 4).unwrap();
+            let members =
+                Array::create_named("members", 4, Array::<MapData, HostMember>::MMAPABLE).unwrap();
+            let config = Config { policy: Policy::default_for(protocol), seed: 1, protocol };
+            let (loaded, _) = load(config, &sockets, &members).unwrap();
+            assert!(loaded.degraded.is_none(), "{protocol}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The map that a select program selects a group's sockets from.
+
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use sk_reuseport::maps::{Map, MapData, MapError, ReusePortSockArray, SockMap};
+
+use crate::model::id::{Cookie, Slot};
+
+/// The type of the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SocketsKind {
+    /// `BPF_MAP_TYPE_REUSEPORT_SOCKARRAY`.
+    Array,
+    /// `BPF_MAP_TYPE_SOCKMAP`, for sockets that are in another program's socket maps: a socket can be
+    /// in any number of those, or in one socket array, never in both.
+    Map,
+}
+
+/// The sockets that the program selects from, by slot.
+#[derive(Debug)]
+pub(crate) enum Sockets {
+    Array(ReusePortSockArray<MapData>),
+    Map(SockMap<MapData>),
+}
+
+impl Sockets {
+    pub(crate) fn create(kind: SocketsKind, capacity: u32) -> Result<Self, MapError> {
+        match kind {
+            SocketsKind::Array => ReusePortSockArray::create("sockets", capacity).map(Self::Array),
+            SocketsKind::Map => SockMap::create("sockets", capacity).map(Self::Map),
+        }
+    }
+
+    pub(crate) fn from_map(map: Map) -> Result<Self, MapError> {
+        match map {
+            Map::SockMap(_) => Ok(Self::Map(map.try_into()?)),
+            other => Ok(Self::Array(other.try_into()?)),
+        }
+    }
+
+    pub(crate) fn data(&self) -> &MapData {
+        match self {
+            Self::Array(array) => array.map_data(),
+            Self::Map(map) => map.map_data(),
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> u32 {
+        self.data().max_entries()
+    }
+
+    /// All slots, free or not. A user's own map may have more elements than a slot can name.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        let end = self.capacity().min(u32::from(u16::MAX));
+        (0..end).filter_map(|index| u16::try_from(index).ok()).map(Slot::new)
+    }
+
+    pub(crate) fn set(&mut self, slot: Slot, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        let socket = socket.as_raw_fd();
+        match self {
+            Self::Array(array) => array.set(slot.index(), &socket, 0),
+            Self::Map(map) => map.set(slot.index(), &socket, 0),
+        }
+    }
+
+    /// Empties a slot, which may be empty already.
+    pub(crate) fn clear(&mut self, slot: Slot) {
+        // ENOENT (array) and EINVAL (map) say that it was empty.
+        let _ = match self {
+            Self::Array(array) => array.clear_index(&slot.index()),
+            Self::Map(map) => map.clear_index(&slot.index()),
+        };
+    }
+
+    /// The socket in a slot.
+    pub(crate) fn occupant(&self, slot: Slot) -> Result<Occupant, MapError> {
+        let cookie = match self {
+            Self::Array(array) => array.get(&slot.index()),
+            Self::Map(map) => map.get(&slot.index()),
+        };
+        match cookie {
+            Ok(cookie) => Ok(cookie.and_then(Cookie::new).map_or(Occupant::None, Occupant::Socket)),
+            Err(MapError::CookiesUnreadable) => Ok(Occupant::Unknown),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The content of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Occupant {
+    None,
+    Socket(Cookie),
+    /// A user's own array, with values too short to read cookies.
+    Unknown,
+}

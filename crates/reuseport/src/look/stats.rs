@@ -1,0 +1,210 @@
+//! A group's numbers: what waits, what is open, who was picked how often, and how far that is from
+//! what the weights ask for. Computed from a [`GroupStatus`]; nothing is read here.
+
+use std::os::fd::AsFd;
+
+use crate::kernel::borrow::cookie_of;
+use crate::model::group::Queue;
+use crate::model::id::{Cookie, Slot, State, Weight};
+use crate::model::status::{Counter, GroupStatus, MemberStatus};
+
+/// A group's numbers at one moment: what `reuseport show` prints.
+///
+/// Picks and counters count from when the policies of this tool began to decide for the group;
+/// changes of policy, weights and states do not reset them. Rates are differences of two `Stats`.
+///
+/// [`Balancer::stats`](crate::Balancer::stats) has an example.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stats {
+    /// The members, those with a slot first, by slot, then the unsteered ones.
+    pub members: Vec<MemberStats>,
+    /// How far the picks are from what the weights ask for: over the active members, the largest
+    /// difference between a member's part of their picks and of their weight. 0 is exact, 1 the worst.
+    /// `None` if nothing was picked yet, no active member has a weight, or no policy of ours decides.
+    ///
+    /// Only `round-robin` and `random` mean to get it to 0. For `least-loaded` it says how unequally
+    /// the members get on.
+    pub skew: Option<f64>,
+    /// The program's runs by reason; empty unless a policy of ours decides.
+    pub counters: Vec<Counter>,
+}
+
+/// One member's numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemberStats {
+    /// The socket.
+    pub cookie: Cookie,
+    /// The slot that it occupies; `None`: unsteered, it gets nothing while a program of ours decides.
+    pub slot: Option<Slot>,
+    /// Its part in the balancing; `None` without a slot.
+    pub state: Option<State>,
+    /// Its weight; `None` without a slot.
+    pub weight: Option<Weight>,
+    /// What waits there: connections (TCP) or bytes (UDP).
+    pub queue: Queue,
+    /// Connections open at this moment, those that wait among them; `None` for UDP and where they
+    /// cannot be counted (no CAP_PERFMON). Those from before the attachment are not counted.
+    pub open: Option<u64>,
+    /// How often our program picked it: connections (TCP) or datagrams (UDP). `None` without a slot,
+    /// and where the user's own program decides.
+    pub picks: Option<u64>,
+    /// Its part of all members' picks, 0 to 1; `None` if there are none.
+    pub share: Option<f64>,
+    /// Its part of the active members' weight, 0 to 1: what `share` is to be under `round-robin` and
+    /// `random` while all members are active (`share` is of all picks, also of those that drain). `None` without a slot, and if no active member has a weight.
+    pub weight_share: Option<f64>,
+}
+
+impl Stats {
+    /// The numbers of what is known of a group.
+    pub fn new(status: &GroupStatus) -> Self {
+        let all = |number: fn(&MemberStatus) -> u64| status.members.iter().map(number).sum::<u64>();
+        let (picks, weight) = (all(picks), all(active_weight));
+        let by_policy = status.steering.selection().is_some();
+        Self {
+            members: status.members.iter().map(|m| MemberStats::new(m, picks, weight)).collect(),
+            skew: skew(&status.members).filter(|_| by_policy),
+            counters: status.counters.clone(),
+        }
+    }
+
+    /// The numbers of this socket, one of the caller's own; `None` if it is no member.
+    pub fn of(&self, socket: impl AsFd) -> Option<&MemberStats> {
+        let cookie = cookie_of(socket).ok()?;
+        self.members.iter().find(|member| member.cookie == cookie)
+    }
+
+    /// How often the program ran for this reason: `picks`, `fallback_kernel` and so on, as
+    /// `docs/json.md` lists them. `None` if there is no such reason, or no policy of ours decides.
+    pub fn count(&self, reason: &str) -> Option<u64> {
+        self.counters.iter().find(|counter| counter.reason == reason).map(|counter| counter.count)
+    }
+
+    /// How often members were picked, all together.
+    pub fn picks(&self) -> u64 {
+        self.members.iter().filter_map(|member| member.picks).sum()
+    }
+}
+
+impl MemberStats {
+    fn new(status: &MemberStatus, all_picks: u64, all_weight: u64) -> Self {
+        let enrolment = status.enrolment.as_ref();
+        let picks = enrolment.and_then(|e| e.picks);
+        Self {
+            cookie: status.member.cookie,
+            slot: enrolment.map(|e| e.slot),
+            state: enrolment.map(|e| e.state),
+            weight: enrolment.map(|e| e.weight),
+            queue: status.member.queue,
+            open: enrolment.and_then(|e| e.open),
+            picks,
+            share: picks.and_then(|picks| part(picks, all_picks)),
+            weight_share: enrolment.and_then(|_| part(active_weight(status), all_weight)),
+        }
+    }
+}
+
+fn picks(member: &MemberStatus) -> u64 {
+    member.enrolment.as_ref().and_then(|e| e.picks).unwrap_or(0)
+}
+
+/// Its weight, if that is in force.
+fn active_weight(member: &MemberStatus) -> u64 {
+    let active = member.enrolment.as_ref().filter(|e| e.state == State::Active);
+    active.map_or(0, |e| e.weight.get().into())
+}
+
+#[allow(clippy::cast_precision_loss, reason = "what 2^53 picks do not differ in does not matter")]
+fn part(of: u64, all: u64) -> Option<f64> {
+    (all > 0).then(|| of as f64 / all as f64)
+}
+
+fn skew(members: &[MemberStatus]) -> Option<f64> {
+    let is_active =
+        |m: &&MemberStatus| m.enrolment.as_ref().is_some_and(|e| e.state == State::Active);
+    let active = || members.iter().filter(is_active);
+    let (all_picks, all_weight) = (active().map(picks).sum(), active().map(active_weight).sum());
+    let difference =
+        |m| Some((part(picks(m), all_picks)? - part(active_weight(m), all_weight)?).abs());
+    active().map(difference).try_fold(None, |largest: Option<f64>, difference| {
+        difference.map(|d| Some(largest.map_or(d, |largest| largest.max(d))))
+    })?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol};
+    use crate::model::id::Netns;
+    use crate::model::policy::Policy;
+    use crate::model::selection::Steering;
+    use crate::model::status::Enrolment;
+
+    /// A member with (state, weight, picks); without them, unsteered.
+    fn member(number: u16, enrolled: Option<(State, u16, u64)>) -> MemberStatus {
+        let enrolment = enrolled.map(|(state, weight, picks)| Enrolment {
+            slot: Slot::new(number),
+            state,
+            weight: Weight::new(weight).unwrap(),
+            generation: 1,
+            cpu: None,
+            picks: Some(picks),
+            open: Some(7),
+        });
+        let member = Member {
+            cookie: Cookie::new(u64::from(number) + 1).unwrap(),
+            holders: Vec::new(),
+            queue: Queue::default(),
+            sock_address: KernelAddress(0),
+            protocol: Protocol::Tcp,
+        };
+        MemberStatus { member, owner: None, enrolment }
+    }
+
+    fn stats(members: Vec<MemberStatus>) -> Stats {
+        let key = GroupKey {
+            netns: Netns { cookie: 1, inode: 1 },
+            protocol: Protocol::Tcp,
+            address: "127.0.0.1:80".parse().unwrap(),
+            v6only: false,
+            device: None,
+            uid: 0,
+        };
+        Stats::new(&GroupStatus {
+            group: Group { key, members: Vec::new(), program: None },
+            steering: Steering::Ours(Policy::RoundRobin.into()),
+            members,
+            reads_queues: true,
+            counters: vec![Counter { reason: "picks", count: 400 }],
+        })
+    }
+
+    const ACTIVE: State = State::Active;
+
+    #[test]
+    fn shares_stand_beside_what_the_weights_ask_for() {
+        let all = [Some((ACTIVE, 1, 100)), Some((ACTIVE, 3, 300)), None];
+        let stats = stats((0..).zip(all).map(|(n, enrolled)| member(n, enrolled)).collect());
+        let shares: Vec<_> = stats.members.iter().map(|m| (m.share, m.weight_share)).collect();
+        assert_eq!(shares, [(Some(0.25), Some(0.25)), (Some(0.75), Some(0.75)), (None, None)]);
+        assert_eq!(stats.skew, Some(0.0));
+        assert_eq!(stats.picks(), 400);
+        assert_eq!((stats.count("picks"), stats.count("nothing")), (Some(400), None));
+    }
+
+    #[test]
+    fn skew_is_of_the_active_members() {
+        let of = |all: &[(State, u16, u64)]| {
+            stats((0..).zip(all).map(|(n, enrolled)| member(n, Some(*enrolled))).collect()).skew
+        };
+        assert_eq!(of(&[(ACTIVE, 1, 75), (ACTIVE, 1, 25)]), Some(0.25));
+        let off = of(&[(ACTIVE, 1, 60), (ACTIVE, 1, 40)]).unwrap();
+        assert!((off - 0.1).abs() < 1e-9, "{off}");
+        assert_eq!(of(&[(ACTIVE, 1, 100), (ACTIVE, 3, 300)]), Some(0.0));
+        let draining = (State::Draining, 1, 900);
+        assert_eq!(of(&[(ACTIVE, 1, 50), (ACTIVE, 1, 50), draining]), Some(0.0));
+        assert_eq!(of(&[(ACTIVE, 1, 0)]), None);
+        assert_eq!(of(&[(ACTIVE, 0, 5)]), None);
+        assert_eq!(of(&[]), None);
+    }
+}

@@ -1,0 +1,139 @@
+//! Everything about groups: the kernel's view, joined with the pinned state and the counters.
+
+use std::collections::HashMap;
+
+use sk_reuseport::maps::MapError;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::observe::Observer;
+use crate::kernel::sockets::Occupant;
+use crate::model::group::{Group, GroupKey};
+use crate::model::id::{Cookie, Slot};
+use crate::model::policy::Policy;
+use crate::model::refusal::no_group;
+use crate::model::status::{Enrolment, GroupStatus, MemberStatus};
+use crate::pins::bpffs::Root;
+use crate::pins::group::GroupState;
+use crate::pins::host_layer::HostLayer;
+use crate::pins::steering::steering;
+use crate::wire::slot::SlotRecord;
+
+/// Everything about every group, except the members' owners. A group whose pinned state cannot be read
+/// is shown as one for which another owner's program decides.
+pub(crate) fn statuses(observer: &Observer) -> Result<Vec<GroupStatus>> {
+    let root = readable_root()?;
+    let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
+    let layer = layer(root.as_ref());
+    let owners = HashMap::new();
+    let status = |group: Group| {
+        join(group.clone(), root.as_ref(), layer.as_ref(), &owners).or_else(|error| {
+            // It must not hide all the others.
+            tracing::warn!("{}", error.report());
+            join(group, None, None, &owners)
+        })
+    };
+    observer.groups()?.into_iter().map(status).collect()
+}
+
+/// Everything about one group.
+pub(crate) fn status(observer: &Observer, key: &GroupKey) -> Result<GroupStatus> {
+    let root = readable_root()?;
+    let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
+    let layer = layer(root.as_ref());
+    let group = group(observer, key)?;
+    let owners = observer.owners(&group)?;
+    join(group, root.as_ref(), layer.as_ref(), &owners)
+}
+
+/// A group as the kernel has it.
+pub(crate) fn group(observer: &Observer, key: &GroupKey) -> Result<Group> {
+    observer.groups()?.into_iter().find(|group| group.key == *key).ok_or_else(|| no_group(key))
+}
+
+/// The state directory, if it exists and the caller may read it. A caller who may list sockets sees
+/// every group; policies and slots are for those who may read the directory too.
+fn readable_root() -> Result<Option<Root>> {
+    match Root::existing() {
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            tracing::warn!("policies, slots and picks are not shown: {}", error.report());
+            Ok(None)
+        }
+        result => result,
+    }
+}
+
+/// The host-wide layer. Without it, or if it cannot be read, open connections are unknown.
+fn layer(root: Option<&Root>) -> Option<HostLayer> {
+    let layer = HostLayer::existing(root?);
+    let layer = layer.inspect_err(|error| tracing::warn!("{}", error.report())).ok().flatten()?;
+    layer.recount();
+    Some(layer)
+}
+
+/// Everything about a group. Without a `root`, only what the kernel knows.
+fn join(
+    group: Group,
+    root: Option<&Root>,
+    layer: Option<&HostLayer>,
+    owners: &HashMap<Cookie, u32>,
+) -> Result<GroupStatus> {
+    let (steering, state) = steering(&group, root)?;
+    let by_cpu = steering.policy().is_some_and(Policy::places_on_cpus);
+    let mut enrolled = HashMap::new();
+    if let Some(state) = &state {
+        for (slot, cookie, record) in state.occupied() {
+            // A listener that stopped and listens again keeps its record. The kernel has emptied its
+            // slot: it gets nothing.
+            let occupant = state.sockets.occupant(slot).map_err(unreadable)?;
+            if matches!(occupant, Occupant::Unknown) || occupant == Occupant::Socket(cookie) {
+                let mut enrolment = enrolment(state, layer, slot, &record)?;
+                enrolment.cpu = record.cpu().filter(|_| by_cpu);
+                enrolled.insert(cookie, enrolment);
+            }
+        }
+    }
+    let mut members: Vec<MemberStatus> = group
+        .members
+        .iter()
+        .map(|member| MemberStatus {
+            member: member.clone(),
+            owner: owners.get(&member.cookie).copied(),
+            enrolment: enrolled.get(&member.cookie).cloned(),
+        })
+        .collect();
+    members.sort_by_key(|status| {
+        let slot = status.enrolment.as_ref().map(|enrolment| enrolment.slot);
+        (slot.is_none(), slot, status.member.cookie)
+    });
+    let counters = match state.as_ref().and_then(|state| state.policy_maps.as_ref()) {
+        Some(maps) => maps.counters().map_err(unreadable)?,
+        None => Vec::new(),
+    };
+    let reads_queues = match (&state, steering.selection()) {
+        (Some(state), Some(_)) => state.header().map_err(unreadable)?.reads_queues(),
+        _ => false,
+    };
+    Ok(GroupStatus { group, steering, members, reads_queues, counters })
+}
+
+fn enrolment(
+    state: &GroupState,
+    layer: Option<&HostLayer>,
+    slot: Slot,
+    record: &SlotRecord,
+) -> Result<Enrolment> {
+    let picks = state.policy_maps.as_ref().map(|maps| maps.picks_of(slot));
+    Ok(Enrolment {
+        slot,
+        state: record.state(),
+        weight: record.weight(),
+        generation: record.generation,
+        cpu: None,
+        picks: picks.transpose().map_err(unreadable)?,
+        open: layer.and_then(|layer| layer.open_connections(record.host_member)),
+    })
+}
+
+fn unreadable(error: MapError) -> Error {
+    Error::new(ErrorKind::System, "cannot read a group's counters").because(error)
+}

@@ -1,0 +1,159 @@
+//! Groups and their members as the kernel has them: plain data, no system call.
+//!
+//! [`observe`](crate::kernel::observe) fills these in; [`GroupSpec`](crate::model::spec::GroupSpec) chooses among
+//! them. What *this tool* knows of a group (policy, slots, picks) is [`status`](crate::model::status)'s.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::model::id::{Cookie, Netns};
+
+/// The transport protocol of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP: members are listeners, and what is dealt are connections.
+    Tcp,
+    /// UDP: members are bound sockets, and what is dealt are datagrams.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// A network device that sockets are bound to (`SO_BINDTODEVICE`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Device {
+    /// The interface's index in the group's network namespace.
+    pub index: u32,
+    /// Its name, where it could be found out.
+    pub name: Option<String>,
+}
+
+/// What makes sockets one group: the kernel balances among sockets that agree in all of this.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GroupKey {
+    /// The network namespace that the sockets are in.
+    pub netns: Netns,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The address and port that the sockets are bound to.
+    pub address: SocketAddr,
+    /// Whether IPv6 sockets refuse IPv4 traffic (`IPV6_V6ONLY`); false for IPv4 sockets.
+    pub v6only: bool,
+    /// The device that the sockets are bound to.
+    pub device: Option<Device>,
+    /// The user who owns the sockets, as the host's user id.
+    pub uid: u32,
+}
+
+/// Shown as the command takes it: `tcp:127.0.0.1:8080`, `udp:[::]:53`, `tcp:0.0.0.0%eth0:80`.
+impl fmt::Display for GroupKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.protocol)?;
+        match self.address.ip() {
+            IpAddr::V4(ip) => write!(f, "{ip}")?,
+            IpAddr::V6(ip) => write!(f, "[{ip}]")?,
+        }
+        match &self.device {
+            Some(Device { name: Some(name), .. }) => write!(f, "%{name}")?,
+            Some(Device { index, name: None }) => write!(f, "%{index}")?,
+            None => {}
+        }
+        write!(f, ":{}", self.address.port())
+    }
+}
+
+/// A process's descriptor for a member. nginx's master and every worker hold every listener.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holder {
+    /// The process, as seen from the caller's pid namespace.
+    pub pid: u32,
+    /// The descriptor in that process.
+    pub fd: u32,
+    /// The process's name (`comm`, at most 15 bytes).
+    pub comm: String,
+}
+
+/// What waits at a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Queue {
+    /// TCP: connections that wait to be accepted. UDP: bytes that wait to be read.
+    pub waiting: u32,
+    /// TCP: half-open requests (SYN received, handshake not finished). UDP: 0.
+    pub half_open: u32,
+    /// TCP: the accept queue's limit (`listen`'s backlog). UDP: the receive buffer, in bytes.
+    pub limit: u32,
+}
+
+/// One socket of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The socket.
+    pub cookie: Cookie,
+    /// Every descriptor of it on the host; empty if only other pid namespaces hold it.
+    pub holders: Vec<Holder>,
+    /// What waits there.
+    pub queue: Queue,
+    /// The address of its `struct sock` in the kernel. Never shown to users and never put into a
+    /// map that ordinary users may read.
+    pub(crate) sock_address: KernelAddress,
+    /// TCP or UDP, as its group.
+    pub(crate) protocol: Protocol,
+}
+
+/// An address in the kernel: for its maps, and for nobody's eyes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KernelAddress(pub(crate) u64);
+
+impl fmt::Debug for KernelAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KernelAddress(..)")
+    }
+}
+
+/// The program that decides for a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachedProgram {
+    /// Its id; `None` for a classic BPF program (`SO_ATTACH_REUSEPORT_CBPF`), which has none.
+    pub id: Option<u32>,
+    /// Its name, empty for a classic program.
+    pub name: String,
+}
+
+/// A group: the sockets among which the kernel balances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// What its members have in common.
+    pub key: GroupKey,
+    /// Its members, in the order of their cookies.
+    pub members: Vec<Member>,
+    /// The program that decides; `None` where the kernel's own hash does.
+    pub program: Option<AttachedProgram>,
+}
+
+impl Group {
+    /// The pids of all processes that hold a member, each once, in order.
+    pub fn pids(&self) -> Vec<u32> {
+        let mut pids: Vec<u32> =
+            self.members.iter().flat_map(|m| m.holders.iter().map(|h| h.pid)).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// The id of the program that decides; `None` where none does, or one without an id.
+    pub(crate) fn attached_id(&self) -> Option<u32> {
+        self.program.as_ref()?.id
+    }
+
+    /// The member with this cookie.
+    pub fn member(&self, cookie: Cookie) -> Option<&Member> {
+        self.members.iter().find(|m| m.cookie == cookie)
+    }
+}

@@ -1,0 +1,12 @@
+//! The model: groups, members, policies, tables. Values and computation, no I/O.
+
+pub mod group;
+pub mod id;
+mod name;
+pub mod policy;
+pub(crate) mod refusal;
+pub(crate) mod selection;
+pub mod spec;
+pub mod status;
+pub(crate) mod sticky;
+pub mod table;

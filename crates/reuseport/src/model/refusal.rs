@@ -1,0 +1,33 @@
+//! Errors about a group that several operations share.
+
+use super::group::{AttachedProgram, GroupKey};
+use crate::error::{Error, ErrorKind};
+
+/// The group does not exist.
+pub(crate) fn no_group(key: &GroupKey) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no group {key}"))
+        .with_hint("`reuseport ls` shows every group")
+}
+
+/// No program of this tool is attached.
+pub(crate) fn not_attached(key: &GroupKey) -> Error {
+    Error::new(ErrorKind::NotAttached, format!("nothing of this tool is attached to {key}"))
+}
+
+/// Another owner's program decides; `what` names the operation: "attach to".
+pub(crate) fn foreign_program(key: &GroupKey, program: &AttachedProgram, what: &str) -> Error {
+    let which = match program.id {
+        Some(id) => format!("program {} (id {id})", program.name),
+        None => "a classic BPF program".to_owned(),
+    };
+    Error::new(ErrorKind::Foreign, format!("will not {what} {key}"))
+        .because(format!("{which} of another owner decides there"))
+        .with_hint("`attach --force` replaces it, for good: it cannot be put back")
+}
+
+/// No member of the group is left.
+pub(crate) fn vanished(key: &GroupKey) -> Error {
+    Error::new(ErrorKind::Vanished, format!("cannot reach any member of {key}"))
+        .because("all of them were closed meanwhile")
+        .with_hint("`reuseport ls` shows what is there now")
+}

@@ -1,0 +1,113 @@
+//! Which program decides for a group, and how it selects.
+
+use std::path::PathBuf;
+
+use super::policy::Policy;
+use super::sticky::Stickiness;
+
+/// How this tool's program selects a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Selection {
+    /// What picks among the active members.
+    pub policy: Policy,
+    /// What overrides the policy for a flow that already has a member.
+    pub sticky: Stickiness,
+}
+
+/// The policy, without stickiness.
+impl From<Policy> for Selection {
+    fn from(policy: Policy) -> Self {
+        Self { policy, sticky: Stickiness::None }
+    }
+}
+
+/// A program that this tool attaches: its own, or the user's.
+///
+/// A request names the user's object (`Program<ObjectSpec>`); the pinned state only records that
+/// there is one (`Program`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Program<O = ()> {
+    /// This tool's program.
+    Selection(Selection),
+    /// The user's own eBPF program (`attach --object`).
+    Object(O),
+}
+
+impl<O> Program<O> {
+    /// The program without what names the user's object.
+    pub fn kind(&self) -> Program {
+        match self {
+            Self::Selection(selection) => Program::Selection(*selection),
+            Self::Object(_) => Program::Object(()),
+        }
+    }
+
+    /// The selection of this tool's program; `None` for the user's own.
+    pub fn selection(&self) -> Option<Selection> {
+        match self {
+            Self::Selection(selection) => Some(*selection),
+            Self::Object(_) => None,
+        }
+    }
+}
+
+impl<O> From<Selection> for Program<O> {
+    fn from(selection: Selection) -> Self {
+        Self::Selection(selection)
+    }
+}
+
+impl<O> From<Policy> for Program<O> {
+    fn from(policy: Policy) -> Self {
+        Self::Selection(policy.into())
+    }
+}
+
+impl From<ObjectSpec> for Program<ObjectSpec> {
+    fn from(object: ObjectSpec) -> Self {
+        Self::Object(object)
+    }
+}
+
+/// A user's own eBPF program: which program of which file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ObjectSpec {
+    /// The BPF object: an ELF file, as clang or aya's linker write it.
+    pub path: PathBuf,
+    /// The program's function. `None`: the only program of the object that selects sockets.
+    pub program: Option<String>,
+    /// The map that takes the group's sockets, by index from 0 on. `None`: the only socket array of
+    /// the object, or its only socket map if it has no array.
+    pub map: Option<String>,
+}
+
+/// Which program decides for a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Steering {
+    /// None: the kernel's own hash decides.
+    KernelHash,
+    /// One that this tool attached.
+    Ours(Program),
+    /// One that another owner attached.
+    Foreign,
+}
+
+impl Steering {
+    /// How this tool's program selects; `None` if another one decides.
+    pub fn selection(&self) -> Option<Selection> {
+        match self {
+            Self::Ours(program) => program.selection(),
+            Self::KernelHash | Self::Foreign => None,
+        }
+    }
+
+    /// The policy of this tool's program; `None` if another one decides.
+    pub fn policy(&self) -> Option<Policy> {
+        self.selection().map(|selection| selection.policy)
+    }
+
+    /// Whether this tool attached the program.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Ours(_))
+    }
+}

@@ -1,0 +1,96 @@
+//! The one group that a name means, or an error that helps to write a better name.
+
+use std::collections::BTreeSet;
+
+use super::{GroupSpec, Host};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::group::{Group, GroupKey};
+
+/// How many groups on the same port an error names when none matches.
+const NEAR_MISSES: usize = 3;
+/// How many groups an error names when several match.
+const CANDIDATES: usize = 5;
+
+impl GroupSpec {
+    /// The one of the `groups` that it names.
+    ///
+    /// If it names several, one in the network namespace with the cookie `prefer_netns` is
+    /// preferred (the caller's own, say), and then one that is bound to no device, if the address
+    /// was given and no device.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if it names none, [`ErrorKind::Ambiguous`] if it names several and
+    /// nothing prefers exactly one of them. Both say which groups there are.
+    pub fn choose<'a>(&self, groups: &'a [Group], prefer_netns: Option<u64>) -> Result<&'a Group> {
+        let all: Vec<&Group> = groups.iter().filter(|group| self.matches(&group.key)).collect();
+        let near: Vec<&Group> = all
+            .iter()
+            .copied()
+            .filter(|group| Some(group.key.netns.cookie) == prefer_netns)
+            .collect();
+        let candidates = if near.is_empty() { &all } else { &near };
+        let literal: Vec<&Group> =
+            candidates.iter().copied().filter(|group| self.is_literally(&group.key)).collect();
+        match (&candidates[..], &literal[..]) {
+            ([], _) => Err(self.not_found(groups)),
+            ([only], _) | (_, [only]) => Ok(only),
+            _ => Err(self.ambiguous(all, prefer_netns)),
+        }
+    }
+
+    /// Whether the group, which matches, has nothing that was not written. Otherwise a group that is
+    /// bound to no device could not be told from its neighbour that is.
+    fn is_literally(&self, key: &GroupKey) -> bool {
+        matches!(self.host, Host::Ip(_)) && self.device.is_none() && key.device.is_none()
+    }
+
+    fn not_found(&self, groups: &[Group]) -> Error {
+        let on_port: BTreeSet<String> = groups
+            .iter()
+            .filter(|group| group.key.address.port() == self.port)
+            .map(|group| group.key.to_string())
+            .collect();
+        let mut text = format!("no group matches `{self}`");
+        if !on_port.is_empty() {
+            let there = enumerate(on_port.into_iter().collect(), NEAR_MISSES);
+            text += &format!(", but on port {} there is {there}", self.port);
+        }
+        Error::new(ErrorKind::NotFound, text).with_hint("`reuseport ls` shows every group")
+    }
+
+    fn ambiguous(&self, mut candidates: Vec<&Group>, prefer_netns: Option<u64>) -> Error {
+        candidates.sort_by_key(|group| Some(group.key.netns.cookie) != prefer_netns);
+        let addresses: BTreeSet<String> = candidates.iter().map(|g| g.key.to_string()).collect();
+        let namespaces: BTreeSet<u64> = candidates.iter().map(|g| g.key.netns.cookie).collect();
+        let remedy = match (addresses.len(), namespaces.len()) {
+            (_, 1) => "write the full address",
+            (1, _) => "choose a network namespace with `--netns`",
+            _ => "write the full address, or choose a network namespace with `--netns`",
+        };
+        let count = candidates.len();
+        let named = enumerate(candidates.iter().map(|g| with_netns(&g.key)).collect(), CANDIDATES);
+        let text = format!("`{self}` matches {count} groups: {named}");
+        Error::new(ErrorKind::Ambiguous, text).with_hint(remedy)
+    }
+}
+
+/// A group's name with the network namespace's inode number, which is what `lsns` shows.
+fn with_netns(key: &GroupKey) -> String {
+    let v6only = if key.v6only { ", IPv6 only" } else { "" };
+    format!("{key} (netns {}{v6only})", key.netns.inode)
+}
+
+/// "a, b and c"; beyond `most`, "a, b and 7 more".
+fn enumerate(mut items: Vec<String>, most: usize) -> String {
+    let more = items.len().saturating_sub(most);
+    items.truncate(most);
+    if more > 0 {
+        items.push(format!("{more} more"));
+    }
+    match items.pop() {
+        Some(last) if items.is_empty() => last,
+        Some(last) => format!("{} and {last}", items.join(", ")),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,450 @@
+//! One group's pinned state: opened, built in staging, put into place, removed.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use sk_reuseport::maps::{Array, Map, MapData, MapError, MappedArray};
+use sk_reuseport::pin::PinError;
+use sk_reuseport::programs::{ProgramInfo, SkReuseport};
+
+use super::bpffs::{self, Root};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::caps;
+use crate::kernel::maps::PolicyMaps;
+use crate::kernel::sockets::{Occupant, Sockets};
+use crate::model::group::{Group, GroupKey};
+use crate::model::id::{Cookie, Slot};
+use crate::model::selection::Program;
+use crate::wire::header::{Header, MAGIC, SCHEMA};
+use crate::wire::slot::SlotRecord;
+
+/// The name of the program's pin, and of one that is about to take its place.
+const PROGRAM: &str = "select";
+const NEXT_PROGRAM: &str = "select_next";
+
+/// A group's pinned state.
+#[derive(Debug)]
+pub(crate) struct GroupState {
+    directory: PathBuf,
+    header: Array<MapData, Header>,
+    slots: Array<MapData, SlotRecord>,
+    /// `slots`, in memory.
+    records: MappedArray<SlotRecord>,
+    pub(crate) sockets: Sockets,
+    /// None for a user's own program.
+    pub(crate) policy_maps: Option<PolicyMaps>,
+}
+
+impl GroupState {
+    /// Makes the maps of a group's state, pinned nowhere yet.
+    pub(crate) fn create(
+        header: &Header,
+        sockets: Sockets,
+        policy_maps: Option<PolicyMaps>,
+    ) -> Result<Self, MapError> {
+        let capacity = sockets.capacity();
+        let slots: Array<_, SlotRecord> =
+            Array::create_named("slots", capacity, Array::<MapData, SlotRecord>::MMAPABLE)?;
+        let mut state = Self {
+            directory: PathBuf::new(),
+            header: Array::create_named("header", 1, 0)?,
+            records: slots.mapped()?,
+            slots,
+            sockets,
+            policy_maps,
+        };
+        state.set_header(header)?;
+        Ok(state)
+    }
+
+    /// The state of a group; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Schema`] for one of another version.
+    pub(crate) fn existing(root: &Root, key: &GroupKey) -> Result<Option<Self>> {
+        let directory = root.groups().join(directory_name(key));
+        if bpffs::names(&directory)?.is_empty() {
+            return Ok(None);
+        }
+        Self::open(directory).map(Some)
+    }
+
+    /// Opens what is pinned in a directory.
+    pub(crate) fn open(directory: PathBuf) -> Result<Self> {
+        let tried = format!("cannot open the state in {}", directory.display());
+        let failed = |error: MapError| unreadable(&tried, error);
+        let open = |name: &str| MapData::from_pin(directory.join(name));
+        let header_map = open("header").map_err(failed)?;
+        check_schema(&header_map, &tried)?;
+        let parts = || -> Result<_, MapError> {
+            let header: Array<_, Header> = Map::from_map_data(header_map)?.try_into()?;
+            let slots: Array<_, SlotRecord> = Map::from_map_data(open("slots")?)?.try_into()?;
+            let sockets = Sockets::from_map(Map::from_map_data(open("sockets")?)?)?;
+            let policy_maps = match header.get(&0, 0)?.program() {
+                Some(Program::Selection(_)) => {
+                    Some(PolicyMaps::from_pins(&directory, sockets.capacity())?)
+                }
+                _ => None,
+            };
+            Ok(Self {
+                directory: directory.clone(),
+                header,
+                records: slots.mapped()?,
+                slots,
+                sockets,
+                policy_maps,
+            })
+        };
+        let state = parts().map_err(failed)?;
+        let named = state.header().map_err(failed)?.key().map(|key| directory_name(&key));
+        if named.as_deref().map(OsStr::new) != directory.file_name() {
+            return Err(another_schema(&tried, "its header names another group"));
+        }
+        if state.program_kind()?.is_none() {
+            return Err(another_schema(&tried, "its policy is of a newer version"));
+        }
+        Ok(state)
+    }
+
+    /// Pins everything with its program in staging. Before any socket is in it: a socket that is in
+    /// an array without a name could be put into no other one until the kernel has taken that
+    /// array apart, some time after whoever made it was killed.
+    pub(crate) fn stage(&mut self, root: &Root, program: &mut SkReuseport) -> Result<()> {
+        let staging = root.staging();
+        bpffs::make_directory(&staging)?;
+        self.directory.clone_from(&staging);
+        let failed = |error: PinError| {
+            Error::new(ErrorKind::System, "cannot pin the state of the group").because(error)
+        };
+        let pin = |map: &MapData, name: &str| map.pin(staging.join(name)).map_err(failed);
+        pin(self.header.map_data(), "header")?;
+        pin(self.slots.map_data(), "slots")?;
+        pin(self.sockets.data(), "sockets")?;
+        if let Some(maps) = &self.policy_maps {
+            maps.pin(&staging).map_err(failed)?;
+        }
+        program.pin(staging.join(PROGRAM)).map_err(failed)
+    }
+
+    /// Moves what is staged into its place: from here on others see it, whole.
+    pub(crate) fn place(&mut self, root: &Root, key: &GroupKey) -> Result<()> {
+        bpffs::make_directory(&root.groups())?;
+        let place = root.groups().join(directory_name(key));
+        fs::rename(&self.directory, &place).map_err(|error| {
+            Error::new(ErrorKind::System, format!("cannot pin the state of {key}")).because(error)
+        })?;
+        self.directory = place;
+        Ok(())
+    }
+
+    /// Puts another program's pin in place of the one that is there. In between, [`NEXT_PROGRAM`]
+    /// names the one that may or may not be attached already.
+    pub(crate) fn pin_next(&self, program: &mut SkReuseport) -> Result<()> {
+        let next = self.directory.join(NEXT_PROGRAM);
+        program.pin(&next).map_err(|error| {
+            Error::new(ErrorKind::System, "cannot pin the new program").because(error)
+        })
+    }
+
+    /// The next program is attached: its pin takes the place of the other one's. Not there is fine:
+    /// that has been done, and what follows it has not.
+    pub(crate) fn adopt_next(&self) -> Result<()> {
+        let (next, current) = (self.directory.join(NEXT_PROGRAM), self.directory.join(PROGRAM));
+        match fs::rename(next, current) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::new(ErrorKind::System, "cannot pin the new program").because(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The next program, if there is one, was not attached.
+    pub(crate) fn forget_next(&self) {
+        // Not there is fine; left behind, the next change removes it.
+        let _ = fs::remove_file(self.directory.join(NEXT_PROGRAM));
+    }
+
+    /// The pinned program.
+    pub(crate) fn program(&self) -> Result<SkReuseport> {
+        let attach_type = sk_reuseport::programs::SkReuseportAttachType::SelectOrMigrate;
+        SkReuseport::from_pin(self.directory.join(PROGRAM), attach_type).map_err(|error| {
+            Error::new(ErrorKind::System, "cannot open the pinned program").because(error)
+        })
+    }
+
+    /// Whether the program with this id is ours: the one that decides, or one that was about to.
+    pub(crate) fn is_ours(&self, id: u32) -> Result<bool> {
+        for name in [PROGRAM, NEXT_PROGRAM] {
+            match ProgramInfo::from_pin(self.directory.join(name)) {
+                Ok(info) if info.id() == id => return Ok(true),
+                Ok(_) => {}
+                // Not there, or no program.
+                Err(error) if matches!(caps::os_error(&error), Some(Errno::NOENT) | None) => {}
+                Err(error) => {
+                    return Err(Error::new(ErrorKind::System, "cannot open the pinned program")
+                        .because(error));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes everything from its place: the members' sockets are free for other maps at once, and
+    /// the rest goes when its last user goes, which this is one of. The program must be detached
+    /// before.
+    pub(crate) fn unpin(&mut self, root: &Root) -> Result<()> {
+        for slot in self.all_slots() {
+            self.sockets.clear(slot);
+        }
+        if let Some(maps) = &self.policy_maps {
+            maps.reports.clear_all();
+        }
+        match std::mem::take(&mut self.directory) {
+            directory if directory.as_os_str().is_empty() => Ok(()),
+            directory => root.discard(&directory),
+        }
+    }
+
+    /// Says, until the returned file is dropped, that the group is watched: its state is kept while
+    /// the server restarts.
+    pub(crate) fn watch(&self) -> Result<fs::File> {
+        bpffs::watch(&self.directory)
+    }
+
+    pub(crate) fn header(&self) -> Result<Header, MapError> {
+        self.header.get(&0, 0)
+    }
+
+    pub(crate) fn set_header(&mut self, header: &Header) -> Result<(), MapError> {
+        self.header.set(0, header, 0)
+    }
+
+    /// The program that decides; `None` for one of a newer version.
+    pub(crate) fn program_kind(&self) -> Result<Option<Program>> {
+        let header = self.header().map_err(|error| {
+            Error::new(ErrorKind::System, "cannot read a group's state").because(error)
+        })?;
+        Ok(header.program())
+    }
+
+    pub(crate) fn capacity(&self) -> u32 {
+        self.sockets.capacity()
+    }
+
+    /// All slots, free or not.
+    pub(crate) fn all_slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        self.sockets.slots()
+    }
+
+    /// A slot's record. Free beyond the end, where nobody is.
+    pub(crate) fn record(&self, slot: Slot) -> SlotRecord {
+        self.records.get(slot.index()).unwrap_or(SlotRecord::free(0))
+    }
+
+    pub(crate) fn set_record(&self, slot: Slot, record: SlotRecord) {
+        // Slots come from `all_slots`, which ends where the records end.
+        let _ = self.records.set(slot.index(), record);
+    }
+
+    /// Whether no socket is left in any slot. False where nobody can tell.
+    fn is_deserted(&self) -> bool {
+        self.all_slots().all(|slot| matches!(self.sockets.occupant(slot), Ok(Occupant::None)))
+    }
+
+    /// The slots that have a member, with who it is.
+    pub(crate) fn occupied(&self) -> impl Iterator<Item = (Slot, Cookie, SlotRecord)> + '_ {
+        self.all_slots().filter_map(|slot| {
+            let record = self.record(slot);
+            Some((slot, record.cookie()?, record))
+        })
+    }
+}
+
+/// The host-wide layer's members that groups say are theirs.
+///
+/// # Errors
+///
+/// If there is a state that cannot be read, because it is of another version, say.
+pub(crate) fn host_members(root: &Root) -> Result<HashSet<u32>> {
+    let mut members = HashSet::new();
+    for name in names(root)? {
+        let state = GroupState::open(root.groups().join(name))?;
+        members.extend(state.occupied().map(|(_, _, record)| record.host_member));
+    }
+    Ok(members)
+}
+
+/// The group that has this member, which is bound to `port`, with the member's slot.
+///
+/// # Errors
+///
+/// If it is not found, and a group at that port has a state that cannot be read; other people may have
+/// groups at the same port, which are none of ours to read.
+pub(crate) fn with_member(
+    root: &Root,
+    cookie: Cookie,
+    port: u16,
+) -> Result<Option<(GroupState, Slot, SlotRecord)>> {
+    let at_port = format!("-{port}-net");
+    let mut unreadable = None;
+    for name in names(root)?.iter().filter(|name| name.contains(&at_port)) {
+        let state = match GroupState::open(root.groups().join(name)) {
+            Ok(state) => state,
+            Err(error) => {
+                unreadable = unreadable.or(Some(error));
+                continue;
+            }
+        };
+        let found = state.occupied().find(|(_, occupant, _)| *occupant == cookie);
+        if let Some((slot, _, record)) = found {
+            return Ok(Some((state, slot, record)));
+        }
+    }
+    unreadable.map_or(Ok(None), Err)
+}
+
+/// The directories of all groups.
+pub(crate) fn names(root: &Root) -> Result<Vec<String>> {
+    bpffs::names(&root.groups())
+}
+
+/// Removes the state of groups that no longer exist, unless somebody waits for them to come back.
+///
+/// That a group is not among `groups` proves nothing: the caller may not see its processes, or its
+/// sockets may be on their way from one to another. What proves it is that the kernel has emptied
+/// every slot.
+pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
+    let alive: HashSet<String> = groups.iter().map(|group| directory_name(&group.key)).collect();
+    for name in names(root)? {
+        let directory = root.groups().join(&name);
+        if alive.contains(&name) || bpffs::is_watched(&directory) {
+            continue;
+        }
+        match GroupState::open(directory.clone()) {
+            Ok(mut state) if state.is_deserted() => state.unpin(root)?,
+            Ok(_) => {}
+            // Of another version: not ours to judge.
+            Err(error) if error.kind() == ErrorKind::Schema && is_whole(&directory) => {}
+            Err(error) if error.kind() == ErrorKind::Schema => root.discard(&directory)?,
+            // It could not be read this time.
+            Err(error) => tracing::debug!("{}", error.report()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a state that cannot be opened is another version's, and not what is left of one.
+fn is_whole(directory: &Path) -> bool {
+    MapData::from_pin(directory.join("header"))
+        .is_ok_and(|header| check_schema(&header, "").is_err())
+}
+
+/// Removes what an interrupted command left in staging.
+pub(crate) fn clear_staging(root: &Root) -> Result<()> {
+    let staging = root.staging();
+    if !staging.exists() {
+        return Ok(());
+    }
+    // Its sockets could not be enrolled elsewhere while they are in this array.
+    if let Ok(mut sockets) = open_sockets(&staging) {
+        sockets.slots().for_each(|slot| sockets.clear(slot));
+    }
+    bpffs::remove_directory(&staging)
+}
+
+fn open_sockets(directory: &Path) -> Result<Sockets, MapError> {
+    Sockets::from_map(Map::from_map_data(MapData::from_pin(directory.join("sockets"))?)?)
+}
+
+/// Refuses a header that this version would misread.
+fn check_schema(header: &MapData, tried: &str) -> Result<()> {
+    let info =
+        header.info().map_err(|error| Error::new(ErrorKind::System, tried).because(error))?;
+    if info.value_size() as usize != size_of::<Header>() {
+        return Err(another_schema(tried, "its header has another length"));
+    }
+    let header: Array<&MapData, Header> =
+        Array::over(header).map_err(|error| Error::new(ErrorKind::System, tried).because(error))?;
+    let header =
+        header.get(&0, 0).map_err(|error| Error::new(ErrorKind::System, tried).because(error))?;
+    if header.magic != MAGIC {
+        return Err(another_schema(tried, "it was not written by this program"));
+    }
+    if header.schema != SCHEMA {
+        let said =
+            format!("it has schema {}, and this version knows schema {SCHEMA}", header.schema);
+        return Err(another_schema(tried, said));
+    }
+    Ok(())
+}
+
+/// Why state could not be read: the kernel would not let us, or it is not what we pin.
+fn unreadable(tried: &str, error: MapError) -> Error {
+    let other = match &error {
+        MapError::NotAMap { .. }
+        | MapError::InvalidMapType { .. }
+        | MapError::InvalidKeySize { .. }
+        | MapError::InvalidValueSize { .. } => true,
+        error => caps::os_error(error) == Some(Errno::NOENT),
+    };
+    if other { another_schema(tried, error) } else { caps::failed(tried, error, caps::LOADING) }
+}
+
+fn another_schema(tried: &str, said: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::Schema, tried)
+        .because(said)
+        .with_hint("detach the group with the version that attached it, or remove that directory")
+}
+
+/// A group's directory: everything that makes it that group, without dots, which bpffs refuses.
+fn directory_name(key: &GroupKey) -> String {
+    let address = match key.address.ip() {
+        IpAddr::V4(ip) => format!("{:08x}", ip.to_bits()),
+        IpAddr::V6(ip) => format!("{:032x}", ip.to_bits()),
+    };
+    let v6only = if key.v6only { "-v6only" } else { "" };
+    let device = key.device.as_ref().map_or(0, |device| device.index);
+    let (protocol, port) = (key.protocol, key.address.port());
+    format!(
+        "{protocol}-{address}-{port}-net{}-dev{device}-uid{}{v6only}",
+        key.netns.cookie, key.uid
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::group::{Device, Protocol};
+    use crate::model::id::Netns;
+
+    #[test]
+    fn groups_that_differ_in_anything_have_directories_of_their_own_and_no_dots() {
+        let key = GroupKey {
+            netns: Netns { cookie: 1, inode: 2 },
+            protocol: Protocol::Tcp,
+            address: "127.0.0.1:80".parse().unwrap(),
+            v6only: false,
+            device: None,
+            uid: 0,
+        };
+        let keys = [
+            key.clone(),
+            GroupKey { netns: Netns { cookie: 3, inode: 2 }, ..key.clone() },
+            GroupKey { protocol: Protocol::Udp, ..key.clone() },
+            GroupKey { address: "127.0.0.1:81".parse().unwrap(), ..key.clone() },
+            GroupKey { address: "[::1]:80".parse().unwrap(), ..key.clone() },
+            GroupKey { v6only: true, ..key.clone() },
+            GroupKey { device: Some(Device { index: 1, name: None }), ..key.clone() },
+            GroupKey { uid: 33, ..key },
+        ];
+        let names: HashSet<String> = keys.iter().map(directory_name).collect();
+        assert_eq!(names.len(), keys.len());
+        assert!(names.iter().all(|name| !name.contains('.') && name.len() < 128));
+    }
+}

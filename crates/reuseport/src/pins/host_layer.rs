@@ -1,0 +1,235 @@
+//! The host-wide layer: marks on sockets, and how many connections each member has open.
+//!
+//! It is there while any group is steered, and goes with the last one. Counting needs CAP_PERFMON;
+//! without it everything else works, and the numbers of open connections are unknown.
+
+use std::collections::HashSet;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use sk_reuseport::maps::{Array, MapData, MappedArray, SkStorage};
+use sk_reuseport::programs::{BtfTracePoint, FdLink, ProgramError};
+use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
+
+use super::bpffs::{self, Root};
+use super::recount::Recount;
+use crate::error::{Error, ErrorKind, Report, Result};
+use crate::kernel::caps;
+use crate::wire::host::{HOST_MEMBERS, HostMember, Mark, NO_HOST_MEMBER};
+
+const OBJECT: &[u8] = include_bytes!("../../bpf/host.bpf.o");
+
+const TRACEPOINT: &str = "inet_sock_set_state";
+
+/// The programs that count, and the pins of their attachments. One would do, but for what it misses
+/// while it is running already (`bpf/host.bpf.c`).
+const COUNTING: [&str; 2] = ["count_open", "count_nested"];
+
+/// The host-wide layer, opened.
+#[derive(Debug)]
+pub(crate) struct HostLayer {
+    path: PathBuf,
+    marks: SkStorage<MapData, Mark>,
+    members_map: Array<MapData, HostMember>,
+    /// `members_map`, in memory.
+    members: MappedArray<HostMember>,
+    recount: Option<Recount>,
+}
+
+impl HostLayer {
+    /// The layer if there is one. One that an interrupted command began to make is none.
+    pub(crate) fn existing(root: &Root) -> Result<Option<Self>> {
+        let path = root.host();
+        let pinned = bpffs::names(&path)?;
+        let whole = ["marks", "members"].iter().all(|map| pinned.iter().any(|name| name == map));
+        if whole { Self::open(path).map(Some) } else { Ok(None) }
+    }
+
+    /// The layer, made if it is not there. The caller has the lock.
+    pub(crate) fn create(root: &Root) -> Result<Self> {
+        let path = root.host();
+        if counts(&path) {
+            return Self::open(path);
+        }
+        bpffs::make_directory(&path)?;
+        // Maps that are pinned already, by a command that was interrupted or that may not trace,
+        // are used again.
+        let mut ebpf = EbpfLoader::new()
+            .map_pin_path("marks", path.join("marks"))
+            .map_pin_path("members", path.join("members"))
+            .load(OBJECT)
+            .map_err(|error| {
+                caps::failed("cannot create the host-wide maps", error, caps::LOADING)
+            })?;
+        if let Err(error) = count(&mut ebpf, &path) {
+            tracing::warn!("open connections will not be counted: {}", Report::new(error.as_ref()));
+        }
+        Self::open(path)
+    }
+
+    fn open(path: PathBuf) -> Result<Self> {
+        let open = || -> Result<_, sk_reuseport::maps::MapError> {
+            let marks = MapData::from_pin(path.join("marks"))?;
+            let members: Array<_, HostMember> = map(MapData::from_pin(path.join("members"))?)?;
+            let mapped = members.mapped()?;
+            Ok((map(marks)?, members, mapped))
+        };
+        let (marks, members_map, members) = open().map_err(|error| {
+            Error::new(ErrorKind::System, "cannot open the host-wide maps")
+                .because(error)
+                .with_hint(
+                    "if another version made them, detach every group with that version first",
+                )
+        })?;
+        let recount = Recount::open(&path).unwrap_or_else(|error| {
+            tracing::debug!("open connections cannot be recounted: {}", Report::new(&error));
+            None
+        });
+        Ok(Self { path, marks, members_map, members, recount })
+    }
+
+    /// The members with their open connections, for programs that read these.
+    pub(crate) fn members_map(&self) -> &Array<MapData, HostMember> {
+        &self.members_map
+    }
+
+    /// Whether open connections are counted.
+    pub(crate) fn counts(&self) -> bool {
+        counts(&self.path)
+    }
+
+    /// Gives a new member its index and epoch; `None` if all are taken.
+    ///
+    /// The index is one that was nobody's before, or else the one that was given least often: the program
+    /// may be between its look at an epoch and its change of a count when an index is taken back, and would
+    /// count for whoever got it right then.
+    pub(crate) fn allocate(&self) -> Option<(u32, u32)> {
+        let mut least: Option<(u32, u32)> = None;
+        for index in 0..self.members.len() {
+            let Some(HostMember { epoch, used: 0, .. }) = self.members.get(index) else { continue };
+            if least.is_none_or(|(_, lowest)| epoch < lowest) {
+                least = Some((index, epoch));
+            }
+            if epoch == 0 {
+                break;
+            }
+        }
+        let (index, epoch) = least?;
+        let epoch = epoch.wrapping_add(1).max(1);
+        self.members
+            .set(index, HostMember { epoch, used: 1, opened: 0, closed: 0 })
+            .then_some((index, epoch))
+    }
+
+    /// Takes a member's index back. Its connections, which may live on, count for nobody then.
+    pub(crate) fn release(&self, index: u32) {
+        if let Some(member) = self.members.get(index) {
+            let epoch = member.epoch.wrapping_add(1);
+            let _ = self.members.set(index, HostMember { epoch, used: 0, opened: 0, closed: 0 });
+        }
+    }
+
+    /// Takes back what belongs to nobody: commands that were interrupted leave such.
+    pub(crate) fn release_all_but(&self, used: &HashSet<u32>) {
+        for index in 0..self.members.len().min(HOST_MEMBERS) {
+            if !used.contains(&index)
+                && self.members.get(index).is_some_and(|member| member.used != 0)
+            {
+                self.release(index);
+            }
+        }
+    }
+
+    /// Connections that the member has open; `None` if they are not counted.
+    pub(crate) fn open_connections(&self, index: u32) -> Option<u64> {
+        if index == NO_HOST_MEMBER || !self.counts() {
+            return None;
+        }
+        Some(self.members.get(index)?.open())
+    }
+
+    /// Finds connections that have ended unseen, and subtracts them.
+    pub(crate) fn recount(&self) {
+        let Some(recount) = &self.recount else { return };
+        if let Err(error) = recount.run(&self.members) {
+            tracing::debug!("open connections cannot be recounted: {}", Report::new(&error));
+        }
+    }
+
+    /// Marks a member's socket: what it accepts from now on inherits the mark.
+    pub(crate) fn mark(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        member: u32,
+        epoch: u32,
+    ) -> Result<(), sk_reuseport::maps::MapError> {
+        self.marks.insert(&socket.as_raw_fd(), Mark::new(member, epoch), 0)
+    }
+
+    /// Removes a socket's mark, if it has one.
+    pub(crate) fn unmark(&mut self, socket: BorrowedFd<'_>) {
+        // Without a mark there is nothing to remove, and nothing else can go wrong that matters:
+        // a mark without a member counts for nobody.
+        let _ = self.marks.remove(&socket.as_raw_fd());
+    }
+
+    /// A member's epoch as it is now.
+    pub(crate) fn epoch(&self, index: u32) -> u32 {
+        self.members.get(index).map_or(0, |member| member.epoch)
+    }
+
+    /// Whether it knows no member.
+    pub(crate) fn is_unused(&self) -> bool {
+        (0..self.members.len())
+            .all(|index| self.members.get(index).is_none_or(|member| member.used == 0))
+    }
+
+    /// Removes the layer, or what there is of it: nothing then runs at connections any more.
+    pub(crate) fn remove(root: &Root) -> Result<()> {
+        root.discard(&root.host())
+    }
+}
+
+fn map<M: TryFrom<sk_reuseport::maps::Map, Error = sk_reuseport::maps::MapError>>(
+    data: MapData,
+) -> Result<M, sk_reuseport::maps::MapError> {
+    sk_reuseport::maps::Map::from_map_data(data)?.try_into()
+}
+
+fn counts(path: &Path) -> bool {
+    COUNTING.iter().all(|program| path.join(program).exists())
+}
+
+/// Has open connections counted, once as they come and go, and once more by who looks.
+fn count(ebpf: &mut Ebpf, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let btf = KernelBtf::from_sys_fs()?;
+    // First, because the others' pins say that nothing is missing.
+    if let Err(error) = Recount::create(path, &btf) {
+        tracing::warn!(
+            "open connections that end unseen will stay counted: {}",
+            Report::new(error.as_ref())
+        );
+    }
+    attach_counting(ebpf, path, &btf)
+}
+
+/// Loads and attaches the programs that count, and pins their attachments.
+fn attach_counting(
+    ebpf: &mut Ebpf,
+    path: &Path,
+    btf: &KernelBtf,
+) -> Result<(), Box<dyn std::error::Error>> {
+    for name in COUNTING {
+        let pin = path.join(name);
+        if pin.exists() {
+            continue; // an interrupted command's
+        }
+        let program: &mut BtfTracePoint =
+            ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
+        program.load(TRACEPOINT, btf)?;
+        let id = program.attach()?;
+        let link: FdLink = program.take_link(id)?.into();
+        link.pin(pin)?;
+    }
+    Ok(())
+}

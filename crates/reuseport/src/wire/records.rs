@@ -1,0 +1,328 @@
+//! The records that the kernel programs of `bpf/observe.bpf.c` write: bytes in, records out, no I/O.
+//!
+//! Layout (host byte order; each record begins with its kind and its size in bytes):
+//!
+//! | kind | size | what | fields after the header |
+//! |---|---|---|---|
+//! | 1 | 24 | who reads, once | netns_cookie u64, netns_inode u32, pad u32 |
+//! | 2 | 128 | a descriptor of a member | see [`RawMember`] |
+//! | 3 | 24 | an epoll instance watches a member | cookie u64, epoll u64 |
+//! | 4 | 24 | a process has an epoll instance | epoll u64, pid u32, fd u32 |
+//!
+//! Both sides assert the sizes when they are compiled. What does not fit is a [`RecordError`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use super::config;
+use crate::model::group::{AttachedProgram, Holder, Protocol, Queue};
+use crate::model::id::{Cookie, Netns};
+
+#[derive(FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Header {
+    kind: u32,
+    size: u32,
+}
+
+#[derive(FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct RawReader {
+    header: Header,
+    netns_cookie: u64,
+    netns_inode: u32,
+    pad: u32,
+}
+
+#[derive(FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct RawMember {
+    header: Header,
+    cookie: u64,
+    sock_address: u64,
+    netns_cookie: u64,
+    netns_inode: u32,
+    reuseport_id: u32,
+    uid: u32,
+    device: u32,
+    pid: u32,
+    fd: u32,
+    waiting: u32,
+    half_open: u32,
+    limit: u32,
+    program_id: u32,
+    family: u16,
+    port: u16,
+    protocol: u8,
+    v6only: u8,
+    has_program: u8,
+    pad: u8,
+    address: [u8; 16],
+    comm: [u8; 16],
+    program_name: [u8; 16],
+}
+
+#[derive(FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct RawWatch {
+    header: Header,
+    cookie: u64,
+    epoll: u64,
+}
+
+#[derive(FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct RawEpoll {
+    header: Header,
+    epoll: u64,
+    pid: u32,
+    fd: u32,
+}
+
+/// `AF_INET` and `AF_INET6` (`include/linux/socket.h`), the same on every architecture.
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// One descriptor of one member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemberRecord {
+    pub(crate) cookie: Cookie,
+    pub(crate) sock_address: u64,
+    pub(crate) netns: Netns,
+    /// Names the group as long as it exists; given again afterwards.
+    pub(crate) reuseport_id: u32,
+    pub(crate) uid: u32,
+    pub(crate) device: Option<u32>,
+    pub(crate) protocol: Protocol,
+    pub(crate) address: SocketAddr,
+    pub(crate) v6only: bool,
+    pub(crate) queue: Queue,
+    pub(crate) program: Option<AttachedProgram>,
+    /// `None` if the reader's pid namespace does not show the process.
+    pub(crate) holder: Option<Holder>,
+}
+
+/// What the kernel programs tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// The namespace of the reading thread.
+    Reader(Netns),
+    /// A descriptor of a member.
+    Member(MemberRecord),
+    /// The epoll instance at this address watches this member; `None`: too many do.
+    Watch { cookie: Cookie, epoll: Option<u64> },
+    /// This process has the epoll instance at this address; `None`: it is not visible.
+    Epoll { epoll: u64, pid: Option<u32> },
+}
+
+/// The bytes are not what the kernel programs of this version write.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RecordError {
+    #[error("a record at byte {at} is cut off: {left} bytes are left")]
+    Truncated { at: usize, left: usize },
+    #[error("a record at byte {at} has the unknown kind {kind}")]
+    UnknownKind { at: usize, kind: u32 },
+    #[error("a record at byte {at} of kind {kind} claims {size} bytes")]
+    WrongSize { at: usize, kind: u32, size: u32 },
+    #[error("a record at byte {at} has an impossible {field}: {value}")]
+    Impossible { at: usize, field: &'static str, value: u64 },
+}
+
+/// All records in `bytes`, which must end with the end of a record.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Record>, RecordError> {
+    let mut records = Vec::with_capacity(bytes.len() / size_of::<RawMember>());
+    let mut at = 0;
+    while at < bytes.len() {
+        let (record, size) = parse_one(bytes, at)?;
+        records.push(record);
+        at += size;
+    }
+    Ok(records)
+}
+
+/// The record that begins at byte `at`, and how many bytes it takes.
+fn parse_one(bytes: &[u8], at: usize) -> Result<(Record, usize), RecordError> {
+    let rest = &bytes[at..];
+    let header: Header = read(rest, at)?;
+    let expected = match header.kind {
+        1 => size_of::<RawReader>(),
+        2 => size_of::<RawMember>(),
+        3 => size_of::<RawWatch>(),
+        4 => size_of::<RawEpoll>(),
+        kind => return Err(RecordError::UnknownKind { at, kind }),
+    };
+    if header.size as usize != expected {
+        return Err(RecordError::WrongSize { at, kind: header.kind, size: header.size });
+    }
+    let record = match header.kind {
+        1 => reader(read(rest, at)?),
+        2 => Record::Member(member(&read(rest, at)?, at)?),
+        3 => watch(&read(rest, at)?, at)?,
+        _ => epoll(&read(rest, at)?),
+    };
+    Ok((record, expected))
+}
+
+fn read<T: FromBytes>(rest: &[u8], at: usize) -> Result<T, RecordError> {
+    T::read_from_prefix(rest)
+        .map(|(value, _)| value)
+        .map_err(|_| RecordError::Truncated { at, left: rest.len() })
+}
+
+fn reader(raw: RawReader) -> Record {
+    Record::Reader(Netns { cookie: raw.netns_cookie, inode: raw.netns_inode })
+}
+
+fn watch(raw: &RawWatch, at: usize) -> Result<Record, RecordError> {
+    Ok(Record::Watch {
+        cookie: cookie(raw.cookie, at)?,
+        epoll: (raw.epoll != 0).then_some(raw.epoll),
+    })
+}
+
+fn epoll(raw: &RawEpoll) -> Record {
+    Record::Epoll { epoll: raw.epoll, pid: (raw.pid != 0).then_some(raw.pid) }
+}
+
+fn member(raw: &RawMember, at: usize) -> Result<MemberRecord, RecordError> {
+    let impossible = |field, value| RecordError::Impossible { at, field, value };
+    let [a, b, c, d, ..] = raw.address;
+    let ip = match raw.family {
+        AF_INET => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        AF_INET6 => IpAddr::V6(Ipv6Addr::from(raw.address)),
+        other => return Err(impossible("address family", other.into())),
+    };
+    let protocol = config::protocol(raw.protocol)
+        .ok_or_else(|| impossible("protocol", raw.protocol.into()))?;
+    Ok(MemberRecord {
+        cookie: cookie(raw.cookie, at)?,
+        sock_address: raw.sock_address,
+        netns: Netns { cookie: raw.netns_cookie, inode: raw.netns_inode },
+        reuseport_id: raw.reuseport_id,
+        uid: raw.uid,
+        device: (raw.device != 0).then_some(raw.device),
+        protocol,
+        address: SocketAddr::new(ip, raw.port),
+        v6only: raw.v6only != 0,
+        queue: Queue { waiting: raw.waiting, half_open: raw.half_open, limit: raw.limit },
+        program: (raw.has_program != 0).then(|| AttachedProgram {
+            id: (raw.program_id != 0).then_some(raw.program_id),
+            name: text(&raw.program_name),
+        }),
+        holder: (raw.pid != 0).then(|| Holder { pid: raw.pid, fd: raw.fd, comm: text(&raw.comm) }),
+    })
+}
+
+fn cookie(value: u64, at: usize) -> Result<Cookie, RecordError> {
+    Cookie::new(value).ok_or(RecordError::Impossible { at, field: "cookie", value })
+}
+
+/// Text up to the first NUL; processes may name themselves by any bytes.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A member record as the kernel writes it: every field in its place, by hand.
+    fn member_bytes() -> Vec<u8> {
+        let mut b = Vec::new();
+        for word in [2u32, 128] {
+            b.extend(word.to_ne_bytes());
+        }
+        for word in [77u64, 0xffff_8880_1234_5678, 5] {
+            b.extend(word.to_ne_bytes());
+        }
+        for word in [4026531840u32, 9, 1000, 0, 4242, 7, 20, 3, 128, 31] {
+            b.extend(word.to_ne_bytes());
+        }
+        for half in [AF_INET, 8080] {
+            b.extend(half.to_ne_bytes());
+        }
+        b.extend([config::protocol_number(Protocol::Tcp), 0, 1, 0]);
+        b.extend([127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        b.extend(*b"nginx\0\0\0\0\0\0\0\0\0\0\0");
+        b.extend(*b"select_main_prog");
+        b
+    }
+
+    #[test]
+    fn a_member_is_read_field_by_field() {
+        let records = parse(&member_bytes()).unwrap();
+        let expected = MemberRecord {
+            cookie: Cookie::new(77).unwrap(),
+            sock_address: 0xffff_8880_1234_5678,
+            netns: Netns { cookie: 5, inode: 4026531840 },
+            reuseport_id: 9,
+            uid: 1000,
+            device: None,
+            protocol: Protocol::Tcp,
+            address: "127.0.0.1:8080".parse().unwrap(),
+            v6only: false,
+            queue: Queue { waiting: 20, half_open: 3, limit: 128 },
+            program: Some(AttachedProgram { id: Some(31), name: "select_main_prog".into() }),
+            holder: Some(Holder { pid: 4242, fd: 7, comm: "nginx".into() }),
+        };
+        assert_eq!(records, [Record::Member(expected)]);
+    }
+
+    #[test]
+    fn a_process_out_of_sight_is_no_holder_and_a_classic_program_has_no_id() {
+        let mut bytes = member_bytes();
+        bytes[48..52].fill(0); // pid
+        bytes[68..72].fill(0); // program_id
+        let [Record::Member(member)] = &parse(&bytes).unwrap()[..] else { panic!("no member") };
+        assert_eq!(member.holder, None);
+        assert_eq!(member.program.as_ref().unwrap().id, None);
+    }
+
+    #[test]
+    fn whatever_is_not_ours_is_named() {
+        let whole = member_bytes();
+        let at = |at: usize, byte: u8| {
+            let mut bytes = whole.clone();
+            bytes[at] = byte;
+            parse(&bytes).unwrap_err()
+        };
+        assert_eq!(at(0, 99), RecordError::UnknownKind { at: 0, kind: 99 });
+        assert_eq!(at(4, 127), RecordError::WrongSize { at: 0, kind: 2, size: 127 });
+        assert_eq!(at(8, 0), RecordError::Impossible { at: 0, field: "cookie", value: 0 });
+        assert_eq!(at(72, 1), RecordError::Impossible { at: 0, field: "address family", value: 1 });
+        assert_eq!(at(76, 132), RecordError::Impossible { at: 0, field: "protocol", value: 132 });
+    }
+
+    #[test]
+    fn a_record_cut_off_anywhere_is_truncated() {
+        let mut bytes = member_bytes();
+        bytes.extend(member_bytes());
+        for cut in 129..256 {
+            assert_eq!(
+                parse(&bytes[..cut]),
+                Err(RecordError::Truncated { at: 128, left: cut - 128 })
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn garbage_behind_a_true_header_never_panics(
+            kind in 0u32..6,
+            size in prop::sample::select(vec![0u32, 8, 24, 128, u32::MAX]),
+            rest in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let mut bytes = [kind.to_ne_bytes(), size.to_ne_bytes()].concat();
+            bytes.extend(rest);
+            let _ = parse(&bytes);
+        }
+    }
+}
