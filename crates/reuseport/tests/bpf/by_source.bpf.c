@@ -21,7 +21,7 @@ struct {
 	__type(value, __u64);
 } sockets SEC(".maps");
 
-// What each index got, and, last, how often there was nobody to choose.
+// Picks by index; the last entry counts the runs that found no member.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MEMBERS + 1);

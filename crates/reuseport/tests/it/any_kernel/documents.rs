@@ -25,11 +25,11 @@ fn the_page_on_rights_has_the_table_of_steps() {
 /// Rows of README's table, and the steps of which each tells.
 const README_ROWS: &[(&str, &[&str])] = &[
     ("`ls`, `show`: finding groups", &["list the groups of the host (`ls`, `show`)"]),
-    ("`ls`, `show`: policies, slots, picks", &["open what is pinned for somebody else"]),
+    ("`ls`, `show`: policies, slots, picks", &["open what another user pinned"]),
     (
-        "`attach`, `detach`, `policy`, `weight`, `drain`, `--watch`: one's own servers",
+        "`attach`, `detach`, `policy`, `weight`, `drain`, `--watch`: your own servers",
         &[
-            "attach a policy to one's own servers, change it, detach it",
+            "attach a policy to your own servers, change it, detach it",
             "the same where another user owns /sys/fs/bpf/reuseport",
         ],
     ),
@@ -41,7 +41,7 @@ const README_ROWS: &[(&str, &[&str])] = &[
         "sockets that are in another program's socket map",
         &["make a socket map and put sockets into it"],
     ),
-    ("mounting `/sys/fs/bpf`, where nobody did", &["the same where no bpffs is mounted yet"]),
+    ("mounting `/sys/fs/bpf`, where nothing is mounted", &["the same where no bpffs is mounted yet"]),
     ("`demo`", &[]),
 ];
 

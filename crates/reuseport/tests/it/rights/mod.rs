@@ -69,7 +69,7 @@ pub(crate) const STEPS: &[Step] = &[
         prepare: load_select,
     },
     Step {
-        what: "attach a loaded program to one's own sockets, detach it",
+        what: "attach a loaded program to your own sockets, detach it",
         needs: &[],
         given: &[],
         besides: "a descriptor of the program",
@@ -77,7 +77,7 @@ pub(crate) const STEPS: &[Step] = &[
         prepare: attach_own,
     },
     Step {
-        what: "put one's own sockets into a socket array",
+        what: "put your own sockets into a socket array",
         needs: &[],
         given: &[],
         besides: "a descriptor of the array",
@@ -93,7 +93,7 @@ pub(crate) const STEPS: &[Step] = &[
         prepare: open_pinned,
     },
     Step {
-        what: "open what is pinned for somebody else",
+        what: "open what another user pinned",
         needs: &[DAC_OVERRIDE],
         given: &[],
         besides: "",
@@ -141,7 +141,7 @@ pub(crate) const STEPS: &[Step] = &[
         prepare: borrow_from_root,
     },
     Step {
-        what: "attach a policy to one's own servers, change it, detach it",
+        what: "attach a policy to your own servers, change it, detach it",
         needs: &[BPF, PERFMON],
         given: &[],
         besides: "owning /sys/fs/bpf/reuseport",
