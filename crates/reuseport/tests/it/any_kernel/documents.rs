@@ -41,7 +41,10 @@ const README_ROWS: &[(&str, &[&str])] = &[
         "sockets that are in another program's socket map",
         &["make a socket map and put sockets into it"],
     ),
-    ("mounting `/sys/fs/bpf`, where nothing is mounted", &["the same where no bpffs is mounted yet"]),
+    (
+        "mounting `/sys/fs/bpf`, where nothing is mounted",
+        &["the same where no bpffs is mounted yet"],
+    ),
     ("`demo`", &[]),
 ];
 
