@@ -249,8 +249,9 @@ fn server_of(user: u32) -> (Server, Group) {
     let address = socket.local_addr().unwrap();
     // It must be a program that the user may read, or else nobody may trace it.
     let mut sleep = Command::new("sleep");
-    let sleep = sleep.arg("infinity").stdin(OwnedFd::from(socket)).uid(user).gid(user);
-    let server = spawn(sleep).unwrap();
+    sleep.arg("infinity").stdin(OwnedFd::from(socket)).uid(user).gid(user);
+    let server = spawn(&mut sleep).unwrap();
+    drop(sleep); // and with it this process's copy of the socket
     let pid = server.id();
     let server = Server(server);
     // The children of other tests have all that we have until they exec.
