@@ -6,6 +6,7 @@
 //! Most of it needs root.
 
 pub mod bpffs;
+pub mod btf;
 pub mod client;
 pub mod feature;
 pub mod load;
