@@ -56,7 +56,7 @@ enum Bench {
     #[command(hide = true)]
     Hold(ls::hold::Args),
     /// A worker of a server: a part of `latency`
-    #[command(name = latency::WORKER_COMMAND, hide = true)]
+    #[command(name = latency::worker::COMMAND, hide = true)]
     LatencyWorker(latency::worker::Args),
     /// The most memory that a command has: a part of `memory`
     #[command(hide = true)]

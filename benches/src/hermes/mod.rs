@@ -1,68 +1,63 @@
-//! Hermes, made anew from what is published of it, to compare with: Pan et al., "Hermes: Enhancing
+//! Hermes, written from what is published of it, to compare with: Pan et al., "Hermes: Enhancing
 //! Layer-7 Cloud Load Balancers with Userspace-Directed I/O Event Notification", SIGCOMM 2025. Its
 //! own code is not public.
 //!
-//! Each worker says in shared memory when it came round its loop, how many connections it has and how
-//! many events wait for it. At the end of each round it looks at what all of them say, finds out who
-//! may get connections ([`schedule()`]) and publishes that as 64 bits. The kernel's program picks
-//! among the set bits by the flow's hash (`bpf/hermes.bpf.c`).
+//! Each worker reports in shared memory when it came round its loop, how many connections it has and
+//! how many events wait for it. At the end of each round it reads all reports, computes which workers
+//! may get connections ([`schedule()`]) and publishes them as 64 bits. The kernel's program picks among
+//! the set bits by the flow's hash (`bpf/hermes.bpf.c`).
 //!
 //! From the paper: the three values, the filters and their order, θ as half the average, the schedule
-//! at the end of the loop, the program, and its way out with fewer than two candidates, which is the
-//! kernel's hash. Guessed:
+//! at the end of the loop, the program, and the kernel's hash with fewer than two candidates. Guessed:
 //!
-//! - After which time a worker counts as hung is not published. See [`HUNG_AFTER`]; a shorter one would
-//!   notice a worker that blocks sooner, and take healthy ones for hung more often.
-//! - There `epoll_wait` returns after 5 ms at the latest, so that a worker with nothing to do has
-//!   never been away for long. Here a worker says that it waits. Its wait can still be that short
-//!   ([`WAIT`]), so that the bits are up to date when nothing comes.
+//! - After which time a worker counts as hung ([`HUNG_AFTER`]); a shorter one would notice a worker
+//!   that blocks sooner, and take healthy ones for hung more often.
+//! - There `epoll_wait` returns after 5 ms at the latest, so that an idle worker has never been away
+//!   for long. Here a worker reports that it waits, and its wait is that short as well ([`WAIT`]), so
+//!   that the bits are up to date when nothing comes.
 //! - Workers without connections or events all have exactly the average, and "less than" it would
-//!   leave nobody. They all stay.
-//! - There the bits are written by a system call, which is the largest part of what Hermes costs.
-//!   Here it is a store into memory.
+//!   leave none. They all stay.
+//! - There a system call writes the bits, which is the largest part of what Hermes costs. Here it is a
+//!   store into memory.
 //!
-//! Not here: resetting connections of hung workers, more than 64 workers.
+//! Left out: resetting connections of hung workers, more than 64 workers.
 
 mod schedule;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::time::{ClockId, clock_gettime};
 use sk_reuseport::EbpfLoader;
 use sk_reuseport::maps::{Array, MapData, MappedArray, PerCpuArray, ReusePortSockArray};
 use sk_reuseport::programs::{Program, SkReuseport};
 
-pub(crate) use schedule::MOST_WORKERS;
-use schedule::{Status, schedule};
+use schedule::{MOST_WORKERS, Status, schedule};
 
 static OBJECT: &[u8] = include_bytes!("../../bpf/hermes.bpf.o");
 
 /// How long a worker may wait for events, as in the paper.
 pub(crate) const WAIT: Duration = Duration::from_millis(5);
 
-/// A worker that has not come round its loop for so long is hung. Ten times as long as one waits:
-/// shorter than the stalls that it shall find, longer than a busy round.
-pub(crate) const HUNG_AFTER: Duration = Duration::from_millis(50);
+/// A worker that has not come round its loop for this long is hung. Ten times as long as one waits:
+/// shorter than the stalls that it is to find, longer than a busy round.
+const HUNG_AFTER: Duration = Duration::from_millis(50);
 
-/// What a worker says, one word each. On a cache line of its own.
+/// A worker's report, one word each. On a cache line of its own.
 type Row = [u64; 8];
 const ENTERED: usize = 0;
 const OPEN: usize = 1;
 const PENDING: usize = 2;
-/// In the place of a time: it waits for events.
+/// In the place of a time: the worker waits for events.
 const WAITING: u64 = 0;
 
 /// `enum count` in bpf/hermes.bpf.c.
-enum Count {
-    Picks = 0,
-    Fallbacks = 1,
-}
+const COUNT_PICKS: u32 = 0;
+const COUNT_FALLBACKS: u32 = 1;
 
-/// What workers share, and the program. It stays attached when this is dropped.
+/// The maps that workers share, and the program. It stays attached when this is dropped.
 pub(crate) struct Hermes {
     status: Array<MapData, Row>,
     bitmap: Array<MapData, u64>,
@@ -75,7 +70,9 @@ impl Hermes {
     ///
     /// Until a worker comes to the end of its loop, the kernel's hash decides.
     pub(crate) fn load<S: AsFd>(listeners: &[S]) -> Result<Self> {
-        let workers = workers(listeners.len())?;
+        let workers = listeners.len();
+        ensure!((1..=MOST_WORKERS).contains(&workers), "Hermes is for 1 to {MOST_WORKERS} workers");
+        let workers = workers as u32;
         let mut sockets = ReusePortSockArray::create("sockets", workers)?;
         for (index, listener) in (0..).zip(listeners) {
             sockets.set(index, &listener.as_fd(), 0)?;
@@ -86,11 +83,8 @@ impl Hermes {
         };
         program.load()?;
         let status = Array::create_named("status", workers, Array::<MapData, Row>::MMAPABLE)?;
-        let bitmap: Array<_, u64> = ebpf.take_map("bitmap").context("no bitmap")?.try_into()?;
+        let bitmap = ebpf.take_map("bitmap").context("no bitmap")?.try_into()?;
         let counts = ebpf.take_map("counts").context("no counters")?.try_into()?;
-        for map in [status.map_data(), bitmap.map_data()] {
-            fcntl_setfd(map.fd(), FdFlags::empty()).context("cannot hand a map on to workers")?;
-        }
         Ok(Self { status, bitmap, counts, program })
     }
 
@@ -101,36 +95,22 @@ impl Hermes {
 
     /// How often the program picked one of the candidates.
     pub(crate) fn picks(&self) -> Result<u64> {
-        self.count(Count::Picks)
+        Ok(self.counts.get(&COUNT_PICKS, 0)?.iter().sum())
     }
 
     /// How often it left the choice to the kernel.
     pub(crate) fn fallbacks(&self) -> Result<u64> {
-        self.count(Count::Fallbacks)
+        Ok(self.counts.get(&COUNT_FALLBACKS, 0)?.iter().sum())
     }
 
-    fn count(&self, count: Count) -> Result<u64> {
-        Ok(self.counts.get(&(count as u32), 0)?.iter().sum())
+    /// The maps of reports and of bits, for [`HermesWorker::new`].
+    pub(crate) fn map_ids(&self) -> Result<[u32; 2]> {
+        Ok([self.status.map_data().info()?.id(), self.bitmap.map_data().info()?.id()])
     }
-
-    /// What workers say, for [`HermesWorker::from_inherited`]: it stays open across `exec`.
-    pub(crate) fn status_fd(&self) -> BorrowedFd<'_> {
-        self.status.map_data().fd().as_fd()
-    }
-
-    /// Who may be picked: as [`status_fd`](Self::status_fd).
-    pub(crate) fn bitmap_fd(&self) -> BorrowedFd<'_> {
-        self.bitmap.map_data().fd().as_fd()
-    }
-}
-
-fn workers(count: usize) -> Result<u32> {
-    ensure!((1..=MOST_WORKERS).contains(&count), "Hermes is for 1 to {MOST_WORKERS} workers");
-    Ok(count as u32)
 }
 
 /// One worker's part. Its loop calls, in this order: [`loop_entered`](Self::loop_entered),
-/// [`events`](Self::events) as often as an event is handled, [`loop_ended`](Self::loop_ended).
+/// [`pending`](Self::pending) for each event, [`loop_ended`](Self::loop_ended).
 pub(crate) struct HermesWorker {
     status: MappedArray<Row>,
     bitmap: MappedArray<u64>,
@@ -139,63 +119,54 @@ pub(crate) struct HermesWorker {
 }
 
 impl HermesWorker {
-    /// The worker with this index, of so many, in the process that has the descriptors now.
-    pub(crate) fn from_inherited(
-        status: OwnedFd,
-        bitmap: OwnedFd,
-        index: usize,
-        workers: usize,
-    ) -> Result<Self> {
-        let count = self::workers(workers)?;
-        ensure!(index < workers, "there is no worker {index} among {workers}");
-        let status: Array<_, Row> = Array::over(MapData::from_fd(status)?)?;
-        ensure!(status.len() == count, "the table is one of {} workers", status.len());
-        let bitmap: Array<_, u64> = Array::over(MapData::from_fd(bitmap)?)?;
-        let (status, bitmap) = (status.mapped()?, bitmap.mapped()?);
-        Ok(Self { status, bitmap, index: index as u32, open: 0 })
+    /// The worker with this index. `maps` are [`Hermes::map_ids`].
+    pub(crate) fn new(maps: [u32; 2], index: u32) -> Result<Self> {
+        let status: Array<_, Row> = Array::over(MapData::from_id(maps[0])?)?;
+        let bitmap: Array<_, u64> = Array::over(MapData::from_id(maps[1])?)?;
+        ensure!(index < status.len(), "there is no worker {index} among {}", status.len());
+        Ok(Self { status: status.mapped()?, bitmap: bitmap.mapped()?, index, open: 0 })
     }
 
     /// `epoll_wait` has returned.
     pub(crate) fn loop_entered(&mut self) {
-        self.say(ENTERED, now().as_nanos() as u64);
+        self.report(ENTERED, now().as_nanos() as u64);
     }
 
-    /// So many events are still to be handled, the one at hand included.
-    pub(crate) fn events(&mut self, pending: usize) {
-        self.say(PENDING, pending as u64);
+    /// How many events are still to be handled, the one at hand included.
+    pub(crate) fn pending(&mut self, events: usize) {
+        self.report(PENDING, events as u64);
     }
 
     /// A connection was accepted.
     pub(crate) fn opened(&mut self) {
         self.open += 1;
-        self.say(OPEN, self.open);
+        self.report(OPEN, self.open);
     }
 
     /// A connection was closed.
     pub(crate) fn closed(&mut self) {
         self.open = self.open.saturating_sub(1);
-        self.say(OPEN, self.open);
+        self.report(OPEN, self.open);
     }
 
-    /// All events are handled, `epoll_wait` comes next: finds out who may get connections and
-    /// publishes it.
+    /// All events are handled, `epoll_wait` comes next: publishes who may get connections.
     pub(crate) fn loop_ended(&mut self) -> Result<()> {
-        self.say(PENDING, 0);
+        self.report(PENDING, 0);
         let now = now();
-        let workers: Vec<Status> = (0..self.status.len()).map(|i| self.said(i, now)).collect();
+        let workers: Vec<Status> = (0..self.status.len()).map(|i| self.read(i, now)).collect();
         let bitmap = self.bitmap.atomic_u64(0, 0).context("there is no bitmap")?;
         bitmap.store(schedule(&workers, HUNG_AFTER), Ordering::Relaxed);
-        self.say(ENTERED, WAITING);
+        self.report(ENTERED, WAITING);
         Ok(())
     }
 
-    fn say(&self, what: usize, value: u64) {
+    fn report(&self, what: usize, value: u64) {
         if let Some(word) = self.word(self.index, what) {
             word.store(value, Ordering::Relaxed);
         }
     }
 
-    fn said(&self, worker: u32, now: Duration) -> Status {
+    fn read(&self, worker: u32, now: Duration) -> Status {
         let word = |what| self.word(worker, what).map_or(0, |word| word.load(Ordering::Relaxed));
         let entered = word(ENTERED);
         let busy = || now.saturating_sub(Duration::from_nanos(entered));
@@ -215,8 +186,7 @@ fn now() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream};
 
     use sk_reuseport::net::{Bind, loopback};
     use test_support::{netns, wait};
@@ -237,24 +207,21 @@ mod tests {
             let listeners = listeners.unwrap();
             let hermes = Hermes::load(&listeners).unwrap();
             hermes.attach(&listeners[0]).unwrap();
-            let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
-            let worker = |index| {
-                let (status, bitmap) = (own(hermes.status_fd()), own(hermes.bitmap_fd()));
-                HermesWorker::from_inherited(status, bitmap, index, members).unwrap()
-            };
-            let workers = (0..members).map(worker).collect();
+            let maps = hermes.map_ids().unwrap();
+            let worker = |index| HermesWorker::new(maps, index).unwrap();
+            let workers = (0..members as u32).map(worker).collect();
             Self { listeners, hermes, workers }
         }
 
         /// How many of [`CONNECTIONS`] each worker got.
         fn deal(&self) -> Vec<u64> {
-            let address: SocketAddr = self.listeners[0].local_addr().unwrap();
+            let address = self.listeners[0].local_addr().unwrap();
             let clients: Vec<TcpStream> =
                 (0..CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
             let mut got = vec![0; self.listeners.len()];
             wait::until("all connections are accepted", wait::BOUND, || {
                 for (listener, got) in self.listeners.iter().zip(&mut got) {
-                    *got += accept_all(listener);
+                    *got += std::iter::from_fn(|| listener.accept().ok()).count() as u64;
                 }
                 got.iter().sum::<u64>() == CONNECTIONS
             });
@@ -268,17 +235,6 @@ mod tests {
 
         fn counts(&self) -> (u64, u64) {
             (self.hermes.picks().unwrap(), self.hermes.fallbacks().unwrap())
-        }
-    }
-
-    fn accept_all(listener: &TcpListener) -> u64 {
-        let mut accepted = 0;
-        loop {
-            match listener.accept() {
-                Ok(_) => accepted += 1,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return accepted,
-                Err(error) => panic!("cannot accept: {error}"),
-            }
         }
     }
 
@@ -320,7 +276,7 @@ mod tests {
         netns::isolated(|| {
             let mut group = Group::new(3);
             group.workers[0].loop_entered();
-            group.workers[0].events(1);
+            group.workers[0].pending(1);
             wait::until("the first worker is hung", wait::BOUND, || {
                 group.workers[1].loop_ended().unwrap();
                 group.workers[1].bitmap.get(0) == Some(0b110)

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 /// The most workers: a bit for each.
-pub(crate) const MOST_WORKERS: usize = u64::BITS as usize;
+pub(super) const MOST_WORKERS: usize = u64::BITS as usize;
 
-/// What a worker last said of itself.
+/// A worker's last report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Status {
-    /// Since when it has been in this round of its loop; `None` while it waits for events.
+    /// How long it has been in this round of its loop; `None` while it waits for events.
     pub(super) busy: Option<Duration>,
-    /// Connections it has open.
+    /// Open connections.
     pub(super) open: u64,
-    /// Events it has been told of and not handled yet.
+    /// Events that it has not handled yet.
     pub(super) pending: u64,
 }
 
@@ -28,8 +28,7 @@ pub(super) fn schedule(workers: &[Status], hung_after: Duration) -> u64 {
 
 /// Those that have less than the average and θ, which is half the average.
 ///
-/// If nobody has anything, everybody stays: nobody has less than nothing, and leaving it to the
-/// kernel's hash then would feed those that are hung.
+/// All stay if none has anything: none has less than that, and the kernel's hash would feed hung ones.
 fn not_above_average(bits: u64, workers: &[Status], count: impl Fn(&Status) -> u64) -> u64 {
     let candidates = || workers.iter().zip(0u32..).filter(|(_, bit)| bits >> bit & 1 == 1);
     let sum: u64 = candidates().map(|(worker, _)| count(worker)).sum();
@@ -75,13 +74,13 @@ mod tests {
 
     #[test]
     fn events_are_compared_among_those_that_are_left() {
-        // With the first one, who has too many connections, the average of events would be 13.
+        // With the first one, which has too many connections, the average of events would be 13.
         let workers = [worker(30, 30), worker(3, 2), worker(3, 4), worker(3, 0)];
         assert_eq!(schedule(&workers, HUNG_AFTER), 0b1010);
     }
 
     #[test]
-    fn who_is_hung_does_not_raise_the_average() {
+    fn hung_workers_do_not_raise_the_average() {
         let hung = Status { busy: Some(HUNG_AFTER), ..worker(100, 100) };
         assert_eq!(schedule(&[hung, worker(2, 0), worker(1, 0), worker(0, 0)], HUNG_AFTER), 0b1100);
     }

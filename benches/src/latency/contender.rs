@@ -1,21 +1,21 @@
-//! Who deals connections to workers, and proof that it did.
+//! The ways to deal connections to workers, and proof that they did.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use reuseport::policy::LeastLoaded;
 use reuseport::{Attach, Balancer, Host, Policy};
+use rustix::net::sockopt::set_socket_incoming_cpu;
+use sk_reuseport::net::Bind;
 
-use super::scenario::Scenario;
-use super::workers::{Listeners, Listening};
 use crate::hermes::Hermes;
 
 /// A way to deal connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Contender {
-    /// The kernel's own hash of addresses and ports: no program
+    /// The kernel's hash of addresses and ports: no program
     Hash,
-    /// The kernel's own, with SO_INCOMING_CPU at each listener: the CPU that received the SYN
+    /// The kernel's choice with SO_INCOMING_CPU at each listener: the CPU that received the SYN
     IncomingCpu,
     /// Our policy of that name
     RoundRobin,
@@ -27,46 +27,24 @@ pub(super) enum Contender {
     LeastLoaded,
     /// No group: one listener that all workers watch (EPOLLEXCLUSIVE)
     Shared,
-    /// As published (SIGCOMM 2025): workers tell how they do, a program picks among those that do well
+    /// As published (SIGCOMM 2025): workers report their state, a program picks among the best
     Hermes,
 }
 
 impl Contender {
-    pub(super) const ALL: [Self; 8] = [
-        Self::Hash,
-        Self::IncomingCpu,
-        Self::RoundRobin,
-        Self::Random,
-        Self::Source,
-        Self::LeastLoaded,
-        Self::Shared,
-        Self::Hermes,
-    ];
-
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Hash => "kernel hash",
             Self::IncomingCpu => "SO_INCOMING_CPU",
-            Self::RoundRobin => "round-robin",
-            Self::Random => "random",
-            Self::Source => "source",
-            Self::LeastLoaded => "least-loaded",
             Self::Shared => "shared socket",
             Self::Hermes => "Hermes",
-        }
-    }
-
-    pub(super) fn listening(self) -> Listening {
-        match self {
-            Self::IncomingCpu => Listening::OwnByCpu,
-            Self::Shared => Listening::Shared,
-            _ => Listening::Own,
+            _ => self.policy().map_or("", Policy::name),
         }
     }
 
     /// Whether each worker has a queue of its own.
     pub(super) fn has_queues(self) -> bool {
-        self.listening() != Listening::Shared
+        self != Self::Shared
     }
 
     fn policy(self) -> Option<Policy> {
@@ -79,50 +57,72 @@ impl Contender {
         }
     }
 
-    /// Whether it can be had in this scenario: Hermes is nothing for servers as they are.
-    pub(super) fn suits(self, scenario: Scenario) -> bool {
-        !(self == Self::Hermes && scenario == Scenario::Nginx)
-    }
-
-    /// Attached to these listeners, before they are given to workers, if it is Hermes.
-    pub(super) fn hermes(self, listeners: &Listeners) -> Result<Option<Hermes>> {
-        if self != Self::Hermes {
-            return Ok(None);
+    /// Listeners for this number of workers, or the one that they share.
+    pub(super) fn listen(self, workers: u8) -> Result<Vec<TcpListener>> {
+        let count = if self.has_queues() { workers.into() } else { 1 };
+        let bind = Bind::new((Ipv4Addr::LOCALHOST, 0).into()).nonblocking(true);
+        let listeners = bind.listeners(count)?;
+        if self == Self::IncomingCpu {
+            prefer_cpus(&listeners)?;
         }
-        let hermes = Hermes::load(&listeners.sockets)?;
-        hermes.attach(&listeners.sockets[0])?;
-        Ok(Some(hermes))
+        Ok(listeners)
     }
 
-    /// Lets it deal the connections to this address.
-    pub(super) fn attach(self, host: &Host, address: SocketAddr) -> Result<Attached<'_>> {
-        let Some(policy) = self.policy() else { return Ok(Attached::Kernel) };
+    /// Lets it deal the connections to this address. `listeners` are the workers', for Hermes.
+    pub(super) fn attach<'a>(
+        self,
+        host: &'a Host,
+        address: SocketAddr,
+        listeners: &[TcpListener],
+    ) -> Result<Dealer<'a>> {
+        if self == Self::Hermes {
+            let hermes = Hermes::load(listeners)?;
+            hermes.attach(&listeners[0])?;
+            return Ok(Dealer::Hermes(Box::new(hermes)));
+        }
+        let Some(policy) = self.policy() else { return Ok(Dealer::Kernel) };
         let key = host.find(&format!("tcp:{address}").parse()?)?.key;
         let attach = Attach { program: Some(policy.into()), ..Attach::default() };
         let (balancer, attached) = Balancer::attach(host, &key, &attach)?;
         ensure!(attached.degraded.is_none(), "{policy} cannot read queues here");
-        Ok(Attached::Ours { host, balancer })
+        Ok(Dealer::Policy { host, balancer })
     }
 }
 
-/// Who deals now.
-pub(super) enum Attached<'a> {
-    /// No program of anybody's.
+/// Gives each listener a CPU whose connections it prefers.
+pub(super) fn prefer_cpus<S: std::os::fd::AsFd>(listeners: &[S]) -> Result<()> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    for (index, listener) in listeners.iter().enumerate() {
+        set_socket_incoming_cpu(listener, (index % cpus) as u32)?;
+    }
+    Ok(())
+}
+
+/// What deals now.
+pub(super) enum Dealer<'a> {
     Kernel,
-    Ours {
+    Policy {
         host: &'a Host,
         balancer: Balancer,
     },
-    /// It goes with its listeners.
+    /// Its program goes with its listeners.
     Hermes(Box<Hermes>),
 }
 
-impl Attached<'_> {
-    /// Refuses a measurement in which it did not deal each of so many connections.
+impl Dealer<'_> {
+    /// The ids of the maps in which workers report, if it takes reports.
+    pub(super) fn report_maps(&self) -> Result<Vec<u32>> {
+        match self {
+            Self::Hermes(hermes) => Ok(hermes.map_ids()?.to_vec()),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Refuses a measurement in which it did not deal every single connection.
     pub(super) fn check(&self, connections: u64) -> Result<()> {
         let (picks, others) = match self {
             Self::Kernel => return Ok(()),
-            Self::Ours { host, balancer } => {
+            Self::Policy { host, balancer } => {
                 let status = host.status(balancer.key())?;
                 let count = |reason| {
                     let counter = status.counters.iter().find(|counter| counter.reason == reason);
@@ -133,9 +133,9 @@ impl Attached<'_> {
             Self::Hermes(hermes) => (hermes.picks()?, hermes.fallbacks()?),
         };
         // Hermes does not tell SYNs from stray segments: resets for connections that are gone already.
-        let exact = !matches!(self, Self::Hermes(_));
+        let more_is_fine = matches!(self, Self::Hermes(_));
         ensure!(
-            picks + others == connections || !exact && picks + others > connections,
+            picks + others == connections || more_is_fine && picks + others > connections,
             "the program picked {picks} times, and {others} times another one, \
              for {connections} connections"
         );
@@ -146,7 +146,7 @@ impl Attached<'_> {
     pub(super) fn detach(self) -> Result<()> {
         match self {
             Self::Kernel | Self::Hermes(_) => Ok(()),
-            Self::Ours { host, balancer } => balancer.detach(host).context("cannot detach"),
+            Self::Policy { host, balancer } => Ok(balancer.detach(host)?),
         }
     }
 }

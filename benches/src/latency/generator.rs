@@ -1,9 +1,8 @@
-//! Sends requests at their scheduled times, whether or not those before are answered, and measures
-//! from the scheduled time: if it is late itself, that counts as waiting, and how late it was is
-//! recorded.
+//! The open-loop client: sends requests at their scheduled times, whether or not those before are
+//! answered, and measures from the scheduled time. When it is late itself, that counts as waiting, and
+//! how late it was is recorded.
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
@@ -12,39 +11,41 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv, send,
     socket_with, sockopt,
 };
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
 };
 
-use super::dialect::Dialect;
 use super::schedule::{Arrival, Schedule};
+use super::wire::Dialect;
 
-/// So few at once, that arrivals do not wait for answers.
+/// Few at once, so that arrivals do not wait for answers.
 const EVENTS: usize = 64;
+/// The timer's key among the connections'.
 const TIMER: u64 = u64::MAX;
-/// Received at once.
+/// Bytes received at once.
 const BUFFER: usize = 64 * 1024;
-/// Between two looks at how many connections each worker has.
+/// Between two samples of how many connections each worker has.
 const SAMPLE: Duration = Duration::from_millis(10);
 
 /// What became of a schedule's requests.
 #[derive(Debug)]
 pub(super) struct Observed {
-    /// Microseconds from scheduled to answered, and of those that were never answered until the end.
+    /// Microseconds from scheduled to answered; of unanswered requests, until the end.
     pub(super) latency: Histogram<u64>,
     /// Microseconds from scheduled to sent.
     pub(super) lag: Histogram<u64>,
-    /// Answered in the schedule's time.
+    /// Requests answered in the schedule's time.
     pub(super) in_time: u64,
-    /// Not answered until the end.
+    /// Requests not answered until the end.
     pub(super) unanswered: u64,
-    /// Refused: the connection was reset or closed instead.
+    /// Requests whose connection was reset or closed instead.
     pub(super) reset: u64,
     /// Connections that were made.
     pub(super) connections: u64,
@@ -57,8 +58,8 @@ pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 600_000_000, 3).expect("these bounds are valid")
 }
 
-/// Asks `target`, which has so many workers, for what is scheduled. Returns when all is answered, but
-/// not later than `patience` after the schedule's end.
+/// Asks `target`, which has this number of workers, for what is scheduled. Returns when all is answered,
+/// but not later than `patience` after the schedule's end.
 pub(super) fn drive(
     target: SocketAddr,
     workers: u8,
@@ -67,9 +68,37 @@ pub(super) fn drive(
     patience: Duration,
 ) -> Result<Observed> {
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-    let mut generator = Generator::new(target, workers, dialect, schedule)?;
-    generator.run(patience)?;
-    Ok(generator.observed())
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+    let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), edge)?;
+    let mut generator = Generator {
+        target,
+        dialect,
+        schedule,
+        epoll,
+        timer,
+        start: Instant::now(),
+        clients: (0..schedule.connections).map(|_| None).collect(),
+        buffer: Vec::with_capacity(BUFFER),
+        outstanding: 0,
+        open: vec![0; workers.into()],
+        deviations: Vec::new(),
+        seen: Observed {
+            latency: histogram(),
+            lag: histogram(),
+            in_time: 0,
+            unanswered: 0,
+            reset: 0,
+            connections: 0,
+            deviation: 0.0,
+        },
+    };
+    generator.run(schedule.length + patience)?;
+    let observed = generator.observed();
+    let (seen, asked) = (observed.latency.len() + observed.reset, schedule.arrivals.len());
+    ensure!(seen == asked as u64, "{seen} requests are accounted for, {asked} were sent");
+    Ok(observed)
 }
 
 struct Generator<'a> {
@@ -77,13 +106,15 @@ struct Generator<'a> {
     dialect: Dialect,
     schedule: &'a Schedule,
     epoll: OwnedFd,
+    /// More precise than a timeout of epoll, which is in milliseconds.
     timer: OwnedFd,
     start: Instant,
+    /// By number of the connection.
     clients: Vec<Option<Client>>,
     buffer: Vec<u8>,
     /// Requests under way.
     outstanding: usize,
-    /// Connections by worker.
+    /// Open connections by worker.
     open: Vec<u32>,
     deviations: Vec<f64>,
     seen: Observed,
@@ -92,7 +123,7 @@ struct Generator<'a> {
 struct Client {
     stream: OwnedFd,
     to_send: Vec<u8>,
-    /// When requests were scheduled that wait for an answer.
+    /// When the requests were scheduled that wait for an answer.
     pending: VecDeque<Duration>,
     received: Vec<u8>,
     worker: Option<u8>,
@@ -100,45 +131,9 @@ struct Client {
     last: bool,
 }
 
-impl<'a> Generator<'a> {
-    fn new(
-        target: SocketAddr,
-        workers: u8,
-        dialect: Dialect,
-        schedule: &'a Schedule,
-    ) -> Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), edge)?;
-        Ok(Self {
-            target,
-            dialect,
-            schedule,
-            epoll,
-            timer,
-            start: Instant::now(),
-            clients: (0..schedule.connections).map(|_| None).collect(),
-            buffer: Vec::with_capacity(BUFFER),
-            outstanding: 0,
-            open: vec![0; workers.into()],
-            deviations: Vec::new(),
-            seen: Observed {
-                latency: histogram(),
-                lag: histogram(),
-                in_time: 0,
-                unanswered: 0,
-                reset: 0,
-                connections: 0,
-                deviation: 0.0,
-            },
-        })
-    }
-
-    fn run(&mut self, patience: Duration) -> Result<()> {
+impl Generator<'_> {
+    fn run(&mut self, end: Duration) -> Result<()> {
         let arrivals = &self.schedule.arrivals;
-        let end = self.schedule.length + patience;
         let mut next = 0;
         let mut sample = self.schedule.settled;
         let mut events = Vec::with_capacity(EVENTS);
@@ -157,7 +152,8 @@ impl<'a> Generator<'a> {
             if next == arrivals.len() && self.outstanding == 0 || now >= end {
                 return Ok(());
             }
-            self.wake_in(arrivals.get(next).map_or(end, |arrival| arrival.at).saturating_sub(now))?;
+            let wake = arrivals.get(next).map_or(end, |arrival| arrival.at);
+            self.wake_in(wake.saturating_sub(now))?;
             events.clear();
             match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -171,39 +167,30 @@ impl<'a> Generator<'a> {
 
     fn wake_in(&self, time: Duration) -> Result<()> {
         // Zero would disarm it.
-        let time = time.max(Duration::from_nanos(1));
-        let it_value =
-            Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
-        let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let once = Itimerspec { it_interval, it_value };
+        let it_value = Timespec::try_from(time.max(Duration::from_nanos(1)))?;
+        let once = Itimerspec { it_interval: Timespec::default(), it_value };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
         Ok(())
     }
 
     fn ask(&mut self, arrival: &Arrival) -> Result<()> {
         let key = arrival.connection as usize;
-        if self.clients[key].is_none() {
-            let stream = connecting(self.target, arrival.source).context("cannot connect")?;
-            let both = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-            epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(key as u64), both)?;
-            self.seen.connections += 1;
-            self.clients[key] = Some(Client {
-                stream,
-                to_send: Vec::new(),
-                pending: VecDeque::new(),
-                received: Vec::new(),
-                worker: None,
-                last: false,
-            });
-        }
-        if let Some(client) = &mut self.clients[key] {
-            client.to_send.extend(self.dialect.request(arrival));
-            client.pending.push_back(arrival.at);
-            client.last = arrival.last;
-            self.outstanding += 1;
-            // It fails if the connection is lost; reading, which an event tells us to, then does, too.
-            let _ = client.flush();
-        }
+        let client = match &mut self.clients[key] {
+            Some(client) => client,
+            none => {
+                let stream = connecting(self.target, arrival.source).context("cannot connect")?;
+                let both = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+                epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(key as u64), both)?;
+                self.seen.connections += 1;
+                none.insert(Client::new(stream))
+            }
+        };
+        client.to_send.extend(self.dialect.request(arrival.request));
+        client.pending.push_back(arrival.at);
+        client.last = arrival.request.last;
+        self.outstanding += 1;
+        // It fails if the connection is lost; then reading fails, too, which an event starts.
+        let _ = client.flush();
         Ok(())
     }
 
@@ -222,23 +209,21 @@ impl<'a> Generator<'a> {
                 Err(_) => lost = true,
             }
         }
-        let read = self.dialect.read(&mut client.received, end);
+        let (answers, worker) = self.dialect.answers(&mut client.received, end);
         let now = self.start.elapsed();
-        for _ in 0..read.answers {
-            let Some(scheduled) = client.pending.pop_front() else { break };
+        for scheduled in client.pending.drain(..answers.min(client.pending.len())) {
             self.outstanding -= 1;
             self.seen.latency.saturating_record((now - scheduled).as_micros() as u64);
             self.seen.in_time += u64::from(now <= self.schedule.length);
         }
         if client.worker.is_none()
-            && let Some(worker) = read.worker
-            && let Some(open) = self.open.get_mut(usize::from(worker))
+            && let Some(open) = worker.and_then(|worker| self.open.get_mut(usize::from(worker)))
         {
-            client.worker = read.worker;
+            client.worker = worker;
             *open += 1;
         }
         let done = client.last && client.pending.is_empty();
-        if lost || end || done || read.nonsense {
+        if lost || end || done {
             self.close(key);
         }
     }
@@ -266,6 +251,11 @@ impl<'a> Generator<'a> {
 }
 
 impl Client {
+    fn new(stream: OwnedFd) -> Self {
+        let (to_send, pending, received) = (Vec::new(), VecDeque::new(), Vec::new());
+        Self { stream, to_send, pending, received, worker: None, last: false }
+    }
+
     fn flush(&mut self) -> rustix::io::Result<()> {
         while !self.to_send.is_empty() {
             match send(&self.stream, &self.to_send, SendFlags::NOSIGNAL) {
@@ -280,7 +270,7 @@ impl Client {
 }
 
 /// A connection on its way. It leaves nothing in TIME_WAIT: closing resets it.
-fn connecting(target: SocketAddr, source: u16) -> io::Result<OwnedFd> {
+fn connecting(target: SocketAddr, source: u16) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let stream = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
@@ -288,11 +278,11 @@ fn connecting(target: SocketAddr, source: u16) -> io::Result<OwnedFd> {
     bind(&stream, &SocketAddr::new(address(source), 0))?;
     match connect(&stream, &target) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(stream),
-        Err(errno) => Err(errno.into()),
+        Err(errno) => Err(errno),
     }
 }
 
-/// One of many that are all this machine's.
+/// One of the many loopback addresses.
 fn address(source: u16) -> IpAddr {
     let [high, low] = source.to_be_bytes();
     Ipv4Addr::new(127, 1, high, low).into()
@@ -303,16 +293,6 @@ fn deviation(open: &[u32]) -> f64 {
     let mean = open.iter().map(|open| f64::from(*open)).sum::<f64>() / count;
     let squares = open.iter().map(|open| (f64::from(*open) - mean).powi(2)).sum::<f64>();
     (squares / count).sqrt()
-}
-
-/// Refuses a measurement in which requests are missing.
-impl Observed {
-    pub(super) fn check(&self, schedule: &Schedule) -> Result<()> {
-        let seen = self.latency.len() + self.reset;
-        let asked = schedule.arrivals.len() as u64;
-        ensure!(seen == asked, "{seen} requests are accounted for, {asked} were sent");
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -1,38 +1,36 @@
-//! Going before everything else on the machine: what compiles beside a measurement shall not look like
-//! a worker that is slow.
+//! Real-time priority, so that other work on the machine does not look like a slow worker, and
+//! processors that do not fall asleep.
 //!
-//! A real-time class does that (sched(7)); niceness does not, since it weighs only against the same
-//! session (autogroup). It takes chrt(1), which every Debian has. Where that fails, the measurement
-//! goes on, and says so.
-//!
-//! And keeping processors awake ([`Awake`]).
+//! It takes a real-time class (sched(7)): niceness weighs only against the same session (autogroup).
+//! chrt(1), which every Debian has, sets it. Where that fails, the measurement goes on with a warning.
 
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::Once;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
+
+use crate::process::run;
 
 /// Of workers.
 pub(super) const WORKER: u8 = 10;
 /// Of the generator: it stands for other machines, which do not wait for workers.
 pub(super) const GENERATOR: u8 = 20;
 
-/// The calling thread has this priority from now on, and so do the processes that it starts.
+/// Gives the calling thread this priority, and the processes that it starts.
 pub(super) fn set(priority: u8) {
-    static SAID: Once = Once::new();
+    static WARNED: Once = Once::new();
     if let Err(error) = chrt("--rr", priority) {
-        SAID.call_once(|| {
-            eprintln!("bench: no real-time priority, so other load is measured, too: {error:#}");
+        WARNED.call_once(|| {
+            eprintln!("bench: no real-time priority, other load is measured, too: {error:#}");
         });
     }
 }
 
-/// Threads that run on each processor when nothing else does. A virtual machine's processor that has
-/// nothing to do is given away, and it takes milliseconds until it is back: on a machine that was idle
-/// the generator was late by 1.5 ms (p99), and by 0.13 ms with these.
+/// Threads that run on each processor when nothing else does. A virtual machine's idle processor is
+/// given away and takes milliseconds to come back: on an idle machine the generator was late by 1.5 ms
+/// (p99), and by 0.13 ms with these.
 pub(super) struct Awake {
     enough: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -41,11 +39,10 @@ pub(super) struct Awake {
 impl Awake {
     pub(super) fn start() -> Self {
         let enough = Arc::new(AtomicBool::new(false));
-        let processors = thread::available_parallelism().map_or(1, usize::from);
         let spinner = |_| {
             let enough = Arc::clone(&enough);
             thread::spawn(move || {
-                if let Err(error) = come_last() {
+                if let Err(error) = yield_to_all() {
                     eprintln!("bench: processors may fall asleep: {error:#}");
                     return;
                 }
@@ -54,6 +51,7 @@ impl Awake {
                 }
             })
         };
+        let processors = thread::available_parallelism().map_or(1, usize::from);
         let threads = (0..processors).map(spinner).collect();
         Self { enough, threads }
     }
@@ -68,19 +66,15 @@ impl Drop for Awake {
     }
 }
 
-/// The calling thread runs only when nobody else wants to, and its time counts as `nice`.
-fn come_last() -> Result<()> {
-    // Of this thread alone: niceness is a thread's (setpriority(2), BUGS).
+/// The calling thread runs only when no other wants to, and its time counts as `nice`.
+fn yield_to_all() -> Result<()> {
+    // Niceness is a thread's (setpriority(2), BUGS).
     rustix::process::setpriority_process(None, 19)?;
     chrt("--idle", 0)
 }
 
 fn chrt(class: &str, priority: u8) -> Result<()> {
     let thread = rustix::thread::gettid().as_raw_pid().to_string();
-    let mut command = Command::new("chrt");
-    command.args([class, "--pid", &priority.to_string(), &thread]);
-    let output = command.stdin(Stdio::null()).output().context("cannot start chrt")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "chrt: {}", said.trim());
+    run(Command::new("chrt").args([class, "--pid", &priority.to_string(), &thread]))?;
     Ok(())
 }

@@ -1,44 +1,67 @@
-//! What happens to the workers, scenario by scenario: traffic, and how one of them misbehaves.
+//! What happens to the workers: traffic, how one of them misbehaves, and what `least-loaded` should
+//! reach then. A scenario is a row of [`ALL`].
 
 use std::time::Duration;
 
-use super::nginx;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
 use super::schedule::{Lasting, Service, Traffic};
 use super::temper::Temper;
+use crate::report::number;
 
 /// A situation that servers get into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub(super) enum Scenario {
-    /// Requests of 1 ms at half of the workers' capacity: a server that has no trouble
-    Uniform,
-    /// 0.2 % of requests block their worker for 100 ms, the others for 1 ms; 25 % of capacity
-    Blocking25,
-    /// The same at 70 % of capacity
-    Blocking70,
-    /// The same at 90 % of capacity. Rounds are twice as long
-    Blocking90,
-    /// Requests of 10 ms and, 5 % of them, 200 ms; 85 % of capacity. Rounds are twice as long
-    Bimodal,
-    /// One worker hangs for 400 ms once a second; requests of 1 ms, 40 % of capacity
-    Hang,
-    /// One worker accepts and closes at once; requests of 1 ms, 40 % of capacity
-    FailFast,
-    /// As keep-alive, and one worker drops its connections and hangs for 400 ms once a second
-    DropHang,
-    /// 200 connections per worker that last 4 s, bursts of 5 requests of 1 ms on them, 25 % of capacity
-    KeepAlive,
-    /// Requests of 1 ms from one address alone, 25 % of capacity
-    OneSource,
-    /// A real nginx with 4 workers; 0.2 % of requests are for a slow index. Then wrk. Rounds are twice
-    /// as long
+#[derive(Debug)]
+pub(super) struct Scenario {
+    /// On the command line and in names of files.
+    pub(super) name: &'static str,
+    /// In tables and figures.
+    pub(super) title: &'static str,
+    what: &'static str,
+    pub(super) server: Server,
+    /// The first worker's; the others are steady.
+    pub(super) temper: Temper,
+    rate: Rate,
+    service: Service,
+    /// How many addresses clients have.
+    sources: u16,
+    lasting: bool,
+    /// How many times as long as usual its rounds are. Nearer to capacity it takes longer until queues
+    /// are as long as they get.
+    pub(super) stretch: u32,
+    pub(super) aims: &'static [Aim],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Server {
+    /// Workers of this bench.
+    Workers,
+    /// A real nginx.
     Nginx,
 }
 
-/// From so many addresses clients come if nothing else is said.
-const SOURCES: u16 = 500;
+#[derive(Debug, Clone, Copy)]
+enum Rate {
+    /// A part of the workers' capacity.
+    Capacity(f64),
+    PerSecond(f64),
+}
+
+/// What `least-loaded` should reach at most, in addition to what holds in every scenario.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Aim {
+    /// p99, in times of the kernel hash's.
+    P99ToHash(f64),
+    /// p99, in times of the shared socket's.
+    P99ToShared(f64),
+    /// The misbehaving worker's share of connections, in times of a fair one.
+    FirstShare(f64),
+    /// Deviation of open connections, in times of the kernel hash's.
+    Deviation(f64),
+    /// Connections that reach the misbehaving worker. Nothing else is compared then.
+    Reached(f64),
+}
 
 const MS: Duration = Duration::from_millis(1);
-const SHORT: Service = Service::always(MS);
 const BLOCKING: Service =
     Service { usual: MS, slow: Duration::from_millis(100), slow_share: 0.002 };
 const BIMODAL: Service = Service {
@@ -46,129 +69,175 @@ const BIMODAL: Service = Service {
     slow: Duration::from_millis(200),
     slow_share: 0.05,
 };
-/// What a request takes beside: a worker accepts, reads, wakes up, answers and closes. About what was
-/// measured; how well it is met is in the column `busy`.
+/// Of nginx: a nonzero time means the slow location.
+const SLOW_INDEX: Service =
+    Service { usual: Duration::ZERO, slow: Duration::from_millis(100), slow_share: 0.002 };
+/// What a request takes in addition: a worker accepts, reads, wakes up, answers and closes. About what
+/// was measured; how well it is met is in the column `busy`.
 const HANDLING: Duration = Duration::from_micros(90);
 /// Connections that last, by worker.
 const LASTING: u32 = 200;
+/// nginx really computes, so it has no more workers than processors can run.
+const NGINX_WORKERS: u8 = 4;
 
-/// What a measurement is made with.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Load {
-    pub(super) traffic: Traffic,
-    /// The first worker's; the others are steady.
-    pub(super) temper: Temper,
-    /// How many times as long as others its rounds are.
-    pub(super) stretch: u32,
-}
+const USUAL: Scenario = Scenario {
+    name: "uniform",
+    title: "uniform",
+    what: "requests of 1 ms",
+    server: Server::Workers,
+    temper: Temper::Steady,
+    rate: Rate::Capacity(0.5),
+    service: Service::always(MS),
+    sources: 500,
+    lasting: false,
+    stretch: 1,
+    aims: &[],
+};
+const BLOCKING_25: Scenario = Scenario {
+    name: "blocking-25",
+    title: "blocking, 25 %",
+    what: "0.2 % of requests block for 100 ms, others for 1 ms,",
+    rate: Rate::Capacity(0.25),
+    service: BLOCKING,
+    aims: &[Aim::P99ToHash(1.0 / 15.0), Aim::P99ToShared(1.0)],
+    ..USUAL
+};
+const KEEP_ALIVE: Scenario = Scenario {
+    name: "keep-alive",
+    title: "keep-alive",
+    what: "connections that last 4 s, bursts of 5 requests of 1 ms,",
+    rate: Rate::Capacity(0.25),
+    lasting: true,
+    aims: &[Aim::Deviation(0.1)],
+    ..USUAL
+};
+
+pub(super) static ALL: [Scenario; 12] = [
+    USUAL,
+    BLOCKING_25,
+    Scenario {
+        name: "blocking-70",
+        title: "blocking, 70 %",
+        rate: Rate::Capacity(0.7),
+        aims: &[Aim::P99ToShared(2.0)],
+        ..BLOCKING_25
+    },
+    Scenario {
+        name: "blocking-90",
+        title: "blocking, 90 %",
+        rate: Rate::Capacity(0.9),
+        stretch: 2,
+        aims: &[Aim::P99ToShared(2.0)],
+        ..BLOCKING_25
+    },
+    Scenario {
+        name: "bimodal",
+        title: "bimodal",
+        what: "requests of 10 ms and 5 % of 200 ms,",
+        rate: Rate::Capacity(0.85),
+        service: BIMODAL,
+        stretch: 2,
+        ..USUAL
+    },
+    Scenario {
+        name: "hang",
+        title: "hang",
+        what: "one worker hangs for 400 ms once a second; requests of 1 ms",
+        temper: Temper::Hangs,
+        rate: Rate::Capacity(0.4),
+        ..USUAL
+    },
+    Scenario {
+        name: "fail-fast",
+        title: "fail-fast",
+        what: "one worker accepts and closes at once; requests of 1 ms",
+        temper: Temper::FailsFast,
+        rate: Rate::Capacity(0.4),
+        aims: &[Aim::FirstShare(2.0)],
+        ..USUAL
+    },
+    Scenario {
+        name: "drop-hang",
+        title: "drop-hang",
+        what: "one worker drops its connections and hangs for 400 ms, once a second; connections \
+               that last 4 s, bursts of 5 requests of 1 ms,",
+        temper: Temper::DropsAndHangs,
+        aims: &[],
+        ..KEEP_ALIVE
+    },
+    KEEP_ALIVE,
+    Scenario {
+        name: "one-source",
+        title: "one-source",
+        what: "requests of 1 ms from one address,",
+        rate: Rate::Capacity(0.25),
+        sources: 1,
+        ..USUAL
+    },
+    Scenario {
+        name: "nginx",
+        title: "nginx",
+        what: "a real one; 0.2 % of requests are for the index of a directory with 20,000 files, which \
+               blocks its worker for some 100 ms, others are answered at once",
+        server: Server::Nginx,
+        rate: Rate::PerSecond(600.0),
+        service: SLOW_INDEX,
+        stretch: 2,
+        ..USUAL
+    },
+    Scenario {
+        name: "stops-accepting",
+        title: "stops accepting",
+        what: "one worker never accepts, the others are idle most of the time",
+        temper: Temper::StopsAccepting,
+        rate: Rate::PerSecond(4000.0),
+        service: Service::always(Duration::ZERO),
+        aims: &[Aim::Reached(2.0)],
+        ..USUAL
+    },
+];
 
 impl Scenario {
-    pub(super) const ALL: [Self; 11] = [
-        Self::Uniform,
-        Self::Blocking25,
-        Self::Blocking70,
-        Self::Blocking90,
-        Self::Bimodal,
-        Self::Hang,
-        Self::FailFast,
-        Self::DropHang,
-        Self::KeepAlive,
-        Self::OneSource,
-        Self::Nginx,
-    ];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Uniform => "uniform",
-            Self::Blocking25 => "blocking, 25 %",
-            Self::Blocking70 => "blocking, 70 %",
-            Self::Blocking90 => "blocking, 90 %",
-            Self::Bimodal => "bimodal",
-            Self::Hang => "hang",
-            Self::FailFast => "fail-fast",
-            Self::DropHang => "drop-hang",
-            Self::KeepAlive => "keep-alive",
-            Self::OneSource => "one-source",
-            Self::Nginx => "nginx",
-        }
+    /// For the command line.
+    pub(super) fn parser() -> impl TypedValueParser<Value = &'static Self> {
+        let values = ALL.iter().map(|scenario| {
+            PossibleValue::new(scenario.name).help(scenario.what.trim_end_matches(','))
+        });
+        PossibleValuesParser::new(values).map(|name| {
+            let one = ALL.iter().find(|scenario| scenario.name == name);
+            one.expect("a possible value is a name")
+        })
     }
 
-    /// For a file's name.
-    pub(super) fn file_name(self) -> String {
-        self.name().replace(", ", "-").replace(" %", "")
+    /// How many workers there are if `asked` are asked for.
+    pub(super) fn workers(&self, asked: u8) -> u8 {
+        if self.server == Server::Nginx { NGINX_WORKERS } else { asked }
     }
 
-    /// How many workers there are if so many are asked for.
-    pub(super) fn workers(self, asked: u8) -> u8 {
-        if self == Self::Nginx { nginx::WORKERS } else { asked }
-    }
-
-    /// For so many workers.
-    pub(super) fn load(self, workers: u8) -> Load {
-        let (service, part, temper) = match self {
-            Self::Uniform => (SHORT, 0.5, Temper::Steady),
-            Self::Blocking25 => (BLOCKING, 0.25, Temper::Steady),
-            Self::Blocking70 => (BLOCKING, 0.7, Temper::Steady),
-            Self::Blocking90 => (BLOCKING, 0.9, Temper::Steady),
-            Self::Bimodal => (BIMODAL, 0.85, Temper::Steady),
-            Self::Hang => (SHORT, 0.4, Temper::Hangs),
-            Self::FailFast => (SHORT, 0.4, Temper::FailsFast),
-            Self::DropHang => (SHORT, 0.25, Temper::DropsAndHangs),
-            Self::KeepAlive => (SHORT, 0.25, Temper::Steady),
-            Self::OneSource => (SHORT, 0.25, Temper::Steady),
-            Self::Nginx => {
-                return Load { traffic: nginx::TRAFFIC, temper: Temper::Steady, stretch: 2 };
+    /// What comes to this number of workers.
+    pub(super) fn traffic(&self, workers: u8) -> Traffic {
+        let rate = match self.rate {
+            Rate::PerSecond(rate) => rate,
+            Rate::Capacity(part) => {
+                part * f64::from(workers) / (self.service.mean() + HANDLING).as_secs_f64()
             }
         };
-        let lasting = matches!(self, Self::DropHang | Self::KeepAlive).then(|| Lasting {
+        let lasting = self.lasting.then(|| Lasting {
             connections: LASTING * u32::from(workers),
             life: Duration::from_secs(4),
             burst: 5,
         });
-        let rate = part * f64::from(workers) / (service.mean() + HANDLING).as_secs_f64();
-        let sources = if self == Self::OneSource { 1 } else { SOURCES };
-        let traffic = Traffic { rate, service, sources, lasting };
-        // Nearer to capacity it takes longer until queues are as long as they get.
-        let stretch = if matches!(self, Self::Blocking90 | Self::Bimodal) { 2 } else { 1 };
-        Load { traffic, temper, stretch }
+        Traffic { rate, service: self.service, sources: self.sources, lasting }
     }
 
-    /// What the tables' titles say of it.
-    pub(super) fn describe(self, workers: u8) -> String {
-        let what = match self {
-            Self::Uniform => "requests of 1 ms at 50 % of capacity",
-            Self::Blocking25 => {
-                "0.2 % of requests block for 100 ms, others for 1 ms, at 25 % of capacity"
-            }
-            Self::Blocking70 => {
-                "0.2 % of requests block for 100 ms, others for 1 ms, at 70 % of capacity"
-            }
-            Self::Blocking90 => {
-                "0.2 % of requests block for 100 ms, others for 1 ms, at 90 % of capacity"
-            }
-            Self::Bimodal => "requests of 10 ms and 5 % of 200 ms, at 85 % of capacity",
-            Self::Hang => {
-                "one worker hangs for 400 ms once a second; requests of 1 ms at 40 % of capacity"
-            }
-            Self::FailFast => {
-                "one worker accepts and closes at once; requests of 1 ms at 40 % of capacity"
-            }
-            Self::DropHang => {
-                "one worker drops its connections and hangs for 400 ms, once a second; connections \
-                 that last 4 s, bursts of 5 requests of 1 ms, at 25 % of capacity"
-            }
-            Self::KeepAlive => {
-                "connections that last 4 s, bursts of 5 requests of 1 ms, at 25 % of capacity"
-            }
-            Self::OneSource => "requests of 1 ms from one address, at 25 % of capacity",
-            Self::Nginx => {
-                "a real one; 0.2 % of requests are for the index of a directory with 20,000 files, \
-                 which blocks its worker for some 100 ms, others are answered at once"
-            }
+    /// For tables' titles.
+    pub(super) fn describe(&self, workers: u8) -> String {
+        let capacity = match self.rate {
+            Rate::Capacity(part) => format!(" at {:.0} % of capacity", part * 100.0),
+            Rate::PerSecond(_) => String::new(),
         };
-        let rate = crate::report::number(self.load(workers).traffic.rate);
-        let workers = self.workers(workers);
-        format!("{}: {what} ({rate} a second, {workers} workers)", self.name())
+        let (title, what, rate) = (self.title, self.what, number(self.traffic(workers).rate));
+        format!("{title}: {what}{capacity} ({rate} a second, {} workers)", self.workers(workers))
     }
 }
 
@@ -178,18 +247,19 @@ mod tests {
 
     #[test]
     fn rates_are_parts_of_capacity() {
-        let rate = |scenario: Scenario| scenario.load(8).traffic.rate;
-        assert!((rate(Scenario::Uniform) - 0.5 * 8.0 / 1.09e-3).abs() < 0.1);
+        let rate =
+            |name: &str| ALL.iter().find(|scenario| scenario.name == name).unwrap().traffic(8).rate;
+        assert!((rate("uniform") - 0.5 * 8.0 / 1.09e-3).abs() < 0.1);
         // 0.998 * 1 ms + 0.002 * 100 ms + 0.09 ms
-        assert!((rate(Scenario::Blocking25) - 0.25 * 8.0 / 1.288e-3).abs() < 0.1);
-        assert!((rate(Scenario::Bimodal) - 0.85 * 8.0 / 19.59e-3).abs() < 0.1);
+        assert!((rate("blocking-25") - 0.25 * 8.0 / 1.288e-3).abs() < 0.1);
+        assert!((rate("bimodal") - 0.85 * 8.0 / 19.59e-3).abs() < 0.1);
     }
 
     #[test]
     fn names_are_different_and_good_for_files() {
-        let names: std::collections::BTreeSet<String> =
-            Scenario::ALL.iter().map(|scenario| scenario.file_name()).collect();
-        assert_eq!(names.len(), Scenario::ALL.len());
+        let names: std::collections::BTreeSet<&str> =
+            ALL.iter().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), ALL.len());
         assert!(names.contains("blocking-25"), "{names:?}");
         assert!(names.iter().all(|n| n.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')));
     }

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-/// Requests as they come in from a world that does not wait for answers.
+use super::wire::Request;
+
+/// Requests of clients that do not wait for answers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Traffic {
-    /// Requests per second, on average; those that open and end connections that last are in it.
+    /// Requests per second, on average, with those that open and end connections that last.
     pub(super) rate: f64,
     pub(super) service: Service,
     /// How many addresses they come from.
@@ -15,7 +17,7 @@ pub(super) struct Traffic {
     pub(super) lasting: Option<Lasting>,
 }
 
-/// How long requests block their worker: all but a few so long, those longer.
+/// How long requests block their worker.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Service {
     pub(super) usual: Duration,
@@ -32,10 +34,6 @@ impl Service {
     pub(super) fn mean(self) -> Duration {
         self.usual.mul_f64(1.0 - self.slow_share) + self.slow.mul_f64(self.slow_share)
     }
-
-    fn draw(self, random: &mut fastrand::Rng) -> Duration {
-        if random.f64() < self.slow_share { self.slow } else { self.usual }
-    }
 }
 
 /// Connections that last, with bursts of requests on them.
@@ -45,7 +43,7 @@ pub(super) struct Lasting {
     pub(super) connections: u32,
     /// How long one lasts, on average (exponentially distributed).
     pub(super) life: Duration,
-    /// How many requests come at once.
+    /// Requests at once.
     pub(super) burst: u32,
 }
 
@@ -55,7 +53,7 @@ impl Lasting {
         f64::from(self.connections) / self.life.as_secs_f64()
     }
 
-    /// How many bursts each has in a second, so that there are so many requests altogether.
+    /// Bursts of each connection in a second that make up the rate.
     fn bursts(self, rate: f64) -> f64 {
         let in_bursts = (rate - 2.0 * self.coming()).max(f64::MIN_POSITIVE);
         in_bursts / f64::from(self.connections * self.burst)
@@ -67,14 +65,11 @@ impl Lasting {
 pub(super) struct Arrival {
     /// Since the start.
     pub(super) at: Duration,
-    /// Over which connection, which is opened if it is not there.
+    /// The number of the connection, which is opened if it is not there.
     pub(super) connection: u32,
-    /// From which address.
+    /// The number of the address that it comes from.
     pub(super) source: u16,
-    /// How long it blocks its worker.
-    pub(super) block: Duration,
-    /// Whether the connection ends after it.
-    pub(super) last: bool,
+    pub(super) request: Request,
 }
 
 /// Requests, in the order of their times.
@@ -83,19 +78,14 @@ pub(super) struct Schedule {
     pub(super) arrivals: Vec<Arrival>,
     pub(super) connections: u32,
     pub(super) length: Duration,
-    /// From when on as many connections that last are there as there shall be.
+    /// From when on there are as many lasting connections as there should be.
     pub(super) settled: Duration,
 }
 
 impl Schedule {
     pub(super) fn draw(traffic: &Traffic, length: Duration, seed: u64) -> Self {
-        let mut drawing = Drawing {
-            traffic,
-            length,
-            random: fastrand::Rng::with_seed(seed),
-            arrivals: Vec::new(),
-            connections: 0,
-        };
+        let random = fastrand::Rng::with_seed(seed);
+        let mut drawing = Drawing { traffic, length, random, arrivals: Vec::new(), connections: 0 };
         match traffic.lasting {
             None => drawing.short(),
             Some(lasting) => drawing.lasting(lasting),
@@ -119,15 +109,14 @@ impl Drawing<'_> {
     fn short(&mut self) {
         let mut at = self.gap(1.0 / self.traffic.rate);
         while at < self.length {
-            let source = self.source();
-            let connection = self.connection();
+            let (source, connection) = self.connection();
             self.push(at, connection, source, true);
             at += self.gap(1.0 / self.traffic.rate);
         }
     }
 
-    /// As many as there shall be at the start, opened within the first quarter; what is left of a life
-    /// that is exponentially distributed is so, too. Then as many come as go.
+    /// The connections of the start are opened within the first quarter; what is left of a life that
+    /// is exponentially distributed is so, too. Then as many come as go.
     fn lasting(&mut self, lasting: Lasting) {
         let first = self.length / 4;
         for _ in 0..lasting.connections {
@@ -145,7 +134,7 @@ impl Drawing<'_> {
     /// One connection's requests: one that opens it, bursts at the moments of a Poisson process, and
     /// one that ends it.
     fn life(&mut self, start: Duration, lasting: Lasting) {
-        let (source, connection) = (self.source(), self.connection());
+        let (source, connection) = self.connection();
         let end = start + self.gap(lasting.life.as_secs_f64());
         self.push(start, connection, source, false);
         let between = 1.0 / lasting.bursts(self.traffic.rate);
@@ -162,17 +151,15 @@ impl Drawing<'_> {
     }
 
     fn push(&mut self, at: Duration, connection: u32, source: u16, last: bool) {
-        let block = self.traffic.service.draw(&mut self.random);
-        self.arrivals.push(Arrival { at, connection, source, block, last });
+        let Service { usual, slow, slow_share } = self.traffic.service;
+        let block = if self.random.f64() < slow_share { slow } else { usual };
+        self.arrivals.push(Arrival { at, connection, source, request: Request { block, last } });
     }
 
-    fn connection(&mut self) -> u32 {
+    /// The source and the number of a new connection.
+    fn connection(&mut self) -> (u16, u32) {
         self.connections += 1;
-        self.connections - 1
-    }
-
-    fn source(&mut self) -> u16 {
-        self.random.u16(0..self.traffic.sources.max(1))
+        (self.random.u16(0..self.traffic.sources.max(1)), self.connections - 1)
     }
 
     fn gap(&mut self, mean_seconds: f64) -> Duration {
@@ -212,13 +199,18 @@ mod tests {
         let count = schedule.arrivals.len() as f64;
         assert!((count - 1e5).abs() < 5.0 * 1e5_f64.sqrt(), "{count}");
         assert_eq!(schedule.connections as usize, schedule.arrivals.len());
-        assert!(schedule.arrivals.iter().all(|a| a.last && a.source < 16 && a.at.as_secs() < 20));
+        assert!(
+            schedule
+                .arrivals
+                .iter()
+                .all(|a| a.request.last && a.source < 16 && a.at.as_secs() < 20)
+        );
         assert!(schedule.arrivals.is_sorted_by_key(|a| a.at));
         // Of exponentially distributed gaps a part of 1/e is longer than the mean.
         let gaps = schedule.arrivals.windows(2).map(|pair| pair[1].at - pair[0].at);
         let long = gaps.filter(|gap| gap.as_secs_f64() > 1.0 / 5_000.0).count() as f64;
         assert!((long / count - 0.368).abs() < 0.01, "{long}");
-        let slow = schedule.arrivals.iter().filter(|a| a.block > MS).count() as f64;
+        let slow = schedule.arrivals.iter().filter(|a| a.request.block > MS).count() as f64;
         assert!((slow / count - 0.01).abs() < 0.002, "{slow}");
     }
 
@@ -232,7 +224,7 @@ mod tests {
         for arrival in &schedule.arrivals {
             let ended = &mut ended[arrival.connection as usize];
             assert!(!*ended, "a request after the last one");
-            *ended = arrival.last;
+            *ended = arrival.request.last;
         }
         let settled = schedule.arrivals.iter().filter(|arrival| arrival.at >= schedule.settled);
         let rate = settled.count() as f64 / 15.0;

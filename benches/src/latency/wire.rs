@@ -1,53 +1,65 @@
-//! What generator and workers say to each other: requests of eight bytes, answers of two.
+//! Requests and answers: to workers of this bench, or to any HTTP server.
 
 use std::time::Duration;
 
-/// Bytes of a request.
+/// Bytes of a request to a worker. Its answer is one byte: the worker's index.
 pub(super) const REQUEST: usize = 8;
-/// Bytes of an answer.
-pub(super) const ANSWER: usize = 2;
 
-const ASKS: u8 = b'?';
-const SAYS: u8 = b'!';
-
-/// What a worker is asked to do.
+/// What a server is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Request {
-    /// How long it shall block, from when it has the request in hand; at most some 71 minutes.
+    /// How long it blocks its worker, from when the worker has it in hand.
     pub(super) block: Duration,
-    /// Whether it shall close the connection after the answer.
+    /// Whether the connection ends after the answer.
     pub(super) last: bool,
 }
 
 impl Request {
     pub(super) fn bytes(self) -> [u8; REQUEST] {
-        let [a, b, c, d] = u32::try_from(self.block.as_micros()).unwrap_or(u32::MAX).to_le_bytes();
-        [ASKS, self.last.into(), 0, 0, a, b, c, d]
+        ((self.block.as_micros() as u64) << 1 | u64::from(self.last)).to_le_bytes()
     }
 
-    /// `None` if it is no request.
-    pub(super) fn parse(bytes: [u8; REQUEST]) -> Option<Self> {
-        let [ASKS, last @ (0 | 1), 0, 0, a, b, c, d] = bytes else { return None };
-        let micros = u32::from_le_bytes([a, b, c, d]);
-        Some(Self { block: Duration::from_micros(micros.into()), last: last == 1 })
+    pub(super) fn parse(bytes: [u8; REQUEST]) -> Self {
+        let word = u64::from_le_bytes(bytes);
+        Self { block: Duration::from_micros(word >> 1), last: word & 1 == 1 }
     }
 }
 
-/// Who did it.
+/// What is spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) worker: u8,
+pub(super) enum Dialect {
+    Worker,
+    /// HTTP, with a connection for each request: `/slow/` if it blocks, `/` if not.
+    Http,
 }
 
-impl Answer {
-    pub(super) fn bytes(self) -> [u8; ANSWER] {
-        [SAYS, self.worker]
+impl Dialect {
+    pub(super) fn request(self, request: Request) -> Vec<u8> {
+        match self {
+            Self::Worker => request.bytes().to_vec(),
+            Self::Http => {
+                let path = if request.block > Duration::ZERO { "/slow/" } else { "/" };
+                format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").into()
+            }
+        }
     }
 
-    /// `None` if it is no answer.
-    pub(super) fn parse(bytes: [u8; ANSWER]) -> Option<Self> {
-        let [SAYS, worker] = bytes else { return None };
-        Some(Self { worker })
+    /// Takes whole answers out of `received`: how many, and who gave them, where that is known. `end`:
+    /// nothing more will come.
+    pub(super) fn answers(self, received: &mut Vec<u8>, end: bool) -> (usize, Option<u8>) {
+        const OK: &[u8] = b"HTTP/1.1 200 ";
+
+        match self {
+            Self::Worker => {
+                let answers = std::mem::take(received);
+                (answers.len(), answers.first().copied())
+            }
+            Self::Http => {
+                let whole = end && received.starts_with(OK);
+                received.truncate(OK.len());
+                (whole.into(), None)
+            }
+        }
     }
 }
 
@@ -59,17 +71,20 @@ mod tests {
     fn what_is_sent_is_what_is_read() {
         for (micros, last) in [(0, false), (1_000, true), (100_000, true), (u32::MAX, false)] {
             let request = Request { block: Duration::from_micros(micros.into()), last };
-            assert_eq!(Request::parse(request.bytes()), Some(request));
+            assert_eq!(Request::parse(request.bytes()), request);
         }
-        let answer = Answer { worker: 7 };
-        assert_eq!(Answer::parse(answer.bytes()), Some(answer));
+        let mut received = vec![3, 3];
+        assert_eq!(Dialect::Worker.answers(&mut received, false), (2, Some(3)));
+        assert!(received.is_empty());
     }
 
     #[test]
-    fn anything_else_is_neither() {
-        assert_eq!(Request::parse(*b"GET / HT"), None);
-        assert_eq!(Request::parse([b'?', 2, 0, 0, 0, 0, 0, 0]), None);
-        assert_eq!(Request::parse([b'?', 1, 0, 9, 0, 0, 0, 0]), None);
-        assert_eq!(Answer::parse(*b"HT"), None);
+    fn an_http_answer_is_whole_at_the_end_and_good_with_200() {
+        let mut received = b"HTTP/1.1 200 OK\r\n".to_vec();
+        assert_eq!(Dialect::Http.answers(&mut received, false).0, 0);
+        received.extend(b"rest");
+        assert_eq!(Dialect::Http.answers(&mut received, true).0, 1);
+        assert_eq!(Dialect::Http.answers(&mut b"HTTP/1.1 502 ".to_vec(), true).0, 0);
+        assert_eq!(Dialect::Http.answers(&mut Vec::new(), true).0, 0);
     }
 }

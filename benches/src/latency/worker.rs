@@ -2,29 +2,31 @@
 //! and gives one connection for each event; a connection's requests are done one after the other, and
 //! the whole worker blocks for as long as a request says, asleep, as one does that waits for a disk.
 //!
-//! It knows of no balancing: it is what the kernel, or a program that was attached to its listener,
-//! deals to. Its listener is descriptor 0; over descriptor 1 it says that it is ready, is told to
-//! stop, and says what it did.
+//! It knows of no balancing, except for Hermes, which takes workers that report. Its listener is
+//! descriptor 0; descriptor 1 is its control stream.
 
 use std::io::Write as _;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum as _;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt};
 use serde::{Deserialize, Serialize};
 
-use super::hermes::Inherited;
-use super::temper::{HANG, Moods, Temper};
-use super::voice::{Silent, Voice};
-use super::wire::{Answer, REQUEST, Request};
+use super::temper::{HANG, NextHang, Temper};
+use super::wire::{REQUEST, Request};
+use crate::hermes::{HermesWorker, WAIT};
+use crate::process;
 
+/// The name of the hidden sub-command.
+pub(crate) const COMMAND: &str = "latency-worker";
 /// As many events as nginx takes at once.
 const EVENTS: usize = 512;
 const LISTENER: u64 = u64::MAX;
@@ -33,27 +35,29 @@ const CONTROL: u64 = u64::MAX - 1;
 /// A worker: a part of `latency`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Which one it is.
     #[arg(long)]
     pub(super) index: u8,
     #[arg(long)]
     pub(super) temper: Temper,
-    /// All workers have the same listener.
+    /// All workers have the same listener
     #[arg(long)]
     pub(super) shared: bool,
-    /// What it has inherited to tell Hermes how it does.
-    #[arg(long, value_parser = Inherited::parse)]
-    pub(super) hermes: Option<Inherited>,
+    /// Ids of the maps in which it reports to Hermes
+    #[arg(long, num_args = 2)]
+    pub(super) hermes: Vec<u32>,
 }
 
 impl Args {
     /// For the command line.
     pub(super) fn words(&self) -> Vec<String> {
-        let temper = clap::ValueEnum::to_possible_value(&self.temper);
+        let temper = self.temper.to_possible_value();
         let temper = temper.map(|value| value.get_name().to_owned()).unwrap_or_default();
         let mut words = vec![format!("--index={}", self.index), format!("--temper={temper}")];
-        words.extend(self.hermes.map(|hermes| format!("--hermes={}", hermes.word())));
         words.extend(self.shared.then(|| "--shared".to_owned()));
+        if !self.hermes.is_empty() {
+            words.push("--hermes".to_owned());
+            words.extend(self.hermes.iter().map(u32::to_string));
+        }
         words
     }
 }
@@ -70,33 +74,29 @@ pub(super) struct Counts {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    // Blocking shall take as long as it is said to, to within microseconds.
+    // A sleep ends within microseconds of its time.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-    match args.hermes {
-        None => work(Worker::new(args, Silent)?),
-        Some(hermes) => work(Worker::new(args, hermes.worker(args.index)?)?),
-    }
-}
-
-fn work<V: Voice>(mut worker: Worker<V>) -> Result<()> {
-    worker.control.write_all(b"\n").context("nobody waits for it")?;
+    let mut worker = Worker::new(args)?;
     while worker.turn()? {}
-    worker.count_waiting()?;
-    serde_json::to_writer(&mut worker.control, &worker.counts).context("nobody wants to know")
+    while accept_with(&worker.listener, SocketFlags::CLOEXEC).is_ok() {
+        worker.counts.waiting += 1;
+    }
+    let counts = serde_json::to_vec(&worker.counts)?;
+    worker.control.write_all(&counts).context("the bench has ended")
 }
 
-struct Worker<V> {
+struct Worker {
     index: u8,
     temper: Temper,
-    moods: Moods,
+    next_hang: NextHang,
     epoll: OwnedFd,
     listener: OwnedFd,
     control: UnixStream,
+    /// By descriptor.
     connections: Vec<Option<Connection>>,
-    free: Vec<usize>,
     events: Vec<epoll::Event>,
     counts: Counts,
-    voice: V,
+    hermes: Option<HermesWorker>,
 }
 
 struct Connection {
@@ -105,69 +105,79 @@ struct Connection {
     begun: Vec<u8>,
 }
 
-impl<V: Voice> Worker<V> {
-    fn new(args: &Args, voice: V) -> Result<Self> {
+impl Worker {
+    fn new(args: &Args) -> Result<Self> {
         let listener = std::io::stdin().as_fd().try_clone_to_owned()?;
-        let control = UnixStream::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+        let hermes = match args.hermes.as_slice() {
+            [] => None,
+            maps => Some(HermesWorker::new(maps.try_into()?, args.index.into())?),
+        };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut flags = epoll::EventFlags::IN;
         flags.set(epoll::EventFlags::EXCLUSIVE, args.shared);
         if args.temper != Temper::StopsAccepting {
             epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), flags)?;
         }
+        let control = process::ready()?;
         let data = epoll::EventData::new_u64(CONTROL);
         epoll::add(&epoll, &control, data, epoll::EventFlags::IN)?;
         Ok(Self {
             index: args.index,
             temper: args.temper,
-            moods: Moods::new(args.temper),
+            next_hang: NextHang::default(),
             epoll,
             listener,
             control,
             connections: Vec::new(),
-            free: Vec::new(),
             events: Vec::with_capacity(EVENTS),
             counts: Counts::default(),
-            voice,
+            hermes,
         })
     }
 
     /// Once round the loop. `false`: it is to stop.
     fn turn(&mut self) -> Result<bool> {
-        self.voice.ended()?;
-        let until = self.moods.until(Instant::now());
-        let timeout = until.into_iter().chain(self.voice.longest_wait()).min().map(timespec);
+        self.hermes.as_mut().map_or(Ok(()), HermesWorker::loop_ended)?;
+        let longest = self.hermes.as_ref().map(|_| WAIT);
+        let timeout = self.next_hang.until(Instant::now()).into_iter().chain(longest).min();
+        let timeout = timeout.map(Timespec::try_from).transpose()?;
         let mut events = std::mem::take(&mut self.events);
         events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).context("cannot wait for events"),
         }
-        self.voice.entered();
         let start = Instant::now();
+        self.report(HermesWorker::loop_entered);
         let mut go_on = true;
         for (index, event) in events.iter().enumerate() {
-            self.voice.events(events.len() - index);
+            self.report(|hermes| hermes.pending(events.len() - index));
             match event.data.u64() {
                 LISTENER => self.accept()?,
                 CONTROL => go_on = false,
-                connection => self.serve(connection as usize)?,
+                connection => self.serve(connection as usize),
             }
         }
-        self.voice.events(0);
+        self.report(|hermes| hermes.pending(0));
         self.events = events;
-        if self.moods.is_due(Instant::now()) {
+        if self.next_hang.is_due(Instant::now()) {
             self.hang();
         }
         self.counts.busy += start.elapsed().as_micros() as u64;
         Ok(go_on)
     }
 
+    fn report(&mut self, what: impl FnOnce(&mut HermesWorker)) {
+        if let Some(hermes) = &mut self.hermes {
+            what(hermes);
+        }
+    }
+
     fn accept(&mut self) -> Result<()> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let stream = match accept_with(&self.listener, flags) {
             Ok(stream) => stream,
-            // Another one was quicker, or the client has given up.
+            // Another worker was quicker, or the client has given up.
             Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return Ok(()),
             Err(errno) => return Err(errno).context("cannot accept"),
         };
@@ -175,85 +185,53 @@ impl<V: Voice> Worker<V> {
         // acknowledged, and the client's kernel takes 40 ms for that.
         sockopt::set_tcp_nodelay(&stream, true)?;
         self.counts.accepted += 1;
-        self.moods.accepted(Instant::now());
+        self.next_hang.accepted(self.temper, Instant::now());
         if self.temper == Temper::FailsFast {
-            return Ok(()); // it is closed
+            return Ok(()); // closes it
         }
-        let key = self.free.pop().unwrap_or_else(|| {
-            self.connections.push(None);
-            self.connections.len() - 1
-        });
+        let key = stream.as_raw_fd() as usize;
         let data = epoll::EventData::new_u64(key as u64);
         epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
+        let length = self.connections.len().max(key + 1);
+        self.connections.resize_with(length, || None);
         self.connections[key] = Some(Connection { stream, begun: Vec::new() });
-        self.voice.opened();
+        self.report(HermesWorker::opened);
         Ok(())
     }
 
-    /// Does what a connection asks for. One that is not there any more was closed by an event before.
-    fn serve(&mut self, key: usize) -> Result<()> {
-        let Some(connection) = &mut self.connections[key] else { return Ok(()) };
+    /// Does what a connection asks for, if an event before has not closed it.
+    fn serve(&mut self, key: usize) {
+        let Some(connection) = &mut self.connections[key] else { return };
         let mut bytes = std::mem::take(&mut connection.begun);
-        match recv(&connection.stream, spare_capacity(reserved(&mut bytes)), RecvFlags::empty()) {
-            Ok((0, _)) => return self.close(key),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {}
-            Err(_) => return self.close(key),
+        bytes.reserve(4096);
+        match recv(&connection.stream, spare_capacity(&mut bytes), RecvFlags::empty()) {
+            Ok((1.., _)) | Err(Errno::INTR | Errno::AGAIN) => {}
+            Ok(_) | Err(_) => return self.close(key),
         }
         let (requests, rest) = bytes.as_chunks::<REQUEST>();
         for request in requests {
-            let Some(request) = Request::parse(*request) else { return self.close(key) };
-            block_until(Instant::now() + request.block);
-            let answer = Answer { worker: self.index }.bytes();
-            let sent = send(&connection.stream, &answer, SendFlags::NOSIGNAL);
+            let request = Request::parse(*request);
+            if !request.block.is_zero() {
+                thread::sleep(request.block);
+            }
+            let sent = send(&connection.stream, &[self.index], SendFlags::NOSIGNAL);
             if request.last || sent.is_err() {
                 return self.close(key);
             }
         }
         connection.begun.extend_from_slice(rest);
-        Ok(())
     }
 
-    fn close(&mut self, key: usize) -> Result<()> {
+    fn close(&mut self, key: usize) {
         if self.connections[key].take().is_some() {
-            self.free.push(key);
-            self.voice.closed();
+            self.report(HermesWorker::closed);
         }
-        Ok(())
     }
 
     fn hang(&mut self) {
         if self.temper == Temper::DropsAndHangs {
-            for key in 0..self.connections.len() {
-                let _ = self.close(key);
-            }
+            (0..self.connections.len()).for_each(|key| self.close(key));
         }
         thread::sleep(HANG);
     }
-
-    fn count_waiting(&mut self) -> Result<()> {
-        while accept_with(&self.listener, SocketFlags::CLOEXEC).is_ok() {
-            self.counts.waiting += 1;
-        }
-        Ok(())
-    }
-}
-
-/// Room for many requests at once.
-fn reserved(bytes: &mut Vec<u8>) -> &mut Vec<u8> {
-    bytes.reserve(4096);
-    bytes
-}
-
-fn block_until(end: Instant) {
-    let left = end.saturating_duration_since(Instant::now());
-    if !left.is_zero() {
-        thread::sleep(left);
-    }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    // Rounded up: a wait that ends before its time would be taken up again and again.
-    let millis = duration.as_micros().div_ceil(1000) as i64;
-    Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 }
 }
