@@ -52,9 +52,6 @@ enum Bench {
     /// One load in a fresh process: a part of `load`
     #[command(hide = true)]
     LoadOnce(load::Once),
-    /// A process with sockets: a part of `ls`
-    #[command(hide = true)]
-    Hold(ls::hold::Args),
     /// A worker of a server: a part of `latency`
     #[command(name = latency::worker::COMMAND, hide = true)]
     LatencyWorker(latency::worker::Args),
@@ -81,7 +78,6 @@ fn main() -> ExitCode {
         Bench::LatencyWorker(args) => latency::worker::run(&args),
         Bench::Simulate(args) => simulate::run(&args),
         Bench::LoadOnce(args) => alone(|| load::once(&args)),
-        Bench::Hold(args) => ls::hold::run(&args),
         Bench::Peak(args) => process::peak(&args),
     };
     match result {

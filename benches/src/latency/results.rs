@@ -5,7 +5,7 @@ use hdrhistogram::Histogram;
 
 use super::contender::Contender;
 use super::generator::histogram;
-use super::measure::Outcome;
+use super::measure::{Outcome, Wrk};
 use super::scenario::{Aim, Scenario, Server};
 use crate::report::{Figure, Report, Table, number, range};
 use crate::stats::{Median, median};
@@ -26,6 +26,15 @@ impl Cell {
         self.outcomes.iter().map(of).collect()
     }
 
+    /// The median over rounds.
+    fn median(&self, of: fn(&Outcome) -> f64) -> String {
+        number(median(&self.each(of)))
+    }
+
+    fn millis(&self, of: fn(&Outcome) -> f64) -> String {
+        number(median(&self.each(of)) / 1e3)
+    }
+
     /// Of all rounds together.
     pub(super) fn latency(&self) -> Result<Histogram<u64>> {
         let mut all = histogram();
@@ -35,6 +44,30 @@ impl Cell {
         Ok(all)
     }
 }
+
+/// A column of the table of latencies: its heading, and what it shows of a contender.
+type Column = (&'static str, fn(&Measured, &Cell) -> String);
+
+/// Medians over rounds. Workers report the last three.
+const COLUMNS: [Column; 14] = [
+    ("decides", |_, cell| cell.contender.name().to_owned()),
+    ("p50", |_, cell| cell.millis(|outcome| outcome.p50)),
+    ("p90", |_, cell| cell.millis(|outcome| outcome.p90)),
+    ("p99", |_, cell| cell.millis(|outcome| outcome.p99)),
+    ("bounds", |_, cell| {
+        let bounds = Median::of(&cell.each(|outcome| outcome.p99 / 1e3));
+        range(bounds.low, bounds.high)
+    }),
+    ("p99.9", |_, cell| cell.millis(|outcome| outcome.p999)),
+    ("max", |_, cell| cell.millis(|outcome| outcome.max)),
+    ("p99 to hash", |all, cell| all.p99_ratio(cell, Contender::Hash)),
+    ("to shared", |all, cell| all.p99_ratio(cell, Contender::Shared)),
+    ("answers/s", |_, cell| cell.median(|outcome| outcome.throughput)),
+    ("failed", |_, cell| cell.median(|outcome| outcome.failed)),
+    ("first's share", |_, cell| format!("{:.3}", median(&cell.each(|o| o.first_share)))),
+    ("open, dev.", |_, cell| cell.median(|outcome| outcome.deviation)),
+    ("busy", |_, cell| format!("{:.2}", median(&cell.each(|outcome| outcome.busy)))),
+];
 
 /// All contenders in one scenario.
 pub(super) struct Measured {
@@ -46,6 +79,13 @@ pub(super) struct Measured {
 impl Measured {
     fn each(&self, contender: Contender, of: fn(&Outcome) -> f64) -> Option<Vec<f64>> {
         Some(self.cells.iter().find(|cell| cell.contender == contender)?.each(of))
+    }
+
+    /// A contender's p99 in times of another's, if that was measured.
+    fn p99_ratio(&self, cell: &Cell, to: Contender) -> String {
+        let p99 = |outcome: &Outcome| outcome.p99;
+        let ratio = |to: Vec<f64>| format!("{:.3}", Median::of_ratios(&cell.each(p99), &to).value);
+        self.each(to, p99).map(ratio).unwrap_or_default()
     }
 
     /// The scenario's tables, and every single outcome as raw numbers.
@@ -64,53 +104,15 @@ impl Measured {
         Ok(())
     }
 
-    /// Medians over rounds.
     fn latency_table(&self, report: &mut Report) {
-        let mut table = Table::new([
-            "decides",
-            "p50",
-            "p90",
-            "p99",
-            "bounds",
-            "p99.9",
-            "max",
-            "p99 to hash",
-            "to shared",
-            "answers/s",
-            "failed",
-            "first's share",
-            "open, dev.",
-            "busy",
-        ]);
-        let p99 = |contender| self.each(contender, |outcome| outcome.p99);
-        let (hash, shared) = (p99(Contender::Hash), p99(Contender::Shared));
+        // nginx reports nothing of what its workers did.
+        let columns = match self.scenario.server {
+            Server::Workers => &COLUMNS[..],
+            Server::Nginx => &COLUMNS[..COLUMNS.len() - 3],
+        };
+        let mut table = Table::new(columns.iter().map(|(heading, _)| *heading));
         for cell in &self.cells {
-            let plain = |of: fn(&Outcome) -> f64| number(median(&cell.each(of)));
-            let millis = |of: fn(&Outcome) -> f64| number(median(&cell.each(of)) / 1e3);
-            let bounds = Median::of(&cell.each(|outcome| outcome.p99 / 1e3));
-            // nginx reports nothing of what its workers did.
-            let reported = self.scenario.server == Server::Workers;
-            let reported = |text: String| if reported { text } else { String::new() };
-            let to = |other: &Option<Vec<f64>>| {
-                let ratio = |p99: &Vec<f64>| Median::of_ratios(&cell.each(|o| o.p99), p99).value;
-                other.as_ref().map(|p99| format!("{:.3}", ratio(p99))).unwrap_or_default()
-            };
-            table.row([
-                cell.contender.name().to_owned(),
-                millis(|outcome| outcome.p50),
-                millis(|outcome| outcome.p90),
-                millis(|outcome| outcome.p99),
-                range(bounds.low, bounds.high),
-                millis(|outcome| outcome.p999),
-                millis(|outcome| outcome.max),
-                to(&hash),
-                to(&shared),
-                plain(|outcome| outcome.throughput),
-                plain(|outcome| outcome.failed),
-                reported(format!("{:.3}", median(&cell.each(|outcome| outcome.first_share)))),
-                reported(plain(|outcome| outcome.deviation)),
-                reported(format!("{:.2}", median(&cell.each(|outcome| outcome.busy)))),
-            ]);
+            table.row(columns.iter().map(|(_, show)| show(self, cell)));
         }
         let all = |of: fn(&Outcome) -> f64| {
             median(&self.cells.iter().flat_map(|cell| cell.each(of)).collect::<Vec<f64>>())
@@ -129,7 +131,7 @@ impl Measured {
     fn wrk_table(&self, report: &mut Report) {
         let mut table = Table::new(["decides", "answers/s", "bounds", "p99", "bounds"]);
         for cell in &self.cells {
-            let of = |of: fn(super::measure::Wrk) -> f64| {
+            let of = |of: fn(Wrk) -> f64| {
                 Median::of(&cell.each(|outcome| outcome.wrk.map_or(f64::NAN, of)))
             };
             let shown = |m: Median| [number(m.value), range(m.low, m.high)];

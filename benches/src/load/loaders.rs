@@ -1,51 +1,27 @@
 //! Loading with either library. Ours has the names of aya, so one text does for both.
 
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 
-/// How long the parts of a load took.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Timed {
-    /// Until the object is parsed and adapted and its maps are there.
-    object: Duration,
-    /// Until the listeners are in the socket array.
-    sockets: Duration,
-    /// Until the programs are in the kernel.
-    programs: Duration,
-    /// Until the program decides for the group.
-    attach: Duration,
-}
+/// Microseconds that the parts of a load took: until the object is parsed and adapted and its maps are
+/// there, the listeners are in the socket array, the programs are in the kernel, and the program
+/// decides for the group.
+pub(super) type Parts = [f64; 4];
 
-impl Timed {
-    /// In microseconds.
-    pub(super) fn parts(&self) -> [f64; 4] {
-        [self.object, self.sockets, self.programs, self.attach].map(|part| part.as_secs_f64() * 1e6)
-    }
-
-    pub(super) fn total(&self) -> f64 {
-        self.parts().iter().sum()
-    }
-}
-
-/// An object with tracing programs.
+/// An object with tracing programs: iterators with what they are over, and programs with their
+/// tracepoint.
 pub(super) struct Tracing {
     pub(super) object: &'static [u8],
-    /// Iterators, and what they are over.
     pub(super) iterators: &'static [(&'static str, &'static str)],
-    /// Programs at a tracepoint, and which.
     pub(super) tracepoints: &'static [(&'static str, &'static str)],
 }
 
-/// Gives the time since it was asked last.
-struct Laps(Instant);
-
-impl Laps {
-    fn lap(&mut self) -> Duration {
-        let now = Instant::now();
-        now - std::mem::replace(&mut self.0, now)
-    }
+/// Microseconds since `last`, which becomes now.
+fn lap(last: &mut Instant) -> f64 {
+    let now = Instant::now();
+    (now - std::mem::replace(last, now)).as_secs_f64() * 1e6
 }
 
 /// `select` and `trace`, in a module that defines `Ebpf`, `Btf` and `load_for_kernel`.
@@ -68,35 +44,35 @@ macro_rules! loader {
             program: &str,
             listeners: &[TcpListener],
             load: fn(&[u8]) -> Result<Ebpf>,
-        ) -> Result<Timed> {
-            let mut laps = Laps(Instant::now());
+        ) -> Result<Parts> {
+            let mut start = Instant::now();
             let mut ebpf = load(object)?;
-            let object = laps.lap();
+            let object = lap(&mut start);
             let mut array: ReusePortSockArray<_> =
                 ebpf.take_map("sockets").context("no sockets")?.try_into()?;
             for (index, listener) in (0..).zip(listeners) {
                 array.set(index, listener, 0)?;
             }
-            let sockets = laps.lap();
+            let sockets = lap(&mut start);
             let program = ebpf.program_mut(program).context("no program")?;
             let program: &mut SkReuseport = program.try_into()?;
             program.load()?;
-            let programs = laps.lap();
+            let programs = lap(&mut start);
             program.attach(&listeners[0])?;
-            let attach = laps.lap();
+            let attach = lap(&mut start);
             SkReuseport::detach(&listeners[0])?;
             // The kernel frees the array later; a socket that is still in it can go into no other.
             for (index, _) in (0..).zip(listeners) {
                 array.clear_index(&index)?;
             }
-            Ok(Timed { object, sockets, programs, attach })
+            Ok([object, sockets, programs, attach])
         }
 
         /// From the object's bytes until its tracing programs are in the kernel.
-        pub(in super::super) fn trace(tracing: &Tracing) -> Result<Timed> {
-            let mut laps = Laps(Instant::now());
+        pub(in super::super) fn trace(tracing: &Tracing) -> Result<Parts> {
+            let mut start = Instant::now();
             let (mut ebpf, btf) = load_for_kernel(tracing.object)?;
-            let object = laps.lap();
+            let object = lap(&mut start);
             for (name, over) in tracing.iterators {
                 let program = ebpf.program_mut(name).context("no program")?;
                 <&mut Iter>::try_from(program)?.load(over, &btf)?;
@@ -105,7 +81,7 @@ macro_rules! loader {
                 let program = ebpf.program_mut(name).context("no program")?;
                 <&mut BtfTracePoint>::try_from(program)?.load(at, &btf)?;
             }
-            Ok(Timed { object, programs: laps.lap(), ..Timed::default() })
+            Ok([object, 0.0, lap(&mut start), 0.0])
         }
     };
 }

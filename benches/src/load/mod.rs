@@ -24,7 +24,7 @@ use crate::Common;
 use crate::process::{own, run as run_process};
 use crate::report::{Figure, Report, Table, number, spread};
 use crate::stats::median;
-use loaders::{Timed, Tracing, ours, theirs};
+use loaders::{Parts, Tracing, ours, theirs};
 
 /// A plain program with a socket array.
 static PLAIN: &[u8] = include_bytes!("../../bpf/plain.bpf.o");
@@ -58,7 +58,16 @@ struct Subject {
     name: &'static str,
     object: &'static str,
     loader: &'static str,
-    load: fn(&[TcpListener]) -> Result<Timed>,
+    load: fn(&[TcpListener]) -> Result<Parts>,
+}
+
+const fn subject(
+    name: &'static str,
+    object: &'static str,
+    loader: &'static str,
+    load: fn(&[TcpListener]) -> Result<Parts>,
+) -> Subject {
+    Subject { name, object, loader, load }
 }
 
 const PLAIN_NAME: &str = "select, plain";
@@ -66,39 +75,33 @@ const OBSERVE_NAME: &str = "observe, CO-RE";
 const WATCH_NAME: &str = "watch, CO-RE";
 const OURS: &str = "sk-reuseport";
 const AYA: &str = "aya, EbpfLoader";
-const AYA_SIMPLY: &str = "aya, Ebpf::load";
 
-#[rustfmt::skip]
 static SUBJECTS: [Subject; 8] = [
-    Subject { name: "plain-ours", object: PLAIN_NAME, loader: OURS,
-              load: |listeners| ours::select(PLAIN, "plain", listeners, ours::load) },
-    Subject { name: "plain-aya", object: PLAIN_NAME, loader: AYA,
-              load: |listeners| theirs::select(PLAIN, "plain", listeners, theirs::load) },
-    Subject { name: "plain-aya-twice", object: PLAIN_NAME, loader: AYA_SIMPLY,
-              load: |listeners| theirs::select(PLAIN, "plain", listeners, theirs::load_simply) },
-    Subject { name: "policies-ours", object: "select, our policies", loader: OURS,
-              load: |listeners| ours::select(SELECT, "reuseport", listeners, ours::load) },
-    Subject { name: "observe-ours", object: OBSERVE_NAME, loader: OURS,
-              load: |_| ours::trace(&OBSERVE) },
-    Subject { name: "observe-aya", object: OBSERVE_NAME, loader: AYA,
-              load: |_| theirs::trace(&OBSERVE) },
-    Subject { name: "watch-ours", object: WATCH_NAME, loader: OURS,
-              load: |_| ours::trace(&WATCH) },
-    Subject { name: "watch-aya", object: WATCH_NAME, loader: AYA,
-              load: |_| theirs::trace(&WATCH) },
+    subject("plain-ours", PLAIN_NAME, OURS, |l| ours::select(PLAIN, "plain", l, ours::load)),
+    subject("plain-aya", PLAIN_NAME, AYA, |l| theirs::select(PLAIN, "plain", l, theirs::load)),
+    subject("plain-aya-twice", PLAIN_NAME, "aya, Ebpf::load", |l| {
+        theirs::select(PLAIN, "plain", l, theirs::load_simply)
+    }),
+    subject("policies-ours", "select, our policies", OURS, |l| {
+        ours::select(SELECT, "reuseport", l, ours::load)
+    }),
+    subject("observe-ours", OBSERVE_NAME, OURS, |_| ours::trace(&OBSERVE)),
+    subject("observe-aya", OBSERVE_NAME, AYA, |_| theirs::trace(&OBSERVE)),
+    subject("watch-ours", WATCH_NAME, OURS, |_| ours::trace(&WATCH)),
+    subject("watch-aya", WATCH_NAME, AYA, |_| theirs::trace(&WATCH)),
 ];
 
 /// Times in microseconds, round by round.
 #[derive(Default)]
 struct Times {
-    warm: Vec<Timed>,
+    warm: Vec<Parts>,
     /// Each the first load in its process.
     first: Vec<f64>,
 }
 
 impl Times {
     fn totals(&self) -> Vec<f64> {
-        self.warm.iter().map(Timed::total).collect()
+        self.warm.iter().map(|parts| parts.iter().sum()).collect()
     }
 }
 
@@ -118,7 +121,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ]);
     for (subject, times) in SUBJECTS.iter().zip(&times) {
         let part = |part: usize| {
-            number(median(&times.warm.iter().map(|timed| timed.parts()[part]).collect::<Vec<_>>()))
+            number(median(&times.warm.iter().map(|parts| parts[part]).collect::<Vec<_>>()))
         };
         let name = [format!("{}: {}", subject.object, subject.loader)];
         let cells = name.into_iter().chain((0..4).map(part)).chain(spread(&times.totals()));
@@ -153,11 +156,11 @@ fn measure(args: &Args) -> Result<Vec<Times>> {
     let mut times: Vec<Times> = SUBJECTS.iter().map(|_| Times::default()).collect();
     for round in 0..=args.rounds {
         for (subject, times) in SUBJECTS.iter().zip(&mut times) {
-            let timed = (subject.load)(&listeners)
+            let parts = (subject.load)(&listeners)
                 .with_context(|| format!("{} with {}", subject.object, subject.loader))?;
             // The first round warms what lasts: aya probes the kernel's features once.
             if round > 0 {
-                times.warm.push(timed);
+                times.warm.push(parts);
             }
         }
     }
@@ -184,6 +187,6 @@ pub(crate) struct Once {
 /// Loads once and prints how many microseconds it took.
 pub(crate) fn once(args: &Once) -> Result<()> {
     let subject = SUBJECTS.iter().find(|s| s.name == args.subject).context("no such subject")?;
-    println!("{}", (subject.load)(&listeners()?)?.total());
+    println!("{}", (subject.load)(&listeners()?)?.iter().sum::<f64>());
     Ok(())
 }

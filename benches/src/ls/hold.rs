@@ -4,19 +4,17 @@
 //! Every socket is watched by its process's epoll instance, as an event-driven server's are. Ports
 //! are fixed: they are in a network namespace that has no other sockets.
 
-use std::io::Read as _;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::Stdio;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 use rustix::event::epoll;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt;
 use sk_reuseport::net::Bind;
-
-use crate::process::{Helper, ready};
 
 /// Members of a process, each of another group; the last one is UDP.
 const EACH: u32 = 5;
@@ -44,99 +42,68 @@ impl Members {
         FIRST_PORT..FIRST_PORT + self.groups() as u16
     }
 
-    pub(super) fn start(&self) -> Result<Vec<Helper>> {
-        let first_port = |process| u32::from(FIRST_PORT) + process / WORKERS * EACH;
-        start(
-            (0..self.processes).map(|process| ["members".into(), first_port(process).to_string()]),
-        )
+    pub(super) fn start(&self) -> Result<Vec<Holder>> {
+        let start = |process: u32| {
+            let first = FIRST_PORT + (process / WORKERS * EACH) as u16;
+            let bind = |port| Bind::new((Ipv4Addr::LOCALHOST, port).into());
+            let last = first + EACH as u16 - 1;
+            let mut sockets: Vec<OwnedFd> = Vec::new();
+            for port in first..last {
+                sockets.extend(bind(port).listeners(1)?.into_iter().map(OwnedFd::from));
+            }
+            sockets.extend(bind(last).udp_sockets(1)?.into_iter().map(OwnedFd::from));
+            Holder::start(sockets)
+        };
+        (0..self.processes).map(start).collect()
     }
 }
 
 /// Starts processes with this number of sockets that are members of nothing.
-pub(super) fn start_crowd(sockets: u32) -> Result<Vec<Helper>> {
-    let part = |process: u32| {
-        let sockets = (sockets - process * CROWD_EACH).min(CROWD_EACH);
-        ["crowd".into(), process.to_string(), sockets.to_string()]
-    };
-    start((0..sockets.div_ceil(CROWD_EACH)).map(part))
+pub(super) fn start_crowd(sockets: u32) -> Result<Vec<Holder>> {
+    let part = |process: u32| crowd(process, (sockets - process * CROWD_EACH).min(CROWD_EACH));
+    (0..sockets.div_ceil(CROWD_EACH)).map(|process| Holder::start(part(process)?)).collect()
 }
 
-/// Starts `hold` with each of these arguments. All have their sockets when this returns.
-fn start<const N: usize>(commands: impl Iterator<Item = [String; N]>) -> Result<Vec<Helper>> {
-    let start = |arguments| Helper::start("hold", arguments, Stdio::null());
-    let mut holders = commands.map(start).collect::<Result<Vec<_>>>()?;
-    holders.iter_mut().try_for_each(Helper::wait_until_ready)?;
-    Ok(holders)
-}
-
-/// A holder: a part of `ls`.
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(clap::Subcommand)]
-enum What {
-    Members { first_port: u16 },
-    Crowd { number: u16, sockets: u32 },
-}
-
-/// Makes the sockets, says so, and has them until it is stopped.
-pub(crate) fn run(args: &Args) -> Result<()> {
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let mut held = Held { epoll, sockets: Vec::new() };
-    match args.what {
-        What::Members { first_port } => held.members(first_port)?,
-        What::Crowd { number, sockets } => held.crowd(number, sockets)?,
+/// Connections first, then UDP sockets that are bound each to an address of its own.
+fn crowd(process: u32, count: u32) -> Result<Vec<OwnedFd>> {
+    let network = Ipv4Addr::new(127, 1, 0, 0).to_bits() + (process << 16);
+    let address = |host: u32, port| SocketAddrV4::new(Ipv4Addr::from_bits(network + host), port);
+    let listener = TcpListener::bind(address(1, 0))?;
+    let mut sockets: Vec<OwnedFd> = Vec::new();
+    for _ in 1..count * 4 / 5 / 2 {
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        // Neither end may stay in TIME_WAIT.
+        sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
+        sockets.extend([client.into(), listener.accept()?.0.into()]);
     }
-    ready()?.read_to_end(&mut Vec::new())?;
-    Ok(())
+    sockets.push(listener.into());
+    for host in 2..2 + count - sockets.len() as u32 {
+        sockets.push(UdpSocket::bind(address(host, 10_000))?.into());
+    }
+    Ok(sockets)
 }
 
-struct Held {
-    epoll: OwnedFd,
-    sockets: Vec<OwnedFd>,
+/// A process that has sockets until this is dropped, or the bench ends.
+pub(super) struct Holder(Child);
+
+impl Holder {
+    /// The process inherits the sockets and an epoll instance that watches them; nobody else has them
+    /// when this returns.
+    fn start(sockets: Vec<OwnedFd>) -> Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::empty())?;
+        for (index, socket) in (0..).zip(&sockets) {
+            epoll::add(&epoll, socket, epoll::EventData::new_u64(index), epoll::EventFlags::IN)?;
+            fcntl_setfd(socket, FdFlags::empty())?;
+        }
+        // It waits for the end of its input.
+        let process = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        Ok(Self(process.context("cannot start cat")?))
+    }
 }
 
-impl Held {
-    fn hold(&mut self, socket: impl Into<OwnedFd>) -> Result<()> {
-        let socket = socket.into();
-        let data = epoll::EventData::new_u64(self.sockets.len() as u64);
-        epoll::add(&self.epoll, socket.as_fd(), data, epoll::EventFlags::IN)?;
-        self.sockets.push(socket);
-        Ok(())
-    }
-
-    fn members(&mut self, first_port: u16) -> Result<()> {
-        let bind = |port| Bind::new(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        let last = first_port + EACH as u16 - 1;
-        for port in first_port..last {
-            bind(port).listeners(1)?.into_iter().try_for_each(|socket| self.hold(socket))?;
-        }
-        bind(last).udp_sockets(1)?.into_iter().try_for_each(|socket| self.hold(socket))
-    }
-
-    /// Connections first, then UDP sockets that are bound each to an address of its own.
-    fn crowd(&mut self, number: u16, sockets: u32) -> Result<()> {
-        let network = Ipv4Addr::new(127, 1, 0, 0).to_bits() + (u32::from(number) << 16);
-        let address =
-            |host: u32, port| SocketAddrV4::new(Ipv4Addr::from_bits(network + host), port);
-
-        let listener = TcpListener::bind(address(1, 0))?;
-        let connections = (sockets * 4 / 5 / 2).saturating_sub(1);
-        for _ in 0..connections {
-            let client = TcpStream::connect(listener.local_addr()?)?;
-            // Neither end may stay in TIME_WAIT.
-            sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
-            self.hold(client)?;
-            self.hold(listener.accept()?.0)?;
-        }
-        self.hold(listener)?;
-        for host in 2..2 + sockets - 2 * connections - 1 {
-            self.hold(UdpSocket::bind(address(host, 10_000))?)?;
-        }
-        ensure!(self.sockets.len() == sockets as usize, "{} sockets", self.sockets.len());
-        Ok(())
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }

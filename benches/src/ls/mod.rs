@@ -5,7 +5,7 @@
 //!
 //! Not measured: other network namespaces, and steered groups, whose state `ls` reads as well.
 
-pub(crate) mod hold;
+mod hold;
 
 use std::time::Instant;
 
