@@ -17,12 +17,14 @@ mod select;
 mod simulate;
 mod stats;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use report::Common;
 
 #[derive(Parser)]
 #[command(
@@ -51,21 +53,16 @@ enum Bench {
     Simulate(simulate::Args),
     /// One load in a fresh process: a part of `load`
     #[command(hide = true)]
-    LoadOnce(load::Once),
+    LoadOnce { subject: String },
     /// A worker of a server: a part of `latency`
-    #[command(name = latency::worker::COMMAND, hide = true)]
-    LatencyWorker(latency::worker::Args),
+    #[command(hide = true)]
+    LatencyWorker { role: String },
     /// The most memory that a command has: a part of `memory`
     #[command(hide = true)]
-    Peak(process::Peak),
-}
-
-/// What all benches take.
-#[derive(clap::Args)]
-struct Common {
-    /// Write every measurement to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    Peak {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,10 +72,10 @@ fn main() -> ExitCode {
         Bench::Ls(args) => alone(|| ls::run(&args)),
         Bench::Memory(args) => alone(|| memory::run(&args)),
         Bench::Latency(args) => alone(|| latency::run(&args)),
-        Bench::LatencyWorker(args) => latency::worker::run(&args),
+        Bench::LatencyWorker { role } => latency::worker::run(&role),
         Bench::Simulate(args) => simulate::run(&args),
-        Bench::LoadOnce(args) => alone(|| load::once(&args)),
-        Bench::Peak(args) => process::peak(&args),
+        Bench::LoadOnce { subject } => alone(|| load::once(&subject)),
+        Bench::Peak { command } => process::print_peak(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,11 +86,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// In a network and with a bpffs of one's own, with as many open files as there may be.
+/// Runs a bench in a network namespace and with a bpffs of its own, without a soft limit of open files.
 fn alone(bench: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
-        .context("cannot use as many open files as there may be")?;
+        .context("cannot raise the limit of open files")?;
     test_support::netns::isolated(|| {
         test_support::bpffs::private();
         bench()

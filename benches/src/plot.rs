@@ -42,7 +42,7 @@ pub(crate) fn distribution(
     title: &str,
     series: &[(&str, &Histogram<u64>)],
 ) -> Result<()> {
-    /// The quickest few say nothing, and would take up much of the plot.
+    /// Requests up to the fifth percentile are left out of the vertical range.
     const QUICKEST: f64 = 1.0 / 0.95;
 
     let lines: Vec<Line<'_>> =
@@ -74,10 +74,11 @@ pub(crate) fn lines(
     draw(path, title, [x, Axis::round(y_label, points().map(|point| point.1))], series)
 }
 
-/// The axis of percentiles is one in so many requests, logarithmic: 99 % is one in 100. It ends here.
+/// The axis of percentiles is logarithmic in n, where one request in n lies beyond: 99 % is n = 100. It ends
+/// at this n.
 const MOST: f64 = 10_000.0;
 
-/// By one in so many requests, milliseconds. The line ends where fewer than ten values lie beyond.
+/// The points of a line: n, and milliseconds. It ends where fewer than ten requests lie beyond.
 fn percentiles(latencies: &Histogram<u64>) -> Vec<(f64, f64)> {
     const STEPS: u32 = 200;
 

@@ -67,15 +67,9 @@ impl Reuseport {
     }
 }
 
-/// Prints a command's peak of resident memory: a part of `memory`.
-#[derive(clap::Args)]
-pub(crate) struct Peak {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
-    command: Vec<OsString>,
-}
-
-pub(crate) fn peak(args: &Peak) -> Result<()> {
-    run(Command::new(&args.command[0]).args(&args.command[1..]))?;
+/// Runs a command and prints its peak of resident memory: a part of [`Reuseport::peak`].
+pub(crate) fn print_peak(command: &[OsString]) -> Result<()> {
+    run(Command::new(&command[0]).args(&command[1..]))?;
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("cannot tell what it used")?;
     println!("{}", u64::try_from(usage.max_rss())? * 1024);
     Ok(())
@@ -88,14 +82,10 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    pub(crate) fn start(
-        command: &str,
-        arguments: impl IntoIterator<Item = String>,
-        stdin: impl Into<Stdio>,
-    ) -> Result<Self> {
+    pub(crate) fn start(command: &str, argument: &str, stdin: impl Into<Stdio>) -> Result<Self> {
         let (control, theirs) = UnixStream::pair()?;
         let mut own = own(command)?;
-        own.args(arguments).stdin(stdin).stdout(OwnedFd::from(theirs));
+        own.arg(argument).stdin(stdin).stdout(OwnedFd::from(theirs));
         let process = own.spawn().with_context(|| format!("cannot start {own:?}"))?;
         Ok(Self { process, control })
     }
@@ -126,7 +116,7 @@ impl Drop for Helper {
     }
 }
 
-/// The helper's end: says that it is ready. The stream ends when the helper is to stop, and takes its
+/// Tells the bench that this helper is ready. The stream ends when the helper is to stop, and takes its
 /// report.
 pub(crate) fn ready() -> Result<UnixStream> {
     let mut control = UnixStream::from(std::io::stdout().as_fd().try_clone_to_owned()?);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -10,6 +10,14 @@ use serde_json::Value;
 
 use crate::machine::Machine;
 use crate::stats::{self, Median};
+
+/// The options of all benches.
+#[derive(clap::Args)]
+pub(crate) struct Common {
+    /// Write every measurement to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
 
 /// Everything that one bench measured.
 #[derive(Debug, Serialize)]

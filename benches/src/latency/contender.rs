@@ -111,10 +111,10 @@ pub(super) enum Dealer<'a> {
 
 impl Dealer<'_> {
     /// The ids of the maps in which workers report, if it takes reports.
-    pub(super) fn report_maps(&self) -> Result<Vec<u32>> {
+    pub(super) fn report_maps(&self) -> Result<Option<[u32; 2]>> {
         match self {
-            Self::Hermes(hermes) => Ok(hermes.map_ids()?.to_vec()),
-            _ => Ok(Vec::new()),
+            Self::Hermes(hermes) => hermes.map_ids().map(Some),
+            _ => Ok(None),
         }
     }
 

@@ -17,7 +17,7 @@ use super::priority;
 use super::schedule::Schedule;
 use super::temper::Temper;
 use super::wire::Dialect;
-use super::worker::{self, Counts};
+use super::worker::{Counts, Role};
 use crate::process::Helper;
 
 /// With what it is measured.
@@ -92,13 +92,17 @@ pub(super) fn measure(host: &Host, contender: Contender, setup: &Setup<'_>) -> R
     Ok(outcome(observed, &counts, machine, setup))
 }
 
-fn start(setup: &Setup<'_>, listeners: &[TcpListener], hermes: Vec<u32>) -> Result<Vec<Helper>> {
+fn start(
+    setup: &Setup<'_>,
+    listeners: &[TcpListener],
+    hermes: Option<[u32; 2]>,
+) -> Result<Vec<Helper>> {
     let start = |index: u8| {
         let temper = if index == 0 { setup.temper } else { Temper::Steady };
         let shared = listeners.len() == 1;
-        let args = worker::Args { index, temper, shared, hermes: hermes.clone() };
+        let role = serde_json::to_string(&Role { index, temper, shared, hermes })?;
         let listener = listeners[usize::from(index) % listeners.len()].try_clone()?;
-        Helper::start(worker::COMMAND, args.words(), OwnedFd::from(listener))
+        Helper::start("latency-worker", &role, OwnedFd::from(listener))
     };
     (0..setup.workers).map(start).collect()
 }

@@ -47,8 +47,7 @@ use clap::ValueEnum as _;
 use hdrhistogram::Histogram;
 use reuseport::Host;
 
-use crate::Common;
-use crate::report::Report;
+use crate::report::{Common, Report};
 use contender::Contender;
 use measure::{Setup, measure};
 use nginx::Site;
@@ -124,9 +123,9 @@ fn plot(measured: &Measured, directory: &Path) -> Result<()> {
     crate::plot::distribution(&path, &measured.scenario.describe(measured.workers), &series)
 }
 
-/// Whether a contender can be had in a scenario, and says something there.
+/// Whether a contender can be measured in a scenario.
 fn suits(contender: Contender, scenario: &Scenario) -> bool {
-    // Hermes needs workers that report. One queue for all has no worker that it waits for.
+    // Hermes needs workers that report. A shared queue has no connections that reach one worker.
     let is_nginx = scenario.server == Server::Nginx;
     let is_reached = matches!(scenario.aims, [Aim::Reached(_)]);
     !(contender == Contender::Hermes && is_nginx || !contender.has_queues() && is_reached)

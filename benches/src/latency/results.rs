@@ -140,7 +140,7 @@ impl Measured {
         }
         let title = format!(
             "{}, wrk with 8 clients, a connection for each request, while 2 slow requests come a \
-             second: answers in a second, and wrk's own p99 in milliseconds, which says nothing of the \
+             second: answers in a second, and wrk's own p99 in milliseconds, which does not include the \
              requests that it did not send while it waited",
             self.scenario.title
         );

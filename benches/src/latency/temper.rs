@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// How long a worker hangs.
 pub(super) const HANG: Duration = Duration::from_millis(400);
 /// From the beginning of one hang to the next.
@@ -9,7 +11,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// From the first connection to the first hang.
 const FIRST: Duration = Duration::from_millis(200);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Temper {
     /// Does what it is asked.
     Steady,

@@ -1,6 +1,6 @@
 //! One worker: a process with an event loop as nginx has it. Its listener is watched level-triggered
 //! and gives one connection for each event; a connection's requests are done one after the other, and
-//! the whole worker blocks for as long as a request says, asleep, as one does that waits for a disk.
+//! the whole worker blocks for as long as a request asks, asleep, as one does that waits for a disk.
 //!
 //! It knows of no balancing, except for Hermes, which takes workers that report. Its listener is
 //! descriptor 0; descriptor 1 is its control stream.
@@ -13,7 +13,6 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum as _;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -25,41 +24,20 @@ use super::wire::{REQUEST, Request};
 use crate::hermes::{HermesWorker, WAIT};
 use crate::process;
 
-/// The name of the hidden sub-command.
-pub(crate) const COMMAND: &str = "latency-worker";
 /// As many events as nginx takes at once.
 const EVENTS: usize = 512;
 const LISTENER: u64 = u64::MAX;
 const CONTROL: u64 = u64::MAX - 1;
 
-/// A worker: a part of `latency`.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Args {
-    #[arg(long)]
+/// What a worker is to be: its only argument, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Role {
     pub(super) index: u8,
-    #[arg(long)]
     pub(super) temper: Temper,
-    /// All workers have the same listener
-    #[arg(long)]
+    /// Whether all workers have the same listener.
     pub(super) shared: bool,
-    /// Ids of the maps in which it reports to Hermes
-    #[arg(long, num_args = 2)]
-    pub(super) hermes: Vec<u32>,
-}
-
-impl Args {
-    /// For the command line.
-    pub(super) fn words(&self) -> Vec<String> {
-        let temper = self.temper.to_possible_value();
-        let temper = temper.map(|value| value.get_name().to_owned()).unwrap_or_default();
-        let mut words = vec![format!("--index={}", self.index), format!("--temper={temper}")];
-        words.extend(self.shared.then(|| "--shared".to_owned()));
-        if !self.hermes.is_empty() {
-            words.push("--hermes".to_owned());
-            words.extend(self.hermes.iter().map(u32::to_string));
-        }
-        words
-    }
+    /// The ids of the maps in which it reports to Hermes.
+    pub(super) hermes: Option<[u32; 2]>,
 }
 
 /// What a worker did.
@@ -73,10 +51,11 @@ pub(super) struct Counts {
     pub(super) busy: u64,
 }
 
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(role: &str) -> Result<()> {
     // A sleep ends within microseconds of its time.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-    let mut worker = Worker::new(args)?;
+    let role = serde_json::from_str(role).context("not a worker's role")?;
+    let mut worker = Worker::new(role)?;
     while worker.turn()? {}
     while accept_with(&worker.listener, SocketFlags::CLOEXEC).is_ok() {
         worker.counts.waiting += 1;
@@ -86,8 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 struct Worker {
-    index: u8,
-    temper: Temper,
+    role: Role,
     next_hang: NextHang,
     epoll: OwnedFd,
     listener: OwnedFd,
@@ -106,24 +84,20 @@ struct Connection {
 }
 
 impl Worker {
-    fn new(args: &Args) -> Result<Self> {
+    fn new(role: Role) -> Result<Self> {
         let listener = std::io::stdin().as_fd().try_clone_to_owned()?;
-        let hermes = match args.hermes.as_slice() {
-            [] => None,
-            maps => Some(HermesWorker::new(maps.try_into()?, args.index.into())?),
-        };
+        let hermes = role.hermes.map(|maps| HermesWorker::new(maps, role.index.into()));
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut flags = epoll::EventFlags::IN;
-        flags.set(epoll::EventFlags::EXCLUSIVE, args.shared);
-        if args.temper != Temper::StopsAccepting {
+        flags.set(epoll::EventFlags::EXCLUSIVE, role.shared);
+        if role.temper != Temper::StopsAccepting {
             epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), flags)?;
         }
         let control = process::ready()?;
         let data = epoll::EventData::new_u64(CONTROL);
         epoll::add(&epoll, &control, data, epoll::EventFlags::IN)?;
         Ok(Self {
-            index: args.index,
-            temper: args.temper,
+            role,
             next_hang: NextHang::default(),
             epoll,
             listener,
@@ -131,7 +105,7 @@ impl Worker {
             connections: Vec::new(),
             events: Vec::with_capacity(EVENTS),
             counts: Counts::default(),
-            hermes,
+            hermes: hermes.transpose()?,
         })
     }
 
@@ -185,8 +159,8 @@ impl Worker {
         // acknowledged, and the client's kernel takes 40 ms for that.
         sockopt::set_tcp_nodelay(&stream, true)?;
         self.counts.accepted += 1;
-        self.next_hang.accepted(self.temper, Instant::now());
-        if self.temper == Temper::FailsFast {
+        self.next_hang.accepted(self.role.temper, Instant::now());
+        if self.role.temper == Temper::FailsFast {
             return Ok(()); // closes it
         }
         let key = stream.as_raw_fd() as usize;
@@ -214,7 +188,7 @@ impl Worker {
             if !request.block.is_zero() {
                 thread::sleep(request.block);
             }
-            let sent = send(&connection.stream, &[self.index], SendFlags::NOSIGNAL);
+            let sent = send(&connection.stream, &[self.role.index], SendFlags::NOSIGNAL);
             if request.last || sent.is_err() {
                 return self.close(key);
             }
@@ -229,7 +203,7 @@ impl Worker {
     }
 
     fn hang(&mut self) {
-        if self.temper == Temper::DropsAndHangs {
+        if self.role.temper == Temper::DropsAndHangs {
             (0..self.connections.len()).for_each(|key| self.close(key));
         }
         thread::sleep(HANG);

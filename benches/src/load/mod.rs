@@ -20,9 +20,8 @@ use std::net::TcpListener;
 use anyhow::{Context, Result};
 use sk_reuseport::net::{Bind, loopback};
 
-use crate::Common;
 use crate::process::{own, run as run_process};
-use crate::report::{Figure, Report, Table, number, spread};
+use crate::report::{Common, Figure, Report, Table, number, spread};
 use crate::stats::median;
 use loaders::{Parts, Tracing, ours, theirs};
 
@@ -178,15 +177,10 @@ fn listeners() -> Result<Vec<TcpListener>> {
     Bind::new(loopback(false)).listeners(2).context("cannot listen on loopback")
 }
 
-/// One load in a process that has loaded nothing before, as in a command that runs once.
-#[derive(clap::Args)]
-pub(crate) struct Once {
-    subject: String,
-}
-
-/// Loads once and prints how many microseconds it took.
-pub(crate) fn once(args: &Once) -> Result<()> {
-    let subject = SUBJECTS.iter().find(|s| s.name == args.subject).context("no such subject")?;
+/// Loads once and prints how many microseconds it took, in a process that has loaded nothing before, as
+/// a command that runs once.
+pub(crate) fn once(subject: &str) -> Result<()> {
+    let subject = SUBJECTS.iter().find(|one| one.name == subject).context("no such subject")?;
     println!("{}", (subject.load)(&listeners()?)?.iter().sum::<f64>());
     Ok(())
 }

@@ -87,8 +87,8 @@ fn crowd(process: u32, count: u32) -> Result<Vec<OwnedFd>> {
 pub(super) struct Holder(Child);
 
 impl Holder {
-    /// The process inherits the sockets and an epoll instance that watches them; nobody else has them
-    /// when this returns.
+    /// The process inherits the sockets and an epoll instance that watches them. No
+    /// other process has them when this returns.
     fn start(sockets: Vec<OwnedFd>) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::empty())?;
         for (index, socket) in (0..).zip(&sockets) {

@@ -12,9 +12,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use reuseport::Host;
 
-use crate::Common;
 use crate::process::Reuseport;
-use crate::report::{Figure, Report, Table};
+use crate::report::{Common, Figure, Report, Table};
 use crate::stats::Median;
 use hold::{Members, start_crowd};
 

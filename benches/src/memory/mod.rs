@@ -14,9 +14,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use sk_reuseport::net::{Bind, loopback};
 
-use crate::Common;
 use crate::process::Reuseport;
-use crate::report::{Figure, Report, Table, number};
+use crate::report::{Common, Figure, Report, Table, number};
 use kernel::Objects;
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -49,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         measure_kernel(args, &listeners, &mut kernel, &mut report)?;
         measure_resident(args, &listeners, &mut resident, &mut report)?;
     }
-    report.table("Memory of the kernel's, by maps and programs, as their memlock says", kernel);
+    report.table("Memory in the kernel, by maps and programs (their memlock)", kernel);
     report.table(format!("MiB resident at most, {} runs", args.rounds), resident);
     let size = args.reuseport.path()?.metadata().context("cannot see the command")?.len();
     report.figure(Figure::new("size of the command's file", size as f64 / MIB, "MiB"));

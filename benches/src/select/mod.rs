@@ -14,8 +14,7 @@ mod udp;
 use anyhow::{Context, Result};
 use reuseport::Policy;
 
-use crate::Common;
-use crate::report::{Figure, Report, Table, number};
+use crate::report::{Common, Figure, Report, Table, number};
 use crate::stats::{Median, median, ratios, turns};
 use programs::Variant;
 use tcp::Way;
