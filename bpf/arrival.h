@@ -4,25 +4,10 @@
  */
 #pragma once
 
-#include "kernel.h"
-#include <linux/bpf.h>
 #include <linux/tcp.h>
-#include <stdbool.h>
-#include <bpf/bpf_helpers.h>
 
-#include "config.h"
-
-enum arrival {
-	/* A SYN, or any datagram: it gets a member. */
-	ARRIVAL_NEW,
-	/*
-	 * A TCP segment that begins no connection and belongs to none: a SYN cookie's ACK, or a
-	 * stray one. It must find a listener, any will do, but must not count as a pick.
-	 */
-	ARRIVAL_STRAY,
-	/* A connection, or a half-open request, whose listener is closing (Linux 5.14). */
-	ARRIVAL_MIGRATION,
-};
+#include "request.h"
+#include "wire/config.h"
 
 static __always_inline enum arrival arrival_of(struct sk_reuseport_md *ctx)
 {
@@ -37,4 +22,10 @@ static __always_inline enum arrival arrival_of(struct sk_reuseport_md *ctx)
 		return ARRIVAL_STRAY;
 	/* A listener ignores a SYN with any of the others (tcp_rcv_state_process, TCP_LISTEN). */
 	return tcp->syn && !tcp->ack && !tcp->rst && !tcp->fin ? ARRIVAL_NEW : ARRIVAL_STRAY;
+}
+
+static __always_inline void arrival(struct sk_reuseport_md *ctx, struct request *req)
+{
+	req->ctx = ctx;
+	req->arrival = arrival_of(ctx);
 }

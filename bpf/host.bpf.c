@@ -17,8 +17,8 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-#include "host.h"
-#include "marks.h"
+#include "wire/host.h"
+#include "wire/mark.h"
 
 /*
  * A connection is cloned from its listener in state LISTEN and goes to SYN_RECV at once

@@ -131,12 +131,17 @@ struct request_sock_queue {
 	atomic_t qlen;
 };
 
-/* Begins with the struct sock, like udp_sock: a pointer to one is a pointer to the other. */
+struct inet_sock {
+	struct sock sk;
+};
+
 struct inet_connection_sock {
+	struct inet_sock icsk_inet; /* first: a pointer to one is a pointer to the other */
 	struct request_sock_queue icsk_accept_queue;
 };
 
 struct udp_sock {
+	struct inet_sock inet; /* the same */
 	int forward_deficit;
 };
 

@@ -6,17 +6,8 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#include "host.h"
-#include "marks.h"
-
-/* How many connections a walk over the marks has found, by member. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, HOST_MEMBERS);
-	__type(key, __u32);
-	__type(value, __u32);
-} live SEC(".maps");
+#include "wire/live.h"
+#include "wire/mark.h"
 
 /*
  * A connection that ended unseen is gone, or it is in CLOSE, which is stored after the programs that

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * The program of select.bpf.c that also reads the members' queues. It needs CAP_PERFMON, and a kernel
+ * The program of select.bpf.c that reads the members' queues with a helper. It needs CAP_PERFMON, and a kernel
  * that is not locked down for confidentiality; where it does not load, the other one does.
  */
 #define READ_QUEUES READ_BY_HELPER

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * SipHash-1-3 (Aumasson and Bernstein, 2012) over a few whole words: a keyed hash for what a remote
- * sender may choose freely. Who does not know the key cannot find inputs that meet.
+ * SipHash-1-3 (Aumasson and Bernstein, 2012) over a few whole words: a keyed hash for bytes that a remote
+ * sender chooses freely. Without the key, collisions cannot be found.
  */
 #pragma once
 
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
+#include "flow.h"
+#include "wire/config.h"
 
 struct siphash {
 	__u64 v0, v1, v2, v3;
@@ -31,8 +31,11 @@ static __always_inline void siphash_round(struct siphash *s)
 	s->v2 = rotate(s->v2, 32);
 }
 
-static __always_inline void siphash_begin(struct siphash *s, __u64 k0, __u64 k1)
+/* The key is the group's secret. */
+static __always_inline void siphash_begin(struct siphash *s)
 {
+	__u64 k0 = SEED, k1 = mix(SEED);
+
 	s->v0 = k0 ^ 0x736f6d6570736575ULL;
 	s->v1 = k1 ^ 0x646f72616e646f6dULL;
 	s->v2 = k0 ^ 0x6c7967656e657261ULL;
@@ -46,7 +49,7 @@ static __always_inline void siphash_word(struct siphash *s, __u64 word)
 	s->v0 ^= word;
 }
 
-/* Ends with the last word, whose highest byte holds the length of all that was hashed. */
+/* Ends with the last word, whose highest byte holds the length of the whole input. */
 static __always_inline __u64 siphash_end(struct siphash *s, __u64 last)
 {
 	siphash_word(s, last);

@@ -1,47 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Third stage: the table, which user space fills and never changes afterwards. A new one takes
- * its place in one store, and the kernel waits until no program reads the old one
- * (maybe_wait_bpf_programs in kernel/bpf/syscall.c) before user space reuses what that named.
- *
- * Word 0:   entries (32 bits), active members (16), draining members (16)
- * Word 1-:  entries, then active members' slots, then draining members' slots;
- *           four 16-bit slots to a word, each list from a new word on
- * Then:     a word for each slot, by which active members are compared (struct candidate); 0: none
+ * Reading the table, and picking by it: the slot in the entry that a key names.
  */
 #pragma once
 
-#include "kernel.h"
-#include <linux/bpf.h>
 #include <stdbool.h>
-#include <bpf/bpf_helpers.h>
 
 #include "map_key.h"
+#include "request.h"
+#include "wire/table.h"
 
-#define SLOTS_PER_WORD 4
-
-struct table_words {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	/*
-	 * User space fills them through memory. All tables of a group are of one length, which the
-	 * loader chooses: with BPF_F_INNER_MAP they could differ, but then each look into one
-	 * would be a call instead of a few instructions (array_map_gen_lookup).
-	 */
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-	__array(values, struct table_words);
-} tables SEC(".maps");
-
-/* Part of a table: so many slots from this word on. */
+/* Part of a table: `count` slots from this word on. */
 struct slots {
 	__u32 first_word;
 	__u32 count;
@@ -49,7 +18,6 @@ struct slots {
 
 struct table {
 	void *words;
-	__u64 head; /* word 0 */
 	struct slots entries;
 	struct slots active;
 	struct slots draining;
@@ -71,12 +39,11 @@ static __always_inline bool table_open(struct table *table)
 	head = bpf_map_lookup_elem(table->words, MAP_KEY(0));
 	if (!head)
 		return false;
-	table->head = *head;
 	table->entries.count = *head;
-	table->entries.first_word = 1;
-	table->active.count = (*head >> 32) & 0xffff;
-	table->active.first_word = 1 + words_for(table->entries.count);
-	table->draining.count = *head >> 48;
+	table->entries.first_word = ENTRIES_WORD;
+	table->active.count = (*head >> ACTIVE_SHIFT) & SLOT_MASK;
+	table->active.first_word = ENTRIES_WORD + words_for(table->entries.count);
+	table->draining.count = *head >> DRAINING_SHIFT;
 	table->draining.first_word = table->active.first_word + words_for(table->active.count);
 	table->candidates = table->draining.first_word + words_for(table->draining.count);
 	return true;
@@ -91,6 +58,19 @@ static __always_inline bool table_slot(struct table *table, struct slots *part, 
 
 	if (!packed)
 		return false;
-	*slot = (*packed >> (index % SLOTS_PER_WORD * 16)) & 0xffff;
+	*slot = (*packed >> (index % SLOTS_PER_WORD * SLOT_BITS)) & SLOT_MASK;
 	return true;
+}
+
+/* The slot of the entry that `key`, modulo the table's length, names. */
+static __always_inline int table_pick(struct request *req, __u64 key)
+{
+	struct table table;
+	__u32 slot;
+
+	req->key = key;
+	if (!table_open(&table) || !table.entries.count ||
+	    !table_slot(&table, &table.entries, key % table.entries.count, &slot))
+		return NO_SLOT;
+	return slot;
 }

@@ -15,22 +15,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-const volatile __u16 PORT = 0;
-
-/* The cookie of the group's network namespace. */
-const volatile __u64 NETNS = 0;
-
-/* A listener came or went. The layout is that of crates/reuseport/src/watch/events.rs. */
-struct event {
-	__u64 cookie;
-	__u32 listening; /* 1: came, 0: went */
-	__u32 reserved;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 64 * 1024);
-} events SEC(".maps");
+#include "wire/event.h"
 
 /*
  * Announced before the socket is in its group (inet_csk_listen_start sets the state, then hashes

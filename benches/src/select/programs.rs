@@ -224,7 +224,7 @@ fn select(
         .map("tables", tables.map_data())
         .map_max_entries("picks", capacity)
         .map_max_entries("addresses", capacity)
-        .map_max_entries("paces", capacity)
+        .map_max_entries("limiters", capacity)
         .map_max_entries("reports", capacity)
         .load(SELECT)?;
     let mut queues: Array<MapData, u64> =

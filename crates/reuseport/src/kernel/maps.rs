@@ -42,7 +42,7 @@ const LIST: [Entry; 7] = [
     entry("counters"),
     per_slot("picks"),
     per_slot("addresses"),
-    per_slot("paces"),
+    Entry { former: Some("paces"), ..per_slot("limiters") },
     per_slot("reports"),
 ];
 

@@ -11,7 +11,7 @@
 //!     header  slots              the group and its members
 //!     sockets                    the socket array that the program selects from
 //!     tables  cursor             what the policy picks by
-//!     addresses  paces           what least-loaded reads of the members, and remembers
+//!     addresses  limiters        what least-loaded reads of the members, and remembers
 //!     reports                    what workers report
 //!     counters  picks            what the program did
 //!     select                     the program

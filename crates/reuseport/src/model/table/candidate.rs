@@ -3,7 +3,7 @@
 use super::Share;
 use crate::model::id::{MaxShare, Slot, State, Weight};
 
-/// Picks to a member of average weight in one window: `WINDOW` in bpf/least_loaded.h.
+/// Picks to a member of average weight in one window: `WINDOW` in bpf/wire/tuning.h.
 const WINDOW: u128 = 8;
 
 /// A member that may be picked.

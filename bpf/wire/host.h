@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * What exists once per host: the members of all groups, which marks on sockets name.
- * The layout is that of crates/reuseport/src/state/layout.rs.
+ * The host-wide layer: the members of all groups, which the marks on sockets name.
  */
 #pragma once
 
-#include "kernel.h"
+#include "../kernel.h"
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
 #define HOST_MEMBERS 32768
 
 struct host_member {
-	__u32 epoch; /* 0: never given. Rises when the index is given to another member. */
+	__u32 epoch; /* 0: never used. Rises when the index is given to another member. */
 	__u32 used; /* 1: it belongs to a member */
-	/* Connections ever opened and closed; those that are open at this moment are the difference. */
+	/* Connections ever opened and closed; the difference is what is open. */
 	__u32 opened;
 	__u32 closed;
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * What a member has to do at this moment, read from the kernel's own structures.
+ * A member's queue at this moment, read from the kernel's own structures.
  *
  * The address of a member's socket was noted when it was enrolled. Once the socket is gone, what is
  * read there is whatever the memory holds now: it decides nothing, because the slot is empty then
@@ -9,51 +9,47 @@
  */
 #pragma once
 
-#include "kernel.h"
-#include <linux/bpf.h>
 #include <stdbool.h>
 #include <bpf/bpf_core_read.h>
-#include <bpf/bpf_helpers.h>
 
-#include "config.h"
 #include "map_key.h"
-
-/* By slot. Readable for its owner only, and never in anybody's memory: see steer.rs. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* the loader says how many */
-	__type(key, __u32);
-	__type(value, __u64);
-} addresses SEC(".maps");
+#include "wire/config.h"
+#include "wire/slots.h"
+#include "wire/tuning.h"
 
 /*
- * Reads a field of a socket. A helper's call for each field takes most of what a look at a member does,
- * so where the kernel has bpf_rdonly_cast (Linux 6.2), the field is read as memory is. Both give 0 where
+ * How the program reads queues. Not a value that the loader sets: without CAP_PERFMON the verifier also
+ * follows what a mispredicted branch would do, and before Linux 6.16 refuses a program for a helper that
+ * only such a path reaches. So there are several objects: see select_load.bpf.c and select_direct.bpf.c.
+ */
+#define READ_NOTHING 0
+#define READ_BY_HELPER 1
+#define READ_DIRECTLY 2
+#ifndef READ_QUEUES
+#define READ_QUEUES READ_NOTHING
+#endif
+
+/*
+ * Reads a field of a socket. A helper call for each field is most of what examining a member costs,
+ * so where the kernel has bpf_rdonly_cast (Linux 6.2), fields are read as memory is. Both give 0 where
  * nothing can be read.
  */
 #if READ_QUEUES == READ_DIRECTLY
 #define READ(sk, field) ((sk)->field)
 
-/* Not a helper: the loader makes these calls ones of the kernel's function (see steer.rs). */
-static void *(*const bpf_rdonly_cast)(const void *address, __u32 type) = (void *)RDONLY_CAST;
+/* Not a helper: the loader turns these calls into calls of the kernel's function. */
+static void *(*const bpf_rdonly_cast)(const void *address, __u32 type) = (void *)CALL_RDONLY_CAST;
 #else
 #define READ(sk, field) BPF_CORE_READ(sk, field)
 #define bpf_rdonly_cast(address, type) ((void *)(address))
 #endif
 
 struct queue {
-	/* TCP: connections that wait to be accepted, and half-open ones. UDP: so many UDP_UNITs. */
+	/* TCP: connections to accept, and half-open ones. UDP: bytes, in UDP_UNITs. */
 	__u32 length;
-	/* TCP: those that wait to be accepted. They are open already. */
+	/* TCP: connections to accept. They are open already. */
 	__u32 waiting;
 };
-
-/*
- * Half-open requests count, so that a burst of SYNs within a round trip does not all go to one member.
- * But not without bound: in a flood of SYNs they say nothing, and with TCP_DEFER_ACCEPT they are
- * connections whose clients are silent. docs/simulation.md says why this bound.
- */
-#define HALF_OPEN_BOUND 256
 
 /* Bytes. The smallest datagram takes three times as much (its skb's truesize, 768). */
 #define UDP_UNIT 256
@@ -101,7 +97,7 @@ static __always_inline bool udp_is_full(struct sock *sk)
 	return bytes > 2048 && bytes > READ(sk, sk_rcvbuf);
 }
 
-/* NULL if nobody noted where the socket is, or queues may not be read: then nothing is known. */
+/* NULL if the address is not known, or queues may not be read. */
 static __always_inline struct sock *socket_of(__u32 slot)
 {
 	__u64 *address;

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * Second stage: the policy picks, and the pick is selected, unless its queue is full or its slot empty.
+ *
+ * The kernel empties a slot when its socket closes or stops listening. Selecting it then fails
+ * with -ENOENT, and another select in the same run is allowed.
+ */
+#pragma once
+
+#include <linux/errno.h>
+
+#include "policy/list.h"
+#include "queue.h"
+#include "request.h"
+
+/* How often a policy may pick. Most pick once only. */
+#define ATTEMPTS 4
+
+static __always_inline bool slot_select(struct request *req, __u32 slot)
+{
+	long error = bpf_sk_select_reuseport(req->ctx, &sockets, MAP_KEY(slot), 0);
+
+	if (!error)
+		return true;
+	note(req, error == -ENOENT ? REASON_EMPTY_SLOT : REASON_SELECT_ERROR);
+	return false;
+}
+
+static __always_inline void pick_and_select(struct request *req, struct choice *choice)
+{
+	/* Unrolled: see fallback.h. */
+#pragma unroll
+	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+		int slot = policy_pick(req, attempt);
+
+		if (slot < 0)
+			return;
+		/* A policy that knows whose queues are full picks such a member only if all are. */
+		if (!req->check_full && queue_is_full(slot)) {
+			req->check_full = true;
+			continue;
+		}
+		if (slot_select(req, slot)) {
+			choice->slot = slot;
+			choice->reason = REASON_PICK;
+			policy_selected(req, slot);
+			return;
+		}
+		policy_empty(req, slot);
+	}
+}

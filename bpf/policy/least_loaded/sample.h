@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * Which members are examined, and which of them are the best.
+ *
+ * The functions that are not inlined are not static either: the verifier then looks at each once and by
+ * itself, and not once for each member.
+ */
+#pragma once
+
+#include <stdbool.h>
+
+#include "../../flow.h"
+#include "../../table.h"
+#include "../../wire/tuning.h"
+#include "compare.h"
+#include "limit.h"
+
+/* Next to the load: the member is at its limit; it makes no progress. */
+#define SEEN_LATE (1ULL << 62)
+#define SEEN_STUCK (1ULL << 63)
+/* Its slot is empty, or there is no such member. */
+#define SEEN_NONE (~0ULL)
+
+struct found {
+	__u64 seen;
+	__u64 candidate; /* packed: its weight is never 0, so neither is this */
+};
+
+/* In 64 bits each, for the reason that map_key.h gives. */
+struct search {
+	__u64 turn;
+	__u64 window;
+	__u64 members;
+	/* The slot whose turn it is, by weight. */
+	__u64 first;
+	__u64 random;
+	/* Whether to find out whose queues are full: only after the best one's was. */
+	__u64 check_full;
+	/* The best so far, and the best of those that may replace it if it is at its limit. */
+	struct found best, second;
+};
+
+/* Examines one candidate. */
+__noinline __u64 sample_member(__u64 packed, __u64 turn, __u32 members, __u32 window, __u32 check_full)
+{
+	struct candidate c;
+	struct limiter *limiter;
+	__u32 length;
+	__u64 seen;
+
+	candidate_unpack(packed, &c);
+	limiter = bpf_map_lookup_elem(&limiters, MAP_KEY(c.slot));
+	if (!limiter || !c.weight || limiter->empty == window + 1)
+		return SEEN_NONE;
+	seen = load_of(&c, &length);
+	if (check_full && queue_is_full(c.slot))
+		seen |= LOAD_FULL;
+	if (!within_limit(&c, limiter, turn, members, window))
+		seen |= SEEN_LATE;
+	if (!makes_progress(limiter, length))
+		seen |= SEEN_STUCK;
+	return seen;
+}
+
+static __always_inline void sample_slot(struct search *search, struct table *table, __u32 slot)
+{
+	__u64 *packed = bpf_map_lookup_elem(table->words, MAP_KEY(table->candidates + slot));
+	__u64 seen;
+
+	if (!packed)
+		return;
+	seen = sample_member(*packed, search->turn, table->active.count, search->window,
+			     search->check_full);
+	if (seen == SEEN_NONE)
+		return;
+	seen |= tie_of(slot, search->first, search->random);
+	if (is_less(seen & LOAD_MASK, search->best.seen & LOAD_MASK)) {
+		search->best.seen = seen;
+		search->best.candidate = *packed;
+	}
+	if (!(seen & (SEEN_LATE | SEEN_STUCK)) &&
+	    is_less(seen, search->second.seen & LOAD_MASK)) {
+		search->second.seen = seen;
+		search->second.candidate = *packed;
+	}
+}
+
+#define NO_SLOTS (~0ULL)
+
+/* Four slots in a word, each at random by weight; NO_SLOTS if there are none. */
+__noinline __u64 slots_at_random(__u64 random)
+{
+	struct table table;
+	__u64 slots = 0;
+
+	if (!table_open(&table) || !table.entries.count)
+		return NO_SLOTS;
+#pragma unroll
+	for (int i = 0; i < SLOTS_PER_WORD; i++) {
+		__u32 slot;
+
+		if (!table_slot(&table, &table.entries, mix(random + i) % table.entries.count,
+				&slot))
+			return NO_SLOTS;
+		slots |= (__u64)slot << (i * SLOT_BITS);
+	}
+	return slots;
+}
+
+/*
+ * Examines up to four members except the first: of a small group, those of the `part`th word of the list;
+ * of a large one, some at random, by weight. False if there are no more.
+ *
+ * Should the table be another one by now, it is as good: each names its own members.
+ */
+__noinline int sample_part(struct search *search, __u32 part)
+{
+	/* In 64 bits, for the reason that map_key.h gives. */
+	__u64 slots = 0, count = SLOTS_PER_WORD;
+	struct table table;
+
+	if (!search || !table_open(&table))
+		return false;
+	if (table.active.count <= SAMPLE) {
+		__u64 *word;
+
+		if (part * SLOTS_PER_WORD >= table.active.count)
+			return false;
+		word = bpf_map_lookup_elem(table.words, MAP_KEY(table.active.first_word + part));
+		if (!word)
+			return false;
+		count = table.active.count - part * SLOTS_PER_WORD;
+		slots = *word;
+	} else {
+		slots = slots_at_random(search->random + part * SLOTS_PER_WORD);
+		if (slots == NO_SLOTS)
+			return false;
+		/* The first is part of the sample: in the last place it is passed over. */
+		if (part == SAMPLE / SLOTS_PER_WORD - 1)
+			slots = slots << SLOT_BITS >> SLOT_BITS | search->first << 48;
+	}
+#pragma unroll
+	for (int i = 0; i < SLOTS_PER_WORD; i++) {
+		__u64 slot = (slots >> (i * SLOT_BITS)) & SLOT_MASK;
+
+		if (i < count && slot != search->first)
+			sample_slot(search, &table, slot);
+	}
+	return true;
+}
+
+/* Examines the member whose turn it is. False if there is none. */
+__noinline int sample_first(struct search *search)
+{
+	struct table table;
+	__u32 slot;
+
+	if (!search || !table_open(&table) || !table.entries.count ||
+	    !table_slot(&table, &table.entries, search->turn % table.entries.count, &slot))
+		return false;
+	search->first = slot;
+	search->members = table.active.count;
+	search->window = window_of(search->turn, table.active.count);
+	sample_slot(search, &table, slot);
+	return true;
+}
+
+/*
+ * Examines all members, or a sample; or one, if that has no load: no other has less.
+ *
+ * Unrolled: see fallback.h.
+ */
+__noinline int sample(struct search *search)
+{
+	if (!search || !sample_first(search))
+		return false;
+	if (!search->best.seen)
+		return true;
+#pragma unroll
+	for (int part = 0; part < SAMPLE / SLOTS_PER_WORD; part++) {
+		if (!sample_part(search, part))
+			break;
+	}
+	return true;
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * What is to be decided, and the decision.
+ *
+ * Both are for functions that are inlined: a pointer to the context may not lie in memory that a function
+ * which is verified by itself gets.
+ */
+#pragma once
+
+#include "kernel.h"
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <bpf/bpf_helpers.h>
+
+#include "wire/reason.h"
+
+/* No member. */
+#define NO_SLOT (-1)
+
+enum arrival {
+	/* A SYN, or any datagram: it gets a member. */
+	ARRIVAL_NEW,
+	/*
+	 * A TCP segment that begins no connection and belongs to none: the ACK of a SYN cookie, or a
+	 * stray one. It must find a listener, any will do, but must not count as a pick.
+	 */
+	ARRIVAL_STRAY,
+	/* A connection, or a half-open request, whose listener is closing (Linux 5.14). */
+	ARRIVAL_MIGRATION,
+};
+
+/* What a policy that accounts for its picks needs once the member is selected. */
+struct pick {
+	__u64 candidate;
+	__u64 load;
+	__u32 window;
+	__u32 members;
+	bool capped;
+};
+
+struct request {
+	struct sk_reuseport_md *ctx;
+	enum arrival arrival;
+	/* The policy sets it with its first pick. The fallback begins there. */
+	__u64 key;
+	/* A pick's queue was full: a policy that picks again must find out whose queues are. */
+	bool check_full;
+	/* Events on the way, see note(). */
+	__u64 noted;
+	struct pick pick;
+};
+
+struct choice {
+	/* The selected member, or NO_SLOT: the kernel's hash decides. */
+	int slot;
+	enum reason reason;
+};
+
+/* Notes an event that is no outcome, for decided() to count: eight bits for each such reason. */
+static __always_inline void note(struct request *req, enum reason reason)
+{
+	req->noted += 1ULL << (8 * (reason - REASON_EMPTY_SLOT));
+}

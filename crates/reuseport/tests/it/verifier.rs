@@ -1,0 +1,80 @@
+//! The verifier accepts every object with every policy for both protocols, with the least rights that the
+//! object is documented to need. Run it after each change of the C, here and on Linux 6.1.
+
+
+use std::thread;
+
+use reuseport::Policy;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use sk_reuseport::maps::{Array, ArrayOfMaps, MapData};
+use sk_reuseport::programs::Program;
+use sk_reuseport::{BtfKind, EbpfLoader, KernelBtf};
+
+const SELECT: &[u8] = include_bytes!("../../bpf/select.bpf.o");
+const SELECT_LOAD: &[u8] = include_bytes!("../../bpf/select_load.bpf.o");
+const SELECT_DIRECT: &[u8] = include_bytes!("../../bpf/select_direct.bpf.o");
+
+/// `RDONLY_CAST` of bpf/wire/config.h.
+const RDONLY_CAST: u32 = 0x7265_6164;
+/// TCP and UDP, and the structures that their sockets begin.
+const PROTOCOLS: [(u32, &str); 2] = [(6, "inet_connection_sock"), (17, "udp_sock")];
+
+/// Loads the object for each policy and protocol. Without `cast`, it does not call bpf_rdonly_cast.
+fn load_all(object: &[u8], cast: Option<(&KernelBtf, u32)>) {
+    for (protocol, socket) in PROTOCOLS {
+        for policy in Policy::ALL {
+            let code = policy.code();
+            let pattern: Array<MapData, u64> =
+                Array::create_named("table", 64, Array::<MapData, u64>::MMAPABLE).unwrap();
+            let tables = ArrayOfMaps::create("tables", 1, pattern.map_data()).unwrap();
+            let mut loader = EbpfLoader::new();
+            loader
+                .override_global("POLICY", &code, true)
+                .override_global("PROTOCOL", &protocol, true)
+                .map("tables", tables.map_data());
+            let socket_type = cast.map(|(btf, cast)| {
+                loader.kernel_btf(btf).kernel_function(RDONLY_CAST, cast);
+                btf.ids([(socket, BtfKind::Struct)]).unwrap()[0]
+            });
+            if let Some(id) = &socket_type {
+                loader.override_global("SOCKET_TYPE", id, true);
+            }
+            let mut ebpf = loader.load(object).unwrap();
+            let Some(Program::SkReuseport(mut program)) = ebpf.take_program("reuseport") else {
+                panic!("no program");
+            };
+            program.load().unwrap_or_else(|error| panic!("{policy}, {protocol}: {error:?}"));
+        }
+    }
+}
+
+fn with(capabilities: CapabilitySet, work: impl FnOnce() + Send) {
+    let sets = CapabilitySets {
+        effective: capabilities,
+        permitted: capabilities,
+        inheritable: CapabilitySet::empty(),
+    };
+    let restricted = || {
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        work();
+    };
+    thread::scope(|scope| scope.spawn(restricted).join().unwrap());
+}
+
+#[test]
+fn the_verifier_accepts_every_policy_with_cap_bpf_alone() {
+    with(CapabilitySet::BPF, || load_all(SELECT, None));
+}
+
+#[test]
+fn the_verifier_accepts_every_policy_that_reads_queues() {
+    with(CapabilitySet::BPF | CapabilitySet::PERFMON, || load_all(SELECT_LOAD, None));
+}
+
+#[test]
+fn the_verifier_accepts_every_policy_that_reads_queues_directly() {
+    let btf = KernelBtf::from_sys_fs().unwrap();
+    // Linux 6.2.
+    let Ok([cast]) = btf.ids([("bpf_rdonly_cast", BtfKind::Func)]) else { return };
+    with(CapabilitySet::BPF | CapabilitySet::PERFMON, || load_all(SELECT_DIRECT, Some((&btf, cast))));
+}
