@@ -22,4 +22,5 @@ mod policies;
 mod report;
 mod rights;
 mod servers;
+mod verifier;
 mod watch;
