@@ -39,7 +39,6 @@
 //! Loading and attaching need the capability CAP_BPF, tracing programs and iterators CAP_PERFMON
 //! too (before Linux 5.8: CAP_SYS_ADMIN for all of it).
 
-mod adapt;
 mod bpf;
 mod btf;
 #[cfg(any(test, feature = "fault-injection"))]
@@ -50,9 +49,11 @@ pub mod maps;
 pub mod net;
 pub mod pin;
 pub mod programs;
-mod sound;
+mod relocate;
+
 pub mod sys;
 pub mod util;
+mod validate;
 
 pub use aya_obj::VerifierLog;
 pub use aya_obj::btf::{Btf, BtfError, BtfKind};

@@ -12,7 +12,6 @@ use aya_obj::generated::{BPF_F_SLEEPABLE, bpf_map_type};
 use aya_obj::maps::PinningType;
 use aya_obj::{EbpfSectionKind, Object, ProgramSection};
 
-use crate::adapt::{self, Types, undamaged};
 use crate::bpf::{Ebpf, EbpfError, GlobalData, VerifierLogLevel};
 use crate::btf::KernelBtf;
 use crate::maps::{Map, MapData, MapError, MapFd, size};
@@ -20,6 +19,7 @@ use crate::pin::NewPins;
 use crate::programs::{
     BtfTracePoint, Code, Iter, Program, ProgramData, SkReuseport, UnsupportedProgram,
 };
+use crate::relocate::{self, Types, undamaged};
 use crate::util::{nr_cpus, page_size};
 
 /// Loads objects, with choices that must be made beforehand.
@@ -182,14 +182,14 @@ impl<'a> EbpfLoader<'a> {
     /// [`map_max_entries`](Self::map_max_entries), that map does not count). Nothing is left
     /// behind then: a pin that was there before stays, a new one does not.
     pub fn load(&mut self, data: &[u8]) -> Result<Ebpf, EbpfError> {
-        let mut object = adapt::parse(data)?;
+        let mut object = relocate::parse(data)?;
         undamaged(|| Ok(object.patch_map_data(self.globals.clone())?))?;
-        let btf = adapt::load_btf(&mut object, self.log_level)?.map(Arc::new);
-        adapt::relocate_to_kernel(&mut object, data, &self.btf)?;
+        let btf = relocate::load_btf(&mut object, self.log_level)?.map(Arc::new);
+        relocate::relocate_to_kernel(&mut object, data, &self.btf)?;
         let mut pins = NewPins::default();
         let maps = self.create_maps(&mut object, btf.as_deref(), &mut pins)?;
-        adapt::relocate_to_maps(&mut object, &maps)?;
-        adapt::call_kernel_functions(&mut object, &self.kernel_functions);
+        relocate::relocate_to_maps(&mut object, &maps)?;
+        relocate::call_kernel_functions(&mut object, &self.kernel_functions);
         let fds: Arc<[MapFd]> = maps.values().map(|map| map.fd().share()).collect();
         let programs = self.prepare_programs(object, &btf, &fds);
         let maps = maps

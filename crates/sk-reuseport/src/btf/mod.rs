@@ -5,9 +5,11 @@
 //! types that an object's programs name are picked out of the raw bytes first, with everything
 //! that those are made of, and only this excerpt is parsed and searched.
 
-mod needs;
+mod ext;
 mod raw;
-mod sift;
+mod required_types;
+mod subset;
+mod validate;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -19,6 +21,7 @@ use aya_obj::btf::{Btf, BtfError, BtfKind};
 use crate::EbpfError;
 use crate::sys::Mapping;
 use raw::Raw;
+pub(crate) use validate::{is_valid, variables};
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
@@ -37,11 +40,6 @@ impl KernelTypes for Btf {
     fn id_by_type_name_kind(&self, name: &str, kind: BtfKind) -> Result<u32, BtfError> {
         Btf::id_by_type_name_kind(self, name, kind)
     }
-}
-
-/// Whether an object's own types have nothing that aya-obj takes for granted.
-pub(crate) fn is_sound(types: &[u8]) -> bool {
-    Raw::new(types).is_some_and(|raw| raw.is_sound())
 }
 
 /// The kernel's types as the kernel has them, not parsed.
@@ -127,8 +125,8 @@ impl KernelBtf {
     /// What the programs of an object need, parsed.
     pub(crate) fn for_object(&self, object: &[u8]) -> Result<Btf, BtfError> {
         let excerpt = || {
-            let names = needs::names(object)?;
-            sift::sift(&Raw::new(self.bytes())?, &names)
+            let names = required_types::names(object)?;
+            subset::subset(&Raw::new(self.bytes())?, &names)
         };
         match excerpt() {
             Some(bytes) => Btf::parse(&bytes, object::Endianness::default()),

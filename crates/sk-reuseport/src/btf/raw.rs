@@ -52,6 +52,19 @@ pub(super) struct Entry<'a> {
     pub(super) body: &'a [u8],
 }
 
+impl Entry<'_> {
+    /// What follows the type, in words.
+    pub(super) fn words(&self) -> Vec<u32> {
+        let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().unwrap_or_default());
+        self.body.chunks_exact(4).map(word).collect()
+    }
+
+    /// `kind_flag`: the offsets of members have the sizes of bit-fields in their upper bits.
+    pub(super) fn has_flag(&self) -> bool {
+        self.info >> 31 == 1
+    }
+}
+
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let word = bytes.get(at..at.checked_add(4)?)?;
     Some(u32::from_ne_bytes(word.try_into().ok()?))
@@ -99,22 +112,19 @@ impl<'a> Raw<'a> {
         self.types.len() / ENTRY
     }
 
-    /// Whether variables have a linkage that there is, and the walk over the types does not end at
-    /// one without a kind.
-    pub(super) fn is_sound(&self) -> bool {
-        /// `BTF_VAR_GLOBAL_EXTERN`.
-        const LINKAGES: u32 = 2;
-
-        let linkage = |entry: &Entry<'_>| u32_at(entry.body, 0).is_some_and(|it| it <= LINKAGES);
-        let mut rest = self.types;
+    /// All types, and what follows the last one that can be read: nothing, unless it is damaged.
+    pub(super) fn parsed(&self) -> (Vec<Entry<'a>>, &'a [u8]) {
+        let (mut entries, mut rest) = (Vec::new(), self.types);
         while let Some((entry, length)) = read(rest) {
-            if entry.kind == kind::VAR && !linkage(&entry) {
-                return false;
-            }
+            entries.push(entry);
             rest = &rest[length..];
         }
-        // Of a kind that is newer than this, the parser says which it is.
-        rest.is_empty() || u32_at(rest, 4).is_none_or(|info| kind_of(info) != kind::NONE)
+        (entries, rest)
+    }
+
+    /// Whether a string begins at an offset, and ends.
+    pub(super) fn has_string(&self, offset: u32) -> bool {
+        self.strings.get(offset as usize..).is_some_and(|tail| tail.contains(&0))
     }
 
     pub(super) fn name(&self, entry: &Entry<'_>) -> &'a [u8] {
@@ -128,7 +138,7 @@ impl<'a> Raw<'a> {
     }
 }
 
-fn kind_of(info: u32) -> u32 {
+pub(super) fn kind_of(info: u32) -> u32 {
     (info >> 24) & 0x1f
 }
 

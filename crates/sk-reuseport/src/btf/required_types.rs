@@ -4,10 +4,8 @@ use std::collections::HashSet;
 
 use object::{Object as _, ObjectSection as _};
 
+use super::ext::{Part, sections};
 use super::raw::{Raw, kind, u32_at};
-
-/// `struct btf_ext_header`, as far as relocations need it.
-const EXT_RELOCATIONS: usize = 24;
 
 /// `enum bpf_core_relo_kind`: those up to here ask for fields, those from `TYPE_EXISTS` on for
 /// whole types, their sizes and enumerators. What lies between asks for ids of types.
@@ -45,31 +43,9 @@ pub(super) fn essential(name: &[u8]) -> &[u8] {
 
 /// The type and the kind of each relocation.
 fn relocations(ext: &[u8]) -> Option<Vec<(u32, u32)>> {
-    let header = u32_at(ext, 4)? as usize;
-    if header < EXT_RELOCATIONS + 8 {
-        return Some(Vec::new());
-    }
-    let start = header.checked_add(u32_at(ext, EXT_RELOCATIONS)? as usize)?;
-    let length = u32_at(ext, EXT_RELOCATIONS + 4)? as usize;
-    let bytes = ext.get(start..start.checked_add(length)?)?;
-    let mut found = Vec::new();
-    if bytes.is_empty() {
-        return Some(found);
-    }
-    let record = u32_at(bytes, 0)? as usize;
-    if record < 16 {
-        return None;
-    }
-    let mut at = 4;
-    while at < bytes.len() {
-        let count = u32_at(bytes, at + 4)? as usize;
-        at += 8;
-        for _ in 0..count {
-            found.push((u32_at(bytes, at + 4)?, u32_at(bytes, at + 12)?));
-            at = at.checked_add(record)?;
-        }
-    }
-    Some(found)
+    let sections = sections(ext, Part::Relocations)?;
+    let records = sections.iter().flat_map(|section| section.records());
+    records.map(|record| Some((u32_at(record, 4)?, u32_at(record, 12)?))).collect()
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::needs::essential;
 use super::raw::{Entry, Raw, kind, write};
+use super::required_types::essential;
 
 /// The types that bear these names and everything inside them, as BTF of its own, with ids of its
 /// own. What pointers point to is left out: whoever follows a pointer names the next type himself.
 ///
 /// `None` if the types refer to one that is not there.
-pub(super) fn sift(all: &Raw<'_>, names: &HashSet<Vec<u8>>) -> Option<Vec<u8>> {
+pub(super) fn subset(all: &Raw<'_>, names: &HashSet<Vec<u8>>) -> Option<Vec<u8>> {
     // Where each type is: types refer to each other by number. Of some 150,000 a few thousand have
     // names that matter, and to keep all that was read of the others would take megabytes.
     let mut places = Vec::with_capacity(all.at_most());
@@ -76,11 +76,7 @@ impl Excerpt {
         };
         // A function's type is only ever pointed to: without its parameters it will do.
         let info = if entry.kind == kind::FUNC_PROTO { kind::FUNC_PROTO << 24 } else { entry.info };
-        let words = entry
-            .body
-            .chunks_exact(4)
-            .map(|word| u32::from_ne_bytes(word.try_into().unwrap_or_default()));
-        let words: Vec<u32> = words.collect();
+        let words = entry.words();
         let body = match entry.kind {
             // Name, type, offset of each member.
             kind::STRUCT | kind::UNION => words
@@ -153,7 +149,7 @@ mod tests {
         let Ok(kernel) = KernelBtf::from_sys_fs() else { panic!("this kernel has no BTF") };
         let raw = Raw::new(kernel.bytes()).unwrap();
         let names = ["sock", "sock_common", "task_struct"].map(|name| name.as_bytes().to_vec());
-        let bytes = sift(&raw, &HashSet::from(names)).unwrap();
+        let bytes = subset(&raw, &HashSet::from(names)).unwrap();
         assert!(bytes.len() * 10 < kernel.bytes().len(), "{} bytes", bytes.len());
         let excerpt = Btf::parse(&bytes, Default::default()).unwrap();
         for name in ["sock", "sock_common", "task_struct"] {

@@ -1,11 +1,9 @@
 //! Reading an object and adapting its programs to this kernel: what aya-obj does for us, and how it
 //! is asked. Creates no maps and loads no programs.
 
-use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
 use std::thread;
 
 use aya_obj::btf::{Btf, BtfError, BtfFeatures};
@@ -16,7 +14,7 @@ use crate::bpf::{EbpfError, VerifierLogLevel};
 use crate::btf::KernelBtf;
 use crate::maps::MapData;
 use crate::programs::with_log;
-use crate::{sound, sys};
+use crate::{sys, validate};
 
 /// Where the kernel's own types come from.
 #[derive(Debug, Clone)]
@@ -28,30 +26,11 @@ pub(crate) enum Types<'a> {
     None,
 }
 
-/// Runs a step of aya-obj, which indexes an object by what the object says of itself, and panics
-/// where that is not so. Such a panic is an error here, and nothing is printed about it.
+/// Runs a step of aya-obj. It indexes an object by what the object says of itself: `validate` refuses
+/// what is known to make it panic, and a panic that is left is an error here.
 pub(crate) fn undamaged<T>(step: impl FnOnce() -> Result<T, EbpfError>) -> Result<T, EbpfError> {
-    thread_local! {
-        static IN_STEP: Cell<bool> = const { Cell::new(false) };
-    }
-    // What prints panics is one for the whole process, so ours hands on all but these. It cannot be
-    // exchanged by a thread that panics.
-    static QUIET: Once = Once::new();
-    if !thread::panicking() {
-        QUIET.call_once(|| {
-            let report = panic::take_hook();
-            panic::set_hook(Box::new(move |what| {
-                if !IN_STEP.get() {
-                    report(what);
-                }
-            }));
-        });
-    }
-    let outer = IN_STEP.replace(true);
     // What a step left half done is dropped with the object.
-    let result = panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(EbpfError::Damaged));
-    IN_STEP.set(outer);
-    result
+    panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(EbpfError::Damaged))
 }
 
 /// Parses an object. The parser needs it aligned, which bytes of a file or a constant need not be.
@@ -60,7 +39,7 @@ pub(crate) fn parse(data: &[u8]) -> Result<Object, EbpfError> {
     let bytes = zerocopy::IntoBytes::as_mut_bytes(aligned.as_mut_slice());
     bytes[..data.len()].copy_from_slice(data);
     let bytes = &bytes[..data.len()];
-    sound::check(bytes)?;
+    validate::check(bytes)?;
     undamaged(|| Ok(Object::parse(bytes)?))
 }
 
