@@ -1,105 +1,10 @@
-//! A loaded object: its maps and its programs, and why it could not be loaded.
+//! A loaded object: its maps and its programs.
 
 use std::collections::HashMap;
-use std::io;
-use std::path::{Path, PathBuf};
 
-use aya_obj::ParseError;
-use aya_obj::btf::{BtfError, BtfRelocationError};
-use aya_obj::relocation::EbpfRelocationError;
-use thiserror::Error;
-
-use crate::hint;
-use crate::loader::EbpfLoader;
-use crate::maps::{Map, MapError};
-use crate::programs::{Program, ProgramError};
+use crate::maps::Map;
+use crate::programs::Program;
 use crate::sys::{Pod, bytes_of};
-
-bitflags::bitflags! {
-    /// How much the verifier tells about a program that it refuses.
-    #[derive(Clone, Copy, Debug)]
-    pub struct VerifierLogLevel: u32 {
-        /// Nothing.
-        const DISABLE = 0;
-        /// What it objects to, and the way there.
-        const DEBUG = 1;
-        /// Every state that it looked at.
-        const VERBOSE = 2 | Self::DEBUG.bits();
-        /// How much work it was.
-        const STATS = 4;
-    }
-}
-
-impl Default for VerifierLogLevel {
-    fn default() -> Self {
-        Self::DEBUG | Self::STATS
-    }
-}
-
-/// An object could not be loaded.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum EbpfError {
-    /// A file could not be read.
-    #[error("cannot read {}: {error}", path.display())]
-    FileError {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        error: io::Error,
-    },
-    /// It is no BPF object.
-    #[error("error parsing BPF object: {}{}", .0, hint::of_parse(.0))]
-    ParseError(#[from] ParseError),
-    /// It is a BPF object, but says of itself what is not so. (Finding that out may have been a
-    /// panic of the parser's, which is caught: a program that is built with `panic = "abort"` ends.)
-    #[error("the BPF object is damaged")]
-    Damaged,
-    /// It has more zeroed data (`.bss`) than any map is made for.
-    #[error("the BPF object has {zeros} bytes of zeros (.bss); {limit} are the most")]
-    TooLarge {
-        /// Bytes of such sections.
-        zeros: u64,
-        /// The most that is taken.
-        limit: u64,
-    },
-    /// It is an ELF file, but for another machine than BPF.
-    #[error(
-        "this is an ELF file for another machine (e_machine {machine}), not a BPF object{}",
-        hint::OBJECT
-    )]
-    WrongMachine {
-        /// The machine, as ELF numbers them.
-        machine: u16,
-    },
-    /// It was compiled for the other byte order.
-    #[error(
-        "the BPF object was compiled for the other byte order; compile it with -target bpf on this machine"
-    )]
-    WrongEndianness,
-    /// Its type information, or the kernel's, is at fault.
-    #[error("BTF error: {}", hint::of_btf(.0))]
-    BtfError(#[from] BtfError),
-    /// A function's calls or map references cannot be resolved.
-    #[error("error relocating function: {0}")]
-    RelocationError(#[from] EbpfRelocationError),
-    /// The kernel's types do not have what the object's programs read.
-    #[error("error relocating section: {0}")]
-    BtfRelocationError(#[from] BtfRelocationError),
-    /// The object needs the kernel's types, and the kernel has none.
-    #[error(
-        "the object needs the kernel's BTF, which this kernel does not have \
-         (CONFIG_DEBUG_INFO_BTF, /sys/kernel/btf/vmlinux)"
-    )]
-    NoBTF,
-    /// A map is at fault.
-    #[error("map error: {0}")]
-    MapError(#[from] MapError),
-    /// A program is at fault.
-    #[error("program error: {0}")]
-    ProgramError(#[from] ProgramError),
-}
 
 /// The bytes of a value for a global variable of an object.
 #[derive(Debug)]
@@ -146,24 +51,6 @@ pub struct Ebpf {
 }
 
 impl Ebpf {
-    /// Loads an object from a file. See [`EbpfLoader`] for choices.
-    ///
-    /// # Errors
-    ///
-    /// As [`EbpfLoader::load_file`].
-    pub fn load_file<P: AsRef<Path>>(path: P) -> Result<Self, EbpfError> {
-        EbpfLoader::new().load_file(path)
-    }
-
-    /// Loads an object. See [`EbpfLoader`] for choices.
-    ///
-    /// # Errors
-    ///
-    /// As [`EbpfLoader::load`].
-    pub fn load(data: &[u8]) -> Result<Self, EbpfError> {
-        EbpfLoader::new().load(data)
-    }
-
     /// A map by its name in the object.
     pub fn map(&self, name: &str) -> Option<&Map> {
         self.maps.get(name)

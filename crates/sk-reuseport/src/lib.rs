@@ -41,6 +41,7 @@
 
 mod bpf;
 mod btf;
+mod error;
 #[cfg(any(test, feature = "fault-injection"))]
 pub mod fault;
 mod hint;
@@ -54,14 +55,18 @@ mod relocate;
 pub mod sys;
 pub mod util;
 mod validate;
+mod verifier;
 
 pub use aya_obj::VerifierLog;
 pub use aya_obj::btf::{Btf, BtfError, BtfKind};
 pub use aya_obj::maps::PinningType;
-pub use bpf::{Ebpf, EbpfError, GlobalData, VerifierLogLevel};
+pub use bpf::{Ebpf, GlobalData};
 pub use btf::{KernelBtf, KernelTypes};
+pub use error::{EbpfError, Report, hint_of};
+pub use hint::Hint;
 pub use loader::EbpfLoader;
 pub use sys::Pod;
+pub use verifier::VerifierLogLevel;
 
 /// Keeps the example of the README compiling.
 #[cfg(doctest)]

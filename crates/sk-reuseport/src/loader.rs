@@ -12,15 +12,17 @@ use aya_obj::generated::{BPF_F_SLEEPABLE, bpf_map_type};
 use aya_obj::maps::PinningType;
 use aya_obj::{EbpfSectionKind, Object, ProgramSection};
 
-use crate::bpf::{Ebpf, EbpfError, GlobalData, VerifierLogLevel};
+use crate::bpf::{Ebpf, GlobalData};
 use crate::btf::KernelBtf;
-use crate::maps::{Map, MapData, MapError, MapFd, size};
+use crate::error::{EbpfError, MapError};
+use crate::maps::{Map, MapData, MapFd, size};
 use crate::pin::NewPins;
 use crate::programs::{
     BtfTracePoint, Code, Iter, Program, ProgramData, SkReuseport, UnsupportedProgram,
 };
 use crate::relocate::{self, Types, undamaged};
 use crate::util::{nr_cpus, page_size};
+use crate::verifier::VerifierLogLevel;
 
 /// Loads objects, with choices that must be made beforehand.
 ///
@@ -324,6 +326,26 @@ impl<'a> EbpfLoader<'a> {
                 Some((name, program))
             })
             .collect()
+    }
+}
+
+impl Ebpf {
+    /// Loads an object from a file. See [`EbpfLoader`] for choices.
+    ///
+    /// # Errors
+    ///
+    /// As [`EbpfLoader::load_file`].
+    pub fn load_file<P: AsRef<Path>>(path: P) -> Result<Self, EbpfError> {
+        EbpfLoader::new().load_file(path)
+    }
+
+    /// Loads an object. See [`EbpfLoader`] for choices.
+    ///
+    /// # Errors
+    ///
+    /// As [`EbpfLoader::load`].
+    pub fn load(data: &[u8]) -> Result<Self, EbpfError> {
+        EbpfLoader::new().load(data)
     }
 }
 

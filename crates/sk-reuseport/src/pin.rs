@@ -3,37 +3,13 @@
 //! Maps, programs and links have a `pin` of their own, and `from_pin` opens what is pinned. A pin ends
 //! with its file: `unpin`, or removing it. A bpffs takes no dots in names, so no IPv4 address.
 
-use std::ffi::{CString, NulError};
+use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use thiserror::Error;
-
-use crate::sys::{self, SyscallError};
-
-/// An object could not be pinned, or a pinned one not be opened.
-#[derive(Error, Debug)]
-pub enum PinError {
-    /// The object has not been loaded, so there is nothing to pin.
-    #[error("the BPF object `{name}` is not loaded: load it before pinning it")]
-    NoFd {
-        /// The object's name.
-        name: String,
-    },
-    /// The path contains a zero byte.
-    #[error("invalid pin path `{}`", path.display())]
-    InvalidPinPath {
-        /// The path.
-        path: PathBuf,
-        /// Where the zero byte is.
-        #[source]
-        error: NulError,
-    },
-    /// The kernel refused.
-    #[error(transparent)]
-    SyscallError(#[from] SyscallError),
-}
+pub use crate::error::PinError;
+use crate::sys::{self, Operation, SyscallError};
 
 fn c_path(path: &Path) -> Result<CString, PinError> {
     CString::new(path.as_os_str().as_bytes())
@@ -43,13 +19,13 @@ fn c_path(path: &Path) -> Result<CString, PinError> {
 /// Pins an object at a path on a bpffs.
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), PinError> {
     let c_path = c_path(path)?;
-    Ok(sys::bpf_obj_pin(object, &c_path).map_err(SyscallError::of("BPF_OBJ_PIN"))?)
+    Ok(sys::bpf_obj_pin(object, &c_path).map_err(SyscallError::of(Operation::Pin))?)
 }
 
 /// Opens what is pinned at a path.
 pub(crate) fn open(path: &Path) -> Result<OwnedFd, PinError> {
     let c_path = c_path(path)?;
-    Ok(sys::bpf_obj_get(&c_path).map_err(SyscallError::of("BPF_OBJ_GET"))?)
+    Ok(sys::bpf_obj_get(&c_path).map_err(SyscallError::of(Operation::OpenPin))?)
 }
 
 /// Pins that are taken away again when this is dropped, unless they are to be kept: what fails in the

@@ -6,15 +6,18 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::thread;
 
-use aya_obj::btf::{Btf, BtfError, BtfFeatures};
+use aya_obj::btf::{Btf, BtfFeatures};
 use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL, bpf_map_type};
 use aya_obj::{Object, ProgramSection, VerifierLog};
 
-use crate::bpf::{EbpfError, VerifierLogLevel};
 use crate::btf::KernelBtf;
+use crate::error::EbpfError;
 use crate::maps::MapData;
-use crate::programs::with_log;
+use crate::verifier::{VerifierLogLevel, with_log};
 use crate::{sys, validate};
+
+/// The part that is damaged where validating did not find it.
+const PARSER: &str = "its parser gave up";
 
 /// Where the kernel's own types come from.
 #[derive(Debug, Clone)]
@@ -30,7 +33,7 @@ pub(crate) enum Types<'a> {
 /// what is known to make it panic, and a panic that is left is an error here.
 pub(crate) fn undamaged<T>(step: impl FnOnce() -> Result<T, EbpfError>) -> Result<T, EbpfError> {
     // What a step left half done is dropped with the object.
-    panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(EbpfError::Damaged))
+    panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(EbpfError::Damaged { part: PARSER }))
 }
 
 /// Parses an object. The parser needs it aligned, which bytes of a file or a constant need not be.
@@ -76,10 +79,9 @@ pub(crate) fn load_btf(
             matches!(program.section, ProgramSection::BtfTracePoint | ProgramSection::Iter { .. })
         });
     match last {
-        Some((io_error, log)) if needed => Err(EbpfError::BtfError(BtfError::LoadError {
-            io_error,
-            verifier_log: VerifierLog::new(log),
-        })),
+        Some((io_error, log)) if needed => {
+            Err(EbpfError::BtfLoadError { io_error, verifier_log: VerifierLog::new(log) })
+        }
         // Types only make such an object easier to debug.
         _ => Ok(None),
     }
@@ -154,8 +156,8 @@ fn with_room_for(
     let size = functions.saturating_mul(FRAME).saturating_add(1 << 18);
     thread::scope(|scope| {
         let thread = thread::Builder::new().stack_size(size).spawn_scoped(scope, link);
-        thread.map_or(Err(EbpfError::Damaged), |thread| {
-            thread.join().unwrap_or(Err(EbpfError::Damaged))
+        thread.map_or(Err(EbpfError::Damaged { part: PARSER }), |thread| {
+            thread.join().unwrap_or(Err(EbpfError::Damaged { part: PARSER }))
         })
     })
 }

@@ -10,8 +10,8 @@ use object::{
     Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionIndex, SymbolKind,
 };
 
-use crate::bpf::EbpfError;
 use crate::btf;
+use crate::error::EbpfError;
 
 /// Refuses what is not for this machine's BPF, and what is made to do harm. What cannot be read at all
 /// is the parser's to refuse.
@@ -26,6 +26,15 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), EbpfError> {
 
 /// Bytes of an instruction.
 const INSTRUCTION: usize = 8;
+
+// What can be wrong, for the message.
+const TYPES: &str = "its types (.BTF, .BTF.ext) contradict each other";
+const MAPS: &str = "the symbols of its maps contradict each other";
+const RELOCATIONS: &str = "a relocation leads to no map, variable or function";
+
+fn damaged(part: &'static str) -> EbpfError {
+    EbpfError::Damaged { part }
+}
 
 /// Refuses ELF files that are not for this machine's BPF. What is no ELF file at all is the parser's
 /// to refuse.
@@ -70,13 +79,13 @@ fn check_sizes(file: &object::File<'_>, length: usize) -> Result<(), EbpfError> 
     if zeros > LIMIT {
         return Err(EbpfError::TooLarge { zeros, limit: LIMIT });
     }
-    if rest > length as u64 { Err(EbpfError::Damaged) } else { Ok(()) }
+    if rest > length as u64 { Err(damaged("its sections overlap")) } else { Ok(()) }
 }
 
 fn check_types(file: &object::File<'_>) -> Result<(), EbpfError> {
     let section = |name| file.section_by_name(name).and_then(|section| section.data().ok());
     let Some(types) = section(".BTF") else { return Ok(()) };
-    if btf::is_valid(types, section(".BTF.ext")) { Ok(()) } else { Err(EbpfError::Damaged) }
+    if btf::is_valid(types, section(".BTF.ext")) { Ok(()) } else { Err(damaged(TYPES)) }
 }
 
 /// Maps of the older style. Each symbol in a section of this name is a map, and the parser reads how it
@@ -93,13 +102,13 @@ fn check_map_definitions(file: &object::File<'_>) -> Result<(), EbpfError> {
         {
             // Of two maps with one name the parser keeps one, and the other's relocations lead nowhere.
             if symbol.kind() == SymbolKind::Data && !names.insert(symbol.name_bytes().ok()) {
-                return Err(EbpfError::Damaged);
+                return Err(damaged(MAPS));
             }
             if is_named(&section, b".maps") {
                 continue;
             }
             let definition = range_of(&symbol).and_then(|range| data.get(range));
-            let definition = definition.ok_or(EbpfError::Damaged)?;
+            let definition = definition.ok_or(damaged(MAPS))?;
             // A shorter one counts as filled up with zeros.
             let mut pinning = [0; 4];
             let given = definition.iter().skip(PINNING);
@@ -116,14 +125,14 @@ fn check_map_definitions(file: &object::File<'_>) -> Result<(), EbpfError> {
 /// Functions must lie inside their sections, at whole instructions, and relocations must be of kinds that
 /// aya-obj knows what to do about (`relocation.rs`).
 fn check_code(file: &object::File<'_>) -> Result<(), EbpfError> {
-    let code = Code::of(file).ok_or(EbpfError::Damaged)?;
+    let code = Code::of(file).ok_or(damaged("a function lies outside its section"))?;
     for section in file.sections().filter(|section| code.sections.contains(&section.index())) {
         let Ok(data) = section.data() else { continue };
         for (offset, relocation) in section.relocations() {
             let RelocationTarget::Symbol(index) = relocation.target() else { continue };
             let Ok(symbol) = file.symbol_by_index(index) else { continue };
             let place = Place { section: section.index(), offset, data };
-            code.check(file, &place, &symbol, relocation.size()).ok_or(EbpfError::Damaged)?;
+            code.check(file, &place, &symbol, relocation.size()).ok_or(damaged(RELOCATIONS))?;
         }
     }
     Ok(())

@@ -10,9 +10,11 @@ use aya_obj::EbpfSectionKind;
 use aya_obj::generated::bpf_map_type;
 use aya_obj::maps::{LegacyMap, PinningType, bpf_map_def};
 
-use super::{MapError, MapInfo};
-use crate::pin::{self, NewPins, ObjectKind, PinError};
-use crate::sys::{self, MapCreate, Pod, SyscallError};
+use super::info::MapInfo;
+use crate::error::{MapError, PinError};
+use crate::pin::{self, NewPins, ObjectKind};
+use crate::sys::{self, MapCreate, Operation, Pod, SyscallError};
+use crate::util::page_size;
 
 /// A map's descriptor.
 ///
@@ -120,8 +122,7 @@ impl MapData {
         if request.btf.take().is_some() && result.as_ref().is_err_and(refused) {
             result = sys::bpf_map_create(&request);
         }
-        let fd =
-            result.map_err(|io_error| MapError::CreateError { name: name.to_owned(), io_error })?;
+        let fd = result.map_err(|error| not_created(error, name, definition.map_type()))?;
         Ok(Self { definition, fd: MapFd::new(fd) })
     }
 
@@ -217,7 +218,7 @@ impl MapData {
         if !data.is_empty() {
             let key = 0u32.to_ne_bytes();
             sys::bpf_map_update_elem_bytes(self.fd.as_fd(), &key, data, 0)
-                .map_err(SyscallError::of("BPF_MAP_UPDATE_ELEM"))?;
+                .map_err(SyscallError::of(Operation::Update))?;
         }
         // The verifier takes what is in a frozen map for constants.
         if self.definition.section_kind() == EbpfSectionKind::Rodata {
@@ -245,7 +246,7 @@ impl MapData {
     ///
     /// If there is none, or CAP_SYS_ADMIN is missing.
     pub fn from_id(id: u32) -> Result<Self, MapError> {
-        let fd = sys::bpf_map_get_fd_by_id(id).map_err(SyscallError::of("BPF_MAP_GET_FD_BY_ID"))?;
+        let fd = sys::bpf_map_get_fd_by_id(id).map_err(SyscallError::of(Operation::OpenMap))?;
         Self::from_fd(fd)
     }
 
@@ -283,7 +284,7 @@ impl MapData {
     /// What the kernel says. Linux 5.2.
     #[doc(alias = "BPF_MAP_FREEZE")]
     pub fn freeze(&self) -> Result<(), MapError> {
-        Ok(sys::bpf_map_freeze(self.fd.as_fd()).map_err(SyscallError::of("BPF_MAP_FREEZE"))?)
+        Ok(sys::bpf_map_freeze(self.fd.as_fd()).map_err(SyscallError::of(Operation::Freeze))?)
     }
 
     /// The map's descriptor.
@@ -322,7 +323,7 @@ impl MapData {
 
     pub(super) fn lookup<K: Pod, V: Pod>(&self, key: &K, flags: u64) -> Result<V, MapError> {
         sys::bpf_map_lookup_elem(self.fd.as_fd(), key, flags)
-            .map_err(SyscallError::of("BPF_MAP_LOOKUP_ELEM"))?
+            .map_err(SyscallError::of(Operation::LookUp))?
             .ok_or(MapError::KeyNotFound)
     }
 
@@ -333,12 +334,12 @@ impl MapData {
         flags: u64,
     ) -> Result<(), MapError> {
         Ok(sys::bpf_map_update_elem(self.fd.as_fd(), key, value, flags)
-            .map_err(SyscallError::of("BPF_MAP_UPDATE_ELEM"))?)
+            .map_err(SyscallError::of(Operation::Update))?)
     }
 
     pub(super) fn delete<K: Pod>(&self, key: &K) -> Result<(), MapError> {
         Ok(sys::bpf_map_delete_elem(self.fd.as_fd(), key)
-            .map_err(SyscallError::of("BPF_MAP_DELETE_ELEM"))?)
+            .map_err(SyscallError::of(Operation::Delete))?)
     }
 }
 
@@ -377,4 +378,41 @@ fn types_of<'a>(
     );
     let btf = btf.filter(|_| !refused && map.def.btf_value_type_id != 0)?;
     Some((btf, map.def.btf_key_type_id, map.def.btf_value_type_id))
+}
+
+/// Why the kernel did not create a map. It says EINVAL both to a type that it does not have and to a
+/// size or flag that the type does not take, so it is asked for the smallest map of the type.
+fn not_created(io_error: io::Error, name: &str, map_type: u32) -> MapError {
+    use bpf_map_type::*;
+
+    let name = name.to_owned();
+    let smallest = match bpf_map_type::try_from(map_type) {
+        Ok(BPF_MAP_TYPE_RINGBUF) => Some((0, 0, page_size() as u32)),
+        Ok(
+            BPF_MAP_TYPE_ARRAY
+            | BPF_MAP_TYPE_HASH
+            | BPF_MAP_TYPE_LRU_HASH
+            | BPF_MAP_TYPE_PERCPU_ARRAY
+            | BPF_MAP_TYPE_REUSEPORT_SOCKARRAY
+            | BPF_MAP_TYPE_SOCKMAP
+            | BPF_MAP_TYPE_SOCKHASH,
+        ) => Some((4, 4, 1)),
+        // These take another map, or a description of their values, or are none of this crate's.
+        _ => None,
+    };
+    let is_refused = |(key_size, value_size, max_entries)| {
+        let request = MapCreate {
+            name: c"",
+            map_type,
+            key_size,
+            value_size,
+            max_entries,
+            ..MapCreate::default()
+        };
+        sys::bpf_map_create(&request).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+    };
+    if io_error.raw_os_error() == Some(libc::EINVAL) && smallest.is_some_and(is_refused) {
+        return MapError::Unsupported { name, map_type, io_error };
+    }
+    MapError::CreateError { name, io_error }
 }

@@ -5,7 +5,10 @@ use std::marker::PhantomData;
 
 use aya_obj::generated::bpf_map_type;
 
-use super::{IterableMap, MapData, MapError, MapIter, MapKeys, check_sizes};
+use super::check::check_sizes;
+use super::data::MapData;
+use super::iter::{IterableMap, MapIter, MapKeys};
+use crate::error::MapError;
 use crate::sys::Pod;
 
 /// A hash map; one that forgets what was not used for long is the same to user space.

@@ -4,8 +4,8 @@ use std::os::fd::BorrowedFd;
 
 use aya_obj::generated::bpf_map_info;
 
-use super::MapError;
-use crate::sys::{self, SyscallError};
+use crate::error::MapError;
+use crate::sys::{self, Operation, SyscallError};
 
 /// What the kernel says of a map.
 #[derive(Debug)]
@@ -14,8 +14,7 @@ pub struct MapInfo(pub(super) bpf_map_info);
 
 impl MapInfo {
     pub(super) fn new_from_fd(fd: BorrowedFd<'_>) -> Result<Self, MapError> {
-        let info =
-            sys::bpf_map_info_by_fd(fd).map_err(SyscallError::of("BPF_OBJ_GET_INFO_BY_FD"))?;
+        let info = sys::bpf_map_info_by_fd(fd).map_err(SyscallError::of(Operation::GetInfo))?;
         Ok(Self(info))
     }
 

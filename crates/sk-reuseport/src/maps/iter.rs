@@ -3,8 +3,9 @@
 use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
 
-use super::{MapData, MapError};
-use crate::sys::{self, Pod, SyscallError};
+use super::data::MapData;
+use crate::error::MapError;
+use crate::sys::{self, Operation, Pod, SyscallError};
 
 /// A map whose elements can be walked over.
 pub trait IterableMap<K: Pod, V> {
@@ -51,7 +52,7 @@ impl<K: Pod> Iterator for MapKeys<'_, K> {
             }
             Err(error) => {
                 self.ended = true;
-                Some(Err(SyscallError::of("BPF_MAP_GET_NEXT_KEY")(error).into()))
+                Some(Err(SyscallError::of(Operation::NextKey)(error).into()))
             }
         }
     }

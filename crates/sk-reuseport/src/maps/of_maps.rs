@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, AsRawFd as _};
 
 use aya_obj::generated::bpf_map_type;
 
-use super::{MapData, MapError, check_index, check_sizes};
+use super::check::{check_index, check_sizes};
+use super::data::MapData;
+use crate::error::MapError;
 
 /// An array of maps: replacing one is a single store, and a program sees the old map or the new
 /// one, whole.

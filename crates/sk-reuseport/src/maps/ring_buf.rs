@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 
 use aya_obj::generated::{BPF_RINGBUF_BUSY_BIT, BPF_RINGBUF_DISCARD_BIT, BPF_RINGBUF_HDR_SZ};
 
-use super::{MapData, MapError};
-use crate::sys::{Mapping, SyscallError};
+use super::data::MapData;
+use crate::error::MapError;
+use crate::sys::{Mapping, Operation, SyscallError};
 use crate::util::page_size;
 
 /// The consumer's end of a queue of records.
@@ -54,11 +55,12 @@ impl<T: Borrow<MapData>> RingBuf<T> {
         let size = data.max_entries() as usize;
         let page = page_size();
         let fd = data.fd().as_fd();
-        let consumer = Mapping::new(fd, 0, page, true).map_err(SyscallError::of("mmap"))?;
+        let consumer = Mapping::new(fd, 0, page, true).map_err(SyscallError::of(Operation::Map))?;
         // On a machine of 32 bits there are queues that do not fit into memory.
         let twice = size.checked_mul(2).and_then(|twice| twice.checked_add(page));
         let twice = twice.ok_or(io::Error::from(io::ErrorKind::OutOfMemory))?;
-        let producer = Mapping::new(fd, page, twice, false).map_err(SyscallError::of("mmap"))?;
+        let producer =
+            Mapping::new(fd, page, twice, false).map_err(SyscallError::of(Operation::Map))?;
         Ok(Self { map, consumer, producer, size })
     }
 

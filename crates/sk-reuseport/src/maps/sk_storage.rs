@@ -4,7 +4,9 @@ use std::borrow::{Borrow, BorrowMut};
 use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
 
-use super::{MapData, MapError, check_sizes};
+use super::check::check_sizes;
+use super::data::MapData;
+use crate::error::MapError;
 use crate::sys::Pod;
 
 /// A value for each socket that has one; it goes when the socket goes.

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use aya_obj::VerifierLog;
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 
+use super::fd::ProgramFd;
+use super::info::{ProgramInfo, ProgramType};
 use super::links::Links;
-use super::{ProgramError, ProgramFd, ProgramInfo, ProgramType};
-use crate::VerifierLogLevel;
+use crate::error::{PinError, ProgramError};
 use crate::maps::MapFd;
-use crate::pin::{self, ObjectKind, PinError};
-use crate::sys::{self, ProgDebug, ProgLoad, SyscallError};
+use crate::pin::{self, ObjectKind};
+use crate::sys::{self, ProgDebug, ProgLoad};
+use crate::verifier::{VerifierLogLevel, with_log};
 
 /// A program as an object has it, ready to be loaded.
 #[derive(Debug)]
@@ -106,9 +108,14 @@ impl ProgramData {
                 self.fd = Some(ProgramFd(fd));
                 Ok(())
             }
-            Err(io_error) => {
-                Err(ProgramError::LoadError { io_error, verifier_log: VerifierLog::new(log) })
-            }
+            Err(io_error) => match missing(&io_error, program_type, attach_type) {
+                Some((program_type, since)) => {
+                    Err(ProgramError::Unsupported { program_type, since, io_error })
+                }
+                None => {
+                    Err(ProgramError::LoadError { io_error, verifier_log: VerifierLog::new(log) })
+                }
+            },
         }
     }
 }
@@ -141,53 +148,34 @@ impl Code {
     }
 }
 
-/// Calls `load` without a log, and if it fails again with one, as large as it takes.
-pub(crate) fn with_log(
-    level: VerifierLogLevel,
-    mut load: impl FnMut(&mut [u8], u32) -> io::Result<OwnedFd>,
-) -> (io::Result<OwnedFd>, String) {
-    const FIRST_SIZE: usize = 64 * 1024;
-    // The kernel takes logs of up to 1 GiB, but nobody reads one of more than this.
-    const LAST_SIZE: usize = 16 * 1024 * 1024;
-    // The verifier gives up with EAGAIN when a signal is pending.
-    const TRIES: usize = 10;
+/// The type of program that the kernel does not have, with the version that brought it, if that is why
+/// it refused one. The kernel says EINVAL for much else too, so it is asked for a program that does
+/// nothing.
+fn missing(
+    error: &io::Error,
+    program_type: bpf_prog_type,
+    attach_type: Option<bpf_attach_type>,
+) -> Option<(&'static str, &'static str)> {
+    use bpf_attach_type::BPF_SK_REUSEPORT_SELECT_OR_MIGRATE;
+    use bpf_prog_type::BPF_PROG_TYPE_SK_REUSEPORT;
 
-    let mut load = |log: &mut [u8]| {
-        let mut result = load(log, level.bits());
-        for _ in 1..TRIES {
-            match &result {
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
-                    result = load(log, level.bits());
-                }
-                _ => break,
-            }
-        }
-        result
-    };
-    let first = match load(&mut []) {
-        Err(error) if !level.is_empty() => error,
-        result => return (result, String::new()),
-    };
-    let mut log = vec![0; FIRST_SIZE];
-    loop {
-        let result = match load(&mut log) {
-            // The log did not fit: what it would have said is at its end.
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                if log.len() < LAST_SIZE {
-                    log = vec![0; log.len() * 4];
-                    continue;
-                }
-                Err(first)
-            }
-            result => result,
-        };
-        let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
-        let text = String::from_utf8_lossy(&log[..end]).trim_end().to_owned();
-        return (result, text);
+    let of_this_type = program_type as u32 == BPF_PROG_TYPE_SK_REUSEPORT as u32;
+    if error.raw_os_error() != Some(libc::EINVAL) || !of_this_type {
+        return None;
     }
+    if !is_refused(program_type, attach_type) {
+        return None;
+    }
+    let migrates =
+        attach_type.map(|it| it as u32) == Some(BPF_SK_REUSEPORT_SELECT_OR_MIGRATE as u32);
+    if migrates && !is_refused(program_type, None) {
+        return Some(("sk_reuseport/migrate", "5.14"));
+    }
+    Some(("sk_reuseport", "4.19"))
 }
 
-/// For the program types' own errors.
-pub(crate) fn syscall(call: &'static str) -> impl FnOnce(io::Error) -> ProgramError {
-    move |io_error| SyscallError::of(call)(io_error).into()
+/// Whether the kernel refuses a program of this type that does nothing.
+fn is_refused(program_type: bpf_prog_type, attach_type: Option<bpf_attach_type>) -> bool {
+    sys::bpf_prog_probe(program_type, attach_type)
+        .is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
 }

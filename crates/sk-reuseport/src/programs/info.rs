@@ -5,9 +5,10 @@ use std::path::Path;
 
 use aya_obj::generated::{bpf_prog_info, bpf_prog_type};
 
-use super::{ProgramError, ProgramFd};
+use super::fd::ProgramFd;
+use crate::error::ProgramError;
 use crate::pin;
-use crate::sys::{self, SyscallError};
+use crate::sys::{self, Operation, SyscallError};
 
 /// The types of programs that this crate knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,8 +32,7 @@ pub struct ProgramInfo(bpf_prog_info);
 
 impl ProgramInfo {
     pub(crate) fn new_from_fd(fd: BorrowedFd<'_>) -> Result<Self, ProgramError> {
-        let info =
-            sys::bpf_prog_info_by_fd(fd).map_err(SyscallError::of("BPF_OBJ_GET_INFO_BY_FD"))?;
+        let info = sys::bpf_prog_info_by_fd(fd).map_err(SyscallError::of(Operation::GetInfo))?;
         Ok(Self(info))
     }
 
@@ -88,7 +88,7 @@ impl ProgramInfo {
     /// If it is gone, or CAP_SYS_ADMIN is missing.
     pub fn fd(&self) -> Result<ProgramFd, ProgramError> {
         let fd = sys::bpf_prog_get_fd_by_id(self.0.id)
-            .map_err(SyscallError::of("BPF_PROG_GET_FD_BY_ID"))?;
+            .map_err(SyscallError::of(Operation::OpenProgram))?;
         Ok(ProgramFd(fd))
     }
 

@@ -7,11 +7,12 @@ use std::path::Path;
 use aya_obj::btf::BtfKind;
 use aya_obj::generated::{bpf_attach_type::BPF_TRACE_ITER, bpf_prog_type::BPF_PROG_TYPE_TRACING};
 
-use super::data::{ProgramData, syscall};
-use super::links::{LinkError, define_link};
-use super::{ProgramError, ProgramType};
+use super::data::ProgramData;
+use super::info::ProgramType;
+use super::links::define_link;
 use crate::btf::KernelTypes;
-use crate::sys::{self, SyscallError};
+use crate::error::{LinkError, ProgramError};
+use crate::sys::{self, Operation, SyscallError};
 
 /// A program that the kernel runs on each task, socket, map element, ... when its file is read.
 ///
@@ -91,7 +92,7 @@ impl Iter {
 
     fn attach_to(&mut self, map: Option<BorrowedFd<'_>>) -> Result<IterLinkId, ProgramError> {
         let fd = sys::bpf_link_create_iter(self.fd()?.as_fd(), map)
-            .map_err(syscall("BPF_LINK_CREATE"))?;
+            .map_err(SyscallError::of(Operation::AttachIterator))?;
         Ok(IterLinkId(self.data.links.insert(fd)))
     }
 }
@@ -111,8 +112,8 @@ impl IterLink {
     ///
     /// What the kernel says.
     pub fn open(&self) -> Result<File, LinkError> {
-        let fd =
-            sys::bpf_iter_create(self.0.as_fd()).map_err(SyscallError::of("BPF_ITER_CREATE"))?;
+        let fd = sys::bpf_iter_create(self.0.as_fd())
+            .map_err(SyscallError::of(Operation::OpenIterator))?;
         Ok(File::from(fd))
     }
 

@@ -8,35 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use thiserror::Error;
-
-use crate::pin::{self, ObjectKind, PinError};
-use crate::sys::SyscallError;
-
-/// An operation on a link failed.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum LinkError {
-    /// What was opened is no link.
-    #[error("not a link")]
-    InvalidLink,
-    /// A system call failed.
-    #[error(transparent)]
-    SyscallError(#[from] SyscallError),
-    /// A pinned link could not be opened.
-    #[error(transparent)]
-    PinError(PinError),
-}
-
-impl From<PinError> for LinkError {
-    /// What the kernel said remains a [`SyscallError`], as aya has it.
-    fn from(error: PinError) -> Self {
-        match error {
-            PinError::SyscallError(error) => Self::SyscallError(error),
-            error => Self::PinError(error),
-        }
-    }
-}
+use crate::error::{LinkError, PinError};
+use crate::pin::{self, ObjectKind};
 
 /// An attachment. Dropping it detaches, unless it is pinned or held elsewhere.
 ///
@@ -188,12 +161,12 @@ macro_rules! define_link {
             pub fn take_link(
                 &mut self,
                 id: $id,
-            ) -> Result<$link, $crate::programs::ProgramError> {
+            ) -> Result<$link, $crate::error::ProgramError> {
                 self.data
                     .links
                     .take(id.0)
                     .map($link)
-                    .ok_or($crate::programs::ProgramError::NotAttached)
+                    .ok_or($crate::error::ProgramError::NotAttached)
             }
 
             /// Ends an attachment that the program still holds.
@@ -202,7 +175,7 @@ macro_rules! define_link {
             ///
             /// [`ProgramError::NotAttached`](crate::programs::ProgramError::NotAttached) if it
             /// was taken or detached before.
-            pub fn detach(&mut self, id: $id) -> Result<(), $crate::programs::ProgramError> {
+            pub fn detach(&mut self, id: $id) -> Result<(), $crate::error::ProgramError> {
                 self.take_link(id).map(drop)
             }
         }

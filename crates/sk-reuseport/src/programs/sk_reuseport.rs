@@ -1,30 +1,15 @@
 //! Programs that choose a socket.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_SK_REUSEPORT;
 pub use aya_obj::programs::SkReuseportAttachType;
-use thiserror::Error;
 
 use super::data::ProgramData;
-use super::{ProgramError, ProgramType};
-use crate::{hint, sys};
-
-/// Attaching a program to a group of sockets, or detaching it, failed.
-#[derive(Debug, Error)]
-pub enum SkReuseportError {
-    /// The socket option was refused.
-    #[error("setsockopt {option} failed: {io_error}{}", hint::of(option, io_error))]
-    SetsockoptError {
-        /// The socket option.
-        option: &'static str,
-        /// What the kernel said.
-        #[source]
-        io_error: io::Error,
-    },
-}
+use super::info::ProgramType;
+use crate::error::{ProgramError, SkReuseportError};
+use crate::sys;
 
 /// A program that chooses the socket of a `SO_REUSEPORT` group that gets a connection or a
 /// datagram.
@@ -163,10 +148,8 @@ impl SkReuseport {
 /// ```
 #[doc(alias = "SO_ATTACH_REUSEPORT_EBPF")]
 pub fn attach(socket: impl AsFd, program: impl AsFd) -> Result<(), ProgramError> {
-    sys::attach_reuseport_ebpf(socket.as_fd(), program.as_fd()).map_err(|io_error| {
-        SkReuseportError::SetsockoptError { option: "SO_ATTACH_REUSEPORT_EBPF", io_error }
-    })?;
-    Ok(())
+    Ok(sys::attach_reuseport_ebpf(socket.as_fd(), program.as_fd())
+        .map_err(SkReuseportError::attaching)?)
 }
 
 /// Detaches whatever program the group of `socket` has. See [`SkReuseport::detach`].
@@ -180,8 +163,5 @@ pub fn attach(socket: impl AsFd, program: impl AsFd) -> Result<(), ProgramError>
 /// Linux 5.3.
 #[doc(alias = "SO_DETACH_REUSEPORT_BPF")]
 pub fn detach(socket: impl AsFd) -> Result<(), ProgramError> {
-    sys::detach_reuseport_bpf(socket.as_fd()).map_err(|io_error| {
-        SkReuseportError::SetsockoptError { option: "SO_DETACH_REUSEPORT_BPF", io_error }
-    })?;
-    Ok(())
+    Ok(sys::detach_reuseport_bpf(socket.as_fd()).map_err(SkReuseportError::detaching)?)
 }

@@ -6,11 +6,12 @@ use std::path::Path;
 use aya_obj::btf::BtfKind;
 use aya_obj::generated::{bpf_attach_type::BPF_TRACE_RAW_TP, bpf_prog_type::BPF_PROG_TYPE_TRACING};
 
-use super::data::{ProgramData, syscall};
+use super::data::ProgramData;
+use super::info::ProgramType;
 use super::links::define_link;
-use super::{ProgramError, ProgramType};
 use crate::btf::KernelTypes;
-use crate::sys;
+use crate::error::ProgramError;
+use crate::sys::{self, Operation, SyscallError};
 
 /// A program that runs at a tracepoint of the kernel and sees its arguments with their types.
 ///
@@ -76,7 +77,7 @@ impl BtfTracePoint {
     /// [`ProgramError::NotLoaded`], or what the kernel says.
     pub fn attach(&mut self) -> Result<BtfTracePointLinkId, ProgramError> {
         let fd = sys::bpf_raw_tracepoint_open(self.fd()?.as_fd())
-            .map_err(syscall("BPF_RAW_TRACEPOINT_OPEN"))?;
+            .map_err(SyscallError::of(Operation::AttachTracepoint))?;
         Ok(BtfTracePointLinkId(self.data.links.insert(fd)))
     }
 }

@@ -10,7 +10,7 @@ use aya_obj::generated::{
 };
 
 use super::funnel::{Call, funnel};
-use super::{Pod, bytes_of};
+use super::pod::{Pod, bytes_of};
 
 /// The length that the kernel gives names (`BPF_OBJ_NAME_LEN`), with the final 0.
 pub(crate) const NAME_LEN: usize = 16;
@@ -53,6 +53,7 @@ fn copy_name(to: &mut [libc::c_char; NAME_LEN], name: &CStr) {
 }
 
 /// What `BPF_MAP_CREATE` is asked for.
+#[derive(Default)]
 pub(crate) struct MapCreate<'a> {
     pub(crate) name: &'a CStr,
     pub(crate) map_type: u32,
@@ -239,6 +240,34 @@ pub(crate) fn bpf_prog_load(
         a.log_size = log.len() as u32;
     }
     bpf_fd(Call::BpfProgLoad, bpf_cmd::BPF_PROG_LOAD, &mut attr)
+}
+
+/// Loads a program that does nothing and returns 1, which every type of program may, and unloads it.
+pub(crate) fn bpf_prog_probe(
+    program_type: bpf_prog_type,
+    expected_attach_type: Option<bpf_attach_type>,
+) -> io::Result<()> {
+    const MOVE_IMMEDIATE: u8 = 0xb7;
+    const EXIT: u8 = 0x95;
+
+    let instruction = |code, imm| bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
+        off: 0,
+        imm,
+    };
+    let request = ProgLoad {
+        name: None,
+        program_type,
+        instructions: &[instruction(MOVE_IMMEDIATE, 1), instruction(EXIT, 0)],
+        license: c"GPL",
+        expected_attach_type,
+        attach_btf_id: None,
+        flags: 0,
+        debug: None,
+    };
+    bpf_prog_load(&request, &mut [], 0).map(drop)
 }
 
 /// Loads BTF, with the kernel's complaints in `log`.

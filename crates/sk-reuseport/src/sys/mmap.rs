@@ -8,7 +8,7 @@ use std::slice;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::funnel::{Call, Outcome, funnel};
-use super::{Pod, bytes_of};
+use super::pod::{Pod, bytes_of};
 
 /// A mapping of a map's memory, or of a file of the kernel's, unmapped on drop.
 ///

@@ -5,8 +5,11 @@ use std::marker::PhantomData;
 
 use aya_obj::generated::bpf_map_type;
 
-use super::MappedArray;
-use crate::maps::{IterableMap, MapData, MapError, check_index, check_sizes};
+use super::mapped::MappedArray;
+use crate::error::MapError;
+use crate::maps::check::{check_index, check_sizes};
+use crate::maps::data::MapData;
+use crate::maps::iter::IterableMap;
 use crate::sys::Pod;
 
 /// An array of a fixed number of values, all of them zero at first.

@@ -5,8 +5,9 @@ use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use crate::maps::{MapData, MapError};
-use crate::sys::{Mapping, Pod, SyscallError};
+use crate::error::MapError;
+use crate::maps::data::MapData;
+use crate::sys::{Mapping, Operation, Pod, SyscallError};
 use crate::util::page_size;
 
 /// An array mapped into memory: reads and writes are plain loads and stores.
@@ -55,8 +56,8 @@ impl<V: Pod> MappedArray<V> {
             .checked_mul(len as usize)
             .and_then(|bytes| bytes.checked_next_multiple_of(page_size()))
             .ok_or(io::Error::from(io::ErrorKind::OutOfMemory))?;
-        let mapping =
-            Mapping::new(map.fd().as_fd(), 0, bytes, true).map_err(SyscallError::of("mmap"))?;
+        let mapping = Mapping::new(map.fd().as_fd(), 0, bytes, true)
+            .map_err(SyscallError::of(Operation::Map))?;
         Ok(Self { mapping, len, values: PhantomData })
     }
 

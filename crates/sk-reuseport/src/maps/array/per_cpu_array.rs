@@ -7,8 +7,11 @@ use std::os::fd::AsFd as _;
 
 use aya_obj::generated::bpf_map_type;
 
-use crate::maps::{IterableMap, MapData, MapError, check_index, check_sizes};
-use crate::sys::{self, Pod, SyscallError, bytes_of};
+use crate::error::MapError;
+use crate::maps::check::{check_index, check_sizes};
+use crate::maps::data::MapData;
+use crate::maps::iter::IterableMap;
+use crate::sys::{self, Operation, Pod, SyscallError, bytes_of};
 use crate::util::nr_cpus;
 
 /// A value for each CPU that the machine can have.
@@ -111,7 +114,7 @@ impl<T: Borrow<MapData>, V: Pod> PerCpuArray<T, V> {
         let mut bytes = vec![0; Self::STRIDE * cpus];
         let fd = self.inner.borrow().fd().as_fd();
         let found = sys::bpf_map_lookup_elem_into(fd, index, &mut bytes, flags)
-            .map_err(SyscallError::of("BPF_MAP_LOOKUP_ELEM"))?;
+            .map_err(SyscallError::of(Operation::LookUp))?;
         if !found {
             return Err(MapError::KeyNotFound);
         }
@@ -142,7 +145,7 @@ impl<T: BorrowMut<MapData>, V: Pod> PerCpuArray<T, V> {
         }
         let fd = self.inner.borrow().fd().as_fd();
         sys::bpf_map_update_elem_bytes(fd, &index.to_ne_bytes(), &bytes, flags)
-            .map_err(SyscallError::of("BPF_MAP_UPDATE_ELEM"))?;
+            .map_err(SyscallError::of(Operation::Update))?;
         Ok(())
     }
 }

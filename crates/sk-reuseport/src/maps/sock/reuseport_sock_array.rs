@@ -1,14 +1,15 @@
 //! An array of sockets to select from.
 
 use std::borrow::{Borrow, BorrowMut};
-use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 
 use aya_obj::generated::bpf_map_type;
 
-use crate::hint;
-use crate::maps::{MapData, MapError, MapKeys, check_index};
-use crate::sys::{self, Pod, SyscallError};
+use super::store::{cookie, store};
+use crate::error::MapError;
+use crate::maps::check::check_index;
+use crate::maps::data::MapData;
+use crate::maps::iter::MapKeys;
 
 /// The sockets from which a [`SkReuseport`](crate::programs::SkReuseport) program selects, by
 /// index.
@@ -147,31 +148,4 @@ impl<T: BorrowMut<MapData>> ReusePortSockArray<T> {
         check_index(data, *index)?;
         data.delete(index)
     }
-}
-
-/// Stores a socket in a map whose values are as the map has them: 4 or 8 bytes.
-pub(super) fn store<K: Pod>(
-    map: &MapData,
-    key: &K,
-    socket: RawFd,
-    flags: u64,
-) -> Result<(), MapError> {
-    let fd = map.fd().as_fd();
-    // Of 8 bytes the kernel takes all (reuseport_array_update_elem).
-    let result = if map.definition().value_size() == 8 {
-        let socket = u64::try_from(socket).map_err(io::Error::other)?;
-        sys::bpf_map_update_elem(fd, key, &socket, flags)
-    } else {
-        sys::bpf_map_update_elem(fd, key, &socket, flags)
-    };
-    Ok(result.map_err(SyscallError::of(hint::SET_SOCKET))?)
-}
-
-/// The cookie of the socket under a key; `None` if there is no socket.
-pub(super) fn cookie<K: Pod>(map: &MapData, key: &K) -> Result<Option<u64>, MapError> {
-    if map.definition().value_size() != 8 {
-        return Err(MapError::CookiesUnreadable);
-    }
-    Ok(sys::bpf_map_lookup_elem(map.fd().as_fd(), key, 0)
-        .map_err(SyscallError::of("BPF_MAP_LOOKUP_ELEM"))?)
 }

@@ -4,9 +4,11 @@ use std::borrow::{Borrow, BorrowMut};
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
 
-use super::SockMapFd;
-use super::reuseport_sock_array::{cookie, store};
-use crate::maps::{IterableMap, MapData, MapError, MapIter, MapKeys};
+use super::fd::SockMapFd;
+use super::store::{cookie, store};
+use crate::error::MapError;
+use crate::maps::data::MapData;
+use crate::maps::iter::{IterableMap, MapIter, MapKeys};
 use crate::sys::Pod;
 
 /// A hash map of sockets of any kind. A program may select from it.

@@ -5,9 +5,12 @@ use std::os::fd::AsRawFd;
 
 use aya_obj::generated::bpf_map_type;
 
-use super::SockMapFd;
-use super::reuseport_sock_array::{cookie, store};
-use crate::maps::{MapData, MapError, MapKeys, check_index};
+use super::fd::SockMapFd;
+use super::store::{cookie, store};
+use crate::error::MapError;
+use crate::maps::check::check_index;
+use crate::maps::data::MapData;
+use crate::maps::iter::MapKeys;
 
 /// An array of sockets of any kind. A program may select from it too.
 ///

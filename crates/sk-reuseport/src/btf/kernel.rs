@@ -1,0 +1,189 @@
+//! The running kernel's types.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use aya_obj::btf::{Btf, BtfError, BtfKind};
+
+use super::raw::Raw;
+use super::required_types;
+use super::subset::subset;
+use crate::error::EbpfError;
+use crate::sys::Mapping;
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Where a program's target can be looked up among the kernel's types: all of them parsed
+/// ([`Btf`]), or as they lie in the kernel ([`KernelBtf`]), which is much faster.
+pub trait KernelTypes {
+    /// The id of the kernel's type with this name and kind.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    fn id_by_type_name_kind(&self, name: &str, kind: BtfKind) -> Result<u32, BtfError>;
+}
+
+impl KernelTypes for Btf {
+    fn id_by_type_name_kind(&self, name: &str, kind: BtfKind) -> Result<u32, BtfError> {
+        Btf::id_by_type_name_kind(self, name, kind)
+    }
+}
+
+/// The kernel's types as the kernel has them, not parsed.
+///
+/// Loads programs in a fraction of the time that parsing everything into a [`Btf`] takes.
+///
+/// # Minimum kernel version
+///
+/// Linux 5.4, built with `CONFIG_DEBUG_INFO_BTF`.
+///
+/// # Examples
+///
+/// ```no_run
+/// use sk_reuseport::{EbpfLoader, KernelBtf, programs::Iter};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let kernel = KernelBtf::from_sys_fs()?;
+/// let mut ebpf = EbpfLoader::new().kernel_btf(&kernel).load_file("list.o")?;
+/// let program: &mut Iter = ebpf.program_mut("each_file").ok_or("no program")?.try_into()?;
+/// program.load("task_file", &kernel)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct KernelBtf(Bytes);
+
+/// Some five megabytes.
+#[derive(Debug)]
+enum Bytes {
+    /// The kernel's own memory (Linux 6.16): read(2) takes milliseconds to copy it all.
+    Mapped(Mapping, usize),
+    Copied(Vec<u8>),
+}
+
+impl KernelBtf {
+    /// Reads the running kernel's types.
+    ///
+    /// # Errors
+    ///
+    /// [`EbpfError::NoBTF`] if the kernel was built without, or it cannot be read.
+    pub fn from_sys_fs() -> Result<Self, EbpfError> {
+        match read() {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(EbpfError::NoBTF),
+            Err(error) => Err(EbpfError::FileError { path: Path::new(VMLINUX).to_owned(), error }),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Mapped(mapping, len) => mapping.bytes(0, *len),
+            Bytes::Copied(bytes) => bytes,
+        }
+    }
+
+    /// The ids of several of the kernel's types, found in one walk over all of them.
+    ///
+    /// # Errors
+    ///
+    /// If one is not there: the first that is missing.
+    pub fn ids<const N: usize>(&self, types: [(&str, BtfKind); N]) -> Result<[u32; N], BtfError> {
+        let mut ids = [0; N];
+        let mut missing = N;
+        // What is no BTF has no types.
+        let all = Raw::new(self.bytes()).unwrap_or_default();
+        for (id, entry) in all.types() {
+            for ((name, kind), found) in types.iter().zip(&mut ids) {
+                if *found == 0 && *kind as u32 == entry.kind && all.name(&entry) == name.as_bytes()
+                {
+                    *found = id;
+                    missing -= 1;
+                }
+            }
+            if missing == 0 {
+                return Ok(ids);
+            }
+        }
+        let first = types.iter().zip(ids).find(|(_, id)| *id == 0);
+        let name = first.map_or_else(String::new, |((name, _), _)| (*name).to_owned());
+        Err(BtfError::UnknownBtfTypeName { type_name: name })
+    }
+
+    /// What the programs of an object need, parsed.
+    pub(crate) fn for_object(&self, object: &[u8]) -> Result<Btf, BtfError> {
+        let excerpt = || {
+            let names = required_types::names(object)?;
+            subset(&Raw::new(self.bytes())?, &names)
+        };
+        match excerpt() {
+            Some(bytes) => Btf::parse(&bytes, object::Endianness::default()),
+            // It needs something that an excerpt cannot give, such as the ids of types.
+            None => Btf::parse(self.bytes(), object::Endianness::default()),
+        }
+    }
+}
+
+/// The kernel's types, mapped if that is possible.
+fn read() -> io::Result<Bytes> {
+    let mut file = File::open(VMLINUX)?;
+    let len = file.metadata()?.len() as usize;
+    if let Ok(mapping) = Mapping::constant(file.as_fd(), len) {
+        return Ok(Bytes::Mapped(mapping, len));
+    }
+    let mut bytes = Vec::with_capacity(len);
+    file.read_to_end(&mut bytes)?;
+    Ok(Bytes::Copied(bytes))
+}
+
+impl KernelTypes for KernelBtf {
+    fn id_by_type_name_kind(&self, name: &str, kind: BtfKind) -> Result<u32, BtfError> {
+        self.ids([(name, kind)]).map(|[id]| id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn an_excerpt_of_the_running_kernels_types_parses_and_has_what_was_asked_for() {
+        let Ok(kernel) = KernelBtf::from_sys_fs() else { panic!("this kernel has no BTF") };
+        let raw = Raw::new(kernel.bytes()).unwrap();
+        let names = ["sock", "sock_common", "task_struct"].map(|name| name.as_bytes().to_vec());
+        let bytes = subset(&raw, &HashSet::from(names)).unwrap();
+        assert!(bytes.len() * 10 < kernel.bytes().len(), "{} bytes", bytes.len());
+        let excerpt = Btf::parse(&bytes, Default::default()).unwrap();
+        for name in ["sock", "sock_common", "task_struct"] {
+            assert!(excerpt.id_by_type_name_kind(name, BtfKind::Struct).is_ok(), "{name}");
+        }
+        // The type of a member, not asked for by name.
+        assert!(excerpt.id_by_type_name_kind("refcount_struct", BtfKind::Struct).is_ok());
+        assert!(excerpt.id_by_type_name_kind("inode", BtfKind::Struct).is_err());
+    }
+
+    #[test]
+    fn ids_by_name_are_those_of_the_parsed_whole() {
+        let Ok(kernel) = KernelBtf::from_sys_fs() else { panic!("this kernel has no BTF") };
+        let whole = Btf::from_sys_fs().unwrap();
+        for (name, kind) in [
+            ("bpf_iter_task_file", BtfKind::Func),
+            ("btf_trace_inet_sock_set_state", BtfKind::Typedef),
+            ("sock", BtfKind::Struct),
+        ] {
+            let expected = whole.id_by_type_name_kind(name, kind).unwrap();
+            assert_eq!(kernel.id_by_type_name_kind(name, kind).unwrap(), expected, "{name}");
+        }
+        assert!(kernel.id_by_type_name_kind("no_such_type", BtfKind::Func).is_err());
+
+        let pair = [("sock", BtfKind::Struct), ("bpf_iter_task_file", BtfKind::Func)];
+        let one_by_one = pair.map(|(name, kind)| whole.id_by_type_name_kind(name, kind).unwrap());
+        assert_eq!(kernel.ids(pair).unwrap(), one_by_one);
+        let missing = kernel.ids([("sock", BtfKind::Struct), ("no_such_type", BtfKind::Struct)]);
+        assert!(missing.unwrap_err().to_string().contains("no_such_type"));
+    }
+}

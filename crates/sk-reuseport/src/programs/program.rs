@@ -1,0 +1,191 @@
+//! A program of an object, by its type.
+
+use std::io;
+use std::os::fd::AsFd as _;
+
+use super::fd::ProgramFd;
+use super::info::{ProgramInfo, ProgramType};
+use super::iter::Iter;
+use super::sk_reuseport::SkReuseport;
+use super::tp_btf::BtfTracePoint;
+use crate::error::{PinError, ProgramError};
+
+/// A program of an object, by its type.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Program {
+    /// Selects a socket of a `SO_REUSEPORT` group.
+    SkReuseport(SkReuseport),
+    /// Runs at a tracepoint, with typed arguments.
+    BtfTracePoint(BtfTracePoint),
+    /// Lists objects of the kernel.
+    Iter(Iter),
+    /// A program of a type that this crate does not load.
+    Unsupported(UnsupportedProgram),
+}
+
+/// A program of a type that this crate does not load: an object may well hold some beside the
+/// ones that concern us.
+#[derive(Debug)]
+pub struct UnsupportedProgram {
+    section: String,
+}
+
+impl UnsupportedProgram {
+    pub(crate) fn new(section: String) -> Self {
+        Self { section }
+    }
+
+    /// What kind of program its section makes it, for a message to people.
+    pub fn section(&self) -> &str {
+        &self.section
+    }
+}
+
+impl Program {
+    /// The program's type.
+    pub fn prog_type(&self) -> ProgramType {
+        match self {
+            Self::SkReuseport(_) => ProgramType::SkReuseport,
+            Self::BtfTracePoint(_) | Self::Iter(_) => ProgramType::Tracing,
+            Self::Unsupported(_) => ProgramType::Unspecified,
+        }
+    }
+
+    /// The program's descriptor.
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError::NotLoaded`] before it is loaded.
+    pub fn fd(&self) -> Result<&ProgramFd, ProgramError> {
+        match self {
+            Self::SkReuseport(program) => program.fd(),
+            Self::BtfTracePoint(program) => program.fd(),
+            Self::Iter(program) => program.fd(),
+            Self::Unsupported(_) => Err(ProgramError::UnexpectedProgramType),
+        }
+    }
+
+    /// What the kernel says of the program.
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError::NotLoaded`] before it is loaded.
+    pub fn info(&self) -> Result<ProgramInfo, ProgramError> {
+        match self {
+            Self::SkReuseport(program) => program.info(),
+            Self::BtfTracePoint(program) => program.info(),
+            Self::Iter(program) => program.info(),
+            Self::Unsupported(_) => Err(ProgramError::UnexpectedProgramType),
+        }
+    }
+
+    /// Pins the program. See [`SkReuseport::pin`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn pin<P: AsRef<std::path::Path>>(&mut self, path: P) -> Result<(), PinError> {
+        match self {
+            Self::SkReuseport(program) => program.pin(path),
+            Self::BtfTracePoint(program) => program.pin(path),
+            Self::Iter(program) => program.pin(path),
+            Self::Unsupported(program) => Err(PinError::NoFd { name: program.section.clone() }),
+        }
+    }
+
+    /// Drops this process's descriptor of the program. Detaches nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError::NotLoaded`] if there is none.
+    pub fn unload(&mut self) -> Result<(), ProgramError> {
+        match self {
+            Self::SkReuseport(program) => program.unload(),
+            Self::BtfTracePoint(program) => program.unload(),
+            Self::Iter(program) => program.unload(),
+            Self::Unsupported(_) => Err(ProgramError::UnexpectedProgramType),
+        }
+    }
+}
+
+/// Conversions from [`Program`], and what all program types have.
+macro_rules! impl_program {
+    ($($program:ident),+) => {$(
+        impl<'a> TryFrom<&'a Program> for &'a $program {
+            type Error = ProgramError;
+
+            fn try_from(program: &'a Program) -> Result<Self, ProgramError> {
+                match program {
+                    Program::$program(program) => Ok(program),
+                    _ => Err(ProgramError::UnexpectedProgramType),
+                }
+            }
+        }
+
+        impl<'a> TryFrom<&'a mut Program> for &'a mut $program {
+            type Error = ProgramError;
+
+            fn try_from(program: &'a mut Program) -> Result<Self, ProgramError> {
+                match program {
+                    Program::$program(program) => Ok(program),
+                    _ => Err(ProgramError::UnexpectedProgramType),
+                }
+            }
+        }
+
+        impl $program {
+            /// The program's descriptor.
+            ///
+            /// # Errors
+            ///
+            /// [`ProgramError::NotLoaded`] before it is loaded.
+            pub fn fd(&self) -> Result<&ProgramFd, ProgramError> {
+                self.data.fd()
+            }
+
+            /// What the kernel says of the program: its id, its name, how often it ran.
+            ///
+            /// # Errors
+            ///
+            /// [`ProgramError::NotLoaded`] before it is loaded.
+            pub fn info(&self) -> Result<ProgramInfo, ProgramError> {
+                ProgramInfo::new_from_fd(self.fd()?.as_fd())
+            }
+
+            /// Drops this process's descriptor of the program, and with it the links that this
+            /// value still holds. The kernel keeps a program that is pinned or attached to a
+            /// group of sockets.
+            ///
+            /// # Errors
+            ///
+            /// [`ProgramError::NotLoaded`] if there is none.
+            pub fn unload(&mut self) -> Result<(), ProgramError> {
+                self.data.unload()
+            }
+
+            /// Pins the program: it stays loaded until the pin is removed, whatever becomes of
+            /// this process. Pinning attaches nothing.
+            ///
+            /// # Errors
+            ///
+            /// If the program is not loaded, the path is taken, is not on a bpffs, or has a dot
+            /// in its last part.
+            pub fn pin<P: AsRef<std::path::Path>>(&mut self, path: P) -> Result<(), PinError> {
+                self.data.pin(path.as_ref())
+            }
+
+            /// Removes the pin at which this program was pinned or from which it was opened.
+            /// Detaches nothing.
+            ///
+            /// # Errors
+            ///
+            /// If the file could not be removed; without a known pin nothing is done.
+            pub fn unpin(&mut self) -> Result<(), io::Error> {
+                self.data.unpin()
+            }
+        }
+    )+};
+}
+
+impl_program!(SkReuseport, BtfTracePoint, Iter);

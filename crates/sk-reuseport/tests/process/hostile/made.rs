@@ -1,0 +1,234 @@
+//! Objects of which one thing is wrong, and what is said of it.
+
+use std::fs;
+
+use sk_reuseport::Ebpf;
+use test_support::bpffs;
+
+use super::elf::{EXIT, Elf, PASS};
+use super::*;
+use crate::fixtures::*;
+
+// enum bpf_map_type
+const ARRAY: u32 = 2;
+const HASH: u32 = 1;
+const SOCKARRAY: u32 = 20;
+const RINGBUF: u32 = 27;
+
+const PIN_BY_NAME: u32 = 1;
+
+/// An array as it should be: type, key size, value size, elements, flags, id, pinning.
+const SOUND: [u32; 7] = [ARRAY, 4, 8, 1, 0, 0, 0];
+
+#[track_caller]
+fn says(bytes: &[u8], expected: &[&str]) {
+    let said = refused(bytes);
+    for part in expected {
+        assert!(said.contains(part), "{said:?} should say {part:?}");
+    }
+}
+
+#[test]
+fn what_is_made_by_hand_is_sound_but_for_what_is_wrong() {
+    unharmed(|| {
+        load(&Elf::passing().bytes(), None).unwrap();
+        load(&Elf::passing().map(b"SOUND", SOUND).bytes(), None).unwrap();
+        load(&Elf::calling(5).bytes(), None).unwrap();
+    });
+}
+
+#[test]
+fn what_is_empty() {
+    unharmed(|| {
+        says(b"", &["expected is an ELF file"]);
+        says(&[0; 64], &["expected is an ELF file"]);
+        says(&vec![0; 1 << 20], &["expected is an ELF file"]);
+        says(&[0x7f; 4096], &["expected is an ELF file"]);
+        // Sections, and nothing in them: no program, no map, no harm.
+        let nothing = Elf::empty().bytes();
+        load(&nothing, None).unwrap();
+        assert_eq!(Ebpf::load(&nothing).unwrap().programs().count(), 0);
+    });
+}
+
+#[test]
+fn the_other_byte_order() {
+    unharmed(|| says(BIG_ENDIAN, &["other byte order"]));
+}
+
+#[test]
+fn licences() {
+    unharmed(|| {
+        let licensed = |text: &[u8]| {
+            let mut elf = Elf::empty();
+            elf.data(b"license", text);
+            elf.program(b"sk_reuseport", b"pass", &PASS);
+            elf.bytes()
+        };
+        load(&licensed(b"GPL\0"), None).unwrap();
+        // To the kernel, whatever it does not know is not the GPL; this program does not need it.
+        load(&licensed(b"\xff\xfe\0"), None).unwrap();
+        // Without an end, with two, or none at all.
+        says(&licensed(b"GPL"), &["license"]);
+        says(&licensed(b"G\0PL\0"), &["license"]);
+        says(&licensed(b""), &["license"]);
+    });
+}
+
+#[test]
+fn sections_that_nobody_knows() {
+    unharmed(|| {
+        let mut elf = Elf::passing();
+        elf.data(b".mystery", b"whatever");
+        elf.data(b"", b"without a name");
+        elf.data(b".data", b"");
+        load(&elf.bytes(), None).unwrap();
+        // A program of a section that is none of ours cannot be loaded, and says what it is.
+        let mut elf = Elf::passing();
+        elf.program(b"sk_reuseport/teleport", b"odd", &EXIT);
+        says(&elf.bytes(), &["sk_reuseport/teleport"]);
+    });
+}
+
+#[test]
+fn maps_of_sizes_that_no_map_has() {
+    unharmed(|| {
+        let with = |definition| Elf::passing().map(b"ODD", definition).bytes();
+        // 4 GiB: in one element, and in many.
+        says(&with([ARRAY, 4, u32::MAX, 1, 0, 0, 0]), &["`ODD`", "4294967296 bytes"]);
+        says(&with([ARRAY, 4, 8, 1 << 29, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
+        says(&with([HASH, 4, 8, 1 << 26, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
+        says(&with([RINGBUF, 0, 0, 1 << 31, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
+        says(&with([ARRAY, 4, i32::MAX as u32, u32::MAX, 0, 0, 0]), &["`ODD`"]);
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("ODD", 16).load(&with([ARRAY, 4, 8, 1 << 29, 0, 0, 0])).unwrap();
+        // 64 times 64 MiB.
+        let many = |elf: Elf, index| {
+            elf.map(format!("M{index}").as_bytes(), [ARRAY, 4, 8, 1 << 23, 0, 0, 0])
+        };
+        says(&(0..64).fold(Elf::passing(), many).bytes(), &["4294967296 bytes"]);
+        // Keys and values that the type does not take.
+        says(&with([ARRAY, 3, 8, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
+        says(&with([ARRAY, 4, 0, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
+        says(&with([SOCKARRAY, 4, 16, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
+        says(&with([SOCKARRAY, 8, 8, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
+        // No elements, flags and types that there are not.
+        says(&with([SOCKARRAY, 4, 8, 0, 0, 0, 0]), &["`ODD`", "number of elements"]);
+        says(&with([ARRAY, 4, 8, 1, u32::MAX, 0, 0]), &["`ODD`", "flags"]);
+        says(&with([9999, 4, 8, 1, 0, 0, 0]), &["map type 9999"]);
+        // A way of pinning that there is not.
+        for pinning in [2, 77, 1 << 8, 1 << 31] {
+            says(&with([ARRAY, 4, 8, 1, 0, 0, pinning]), &["`ODD`", "pinning"]);
+        }
+    });
+}
+
+/// BTF of these types, and of one name, `x`, at offset 1.
+fn types(words: &[u32]) -> Vec<u8> {
+    let length = words.len() as u32 * 4;
+    let header = [24, 0, length, length, 3];
+    let magic_and_version = [0x9f, 0xeb, 1, 0];
+    let words = header.iter().chain(words).flat_map(|word| word.to_le_bytes());
+    magic_and_version.into_iter().chain(words).chain(*b"\0x\0").collect()
+}
+
+#[test]
+fn types_that_there_are_not() {
+    const INT: [u32; 4] = [1, 1 << 24, 4, 32];
+    unharmed(|| {
+        let with = |words: &[&[u32]]| {
+            let mut elf = Elf::passing();
+            elf.data(b".BTF", &types(&words.concat()));
+            elf.bytes()
+        };
+        let variable = |linkage| [1, 14 << 24, 1, linkage];
+        load(&with(&[&INT]), None).unwrap();
+        for linkage in [3, 77, u32::MAX] {
+            says(&with(&[&INT, &variable(linkage)]), &["damaged"]);
+            // Behind what is of no kind at all.
+            says(&with(&[&INT, &[0, 0, 0], &variable(linkage)]), &["damaged"]);
+        }
+        says(&with(&[&[0, 0, 0]]), &["damaged"]);
+        says(&with(&[&INT, &[1, 31 << 24, 0]]), &["BTF"]);
+    });
+}
+
+#[test]
+fn zeros_beyond_all_memory() {
+    unharmed(|| {
+        for size in [1 << 32, 1 << 40, u64::MAX / 2, u64::MAX] {
+            let mut elf = Elf::passing();
+            elf.zeros(b".bss", size);
+            says(&elf.bytes(), &["zeros", "the most"]);
+        }
+        // Each of them small enough.
+        let mut elf = Elf::passing();
+        for index in 0..64 {
+            elf.zeros(format!(".bss.{index}").as_bytes(), 1 << 26);
+        }
+        says(&elf.bytes(), &["zeros", "the most"]);
+    });
+}
+
+#[test]
+fn names_that_are_no_text_or_no_file() {
+    unharmed(|| {
+        let named = |name: &[u8], pinning| {
+            let mut definition = SOUND;
+            definition[6] = pinning;
+            Elf::passing().map(name, definition).bytes()
+        };
+        // Of a map, of a program, of a section.
+        assert!(load(&named(b"\xff\xfe", 0), None).is_err());
+        let mut elf = Elf::empty();
+        elf.program(b"sk_reuseport", b"\xc3\x28", &EXIT);
+        assert!(load(&elf.bytes(), None).is_err());
+        let mut elf = Elf::passing();
+        elf.data(b"\xf0\x28\x8c\x28", b"x");
+        assert!(load(&elf.bytes(), None).is_err());
+        // A map that asks to be pinned by a name that leads elsewhere.
+        fs::create_dir(format!("{}/inside", bpffs::PATH)).unwrap();
+        for name in [&b"inside/map"[..], b"/sys/fs/bpf/inside/map", b"..", b".", b"../map", b"x/"] {
+            says(&named(name, PIN_BY_NAME), &["invalid map name"]);
+        }
+        assert_eq!(fs::read_dir(format!("{}/inside", bpffs::PATH)).unwrap().count(), 0);
+        load(&named(b"plain", PIN_BY_NAME), None).unwrap();
+    });
+}
+
+#[test]
+fn calls_deeper_than_any_stack() {
+    unharmed(|| {
+        // The kernel allows 8 frames; that it is asked at all takes as many of the linker's.
+        says(&Elf::calling(200).bytes(), &["BPF_PROG_LOAD"]);
+        for depth in [300, 20_000] {
+            assert!(load(&Elf::calling(depth).bytes(), None).is_err());
+        }
+    });
+}
+
+#[test]
+fn a_program_that_the_verifier_refuses() {
+    unharmed(|| {
+        says(REFUSED, &["the verifier refused the program", "invalid access to packet", "[...]"]);
+    });
+}
+
+#[test]
+fn what_was_pinned_before_stays_and_what_is_new_goes() {
+    unharmed(|| {
+        let pinned = |name: &[u8]| Elf::passing().map(name, [ARRAY, 4, 8, 1, 0, 0, PIN_BY_NAME]);
+        let kept = Ebpf::load(&pinned(b"kept").bytes()).unwrap();
+        drop(kept);
+        let here = |name: &str| Path::new(bpffs::PATH).join(name).exists();
+        assert!(here("kept"));
+        // `later` comes after the others in the order in which maps are made, and is refused.
+        let bad = |first: &[u8]| {
+            let elf = pinned(first).map(b"later", [ARRAY, 3, 8, 1, 0, 0, 0]);
+            refused(&elf.bytes())
+        };
+        bad(b"kept");
+        bad(b"brief");
+        assert!(here("kept") && !here("brief"));
+    });
+}
