@@ -65,19 +65,19 @@ pub enum EbpfError {
         verifier_log: VerifierLog,
     },
     /// A function's calls or references to maps cannot be resolved.
-    #[error("error relocating function")]
+    #[error(transparent)]
     RelocationError(#[from] EbpfRelocationError),
     /// The kernel's types lack what the object's programs read.
-    #[error("error relocating section")]
+    #[error(transparent)]
     BtfRelocationError(#[from] BtfRelocationError),
     /// The object needs the kernel's types, and the kernel has none.
     #[error("the object needs the kernel's BTF, which this kernel does not have")]
     NoBTF,
     /// An operation on a map failed.
-    #[error("map error")]
+    #[error(transparent)]
     MapError(#[from] MapError),
     /// An operation on a program failed.
-    #[error("program error")]
+    #[error(transparent)]
     ProgramError(#[from] ProgramError),
 }
 

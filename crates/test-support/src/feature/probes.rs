@@ -28,6 +28,7 @@ pub(super) fn program(name: &str, target: &str) -> Probe {
         Err(ProgramError::LoadError { io_error, .. }) => {
             of(&io_error, &[Errno::INVAL, Errno::ACCESS])
         }
+        Err(ProgramError::Unsupported { .. }) => Probe::No,
         // The kernel has types, and neither the iterator nor the tracepoint is among them.
         Err(ProgramError::Btf(BtfError::UnknownBtfTypeName { .. })) => Probe::No,
         Err(error) => Probe::Unknown(chain(&error)),
@@ -50,6 +51,7 @@ pub(super) fn ring_buffer() -> Probe {
         Err(EbpfError::MapError(MapError::CreateError { io_error, .. })) => {
             of(&io_error, &[Errno::INVAL])
         }
+        Err(EbpfError::MapError(MapError::Unsupported { .. })) => Probe::No,
         Err(error) => Probe::Unknown(chain(&error)),
     }
 }
