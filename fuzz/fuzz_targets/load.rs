@@ -1,6 +1,6 @@
-//! Any bytes as an object: an error or programs, never a panic that gets out, an overflow of the stack
-//! or memory beyond measure. The kernel is not asked, so no root is needed: every system call of the
-//! library is answered here as if it had gone well.
+//! Loads any bytes as an object. The result must be an error or programs, never a panic, a stack
+//! overflow or a huge allocation. Every system call of the library succeeds without reaching the
+//! kernel, so no root is needed.
 #![no_main]
 
 use std::fs::File;
@@ -16,13 +16,13 @@ const ENOENT: i32 = 2;
 
 fuzz_target!(|bytes: &[u8]| {
     static KERNEL: OnceLock<Option<KernelBtf>> = OnceLock::new();
-    // Stands for whatever the kernel would have made.
+    // In place of any descriptor that the kernel would return.
     static NOTHING: OnceLock<File> = OnceLock::new();
     let kernel = KERNEL.get_or_init(|| KernelBtf::from_sys_fs().ok());
-    let nothing = NOTHING.get_or_init(|| File::open("/dev/null").expect("there is a /dev/null"));
+    let nothing = NOTHING.get_or_init(|| File::open("/dev/null").expect("/dev/null exists"));
     let descriptor = i64::from(nothing.as_raw_fd());
     let answer = move |call| match call {
-        // Nothing is pinned yet.
+        // Nothing is pinned.
         Call::BpfObjGet => Verdict::Fail(ENOENT),
         _ => Verdict::Answer(descriptor),
     };

@@ -26,8 +26,8 @@ impl<'a, T: Pod> From<&'a T> for GlobalData<'a> {
 
 /// A loaded object: its maps, and its programs ready to be loaded.
 ///
-/// Dropping it closes this process's descriptors of both. The kernel keeps what is attached to a
-/// group of sockets or pinned, and the maps that such programs use.
+/// Dropping it closes this process's descriptors of both. The kernel keeps programs that are
+/// attached to a group of sockets, whatever is pinned, and the maps that these programs use.
 ///
 /// # Examples
 ///
@@ -56,12 +56,12 @@ impl Ebpf {
         self.maps.get(name)
     }
 
-    /// A map by its name in the object, to be changed.
+    /// A map by its name in the object, mutably.
     pub fn map_mut(&mut self, name: &str) -> Option<&mut Map> {
         self.maps.get_mut(name)
     }
 
-    /// Takes a map out, so that it can be kept apart from the rest.
+    /// Takes a map out of the object.
     pub fn take_map(&mut self, name: &str) -> Option<Map> {
         self.maps.remove(name)
     }
@@ -71,12 +71,12 @@ impl Ebpf {
         self.maps.iter().map(|(name, map)| (name.as_str(), map))
     }
 
-    /// All maps with their names, to be changed.
+    /// All maps with their names, mutably.
     pub fn maps_mut(&mut self) -> impl Iterator<Item = (&str, &mut Map)> {
         self.maps.iter_mut().map(|(name, map)| (name.as_str(), map))
     }
 
-    /// Several maps by their names, to be changed at the same time.
+    /// Several maps by their names, mutably and at the same time.
     ///
     /// # Panics
     ///
@@ -95,7 +95,7 @@ impl Ebpf {
         self.programs.get_mut(name)
     }
 
-    /// Takes a program out, so that it can be kept apart from the rest.
+    /// Takes a program out of the object.
     pub fn take_program(&mut self, name: &str) -> Option<Program> {
         self.programs.remove(name)
     }

@@ -1,4 +1,4 @@
-//! Making system calls fail on purpose: for tests, behind the feature `fault-injection`.
+//! Makes system calls fail, for tests, behind the feature `fault-injection`.
 //!
 //! ```
 //! use sk_reuseport::fault::{Call, Verdict, intercept};

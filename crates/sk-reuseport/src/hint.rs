@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// What to do about a failure, or what it means, as a clause that can follow the error's text.
+/// What to do about a failure, or what it means. Its text is a clause that can follow the error's.
 ///
-/// Errors of this crate that know one return it from their `hint`;
-/// [`hint_of`](crate::hint_of) finds it in a chain of errors. It is no part of an error's own text.
+/// The errors of this crate return it from their `hint` method, and [`hint_of`](crate::hint_of)
+/// finds it in a chain of errors. An error's own text does not contain it.
 ///
 /// # Examples
 ///

@@ -1,12 +1,13 @@
-//! The program type `BPF_PROG_TYPE_SK_REUSEPORT`: programs that choose the socket.
+//! Loads, attaches and pins BPF programs of type `BPF_PROG_TYPE_SK_REUSEPORT`, which select a
+//! socket.
 //!
-//! Several sockets may be bound to one address and port (`SO_REUSEPORT`). The kernel deals
-//! connections and datagrams among them by a hash; a program of this type decides instead. This
+//! Several sockets may be bound to one address and port (`SO_REUSEPORT`). The kernel distributes
+//! connections and datagrams among them by a hash, unless a program of this type decides. This
 //! crate loads such programs, attaches them to a group of sockets, and fills the socket array
-//! from which they select. It knows nothing of policies: those are the crate `reuseport`'s.
+//! from which they select. Policies are in the crate `reuseport`.
 //!
-//! The names are those of the crate [aya](https://docs.rs/aya): a program written to that part of
-//! aya's interface compiles with the crate's name changed.
+//! The names are those of [aya](https://docs.rs/aya): a program that uses this part of aya's API
+//! compiles with the crate's name changed.
 //!
 //! ```no_run
 //! use sk_reuseport::{Ebpf, maps::ReusePortSockArray, net, programs::SkReuseport};
@@ -21,7 +22,7 @@
 //! }
 //! let program: &mut SkReuseport = ebpf.program_mut("select").ok_or("no program")?.try_into()?;
 //! program.load()?;
-//! program.attach(&listeners[0])?; // the whole group, through any one of its sockets
+//! program.attach(&listeners[0])?; // attaches to the whole group, through any of its sockets
 //! # Ok(())
 //! # }
 //! ```
@@ -29,15 +30,21 @@
 //! # What stays when a value is dropped
 //!
 //! An attachment belongs to the group of sockets, not to any Rust value: dropping [`Ebpf`] or
-//! [`SkReuseport`](programs::SkReuseport) detaches nothing. The program stays with the group
-//! until somebody detaches it through any socket of the group, attaches another one, or the
-//! group's last socket closes.
+//! [`SkReuseport`](programs::SkReuseport) detaches nothing. The program stays attached until a
+//! process detaches or replaces it through any socket of the group, or the last socket of the group
+//! is closed.
+//!
+//! # Errors
+//!
+//! An error's text says what failed; [`source`](std::error::Error::source) returns the cause, which
+//! for most is the kernel's error. What to do about it is a [`Hint`], which [`hint_of`] finds in a
+//! chain of errors. [`Report`] prints all of it.
 //!
 //! # Kernels
 //!
-//! Programs select from Linux 4.19 on and migrate connections from 5.14 on; detaching needs 5.3.
-//! Loading and attaching need the capability CAP_BPF, tracing programs and iterators CAP_PERFMON
-//! too (before Linux 5.8: CAP_SYS_ADMIN for all of it).
+//! Programs select sockets since Linux 4.19 and migrate connections since 5.14; detaching needs
+//! 5.3. Loading needs the capability CAP_BPF, tracing programs and iterators CAP_PERFMON too
+//! (before Linux 5.8: CAP_SYS_ADMIN for all of them). Attaching to a group needs no capability.
 
 mod bpf;
 mod btf;
@@ -68,7 +75,7 @@ pub use loader::EbpfLoader;
 pub use sys::Pod;
 pub use verifier::VerifierLogLevel;
 
-/// Keeps the example of the README compiling.
+/// Compiles the example of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

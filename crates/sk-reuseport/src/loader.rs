@@ -1,4 +1,4 @@
-//! What is chosen before an object is loaded, and loading it.
+//! Loads objects: options first, then the maps and programs.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use crate::relocate::{self, Types, undamaged};
 use crate::util::{nr_cpus, page_size};
 use crate::verifier::VerifierLogLevel;
 
-/// Loads objects, with choices that must be made beforehand.
+/// Loads objects, with options that apply before loading.
 ///
 /// # Examples
 ///
@@ -58,7 +58,7 @@ impl Default for EbpfLoader<'_> {
 }
 
 impl<'a> EbpfLoader<'a> {
-    /// A loader that takes objects as they are.
+    /// A loader without options.
     pub fn new() -> Self {
         Self {
             btf: Types::WhenNeeded,
@@ -72,36 +72,36 @@ impl<'a> EbpfLoader<'a> {
         }
     }
 
-    /// Takes the kernel's types from `btf`, or from nowhere. By default they are read from
+    /// Takes the kernel's types from `btf`; `None` takes none. By default they are read from
     /// `/sys/kernel/btf/vmlinux` if the object needs them.
     pub fn btf(&mut self, btf: Option<&'a Btf>) -> &mut Self {
         self.btf = btf.map_or(Types::None, Types::Parsed);
         self
     }
 
-    /// Takes the kernel's types from `btf`, of which only what the object needs is parsed.
+    /// Takes the kernel's types from `btf` and parses only those that the object needs.
     pub fn kernel_btf(&mut self, btf: &'a KernelBtf) -> &mut Self {
         self.btf = Types::Raw(btf);
         self
     }
 
-    /// Maps of kinds without a type of their own in this crate become [`Map::Unsupported`]
-    /// anyway; here for programs written to aya.
+    /// Does nothing: maps without a Rust type in this crate always become [`Map::Unsupported`]. It
+    /// is here for programs written for aya.
     pub fn allow_unsupported_maps(&mut self) -> &mut Self {
         self
     }
 
-    /// Where maps that ask for it (`LIBBPF_PIN_BY_NAME`) are pinned, or opened if they are there
-    /// already. By default `/sys/fs/bpf`. See [`map_pin_path`](Self::map_pin_path).
+    /// The directory in which maps with `LIBBPF_PIN_BY_NAME` are pinned, or opened if they are
+    /// pinned there already: `/sys/fs/bpf` by default. See [`map_pin_path`](Self::map_pin_path).
     pub fn default_map_pin_directory<P: AsRef<Path>>(&mut self, path: P) -> &mut Self {
         self.pin_directory = Some(path.as_ref().to_owned());
         self
     }
 
-    /// Sets a global variable, or a constant (`const volatile`): the verifier then knows its
-    /// value and removes what is never reached.
+    /// Sets a global variable or a constant (`const volatile`). The verifier knows the value of a
+    /// constant and removes the code that it makes unreachable.
     ///
-    /// With `must_exist`, an object without that variable is refused.
+    /// With `must_exist`, loading an object without that variable fails.
     pub fn override_global<T: Into<GlobalData<'a>>>(
         &mut self,
         name: &'a str,
@@ -112,7 +112,7 @@ impl<'a> EbpfLoader<'a> {
         self
     }
 
-    /// The number of elements that a map is created with, instead of what the object says.
+    /// Creates a map with this number of elements instead of the object's.
     pub fn map_max_entries(&mut self, name: &'a str, size: u32) -> &mut Self {
         self.max_entries.insert(name, size);
         self
@@ -120,9 +120,9 @@ impl<'a> EbpfLoader<'a> {
 
     /// Pins a map at a path, or opens the one that is pinned there.
     ///
-    /// A map that is opened must have the type, and keys and values of the size, that the object
-    /// says. It is taken as it is: its number of elements, its flags and what it holds count, also
-    /// where it is that of a section (`.data`, `.rodata`).
+    /// An opened map must have the type and the sizes of keys and values that the object declares.
+    /// It keeps its number of elements, its flags and its content, even if it is the map of a
+    /// section (`.data`, `.rodata`).
     pub fn map_pin_path<P: Into<Cow<'a, Path>>>(&mut self, name: &'a str, path: P) -> &mut Self {
         self.pin_paths.insert(name, path.into());
         self
@@ -130,31 +130,33 @@ impl<'a> EbpfLoader<'a> {
 
     /// Uses an existing map in place of one of the object's: this is how two objects share one.
     ///
-    /// The map must have keys and values of the size that the object says. Its type is the
-    /// caller's choice (a socket map for a socket array, say): the verifier has the last word, and
-    /// [`Ebpf::map`] gives it as what it is. A name that the object does not have is ignored.
+    /// The map must have the sizes of keys and values that the object declares. It may be of
+    /// another type (a socket map in place of a socket array, for example): the verifier decides
+    /// whether the program may use it, and [`Ebpf::map`] returns it as its own type. A name that
+    /// the object does not have is ignored.
     pub fn map(&mut self, name: &'a str, map: &'a MapData) -> &mut Self {
         self.given_maps.insert(name, map);
         self
     }
 
-    /// Makes calls of a helper with this number, which the kernel does not have, calls of one of the
-    /// kernel's own functions (a *kfunc*): the one with this id among the kernel's types, as
-    /// [`KernelTypes`](crate::KernelTypes) gives it for [`BtfKind::Func`](aya_obj::btf::BtfKind::Func).
+    /// Replaces calls of the helper `number`, which no kernel has, by calls of a kernel function (a
+    /// *kfunc*). `id` is the function's id among the kernel's types, as
+    /// [`KernelTypes`](crate::KernelTypes) returns it for
+    /// [`BtfKind::Func`](aya_obj::btf::BtfKind::Func).
     ///
-    /// In the object such a function is `static void *(*const name)(...) = (void *)NUMBER;`. What
-    /// libbpf makes of it, `extern ... __ksym`, the parser does not understand.
+    /// In C such a function is declared as `static void *(*const name)(...) = (void *)NUMBER;`. The
+    /// parser does not understand libbpf's `extern ... __ksym`.
     ///
     /// # Minimum kernel version
     ///
-    /// Linux 5.13, and the version that brought the function. The verifier refuses what it does not
-    /// let this type of program call.
+    /// Linux 5.13, and the version that introduced the function. The verifier refuses functions
+    /// that this type of program may not call.
     pub fn kernel_function(&mut self, number: u32, id: u32) -> &mut Self {
         self.kernel_functions.insert(number, id);
         self
     }
 
-    /// How much the verifier is to tell about a program that it refuses.
+    /// How much the verifier logs about a program that it refuses.
     pub fn verifier_log_level(&mut self, level: VerifierLogLevel) -> &mut Self {
         self.log_level = level;
         self
@@ -172,17 +174,20 @@ impl<'a> EbpfLoader<'a> {
         self.load(&data)
     }
 
-    /// Loads an object: creates its maps and prepares its programs. Programs go into the kernel
-    /// one by one, by their own `load`.
+    /// Loads an object: creates its maps and prepares its programs. Each program is loaded into the
+    /// kernel by its own `load`.
     ///
-    /// An object without a section `license` counts as GPL, as it does for aya.
+    /// An object without a section `license` counts as GPL, as with aya.
     ///
     /// # Errors
     ///
-    /// If `data` is no BPF object, or the kernel refuses a map of it, or its maps would take more
-    /// than 1 GiB of memory at once (where the caller chose a map's number of elements by
-    /// [`map_max_entries`](Self::map_max_entries), that map does not count). Nothing is left
-    /// behind then: a pin that was there before stays, a new one does not.
+    /// If `data` is no BPF object, if the kernel refuses one of its maps, or if its maps would take
+    /// more than 1 GiB of memory when they are created (not counting maps with a number of elements
+    /// set by [`map_max_entries`](Self::map_max_entries)). New pins are removed then; older ones
+    /// stay.
+    ///
+    /// An object that makes the parser panic is [`EbpfError::Damaged`], unless the program is built
+    /// with `panic = "abort"`. Most such objects are found before they are parsed.
     pub fn load(&mut self, data: &[u8]) -> Result<Ebpf, EbpfError> {
         let mut object = relocate::parse(data)?;
         undamaged(|| Ok(object.patch_map_data(self.globals.clone())?))?;
@@ -208,7 +213,7 @@ impl<'a> EbpfLoader<'a> {
         btf: Option<&OwnedFd>,
         pins: &mut NewPins,
     ) -> Result<HashMap<String, MapData>, EbpfError> {
-        // Always in the same order, so that what fails once fails again.
+        // In a fixed order, so that failures are reproducible.
         let mut definitions: Vec<_> =
             object.maps.drain().filter(|(_, map)| !is_empty(map)).collect();
         definitions.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
@@ -234,7 +239,7 @@ impl<'a> EbpfLoader<'a> {
                 continue;
             }
             let own = if self.max_entries.contains_key(name) { 0 } else { memory_of(map)? };
-            // The pattern of a map of maps is a map itself, for a moment.
+            // The kernel also creates the template of a map of maps, for a moment.
             let inner = map.inner().map_or(Ok(0), |inner| memory_of(&inner))?;
             let size = own.saturating_add(inner);
             bytes = bytes.saturating_add(size);
@@ -277,7 +282,8 @@ impl<'a> EbpfLoader<'a> {
         })
     }
 
-    /// Where a map is pinned that asks for it. A name from an object leads to no other directory.
+    /// Where a map with `LIBBPF_PIN_BY_NAME` is pinned. Its name must not lead to another
+    /// directory.
     fn pin_by_name(&self, name: &str) -> Result<PathBuf, MapError> {
         let directory = self.pin_directory.as_deref().unwrap_or(Path::new("/sys/fs/bpf"));
         match Path::new(name).file_name() {
@@ -349,14 +355,14 @@ impl Ebpf {
     }
 }
 
-/// Whether it would be the map of a section of variables without any: assemblers write such sections
-/// into every object.
+/// Whether this is the map of an empty section of variables: assemblers write such sections into
+/// every object.
 fn is_empty(map: &aya_obj::Map) -> bool {
     let variables = [EbpfSectionKind::Data, EbpfSectionKind::Bss, EbpfSectionKind::Rodata];
     variables.contains(&map.section_kind()) && map.value_size() == 0
 }
 
-/// Bytes that the kernel takes at once for a map; none for one of a type that nobody knows.
+/// Bytes that the kernel allocates when it creates a map; 0 for an unknown type.
 fn memory_of(map: &aya_obj::Map) -> Result<u64, EbpfError> {
     let Ok(map_type) = bpf_map_type::try_from(map.map_type()) else { return Ok(0) };
     let cpus = if size::is_per_cpu(map_type) { possible_cpus()?.into() } else { 1 };
@@ -370,21 +376,21 @@ fn possible_cpus() -> Result<u32, EbpfError> {
     }
 }
 
-/// The number of elements, where it is not simply what the object says.
+/// The number of elements, if it is not the object's.
 fn max_entries(
     map_type: bpf_map_type,
     chosen: Option<u32>,
-    said: impl Fn() -> u32,
+    declared: impl Fn() -> u32,
 ) -> Result<Option<u32>, EbpfError> {
     Ok(match map_type {
-        bpf_map_type::BPF_MAP_TYPE_PERF_EVENT_ARRAY if chosen.unwrap_or_else(&said) == 0 => {
+        bpf_map_type::BPF_MAP_TYPE_PERF_EVENT_ARRAY if chosen.unwrap_or_else(&declared) == 0 => {
             Some(possible_cpus()?)
         }
-        // The size in bytes, which must be a power of two and whole pages.
+        // The size in bytes: a power of two and a multiple of the page size.
         bpf_map_type::BPF_MAP_TYPE_RINGBUF => {
-            let size = chosen.unwrap_or_else(&said);
+            let size = chosen.unwrap_or_else(&declared);
             let page = page_size() as u32;
-            // What is too large, and a size of 0, is the kernel's to refuse.
+            // The kernel refuses 0 and sizes that are too large.
             let rounded = size.checked_next_power_of_two().unwrap_or(size).max(page);
             Some(if size == 0 { 0 } else { rounded })
         }

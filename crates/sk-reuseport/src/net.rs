@@ -1,8 +1,7 @@
-//! Binding several sockets to one address, in the order that makes them a group.
+//! Binds several sockets to one address so that they form a group.
 //!
-//! The part that is easy to get wrong: `SO_REUSEPORT` must be set before bind(2), on every
-//! socket, and with port 0 the first socket's port must be used for all others. The standard
-//! library's `TcpListener::bind` leaves no room for either.
+//! `SO_REUSEPORT` must be set before bind(2) on every socket, and with port 0 all sockets must use
+//! the port of the first. The standard library's `TcpListener::bind` can do neither.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -12,7 +11,7 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, ipproto, sockopt
 
 use crate::sys;
 
-/// How to bind a group of sockets.
+/// Binds a group of sockets.
 ///
 /// # Minimum kernel version
 ///
@@ -42,7 +41,7 @@ pub struct Bind {
 }
 
 impl Bind {
-    /// To this address. Port 0: the kernel chooses one, the same for all sockets.
+    /// Binds to this address. With port 0 the kernel chooses a port, the same for all sockets.
     pub fn new(address: SocketAddr) -> Self {
         Self {
             address,
@@ -54,29 +53,30 @@ impl Bind {
         }
     }
 
-    /// Whether an IPv6 socket refuses IPv4 traffic; by default as `net.ipv6.bindv6only` says.
-    /// Sockets that differ in this are different groups.
+    /// Whether an IPv6 socket refuses IPv4 traffic: `net.ipv6.bindv6only` by default. Sockets that
+    /// differ in this form different groups.
     #[doc(alias = "IPV6_V6ONLY")]
     pub fn v6only(mut self, v6only: bool) -> Self {
         self.v6only = Some(v6only);
         self
     }
 
-    /// Takes traffic of one network device only. Another device, or none, is another group.
+    /// Receives traffic of one network device only. Sockets bound to another device, or to none,
+    /// form another group.
     #[doc(alias = "SO_BINDTODEVICE")]
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = Some(name.into());
         self
     }
 
-    /// How many connections may wait to be accepted at each listener: 4096 by default, and never
-    /// more than `net.core.somaxconn`.
+    /// The number of connections that may wait to be accepted at each listener: 4096 by default,
+    /// and at most `net.core.somaxconn`.
     pub fn backlog(mut self, connections: i32) -> Self {
         self.backlog = connections;
         self
     }
 
-    /// Whether the sockets close when another program is executed: true by default.
+    /// Whether the sockets are closed on exec: true by default.
     pub fn close_on_exec(mut self, close: bool) -> Self {
         self.close_on_exec = close;
         self
@@ -88,13 +88,13 @@ impl Bind {
         self
     }
 
-    /// Binds `count` TCP listeners. They are a group at once: each gets its share of the
-    /// connections from the moment it listens.
+    /// Binds `count` TCP listeners. Each gets its share of the connections from the moment it
+    /// listens.
     ///
     /// # Errors
     ///
-    /// What the kernel says: `EADDRINUSE` if a socket without `SO_REUSEPORT`, or of another user,
-    /// has the address. No socket is left then.
+    /// The kernel's: `EADDRINUSE` if a socket without `SO_REUSEPORT`, or of another user, has the
+    /// address. All sockets are closed then.
     pub fn listeners(&self, count: usize) -> io::Result<Vec<TcpListener>> {
         self.sockets(
             count,
@@ -107,7 +107,7 @@ impl Bind {
         )
     }
 
-    /// Binds `count` UDP sockets. They are a group at once.
+    /// Binds `count` UDP sockets.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl Bind {
         let socket = net::socket_with(family, socket_type, flags, Some(protocol))?;
         sockopt::set_socket_reuseport(&socket, true)?;
         if socket_type == SocketType::STREAM {
-            // As the standard library does: a restart need not wait for old connections.
+            // As the standard library does, so that a restart need not wait for old connections.
             sockopt::set_socket_reuseaddr(&socket, true)?;
         }
         if let (Some(v6only), AddressFamily::INET6) = (self.v6only, family) {
@@ -167,7 +167,7 @@ impl Bind {
     }
 }
 
-/// A socket address on the loopback interface with a port of the kernel's choice.
+/// A loopback address with port 0, for which the kernel chooses a port.
 pub fn loopback(v6: bool) -> SocketAddr {
     if v6 {
         SocketAddr::from((Ipv6Addr::LOCALHOST, 0))

@@ -1,7 +1,8 @@
-//! Pinning: names in a bpffs that keep maps, programs and links alive without a process.
+//! Pinning: files in a bpffs that keep maps, programs and links alive without a process.
 //!
-//! Maps, programs and links have a `pin` of their own, and `from_pin` opens what is pinned. A pin ends
-//! with its file: `unpin`, or removing it. A bpffs takes no dots in names, so no IPv4 address.
+//! Maps, programs and links have a method `pin`; `from_pin` opens a pinned one. Removing the file,
+//! by `unpin` or otherwise, removes the pin. Names in a bpffs have no dots, so they cannot be IPv4
+//! addresses.
 
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -28,8 +29,8 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd, PinError> {
     Ok(sys::bpf_obj_get(&c_path).map_err(SyscallError::of(Operation::OpenPin))?)
 }
 
-/// Pins that are taken away again when this is dropped, unless they are to be kept: what fails in the
-/// end leaves none behind.
+/// New pins, which are removed on drop unless [`keep`](Self::keep) was called: loading that fails
+/// leaves none behind.
 #[derive(Debug, Default)]
 pub(crate) struct NewPins(Vec<PathBuf>);
 
@@ -46,19 +47,20 @@ impl NewPins {
 impl Drop for NewPins {
     fn drop(&mut self) {
         for path in &self.0 {
-            // Somebody else may have removed it; and there is an error to report already.
+            // Another process may have removed it, and an error is being reported already.
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// What kind of BPF object a descriptor is: the kernel describes any of them as any other.
+/// The kind of BPF object that a descriptor refers to. BPF_OBJ_GET_INFO_BY_FD does not tell them
+/// apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ObjectKind {
     Map,
     Program,
     Link,
-    /// Not a BPF object, or /proc is not there to tell.
+    /// Not a BPF object, or /proc is not mounted.
     Unknown,
 }
 

@@ -1,5 +1,5 @@
-//! Reading an object and adapting its programs to this kernel: what aya-obj does for us, and how it
-//! is asked. Creates no maps and loads no programs.
+//! Parses an object and relocates its programs, with aya-obj. Creates no maps and loads no
+//! programs.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -16,27 +16,27 @@ use crate::maps::MapData;
 use crate::verifier::{VerifierLogLevel, with_log};
 use crate::{sys, validate};
 
-/// The part that is damaged where validating did not find it.
-const PARSER: &str = "its parser gave up";
+/// Of an object that passed validation and made the parser panic.
+const PARSER: &str = "it made the parser panic";
 
-/// Where the kernel's own types come from.
+/// The source of the kernel's types.
 #[derive(Debug, Clone)]
 pub(crate) enum Types<'a> {
-    /// From /sys/kernel/btf/vmlinux, if an object needs them.
+    /// `/sys/kernel/btf/vmlinux`, if an object needs them.
     WhenNeeded,
     Parsed(&'a Btf),
     Raw(&'a KernelBtf),
     None,
 }
 
-/// Runs a step of aya-obj. It indexes an object by what the object says of itself: `validate` refuses
-/// what is known to make it panic, and a panic that is left is an error here.
+/// Runs a step of aya-obj, which panics on some damaged objects. `validate` refuses those that are
+/// known; any other panic becomes an error here.
 pub(crate) fn undamaged<T>(step: impl FnOnce() -> Result<T, EbpfError>) -> Result<T, EbpfError> {
-    // What a step left half done is dropped with the object.
+    // The caller drops an object that a step left half done.
     panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(EbpfError::Damaged { part: PARSER }))
 }
 
-/// Parses an object. The parser needs it aligned, which bytes of a file or a constant need not be.
+/// Parses an object. The parser needs aligned bytes, so they are copied.
 pub(crate) fn parse(data: &[u8]) -> Result<Object, EbpfError> {
     let mut aligned = vec![0u64; data.len().div_ceil(size_of::<u64>())];
     let bytes = zerocopy::IntoBytes::as_mut_bytes(aligned.as_mut_slice());
@@ -46,8 +46,8 @@ pub(crate) fn parse(data: &[u8]) -> Result<Object, EbpfError> {
     undamaged(|| Ok(Object::parse(bytes)?))
 }
 
-/// Gives the object's own BTF to the kernel. Kernels refuse kinds of types that they do not
-/// know, so a refusal is met with a second try that leaves out what is newer than 5.2.
+/// Loads the object's own BTF into the kernel. Older kernels refuse kinds of types that they do not
+/// know, so it tries again without the newer ones.
 pub(crate) fn load_btf(
     object: &mut Object,
     log_level: VerifierLogLevel,
@@ -82,13 +82,13 @@ pub(crate) fn load_btf(
         Some((io_error, log)) if needed => {
             Err(EbpfError::BtfLoadError { io_error, verifier_log: VerifierLog::new(log) })
         }
-        // Types only make such an object easier to debug.
+        // The object works without: its types only help with debugging.
         _ => Ok(None),
     }
 }
 
-/// Adapts the programs to where this kernel has the fields that they read (CO-RE). `data` is what
-/// `object` was read from.
+/// Adapts the programs to the field offsets of the running kernel (CO-RE). `data` is the object's
+/// file.
 pub(crate) fn relocate_to_kernel(
     object: &mut Object,
     data: &[u8],
@@ -106,8 +106,8 @@ pub(crate) fn relocate_to_kernel(
     undamaged(|| Ok(object.relocate_btf(&btf)?))
 }
 
-/// Makes the programs name these maps, by the numbers of their descriptors, and the functions that
-/// they call.
+/// Links the programs with these maps, by the numbers of their descriptors, and with the functions
+/// that they call.
 pub(crate) fn relocate_to_maps(
     object: &mut Object,
     maps: &HashMap<String, MapData>,
@@ -123,31 +123,31 @@ pub(crate) fn relocate_to_maps(
     with_room_for(functions, link)
 }
 
-/// Makes calls of helpers with these numbers calls of the kernel's functions with these ids.
+/// Replaces calls of helpers with these numbers by calls of the kernel functions with these ids.
 pub(crate) fn call_kernel_functions(object: &mut Object, ids: &HashMap<u32, u32>) {
     const CALL: u8 = (BPF_JMP | BPF_CALL) as u8;
 
     let instructions =
         object.functions.values_mut().flat_map(|function| &mut function.instructions);
     for instruction in instructions.filter(|it| it.code == CALL && it.src_reg() == 0) {
-        // The number's bits, whatever its sign.
+        // As bits: the immediate is signed.
         if let Some(id) = ids.get(&(instruction.imm as u32)) {
             instruction.set_src_reg(BPF_PSEUDO_KFUNC_CALL as u8);
-            // Of the kernel itself, not of a module.
+            // A function of the kernel itself, not of a module.
             instruction.off = 0;
             instruction.imm = *id as i32;
         }
     }
 }
 
-/// Links functions: a step that goes as deep as they call one another.
+/// Runs the linker, which recurses as deep as functions call one another, on a stack large enough.
 fn with_room_for(
     functions: usize,
     link: impl FnOnce() -> Result<(), EbpfError> + Send,
 ) -> Result<(), EbpfError> {
-    /// So many fit on any thread's stack, and no program calls deeper.
+    /// Any thread's stack has room for this many, and no valid program calls deeper.
     const FEW: usize = 64;
-    /// More than linking one takes.
+    /// Bytes of stack, more than linking one function takes.
     const FRAME: usize = 8 << 10;
 
     if functions <= FEW {

@@ -1,4 +1,4 @@
-//! Small things about the machine.
+//! The kernel's version, the number of CPUs, the page size.
 
 use std::fmt;
 use std::fs;
@@ -9,7 +9,7 @@ use thiserror::Error;
 
 /// A kernel version, for comparing: `KernelVersion::new(5, 14, 0)`.
 ///
-/// A version says little about what a distribution's kernel can do: prefer trying.
+/// Distributions backport features, so prefer trying a feature to comparing versions.
 ///
 /// ```
 /// use sk_reuseport::util::KernelVersion;
@@ -28,7 +28,7 @@ pub struct KernelVersion {
     patch: u16,
 }
 
-/// The kernel's version could not be read or understood.
+/// The kernel's version could not be parsed.
 #[derive(Debug, Error)]
 #[error("cannot understand the kernel release `{release}`")]
 pub struct CurrentKernelVersionError {
@@ -36,7 +36,7 @@ pub struct CurrentKernelVersionError {
 }
 
 impl KernelVersion {
-    /// A version of these parts.
+    /// A version from its parts.
     pub const fn new(major: u8, minor: u8, patch: u16) -> Self {
         Self { major, minor, patch }
     }
@@ -53,7 +53,7 @@ impl KernelVersion {
             .ok_or_else(|| CurrentKernelVersionError { release: release.into_owned() })
     }
 
-    /// Whether the running kernel is at least this version; true if its version is unknown.
+    /// Whether the running kernel is of at least this version; true if its version is unknown.
     pub fn at_least(major: u8, minor: u8, patch: u16) -> bool {
         Self::current().map_or(true, |current| current >= Self::new(major, minor, patch))
     }
@@ -70,7 +70,7 @@ impl KernelVersion {
             release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u16>().ok());
         let major = u8::try_from(numbers.next()?).ok()?;
         let minor = u8::try_from(numbers.next()?).ok()?;
-        // "6.1-rc2" has no patch level: what follows is part of the suffix.
+        // "6.1-rc2" has no patch level: the 2 is part of the suffix.
         let dotted = release.split(['-', '+', ' ']).next()?.split('.').count() > 2;
         let patch = if dotted { numbers.next().unwrap_or(0) } else { 0 };
         Some(Self::new(major, minor, patch))
@@ -83,7 +83,7 @@ impl fmt::Display for KernelVersion {
     }
 }
 
-/// How many CPUs the machine can have: maps per CPU hold a value for each.
+/// The number of possible CPUs: per-CPU maps hold a value for each.
 ///
 /// # Errors
 ///
@@ -114,8 +114,8 @@ fn parse_cpu_ranges(list: &str) -> Option<usize> {
 
 /// An object's bytes as a constant of the program, aligned to 8 bytes.
 ///
-/// [`Ebpf::load`](crate::Ebpf::load) takes bytes of any alignment, so `include_bytes!` does as well;
-/// this is here for programs written to aya.
+/// [`Ebpf::load`](crate::Ebpf::load) takes bytes of any alignment, so `include_bytes!` works too.
+/// This is here for programs written for aya.
 #[macro_export]
 macro_rules! include_bytes_aligned {
     ($path:expr $(,)?) => {{

@@ -1,5 +1,6 @@
-//! What must hold of an object before aya-obj may see it. That parser finds most damage by itself, as an
-//! error or by a panic, which is caught; here is what it would not survive, or take for granted.
+//! Checks of an object before aya-obj parses it. aya-obj reports most damage as an error; these are
+//! the cases in which it would panic, allocate without bound, or read an invalid value into an
+//! enum.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -13,8 +14,8 @@ use object::{
 use crate::btf;
 use crate::error::EbpfError;
 
-/// Refuses what is not for this machine's BPF, and what is made to do harm. What cannot be read at all
-/// is the parser's to refuse.
+/// Refuses objects for other machines, and damaged ones. The parser reports data that is no ELF
+/// file.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), EbpfError> {
     check_header(bytes)?;
     let Ok(file) = object::File::parse(bytes) else { return Ok(()) };
@@ -30,14 +31,13 @@ const INSTRUCTION: usize = 8;
 // What can be wrong, for the message.
 const TYPES: &str = "its types (.BTF, .BTF.ext) contradict each other";
 const MAPS: &str = "the symbols of its maps contradict each other";
-const RELOCATIONS: &str = "a relocation leads to no map, variable or function";
+const RELOCATIONS: &str = "a relocation refers to no map, variable or function";
 
 fn damaged(part: &'static str) -> EbpfError {
     EbpfError::Damaged { part }
 }
 
-/// Refuses ELF files that are not for this machine's BPF. What is no ELF file at all is the parser's
-/// to refuse.
+/// Refuses ELF files for another machine or byte order.
 fn check_header(data: &[u8]) -> Result<(), EbpfError> {
     // e_ident[EI_DATA]: 1 is little-endian, 2 big-endian.
     const EI_DATA: usize = 5;
@@ -62,11 +62,10 @@ fn check_header(data: &[u8]) -> Result<(), EbpfError> {
     }
 }
 
-/// Refuses sections that are together larger than the file, because they lie over one another, and
-/// sections of zeros (`.bss`), which take no room in the file, of a size that no program has. The
-/// parser copies both, and memory that there is not ends the process.
+/// Refuses overlapping sections and huge sections of zeros (`.bss`). The parser copies both, and
+/// running out of memory ends the process.
 fn check_sizes(file: &object::File<'_>, length: usize) -> Result<(), EbpfError> {
-    /// Far beyond what programs have, far below what a machine has.
+    /// More than programs have, less than machines have.
     const LIMIT: u64 = 1 << 26;
 
     let (mut zeros, mut rest) = (0u64, 0u64);
@@ -88,8 +87,8 @@ fn check_types(file: &object::File<'_>) -> Result<(), EbpfError> {
     if btf::is_valid(types, section(".BTF.ext")) { Ok(()) } else { Err(damaged(TYPES)) }
 }
 
-/// Maps of the older style. Each symbol in a section of this name is a map, and the parser reads how it
-/// is pinned into an enum unseen (`parse_map_def` in aya-obj's `obj.rs`).
+/// Checks the maps. In sections named `maps` each symbol is a map, and the parser reads its kind of
+/// pinning into an enum unchecked (`parse_map_def` in aya-obj's `obj.rs`).
 fn check_map_definitions(file: &object::File<'_>) -> Result<(), EbpfError> {
     /// The last of `struct bpf_map_def`: 0 or 1.
     const PINNING: usize = 24;
@@ -100,7 +99,7 @@ fn check_map_definitions(file: &object::File<'_>) -> Result<(), EbpfError> {
         for symbol in
             file.symbols().filter(|symbol| symbol.section_index() == Some(section.index()))
         {
-            // Of two maps with one name the parser keeps one, and the other's relocations lead nowhere.
+            // The parser keeps one of two maps of the same name, and the other's relocations fail.
             if symbol.kind() == SymbolKind::Data && !names.insert(symbol.name_bytes().ok()) {
                 return Err(damaged(MAPS));
             }
@@ -109,7 +108,7 @@ fn check_map_definitions(file: &object::File<'_>) -> Result<(), EbpfError> {
             }
             let definition = range_of(&symbol).and_then(|range| data.get(range));
             let definition = definition.ok_or(damaged(MAPS))?;
-            // A shorter one counts as filled up with zeros.
+            // Missing bytes count as zeros.
             let mut pinning = [0; 4];
             let given = definition.iter().skip(PINNING);
             pinning.iter_mut().zip(given).for_each(|(byte, given)| *byte = *given);
@@ -122,8 +121,8 @@ fn check_map_definitions(file: &object::File<'_>) -> Result<(), EbpfError> {
     Ok(())
 }
 
-/// Functions must lie inside their sections, at whole instructions, and relocations must be of kinds that
-/// aya-obj knows what to do about (`relocation.rs`).
+/// Checks that functions lie inside their sections, at whole instructions, and that relocations are
+/// of the kinds that aya-obj's `relocation.rs` handles.
 fn check_code(file: &object::File<'_>) -> Result<(), EbpfError> {
     let code = Code::of(file).ok_or(damaged("a function lies outside its section"))?;
     for section in file.sections().filter(|section| code.sections.contains(&section.index())) {
@@ -169,7 +168,7 @@ impl Code {
         Some(code)
     }
 
-    /// `None` for what aya-obj does not expect.
+    /// `None` for a relocation that makes aya-obj panic.
     fn check(
         &self,
         file: &object::File<'_>,
@@ -182,7 +181,7 @@ impl Code {
         let immediate = place.data.get(start.checked_add(4)?..start.checked_add(INSTRUCTION)?)?;
         let immediate = i32::from_ne_bytes(immediate.try_into().ok()?);
         let Some(section) = symbol.section_index() else {
-            // An undefined symbol is the linker's to refuse, but not if it is a function.
+            // The linker reports undefined symbols, except for functions.
             return valid(symbol.kind() != SymbolKind::Text);
         };
         if self.sections.contains(&section) {
@@ -195,13 +194,13 @@ impl Code {
         }
         let section = file.section_by_index(section).ok()?;
         if is_of_maps(&section) {
-            // Every map has a symbol of its own: the section's symbol names none.
+            // A map is referred to by its own symbol, never by that of its section.
             let name = symbol.name_bytes().ok()?;
             let types = file.section_by_name(".BTF").and_then(|section| section.data().ok());
             let maps = btf::variables(types.unwrap_or_default(), section.name_bytes().ok()?);
             return valid(is_named(&section, b"maps") || maps.contains(name));
         }
-        // The address of a variable is in two instructions, and added to what stands there.
+        // A variable's address takes two instructions and is added to the immediate.
         let inside = |(index, range): &(SectionIndex, Range<usize>)| {
             *index == place.section && range.start <= start && start < range.end
         };
@@ -216,7 +215,7 @@ impl Code {
     }
 }
 
-/// The bytes of its section that a symbol names.
+/// The bytes of its section that a symbol covers.
 fn range_of(symbol: &Symbol<'_, '_>) -> Option<Range<usize>> {
     let end = symbol.address().checked_add(symbol.size())?;
     Some(usize::try_from(symbol.address()).ok()?..usize::try_from(end).ok()?)

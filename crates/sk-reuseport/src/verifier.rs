@@ -1,19 +1,19 @@
-//! The verifier's log: how much of it is asked for, and when.
+//! The verifier's log: its level, and loading with it.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
 bitflags::bitflags! {
-    /// How much the verifier tells about a program that it refuses.
+    /// How much the verifier logs about a program that it refuses.
     #[derive(Clone, Copy, Debug)]
     pub struct VerifierLogLevel: u32 {
         /// Nothing.
         const DISABLE = 0;
-        /// What it objects to, and the way there.
+        /// The reason, and the instructions that lead there.
         const DEBUG = 1;
-        /// Every state that it verified.
+        /// Every state that it explored.
         const VERBOSE = 2 | Self::DEBUG.bits();
-        /// How much work it was.
+        /// Statistics.
         const STATS = 4;
     }
 }
@@ -24,13 +24,13 @@ impl Default for VerifierLogLevel {
     }
 }
 
-/// Calls `load` without a log, and if it fails again with one, as large as it takes.
+/// Calls `load` without a log and, if that fails, again with a log, as large as it needs.
 pub(crate) fn with_log(
     level: VerifierLogLevel,
     mut load: impl FnMut(&mut [u8], u32) -> io::Result<OwnedFd>,
 ) -> (io::Result<OwnedFd>, String) {
     const FIRST_SIZE: usize = 64 * 1024;
-    // The kernel takes logs of up to 1 GiB, but nobody reads one of more than this.
+    // The kernel accepts up to 1 GiB, more than is of use to a reader.
     const LAST_SIZE: usize = 16 * 1024 * 1024;
     // The verifier gives up with EAGAIN when a signal is pending.
     const TRIES: usize = 10;
@@ -54,7 +54,7 @@ pub(crate) fn with_log(
     let mut log = vec![0; FIRST_SIZE];
     loop {
         let result = match load(&mut log) {
-            // The log did not fit: what it would have said is at its end.
+            // The log did not fit, and its end has the reason.
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 if log.len() < LAST_SIZE {
                     log = vec![0; log.len() * 4];

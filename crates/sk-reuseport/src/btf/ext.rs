@@ -1,8 +1,8 @@
-//! `.BTF.ext`: what ties an object's instructions to its types.
+//! `.BTF.ext`: the records that tie an object's instructions to its types.
 
 use super::raw::u32_at;
 
-/// `struct btf_ext_header`: where the place of each part stands.
+/// The parts, with the offset of their fields in `struct btf_ext_header`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Part {
     FuncInfo = 8,
@@ -23,9 +23,9 @@ impl Part {
 /// The records of one part that belong to one section.
 #[derive(Debug)]
 pub(super) struct SectionRecords<'a> {
-    /// Where the section's name is among the strings of the object's BTF.
+    /// The offset of the section's name in the strings of the object's BTF.
     pub(super) name: u32,
-    /// Bytes of a record. They may be longer than this crate knows.
+    /// Bytes of a record, at least as many as this crate reads.
     record_size: usize,
     bytes: &'a [u8],
 }

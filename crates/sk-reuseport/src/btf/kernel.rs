@@ -15,8 +15,8 @@ use crate::sys::Mapping;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// Where a program's target can be looked up among the kernel's types: all of them parsed
-/// ([`Btf`]), or as they lie in the kernel ([`KernelBtf`]), which is much faster.
+/// The kernel's types, to look up the target of a program: parsed ([`Btf`]), or raw
+/// ([`KernelBtf`]), which is much faster.
 pub trait KernelTypes {
     /// The id of the kernel's type with this name and kind.
     ///
@@ -32,9 +32,10 @@ impl KernelTypes for Btf {
     }
 }
 
-/// The kernel's types as the kernel has them, not parsed.
+/// The kernel's types, raw.
 ///
-/// Loads programs in a fraction of the time that parsing everything into a [`Btf`] takes.
+/// Loading programs with it takes a fraction of the time that parsing all types into a [`Btf`]
+/// takes.
 ///
 /// # Minimum kernel version
 ///
@@ -56,10 +57,10 @@ impl KernelTypes for Btf {
 #[derive(Debug)]
 pub struct KernelBtf(Bytes);
 
-/// Some five megabytes.
+/// About five megabytes.
 #[derive(Debug)]
 enum Bytes {
-    /// The kernel's own memory (Linux 6.16): read(2) takes milliseconds to copy it all.
+    /// The kernel's memory, mapped (Linux 6.16): copying it with read(2) takes milliseconds.
     Mapped(Mapping, usize),
     Copied(Vec<u8>),
 }
@@ -69,7 +70,8 @@ impl KernelBtf {
     ///
     /// # Errors
     ///
-    /// [`EbpfError::NoBTF`] if the kernel was built without, or it cannot be read.
+    /// [`EbpfError::NoBTF`] if the kernel was built without types; [`EbpfError::FileError`] if they
+    /// cannot be read.
     pub fn from_sys_fs() -> Result<Self, EbpfError> {
         match read() {
             Ok(bytes) => Ok(Self(bytes)),
@@ -85,15 +87,15 @@ impl KernelBtf {
         }
     }
 
-    /// The ids of several of the kernel's types, found in one walk over all of them.
+    /// The ids of several types, found in one pass over all of them.
     ///
     /// # Errors
     ///
-    /// If one is not there: the first that is missing.
+    /// [`BtfError::UnknownBtfTypeName`] with the first type that is missing.
     pub fn ids<const N: usize>(&self, types: [(&str, BtfKind); N]) -> Result<[u32; N], BtfError> {
         let mut ids = [0; N];
         let mut missing = N;
-        // What is no BTF has no types.
+        // Invalid BTF has no types.
         let all = Raw::new(self.bytes()).unwrap_or_default();
         for (id, entry) in all.types() {
             for ((name, kind), found) in types.iter().zip(&mut ids) {
@@ -112,7 +114,7 @@ impl KernelBtf {
         Err(BtfError::UnknownBtfTypeName { type_name: name })
     }
 
-    /// What the programs of an object need, parsed.
+    /// The types that the programs of an object need, parsed.
     pub(crate) fn for_object(&self, object: &[u8]) -> Result<Btf, BtfError> {
         let excerpt = || {
             let names = required_types::names(object)?;
@@ -120,13 +122,13 @@ impl KernelBtf {
         };
         match excerpt() {
             Some(bytes) => Btf::parse(&bytes, object::Endianness::default()),
-            // It needs something that an excerpt cannot give, such as the ids of types.
+            // The object needs something that a subset lacks, such as the ids of types.
             None => Btf::parse(self.bytes(), object::Endianness::default()),
         }
     }
 }
 
-/// The kernel's types, mapped if that is possible.
+/// Maps the kernel's types, or reads them where the kernel cannot map them.
 fn read() -> io::Result<Bytes> {
     let mut file = File::open(VMLINUX)?;
     let len = file.metadata()?.len() as usize;

@@ -1,9 +1,9 @@
-//! The kernel's own types, as far as an object needs them.
+//! BTF: the kernel's types, as far as an object needs them, and checks of the object's own.
 //!
-//! The kernel describes some 150,000 types. Parsing all of them takes 20 ms and finding a few
-//! dozen among them as much again, which is most of what loading a small program costs. So the
-//! types that an object's programs name are picked out of the raw bytes first, with everything
-//! that those are made of, and only this excerpt is parsed and searched.
+//! The kernel describes some 150,000 types. Parsing all of them takes 20 ms and finding a few dozen
+//! another 20 ms, which is most of the cost of loading a small program. So the types that an
+//! object's programs name, and the types that these contain, are copied out of the raw bytes first,
+//! and only this subset is parsed and searched.
 
 mod ext;
 mod kernel;

@@ -1,9 +1,9 @@
-//! BTF as it lies in memory: a walk over its types without parsing them.
+//! Raw BTF: iterates over types without parsing them.
 //!
-//! Documentation/bpf/btf.rst in the kernel's tree has the format. Everything is in the machine's
-//! byte order here; what is in the other one is refused.
+//! Documentation/bpf/btf.rst in the kernel's tree describes the format. Only the machine's own byte
+//! order is supported.
 
-/// `struct btf_header`: magic, version, flags, length of the header, places of types and strings.
+/// `struct btf_header`: magic, version, flags, length of the header, offsets of types and strings.
 const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
 
@@ -33,14 +33,14 @@ pub(super) mod kind {
     pub(crate) const ENUM64: u32 = 19;
 }
 
-/// BTF's two parts.
+/// The two parts of BTF.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Raw<'a> {
     types: &'a [u8],
     strings: &'a [u8],
 }
 
-/// A type: its 12 bytes, and what follows them.
+/// A type: the common 12 bytes, and the body.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry<'a> {
     pub(super) name: u32,
@@ -48,18 +48,18 @@ pub(super) struct Entry<'a> {
     pub(super) info: u32,
     pub(super) kind: u32,
     pub(super) size_or_type: u32,
-    /// Members, values, parameters: whatever the kind has.
+    /// Members, values or parameters, depending on the kind.
     pub(super) body: &'a [u8],
 }
 
 impl Entry<'_> {
-    /// What follows the type, in words.
+    /// The body as words.
     pub(super) fn words(&self) -> Vec<u32> {
         let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().unwrap_or_default());
         self.body.chunks_exact(4).map(word).collect()
     }
 
-    /// `kind_flag`: the offsets of members have the sizes of bit-fields in their upper bits.
+    /// `kind_flag`: the upper bits of members' offsets are sizes of bit-fields.
     pub(super) fn has_flag(&self) -> bool {
         self.info >> 31 == 1
     }
@@ -71,7 +71,7 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 impl<'a> Raw<'a> {
-    /// `None` if it is no BTF, or of another byte order.
+    /// `None` if it is no BTF, or in the other byte order.
     pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
         let magic = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?);
         let header = u32_at(bytes, 4)? as usize;
@@ -86,12 +86,12 @@ impl<'a> Raw<'a> {
         Some(Self { types: part(8)?, strings: part(16)? })
     }
 
-    /// All types with their ids, which begin with 1. Ends early at what it does not understand.
+    /// All types with their ids, which begin with 1. Ends early at an unknown kind.
     pub(super) fn types(&self) -> impl Iterator<Item = (u32, Entry<'a>)> + use<'a> {
         self.places().map(|(id, _, entry)| (id, entry))
     }
 
-    /// All types with their ids and where they are, as [`at`](Self::at) takes it.
+    /// All types with their ids and their places, which [`at`](Self::at) takes.
     pub(super) fn places(&self) -> impl Iterator<Item = (u32, u32, Entry<'a>)> + use<'a> {
         let (types, mut place) = (self.types, 0);
         (1..).map_while(move |id| {
@@ -102,17 +102,18 @@ impl<'a> Raw<'a> {
         })
     }
 
-    /// The type at a place that [`places`](Self::places) gave.
+    /// The type at a place that [`places`](Self::places) returned.
     pub(super) fn at(&self, place: u32) -> Option<Entry<'a>> {
         read(self.types.get(place as usize..)?).map(|(entry, _)| entry)
     }
 
-    /// There are no more types than this.
+    /// An upper bound of the number of types.
     pub(super) fn at_most(&self) -> usize {
         self.types.len() / ENTRY
     }
 
-    /// All types, and what follows the last one that can be read: nothing, unless it is damaged.
+    /// All types, and the bytes after the last one that can be read: none, unless the BTF is
+    /// damaged.
     pub(super) fn parsed(&self) -> (Vec<Entry<'a>>, &'a [u8]) {
         let (mut entries, mut rest) = (Vec::new(), self.types);
         while let Some((entry, length)) = read(rest) {
@@ -122,7 +123,7 @@ impl<'a> Raw<'a> {
         (entries, rest)
     }
 
-    /// Whether a string begins at an offset, and ends.
+    /// Whether there is a string with its final 0 at an offset.
     pub(super) fn has_string(&self, offset: u32) -> bool {
         self.strings.get(offset as usize..).is_some_and(|tail| tail.contains(&0))
     }
@@ -142,7 +143,7 @@ pub(super) fn kind_of(info: u32) -> u32 {
     (info >> 24) & 0x1f
 }
 
-/// Reads one type, and says how long it is.
+/// Reads one type, and returns its length too.
 fn read(bytes: &[u8]) -> Option<(Entry<'_>, usize)> {
     let (name, info, size_or_type) = (u32_at(bytes, 0)?, u32_at(bytes, 4)?, u32_at(bytes, 8)?);
     let kind = kind_of(info);
@@ -168,7 +169,7 @@ fn read(bytes: &[u8]) -> Option<(Entry<'_>, usize)> {
     Some((entry, length))
 }
 
-/// Writes BTF of these types and strings.
+/// Writes BTF with these types and strings.
 pub(super) fn write(types: &[u8], strings: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + types.len() + strings.len());
     bytes.extend_from_slice(&MAGIC.to_ne_bytes());

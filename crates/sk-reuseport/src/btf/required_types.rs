@@ -1,4 +1,4 @@
-//! Which of the kernel's types an object's programs refer to.
+//! The kernel types that an object's programs refer to.
 
 use std::collections::HashSet;
 
@@ -7,14 +7,14 @@ use object::{Object as _, ObjectSection as _};
 use super::ext::{Part, sections};
 use super::raw::{Raw, kind, u32_at};
 
-/// `enum bpf_core_relo_kind`: those up to here ask for fields, those from `TYPE_EXISTS` on for
-/// whole types, their sizes and enumerators. What lies between asks for ids of types.
+/// `enum bpf_core_relo_kind`: kinds up to `FIELD_LAST` ask for fields, kinds from `TYPE_EXISTS` on
+/// for whole types, their sizes and enumerators. Those between ask for the ids of types.
 const FIELD_LAST: u32 = 5;
 const TYPE_EXISTS: u32 = 8;
 const ENUMERATOR_LAST: u32 = 11;
 
-/// The names of the types that the object's relocations begin from, without what follows `___`
-/// (a "flavour" of the same type). `None` if an excerpt of the kernel's types would not do.
+/// The names of the types that the object's relocations start from, without flavours (see
+/// [`essential`]). `None` if a subset of the kernel's types does not suffice.
 pub(super) fn names(object: &[u8]) -> Option<HashSet<Vec<u8>>> {
     let file = object::File::parse(object).ok()?;
     let section = |name| file.section_by_name(name)?.data().ok();
@@ -25,7 +25,7 @@ pub(super) fn names(object: &[u8]) -> Option<HashSet<Vec<u8>>> {
         let suits = relocation_kind <= FIELD_LAST
             || (TYPE_EXISTS..=ENUMERATOR_LAST).contains(&relocation_kind);
         let entry = entries.get((type_id as usize).checked_sub(1)?)?;
-        // A type that is not named by itself, or that is compared by what it points to.
+        // Other kinds have no name, or are compared by the type that they point to.
         let whole = matches!(entry.kind, kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64);
         if !suits || !whole {
             return None;
@@ -60,9 +60,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_needs_nothing_that_we_know() {
+    fn data_that_is_no_object_has_no_known_types() {
         assert_eq!(names(b""), None);
-        assert_eq!(names(b"\x7fELF and no more"), None);
+        assert_eq!(names(b"\x7fELF and nothing else"), None);
         assert_eq!(relocations(b""), None);
     }
 }

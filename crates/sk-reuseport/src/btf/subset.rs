@@ -1,34 +1,34 @@
-//! An excerpt of BTF: the types of some names, and all that those are made of.
+//! A subset of BTF: types by their names, and the types that they contain.
 
 use std::collections::{HashMap, HashSet};
 
 use super::raw::{Entry, Raw, kind, write};
 use super::required_types::essential;
 
-/// The types that bear these names and everything inside them, as BTF of its own, with ids of its
-/// own. What pointers point to is left out: whoever follows a pointer names the next type himself.
+/// The types with these names and the types that they contain, as BTF with new ids. Pointers become
+/// pointers to void: a program that follows a pointer names the next type itself.
 ///
-/// `None` if the types refer to one that is not there.
+/// `None` if a type refers to one that does not exist.
 pub(super) fn subset(all: &Raw<'_>, names: &HashSet<Vec<u8>>) -> Option<Vec<u8>> {
-    // Where each type is: types refer to each other by number. Of some 150,000 a few thousand have
-    // names that matter, and to keep all that was read of the others would take megabytes.
+    // Types refer to each other by number, so the place of each is kept. Keeping all of the 150,000
+    // parsed entries, of which a few thousand are needed, would take megabytes.
     let mut places = Vec::with_capacity(all.at_most());
-    let mut excerpt = Excerpt::default();
+    let mut subset = Subset::default();
     for (id, place, entry) in all.places() {
         places.push(place);
         if is_whole(entry.kind) {
             let name = all.name(&entry);
             if !name.is_empty() && names.contains(essential(name)) {
-                excerpt.want(id);
+                subset.want(id);
             }
         }
     }
-    // Each type may ask for more, which are then written after it.
+    // Each type may add more types, which are written after it.
     let (mut types, mut strings) = (Vec::new(), Strings::default());
     let mut next = 0;
-    while let Some(id) = excerpt.order.get(next).copied() {
+    while let Some(id) = subset.order.get(next).copied() {
         let entry = all.at(*places.get((id as usize).checked_sub(1)?)?)?;
-        excerpt.write(all, &entry, &mut types, &mut strings);
+        subset.write(all, &entry, &mut types, &mut strings);
         next += 1;
     }
     Some(write(&types, &strings.bytes))
@@ -38,15 +38,15 @@ fn is_whole(of: u32) -> bool {
     matches!(of, kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64)
 }
 
-/// The types of the excerpt, in order, and their ids in it.
+/// The types of the subset, in order, and their new ids.
 #[derive(Default)]
-struct Excerpt {
+struct Subset {
     order: Vec<u32>,
     ids: HashMap<u32, u32>,
 }
 
-impl Excerpt {
-    /// The id that a type has in the excerpt; 0 (void) stays 0.
+impl Subset {
+    /// The new id of a type; 0 (void) stays 0.
     fn want(&mut self, id: u32) -> u32 {
         if id == 0 {
             return 0;
@@ -66,7 +66,7 @@ impl Excerpt {
     ) {
         let name = strings.add(all.name(entry));
         let size_or_type = match entry.kind {
-            // Whatever it points to, a pointer is a pointer.
+            // A pointer to void.
             kind::PTR => 0,
             kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
                 self.want(entry.size_or_type)
@@ -74,7 +74,7 @@ impl Excerpt {
             kind::FUNC_PROTO => 0,
             _ => entry.size_or_type,
         };
-        // A function's type is only ever pointed to: without its parameters it will do.
+        // Function types are only pointed to, so they need no parameters.
         let info = if entry.kind == kind::FUNC_PROTO { kind::FUNC_PROTO << 24 } else { entry.info };
         let words = entry.words();
         let body = match entry.kind {
@@ -100,7 +100,7 @@ impl Excerpt {
     }
 }
 
-/// Records that begin with a name.
+/// Copies records that begin with a name.
 fn named(words: &[u32], length: usize, all: &Raw<'_>, strings: &mut Strings) -> Vec<u32> {
     let mut records = words.to_vec();
     for record in records.chunks_exact_mut(length) {
@@ -109,7 +109,7 @@ fn named(words: &[u32], length: usize, all: &Raw<'_>, strings: &mut Strings) -> 
     records
 }
 
-/// The strings of the excerpt, each once. Offset 0 is the empty one.
+/// The strings of the subset, each once. Offset 0 is the empty string.
 struct Strings {
     bytes: Vec<u8>,
     offsets: HashMap<Vec<u8>, u32>,

@@ -1,18 +1,19 @@
-//! What must hold of an object's types before aya-obj reads them: it follows ids and offsets without
-//! checking all of them, and panics where they lead nowhere.
+//! Checks of an object's types before aya-obj reads them: it follows some ids and offsets
+//! unchecked, and panics if they are out of range.
 
 use std::collections::HashSet;
 
 use super::ext::{Part, sections};
 use super::raw::{Entry, Raw, kind, kind_of, u32_at};
 
-/// Whether aya-obj can read an object's types (`.BTF`), and what ties its instructions to them
-/// (`.BTF.ext`).
+/// Whether aya-obj can read an object's types (`.BTF`), and the records that tie its instructions
+/// to them (`.BTF.ext`).
 pub(crate) fn is_valid(types: &[u8], ext: Option<&[u8]>) -> bool {
     let Some(raw) = Raw::new(types) else { return false };
     let (entries, rest) = raw.parsed();
     if !rest.is_empty() {
-        // The parser names a kind that it does not know, but takes type 0 for one without a body.
+        // The parser reports a kind that it does not know, but takes kind 0 for a type without a
+        // body.
         return u32_at(rest, 4).is_none_or(|info| kind_of(info) != kind::NONE);
     }
     let types = Types { raw, entries };
@@ -20,7 +21,7 @@ pub(crate) fn is_valid(types: &[u8], ext: Option<&[u8]>) -> bool {
         && ext.is_none_or(|ext| types.is_valid_ext(ext).is_some())
 }
 
-/// The names of the variables in a section, as an object's types have them.
+/// The names of the variables in a section, according to an object's types.
 pub(crate) fn variables<'a>(types: &'a [u8], section: &[u8]) -> HashSet<&'a [u8]> {
     let raw = Raw::new(types).unwrap_or_default();
     let (entries, _) = raw.parsed();
@@ -56,7 +57,7 @@ impl Types<'_> {
                 | kind::FUNC
                 | kind::DECL_TAG
                 | kind::TYPE_TAG => self.is_id(entry.size_or_type),
-                // Read into an enum unseen (`BtfType::read` in aya-obj's `btf/types.rs`).
+                // Read into an enum unchecked (`BtfType::read` in aya-obj's `btf/types.rs`).
                 kind::VAR => self.is_id(entry.size_or_type) && words[0] <= LAST_LINKAGE,
                 kind::ARRAY => {
                     let size = self.size_of(words[0]).checked_mul(words[2].into());
@@ -88,7 +89,7 @@ impl Types<'_> {
         self.raw.has_string(offset)
     }
 
-    /// Bytes of a value of a type; 0 for a type without a size.
+    /// The size of a type in bytes; 0 for a type without a size.
     fn size_of(&self, id: u32) -> u64 {
         /// As deep as aya-obj goes (`MAX_RESOLVE_DEPTH`).
         const DEPTH: usize = 32;
@@ -120,7 +121,7 @@ impl Types<'_> {
         0
     }
 
-    /// Whether records are whole, and names and types that they refer to are there.
+    /// `None` if a record is cut off, or refers to a name or a type that does not exist.
     fn is_valid_ext(&self, ext: &[u8]) -> Option<()> {
         let valid = |condition: bool| condition.then_some(());
         for part in [Part::FuncInfo, Part::LineInfo, Part::Relocations] {
@@ -131,8 +132,8 @@ impl Types<'_> {
                     let instruction = u32_at(record, 0)?;
                     match part {
                         Part::FuncInfo => {}
-                        // aya-obj subtracts that of a function's first line from those of the others
-                        // (`link_func_and_line_info`).
+                        // aya-obj subtracts that of a function's first line from those of the
+                        // others (`link_func_and_line_info`).
                         Part::LineInfo => valid(instruction >= last)?,
                         Part::Relocations => {
                             valid(self.is_id(u32_at(record, 4)?))?;

@@ -14,7 +14,7 @@ use crate::sys::SyscallError;
 #[derive(Error, Debug)]
 #[non_exhaustive]
 pub enum MapError {
-    /// A map of maps does not say what its inner maps are like.
+    /// A map of maps does not define its inner maps.
     #[error("map `{outer_name}` is a map of maps but does not define its inner map")]
     MissingInnerMapDefinition {
         /// The map.
@@ -26,28 +26,28 @@ pub enum MapError {
         /// The type that it is, as the kernel numbers them.
         map_type: u32,
     },
-    /// The descriptor or the pin is no map.
+    /// The descriptor or pin is not a map.
     #[error("{what} is no BPF map")]
     NotAMap {
-        /// A path, or a descriptor.
+        /// A path, or "the descriptor".
         what: String,
     },
-    /// The name has a zero byte, or is that of no file where the map is pinned by its name.
+    /// The name has a zero byte, or is no file name although the map is pinned by its name.
     #[error("invalid map name `{name}`")]
     InvalidName {
         /// The name.
         name: String,
     },
-    /// An object asks for maps that take more memory than is given on its word alone.
+    /// The maps of an object would take more memory than the loader allows by default.
     #[error(
         "the object's maps take {bytes} bytes at once, more than {limit}; the largest is `{name}`"
     )]
     TooLarge {
         /// The largest of them.
         name: String,
-        /// What all of them take, roughly.
+        /// Bytes that all of them take, roughly.
         bytes: u64,
-        /// The most that an object gets.
+        /// The most that is allowed, in bytes.
         limit: u64,
     },
     /// The kernel refused to create the map.
@@ -91,7 +91,7 @@ pub enum MapError {
     OutOfBounds {
         /// The index.
         index: u32,
-        /// How many elements the map has.
+        /// The map's number of elements.
         max_entries: u32,
     },
     /// The map has no such key.
@@ -100,7 +100,7 @@ pub enum MapError {
     /// The map has no such element.
     #[error("element not found")]
     ElementNotFound,
-    /// The map that is to take the place of an object's one does not fit.
+    /// The map that is to replace one of an object has other sizes.
     #[error(
         "map `{name}`: the object wants keys of {} and values of {} bytes, the map that is to \
          take its place has {} and {}",
@@ -109,12 +109,12 @@ pub enum MapError {
     Incompatible {
         /// The map's name in the object.
         name: String,
-        /// Bytes of its keys and values, as the object says.
+        /// Bytes of its keys and values according to the object.
         wanted: (u32, u32),
         /// Bytes of the given map's keys and values.
         given: (u32, u32),
     },
-    /// The map that is pinned where an object's one belongs is of another type.
+    /// A map of another type is pinned at the path of an object's map.
     #[error(
         "map `{name}`: the object wants {}, what is pinned there is {}",
         type_name(*wanted), type_name(*given)
@@ -122,13 +122,12 @@ pub enum MapError {
     IncompatibleType {
         /// The map's name in the object.
         name: String,
-        /// The type that the object wants, as the kernel numbers them.
+        /// The type in the object, as the kernel numbers them.
         wanted: u32,
         /// The type of the pinned map.
         given: u32,
     },
-    /// A socket array with values of 4 bytes cannot be read: its values are descriptors, which
-    /// mean something in one process only.
+    /// A map of sockets with 4-byte values cannot be read: a cookie takes 8 bytes.
     #[error(
         "the cookies of sockets can only be read from a map with 8-byte values; this one has \
          4-byte values"
@@ -191,7 +190,7 @@ fn pin_failure(name: Option<&str>) -> String {
     }
 }
 
-/// The kernel's name of a map type, where there is one.
+/// The kernel's name of a map type, or its number.
 fn type_name(number: u32) -> String {
     match bpf_map_type::try_from(number) {
         Ok(name) => format!("{name:?}"),

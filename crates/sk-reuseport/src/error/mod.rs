@@ -1,5 +1,5 @@
-//! Errors. Each says its own failure and returns the cause from `source`; what to do about it is a
-//! [`Hint`](crate::Hint), apart from both.
+//! Errors. The text of each is its own failure, `source` returns the cause, and `hint` what to do
+//! about it.
 
 mod log;
 mod map;

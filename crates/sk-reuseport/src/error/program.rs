@@ -105,7 +105,8 @@ impl ProgramError {
     }
 }
 
-/// What to do where the kernel does not load a program. `output` is the end of the verifier's output.
+/// What to do where the kernel does not load a program. `output` is the end of the verifier's
+/// output.
 fn hint_for_loading(error: &io::Error, output: String) -> Option<Hint> {
     Some(match error.raw_os_error()? {
         libc::EPERM => Hint::CapBpfOrPerfmon,

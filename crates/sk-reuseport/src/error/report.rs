@@ -38,8 +38,8 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// What to do about an error: the hint of the first error in the chain, from `error` down to its last
-/// cause, that has one.
+/// What to do about an error: the hint of the first error in the chain, from `error` down to its
+/// last cause, that has one.
 ///
 /// `error` may be of any type. An error that contains one of this crate's must return it from
 /// [`source`](Error::source).

@@ -1,4 +1,4 @@
-//! A map's descriptor and what is known of its shape.
+//! A map's descriptor and its shape.
 
 use std::ffi::CString;
 use std::io;
@@ -18,8 +18,8 @@ use crate::util::page_size;
 
 /// A map's descriptor.
 ///
-/// Programs of the same object that are not loaded yet share it: they name their maps by its
-/// number, so it must stay open until then, whatever becomes of the map that was taken out.
+/// Programs of the same object share it until they are loaded: they refer to their maps by its
+/// number, so it must stay open even if the map was taken out and dropped.
 #[derive(Debug)]
 pub struct MapFd(Arc<OwnedFd>);
 
@@ -41,8 +41,8 @@ impl AsFd for MapFd {
 
 /// A map of any type.
 ///
-/// The kernel keeps a map as long as a descriptor of it is open, a loaded program uses it, or it
-/// is pinned. To get at what it holds, convert it into the type for it:
+/// The kernel keeps a map as long as a descriptor of it is open, a loaded program uses it, or it is
+/// pinned. To read or write its elements, convert it into the Rust type of its map type:
 ///
 /// ```no_run
 /// use sk_reuseport::maps::{Array, Map, MapData};
@@ -61,7 +61,7 @@ pub struct MapData {
 }
 
 impl MapData {
-    /// Creates a map that no object defines, with keys and values as long as these types.
+    /// Creates a map without an object, with keys and values of the size of these types.
     pub(super) fn create_of<K, V>(
         map_type: bpf_map_type,
         name: &str,
@@ -74,7 +74,7 @@ impl MapData {
         Self::create(definition, name, None)
     }
 
-    /// Creates a map as an object defines it.
+    /// Creates a map that an object defines.
     pub(crate) fn create(
         definition: aya_obj::Map,
         name: &str,
@@ -87,7 +87,7 @@ impl MapData {
                 let inner = definition.inner().ok_or_else(|| {
                     MapError::MissingInnerMapDefinition { outer_name: name.to_owned() }
                 })?;
-                // Only a pattern for the kernel: it checks later ones against it.
+                // The kernel uses it as a template, against which it checks later ones.
                 Some(Self::create_with(inner, &format!("{name}.inner"), btf, None)?)
             }
             _ => None,
@@ -95,7 +95,7 @@ impl MapData {
         Self::create_with(definition, name, btf, inner.as_ref().map(|inner| inner.fd.as_fd()))
     }
 
-    /// Creates a map of maps whose inner maps are like `inner`, or any other map.
+    /// Creates a map of maps whose inner maps have the shape of `inner`, or any other map.
     pub(crate) fn create_with(
         definition: aya_obj::Map,
         name: &str,
@@ -116,8 +116,8 @@ impl MapData {
             btf: types_of(&definition, btf),
         };
         let mut result = sys::bpf_map_create(&request);
-        // An object may describe the values and only give the size of the keys, and some types of
-        // maps take no description: it is a help, not a must (map_check_btf in the kernel).
+        // The description of keys and values is optional. The kernel refuses it if it describes
+        // only the values, and for some types of maps (map_check_btf in the kernel).
         let refused = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
         if request.btf.take().is_some() && result.as_ref().is_err_and(refused) {
             result = sys::bpf_map_create(&request);
@@ -126,8 +126,8 @@ impl MapData {
         Ok(Self { definition, fd: MapFd::new(fd) })
     }
 
-    /// Opens the map that is pinned at `path`, or creates it, fills it and pins it there, which is
-    /// then one of the `new` pins.
+    /// Opens the map that is pinned at `path`, or creates it, fills it and pins it there. A new pin
+    /// is added to `new`.
     pub(crate) fn create_pinned_by_name(
         path: &Path,
         definition: aya_obj::Map,
@@ -147,7 +147,7 @@ impl MapData {
                 new.add(path);
                 Ok(map)
             }
-            // Somebody was faster: theirs is the one to use.
+            // Another process pinned one meanwhile: use that one.
             Err(PinError::SyscallError(error))
                 if error.io_error.kind() == io::ErrorKind::AlreadyExists =>
             {
@@ -157,7 +157,7 @@ impl MapData {
         }
     }
 
-    /// Creates a map as an object defines it, with what the object has for it.
+    /// Creates a map that an object defines, with its initial content.
     pub(crate) fn create_filled(
         definition: aya_obj::Map,
         name: &str,
@@ -168,8 +168,8 @@ impl MapData {
         Ok(map)
     }
 
-    /// This map, which was pinned, in the place of one that an object defines. Unlike a map that
-    /// the caller chose, it must be of the same type.
+    /// This pinned map in place of one that an object defines. Unlike a map that the caller passes,
+    /// it must be of the same type.
     fn reopened(&self, name: &str, definition: &aya_obj::Map) -> Result<Self, MapError> {
         let (wanted, given) = (definition.map_type(), self.definition.map_type());
         if wanted != given {
@@ -178,11 +178,11 @@ impl MapData {
         self.stand_in(name, definition)
     }
 
-    /// The same map in the place of one that an object defines.
+    /// This map in place of one that an object defines.
     pub(crate) fn stand_in(&self, name: &str, definition: &aya_obj::Map) -> Result<Self, MapError> {
         let sizes = |map: &aya_obj::Map| (map.key_size(), map.value_size());
         let (wanted, given) = (sizes(definition), sizes(&self.definition));
-        // A ring buffer's elements have no size; an object may say one all the same.
+        // A ring buffer has no keys and values, but an object may declare sizes.
         let ring = self.is(bpf_map_type::BPF_MAP_TYPE_RINGBUF);
         if wanted != given && !ring {
             return Err(MapError::Incompatible { name: name.to_owned(), wanted, given });
@@ -190,8 +190,8 @@ impl MapData {
         Ok(Self { definition: self.in_place_of(definition), fd: self.fd.share() })
     }
 
-    /// This map's own shape (what the kernel writes on a lookup depends on it), at the place in the
-    /// object that `replaced` has.
+    /// A definition with the shape of this map, which determines how much the kernel writes on a
+    /// lookup, and the place of `replaced` in the object.
     fn in_place_of(&self, replaced: &aya_obj::Map) -> aya_obj::Map {
         let own = &self.definition;
         aya_obj::Map::Legacy(LegacyMap {
@@ -207,12 +207,12 @@ impl MapData {
             section_index: replaced.section_index(),
             section_kind: replaced.section_kind(),
             symbol_index: replaced.symbol_index(),
-            // Not what the map holds: that the object has something says how it is addressed.
+            // Not the map's content: whether it is empty determines how programs address the map.
             data: replaced.data().to_vec(),
         })
     }
 
-    /// Fills a section's map (`.rodata`, `.data`) with what the object has for it.
+    /// Fills the map of a section (`.rodata`, `.data`) with the section's content.
     fn fill_section(&self) -> Result<(), MapError> {
         let data = self.definition.data();
         if !data.is_empty() {
@@ -220,7 +220,7 @@ impl MapData {
             sys::bpf_map_update_elem_bytes(self.fd.as_fd(), &key, data, 0)
                 .map_err(SyscallError::of(Operation::Update))?;
         }
-        // The verifier takes what is in a frozen map for constants.
+        // The verifier treats the content of a frozen map as constants.
         if self.definition.section_kind() == EbpfSectionKind::Rodata {
             self.freeze()?;
         }
@@ -231,7 +231,7 @@ impl MapData {
     ///
     /// # Errors
     ///
-    /// If nothing is pinned there, or something else than a map.
+    /// If nothing is pinned there, or not a map.
     pub fn from_pin<P: AsRef<Path>>(path: P) -> Result<Self, MapError> {
         match pin::open(path.as_ref()) {
             Ok(fd) => Self::opened(fd, || format!("`{}`", path.as_ref().display())),
@@ -244,17 +244,17 @@ impl MapData {
     ///
     /// # Errors
     ///
-    /// If there is none, or CAP_SYS_ADMIN is missing.
+    /// If no map has the id, or CAP_SYS_ADMIN is missing.
     pub fn from_id(id: u32) -> Result<Self, MapError> {
         let fd = sys::bpf_map_get_fd_by_id(id).map_err(SyscallError::of(Operation::OpenMap))?;
         Self::from_fd(fd)
     }
 
-    /// A map from a descriptor, wherever that came from.
+    /// A map from a descriptor, which another library may have opened.
     ///
     /// # Errors
     ///
-    /// If it is no map.
+    /// If it is no descriptor of a map.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, MapError> {
         Self::opened(fd, || "the descriptor".to_owned())
     }
@@ -268,20 +268,24 @@ impl MapData {
         Ok(Self { definition, fd: MapFd::new(fd) })
     }
 
-    /// Pins the map: it stays until the pin is removed, whatever becomes of this process.
+    /// Pins the map: it outlives this process, until the pin is removed.
     ///
     /// # Errors
     ///
-    /// If the path is taken or not on a bpffs.
+    /// If the path exists or is not on a bpffs.
     pub fn pin<P: AsRef<Path>>(&self, path: P) -> Result<(), PinError> {
         pin::pin(self.fd.as_fd(), path.as_ref())
     }
 
-    /// Makes the map read-only for user space for ever; programs write to it as before.
+    /// Makes the map read-only for user space, for good. Programs can still write to it.
     ///
     /// # Errors
     ///
-    /// What the kernel says. Linux 5.2.
+    /// The kernel's.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// Linux 5.2.
     #[doc(alias = "BPF_MAP_FREEZE")]
     pub fn freeze(&self) -> Result<(), MapError> {
         Ok(sys::bpf_map_freeze(self.fd.as_fd()).map_err(SyscallError::of(Operation::Freeze))?)
@@ -292,16 +296,16 @@ impl MapData {
         &self.fd
     }
 
-    /// How many elements it has room for.
+    /// The maximum number of elements.
     pub fn max_entries(&self) -> u32 {
         self.definition.max_entries()
     }
 
-    /// What the kernel says of the map: its id and name.
+    /// The kernel's description of the map: its id and name.
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// The kernel's.
     pub fn info(&self) -> Result<MapInfo, MapError> {
         MapInfo::new_from_fd(self.fd.as_fd())
     }
@@ -349,7 +353,7 @@ impl AsFd for MapData {
     }
 }
 
-/// The type ids of a map's keys and values, for the kinds of maps that take any.
+/// The type ids of a map's keys and values, for the types of maps that accept them.
 fn types_of<'a>(
     definition: &aya_obj::Map,
     btf: Option<BorrowedFd<'a>>,
@@ -357,7 +361,7 @@ fn types_of<'a>(
     use bpf_map_type::*;
 
     let aya_obj::Map::Btf(map) = definition else { return None };
-    // `map_check_no_btf` in the kernel, or no keys to describe.
+    // Those with `map_check_no_btf` in the kernel, and those without keys.
     let refused = matches!(
         bpf_map_type::try_from(definition.map_type()),
         Ok(BPF_MAP_TYPE_PERF_EVENT_ARRAY
@@ -380,8 +384,9 @@ fn types_of<'a>(
     Some((btf, map.def.btf_key_type_id, map.def.btf_value_type_id))
 }
 
-/// Why the kernel did not create a map. It says EINVAL both to a type that it does not have and to a
-/// size or flag that the type does not take, so it is asked for the smallest map of the type.
+/// The error of a map that the kernel did not create. EINVAL means either an unknown type, or a
+/// size or flag that the type does not accept, so this tries to create the smallest map of the
+/// type.
 fn not_created(io_error: io::Error, name: &str, map_type: u32) -> MapError {
     use bpf_map_type::*;
 
@@ -397,7 +402,7 @@ fn not_created(io_error: io::Error, name: &str, map_type: u32) -> MapError {
             | BPF_MAP_TYPE_SOCKMAP
             | BPF_MAP_TYPE_SOCKHASH,
         ) => Some((4, 4, 1)),
-        // These take another map, or a description of their values, or are none of this crate's.
+        // These need an inner map or a description of their values, or have no Rust type here.
         _ => None,
     };
     let is_refused = |(key_size, value_size, max_entries)| {

@@ -11,7 +11,7 @@ use super::iter::{IterableMap, MapIter, MapKeys};
 use crate::error::MapError;
 use crate::sys::Pod;
 
-/// A hash map; one that forgets what was not used for long is the same to user space.
+/// A hash map, or an LRU hash map, which has the same operations.
 ///
 /// # Minimum kernel version
 ///
@@ -37,20 +37,20 @@ pub struct HashMap<T, K, V> {
     pairs: PhantomData<(K, V)>,
 }
 
-/// A hash map that forgets what was not used for long when it is full.
+/// A hash map that evicts the least recently used elements when it is full.
 pub type LruHashMap<T, K, V> = HashMap<T, K, V>;
 
 impl<K: Pod, V: Pod> HashMap<MapData, K, V> {
-    /// Creates a map that no object defines. `flags` are the kernel's `BPF_F_*`.
+    /// Creates a map without an object. `flags` are the kernel's `BPF_F_*`.
     ///
     /// # Errors
     ///
-    /// What the kernel says; needs CAP_BPF.
+    /// The kernel's. Needs CAP_BPF.
     pub fn create(max_entries: u32, flags: u32) -> Result<Self, MapError> {
         Self::create_type(bpf_map_type::BPF_MAP_TYPE_HASH, "hash", max_entries, flags)
     }
 
-    /// Creates a map that forgets what was not used for long when it is full.
+    /// Creates a map that evicts the least recently used elements when it is full.
     ///
     /// # Errors
     ///
@@ -79,17 +79,17 @@ impl<T: Borrow<MapData>, K: Pod, V: Pod> HashMap<T, K, V> {
     ///
     /// # Errors
     ///
-    /// [`MapError::KeyNotFound`], or what the kernel says.
+    /// [`MapError::KeyNotFound`], or an error of the kernel.
     pub fn get(&self, key: &K, flags: u64) -> Result<V, MapError> {
         self.inner.borrow().lookup(key, flags)
     }
 
-    /// All keys with their values, in no order.
+    /// All keys with their values, in no particular order.
     pub fn iter(&self) -> MapIter<'_, K, V, Self> {
         MapIter::new(self)
     }
 
-    /// All keys, in no order.
+    /// All keys, in no particular order.
     pub fn keys(&self) -> MapKeys<'_, K> {
         MapKeys::new(self.inner.borrow())
     }
@@ -100,7 +100,7 @@ impl<T: BorrowMut<MapData>, K: Pod, V: Pod> HashMap<T, K, V> {
     ///
     /// # Errors
     ///
-    /// `E2BIG` if the map is full, or what else the kernel says.
+    /// `E2BIG` if the map is full, or another error of the kernel.
     pub fn insert(
         &mut self,
         key: impl Borrow<K>,
@@ -114,7 +114,7 @@ impl<T: BorrowMut<MapData>, K: Pod, V: Pod> HashMap<T, K, V> {
     ///
     /// # Errors
     ///
-    /// `ENOENT` if there is none.
+    /// `ENOENT` if the map has no such key.
     pub fn remove(&mut self, key: &K) -> Result<(), MapError> {
         self.inner.borrow().delete(key)
     }

@@ -1,4 +1,4 @@
-//! What the kernel says of a map.
+//! The kernel's description of a map.
 
 use std::os::fd::BorrowedFd;
 
@@ -7,7 +7,7 @@ use aya_obj::generated::bpf_map_info;
 use crate::error::MapError;
 use crate::sys::{self, Operation, SyscallError};
 
-/// What the kernel says of a map.
+/// The kernel's description of a map.
 #[derive(Debug)]
 #[doc(alias = "bpf_map_info")]
 pub struct MapInfo(pub(super) bpf_map_info);
@@ -28,17 +28,17 @@ impl MapInfo {
         self.0.id
     }
 
-    /// Bytes of a key.
+    /// The size of a key in bytes.
     pub fn key_size(&self) -> u32 {
         self.0.key_size
     }
 
-    /// Bytes of a value.
+    /// The size of a value in bytes.
     pub fn value_size(&self) -> u32 {
         self.0.value_size
     }
 
-    /// How many elements it has room for.
+    /// The maximum number of elements.
     pub fn max_entries(&self) -> u32 {
         self.0.max_entries
     }
@@ -48,7 +48,7 @@ impl MapInfo {
         self.0.map_flags
     }
 
-    /// The first 15 bytes of its name, if they are UTF-8.
+    /// The first 15 bytes of the name, if they are UTF-8.
     pub fn name_as_str(&self) -> Option<&str> {
         let length = self.0.name.iter().position(|byte| *byte == 0).unwrap_or(self.0.name.len());
         std::str::from_utf8(sys::bytes_of(&self.0.name[..length])).ok()

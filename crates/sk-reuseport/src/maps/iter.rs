@@ -1,4 +1,4 @@
-//! Walking over the keys of a map.
+//! Iterating over a map.
 
 use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
@@ -7,7 +7,7 @@ use super::data::MapData;
 use crate::error::MapError;
 use crate::sys::{self, Operation, Pod, SyscallError};
 
-/// A map whose elements can be walked over.
+/// A map whose elements can be iterated over.
 pub trait IterableMap<K: Pod, V> {
     /// The map.
     fn map(&self) -> &MapData;
@@ -16,11 +16,11 @@ pub trait IterableMap<K: Pod, V> {
     ///
     /// # Errors
     ///
-    /// [`MapError::KeyNotFound`] if there is none.
+    /// [`MapError::KeyNotFound`] if the map has no such key.
     fn get(&self, key: &K) -> Result<V, MapError>;
 }
 
-/// The keys of a map. A map that changes meanwhile may show a key twice, or not at all.
+/// The keys of a map. If the map changes meanwhile, a key may come twice or not at all.
 #[derive(Debug)]
 pub struct MapKeys<'coll, K: Pod> {
     map: &'coll MapData,
@@ -58,7 +58,7 @@ impl<K: Pod> Iterator for MapKeys<'_, K> {
     }
 }
 
-/// The keys and values of a map. Keys that vanish meanwhile are left out.
+/// The keys and values of a map. Keys that are removed meanwhile are skipped.
 #[derive(Debug)]
 pub struct MapIter<'coll, K: Pod, V, I: IterableMap<K, V>> {
     keys: MapKeys<'coll, K>,

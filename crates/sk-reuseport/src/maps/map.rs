@@ -38,16 +38,16 @@ pub enum Map {
     SockHash(MapData),
     /// [`SockMap`]
     SockMap(MapData),
-    /// A map of a type that has no Rust type of its own here.
+    /// A map of a type without a Rust type in this crate.
     Unsupported(MapData),
 }
 
 impl Map {
-    /// Sorts a map by its type.
+    /// Wraps a map in the variant of its type.
     ///
     /// # Errors
     ///
-    /// [`MapError::InvalidMapType`] for a type that nobody knows.
+    /// [`MapError::InvalidMapType`] for an unknown type.
     pub fn from_map_data(data: MapData) -> Result<Self, MapError> {
         Ok(match bpf_map_type::try_from(data.definition().map_type())? {
             bpf_map_type::BPF_MAP_TYPE_ARRAY => Self::Array(data),
@@ -64,7 +64,7 @@ impl Map {
         })
     }
 
-    /// The map, whatever its type.
+    /// The map of any variant.
     pub fn data(&self) -> &MapData {
         match self {
             Self::Array(data)
@@ -81,7 +81,7 @@ impl Map {
         }
     }
 
-    /// The map, whatever its type, to keep.
+    /// The map of any variant, by value.
     pub fn into_data(self) -> MapData {
         match self {
             Self::Array(data)
@@ -98,18 +98,19 @@ impl Map {
         }
     }
 
-    /// Pins the map: it stays until the pin is removed, whatever becomes of this process.
+    /// Pins the map: it outlives this process, until the pin is removed.
     ///
     /// # Errors
     ///
-    /// If the path is taken or not on a bpffs.
+    /// If the path exists or is not on a bpffs.
     pub fn pin<P: AsRef<Path>>(&self, path: P) -> Result<(), PinError> {
         self.data().pin(path)
     }
 }
 
-/// Conversions from [`Map`], taken or borrowed. Anybody can put any map into any variant, and the
-/// kernel writes as much on a lookup as the map's type makes it, so that is looked at too.
+/// Conversions from [`Map`], owned or borrowed. The variants are public, so a map may be in the
+/// wrong one, and the map's type determines how much the kernel writes on a lookup: it is checked
+/// too.
 macro_rules! impl_map {
     ($map:ident [$($param:ident),*] from $($variant:ident = $kind:ident)|+) => {
         impl<$($param: Pod),*> TryFrom<Map> for $map<MapData, $($param),*> {
@@ -156,15 +157,15 @@ macro_rules! impl_map {
     };
 }
 
-/// Pinning, and a look at the map behind a typed one.
+/// Pinning, and access to the map behind a typed one.
 macro_rules! impl_typed {
     ($map:ident [$($param:ident),*]) => {
         impl<T: std::borrow::Borrow<MapData>, $($param: Pod),*> $map<T, $($param),*> {
-            /// Pins the map: it stays until the pin is removed, whatever becomes of this process.
+            /// Pins the map: it outlives this process, until the pin is removed.
             ///
             /// # Errors
             ///
-            /// If the path is taken or not on a bpffs.
+            /// If the path exists or is not on a bpffs.
             pub fn pin<P: AsRef<Path>>(self, path: P) -> Result<(), PinError> {
                 self.inner.borrow().pin(path)
             }

@@ -1,7 +1,6 @@
 //! Maps: what programs and user space share.
 //!
-//! An object's maps come as [`Map`], by their types; convert one into the type that has its
-//! operations:
+//! [`Ebpf`](crate::Ebpf) returns maps as [`Map`]. Convert one into the Rust type of its map type:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -9,12 +9,10 @@ use super::check::{check_index, check_sizes};
 use super::data::MapData;
 use crate::error::MapError;
 
-/// An array of maps: replacing one is a single store, and a program sees the old map or the new
-/// one, whole.
+/// An array of maps. Replacing one is atomic: a program sees either the old map or the new one.
 ///
-/// [`set`](Self::set) returns only after every program that might still read the old map has
-/// finished (the kernel waits for an RCU grace period), so what the old map names may be reused
-/// at once.
+/// [`set`](Self::set) waits until no program reads the old map any more (an RCU grace period), so
+/// the old map may be reused at once.
 ///
 /// # Minimum kernel version
 ///
@@ -42,11 +40,11 @@ pub struct ArrayOfMaps<T> {
 }
 
 impl ArrayOfMaps<MapData> {
-    /// Creates an array whose elements are maps like `pattern`.
+    /// Creates an array whose elements are maps of the same shape as `pattern`.
     ///
     /// # Errors
     ///
-    /// What the kernel says; needs CAP_BPF.
+    /// The kernel's. Needs CAP_BPF.
     pub fn create(name: &str, max_entries: u32, pattern: impl AsFd) -> Result<Self, MapError> {
         let size = size_of::<u32>() as u32;
         let map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS as u32;
@@ -65,7 +63,7 @@ impl<T: Borrow<MapData>> ArrayOfMaps<T> {
     ///
     /// # Errors
     ///
-    /// [`MapError::KeyNotFound`] if there is none, [`MapError::OutOfBounds`].
+    /// [`MapError::KeyNotFound`] if the index is empty; [`MapError::OutOfBounds`].
     pub fn get(&self, index: &u32, flags: u64) -> Result<u32, MapError> {
         check_index(self.inner.borrow(), *index)?;
         self.inner.borrow().lookup(index, flags)
@@ -73,11 +71,11 @@ impl<T: Borrow<MapData>> ArrayOfMaps<T> {
 }
 
 impl<T: BorrowMut<MapData>> ArrayOfMaps<T> {
-    /// Puts a map at an index, and waits until no program reads the one that was there.
+    /// Stores a map at an index, and waits until no program reads the previous one.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is not like the pattern; [`MapError::OutOfBounds`].
+    /// `EINVAL` if the map has another shape than the pattern; [`MapError::OutOfBounds`].
     pub fn set(&mut self, index: u32, map: impl AsFd, flags: u64) -> Result<(), MapError> {
         check_index(self.inner.borrow(), index)?;
         self.inner.borrow().update(&index, &map.as_fd().as_raw_fd(), flags)
@@ -87,7 +85,7 @@ impl<T: BorrowMut<MapData>> ArrayOfMaps<T> {
     ///
     /// # Errors
     ///
-    /// `ENOENT` if there is none; [`MapError::OutOfBounds`].
+    /// `ENOENT` if the index is empty; [`MapError::OutOfBounds`].
     pub fn remove(&mut self, index: u32) -> Result<(), MapError> {
         check_index(self.inner.borrow(), index)?;
         self.inner.borrow().delete(&index)

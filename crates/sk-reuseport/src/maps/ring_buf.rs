@@ -1,4 +1,4 @@
-//! A queue of records from programs to user space.
+//! A queue of records from programs to user space (a ring buffer).
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -16,8 +16,8 @@ use crate::util::page_size;
 
 /// The consumer's end of a queue of records.
 ///
-/// Its descriptor is readable (poll, epoll) when there is something to take. Only one consumer
-/// may exist at a time.
+/// Its descriptor is readable (poll, epoll) when a record is there. Only one consumer may exist at
+/// a time.
 ///
 /// # Minimum kernel version
 ///
@@ -40,12 +40,12 @@ use crate::util::page_size;
 #[doc(alias = "BPF_MAP_TYPE_RINGBUF")]
 pub struct RingBuf<T> {
     map: T,
-    /// One page: how far we have read.
+    /// One page: the consumer's position.
     consumer: Mapping,
-    /// One page: how far programs have written. Then the data, mapped twice in a row, so that a
-    /// record that crosses the end is in one piece.
+    /// One page: the producers' position. Then the data, mapped twice in a row, so that a record
+    /// that crosses the end is contiguous.
     producer: Mapping,
-    /// Bytes of data: a power of two.
+    /// The size of the data in bytes, a power of two.
     size: usize,
 }
 
@@ -56,7 +56,7 @@ impl<T: Borrow<MapData>> RingBuf<T> {
         let page = page_size();
         let fd = data.fd().as_fd();
         let consumer = Mapping::new(fd, 0, page, true).map_err(SyscallError::of(Operation::Map))?;
-        // On a machine of 32 bits there are queues that do not fit into memory.
+        // Some queues do not fit into the address space of a 32-bit machine.
         let twice = size.checked_mul(2).and_then(|twice| twice.checked_add(page));
         let twice = twice.ok_or(io::Error::from(io::ErrorKind::OutOfMemory))?;
         let producer =
@@ -71,15 +71,16 @@ impl<T: Borrow<MapData>> RingBuf<T> {
 }
 
 impl<T> RingBuf<T> {
-    /// The next record, or `None` if there is none at this moment.
+    /// The next record, or `None` if there is none at the moment.
     ///
-    /// The record is taken when what this returns is dropped.
+    /// Dropping the returned item consumes the record.
     #[expect(clippy::should_implement_trait, reason = "a record borrows the queue")]
     pub fn next(&mut self) -> Option<RingBufItem<'_>> {
-        // The protocol of kernel/bpf/ringbuf.c: positions are unsigned longs that only grow (and on
-        // a machine of 32 bits wrap); a record's header has its length and two flags, and is
-        // written last. Then the kernel looks at our position, and wakes us only if we had read all
-        // before: so our position must be out before we look for more, which only SeqCst says.
+        // The protocol of kernel/bpf/ringbuf.c: positions are unsigned longs that only grow (and
+        // wrap on 32-bit machines). A record's header has its length and two flags, and is written
+        // last. Then the kernel reads the consumer's position, and wakes the consumer only if it
+        // had read everything before. So the consumer's position must be visible before it looks
+        // for more records, which takes SeqCst.
         loop {
             let consumed = self.consumer.atomic_usize(0).load(Ordering::Relaxed);
             let produced = self.producer.atomic_usize(0).load(Ordering::SeqCst);
@@ -107,7 +108,7 @@ impl<T> RingBuf<T> {
     }
 }
 
-/// A record of a [`RingBuf`]; dropping it makes room for another one.
+/// A record of a [`RingBuf`]. Dropping it frees its space.
 pub struct RingBufItem<'a> {
     record: &'a [u8],
     consumer: &'a Mapping,

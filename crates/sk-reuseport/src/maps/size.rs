@@ -1,8 +1,8 @@
-//! What a map takes of the kernel's memory, before it is made.
+//! Estimates the memory that the kernel allocates for a map.
 
 use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_map_type};
 
-/// Whether each CPU has values of its own.
+/// Whether the map has values for each CPU.
 pub(crate) fn is_per_cpu(map_type: bpf_map_type) -> bool {
     matches!(
         map_type,
@@ -12,9 +12,8 @@ pub(crate) fn is_per_cpu(map_type: bpf_map_type) -> bool {
     )
 }
 
-/// Bytes that the kernel takes at once for a map like this, roughly: what elements hold, and a list
-/// head or a bucket for those that are found by a hash. `cpus` is how many CPUs have
-/// values of their own.
+/// The bytes that the kernel allocates when it creates such a map, roughly: the elements, and for
+/// hash maps the buckets. `cpus` is the number of CPUs with their own values.
 pub(crate) fn at_once(map_type: bpf_map_type, map: &aya_obj::Map, cpus: u64) -> u64 {
     /// `struct htab_elem` without key and value, and `struct bucket` (kernel/bpf/hashtab.c).
     const ELEMENT: u64 = 48;
@@ -23,13 +22,13 @@ pub(crate) fn at_once(map_type: bpf_map_type, map: &aya_obj::Map, cpus: u64) -> 
     let rounded = |size: u32| u64::from(size).next_multiple_of(8);
     let (key, value) = (rounded(map.key_size()), rounded(map.value_size()));
     let each = match map_type {
-        // Their elements are made as they come.
+        // These allocate elements on demand.
         bpf_map_type::BPF_MAP_TYPE_LPM_TRIE
         | bpf_map_type::BPF_MAP_TYPE_SK_STORAGE
         | bpf_map_type::BPF_MAP_TYPE_INODE_STORAGE
         | bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE
         | bpf_map_type::BPF_MAP_TYPE_CGRP_STORAGE => 0,
-        // The number of elements is the size in bytes.
+        // The number of elements is a size in bytes.
         bpf_map_type::BPF_MAP_TYPE_RINGBUF | bpf_map_type::BPF_MAP_TYPE_USER_RINGBUF => 1,
         bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY => value.saturating_mul(cpus),
         bpf_map_type::BPF_MAP_TYPE_HASH
@@ -60,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn it_depends_on_the_type_what_is_taken_at_once() {
+    fn the_size_depends_on_the_type() {
         assert_eq!(of(bpf_map_type::BPF_MAP_TYPE_ARRAY, 5, 100, 0), 800);
         assert_eq!(of(bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY, 8, 100, 0), 8000);
         assert_eq!(of(bpf_map_type::BPF_MAP_TYPE_RINGBUF, 0, 4096, 0), 4096);

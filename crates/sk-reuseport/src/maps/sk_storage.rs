@@ -1,4 +1,4 @@
-//! Values that the kernel keeps with sockets.
+//! Values that belong to sockets.
 
 use std::borrow::{Borrow, BorrowMut};
 use std::marker::PhantomData;
@@ -9,14 +9,14 @@ use super::data::MapData;
 use crate::error::MapError;
 use crate::sys::Pod;
 
-/// A value for each socket that has one; it goes when the socket goes.
+/// Values that belong to sockets. The kernel frees a value together with its socket.
 ///
-/// With `BPF_F_CLONE`, a connection inherits its listener's value. User space names sockets by
-/// its descriptors of them.
+/// With `BPF_F_CLONE`, a connection inherits its listener's value. In user space the key is a
+/// descriptor of the socket.
 ///
 /// # Minimum kernel version
 ///
-/// Linux 5.2, with BTF for the value's type: an object must define the map.
+/// Linux 5.2. Creating one needs BTF for the value's type, so an object must define the map.
 ///
 /// # Examples
 ///
@@ -49,7 +49,7 @@ impl<T: Borrow<MapData>, V: Pod> SkStorage<T, V> {
     ///
     /// # Errors
     ///
-    /// [`MapError::KeyNotFound`] if it has none.
+    /// [`MapError::KeyNotFound`] if the socket has none.
     pub fn get(&self, socket: &impl AsRawFd, flags: u64) -> Result<V, MapError> {
         self.inner.borrow().lookup(&socket.as_raw_fd(), flags)
     }
@@ -60,7 +60,7 @@ impl<T: BorrowMut<MapData>, V: Pod> SkStorage<T, V> {
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// The kernel's.
     pub fn insert(
         &mut self,
         socket: &impl AsRawFd,
@@ -74,7 +74,7 @@ impl<T: BorrowMut<MapData>, V: Pod> SkStorage<T, V> {
     ///
     /// # Errors
     ///
-    /// `ENOENT` if it has none.
+    /// `ENOENT` if the socket has none.
     pub fn remove(&mut self, socket: &impl AsRawFd) -> Result<(), MapError> {
         self.inner.borrow().delete(&socket.as_raw_fd())
     }

@@ -1,4 +1,4 @@
-//! What all types of programs have in common: the code before loading, the descriptor after.
+//! What all types of programs share: the code before loading, the descriptor after it.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -18,15 +18,15 @@ use crate::pin::{self, ObjectKind};
 use crate::sys::{self, ProgDebug, ProgLoad};
 use crate::verifier::{VerifierLogLevel, with_log};
 
-/// A program as an object has it, ready to be loaded.
+/// A program of an object, ready to be loaded.
 #[derive(Debug)]
 pub(crate) struct Code {
     pub(crate) license: CString,
     pub(crate) function: aya_obj::Function,
     pub(crate) flags: u32,
-    /// The object's own BTF, as the kernel has it.
+    /// The object's own BTF, loaded into the kernel.
     pub(crate) btf: Option<Arc<OwnedFd>>,
-    /// Instructions name maps by the numbers of these descriptors: they must stay open.
+    /// Instructions refer to maps by the numbers of these descriptors, which must stay open.
     pub(crate) _maps: Arc<[MapFd]>,
     pub(crate) log_level: VerifierLogLevel,
 }
@@ -38,7 +38,7 @@ pub(crate) struct ProgramData {
     code: Option<Code>,
     fd: Option<ProgramFd>,
     pin: Option<PathBuf>,
-    /// None for programs that select sockets.
+    /// Empty for programs that select sockets.
     pub(crate) links: Links,
 }
 
@@ -47,7 +47,7 @@ impl ProgramData {
         Self { name, code: Some(code), fd: None, pin: None, links: Links::default() }
     }
 
-    /// A program that is loaded already, from its pin.
+    /// Opens a pinned program.
     pub(crate) fn from_pin(path: &Path, wanted: ProgramType) -> Result<Self, ProgramError> {
         let fd = pin::open(path)?;
         if !matches!(pin::kind_of(fd.as_fd()), ObjectKind::Program | ObjectKind::Unknown) {
@@ -86,8 +86,8 @@ impl ProgramData {
         Ok(())
     }
 
-    /// Loads the program, with the verifier's log only if the first try fails: writing the log
-    /// costs more than verifying.
+    /// Loads the program. The verifier writes a log only if the first try fails: the log costs more
+    /// than verifying.
     pub(crate) fn load(
         &mut self,
         program_type: bpf_prog_type,
@@ -148,9 +148,8 @@ impl Code {
     }
 }
 
-/// The type of program that the kernel does not have, with the version that brought it, if that is why
-/// it refused one. The kernel says EINVAL for much else too, so it is asked for a program that does
-/// nothing.
+/// The type of program that the kernel lacks, with the version that introduced it, if that is why
+/// it refused one. EINVAL has many reasons, so this tries to load a program that does nothing.
 fn missing(
     error: &io::Error,
     program_type: bpf_prog_type,

@@ -1,4 +1,4 @@
-//! What the kernel says of a loaded program.
+//! The kernel's description of a loaded program.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
@@ -10,22 +10,22 @@ use crate::error::ProgramError;
 use crate::pin;
 use crate::sys::{self, Operation, SyscallError};
 
-/// The types of programs that this crate knows.
+/// The types of programs that this crate loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[doc(alias = "bpf_prog_type")]
 pub enum ProgramType {
-    /// Any type that this crate does not load.
+    /// A type that this crate does not load.
     Unspecified,
-    /// Chooses a socket of a group: Linux 4.19.
+    /// Selects a socket of a group. Linux 4.19.
     #[doc(alias = "BPF_PROG_TYPE_SK_REUSEPORT")]
     SkReuseport,
-    /// Typed tracepoints and iterators: Linux 5.5 and 5.8.
+    /// Typed tracepoints (Linux 5.5) and iterators (5.8).
     #[doc(alias = "BPF_PROG_TYPE_TRACING")]
     Tracing,
 }
 
-/// What the kernel says of a loaded program.
+/// The kernel's description of a loaded program.
 #[derive(Debug)]
 #[doc(alias = "bpf_prog_info")]
 pub struct ProgramInfo(bpf_prog_info);
@@ -45,38 +45,39 @@ impl ProgramInfo {
         }
     }
 
-    /// Its id: unique while it is loaded, and given to no other program for a long time after.
+    /// The id: unique among loaded programs, and not reused for a long time.
     pub fn id(&self) -> u32 {
         self.0.id
     }
 
-    /// The hash of its instructions.
+    /// The hash of the instructions.
     pub fn tag(&self) -> u64 {
         u64::from_be_bytes(self.0.tag)
     }
 
-    /// The user who loaded it.
+    /// The id of the user that loaded it.
     pub fn created_by_uid(&self) -> u32 {
         self.0.created_by_uid
     }
 
-    /// How often it ran; counted only while `sysctl kernel.bpf_stats_enabled` is on.
+    /// The number of runs, counted only while the sysctl `kernel.bpf_stats_enabled` is on.
     pub fn run_count(&self) -> u64 {
         self.0.run_cnt
     }
 
-    /// How long it ran, in nanoseconds; measured only while `kernel.bpf_stats_enabled` is on.
+    /// The total run time in nanoseconds, measured only while the sysctl `kernel.bpf_stats_enabled`
+    /// is on.
     pub fn run_time_ns(&self) -> u64 {
         self.0.run_time_ns
     }
 
-    /// The first 15 bytes of its name.
+    /// The first 15 bytes of the name.
     pub fn name(&self) -> &[u8] {
         let length = self.0.name.iter().position(|byte| *byte == 0).unwrap_or(self.0.name.len());
         bytes_of_name(&self.0.name[..length])
     }
 
-    /// Its name, if it is UTF-8.
+    /// The name, if it is UTF-8.
     pub fn name_as_str(&self) -> Option<&str> {
         std::str::from_utf8(self.name()).ok()
     }
@@ -85,18 +86,18 @@ impl ProgramInfo {
     ///
     /// # Errors
     ///
-    /// If it is gone, or CAP_SYS_ADMIN is missing.
+    /// If the program is unloaded, or CAP_SYS_ADMIN is missing.
     pub fn fd(&self) -> Result<ProgramFd, ProgramError> {
         let fd = sys::bpf_prog_get_fd_by_id(self.0.id)
             .map_err(SyscallError::of(Operation::OpenProgram))?;
         Ok(ProgramFd(fd))
     }
 
-    /// What the kernel says of a pinned program.
+    /// The kernel's description of a pinned program.
     ///
     /// # Errors
     ///
-    /// If there is none.
+    /// If nothing is pinned there, or no program.
     pub fn from_pin<P: AsRef<Path>>(path: P) -> Result<Self, ProgramError> {
         let fd = pin::open(path.as_ref())?;
         if pin::kind_of(fd.as_fd()) != pin::ObjectKind::Program {

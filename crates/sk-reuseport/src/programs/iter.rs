@@ -1,4 +1,4 @@
-//! Iterators: programs that the kernel runs on each of its objects when a file is read.
+//! Iterators: programs that run on each object of a kind when a file is read.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +14,7 @@ use crate::btf::KernelTypes;
 use crate::error::{LinkError, ProgramError};
 use crate::sys::{self, Operation, SyscallError};
 
-/// A program that the kernel runs on each task, socket, map element, ... when its file is read.
+/// A program that the kernel runs on each task, socket or map element when its file is read.
 ///
 /// # Minimum kernel version
 ///
@@ -51,8 +51,8 @@ impl Iter {
         Self { data }
     }
 
-    /// Loads the program as an iterator over what `iter_type` names: `task_file`, `tcp`, `udp`,
-    /// `bpf_sk_storage_map`, ...
+    /// Loads the program as an iterator over objects of a kind: `task_file`, `tcp`, `udp`,
+    /// `bpf_sk_storage_map` and so on.
     ///
     /// # Errors
     ///
@@ -62,21 +62,21 @@ impl Iter {
         self.data.load(BPF_PROG_TYPE_TRACING, Some(BPF_TRACE_ITER), Some(id))
     }
 
-    /// Opens a pinned program, ready to be attached. Links that it has elsewhere are not touched:
-    /// [`PinnedLink`](super::PinnedLink) opens those.
+    /// Opens a pinned program, ready to be attached. Its existing links are not affected:
+    /// [`PinnedLink`](super::PinnedLink) opens pinned ones.
     ///
     /// # Errors
     ///
-    /// If nothing is pinned there, or something else than a program of this type.
+    /// If nothing is pinned there, or not a program of this type.
     pub fn from_pin<P: AsRef<Path>>(path: P) -> Result<Self, ProgramError> {
         Ok(Self { data: ProgramData::from_pin(path.as_ref(), Self::PROGRAM_TYPE)? })
     }
 
-    /// Attaches the program, which runs nothing yet: see [`IterLink::open`].
+    /// Attaches the program. It runs when the file of [`IterLink::open`] is read.
     ///
     /// # Errors
     ///
-    /// [`ProgramError::NotLoaded`], or what the kernel says.
+    /// [`ProgramError::NotLoaded`], or an error of the kernel.
     pub fn attach(&mut self) -> Result<IterLinkId, ProgramError> {
         self.attach_to(None)
     }
@@ -85,7 +85,7 @@ impl Iter {
     ///
     /// # Errors
     ///
-    /// [`ProgramError::NotLoaded`], or what the kernel says.
+    /// [`ProgramError::NotLoaded`], or an error of the kernel.
     pub fn attach_to_map(&mut self, map: impl AsFd) -> Result<IterLinkId, ProgramError> {
         self.attach_to(Some(map.as_fd()))
     }
@@ -105,23 +105,23 @@ define_link!(
 );
 
 impl IterLink {
-    /// Opens a file that runs the program on every object as it is read to its end. Each call
-    /// opens another one, so a link serves for as many runs as one likes.
+    /// Opens a file. Reading it to its end runs the program on every object. Each call opens a new
+    /// file, so a link serves for any number of runs.
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// The kernel's.
     pub fn open(&self) -> Result<File, LinkError> {
         let fd = sys::bpf_iter_create(self.0.as_fd())
             .map_err(SyscallError::of(Operation::OpenIterator))?;
         Ok(File::from(fd))
     }
 
-    /// As [`open`](Self::open), for one run.
+    /// As [`open`](Self::open), for a single run.
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// The kernel's.
     pub fn into_file(self) -> Result<File, LinkError> {
         self.open()
     }

@@ -1,7 +1,7 @@
-//! Links: attachments that live as long as a descriptor or a pin of theirs.
+//! Links: attachments that last as long as a descriptor or a pin of them exists.
 //!
-//! Programs that select sockets have none: their attachment is the group's. Tracepoints and
-//! iterators do.
+//! Tracepoints and iterators have links. Programs that select sockets have none: their attachment
+//! belongs to the group.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{LinkError, PinError};
 use crate::pin::{self, ObjectKind};
 
-/// An attachment. Dropping it detaches, unless it is pinned or held elsewhere.
+/// An attachment. Dropping it detaches, unless the link is pinned or another descriptor of it is
+/// open.
 ///
 /// # Minimum kernel version
 ///
@@ -29,9 +30,9 @@ use crate::pin::{self, ObjectKind};
 /// program.load("inet_sock_set_state", &Btf::from_sys_fs()?)?;
 /// let id = program.attach()?;
 /// let link: FdLink = program.take_link(id)?.into();
-/// link.pin("/sys/fs/bpf/count_link")?; // it goes on counting
+/// link.pin("/sys/fs/bpf/count_link")?; // keeps counting
 ///
-/// // Later, in any process: this ends it.
+/// // Later, in any process: stops counting.
 /// drop(PinnedLink::from_pin("/sys/fs/bpf/count_link")?.unpin()?);
 /// # Ok(())
 /// # }
@@ -42,8 +43,7 @@ pub struct FdLink {
 }
 
 impl FdLink {
-    /// Pins the link: the attachment stays until the pin is removed, whatever becomes of this
-    /// process.
+    /// Pins the link: the attachment outlives this process, until the pin is removed.
     ///
     /// # Errors
     ///
@@ -61,7 +61,7 @@ impl AsFd for FdLink {
     }
 }
 
-/// A link that is pinned: dropping this value detaches nothing.
+/// A pinned link. Dropping this value detaches nothing.
 #[derive(Debug)]
 pub struct PinnedLink {
     path: PathBuf,
@@ -73,7 +73,7 @@ impl PinnedLink {
     ///
     /// # Errors
     ///
-    /// If nothing is pinned there, or something else.
+    /// If nothing is pinned there, or not a link.
     pub fn from_pin<P: AsRef<Path>>(path: P) -> Result<Self, LinkError> {
         let path = path.as_ref();
         let fd = pin::open(path)?;
@@ -83,7 +83,7 @@ impl PinnedLink {
         Ok(Self { path: path.to_owned(), link: FdLink { fd } })
     }
 
-    /// Removes the pin. Dropping what it returns then detaches.
+    /// Removes the pin. Dropping the returned link detaches.
     ///
     /// # Errors
     ///
@@ -100,11 +100,11 @@ impl From<PinnedLink> for FdLink {
     }
 }
 
-/// Names one of the links that a program value holds.
+/// Identifies a link that a program value holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FdLinkId(usize);
 
-/// The links that a program value holds until they are taken out or it is dropped.
+/// The links that a program value holds until they are taken out or the value is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     links: HashMap<usize, FdLink>,
@@ -122,20 +122,20 @@ impl Links {
         self.links.remove(&id.0)
     }
 
-    /// Ends the attachments that are still here.
+    /// Drops all links that are left.
     pub(crate) fn end_all(&mut self) {
         self.links.clear();
     }
 }
 
-/// A program type's own link and link id, so that one type's cannot be given to another.
+/// The types of a program type's link and link id, so that program types cannot be mixed up.
 macro_rules! define_link {
     ($(#[$doc:meta])* $link:ident, $id:ident, $program:ident) => {
         $(#[$doc])*
         #[derive(Debug)]
         pub struct $link($crate::programs::links::FdLink);
 
-        /// Names one of the links that the program holds.
+        /// Identifies a link that the program holds.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub struct $id($crate::programs::links::FdLinkId);
 
@@ -152,7 +152,8 @@ macro_rules! define_link {
         }
 
         impl $program {
-            /// Takes the link out of the program: it lives as long as what this returns.
+            /// Takes the link out of the program. The attachment lasts as long as the returned
+            /// link.
             ///
             /// # Errors
             ///
@@ -169,7 +170,7 @@ macro_rules! define_link {
                     .ok_or($crate::error::ProgramError::NotAttached)
             }
 
-            /// Ends an attachment that the program still holds.
+            /// Ends an attachment that the program holds.
             ///
             /// # Errors
             ///

@@ -1,4 +1,4 @@
-//! Programs: what an object holds and the kernel runs.
+//! Programs: loading, attaching and pinning them.
 
 mod data;
 mod fd;

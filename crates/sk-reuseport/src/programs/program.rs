@@ -16,16 +16,15 @@ use crate::error::{PinError, ProgramError};
 pub enum Program {
     /// Selects a socket of a `SO_REUSEPORT` group.
     SkReuseport(SkReuseport),
-    /// Runs at a tracepoint, with typed arguments.
+    /// Runs at a tracepoint with typed arguments.
     BtfTracePoint(BtfTracePoint),
-    /// Lists objects of the kernel.
+    /// Iterates over objects of the kernel.
     Iter(Iter),
     /// A program of a type that this crate does not load.
     Unsupported(UnsupportedProgram),
 }
 
-/// A program of a type that this crate does not load: an object may well hold some beside the
-/// ones that concern us.
+/// A program of a type that this crate does not load. Objects may contain some.
 #[derive(Debug)]
 pub struct UnsupportedProgram {
     section: String,
@@ -36,7 +35,7 @@ impl UnsupportedProgram {
         Self { section }
     }
 
-    /// What kind of program its section makes it, for a message to people.
+    /// The type of program according to its section, for messages.
     pub fn section(&self) -> &str {
         &self.section
     }
@@ -66,7 +65,7 @@ impl Program {
         }
     }
 
-    /// What the kernel says of the program.
+    /// The kernel's description of the program.
     ///
     /// # Errors
     ///
@@ -94,11 +93,11 @@ impl Program {
         }
     }
 
-    /// Drops this process's descriptor of the program. Detaches nothing.
+    /// Closes this process's descriptor of the program. Detaches nothing.
     ///
     /// # Errors
     ///
-    /// [`ProgramError::NotLoaded`] if there is none.
+    /// [`ProgramError::NotLoaded`] if it is not loaded.
     pub fn unload(&mut self) -> Result<(), ProgramError> {
         match self {
             Self::SkReuseport(program) => program.unload(),
@@ -109,7 +108,7 @@ impl Program {
     }
 }
 
-/// Conversions from [`Program`], and what all program types have.
+/// Conversions from [`Program`], and the methods that all program types share.
 macro_rules! impl_program {
     ($($program:ident),+) => {$(
         impl<'a> TryFrom<&'a Program> for &'a $program {
@@ -144,7 +143,7 @@ macro_rules! impl_program {
                 self.data.fd()
             }
 
-            /// What the kernel says of the program: its id, its name, how often it ran.
+            /// The kernel's description of the program: its id, its name, how often it ran.
             ///
             /// # Errors
             ///
@@ -153,34 +152,33 @@ macro_rules! impl_program {
                 ProgramInfo::new_from_fd(self.fd()?.as_fd())
             }
 
-            /// Drops this process's descriptor of the program, and with it the links that this
-            /// value still holds. The kernel keeps a program that is pinned or attached to a
-            /// group of sockets.
+            /// Closes this process's descriptor of the program, and the links that this value still
+            /// holds. The kernel keeps a program that is pinned or attached to a group of sockets.
             ///
             /// # Errors
             ///
-            /// [`ProgramError::NotLoaded`] if there is none.
+            /// [`ProgramError::NotLoaded`] if it is not loaded.
             pub fn unload(&mut self) -> Result<(), ProgramError> {
                 self.data.unload()
             }
 
-            /// Pins the program: it stays loaded until the pin is removed, whatever becomes of
-            /// this process. Pinning attaches nothing.
+            /// Pins the program: it stays loaded after this process has ended, until the pin is
+            /// removed. Pinning attaches nothing.
             ///
             /// # Errors
             ///
-            /// If the program is not loaded, the path is taken, is not on a bpffs, or has a dot
+            /// If the program is not loaded, or if the path exists, is not on a bpffs, or has a dot
             /// in its last part.
             pub fn pin<P: AsRef<std::path::Path>>(&mut self, path: P) -> Result<(), PinError> {
                 self.data.pin(path.as_ref())
             }
 
-            /// Removes the pin at which this program was pinned or from which it was opened.
-            /// Detaches nothing.
+            /// Removes the pin that this program was pinned at or opened from. Does nothing if
+            /// there is none. Detaches nothing.
             ///
             /// # Errors
             ///
-            /// If the file could not be removed; without a known pin nothing is done.
+            /// If the file could not be removed.
             pub fn unpin(&mut self) -> Result<(), io::Error> {
                 self.data.unpin()
             }

@@ -1,4 +1,4 @@
-//! Programs that choose a socket.
+//! Programs that select a socket.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -11,27 +11,27 @@ use super::info::ProgramType;
 use crate::error::{ProgramError, SkReuseportError};
 use crate::sys;
 
-/// A program that chooses the socket of a `SO_REUSEPORT` group that gets a connection or a
+/// A program that selects the socket of a `SO_REUSEPORT` group that receives a connection or a
 /// datagram.
 ///
-/// A group is the sockets that are bound to one address and port with `SO_REUSEPORT`, in one
-/// network namespace, by one user. A socket joins when it is bound (UDP) or begins to listen
-/// (TCP), and leaves when it is closed. `SO_REUSEPORT` must be set *before* bind(2): setting it
-/// later joins nothing (until another socket binds beside this one), and binding without it beside
-/// such a group is `EADDRINUSE`.
-/// [`net::Bind`](crate::net::Bind) does it in the right order.
+/// A group consists of the sockets that are bound to one address and port with `SO_REUSEPORT`, in
+/// one network namespace, by one user. A socket joins when it is bound (UDP) or starts to listen
+/// (TCP), and leaves when it is closed. `SO_REUSEPORT` must be set *before* bind(2): a socket that
+/// sets it later joins no group (until another socket binds to its address), and binding without it
+/// to the address of a group fails with `EADDRINUSE`. [`net::Bind`](crate::net::Bind) does this in
+/// the right order.
 ///
 /// # What dropping does not do
 ///
-/// The attachment is the group's: there is no link. Dropping this value or the
-/// [`Ebpf`](crate::Ebpf) that it came from detaches nothing. The program stays until it is
-/// [detached](Self::detach) or replaced through any socket of the group, or the group's last
-/// socket is closed.
+/// The attachment belongs to the group: there is no link. Dropping this value or the
+/// [`Ebpf`](crate::Ebpf) that it came from detaches nothing. The program stays attached until it is
+/// [detached](Self::detach) or replaced through any socket of the group, or the last socket of the
+/// group is closed.
 ///
 /// # Minimum kernel version
 ///
 /// Linux 4.19; detaching 5.3; section `sk_reuseport/migrate` 5.14. Loading needs CAP_BPF (before
-/// 5.8: CAP_SYS_ADMIN); attaching needs nothing but the two descriptors.
+/// 5.8: CAP_SYS_ADMIN). Attaching needs no capability.
 ///
 /// # Examples
 ///
@@ -64,11 +64,12 @@ impl SkReuseport {
         Self { data, attach_type }
     }
 
-    /// Loads the program into the kernel. It decides nothing until it is attached.
+    /// Loads the program into the kernel. It does not run until it is attached.
     ///
     /// # Errors
     ///
-    /// [`ProgramError::LoadError`] with the verifier's log if the kernel refuses it, and
+    /// [`ProgramError::LoadError`] with the verifier's log if the kernel refuses it,
+    /// [`ProgramError::Unsupported`] if the kernel has no programs of this type, and
     /// [`ProgramError::AlreadyLoaded`].
     #[doc(alias = "BPF_PROG_LOAD")]
     pub fn load(&mut self) -> Result<(), ProgramError> {
@@ -76,7 +77,7 @@ impl SkReuseport {
         self.data.load(BPF_PROG_TYPE_SK_REUSEPORT, Some(attach_type), None)
     }
 
-    /// Whether the program also chooses for connections whose listener closes
+    /// Whether the program also selects a new listener for connections whose listener is closed
     /// (`sk_reuseport/migrate`).
     pub fn attach_type(&self) -> SkReuseportAttachType {
         self.attach_type
@@ -84,20 +85,21 @@ impl SkReuseport {
 
     /// Attaches the program to the whole group that `socket` is in.
     ///
-    /// Whatever program the group had is replaced, in one step: each packet sees the old one or
-    /// the new one. A socket with `SO_REUSEPORT` that is not bound yet gets a group of its own.
+    /// It replaces the group's previous program atomically: each packet is handled by the old one
+    /// or by the new one. A socket with `SO_REUSEPORT` that is not bound yet becomes a group by
+    /// itself.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the socket has no `SO_REUSEPORT`, or was bound before it had it; `EPERM` if it has
-    /// `SO_LOCK_FILTER`; `EOPNOTSUPP` for MPTCP; [`ProgramError::NotLoaded`].
+    /// `EINVAL` if the socket has no `SO_REUSEPORT`, or was bound before it was set; `EPERM` if it
+    /// has `SO_LOCK_FILTER`; `EOPNOTSUPP` for MPTCP; [`ProgramError::NotLoaded`].
     #[doc(alias = "SO_ATTACH_REUSEPORT_EBPF")]
     pub fn attach<T: AsFd>(&self, socket: T) -> Result<(), ProgramError> {
         attach(socket, self.fd()?)
     }
 
-    /// Detaches whatever program the group of `socket` has: from then on the kernel's hash
-    /// decides. Any socket of the group will do, and the program need not be known.
+    /// Detaches the program of the group that `socket` is in. The kernel's hash decides from then
+    /// on. Any socket of the group will do, and the program need not be known.
     ///
     /// # Errors
     ///
@@ -107,11 +109,11 @@ impl SkReuseport {
         detach(socket)
     }
 
-    /// Opens a pinned program. What it is attached to stays attached.
+    /// Opens a pinned program. Its attachments are not affected.
     ///
     /// # Errors
     ///
-    /// If nothing is pinned there, or something else than a program of this type.
+    /// If nothing is pinned there, or not a program of this type.
     pub fn from_pin<P: AsRef<Path>>(
         path: P,
         attach_type: SkReuseportAttachType,
@@ -120,12 +122,12 @@ impl SkReuseport {
     }
 }
 
-/// Attaches a program, whoever loaded it (this crate, aya, libbpf), to the whole group that
+/// Attaches a program, loaded by this crate or by any other library, to the whole group that
 /// `socket` is in. See [`SkReuseport::attach`].
 ///
 /// # Errors
 ///
-/// As there; `EINVAL` also if `program` is the descriptor of something else.
+/// As [`SkReuseport::attach`]; also `EINVAL` if `program` is no descriptor of such a program.
 ///
 /// # Minimum kernel version
 ///
@@ -152,11 +154,11 @@ pub fn attach(socket: impl AsFd, program: impl AsFd) -> Result<(), ProgramError>
         .map_err(SkReuseportError::attaching)?)
 }
 
-/// Detaches whatever program the group of `socket` has. See [`SkReuseport::detach`].
+/// Detaches the program of the group that `socket` is in. See [`SkReuseport::detach`].
 ///
 /// # Errors
 ///
-/// As there.
+/// As [`SkReuseport::detach`].
 ///
 /// # Minimum kernel version
 ///

@@ -13,10 +13,10 @@ use crate::btf::KernelTypes;
 use crate::error::ProgramError;
 use crate::sys::{self, Operation, SyscallError};
 
-/// A program that runs at a tracepoint of the kernel and sees its arguments with their types.
+/// A program that runs at a tracepoint of the kernel, with typed arguments.
 ///
-/// Unlike a [`SkReuseport`](super::SkReuseport) attachment, this one ends when its link is
-/// dropped, or with this value if the link was not taken out of it. Pin the link to keep it.
+/// Unlike the attachment of a [`SkReuseport`](super::SkReuseport), this one ends when its link is
+/// dropped, or with this value if the link was not taken out. Pin the link to keep it.
 ///
 /// # Minimum kernel version
 ///
@@ -60,12 +60,12 @@ impl BtfTracePoint {
         self.data.load(BPF_PROG_TYPE_TRACING, Some(BPF_TRACE_RAW_TP), Some(id))
     }
 
-    /// Opens a pinned program, ready to be attached. Links that it has elsewhere are not touched:
-    /// [`PinnedLink`](super::PinnedLink) opens those.
+    /// Opens a pinned program, ready to be attached. Its existing links are not affected:
+    /// [`PinnedLink`](super::PinnedLink) opens pinned ones.
     ///
     /// # Errors
     ///
-    /// If nothing is pinned there, or something else than a program of this type.
+    /// If nothing is pinned there, or not a program of this type.
     pub fn from_pin<P: AsRef<Path>>(path: P) -> Result<Self, ProgramError> {
         Ok(Self { data: ProgramData::from_pin(path.as_ref(), Self::PROGRAM_TYPE)? })
     }
@@ -74,7 +74,7 @@ impl BtfTracePoint {
     ///
     /// # Errors
     ///
-    /// [`ProgramError::NotLoaded`], or what the kernel says.
+    /// [`ProgramError::NotLoaded`], or an error of the kernel.
     pub fn attach(&mut self) -> Result<BtfTracePointLinkId, ProgramError> {
         let fd = sys::bpf_raw_tracepoint_open(self.fd()?.as_fd())
             .map_err(SyscallError::of(Operation::AttachTracepoint))?;

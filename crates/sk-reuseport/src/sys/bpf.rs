@@ -1,4 +1,4 @@
-//! bpf(2), a function per command.
+//! bpf(2): one function per command.
 
 use std::ffi::CStr;
 use std::io;
@@ -30,7 +30,7 @@ fn bpf_unit(call: Call, cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<()> {
 fn bpf_fd(call: Call, cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
     funnel(call, || {
         let fd = bpf(cmd, attr)? as RawFd; // the kernel's descriptors are ints
-        // SAFETY: the command returned a new descriptor that nobody else owns.
+        // SAFETY: the command returned a new descriptor, which has no other owner.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     })
 }
@@ -45,14 +45,14 @@ fn pointer<T>(slice: &[T]) -> u64 {
     slice.as_ptr() as u64
 }
 
-/// Copies as much of a name as the kernel has room for and leaves the final 0.
+/// Copies as much of a name as fits, and keeps the final 0.
 fn copy_name(to: &mut [libc::c_char; NAME_LEN], name: &CStr) {
     for (to, from) in to[..NAME_LEN - 1].iter_mut().zip(name.to_bytes()) {
         *to = *from as libc::c_char;
     }
 }
 
-/// What `BPF_MAP_CREATE` is asked for.
+/// The parameters of `BPF_MAP_CREATE`.
 #[derive(Default)]
 pub(crate) struct MapCreate<'a> {
     pub(crate) name: &'a CStr,
@@ -100,8 +100,8 @@ fn element(map: BorrowedFd<'_>, key: u64, value: u64, flags: u64) -> bpf_attr {
     attr
 }
 
-/// Looks an element up into `value`, which must be as long as the map's values (for a map per
-/// CPU: as all of them, each rounded up to 8 bytes). False if there is none.
+/// Looks an element up into `value`, which must be as long as the map's values (for a per-CPU map,
+/// as those of all CPUs, each rounded up to 8 bytes). False if the map has no such element.
 pub(crate) fn bpf_map_lookup_elem_into<K: Pod>(
     map: BorrowedFd<'_>,
     key: &K,
@@ -174,13 +174,13 @@ pub(crate) fn bpf_map_get_next_key<K: Pod>(
     }
 }
 
-/// Makes a map read-only for user space: Linux 5.2.
+/// Makes a map read-only for user space. Linux 5.2.
 pub(crate) fn bpf_map_freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = element(map, 0, 0, 0);
     bpf_unit(Call::BpfMapFreeze, bpf_cmd::BPF_MAP_FREEZE, &mut attr)
 }
 
-/// What `BPF_PROG_LOAD` is asked for.
+/// The parameters of `BPF_PROG_LOAD`.
 pub(crate) struct ProgLoad<'a> {
     pub(crate) name: Option<&'a CStr>,
     pub(crate) program_type: bpf_prog_type,
@@ -192,7 +192,7 @@ pub(crate) struct ProgLoad<'a> {
     pub(crate) debug: Option<ProgDebug<'a>>,
 }
 
-/// The object's BTF and what ties instructions to it.
+/// The object's BTF, and the records that tie instructions to it.
 pub(crate) struct ProgDebug<'a> {
     pub(crate) btf: BorrowedFd<'a>,
     pub(crate) func_info: Vec<u8>,
@@ -201,7 +201,7 @@ pub(crate) struct ProgDebug<'a> {
     pub(crate) line_info_size: u32,
 }
 
-/// Loads a program. `log` is empty, or room for the verifier's log at `log_level`.
+/// Loads a program. `log` receives the verifier's log at `log_level`, unless it is empty.
 pub(crate) fn bpf_prog_load(
     request: &ProgLoad<'_>,
     log: &mut [u8],
@@ -242,7 +242,8 @@ pub(crate) fn bpf_prog_load(
     bpf_fd(Call::BpfProgLoad, bpf_cmd::BPF_PROG_LOAD, &mut attr)
 }
 
-/// Loads a program that does nothing and returns 1, which every type of program may, and unloads it.
+/// Loads a program that does nothing and returns 1, which every type of program may, and unloads
+/// it.
 pub(crate) fn bpf_prog_probe(
     program_type: bpf_prog_type,
     expected_attach_type: Option<bpf_attach_type>,
@@ -270,7 +271,7 @@ pub(crate) fn bpf_prog_probe(
     bpf_prog_load(&request, &mut [], 0).map(drop)
 }
 
-/// Loads BTF, with the kernel's complaints in `log`.
+/// Loads BTF. `log` receives the kernel's log, unless it is empty.
 pub(crate) fn bpf_btf_load(btf: &[u8], log: &mut [u8], log_level: u32) -> io::Result<OwnedFd> {
     let mut attr = empty();
     // SAFETY: BPF_BTF_LOAD reads this member of the union.
@@ -315,8 +316,8 @@ unsafe fn info<T>(object: BorrowedFd<'_>) -> io::Result<T> {
 }
 
 pub(crate) fn bpf_prog_info_by_fd(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
-    // SAFETY: callers pass programs; the kernel refuses to describe another kind of object in a
-    // structure too short for it, and writes no more than `info_len` bytes in any case.
+    // SAFETY: callers pass programs; for another kind of object the kernel writes at most
+    // `info_len` bytes.
     unsafe { info(program) }
 }
 
@@ -341,19 +342,19 @@ pub(crate) fn bpf_map_get_fd_by_id(id: u32) -> io::Result<OwnedFd> {
     fd_by_id(Call::BpfMapGetFdById, bpf_cmd::BPF_MAP_GET_FD_BY_ID, id)
 }
 
-/// Attaches a program that names its own target (a `tp_btf` program): Linux 5.5.
+/// Attaches a program to the target that it was loaded for (a `tp_btf` program). Linux 5.5.
 pub(crate) fn bpf_raw_tracepoint_open(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attr = empty();
     attr.raw_tracepoint.prog_fd = program.as_raw_fd() as u32;
     bpf_fd(Call::BpfRawTracepointOpen, bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
 }
 
-/// Attaches an iterator, over the elements of `map` if it is one over a map: Linux 5.8.
+/// Attaches an iterator, over the elements of `map` if given. Linux 5.8.
 pub(crate) fn bpf_link_create_iter(
     program: BorrowedFd<'_>,
     map: Option<BorrowedFd<'_>>,
 ) -> io::Result<OwnedFd> {
-    // union bpf_iter_link_info: what an iterator over a map needs is the map's descriptor.
+    // union bpf_iter_link_info: an iterator over a map takes the map's descriptor.
     let link_info = [map.map_or(0, |map| map.as_raw_fd() as u32), 0, 0, 0];
     let mut attr = empty();
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
@@ -366,7 +367,7 @@ pub(crate) fn bpf_link_create_iter(
     bpf_fd(Call::BpfLinkCreate, bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
-/// Opens what an attached iterator prints.
+/// Opens a file with the output of an attached iterator.
 pub(crate) fn bpf_iter_create(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attr = empty();
     attr.iter_create.link_fd = link.as_raw_fd() as u32;

@@ -29,10 +29,11 @@ impl SyscallError {
     }
 }
 
-/// `ENOTSUPP`: the kernel means it for itself, and returns it from some calls all the same.
+/// `ENOTSUPP`, a number that the kernel does not document for user space but returns from some
+/// calls.
 pub(crate) const ENOTSUPP: i32 = 524;
 
-/// What a system call is made for.
+/// The purpose of a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     Pin,
@@ -42,7 +43,7 @@ pub(crate) enum Operation {
     OpenProgram,
     LookUp,
     Update,
-    /// An update too, which fails for reasons of its own.
+    /// An update of a map of sockets, whose errors have other reasons.
     StoreSocket,
     Delete,
     NextKey,
@@ -72,7 +73,7 @@ impl Operation {
         Self::OpenIterator,
     ];
 
-    /// As [`SyscallError::call`] has it, which is text because aya's is.
+    /// The text in [`SyscallError::call`], which is a string for compatibility with aya.
     fn name(self) -> &'static str {
         match self {
             Self::Pin => "BPF_OBJ_PIN",

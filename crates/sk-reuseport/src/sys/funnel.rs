@@ -1,13 +1,13 @@
-//! The one place through which system calls pass.
+//! The funnel that all system calls of this crate pass through.
 //!
-//! Outside tests it is a plain call. Under test, or with the feature `fault-injection`, a thread
-//! may [`intercept`] its own calls: see what is asked for, let it through, fail it with an error
-//! of its choice, or answer in the kernel's place.
+//! Outside tests it is a plain call. In tests, or with the feature `fault-injection`, a thread can
+//! [`intercept`] its own calls: let each pass, fail with a chosen error, or return a made-up
+//! result.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// A system call, by what it is for.
+/// A system call, by its purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs)] // the names are the kernel's
@@ -34,9 +34,9 @@ pub enum Call {
     Mmap,
 }
 
-/// What a call returns, and what it returns when a test answers in the kernel's place.
+/// The result of a system call, real or made up by a test.
 pub(super) trait Outcome: Sized {
-    /// Makes the result of a number that somebody made up: it must not be trusted.
+    /// Makes a result of a number from a test, which must not be trusted.
     #[cfg(any(test, feature = "fault-injection"))]
     fn answered(value: i64) -> io::Result<Self>;
 }
@@ -49,7 +49,7 @@ impl Outcome for () {
 }
 
 impl Outcome for OwnedFd {
-    /// A copy, so that nobody's descriptor changes hands.
+    /// A copy, so that the test keeps its descriptor.
     #[cfg(any(test, feature = "fault-injection"))]
     fn answered(value: i64) -> io::Result<Self> {
         use std::os::fd::BorrowedFd;
@@ -61,7 +61,7 @@ impl Outcome for OwnedFd {
     }
 }
 
-/// Sends a call to the kernel, or to whoever intercepts.
+/// Makes a system call, unless the thread intercepts it.
 #[inline]
 pub(super) fn funnel<T: Outcome>(
     call: Call,
@@ -86,15 +86,15 @@ mod hook {
 
     use super::Call;
 
-    /// What becomes of an intercepted call.
+    /// The outcome of an intercepted call.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum Verdict {
-        /// It goes to the kernel.
+        /// The call goes to the kernel.
         Allow,
-        /// It fails with this error number and never reaches the kernel.
+        /// The call fails with this error number and does not reach the kernel.
         Fail(i32),
-        /// It succeeds and never reaches the kernel. Where a descriptor is expected, it returns a
-        /// copy of this one; a mapping cannot be made up and fails.
+        /// The call succeeds and does not reach the kernel. Where it returns a descriptor, it
+        /// returns a copy of this one. mmap(2) fails: a mapping cannot be made up.
         Answer(i64),
     }
 
@@ -111,10 +111,10 @@ mod hook {
         })
     }
 
-    /// Runs `body` with this thread's system calls shown to `hook` first.
+    /// Runs `body`, and asks `hook` about each system call that this crate makes on this thread.
     ///
-    /// Restores whatever was there before, also when `body` panics. `hook` must not make calls of
-    /// this crate itself.
+    /// Restores the previous hook afterwards, also if `body` panics. `hook` must not call this
+    /// crate.
     pub fn intercept<R>(
         hook: impl FnMut(Call) -> Verdict + 'static,
         body: impl FnOnce() -> R,

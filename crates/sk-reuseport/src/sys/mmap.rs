@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use super::funnel::{Call, Outcome, funnel};
 use super::pod::{Pod, bytes_of};
 
-/// A mapping of a map's memory, or of a file of the kernel's, unmapped on drop.
+/// A mapping of a map's memory or of a kernel file, unmapped on drop.
 ///
-/// The kernel, its programs and other processes write to this memory at any time, so it is read
-/// and written by atomic words alone. The one exception is [`bytes`](Self::bytes).
+/// The kernel, its programs and other processes write to this memory at any time, so it is only
+/// read and written by atomic words. The exception is [`bytes`](Self::bytes).
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: Start,
@@ -30,8 +30,7 @@ impl Outcome for Start {
     }
 }
 
-// SAFETY: all access goes through atomics on memory that is shared with the kernel anyway;
-// nothing is tied to the thread that mapped it.
+// SAFETY: all access goes through atomics on shared memory, and a mapping belongs to no thread.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
@@ -66,7 +65,7 @@ impl Mapping {
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         let start = funnel(Call::Mmap, || {
             let fd = fd.as_raw_fd();
-            // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+            // SAFETY: a new mapping at an address that the kernel chooses overlaps no existing one.
             let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, fd, offset) };
             if start == libc::MAP_FAILED {
                 return Err(io::Error::last_os_error());
@@ -124,27 +123,27 @@ impl Mapping {
         unsafe { AtomicU32::from_ptr(self.at(offset)) }
     }
 
-    /// The word at `offset`, of the machine's size, for atomic access.
+    /// The machine word at `offset`, for atomic access.
     pub(crate) fn atomic_usize(&self, offset: usize) -> &AtomicUsize {
         // SAFETY: as for `atomic_u64`.
         unsafe { AtomicUsize::from_ptr(self.at(offset)) }
     }
 
-    /// The bytes from `offset` on, for data that never changes, or that its protocol says nobody
-    /// writes at this time.
+    /// The bytes from `offset` on, for data that never changes, or that by its protocol has no
+    /// writer at this time.
     pub(crate) fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         let end = offset.checked_add(len);
         assert!(end.is_some_and(|end| end <= self.len), "beyond the end of a mapping");
         // SAFETY: in range; the ring buffer's protocol gives a committed record to its consumer
         // until the consumer's position moves past it, which needs `&mut RingBuf`. The kernel's
-        // types stay as they are until it ends.
+        // types never change.
         unsafe { slice::from_raw_parts(self.start.0.as_ptr().add(offset), len) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours and nothing borrows from it any more.
+        // SAFETY: this value owns the mapping, and nothing borrows from it any more.
         unsafe { libc::munmap(self.start.0.as_ptr().cast(), self.len) };
     }
 }

@@ -1,9 +1,8 @@
 //! Every system call of this crate, and every `unsafe` of the workspace.
 //!
-//! Calls pass through one funnel, where tests can make a chosen one fail or answer in the
-//! kernel's place. The rest of the crate sees safe functions that take and return typed values.
-//! What is merely convenient (opening files, creating sockets) goes through `rustix`, which is
-//! safe already.
+//! Calls pass through one funnel, where tests can make a chosen one fail or return a made-up
+//! result. The rest of the crate calls safe functions with typed parameters. Files and sockets are
+//! opened through `rustix`, which is safe already.
 #![allow(unsafe_code)]
 
 mod bpf;

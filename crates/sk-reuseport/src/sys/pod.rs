@@ -1,10 +1,10 @@
-//! Plain data that may cross the border to the kernel as bytes.
+//! Plain data, which is passed to the kernel as bytes.
 
-/// A type that is nothing but its bytes: what maps hold as keys and values.
+/// Plain data: the types of a map's keys and values.
 ///
-/// Implemented for every `Copy` type that zerocopy can prove to be plain (integers, arrays of
-/// them, structures that derive `FromBytes`, `IntoBytes` and `Immutable`), so most code needs no
-/// `unsafe` to put its own structures into maps:
+/// Implemented for every `Copy` type that zerocopy proves to be plain: integers, arrays of them,
+/// and structures that derive `FromBytes`, `IntoBytes` and `Immutable`. So your own structures need
+/// no `unsafe`:
 ///
 /// ```
 /// use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -39,9 +39,9 @@ pub(crate) fn bytes_of<T: Pod>(value: &[T]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(value.as_ptr().cast(), size_of_val(value)) }
 }
 
-/// The value that has these bytes, of which there must be as many as the type has.
+/// The value with these bytes, which must be as many as the type has.
 pub(crate) fn from_bytes<T: Pod>(bytes: &[u8]) -> T {
     assert_eq!(bytes.len(), size_of::<T>());
-    // SAFETY: as many bytes as `T` has are there, and any bytes are a valid `Pod`.
+    // SAFETY: the length was checked, and any bytes are a valid `Pod`.
     unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
 }

@@ -5,9 +5,9 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use super::funnel::{Call, funnel};
 
-// Not all of libc's architectures have both. include/uapi/asm-generic/socket.h has the numbers of
-// all that Rust knows but sparc's, which are in arch/sparc/include/uapi/asm/socket.h (parisc, the
-// other exception, has no Rust).
+// libc lacks them on some architectures. The numbers are those of
+// include/uapi/asm-generic/socket.h, and for sparc of arch/sparc/include/uapi/asm/socket.h. Rust
+// does not support parisc, the other exception.
 const SPARC: bool = cfg!(any(target_arch = "sparc", target_arch = "sparc64"));
 const SO_ATTACH_REUSEPORT_EBPF: libc::c_int = if SPARC { 0x36 } else { 52 };
 const SO_DETACH_REUSEPORT_BPF: libc::c_int = if SPARC { 0x47 } else { 68 };
@@ -23,15 +23,15 @@ pub(crate) fn attach_reuseport_ebpf(
 
 /// `setsockopt(SOL_SOCKET, SO_DETACH_REUSEPORT_BPF)`: Linux 5.3.
 ///
-/// The value is not looked at, but the generic path reads an `int` before it knows the option.
+/// The kernel ignores the value, but reads an `int` before it looks at the option.
 pub(crate) fn detach_reuseport_bpf(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_int(Call::DetachReuseportBpf, socket, SO_DETACH_REUSEPORT_BPF, 0)
 }
 
 /// `setsockopt(SOL_SOCKET, SO_BINDTODEVICE)`, by the device's name.
 pub(crate) fn bind_to_device(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    // The kernel cuts a longer name off, which may make it another device's, and takes an empty
-    // one for none (sock_setbindtodevice in net/core/sock.c).
+    // The kernel truncates a longer name, which may name another device then, and an empty one
+    // removes the binding (sock_setbindtodevice in net/core/sock.c).
     if name.is_empty() || name.len() >= libc::IFNAMSIZ {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }

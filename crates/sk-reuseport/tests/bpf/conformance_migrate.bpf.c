@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * Deals connections in turn to the first members of a group, and hands those whose listener closes to
- * one more member. Counts the kernel's four occasions for that.
+ * Distributes connections in turn to the first members of a group, and migrates those whose listener
+ * is closed to one more member. Counts the kernel's four occasions for migrating.
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
@@ -10,26 +10,26 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#define SOURCES 4 /* who gets connections */
-#define TARGET 4  /* who gets those of listeners that close */
+#define SOURCES 4 /* receive connections */
+#define TARGET 4  /* receives those of closed listeners */
 
-/* The order is that of crates/sk-reuseport/tests/conformance/migrate/program.rs. */
+/* In the order of tests/it/conformance/migrate/program.rs. */
 enum event {
-	/* A SYN was dealt. */
+	/* A SYN: a listener was selected. */
 	DEALT,
-	/* The listener closes, with this connection in its accept queue. */
+	/* A listener is closed with this connection in its accept queue. */
 	ESTABLISHED_AT_CLOSE,
-	/* ... with this one, of which the last ACK has not arrived: TCP Fast Open. */
+	/* ... with this one, whose last ACK has not arrived: TCP Fast Open. */
 	SYN_RECV_AT_CLOSE,
-	/* The listener has closed, and a half-open request's SYN-ACK must be sent again. */
+	/* The listener was closed, and the SYN-ACK of a half-open request is sent again. */
 	NEW_SYN_RECV_AT_TIMER,
 	/* ... and the ACK arrives. */
 	NEW_SYN_RECV_AT_ACK,
-	/* None of these. */
+	/* Anything else. */
 	UNKNOWN,
-	/* The program found nobody to hand a connection to, and left the choice to the kernel. */
+	/* The program found no target for a connection, and left the choice to the kernel. */
 	LEFT_TO_KERNEL,
-	/* The context contradicts the socket that is to migrate. */
+	/* The context contradicts the socket that migrates. */
 	CONTRADICTION,
 	EVENTS,
 };
@@ -48,7 +48,7 @@ struct {
 	__type(value, __u64);
 } sockets SEC(".maps");
 
-/* The group's. `sk` is a listener that closes, and may have lost its own (inet_put_port). */
+/* The port of the group. `sk`, a closing listener, may have lost its own (inet_put_port). */
 const volatile __u32 PORT;
 
 __u32 turn;
@@ -62,7 +62,7 @@ static __always_inline void count(enum event event)
 		__sync_fetch_and_add(counter, 1);
 }
 
-/* Only at the ACK is there a packet: otherwise the kernel makes an empty one. */
+/* Only the ACK is a packet: otherwise the kernel makes an empty one. */
 static __always_inline enum event occasion(struct sk_reuseport_md *md, struct bpf_sock *migrating)
 {
 	switch (migrating->state) {
@@ -118,7 +118,7 @@ int hand_over(struct sk_reuseport_md *md)
 	return SK_PASS;
 }
 
-/* Lets no connection outlive its listener. */
+/* Drops the connections of closed listeners. */
 SEC("sk_reuseport/migrate")
 int give_up(struct sk_reuseport_md *md)
 {
@@ -130,7 +130,7 @@ int give_up(struct sk_reuseport_md *md)
 	return SK_DROP;
 }
 
-/* Is not asked about connections whose listener closes. */
+/* Only selects: does not run for connections of closed listeners. */
 SEC("sk_reuseport")
 int only_deal(struct sk_reuseport_md *md)
 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * Selects what the client asks for in the first bytes that it sends (TCP: in its SYN), out of a map
- * that an array of maps holds, and records what it was told and how it ended. One program for each
- * type of map to select from.
+ * Selects the socket that the client orders in its first bytes (TCP: in its SYN) from a map in an
+ * array of maps, and records the context and the outcome. There is one program for each type of
+ * map.
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
@@ -17,30 +17,30 @@
 #define MEMBERS 32
 #define ETH_P_IP 0x0800
 
-/* The order of both is that of crates/sk-reuseport/tests/conformance/program.rs. */
+/* In the order of tests/it/conformance/orders.rs. */
 enum outcome {
-	/* Dropped: there is less data than an order has. */
+	/* Dropped: less data than an order. */
 	NO_ORDER,
-	/* Dropped: there is no map to select from. */
+	/* Dropped: no map to select from. */
 	NO_MAP,
 	/* Dropped: selecting failed. */
 	NOT_SELECTED,
-	/* Selecting failed, and the kernel was left the choice, as the order says. */
+	/* Selecting failed, and the program left the choice to the kernel, as ordered. */
 	LEFT_TO_KERNEL,
 	SELECTED,
 	OUTCOMES,
 };
 
-/* What a client asks for. */
+/* A client's order. */
 struct order {
 	__u32 index;
-	/* For TCP segments that are no SYN: those that answer a SYN cookie. */
+	/* For TCP segments without SYN, which answer a SYN cookie. */
 	__u32 index_for_ack;
-	/* 0: drop where selecting fails. */
+	/* 0: drop if selecting fails. */
 	__u32 leave_to_kernel;
 };
 
-/* What the program was told, and what it made of it. */
+/* The context of a run, and its result. */
 struct sight {
 	__u32 len;
 	__u32 direct; /* bytes between data and data_end */
@@ -75,8 +75,8 @@ struct {
 } last SEC(".maps");
 
 /*
- * The maps to select from, and arrays of one such map each. The test puts the map into the array: the
- * program finds it there or finds nothing.
+ * The maps to select from, each in an array of maps. The test stores the map in the array, or
+ * removes it.
  */
 #define SELECT_FROM(map_type, inner, outer)                                                        \
 	struct inner {                                                                             \
@@ -135,7 +135,7 @@ static __always_inline void see(struct sk_reuseport_md *md, struct sight *sight)
 	see_addresses(md, sight);
 }
 
-/* The transport header, which `data` begins with. */
+/* Reads the transport header, with which `data` begins. */
 static __always_inline bool see_header(struct sk_reuseport_md *md, struct sight *sight, bool *ack)
 {
 	struct tcphdr *tcp = md->data;

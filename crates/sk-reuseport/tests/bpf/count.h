@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
-/* What the programs here have in common: counters that prove that it was they who chose. */
+/* Counters of the programs, which prove that a program made a choice. */
 #ifndef COUNT_H
 #define COUNT_H
 

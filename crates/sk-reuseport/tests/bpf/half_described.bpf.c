@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-/* A map of which the object tells what the values are, but of the keys only how long: the kernel takes
- * no such description, and must be asked for the map without. */
+/* A map that has a type for its values, and only a size for its keys. The kernel refuses such a
+ * description, and creates the map without it. */
 #include "count.h"
 
 struct {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-/* A program that does to maps what the datagram asks for: `struct request` is its payload. */
+/* A program that changes maps as the datagram's payload, `struct request`, asks. */
 #include "count.h"
 
 enum operation {
@@ -68,7 +68,7 @@ struct {
 	__array(values, struct table);
 } tables SEC(".maps");
 
-/* What reading a table found. */
+/* The results of reading a table. */
 enum { WHOLE, TORN, NO_TABLE, FINDINGS };
 
 struct {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-/* A map that asks to be pinned by its name, and one that does not. */
+/* A map that is pinned by its name, and one that is not. */
 #include "count.h"
 
 struct {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-/* A program that the verifier refuses after a long way: it reads a packet without looking how long
- * it is. */
+/* A program that the verifier refuses after many instructions: it reads a packet without checking
+ * the length. */
 #include "count.h"
 
 SEC("sk_reuseport")

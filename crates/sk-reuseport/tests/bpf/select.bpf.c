@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-/* Programs that select the socket that user space names in `choice`, from socket arrays with values
- * of 8 and of 4 bytes, and move connections of a listener that closes to the other one it names. */
+/* Programs that select the socket whose index is in `choice`, from socket arrays with values of 8 and
+ * of 4 bytes, and migrate connections of closed listeners to the other index there. */
 #include "count.h"
 
-/* The index in `choice` of what is chosen for whom. */
+/* The elements of `choice`. */
 enum { FOR_NEW, FOR_MIGRATING, CHOICES };
 
 struct {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-/* Programs that select from maps which take sockets of any kind: by index, and by a key of 8 bytes. */
+/* Programs that select from socket maps: by index, and by a key of 8 bytes. */
 #include "count.h"
 
 struct {

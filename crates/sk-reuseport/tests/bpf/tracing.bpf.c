@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-/* Values that connections inherit from their listener, a tracepoint that counts the changes of state
- * of sockets that have one, and iterators. The structures have just the fields that are read: the
- * loader finds out where this kernel has them (CO-RE). */
+/* Values that connections inherit from their listener, a tracepoint that counts the state changes of
+ * sockets with a value, and iterators. The structures only have the fields that are read: the loader
+ * finds their offsets in the running kernel (CO-RE). */
 #include "count.h"
 #include <bpf/bpf_tracing.h>
 
@@ -45,7 +45,7 @@ struct {
 	__type(value, __u64);
 } marks SEC(".maps");
 
-/* By a socket's mark: how often sockets with it were established, and closed. */
+/* The numbers of sockets established and closed, by mark. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 4);

@@ -1,4 +1,4 @@
-//! Attaching and detaching: what it does to which sockets.
+//! Attaching and detaching programs.
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,7 +15,7 @@ use test_support::{bpffs, netns};
 
 use crate::fixtures::*;
 
-/// The error number of a refused socket option, whose name must be this one.
+/// The error number of a refused socket option with this name.
 fn refused(result: Result<(), ProgramError>, expected: &str) -> Errno {
     match result.unwrap_err() {
         ProgramError::SkReuseportError(SkReuseportError::SetsockoptError { option, io_error }) => {
@@ -29,7 +29,7 @@ fn refused(result: Result<(), ProgramError>, expected: &str) -> Errno {
 const ATTACH: &str = "SO_ATTACH_REUSEPORT_EBPF";
 const DETACH: &str = "SO_DETACH_REUSEPORT_BPF";
 
-/// An object whose socket array holds the members, by their order.
+/// An object whose socket array holds the members in order.
 fn filled<T: std::os::fd::AsRawFd>(members: &[T]) -> Ebpf {
     let mut ebpf = Ebpf::load(SELECT).unwrap();
     for (index, member) in members.iter().enumerate() {
@@ -85,7 +85,7 @@ fn an_index_without_a_socket_leaves_the_choice_to_the_kernel() {
 fn attaching_through_any_member_replaces_the_program_of_the_whole_group() {
     netns::isolated(|| {
         let group = UdpGroup::new(3);
-        // A socket can be in one array only, so both programs find the sockets in the first one's.
+        // A socket can be in one array only, so the programs share the array of the first object.
         let mut first = filled(&group.members);
         let array = first.take_map("sockets").unwrap();
         let mut second =
@@ -104,7 +104,7 @@ fn attaching_through_any_member_replaces_the_program_of_the_whole_group() {
     });
 }
 
-/// Attaches `select_socket`, which it loads if need be.
+/// Attaches `select_socket`, and loads it first if necessary.
 fn attach_loaded(ebpf: &mut Ebpf, member: &UdpSocket) {
     let program: &mut SkReuseport = ebpf.program_mut("select_socket").unwrap().try_into().unwrap();
     match program.load() {
@@ -115,7 +115,7 @@ fn attach_loaded(ebpf: &mut Ebpf, member: &UdpSocket) {
 }
 
 #[test]
-fn detaching_through_any_member_takes_it_off_the_whole_group_and_needs_no_program() {
+fn detaching_through_any_member_affects_the_whole_group_and_needs_no_program() {
     netns::isolated(|| {
         for through in 0..3 {
             let group = UdpGroup::new(3);
@@ -156,7 +156,7 @@ fn dropping_program_and_object_detaches_nothing() {
 }
 
 #[test]
-fn the_attachment_goes_with_the_last_socket_of_the_group() {
+fn the_attachment_ends_with_the_last_socket_of_the_group() {
     netns::isolated(|| {
         let group = UdpGroup::new(2);
         let address = group.address();
@@ -170,7 +170,7 @@ fn the_attachment_goes_with_the_last_socket_of_the_group() {
 }
 
 #[test]
-fn a_program_attached_before_bind_comes_with_the_socket() {
+fn a_program_attached_before_bind_stays_with_the_socket() {
     netns::isolated(|| {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
         sockopt::set_socket_reuseport(&socket, true).unwrap();
@@ -213,7 +213,7 @@ fn reuseport_after_bind_joins_nothing() {
         sockopt::set_socket_reuseport(&late, true).unwrap();
         assert_eq!(refused(program.attach(&late), ATTACH), Errno::INVAL);
         assert_eq!(refused(SkReuseport::detach(&late), DETACH), Errno::NOENT);
-        // Only one that binds beside it later makes a group of the two.
+        // The next socket that binds to its address forms a group with it.
         let second = Bind::new(late.local_addr().unwrap()).listeners(1).unwrap();
         program.attach(&late).unwrap();
         SkReuseport::detach(&second[0]).unwrap();
@@ -221,7 +221,7 @@ fn reuseport_after_bind_joins_nothing() {
 }
 
 #[test]
-fn binding_without_reuseport_beside_a_group_is_refused() {
+fn binding_without_reuseport_to_the_address_of_a_group_is_refused() {
     netns::isolated(|| {
         let udp = UdpGroup::new(2);
         let error = UdpSocket::bind(udp.address()).unwrap_err();
@@ -257,7 +257,7 @@ fn a_locked_socket_is_refused_with_the_reason() {
     });
 }
 
-/// rustix has no SO_LOCK_FILTER, and tests here no unsafe code: Python has both.
+/// rustix has no SO_LOCK_FILTER, and these tests have no unsafe code, so Python sets it.
 fn lock_filter(socket: &UdpSocket) {
     const PROGRAM: &str = "import socket; s = socket.socket(fileno=0); \
                            s.setsockopt(socket.SOL_SOCKET, 44, 1)";
@@ -266,7 +266,7 @@ fn lock_filter(socket: &UdpSocket) {
         .args(["-c", PROGRAM])
         .stdin(fd)
         .status()
-        .expect("python3 is there");
+        .expect("python3 is installed");
     assert!(status.success());
 }
 
@@ -339,7 +339,7 @@ fn a_pinned_program_outlives_its_object_and_is_opened_again() {
 
         again.unpin().unwrap();
         assert!(!std::path::Path::new(&path).exists());
-        again.unpin().unwrap(); // nothing is pinned, so there is nothing to do
+        again.unpin().unwrap(); // no pin is left: does nothing
         drop(again);
         group.send(b"x");
         assert_eq!(counted(&ebpf, Counter::Picked), 2, "removing the pin detached");
@@ -347,7 +347,7 @@ fn a_pinned_program_outlives_its_object_and_is_opened_again() {
 }
 
 #[test]
-fn what_is_pinned_must_be_a_program_of_this_type() {
+fn a_pin_must_be_a_program_of_this_type() {
     netns::isolated(|| {
         bpffs::private();
         let at = |name: &str| format!("{}/{name}", bpffs::PATH);
@@ -394,7 +394,7 @@ fn a_program_keeps_the_maps_it_names_until_it_is_loaded() {
         for name in names.iter().filter(|name| *name != "counters") {
             drop(ebpf.take_map(name).unwrap());
         }
-        // Whoever opens something now must not get the number that an instruction names.
+        // New descriptors must not get a number that an instruction refers to.
         let _others: Vec<_> = (0..8).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
         loaded(&mut ebpf, "select_socket").attach(&group.members[0]).unwrap();
         group.send(b"x");
@@ -447,7 +447,7 @@ fn attaching_a_loaded_program_needs_no_capability() {
 }
 
 #[test]
-fn sections_say_what_a_program_is_for() {
+fn the_section_determines_the_attach_type() {
     let ebpf = Ebpf::load(SELECT).unwrap();
     let kind = |name: &str| {
         let program: &SkReuseport = ebpf.program(name).unwrap().try_into().unwrap();
@@ -463,7 +463,7 @@ fn sections_say_what_a_program_is_for() {
 }
 
 #[test]
-fn what_the_kernel_says_of_a_program() {
+fn the_kernels_description_of_a_program() {
     let mut ebpf = Ebpf::load(SELECT).unwrap();
     assert!(matches!(ebpf.program("select_socket").unwrap().info(), Err(ProgramError::NotLoaded)));
     let program = loaded(&mut ebpf, "select_socket");

@@ -1,6 +1,6 @@
-//! Objects that other compilers made load and steer: clang 14 and 19, and aya-ebpf with its two ways
-//! of defining maps. Their own counters prove that they chose. `objects/README.md` tells how each
-//! was built.
+//! Objects of several compilers: clang 14 and 19, and aya-ebpf with both its ways of defining maps.
+//! The programs' counters prove that they selected. `objects/README.md` describes how each was
+//! built.
 
 use std::os::fd::AsFd;
 
@@ -12,7 +12,7 @@ use test_support::netns;
 
 use crate::fixtures::*;
 
-/// How the parts of an object are called. All count alike: `enum counter` of `bpf/count.h`.
+/// The names of an object's parts. All objects count as `enum counter` of `bpf/count.h`.
 struct Object {
     made_by: &'static str,
     bytes: &'static [u8],
@@ -20,7 +20,7 @@ struct Object {
     migrate: &'static str,
     sockets: &'static str,
     counters: &'static str,
-    /// The choice is a map of the object's, or else a constant.
+    /// Whether the choice is a map; otherwise it is a constant.
     chosen_by_map: bool,
 }
 
@@ -56,7 +56,7 @@ impl Object {
         }
     }
 
-    /// Loads it, to select these sockets by their index, and the one at `choice`.
+    /// Loads the object with these sockets, to select the one at index `choice`.
     fn load<T: AsFd>(&self, members: &[T], choice: u32) -> Ebpf {
         let mut loader = EbpfLoader::new();
         if !self.chosen_by_map {
@@ -98,7 +98,7 @@ fn every_index_selects_its_socket() {
                 assert_eq!(object.counted(&ebpf, Counter::Picked), 10, "{}", object.made_by);
                 assert_eq!(object.counted(&ebpf, Counter::Missed), 0, "{}", object.made_by);
                 SkReuseport::detach(&group.members[0]).unwrap();
-                // One array at a time may have a socket.
+                // A socket can be in one array only.
                 empty(&mut ebpf, object);
             }
         });
@@ -137,7 +137,7 @@ fn connections_of_a_listener_that_closes_move() {
             let clients: Vec<_> =
                 (0..5).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
             assert_eq!(object.counted(&ebpf, Counter::Picked), 5, "{}", object.made_by);
-            // Its slot is empty then, so the kernel moves them to the one that remains.
+            // The index is empty then, so the kernel moves them to the other listener.
             drop(listeners.remove(0));
             for _ in &clients {
                 listeners[0].accept().unwrap();

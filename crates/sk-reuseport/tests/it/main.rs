@@ -1,6 +1,6 @@
-//! What this crate does, against the real kernel: one module per subject. Each test has its own network
-//! namespace and, where it pins something, its own bpffs. Tests that change or count what belongs to the
-//! whole process are in the other binary, `process`.
+//! What this crate does, against the real kernel: one module per subject. Each test has its own
+//! network namespace and, where it pins something, its own bpffs. Tests that change or count what
+//! belongs to the whole process are in the other binary, `process`.
 
 #![allow(clippy::unwrap_used, reason = "clippy takes only functions with #[test] for tests")]
 

@@ -1,4 +1,4 @@
-//! Maps of plain values, changed by a program and read by user space, and the other way round.
+//! Maps of plain values, shared by programs and user space.
 
 use std::sync::atomic::Ordering;
 
@@ -24,7 +24,7 @@ pub(crate) enum Operation {
     Globals,
 }
 
-/// Has the program `work` do something.
+/// Makes the program `work` do an operation.
 pub(crate) fn order(group: &UdpGroup, operation: Operation, argument: u32) {
     let mut request = [0; 8];
     request[..4].copy_from_slice(&(operation as u32).to_ne_bytes());
@@ -32,7 +32,7 @@ pub(crate) fn order(group: &UdpGroup, operation: Operation, argument: u32) {
     group.send(&request);
 }
 
-/// A group under `work`, which is not counted on to choose anything.
+/// A group with the program `work` attached, which selects no socket.
 pub(crate) fn working() -> (UdpGroup, Ebpf) {
     let group = UdpGroup::new(1);
     let mut ebpf = Ebpf::load(MAPS).unwrap();
@@ -116,7 +116,7 @@ fn words_of_a_mapped_array_are_atomic() {
 }
 
 #[test]
-fn values_that_are_no_whole_words_keep_to_themselves_in_a_mapped_array() {
+fn values_of_odd_sizes_do_not_overlap_in_a_mapped_array() {
     type Odd = [u8; 5];
     let array: Array<_, Odd> = Array::create(3, Array::<MapData, Odd>::MMAPABLE).unwrap();
     let mapped = array.mapped().unwrap();
@@ -152,7 +152,7 @@ fn a_mapping_keeps_the_map_alive_and_needs_the_flag() {
 }
 
 #[test]
-fn a_frozen_map_is_read_only_and_says_so() {
+fn a_frozen_map_is_read_only_and_the_message_says_so() {
     let mut array: Array<_, u64> = Array::create(1, 0).unwrap();
     array.set(0, 5, 0).unwrap();
     array.map_data().freeze().unwrap();
@@ -185,7 +185,7 @@ fn a_per_cpu_array_has_a_value_for_each_cpu() {
 }
 
 #[test]
-fn a_hash_map_holds_what_program_and_user_space_put_in() {
+fn a_hash_map_holds_elements_of_program_and_user_space() {
     netns::isolated(|| {
         let (group, mut ebpf) = working();
         order(&group, Operation::Count, 7);
@@ -231,7 +231,7 @@ fn an_lru_map_forgets_when_it_is_full() {
 }
 
 #[test]
-fn a_map_with_half_a_description_is_created_all_the_same() {
+fn a_map_with_half_a_description_is_created_too() {
     netns::isolated(|| {
         let group = UdpGroup::new(1);
         let mut ebpf = Ebpf::load(HALF_DESCRIBED).unwrap();
@@ -286,7 +286,7 @@ fn sizes_and_types_must_be_those_of_the_map() {
 }
 
 #[test]
-fn a_map_in_the_wrong_variant_is_not_read_as_what_it_is_not() {
+fn a_map_in_the_wrong_variant_is_refused() {
     // A value for each CPU is more than an array's reader has room for.
     let per_cpu: PerCpuArray<_, u64> = PerCpuArray::create(1, 0).unwrap();
     let id = per_cpu.map_data().info().unwrap().id();
@@ -296,7 +296,7 @@ fn a_map_in_the_wrong_variant_is_not_read_as_what_it_is_not() {
 }
 
 #[test]
-fn what_the_kernel_says_of_a_map() {
+fn the_kernels_description_of_a_map() {
     let ebpf = Ebpf::load(MAPS).unwrap();
     let info = ebpf.map("hash").unwrap().data().info().unwrap();
     assert_eq!(info.name_as_str(), Some("hash"));
@@ -312,7 +312,7 @@ fn what_the_kernel_says_of_a_map() {
 }
 
 #[test]
-fn maps_that_nobody_reads_by_type_are_kept_as_they_are() {
+fn all_maps_of_an_object_have_a_rust_type() {
     let ebpf = Ebpf::load(MAPS).unwrap();
     for (name, map) in ebpf.maps() {
         assert!(!matches!(map, Map::Unsupported(_)), "{name}");

@@ -1,4 +1,4 @@
-//! What people are told when it does not work: what was tried, what the kernel said, what to do.
+//! Error messages: what failed, the kernel's error, what to do.
 
 use rustix::io::Errno;
 use rustix::process::Uid;
@@ -18,7 +18,7 @@ fn refused_by_the_verifier(level: VerifierLogLevel) -> ProgramError {
 }
 
 #[test]
-fn the_verifiers_reason_is_shown_and_not_all_that_led_there() {
+fn the_verifiers_reason_is_shown_without_the_whole_log() {
     let error = refused_by_the_verifier(VerifierLogLevel::default());
     let message = report(&error);
     assert!(message.contains("invalid access to packet"), "{message}");
@@ -29,28 +29,28 @@ fn the_verifiers_reason_is_shown_and_not_all_that_led_there() {
     assert!(!message.contains("processed "), "{message}");
     let ProgramError::LoadError { io_error, verifier_log } = error else { panic!("{message}") };
     assert_eq!(Errno::from_io_error(&io_error), Some(Errno::ACCESS));
-    assert!(verifier_log.to_string().lines().count() > 100, "all of it is there");
+    assert!(verifier_log.to_string().lines().count() > 100, "the whole log");
 }
 
 #[test]
-fn a_log_that_is_not_wanted_is_not_asked_for() {
+fn a_disabled_log_is_not_requested() {
     let message = report(&refused_by_the_verifier(VerifierLogLevel::DISABLE));
     assert!(message.contains("the verifier refused the program"), "{message}");
     assert!(!message.contains("Verifier output"), "{message}");
 }
 
-/// Runs the test as a user without any rights.
-fn as_nobody(test: impl FnOnce() + Send) {
+/// Runs a test as a user without rights.
+fn unprivileged(test: impl FnOnce() + Send) {
     netns::isolated(|| {
-        let nobody = Uid::from_raw(65534);
-        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        let user = Uid::from_raw(65534);
+        rustix::thread::set_thread_res_uid(user, user, user).unwrap();
         test();
     });
 }
 
 #[test]
-fn an_ordinary_user_is_told_which_capability_is_missing() {
-    as_nobody(|| {
+fn an_ordinary_user_sees_which_capability_is_missing() {
+    unprivileged(|| {
         let error = Ebpf::load(SELECT).unwrap_err();
         assert_eq!(errno(&error), Some(Errno::PERM));
         assert!(report(&error).contains("failed to create map"), "{error}");
@@ -85,7 +85,7 @@ fn opening_by_id_needs_cap_sys_admin() {
 }
 
 #[test]
-fn pinning_elsewhere_than_on_a_bpffs_says_where_to() {
+fn pinning_outside_a_bpffs_explains_where_to_pin() {
     let directory = tempfile::tempdir().unwrap();
     let map: Array<_, u64> = Array::create(1, 0).unwrap();
     let error = map.map_data().pin(directory.path().join("map")).unwrap_err();
@@ -122,13 +122,13 @@ fn an_object_for_the_other_byte_order_is_named() {
 }
 
 #[test]
-fn what_is_no_object_is_said_to_be_none() {
+fn data_that_is_no_object_is_reported_as_such() {
     for bytes in [&b""[..], b"x", b"#include <linux/bpf.h>\nint main(void) {}\n", b"\x7fELF"] {
         let error = Ebpf::load(bytes).unwrap_err();
         assert!(matches!(error, EbpfError::ParseError(_)), "{error}");
         assert!(report(&error).contains("expected is an ELF file"), "{error}");
     }
-    // An ELF file, but not one for BPF: this test itself.
+    // An ELF file for another machine: this test binary.
     let own = std::fs::read("/proc/self/exe").unwrap();
     let error = Ebpf::load(&own).unwrap_err();
     assert!(matches!(error, EbpfError::WrongMachine { .. }));
@@ -139,7 +139,7 @@ fn what_is_no_object_is_said_to_be_none() {
 fn a_truncated_object_is_refused_wherever_it_ends() {
     for object in [SELECT, TRACING, LEGACY, MAPS] {
         for length in (0..object.len()).step_by(7) {
-            // What is missing may be nothing that counts, as at the very end.
+            // The last bytes may not matter.
             if let Err(error) = Ebpf::load(&object[..length]) {
                 assert!(!report(&error).is_empty());
             } else {
@@ -159,7 +159,7 @@ fn wrong_paths_are_explained() {
 }
 
 #[test]
-fn each_error_of_a_chain_says_its_own_failure_alone_and_the_hint_comes_last() {
+fn a_report_has_each_failure_once_and_the_hint_last() {
     netns::isolated(|| {
         bpffs::private();
         let directory = tempfile::tempdir().unwrap();

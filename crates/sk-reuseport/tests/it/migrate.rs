@@ -1,4 +1,4 @@
-//! Connections whose listener closes before they are accepted.
+//! Connections whose listener is closed before they are accepted.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use crate::fixtures::*;
 
 const CONNECTIONS: u64 = 20;
 
-/// Two listeners under a program, with as many connections waiting at the first.
+/// Two listeners with a program, and [`CONNECTIONS`] connections waiting at the first.
 fn queued(program: &str) -> (Ebpf, Vec<TcpListener>, Vec<TcpStream>) {
     let listeners = Bind::new(loopback(false)).listeners(2).unwrap();
     let mut ebpf = Ebpf::load(SELECT).unwrap();
@@ -43,7 +43,7 @@ fn a_migrating_program_hands_all_of_them_to_the_sibling() {
         for mut client in clients {
             let sibling = ready(&listeners, BOUND).expect("a connection was handed over");
             let (mut accepted, peer) = listeners[sibling].accept().unwrap();
-            assert_eq!(peer, client.local_addr().unwrap(), "they keep their order");
+            assert_eq!(peer, client.local_addr().unwrap(), "in order");
             let mut byte = [0];
             accepted.read_exact(&mut byte).unwrap();
             accepted.write_all(&byte).unwrap();
@@ -74,7 +74,7 @@ fn a_listener_that_closes_leaves_its_index_empty() {
         let (mut ebpf, mut listeners, _clients) = queued("select_or_move");
         drop(listeners.remove(0));
         let array = sockets(&mut ebpf);
-        // The array forgets it when the kernel is done with it, which is not at close(2).
+        // The kernel removes the socket from the array some time after close(2).
         wait::until("the index is empty", BOUND, || array.get(&0).unwrap().is_none());
         assert_eq!(array.indices().collect::<Result<Vec<_>, _>>().unwrap(), [1]);
     });

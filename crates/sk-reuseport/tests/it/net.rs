@@ -1,4 +1,4 @@
-//! Sockets that are bound in the order that makes them a group.
+//! Binding sockets so that they form a group.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
@@ -12,7 +12,8 @@ use test_support::wait::BOUND;
 
 use crate::fixtures::*;
 
-/// Whether these are one group: a program that is attached through the one is there for the other.
+/// Whether two sockets are in one group: a program attached through one is detached through the
+/// other.
 fn are_one_group(one: impl AsFd, other: impl AsFd) -> bool {
     let mut ebpf = Ebpf::load(SELECT).unwrap();
     loaded(&mut ebpf, "select_socket").attach(&one).unwrap();
@@ -55,7 +56,7 @@ fn they_accept_and_receive() {
 }
 
 #[test]
-fn none_is_none() {
+fn no_sockets_are_bound_for_a_count_of_0() {
     assert!(Bind::new(loopback(false)).listeners(0).unwrap().is_empty());
     assert!(Bind::new(loopback(false)).udp_sockets(0).unwrap().is_empty());
 }
@@ -71,13 +72,13 @@ fn sockets_that_differ_in_v6only_are_bound_as_asked() {
             v4.set_port(listeners[0].local_addr().unwrap().port());
             assert_eq!(TcpStream::connect(v4).is_ok(), reachable);
         }
-        // An IPv4 socket has no such choice, and ignores it.
+        // IPv4 sockets ignore it.
         Bind::new(loopback(false)).v6only(true).udp_sockets(1).unwrap();
     });
 }
 
 #[test]
-fn a_device_makes_a_group_of_its_own() {
+fn a_device_makes_a_separate_group() {
     netns::isolated(|| {
         let everywhere = Bind::new(loopback(false)).udp_sockets(1).unwrap();
         let address = everywhere[0].local_addr().unwrap();
@@ -85,7 +86,7 @@ fn a_device_makes_a_group_of_its_own() {
         assert_eq!(sockopt_device(&on_lo[1]), "lo");
         assert!(are_one_group(&on_lo[0], &on_lo[1]));
         assert!(!are_one_group(&everywhere[0], &on_lo[0]));
-        // The kernel prefers what is bound to the device.
+        // The kernel prefers sockets that are bound to the device.
         UdpSocket::bind(loopback(false)).unwrap().send_to(b"x", address).unwrap();
         assert_eq!(
             ready(&[&everywhere[0], &on_lo[0], &on_lo[1]], BOUND).map(|i| i > 0),
@@ -94,7 +95,7 @@ fn a_device_makes_a_group_of_its_own() {
     });
 }
 
-/// The device that a socket is bound to, as ss(8) tells it.
+/// The device that a socket is bound to, according to ss(8).
 fn sockopt_device(socket: &UdpSocket) -> String {
     let port = socket.local_addr().unwrap().port();
     let output = std::process::Command::new(test_support::program("ss"))
@@ -112,7 +113,7 @@ fn sockopt_device(socket: &UdpSocket) -> String {
 #[test]
 fn a_device_that_does_not_exist_is_refused() {
     netns::isolated(|| {
-        // The kernel takes an empty name for no device, and cuts one off that is too long.
+        // The kernel would unbind the socket for an empty name, and truncate one that is too long.
         for device in ["nothing0", "", "lo-is-not-the-name-of-this-one"] {
             let error = Bind::new(loopback(false)).device(device).listeners(1).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NODEV.raw_os_error()));
@@ -130,7 +131,7 @@ fn the_backlog_is_how_many_connections_may_wait() {
     });
 }
 
-/// The length that a listener's queue may have, as ss(8) tells it.
+/// The backlog of a listener, according to ss(8).
 fn backlog(listener: &TcpListener) -> u32 {
     let port = listener.local_addr().unwrap().port();
     let output = std::process::Command::new(test_support::program("ss"))
@@ -166,7 +167,7 @@ fn an_address_in_use_leaves_nothing_behind() {
         let error = Bind::new(address).listeners(3).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
         drop(taken);
-        // It would fail if one of ours were still there.
+        // It would fail if `Bind` had left a socket.
         once_closed(|| TcpListener::bind(address).is_ok());
     });
 }
@@ -177,15 +178,15 @@ fn another_users_group_is_not_joined() {
         let listeners = Bind::new(loopback(false)).listeners(1).unwrap();
         let bind = Bind::new(listeners[0].local_addr().unwrap());
         bind.listeners(1).unwrap();
-        let nobody = rustix::process::Uid::from_raw(65534);
-        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        let user = rustix::process::Uid::from_raw(65534);
+        rustix::thread::set_thread_res_uid(user, user, user).unwrap();
         let error = bind.listeners(1).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     });
 }
 
 #[test]
-fn an_address_that_is_not_ours_is_refused() {
+fn an_address_of_another_host_is_refused() {
     netns::isolated(|| {
         let foreign = SocketAddr::new(IpAddr::from([192, 0, 2, 1]), 0);
         let error = Bind::new(foreign).udp_sockets(1).unwrap_err();

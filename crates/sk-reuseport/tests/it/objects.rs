@@ -1,4 +1,4 @@
-//! Loading objects: constants and variables, maps in either style, and what the kernel is asked.
+//! Loading objects: constants and variables, both styles of maps, the kernel's types.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ fn word<const SIZE: usize>(ebpf: &Ebpf, section: &str, offset: usize) -> u64 {
 }
 
 #[test]
-fn constants_are_those_that_the_loader_sets_and_variables_change() {
+fn the_loader_sets_constants_and_programs_change_variables() {
     netns::isolated(|| {
         let group = UdpGroup::new(1);
         // `struct { __u64 first; __u32 second; }`, padding and all.
@@ -39,7 +39,7 @@ fn constants_are_those_that_the_loader_sets_and_variables_change() {
 }
 
 #[test]
-fn constants_are_those_of_the_object_otherwise() {
+fn constants_keep_the_values_of_the_object_by_default() {
     netns::isolated(|| {
         let group = UdpGroup::new(1);
         let mut ebpf = Ebpf::load(MAPS).unwrap();
@@ -63,7 +63,7 @@ fn a_constant_that_must_exist_must() {
     let error =
         EbpfLoader::new().override_global("no_such_variable", &1u32, true).load(MAPS).unwrap_err();
     assert!(report(&error).contains("no_such_variable"), "{error}");
-    // One of another size is refused in any case.
+    // A value of another size is refused even without `must_exist`.
     let error = EbpfLoader::new().override_global("factor", &1u64, false).load(MAPS).unwrap_err();
     assert!(report(&error).contains("factor"), "{error}");
 }
@@ -117,7 +117,7 @@ fn bytes_of_any_alignment_are_loaded() {
     assert!(aligned.as_ptr().addr().is_multiple_of(8));
 }
 
-/// Puts a file in the place of the kernel's types, for this thread.
+/// Mounts a file over the kernel's types, for this thread.
 fn replace_kernel_types(with: &str) {
     bpffs::private(); // for the mount namespace
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -140,7 +140,7 @@ fn the_kernels_types_are_read_only_for_objects_that_need_them() {
 }
 
 #[test]
-fn a_kernel_without_types_is_named() {
+fn a_kernel_without_types_is_reported() {
     netns::isolated(|| {
         bpffs::private();
         mount("none", "/sys/kernel/btf", "tmpfs", MountFlags::empty(), None).unwrap();
@@ -156,7 +156,7 @@ fn a_kernel_without_types_is_named() {
 }
 
 #[test]
-fn programs_of_other_types_are_there_and_say_so() {
+fn programs_of_other_types_are_listed_as_unsupported() {
     let mut ebpf = Ebpf::load(OTHER).unwrap();
     let program = ebpf.program_mut("pass").unwrap();
     assert_eq!(program.prog_type(), ProgramType::Unspecified);
@@ -184,7 +184,7 @@ fn an_object_without_a_licence_counts_as_gpl() {
 }
 
 #[test]
-fn what_is_dropped_is_gone() {
+fn dropping_an_object_unloads_it() {
     let mut ebpf = Ebpf::load(SELECT).unwrap();
     let info = loaded(&mut ebpf, "select_socket").info().unwrap();
     let map = ebpf.map("choice").unwrap().data().info().unwrap().id();

@@ -24,7 +24,7 @@ fn shared_count(ebpf: &Ebpf) -> u64 {
     counts.get(&0, 0).unwrap()
 }
 
-/// In a network and with a bpffs of its own.
+/// Runs a test with its own network namespace and bpffs.
 fn isolated(test: impl FnOnce() + Send) {
     netns::isolated(|| {
         bpffs::private();
@@ -59,7 +59,7 @@ fn a_map_that_asks_for_it_is_pinned_by_its_name_and_found_again() {
 }
 
 #[test]
-fn maps_are_pinned_where_the_loader_is_told() {
+fn maps_are_pinned_at_the_loaders_paths() {
     isolated(|| {
         std::fs::create_dir(at("group")).unwrap();
         let load = || {
@@ -77,7 +77,7 @@ fn maps_are_pinned_where_the_loader_is_told() {
         for map in ["shared_counts", "counters"] {
             assert_eq!(id_of(&first, map), id_of(&second, map), "{map}");
         }
-        // A path says more than the directory.
+        // A path takes precedence over the directory.
         let other = EbpfLoader::new()
             .default_map_pin_directory(at("group"))
             .map_pin_path("shared_counts", at("elsewhere"))
@@ -138,7 +138,7 @@ fn a_pinned_section_is_opened_and_left_as_it_is() {
                 .load(PINNED)
         };
         let _first = load(5).unwrap();
-        // It is frozen, so writing to it would fail, and it is somebody else's.
+        // Writing to it would fail: it is frozen.
         let mut second = load(7).unwrap();
         loaded(&mut second, "count_up").attach(&group.members[0]).unwrap();
         group.send(b"x");
@@ -147,7 +147,7 @@ fn a_pinned_section_is_opened_and_left_as_it_is() {
 }
 
 #[test]
-fn objects_share_a_map_that_they_are_given() {
+fn objects_share_a_given_map() {
     isolated(|| {
         let group = UdpGroup::new(1);
         let mut first = Ebpf::load(SELECT).unwrap();
@@ -163,7 +163,7 @@ fn objects_share_a_map_that_they_are_given() {
         loaded(&mut second, "work").attach(&group.members[0]).unwrap();
         order(&group, Operation::Count, 0);
         assert_eq!(counted(&second, Counter::Runs), 2);
-        // What was given is not taken.
+        // The given map is shared, not moved.
         drop(second);
         let counters: Array<_, u64> = counters.try_into().unwrap();
         assert_eq!(counters.get(&0, 0).unwrap(), 2);
@@ -179,7 +179,7 @@ fn a_given_map_that_does_not_fit_is_refused() {
             panic!("{error}");
         };
         assert_eq!((name.as_str(), wanted, given), ("counters", (4, 8), (4, 4)));
-        // Of another type but of the same sizes, it is what it is, and not read as anything else.
+        // A map of another type with the same sizes is accepted, and keeps its type.
         let per_cpu: PerCpuArray<_, u64> = PerCpuArray::create(4, 0).unwrap();
         let ebpf = EbpfLoader::new().map("counters", per_cpu.map_data()).load(SELECT).unwrap();
         let map = ebpf.map("counters").unwrap();

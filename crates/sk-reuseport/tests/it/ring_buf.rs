@@ -12,12 +12,12 @@ fn records(ebpf: &sk_reuseport::Ebpf) -> RingBuf<&MapData> {
     ebpf.map("records").unwrap().try_into().unwrap()
 }
 
-/// What `record_small` writes.
+/// The record that `record_small` writes.
 fn small(argument: u64) -> Vec<u8> {
     [argument.to_ne_bytes(), (!argument).to_ne_bytes()].concat()
 }
 
-/// What `record_large` writes.
+/// The record that `record_large` writes.
 fn large(argument: u32) -> Vec<u8> {
     let rest = (0..992u32).map(|i| argument.wrapping_add(i) as u8);
     u64::from(argument).to_ne_bytes().into_iter().chain(rest).collect()
@@ -49,7 +49,7 @@ fn records_that_cross_the_end_are_in_one_piece() {
     netns::isolated(|| {
         let (group, ebpf) = working();
         let mut records = records(&ebpf);
-        // Four of 1008 bytes fill the 4096; those of 24 shift where the next ones lie.
+        // Four records of 1008 bytes fill the 4096. Those of 24 bytes shift the next ones.
         for round in 0..40u32 {
             order(&group, Operation::RecordLarge, 3 * round);
             order(&group, Operation::RecordSmall, 3 * round + 1);
@@ -64,18 +64,18 @@ fn records_that_cross_the_end_are_in_one_piece() {
 }
 
 #[test]
-fn a_full_queue_takes_no_more_until_a_record_is_taken() {
+fn a_full_queue_drops_records_until_one_is_consumed() {
     netns::isolated(|| {
         let (group, ebpf) = working();
         let mut records = records(&ebpf);
         for argument in 0..6 {
             order(&group, Operation::RecordLarge, argument);
         }
-        // The kernel keeps a byte free: four of 1008 fit into 4096 bytes, the fifth does not.
+        // Four records of 1008 bytes fit into 4096 bytes; the kernel keeps a byte free.
         assert_eq!(counted(&ebpf, Counter::Missed), 2);
         let held = records.next().unwrap();
         order(&group, Operation::RecordLarge, 6);
-        assert_eq!(counted(&ebpf, Counter::Missed), 3, "a record is there until it is dropped");
+        assert_eq!(counted(&ebpf, Counter::Missed), 3, "a record takes space until it is dropped");
         assert_eq!(*held, *large(0));
         drop(held);
         order(&group, Operation::RecordLarge, 7);
@@ -94,7 +94,7 @@ fn its_descriptor_is_readable_when_there_is_a_record() {
         let mut records = records(&ebpf);
         assert_eq!(ready(&[&records], Duration::ZERO), None);
         std::thread::scope(|scope| {
-            // One waits in poll(2) while the record comes.
+            // A thread waits in poll(2) while the record is written.
             let waiting = scope.spawn(|| ready(&[&records], test_support::wait::BOUND));
             order(&group, Operation::RecordSmall, 1);
             assert_eq!(waiting.join().unwrap(), Some(0));
@@ -106,7 +106,7 @@ fn its_descriptor_is_readable_when_there_is_a_record() {
 }
 
 #[test]
-fn a_later_reader_goes_on_where_the_last_one_stopped() {
+fn a_later_reader_continues_where_the_last_one_stopped() {
     netns::isolated(|| {
         let (group, mut ebpf) = working();
         order(&group, Operation::RecordSmall, 1);

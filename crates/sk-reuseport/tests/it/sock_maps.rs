@@ -1,4 +1,4 @@
-//! Maps of sockets: what goes in, what can be read back, and that programs select from them.
+//! Maps of sockets: storing, reading, and selecting from them.
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
@@ -16,7 +16,7 @@ use crate::fixtures::*;
 const NOEXIST: u64 = 1;
 const EXIST: u64 = 2;
 
-/// The error number of a system call that a map made, and the whole message.
+/// The error number of a map's system call, and the report.
 fn refused(result: Result<(), MapError>) -> (Errno, String) {
     match result.unwrap_err() {
         MapError::SyscallError(error) => (errno(&error).unwrap(), report(&error)),
@@ -31,7 +31,7 @@ fn indices<T: std::borrow::Borrow<sk_reuseport::maps::MapData>>(
 }
 
 #[test]
-fn an_array_with_wide_values_tells_the_cookies_and_which_indices_are_taken() {
+fn an_array_with_wide_values_has_readable_cookies_and_indices() {
     netns::isolated(|| {
         let listeners = Bind::new(loopback(false)).listeners(2).unwrap();
         let mut array = ReusePortSockArray::create("sockets", 8).unwrap();
@@ -48,7 +48,7 @@ fn an_array_with_wide_values_tells_the_cookies_and_which_indices_are_taken() {
         assert_eq!(indices(&array), [6]);
         assert_eq!(refused(array.clear_index(&1)).0, Errno::NOENT);
         assert!(matches!(array.clear_index(&8), Err(MapError::OutOfBounds { .. })));
-        // What was taken out may go in elsewhere.
+        // A removed socket can be stored at another index.
         array.set(0, &listeners[0], 0).unwrap();
         assert_eq!(indices(&array), [0, 6]);
         let error = array.set(8, &listeners[0], 0).unwrap_err();
@@ -76,7 +76,11 @@ fn an_array_with_narrow_values_selects_but_cannot_be_read() {
         let error = array.get(&0).unwrap_err();
         assert!(matches!(error, MapError::CookiesUnreadable));
         assert!(report(&error).contains("__type(value, __u64)"), "{error}");
-        assert_eq!(indices(&array), [0, 1, 2, 3, 4, 5, 6, 7], "the kernel does not tell");
+        assert_eq!(
+            indices(&array),
+            [0, 1, 2, 3, 4, 5, 6, 7],
+            "the kernel does not show which are empty"
+        );
         array.clear_index(&0).unwrap();
         assert_eq!(refused(array.clear_index(&0)).0, Errno::NOENT);
     });
@@ -98,7 +102,7 @@ fn a_socket_is_in_one_array_once() {
             assert_eq!(errno, Errno::BUSY);
             assert!(message.contains("one socket array, once"), "{message}");
         }
-        // An index can be given to another socket without being emptied.
+        // A socket can replace another one at an index.
         array.set(0, &group.members[1], EXIST).unwrap();
         assert_eq!(array.get(&0).unwrap(), Some(cookie(&group.members[1])));
         assert_eq!(refused(array.set(0, &group.members[0], NOEXIST)).0, Errno::EXIST);
@@ -107,7 +111,7 @@ fn a_socket_is_in_one_array_once() {
 }
 
 #[test]
-fn only_sockets_that_are_in_a_group_go_in() {
+fn only_sockets_of_a_group_can_be_stored() {
     netns::isolated(|| {
         let mut array = ReusePortSockArray::create("sockets", 8).unwrap();
         let bound = TcpListener::bind(loopback(false)).unwrap();
@@ -128,7 +132,7 @@ fn only_sockets_that_are_in_a_group_go_in() {
 }
 
 #[test]
-fn what_closes_leaves_the_array_and_the_array_keeps_nothing_open() {
+fn closed_sockets_leave_the_array_which_keeps_none_open() {
     netns::isolated(|| {
         let mut group = UdpGroup::new(2);
         let mut array = ReusePortSockArray::create("sockets", 8).unwrap();
@@ -182,7 +186,7 @@ fn a_program_selects_from_a_sockmap_by_index_and_from_a_sockhash_by_key() {
         assert_eq!(pairs, [(KEY, cookie(&group.members[2]) as i32)]);
         by_key.remove(&KEY).unwrap();
         assert_eq!(refused(by_key.remove(&KEY)).0, Errno::NOENT);
-        // Nothing is there any more: the kernel chooses.
+        // Both maps are empty: the kernel chooses.
         group.send(b"x");
         assert_eq!(counted(&ebpf, Counter::Missed), 1);
     });
@@ -227,7 +231,7 @@ fn a_socket_is_in_many_socket_maps_but_not_in_an_array_at_the_same_time() {
 fn a_sockmap_takes_the_place_of_a_socket_array() {
     netns::isolated(|| {
         let group = UdpGroup::new(2);
-        // Somebody else's socket map has the sockets, so only another one can take them too.
+        // Sockets in the socket map of another program can only be stored in another socket map.
         let mut theirs = SockMap::create("theirs", 8).unwrap();
         let mut ours = SockMap::create("ours", 16).unwrap();
         for (index, member) in group.members.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Arrays of maps: a whole table is replaced in one store.
+//! Arrays of maps: replacing a table is atomic.
 
 use rustix::io::Errno;
 use sk_reuseport::maps::{Array, ArrayOfMaps, MapData, MapError};
@@ -19,7 +19,7 @@ fn table(value: u32) -> Array<MapData, u32> {
 
 #[test]
 fn a_program_sees_the_old_table_or_the_new_one_whole() {
-    /// Each takes a grace period of the kernel's.
+    /// Each replacement takes a grace period.
     const REPLACED: u32 = 20;
     netns::isolated(|| {
         let (group, mut ebpf) = working();
@@ -34,7 +34,7 @@ fn a_program_sees_the_old_table_or_the_new_one_whole() {
                 for value in 0..REPLACED {
                     let next = table(value);
                     tables.set(0, next.map_data(), 0).unwrap();
-                    // Nobody reads the table that was there: it may be filled anew at once.
+                    // No program reads the previous table any more: it can be refilled at once.
                     for index in 0..TABLE {
                         spare.set(index, u32::MAX - index, 0).unwrap();
                     }
@@ -71,7 +71,7 @@ fn elements_are_maps_like_the_pattern() {
     let error = tables.set(0, longer.map_data(), 0).unwrap_err();
     assert_eq!(errno(&error), Some(Errno::INVAL));
 
-    // With the flag, they may be of any length.
+    // With the flag, inner maps may have any length.
     let inner = Array::<MapData, u32>::INNER_MAP;
     let short: Array<_, u32> = Array::create(1, inner).unwrap();
     let long: Array<_, u32> = Array::create(1000, inner).unwrap();

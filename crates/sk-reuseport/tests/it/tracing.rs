@@ -1,4 +1,4 @@
-//! Values that stay with sockets, tracepoints and iterators.
+//! Socket storage, tracepoints and iterators.
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -18,7 +18,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::fixtures::*;
 
-/// What the tracepoint's program counts for a mark.
+/// The counters of the tracepoint's program for a mark.
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Changes {
@@ -26,7 +26,7 @@ struct Changes {
     closed: u64,
 }
 
-/// What the iterator over marked sockets prints of each.
+/// The output of the iterator for each marked socket.
 #[derive(Clone, Copy, Debug, PartialEq, FromBytes)]
 #[repr(C)]
 struct Found {
@@ -58,7 +58,7 @@ fn marks(ebpf: &mut Ebpf) -> SkStorage<MapData, u64> {
     ebpf.take_map("marks").unwrap().try_into().unwrap()
 }
 
-/// Opens a connection, which is established on return, and closes it again, which takes its time.
+/// Opens a connection, which is established on return, and closes it, which completes later.
 fn connect_and_close(listener: &TcpListener) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     listener.accept().unwrap();
@@ -93,13 +93,13 @@ fn an_accepted_socket_inherits_its_listeners_value() {
         let (accepted, _) = listeners[0].accept().unwrap();
         assert_eq!(marks.get(&accepted, 0).unwrap(), 3);
         assert!(matches!(marks.get(&client, 0), Err(MapError::KeyNotFound)));
-        // It has a copy, not the same value.
+        // The accepted socket has a copy.
         marks.insert(&listeners[0], 2, 0).unwrap();
         assert_eq!(marks.get(&accepted, 0).unwrap(), 3);
     });
 }
 
-/// How many connections of this mark were established, and whether one that is made now counts.
+/// Whether a new connection of this mark is counted.
 fn counts(changes: &Array<MapData, Changes>, mark: u32, listener: &TcpListener) -> bool {
     let established = || changes.get(&mark, 0).unwrap().established;
     let before = established();
@@ -121,7 +121,7 @@ fn a_tracepoints_program_runs_as_long_as_its_link_lives() {
         assert!(counts());
         wait::until("its end is counted too", BOUND, || changes.get(&1, 0).unwrap().closed == 1);
 
-        // Taken out of the program, it lives as long as what it is in.
+        // A link that was taken out lasts until it is dropped.
         let link = program.take_link(id).unwrap();
         assert!(matches!(program.take_link(id), Err(ProgramError::NotAttached)));
         assert!(matches!(program.detach(id), Err(ProgramError::NotAttached)));
@@ -133,7 +133,7 @@ fn a_tracepoints_program_runs_as_long_as_its_link_lives() {
         assert!(counts());
         program.detach(id).unwrap();
         once_closed(|| !counts());
-        // Unloading ends what is still attached.
+        // Unloading drops the links that are left.
         program.attach().unwrap();
         assert!(counts());
         program.unload().unwrap();
@@ -168,7 +168,7 @@ fn a_pinned_link_outlives_program_and_process() {
         drop(link);
         once_closed(|| !counts());
 
-        // From its pin, the program is attached again.
+        // The pinned program can be attached again.
         let mut program = BtfTracePoint::from_pin(at("program")).unwrap();
         program.attach().unwrap();
         assert!(counts());
@@ -227,7 +227,7 @@ fn an_iterator_over_a_map_lists_the_sockets_with_a_value() {
         assert_eq!(list(), [Found { mark: 1, port }, Found { mark: 2, port }]);
         marks.remove(&listeners[0]).unwrap();
         assert_eq!(list(), [Found { mark: 2, port }]);
-        // An iterator of this kind is nothing without its map.
+        // This kind of iterator needs a map.
         assert!(program.attach().is_err());
     });
 }
@@ -251,7 +251,7 @@ fn a_pinned_iterator_is_attached_again() {
 }
 
 #[test]
-fn types_as_they_lie_in_the_kernel_do_as_well_as_parsed_ones() {
+fn raw_kernel_types_work_like_parsed_ones() {
     netns::isolated(|| {
         let kernel = KernelBtf::from_sys_fs().unwrap();
         let listener = &Bind::new(loopback(false)).listeners(1).unwrap()[0];
@@ -272,7 +272,7 @@ fn types_as_they_lie_in_the_kernel_do_as_well_as_parsed_ones() {
 }
 
 #[test]
-fn what_the_kernel_does_not_have_is_named() {
+fn missing_kernel_types_are_named() {
     let mut ebpf = Ebpf::load(TRACING).unwrap();
     let program: &mut BtfTracePoint = ebpf.program_mut("on_state").unwrap().try_into().unwrap();
     assert!(matches!(program.attach(), Err(ProgramError::NotLoaded)));
@@ -284,7 +284,7 @@ fn what_the_kernel_does_not_have_is_named() {
 }
 
 #[test]
-fn tracing_needs_cap_perfmon_and_says_so() {
+fn tracing_needs_cap_perfmon_and_the_message_says_so() {
     netns::isolated(|| {
         let kernel = btf();
         keep_only(rustix::thread::CapabilitySet::BPF);

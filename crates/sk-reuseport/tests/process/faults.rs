@@ -1,5 +1,5 @@
-//! Every system call that a path makes fails in turn: the error comes out, nothing panics, and no
-//! descriptor is left. A test binary of its own, because descriptors are counted in the whole process.
+//! Fails every system call of a path in turn. The error must be returned, nothing may panic, and no
+//! descriptor may be left open.
 
 use std::cell::RefCell;
 use std::error::Error;
@@ -28,11 +28,11 @@ use crate::{alone, descriptors};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// What system calls of this crate are documented to fail with, without what is an answer rather
-/// than a failure (ENOENT, EEXIST).
+/// Documented errors of the system calls, without those that are results rather than failures
+/// (ENOENT, EEXIST).
 const ERRORS: [Errno; 5] = [Errno::PERM, Errno::NOMEM, Errno::INVAL, Errno::AGAIN, Errno::NOSPC];
 
-/// The calls that a path makes when all goes well.
+/// The calls that a path makes without a fault.
 fn calls_of(path: &dyn Fn() -> Outcome) -> Vec<Call> {
     let calls = Rc::new(RefCell::new(Vec::new()));
     let seen = Rc::clone(&calls);
@@ -40,11 +40,11 @@ fn calls_of(path: &dyn Fn() -> Outcome) -> Vec<Call> {
         seen.borrow_mut().push(call);
         Verdict::Allow
     };
-    intercept(hook, path).expect("without a fault it goes well");
+    intercept(hook, path).expect("the path succeeds without a fault");
     calls.take()
 }
 
-/// Has each call of a path fail, once alone and once with all that follow of its kind.
+/// Fails each call of a path, once alone and once together with all later calls of its kind.
 fn every_call_fails(path: &dyn Fn() -> Outcome, tolerated: &[Call], at_least: &[Call]) {
     let calls = calls_of(path);
     for call in at_least {
@@ -57,13 +57,13 @@ fn every_call_fails(path: &dyn Fn() -> Outcome, tolerated: &[Call], at_least: &[
             assert_eq!(descriptors(), before, "{position}: {call:?} left descriptors behind");
             match result {
                 Ok(()) => assert!(tolerated.contains(call), "{position}: {call:?} {error} is lost"),
-                Err(said) => {
-                    let found = errno(&*said);
-                    assert_eq!(found, Some(error), "{position} {call:?}: {said}");
-                    assert!(!said.to_string().is_empty());
+                Err(failure) => {
+                    let found = errno(&*failure);
+                    assert_eq!(found, Some(error), "{position} {call:?}: {failure}");
+                    assert!(!failure.to_string().is_empty());
                 }
             }
-            // Once only, it may be overcome.
+            // A single failure may be retried successfully.
             let _ = with_fault(path, position, *call, error, true);
             assert_eq!(descriptors(), before, "{position}: {call:?} left descriptors behind");
         }
@@ -107,7 +107,7 @@ fn loading_attaching_and_detaching() {
             array.clear_index(&0)?;
             Ok(())
         };
-        // An object's own types only make it easier to debug.
+        // An object's own types are optional: they help with debugging.
         let tolerated = [Call::BpfBtfLoad];
         let expected = [
             Call::BindToDevice,
@@ -220,7 +220,7 @@ fn tracing() {
     });
 }
 
-/// A hook that fails the first calls of a kind with these, and lets all others through.
+/// A hook that fails the first calls of a kind with these errors, and allows all others.
 fn failing_first(kind: Call, errors: &[Errno]) -> impl FnMut(Call) -> Verdict + 'static {
     let mut left = errors.to_vec();
     left.reverse();
@@ -264,7 +264,7 @@ fn a_kernel_that_refuses_a_program_is_asked_whether_it_has_the_type() {
         let hook = failing_first(Call::BpfProgLoad, &[Errno::INVAL].repeat(refused));
         intercept(hook, || program.load()).unwrap_err()
     };
-    // A program is loaded without a log and then with one. After that comes one that does nothing.
+    // `load` tries twice, without a log and with one. The third try is a program that does nothing.
     assert!(matches!(load("select_or_move", 2), ProgramError::LoadError { .. }));
     let lacking = load("select_or_move", 3);
     assert!(report(&lacking).contains("no programs of type sk_reuseport/migrate (Linux 5.14)"));
@@ -291,13 +291,13 @@ fn a_kernel_that_refuses_a_map_is_asked_whether_it_has_the_type() {
 }
 
 #[test]
-fn a_map_that_somebody_pinned_meanwhile_is_the_one_that_is_used() {
+fn a_map_that_another_process_pinned_meanwhile_is_used() {
     let _alone = alone();
     netns::isolated(|| {
         bpffs::private();
         let id_of = |ebpf: &Ebpf| ebpf.map("shared_counts").unwrap().data().info().unwrap().id();
         let theirs = Ebpf::load(PINNED).unwrap();
-        // It was not there when we looked, and is there when we pin ours.
+        // It does not exist when the loader looks, and exists when the loader pins its own.
         let hook = failing_first(Call::BpfObjGet, &[Errno::NOENT]);
         let ours = intercept(hook, || Ebpf::load(PINNED)).unwrap();
         assert_eq!(id_of(&ours), id_of(&theirs));
@@ -313,7 +313,7 @@ fn a_kernel_that_knows_fewer_types_is_given_fewer() {
 }
 
 #[test]
-fn an_answer_in_the_kernels_place() {
+fn a_made_up_result_in_place_of_the_kernels() {
     let _alone = alone();
     let before = descriptors();
     let real: Array<_, u64> = Array::create(1, 0).unwrap();
@@ -354,7 +354,7 @@ fn hooks_nest_and_end_also_with_a_panic() {
 #[test]
 fn a_damaged_object_never_brings_the_process_down() {
     let _alone = alone();
-    // A small generator of our own (xorshift), so that a failure comes again.
+    // xorshift, so that failures are reproducible.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move |below: usize| {
         state ^= state << 13;
@@ -362,7 +362,7 @@ fn a_damaged_object_never_brings_the_process_down() {
         state ^= state << 17;
         (state % below as u64) as usize
     };
-    // Damaged maps may be of any size: the kernel is not asked for them.
+    // Damaged maps may have any size, so the kernel creates none of them.
     let map: Array<_, u64> = Array::create(1, 0).unwrap();
     let number = i64::from(map.map_data().as_fd().as_raw_fd());
     let answer = move |call| match call {
@@ -375,7 +375,7 @@ fn a_damaged_object_never_brings_the_process_down() {
     for object in [SELECT, TRACING, LEGACY, MAPS] {
         for round in 0..100 {
             let mut loader = EbpfLoader::new();
-            // Picking from all types takes its time in a build without optimisation.
+            // Taking a subset of all types is slow without optimisation.
             let loader =
                 if round % 10 == 0 { loader.kernel_btf(&raw) } else { loader.btf(Some(&parsed)) };
             let mut damaged = object.to_vec();

@@ -1,5 +1,5 @@
-//! Tests of what belongs to the whole process: descriptors are counted, memory is limited, panics that are
-//! printed are counted, and system calls fail. One test runs at a time.
+//! Tests that own the process: they count descriptors and panics, limit memory, and set the panic
+//! hook. One test runs at a time.
 
 #![allow(clippy::unwrap_used, reason = "clippy takes only functions with #[test] for tests")]
 
@@ -12,7 +12,7 @@ mod hostile;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// One test at a time: no other one may open descriptors or panic meanwhile.
+/// Runs one test at a time, so that no other one opens descriptors or panics meanwhile.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)

@@ -12,7 +12,7 @@ use crate::maps::data::MapData;
 use crate::maps::iter::IterableMap;
 use crate::sys::Pod;
 
-/// An array of a fixed number of values, all of them zero at first.
+/// An array of a fixed number of values, which are zero at first.
 ///
 /// # Minimum kernel version
 ///
@@ -38,20 +38,20 @@ pub struct Array<T, V: Pod> {
 }
 
 impl<V: Pod> Array<MapData, V> {
-    /// Creates an array that no object defines. `flags` are the kernel's `BPF_F_*`.
+    /// Creates an array without an object. `flags` are the kernel's `BPF_F_*`.
     ///
     /// # Errors
     ///
-    /// What the kernel says; needs CAP_BPF.
+    /// The kernel's. Needs CAP_BPF.
     pub fn create(max_entries: u32, flags: u32) -> Result<Self, MapError> {
         Self::create_named("array", max_entries, flags)
     }
 
-    /// As [`create`](Self::create), with a name for people who list maps.
+    /// As [`create`](Self::create), with a name, which lists of maps show.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As [`create`](Self::create).
     pub fn create_named(name: &str, max_entries: u32, flags: u32) -> Result<Self, MapError> {
         let map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY;
         Self::new(MapData::create_of::<u32, V>(map_type, name, max_entries, flags)?)
@@ -59,10 +59,10 @@ impl<V: Pod> Array<MapData, V> {
 }
 
 impl<T: Borrow<MapData>, V: Pod> Array<T, V> {
-    /// The flag with which an array must be created to be mapped into memory.
+    /// The flag that an array needs to be mapped into memory.
     pub const MMAPABLE: u32 = aya_obj::generated::BPF_F_MMAPABLE;
 
-    /// The flag with which an array must be created to be an inner map of any size.
+    /// The flag that an array needs to be an inner map of any length.
     pub const INNER_MAP: u32 = aya_obj::generated::BPF_F_INNER_MAP;
 
     pub(crate) fn new(map: T) -> Result<Self, MapError> {
@@ -70,7 +70,7 @@ impl<T: Borrow<MapData>, V: Pod> Array<T, V> {
         Ok(Self { inner: map, values: PhantomData })
     }
 
-    /// Looks at a map as an array of such values, without taking it.
+    /// Views a map as an array of such values.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ impl<T: Borrow<MapData>, V: Pod> Array<T, V> {
     ///
     /// # Errors
     ///
-    /// [`MapError::OutOfBounds`], or what the kernel says.
+    /// [`MapError::OutOfBounds`], or an error of the kernel.
     pub fn get(&self, index: &u32, flags: u64) -> Result<V, MapError> {
         check_index(self.inner.borrow(), *index)?;
         self.inner.borrow().lookup(index, flags)
@@ -101,7 +101,7 @@ impl<T: Borrow<MapData>, V: Pod> Array<T, V> {
         (0..self.len()).map(move |index| self.get(&index, 0))
     }
 
-    /// Maps the array into memory, to be read and written without system calls.
+    /// Maps the array into memory, to read and write it without system calls.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl<T: BorrowMut<MapData>, V: Pod> Array<T, V> {
     ///
     /// # Errors
     ///
-    /// [`MapError::OutOfBounds`], or what the kernel says.
+    /// [`MapError::OutOfBounds`], or an error of the kernel.
     pub fn set(&mut self, index: u32, value: impl Borrow<V>, flags: u64) -> Result<(), MapError> {
         check_index(self.inner.borrow(), index)?;
         self.inner.borrow().update(&index, value.borrow(), flags)

@@ -1,4 +1,4 @@
-//! An array in memory that the kernel's programs see too.
+//! An array in memory that is shared with programs.
 
 use std::io;
 use std::marker::PhantomData;
@@ -12,9 +12,8 @@ use crate::util::page_size;
 
 /// An array mapped into memory: reads and writes are plain loads and stores.
 ///
-/// It keeps the map alive. A program or another process may write at any time: a value of more than
-/// 8 bytes can be torn between two writes, so share words, through
-/// [`atomic_u64`](Self::atomic_u64), where that matters.
+/// It keeps the map alive. Programs and other processes may write at any time, and a value of more
+/// than 8 bytes can be torn. Use [`atomic_u64`](Self::atomic_u64) where that matters.
 ///
 /// # Minimum kernel version
 ///
@@ -51,7 +50,7 @@ impl<V: Pod> MappedArray<V> {
 
     pub(super) fn new(map: &MapData) -> Result<Self, MapError> {
         let len = map.max_entries();
-        // On a machine of 32 bits there are arrays that do not fit into memory.
+        // Some arrays do not fit into the address space of a 32-bit machine.
         let bytes = Self::STRIDE
             .checked_mul(len as usize)
             .and_then(|bytes| bytes.checked_next_multiple_of(page_size()))
@@ -72,7 +71,7 @@ impl<V: Pod> MappedArray<V> {
         Some(self.mapping.read(self.offset(index)?))
     }
 
-    /// Writes an element. False beyond the end.
+    /// Writes an element; false beyond the end.
     #[must_use]
     pub fn set(&self, index: u32, value: V) -> bool {
         match self.offset(index) {

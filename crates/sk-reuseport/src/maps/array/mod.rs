@@ -1,4 +1,4 @@
-//! Arrays: plain, shared through memory, and per CPU.
+//! Arrays: plain, mapped into memory, and per CPU.
 
 #[expect(clippy::module_inception, reason = "aya's module path")]
 mod array;

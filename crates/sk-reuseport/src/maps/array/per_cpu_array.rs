@@ -1,4 +1,4 @@
-//! An array with a value for each CPU: counters that no two CPUs share.
+//! An array with a value for each CPU, such as counters that CPUs do not share.
 
 use std::borrow::{Borrow, BorrowMut};
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ use crate::maps::iter::IterableMap;
 use crate::sys::{self, Operation, Pod, SyscallError, bytes_of};
 use crate::util::nr_cpus;
 
-/// A value for each CPU that the machine can have.
+/// A value for each possible CPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PerCpuValues<V: Pod> {
     values: Box<[V]>,
@@ -36,8 +36,8 @@ impl<V: Pod> TryFrom<Vec<V>> for PerCpuValues<V> {
         if values.len() == cpus {
             Ok(Self { values: values.into_boxed_slice() })
         } else {
-            let said = format!("{} values for {cpus} CPUs", values.len());
-            Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, said))
+            let message = format!("{} values for {cpus} CPUs", values.len());
+            Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, message))
         }
     }
 }
@@ -68,20 +68,20 @@ pub struct PerCpuArray<T, V: Pod> {
 }
 
 impl<V: Pod> PerCpuArray<MapData, V> {
-    /// Creates an array that no object defines. `flags` are the kernel's `BPF_F_*`.
+    /// Creates an array without an object. `flags` are the kernel's `BPF_F_*`.
     ///
     /// # Errors
     ///
-    /// What the kernel says; needs CAP_BPF.
+    /// The kernel's. Needs CAP_BPF.
     pub fn create(max_entries: u32, flags: u32) -> Result<Self, MapError> {
         Self::create_named("percpu_array", max_entries, flags)
     }
 
-    /// As [`create`](Self::create), with a name for people who list maps.
+    /// As [`create`](Self::create), with a name, which lists of maps show.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As [`create`](Self::create).
     pub fn create_named(name: &str, max_entries: u32, flags: u32) -> Result<Self, MapError> {
         let map_type = bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY;
         Self::new(MapData::create_of::<u32, V>(map_type, name, max_entries, flags)?)
@@ -107,7 +107,7 @@ impl<T: Borrow<MapData>, V: Pod> PerCpuArray<T, V> {
     ///
     /// # Errors
     ///
-    /// [`MapError::OutOfBounds`], or what the kernel says.
+    /// [`MapError::OutOfBounds`], or an error of the kernel.
     pub fn get(&self, index: &u32, flags: u64) -> Result<PerCpuValues<V>, MapError> {
         check_index(self.inner.borrow(), *index)?;
         let cpus = nr_cpus().map_err(|(_, error)| error)?;
@@ -136,7 +136,7 @@ impl<T: BorrowMut<MapData>, V: Pod> PerCpuArray<T, V> {
     ///
     /// # Errors
     ///
-    /// [`MapError::OutOfBounds`], or what the kernel says.
+    /// [`MapError::OutOfBounds`], or an error of the kernel.
     pub fn set(&mut self, index: u32, values: PerCpuValues<V>, flags: u64) -> Result<(), MapError> {
         check_index(self.inner.borrow(), index)?;
         let mut bytes = vec![0; Self::STRIDE * values.len()];

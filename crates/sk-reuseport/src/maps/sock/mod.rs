@@ -1,4 +1,4 @@
-//! Maps of sockets: what programs select from.
+//! Maps of sockets, from which programs select.
 
 mod fd;
 mod reuseport_sock_array;

@@ -1,4 +1,4 @@
-//! An array of sockets to select from.
+//! An array of sockets, from which programs select.
 
 use std::borrow::{Borrow, BorrowMut};
 use std::os::fd::AsRawFd;
@@ -14,16 +14,17 @@ use crate::maps::iter::MapKeys;
 /// The sockets from which a [`SkReuseport`](crate::programs::SkReuseport) program selects, by
 /// index.
 ///
-/// A socket can be in *one* such array, at one index: a second `set` of it is `EBUSY`, even at the
-/// same index, and so is one that is in a socket map. It must have `SO_REUSEPORT` and be bound (UDP) or listening (TCP). When it is
-/// closed, or stops listening, the kernel empties its index. The array keeps no socket open.
+/// A socket can be in *one* such array, at one index: storing it again fails with `EBUSY`, even at
+/// the same index, and so does storing a socket that is in a socket map. The socket must have
+/// `SO_REUSEPORT` and be bound (UDP) or listening (TCP). When it is closed or stops listening, the
+/// kernel empties its index. The array keeps no socket open.
 ///
-/// Declare the values as 8 bytes (`__type(value, __u64)`): the array can then be
-/// [read](Self::get). With 4-byte values everything else works.
+/// Declare the values as 8 bytes (`__type(value, __u64)`), so that the array can be
+/// [read](Self::get). Everything else works with 4-byte values too.
 ///
 /// # Minimum kernel version
 ///
-/// Linux 4.19; UDP sockets that disconnect leave the array from some 6.x kernels on.
+/// Linux 4.19. On some 6.x kernels and later ones, UDP sockets that connect leave the array.
 ///
 /// # Examples
 ///
@@ -46,11 +47,11 @@ pub struct ReusePortSockArray<T> {
 }
 
 impl ReusePortSockArray<MapData> {
-    /// Creates an array that no object defines, with 8-byte values.
+    /// Creates an array without an object, with 8-byte values.
     ///
     /// # Errors
     ///
-    /// What the kernel says; needs CAP_BPF.
+    /// The kernel's. Needs CAP_BPF.
     pub fn create(name: &str, max_entries: u32) -> Result<Self, MapError> {
         let map_type = bpf_map_type::BPF_MAP_TYPE_REUSEPORT_SOCKARRAY;
         Self::new(MapData::create_of::<u32, u64>(map_type, name, max_entries, 0)?)
@@ -77,16 +78,15 @@ impl<T: Borrow<MapData>> ReusePortSockArray<T> {
     /// # Errors
     ///
     /// [`MapError::CookiesUnreadable`] for an array with 4-byte values, which the kernel does not
-    /// let anybody read; [`MapError::OutOfBounds`].
+    /// allow to read; [`MapError::OutOfBounds`].
     pub fn get(&self, index: &u32) -> Result<Option<u64>, MapError> {
         let data = self.inner.borrow();
         check_index(data, *index)?;
         cookie(data, index)
     }
 
-    /// The indices that hold a socket.
-    ///
-    /// For an array with 4-byte values the kernel does not tell, and all indices are given.
+    /// The indices that hold a socket. For an array with 4-byte values, which cannot be read, all
+    /// indices.
     pub fn indices(&self) -> SockArrayIndices<'_, T> {
         SockArrayIndices { array: self, keys: MapKeys::new(self.inner.borrow()) }
     }
@@ -108,7 +108,7 @@ impl<T: Borrow<MapData>> Iterator for SockArrayIndices<'_, T> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            // The kernel's next key of an array is the next index, whatever it holds.
+            // The kernel's next key of an array is the next index, even if it is empty.
             let index = match self.keys.next()? {
                 Ok(index) => index,
                 Err(error) => return Some(Err(error)),
@@ -130,8 +130,8 @@ impl<T: BorrowMut<MapData>> ReusePortSockArray<T> {
     ///
     /// # Errors
     ///
-    /// `EBUSY` if the socket is in an array or a socket map already, `EINVAL` if it has no `SO_REUSEPORT` or is not
-    /// bound or listening; [`MapError::OutOfBounds`].
+    /// `EBUSY` if the socket is in an array or a socket map already; `EINVAL` if it has no
+    /// `SO_REUSEPORT`, or is neither bound nor listening; [`MapError::OutOfBounds`].
     pub fn set<I: AsRawFd>(&mut self, index: u32, socket: &I, flags: u64) -> Result<(), MapError> {
         let data = self.inner.borrow();
         check_index(data, index)?;
@@ -142,7 +142,7 @@ impl<T: BorrowMut<MapData>> ReusePortSockArray<T> {
     ///
     /// # Errors
     ///
-    /// `ENOENT` if it is empty; [`MapError::OutOfBounds`].
+    /// `ENOENT` if the index is empty; [`MapError::OutOfBounds`].
     pub fn clear_index(&mut self, index: &u32) -> Result<(), MapError> {
         let data = self.inner.borrow();
         check_index(data, *index)?;

@@ -11,10 +11,10 @@ use crate::maps::data::MapData;
 use crate::maps::iter::{IterableMap, MapIter, MapKeys};
 use crate::sys::Pod;
 
-/// A hash map of sockets of any kind. A program may select from it.
+/// A hash map of sockets of any kind. Programs may select from it too.
 ///
-/// As with a [`SockMap`](super::SockMap), creating it needs CAP_NET_ADMIN, and a socket that is in a
-/// socket array is refused.
+/// As with a [`SockMap`](super::SockMap), creating it needs CAP_NET_ADMIN, and a socket that is in
+/// a socket array cannot be stored.
 ///
 /// # Minimum kernel version
 ///
@@ -49,8 +49,8 @@ impl<T: Borrow<MapData>, K: Pod> SockHash<T, K> {
         Ok(Self { inner: map, keys: PhantomData })
     }
 
-    /// The cookie of the socket under a key, as far as the return type holds it: aya's type, kept
-    /// for programs written to it. Use [`cookie`](Self::cookie).
+    /// The lower half of the cookie of the socket at a key: aya's return type has no room for more.
+    /// Use [`cookie`](Self::cookie).
     ///
     /// # Errors
     ///
@@ -60,7 +60,7 @@ impl<T: Borrow<MapData>, K: Pod> SockHash<T, K> {
         self.cookie(key)?.map(|cookie| cookie as RawFd).ok_or(MapError::KeyNotFound)
     }
 
-    /// The cookie of the socket under a key; `None` if there is no socket.
+    /// The cookie of the socket at a key; `None` if there is no socket.
     ///
     /// # Errors
     ///
@@ -69,12 +69,12 @@ impl<T: Borrow<MapData>, K: Pod> SockHash<T, K> {
         cookie(self.inner.borrow(), key)
     }
 
-    /// All keys, in no order.
+    /// All keys, in no particular order.
     pub fn keys(&self) -> MapKeys<'_, K> {
         MapKeys::new(self.inner.borrow())
     }
 
-    /// All keys with what [`get`](Self::get) says of them.
+    /// All keys with their values as [`get`](Self::get) returns them.
     pub fn iter(&self) -> MapIter<'_, K, RawFd, Self> {
         MapIter::new(self)
     }
@@ -86,11 +86,11 @@ impl<T: Borrow<MapData>, K: Pod> SockHash<T, K> {
 }
 
 impl<T: BorrowMut<MapData>, K: Pod> SockHash<T, K> {
-    /// Stores a socket under a key.
+    /// Stores a socket at a key.
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// `EBUSY` if the socket is in a socket array.
     pub fn insert<I: AsRawFd>(
         &mut self,
         key: impl Borrow<K>,
@@ -104,7 +104,7 @@ impl<T: BorrowMut<MapData>, K: Pod> SockHash<T, K> {
     ///
     /// # Errors
     ///
-    /// `ENOENT` if there is none.
+    /// `ENOENT` if the map has no such key.
     pub fn remove(&mut self, key: &K) -> Result<(), MapError> {
         self.inner.borrow().delete(key)
     }

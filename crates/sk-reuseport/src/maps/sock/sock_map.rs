@@ -12,12 +12,13 @@ use crate::maps::check::check_index;
 use crate::maps::data::MapData;
 use crate::maps::iter::MapKeys;
 
-/// An array of sockets of any kind. A program may select from it too.
+/// An array of sockets of any kind. Programs may select from it too.
 ///
 /// A socket can be in any number of socket maps, but not in a socket map and a
-/// [`ReusePortSockArray`](super::ReusePortSockArray) at the same time (`EBUSY`). So this is the way
-/// to steer a group whose sockets another program has in a socket map of its own.
-/// Creating it needs CAP_NET_ADMIN beside CAP_BPF; storing needs nothing.
+/// [`ReusePortSockArray`](super::ReusePortSockArray) at the same time (`EBUSY`). So a socket map
+/// can steer a group whose sockets are in the socket map of another program.
+///
+/// Creating it needs CAP_BPF and CAP_NET_ADMIN; storing needs no capability.
 ///
 /// # Minimum kernel version
 ///
@@ -40,11 +41,11 @@ pub struct SockMap<T> {
 }
 
 impl SockMap<MapData> {
-    /// Creates a map that no object defines, with 8-byte values.
+    /// Creates a map without an object, with 8-byte values.
     ///
     /// # Errors
     ///
-    /// What the kernel says; needs CAP_BPF and CAP_NET_ADMIN.
+    /// The kernel's. Needs CAP_BPF and CAP_NET_ADMIN.
     pub fn create(name: &str, max_entries: u32) -> Result<Self, MapError> {
         let map_type = bpf_map_type::BPF_MAP_TYPE_SOCKMAP;
         Self::new(MapData::create_of::<u32, u64>(map_type, name, max_entries, 0)?)
@@ -67,7 +68,7 @@ impl<T: Borrow<MapData>> SockMap<T> {
         cookie(data, index)
     }
 
-    /// All indices, whatever they hold.
+    /// All indices, including empty ones.
     pub fn indices(&self) -> MapKeys<'_, u32> {
         MapKeys::new(self.inner.borrow())
     }
@@ -94,7 +95,7 @@ impl<T: BorrowMut<MapData>> SockMap<T> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is empty; [`MapError::OutOfBounds`].
+    /// `EINVAL` if the index is empty; [`MapError::OutOfBounds`].
     pub fn clear_index(&mut self, index: &u32) -> Result<(), MapError> {
         let data = self.inner.borrow();
         check_index(data, *index)?;

@@ -7,7 +7,7 @@ use crate::error::MapError;
 use crate::maps::data::MapData;
 use crate::sys::{self, Operation, Pod, SyscallError};
 
-/// Stores a socket in a map whose values are as the map has them: 4 or 8 bytes.
+/// Stores a socket in a map with values of 4 or 8 bytes.
 pub(super) fn store<K: Pod>(
     map: &MapData,
     key: &K,
@@ -15,7 +15,7 @@ pub(super) fn store<K: Pod>(
     flags: u64,
 ) -> Result<(), MapError> {
     let fd = map.fd().as_fd();
-    // Of 8 bytes the kernel takes all (reuseport_array_update_elem).
+    // The kernel reads all 8 bytes (reuseport_array_update_elem).
     let result = if map.definition().value_size() == 8 {
         let socket = u64::try_from(socket).map_err(io::Error::other)?;
         sys::bpf_map_update_elem(fd, key, &socket, flags)
@@ -25,7 +25,7 @@ pub(super) fn store<K: Pod>(
     Ok(result.map_err(SyscallError::of(Operation::StoreSocket))?)
 }
 
-/// The cookie of the socket under a key; `None` if there is no socket.
+/// The cookie of the socket at a key; `None` if there is no socket.
 pub(super) fn cookie<K: Pod>(map: &MapData, key: &K) -> Result<Option<u64>, MapError> {
     if map.definition().value_size() != 8 {
         return Err(MapError::CookiesUnreadable);

@@ -1,5 +1,5 @@
-//! A program written to aya's interface compiles with this crate in aya's place, and does the same:
-//! `program.rs` is compiled with either, and run with both.
+//! Compatibility with aya: `program.rs` is compiled with aya and with this crate, and must do the
+//! same.
 
 /// The program with aya.
 mod with_aya {
@@ -17,7 +17,7 @@ use std::fmt::Debug;
 
 use test_support::{bpffs, netns};
 
-/// Runs a part of the program with both and compares what came out.
+/// Runs a part of the program with both, and compares the results.
 fn same<T: PartialEq + Debug + Send>(with_aya: fn() -> T, with_ours: fn() -> T) {
     let run = |part: fn() -> T| {
         netns::isolated(|| {

@@ -1,5 +1,5 @@
-// A program written to aya 0.14's interface. `lib` is aya itself, or the crate in its place; whoever
-// includes this says which. The parts return what is to be the same with both.
+// A program for the API of aya 0.14. The including module defines `lib`: aya, or this crate. The
+// parts return what must be the same with both.
 
 use std::convert::TryInto;
 use std::io::Read;
@@ -34,7 +34,7 @@ macro_rules! object {
     };
 }
 
-/// A structure of one's own, as aya's users put them into maps.
+/// A structure of a map's values.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Changes {
@@ -42,8 +42,8 @@ struct Changes {
     closed: u64,
 }
 
-// SAFETY: two integers and nothing else.
-#[allow(unsafe_code, reason = "this is how a program says it to aya")]
+// SAFETY: two integers, without padding.
+#[allow(unsafe_code, reason = "aya requires it")]
 unsafe impl lib::Pod for Changes {}
 
 fn pinned(name: &str) -> PathBuf {
@@ -54,7 +54,7 @@ fn program<'a>(bpf: &'a mut Ebpf, name: &str) -> &'a mut SkReuseport {
     bpf.program_mut(name).unwrap().try_into().unwrap()
 }
 
-/// What is in common of the ways in which socket options fail.
+/// The option and the error number of a socket option that failed.
 fn option_error(result: Result<(), ProgramError>) -> (&'static str, i32) {
     match result {
         Err(ProgramError::SkReuseportError(SkReuseportError::SetsockoptError {
@@ -65,7 +65,7 @@ fn option_error(result: Result<(), ProgramError>) -> (&'static str, i32) {
     }
 }
 
-/// The same of the ways in which maps fail.
+/// The result of an operation on a map.
 fn map_error(result: Result<(), MapError>) -> String {
     match result {
         Ok(()) => "done".to_owned(),
@@ -79,7 +79,7 @@ fn map_error(result: Result<(), MapError>) -> String {
     }
 }
 
-/// aya-ebpf's maps, a constant, attach through one member and detach through another.
+/// Maps of aya-ebpf, a constant, attaching through one member and detaching through another.
 pub(crate) fn select_and_detach() -> (Vec<usize>, u64, (&'static str, i32)) {
     let group = UdpGroup::new(3);
     let mut got = Vec::new();
@@ -109,7 +109,7 @@ pub(crate) fn select_and_detach() -> (Vec<usize>, u64, (&'static str, i32)) {
     (got, runs, option_error(SkReuseport::detach(&group.members[0])))
 }
 
-/// Maps as clang describes them, shared by the programs of an object.
+/// Maps of clang, shared by the programs of an object.
 pub(crate) fn select_with_clangs_maps() -> (Vec<usize>, Vec<u64>) {
     let group = UdpGroup::new(2);
     let mut bpf = Ebpf::load(object!("select")).unwrap();
@@ -129,12 +129,12 @@ pub(crate) fn select_with_clangs_maps() -> (Vec<usize>, Vec<u64>) {
         map.set(0, choice, 0).unwrap();
         got.push(group.send(b"x"));
     }
-    got.pop(); // the kernel's hash, which has a secret
+    got.pop(); // the kernel's hash, which is keyed with a secret
     let counters: ArrayByItsPath<_, u64> = bpf.map("counters").unwrap().try_into().unwrap();
     (got, counters.iter().map(Result::unwrap).collect())
 }
 
-/// What a socket array takes and what not.
+/// Sockets that a socket array accepts or refuses.
 pub(crate) fn socket_array() -> Vec<String> {
     let group = UdpGroup::new(2);
     let mut bpf = Ebpf::load(object!("legacy")).unwrap();
@@ -159,7 +159,7 @@ pub(crate) fn socket_array() -> Vec<String> {
     said
 }
 
-/// Everything that is refused.
+/// Refused operations.
 pub(crate) fn refusals() -> Vec<(&'static str, i32)> {
     let mut bpf = EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::DEBUG | VerifierLogLevel::STATS)
@@ -199,7 +199,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, i32)> {
     said
 }
 
-/// Programs and maps that stay.
+/// Pinned programs and maps.
 pub(crate) fn pins() -> Vec<String> {
     let mut said = Vec::new();
     let group = UdpGroup::new(1);
@@ -328,7 +328,7 @@ pub(crate) fn queue() -> (Vec<Vec<u8>>, bool) {
     (got, ready(&[records.as_fd()], std::time::Duration::from_secs(10)).is_some())
 }
 
-/// A value that connections inherit, and a program at a tracepoint that counts them.
+/// Socket storage, and a program at a tracepoint.
 pub(crate) fn storage_and_tracepoint() -> (Vec<String>, [u64; 2]) {
     let btf = Btf::from_sys_fs().unwrap();
     let mut bpf = Ebpf::load(object!("tracing")).unwrap();
@@ -368,7 +368,7 @@ pub(crate) fn storage_and_tracepoint() -> (Vec<String>, [u64; 2]) {
         connect();
         changes.get(&1, 0).unwrap().established > before
     };
-    // Another test that starts a process has a copy of the link in it for a moment.
+    // A process that another test is starting has a copy of the link for a moment.
     test_support::wait::until("it no longer counts", test_support::wait::BOUND, || !counts());
 
     marks.remove(&listener).unwrap();
@@ -376,7 +376,7 @@ pub(crate) fn storage_and_tracepoint() -> (Vec<String>, [u64; 2]) {
     (said, [established, closed])
 }
 
-/// An iterator, from its program to what it prints.
+/// An iterator.
 pub(crate) fn iterator() -> bool {
     let btf = Btf::from_sys_fs().unwrap();
     let mut bpf = Ebpf::load(object!("tracing")).unwrap();
@@ -418,7 +418,7 @@ pub(crate) fn constants() -> (Vec<u64>, Vec<bool>) {
     (words, vec![refused("no_such_variable", &[1]), refused("factor", &[1])])
 }
 
-/// The names of everything.
+/// The names of maps and programs.
 pub(crate) fn what_an_object_has() -> (Vec<String>, Vec<String>, bool) {
     let mut bpf = Ebpf::load(object!("select")).unwrap();
     let mut maps: Vec<String> = bpf.maps().map(|(name, _)| name.to_owned()).collect();
@@ -447,7 +447,7 @@ pub(crate) fn what_an_object_has() -> (Vec<String>, Vec<String>, bool) {
     (maps, programs, loaded)
 }
 
-/// Comparing kernels.
+/// Kernel versions.
 pub(crate) fn kernel_versions() -> (bool, bool, u32) {
     let current = KernelVersion::current().unwrap();
     (

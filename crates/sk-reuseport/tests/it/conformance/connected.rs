@@ -1,5 +1,5 @@
-//! A UDP member that connects to one peer, and disconnects again: the one thing that a member of a
-//! group should not do.
+//! A UDP member that connects to a peer and disconnects again, which members of a group should not
+//! do.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -15,14 +15,14 @@ use crate::conformance::orders::{MapType, Order, Outcome, Program};
 use crate::fixtures::errno;
 use Bound::*;
 
-/// The member that connects. It was bound last, and to a port of its own choice: the first one would
-/// lose its port by disconnecting.
+/// The member that connects. It was bound last, to a given port: the first one, for which the
+/// kernel chose the port, would lose it by disconnecting.
 const CONNECTED: usize = 2;
 
-/// Asks for the member that connects.
+/// An order for the member that connects.
 const FOR_IT: Order = Order { index: CONNECTED as u32, index_for_ack: 0, leave_to_kernel: 0 };
 
-/// Asks for another one.
+/// An order for another member.
 const FOR_ANOTHER: Order = Order { index: 0, index_for_ack: 0, leave_to_kernel: 0 };
 
 #[rstest]
@@ -33,9 +33,8 @@ fn a_member_that_connects_and_disconnects(
         let group = Group::new(bound);
         let peer = UdpSocket::bind(bound.reached_at(0)).unwrap();
         group.connected().connect(peer.local_addr().unwrap()).unwrap();
-        // Kernels differ. The later ones take the socket out of its group when it connects; the
-        // earlier ones do so only if connecting changes its address. Stable kernels in between may
-        // do either.
+        // Later kernels remove a socket from its group when it connects. Earlier ones do so only if
+        // connecting changes its address. Stable kernels in between may do either.
         if group.program.cookie(FOR_IT.index).is_none() {
             group.assert_outside(&peer);
         } else {
@@ -69,14 +68,14 @@ impl Group {
         }
     }
 
-    /// The member that gets what a stranger asks for.
+    /// The member that receives a stranger's order.
     #[track_caller]
     fn stranger_reaches(&self, order: Order) -> usize {
         let _stranger = Client::send(Protocol::Udp, self.at(), order.as_bytes()).unwrap();
         receiver(&self.members, order.as_bytes())
     }
 
-    /// The member that gets what the peer asks for.
+    /// The member that receives the peer's order.
     #[track_caller]
     fn peer_reaches(&self, peer: &UdpSocket, order: Order) -> usize {
         peer.send_to(order.as_bytes(), self.at()).unwrap();
@@ -87,9 +86,10 @@ impl Group {
         self.bound.reached_at(self.members[0].address().port())
     }
 
-    /// Connected, it is its peer's alone. Disconnected, it stays outside and gets everything, whether
-    /// the program is asked or not: the kernel finds it before the group or, as with `::1`, where it
-    /// still scores for the peer that it no longer has, prefers it (udp6_lib_lookup2).
+    /// While connected, the member only receives from its peer. Disconnected, it stays outside the
+    /// group and receives everything, whether or not the program runs: the kernel finds it before
+    /// the group, or, with `::1`, prefers it because its score still counts the former peer
+    /// (udp6_lib_lookup2).
     fn assert_outside(mut self, peer: &UdpSocket) {
         assert!(Client::is_refused(Protocol::Udp, self.at(), FOR_IT.as_bytes()));
         self.program.assert_only(Outcome::NotSelected, 1);
@@ -103,8 +103,8 @@ impl Group {
         assert_eq!(errno(&error), Some(Errno::INVAL), "{error}");
     }
 
-    /// Connected, it keeps its index, and gets what strangers send too. Disconnected, it is what it
-    /// was.
+    /// While connected, the member keeps its index and receives from strangers too. Disconnected,
+    /// it is a member as before.
     fn assert_inside(self, peer: &UdpSocket) {
         assert_eq!(self.stranger_reaches(FOR_IT), CONNECTED);
         assert_eq!(self.stranger_reaches(FOR_ANOTHER), FOR_ANOTHER.index as usize);

@@ -1,4 +1,4 @@
-//! Groups of sockets of any kind, and the clients that talk to them.
+//! Groups of TCP and UDP sockets, and their clients.
 
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -21,7 +21,7 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    /// As the IP header names it.
+    /// The protocol number in the IP header.
     pub(crate) fn number(self) -> u32 {
         match self {
             Self::Tcp => 6,
@@ -37,14 +37,14 @@ impl Protocol {
     }
 }
 
-/// What a group is bound to, and by which protocol clients come.
+/// The address of a group, and the IP version of its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bound {
     LoopbackV4,
     AnyV4,
     LoopbackV6,
     AnyV6,
-    /// To any address of both kinds; clients come over IPv4.
+    /// Bound to any IPv6 and IPv4 address; clients use IPv4.
     AnyV6ReachedByV4,
 }
 
@@ -62,7 +62,7 @@ impl Bound {
         self.address().ip().is_unspecified()
     }
 
-    /// Where clients reach a group that is bound so.
+    /// The address at which clients reach such a group.
     pub(crate) fn reached_at(self, port: u16) -> SocketAddr {
         match self {
             Self::LoopbackV4 | Self::AnyV4 | Self::AnyV6ReachedByV4 => {
@@ -81,12 +81,12 @@ pub(crate) enum Member {
 }
 
 impl Member {
-    /// As many members of a new group.
+    /// The members of a new group.
     pub(crate) fn group(protocol: Protocol, address: SocketAddr, count: usize) -> Vec<Self> {
         Self::bind(protocol, &Bind::new(address), count).unwrap()
     }
 
-    /// As many members, bound as one likes.
+    /// Binds members with these options.
     pub(crate) fn bind(protocol: Protocol, bind: &Bind, count: usize) -> io::Result<Vec<Self>> {
         Ok(match protocol {
             Protocol::Tcp => bind.listeners(count)?.into_iter().map(Self::Tcp).collect(),
@@ -105,7 +105,7 @@ impl Member {
         cookie(self)
     }
 
-    /// Takes the first `length` bytes of what has arrived, or waits for them.
+    /// Receives `length` bytes of a connection or a datagram, and waits for them if necessary.
     fn receive(&self, length: usize) -> Vec<u8> {
         match self {
             Self::Tcp(listener) => {
@@ -140,16 +140,16 @@ impl AsRawFd for Member {
     }
 }
 
-/// The member that gets `sent`.
+/// The member that receives `sent`.
 #[track_caller]
 pub(crate) fn receiver(members: &[Member], sent: &[u8]) -> usize {
-    let member = ready(members, BOUND).expect("what was sent arrives");
+    let member = ready(members, BOUND).expect("the data arrives");
     assert_eq!(members[member].receive(sent.len()), sent);
-    assert_eq!(ready(members, Duration::ZERO), None, "one member gets it");
+    assert_eq!(ready(members, Duration::ZERO), None, "only one member receives it");
     member
 }
 
-/// Somebody who talks to a group.
+/// A client of a group.
 #[derive(Debug)]
 pub(crate) struct Client(OwnedFd);
 
@@ -159,7 +159,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The socket's. Where nobody takes a datagram, the error is there at the next call.
+    /// The socket's. A refused datagram is reported by the next call.
     pub(crate) fn send(protocol: Protocol, to: SocketAddr, payload: &[u8]) -> io::Result<Self> {
         const MSG_FASTOPEN: SendFlags = SendFlags::from_bits_retain(0x2000_0000);
 
@@ -177,7 +177,7 @@ impl Client {
         Ok(Self(socket))
     }
 
-    /// What is refused: TCP says so while connecting, UDP when the ICMP message has arrived.
+    /// Whether the payload is refused: by TCP while connecting, by UDP with an ICMP message.
     pub(crate) fn is_refused(protocol: Protocol, to: SocketAddr, payload: &[u8]) -> bool {
         let refused = match Self::send(protocol, to, payload) {
             Ok(client) => rustix::net::recv(&client.0, &mut [0; 1][..], RecvFlags::empty())
@@ -206,14 +206,14 @@ fn sendto_connected(socket: &OwnedFd, protocol: Protocol, payload: &[u8]) -> io:
     Ok(())
 }
 
-/// Lets this network's clients send data in a SYN and its listeners take it, both without having met
-/// before: TFO_CLIENT_ENABLE, _SERVER_ENABLE, _CLIENT_NO_COOKIE, _SERVER_COOKIE_NOT_REQD and
-/// _SERVER_WO_SOCKOPT1 of include/net/tcp.h. For listeners that come afterwards.
+/// Enables TCP Fast Open without cookies for clients and for new listeners of this network
+/// namespace: TFO_CLIENT_ENABLE, _SERVER_ENABLE, _CLIENT_NO_COOKIE, _SERVER_COOKIE_NOT_REQD and
+/// _SERVER_WO_SOCKOPT1 of include/net/tcp.h.
 pub(crate) fn allow_data_in_syns() {
     set_sysctl("net/ipv4/tcp_fastopen", 0x1 | 0x2 | 0x4 | 0x200 | 0x400);
 }
 
-/// Changes a setting of the calling thread's network.
+/// Sets a sysctl of the calling thread's network namespace.
 pub(crate) fn set_sysctl(name: &str, value: u32) {
     let path = format!("/proc/sys/{name}");
     std::fs::write(&path, value.to_string()).unwrap_or_else(|error| panic!("{path}: {error}"));

@@ -1,4 +1,4 @@
-//! The object `conformance_select.bpf.c`: its programs, what they are asked and what they record.
+//! The object `conformance_select.bpf.c`: its programs, their orders and their records.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -32,7 +32,7 @@ impl MapType {
     }
 }
 
-/// How a run of the program ended: `enum outcome`.
+/// The outcome of a run: `enum outcome`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Outcome {
     NoOrder,
@@ -42,7 +42,7 @@ pub(crate) enum Outcome {
     Selected,
 }
 
-/// What a client asks the program for: `struct order`.
+/// A client's order to the program: `struct order`.
 #[derive(Debug, Clone, Copy, Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Order {
@@ -51,7 +51,7 @@ pub(crate) struct Order {
     pub(crate) leave_to_kernel: u32,
 }
 
-/// What the program saw in its last run: `struct sight`.
+/// The program's record of its last run: `struct sight`.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Sight {
@@ -118,7 +118,7 @@ impl Sockets {
     }
 }
 
-/// The program for one type of map, loaded, with the map in its array of maps.
+/// The loaded program for one type of map, with the map in its array of maps.
 pub(crate) struct Program {
     ebpf: Ebpf,
     map_type: MapType,
@@ -188,13 +188,13 @@ impl Program {
         cookie.unwrap()
     }
 
-    /// How often the program ran, by outcome.
+    /// The number of runs by outcome.
     pub(crate) fn outcomes(&self) -> Vec<u64> {
         let outcomes: Array<_, u64> = self.ebpf.map("outcomes").unwrap().try_into().unwrap();
         outcomes.iter().collect::<Result<_, _>>().unwrap()
     }
 
-    /// Asserts that the program ran so often, each time with the same outcome.
+    /// Asserts that the program ran `times` times, each with this outcome.
     #[track_caller]
     pub(crate) fn assert_only(&self, outcome: Outcome, times: u64) {
         let mut expected = vec![0; self.outcomes().len()];
@@ -202,7 +202,7 @@ impl Program {
         assert_eq!(self.outcomes(), expected, "{outcome:?} {times} times; last {:?}", self.sight());
     }
 
-    /// What it saw the last time.
+    /// The record of the last run.
     pub(crate) fn sight(&self) -> Sight {
         let last: Array<_, Sight> = self.ebpf.map("last").unwrap().try_into().unwrap();
         last.get(&0, 0).unwrap()

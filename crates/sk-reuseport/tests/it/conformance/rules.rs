@@ -1,4 +1,4 @@
-//! How sockets form groups: who gets in, who is kept out, and whose traffic it is.
+//! The rules by which sockets form groups and receive traffic.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -30,7 +30,8 @@ fn program() -> Program {
     Program::load(MapType::SockArray)
 }
 
-/// Whether two sockets are in one group: what is attached through one is detached through the other.
+/// Whether two sockets are in one group: a program attached through one is detached through the
+/// other.
 fn are_one_group(one: impl AsFd, other: impl AsFd) -> bool {
     program().attach(&one);
     match SkReuseport::detach(other) {
@@ -43,7 +44,7 @@ fn are_one_group(one: impl AsFd, other: impl AsFd) -> bool {
     }
 }
 
-/// The address of a group with the port that it got.
+/// The address with the port of a member.
 fn with_port(address: SocketAddr, member: &Member) -> SocketAddr {
     SocketAddr::new(address.ip(), member.address().port())
 }
@@ -57,7 +58,7 @@ fn unbound(protocol: Protocol, to: SocketAddr) -> OwnedFd {
     socket
 }
 
-/// Binds it, and lets it listen if it can.
+/// Binds a socket, and makes a TCP socket listen.
 fn join(protocol: Protocol, socket: OwnedFd, to: SocketAddr) -> rustix::io::Result<Member> {
     bind(&socket, &to)?;
     Ok(match protocol {
@@ -69,7 +70,7 @@ fn join(protocol: Protocol, socket: OwnedFd, to: SocketAddr) -> rustix::io::Resu
     })
 }
 
-/// A socket bound as most programs bind theirs.
+/// A socket bound without the option.
 fn plain(protocol: Protocol, address: SocketAddr) -> std::io::Result<Member> {
     Ok(match protocol {
         Tcp => Member::Tcp(TcpListener::bind(address)?),
@@ -78,7 +79,7 @@ fn plain(protocol: Protocol, address: SocketAddr) -> std::io::Result<Member> {
 }
 
 #[rstest]
-fn without_the_option_there_is_no_place_beside_a_group(
+fn without_the_option_the_address_of_a_group_is_in_use(
     #[values(Tcp, Udp)] protocol: Protocol,
     #[values(LoopbackV4, AnyV4, LoopbackV6, AnyV6)] bound: Bound,
 ) {
@@ -88,13 +89,13 @@ fn without_the_option_there_is_no_place_beside_a_group(
         assert_eq!(plain(protocol, address).unwrap_err().kind(), ErrorKind::AddrInUse);
         drop(members);
         let _plain = plain(protocol, address).unwrap();
-        let beside = Member::bind(protocol, &Bind::new(address), 1);
-        assert_eq!(beside.unwrap_err().kind(), ErrorKind::AddrInUse);
+        let second = Member::bind(protocol, &Bind::new(address), 1);
+        assert_eq!(second.unwrap_err().kind(), ErrorKind::AddrInUse);
     });
 }
 
-/// It is in no group, nobody can steer it. But the next socket that is bound with the option finds
-/// room beside it, and makes a group of the two (reuseport_add_sock).
+/// The socket is in no group and cannot be steered. But the next socket that binds to its address
+/// with the option succeeds, and forms a group with it (reuseport_add_sock).
 #[rstest]
 fn the_option_after_bind_joins_nothing(
     #[values(Tcp, Udp)] protocol: Protocol,
@@ -114,8 +115,8 @@ fn the_option_after_bind_joins_nothing(
     });
 }
 
-/// A socket that is not bound is a group of its own if a program is attached to it. With that program
-/// it founds a group, but can join none.
+/// Attaching a program to an unbound socket makes it a group by itself. Such a socket can start a
+/// group at an address, but cannot join one.
 #[rstest]
 fn attaching_before_bind_makes_separate_groups(
     #[values(Tcp, Udp)] protocol: Protocol,
@@ -134,12 +135,12 @@ fn attaching_before_bind_makes_separate_groups(
         let address = first.address();
         assert_eq!(join(protocol, second, address).unwrap_err(), Errno::ADDRINUSE);
         let third = join(protocol, unbound(protocol, address), address).unwrap();
-        SkReuseport::detach(&third).expect("the first one's program is the group's");
+        SkReuseport::detach(&third).expect("the program of the first socket is that of the group");
     });
 }
 
-/// Two groups at one port, with a program each; what is sent to the address that one of them names
-/// is that one's, the rest the other's.
+/// Two groups at one port, each with a program. Traffic to the specific address goes to the group
+/// that is bound to it, the rest to the other.
 #[rstest]
 fn a_specific_address_beats_the_wildcard(
     #[values(Tcp, Udp)] protocol: Protocol,
@@ -175,30 +176,30 @@ fn a_specific_address_beats_the_wildcard(
     });
 }
 
-/// A socket of another user is not let in, whatever its options.
+/// A socket of another user cannot join, whatever its options.
 #[rstest]
 fn another_user_is_refused(
     #[values(Tcp, Udp)] protocol: Protocol,
     #[values(LoopbackV4, AnyV4, LoopbackV6, AnyV6)] bound: Bound,
 ) {
     netns::isolated(|| {
-        let nobody = Uid::from_raw(65534);
+        let user = Uid::from_raw(65534);
         let ours = Member::group(protocol, bound.address(), 1).remove(0);
         let bind = Bind::new(with_port(bound.address(), &ours));
-        // Of this thread, which ends with the test: no other thread changes its user.
-        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        // Changes the user of this thread only, which ends with the test.
+        rustix::thread::set_thread_res_uid(user, user, user).unwrap();
         let theirs = Member::bind(protocol, &bind, 1);
         assert_eq!(theirs.unwrap_err().kind(), ErrorKind::AddrInUse);
         drop(ours);
         let theirs = Member::bind(protocol, &bind, 2).unwrap();
-        assert_eq!(theirs.len(), 2, "among themselves they are a group");
+        assert_eq!(theirs.len(), 2, "sockets of one user form a group");
     });
 }
 
-/// Sockets of one device are one group, those of all devices another. One of them takes all that comes
-/// by the device: the kernel stops at the first socket with a group that fits, whatever others score
-/// (inet_lhash2_lookup, udp4_lib_lookup2). In its lists IPv4 sockets stand before older ones, IPv6
-/// sockets with the option behind them.
+/// Sockets bound to a device form one group, those bound to none another. One of the groups
+/// receives all traffic of the device: the kernel stops at the first matching socket with a group,
+/// whatever the score of others (inet_lhash2_lookup, udp4_lib_lookup2). New IPv4 sockets come first
+/// in its lists, new IPv6 sockets with the option last.
 #[rstest]
 fn another_device_is_another_group(
     #[values(Tcp, Udp)] protocol: Protocol,
@@ -232,7 +233,7 @@ fn another_device_is_another_group(
     });
 }
 
-/// IPv6 sockets that take IPv4 traffic too and such as do not are different groups.
+/// IPv6 sockets with and without IPv4 traffic form different groups.
 #[rstest]
 fn another_v6only_is_another_group(#[values(Tcp, Udp)] protocol: Protocol) {
     netns::isolated(|| {
@@ -244,8 +245,8 @@ fn another_v6only_is_another_group(#[values(Tcp, Udp)] protocol: Protocol) {
     });
 }
 
-/// A listener that let the kernel choose its port, as the first of a group may have, has none any
-/// more when it was shut down: listening again it is somewhere else, and alone (tcp_set_state).
+/// Shutting down a listener releases a port that the kernel chose for it, as for the first of a
+/// group. Listening again, it gets another port and is alone (tcp_set_state).
 #[rstest]
 fn a_port_of_the_kernels_choice_is_lost_by_listening_again(
     #[values(LoopbackV4, AnyV4, LoopbackV6, AnyV6)] bound: Bound,
@@ -264,7 +265,7 @@ fn a_port_of_the_kernels_choice_is_lost_by_listening_again(
     });
 }
 
-/// Multipath TCP has groups, but takes no programs.
+/// Multipath TCP has groups, but refuses programs.
 #[test]
 fn multipath_tcp_refuses() {
     netns::isolated(|| {

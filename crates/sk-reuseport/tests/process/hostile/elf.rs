@@ -1,4 +1,4 @@
-//! Objects made by hand, which may say of themselves what no compiler would.
+//! Builds objects, including ones that no compiler would write.
 
 /// A little-endian 64-bit ELF file for BPF, section by section.
 pub(crate) struct Elf {
@@ -11,7 +11,7 @@ struct Section {
     kind: u32,
     flags: u64,
     data: Vec<u8>,
-    /// What the header says, if not the length of `data`.
+    /// The size in the header, if it is not the length of `data`.
     size: Option<u64>,
     info: u32,
 }
@@ -34,19 +34,19 @@ const ALLOC_EXEC: u64 = 6;
 const GLOBAL_OBJECT: u8 = 0x11;
 const GLOBAL_FUNCTION: u8 = 0x12;
 
-/// `call` to an instruction so many after the next one.
+/// `call`, followed by the distance of the target from the next instruction.
 const CALL: [u8; 4] = [0x85, 0x10, 0, 0];
 /// `r0 = 1; exit`: SK_PASS.
 pub(crate) const PASS: [u8; 16] = [0xb7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
 pub(crate) const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
 
 impl Elf {
-    /// An object without anything.
+    /// An object without sections.
     pub(crate) fn empty() -> Self {
         Self { sections: Vec::new(), symbols: Vec::new() }
     }
 
-    /// An object with a licence and a program that passes everything.
+    /// An object with a licence and a program that returns SK_PASS.
     pub(crate) fn passing() -> Self {
         let mut elf = Self::empty();
         elf.data(b"license", b"GPL\0");
@@ -64,7 +64,7 @@ impl Elf {
         self.section(name, PROGBITS, ALLOC_WRITE, data)
     }
 
-    /// A section of so many zeros, which take no room.
+    /// A section of `size` zeros, which take no room in the file.
     pub(crate) fn zeros(&mut self, name: &[u8], size: u64) {
         let index = self.section(name, NOBITS, ALLOC_WRITE, &[]);
         self.sections[usize::from(index) - 1].size = Some(size);
@@ -128,7 +128,7 @@ impl Elf {
         let symtab = self.section(b".symtab", SYMTAB, 0, &table);
         self.sections[usize::from(symtab) - 1].info = 1;
         for section in &mut self.sections {
-            // Names of sections are in the same table as those of symbols.
+            // Sections and symbols share a string table.
             let name = names.len() as u32;
             names.extend(section.name.iter().chain(&[0]));
             section.name = name.to_le_bytes().to_vec();
@@ -137,7 +137,7 @@ impl Elf {
         self.file(strings, symtab)
     }
 
-    /// The header, what the sections hold, and their headers.
+    /// The file header, the content of the sections, and the section headers.
     fn file(&self, strings: u16, symtab: u16) -> Vec<u8> {
         let mut file = vec![0; 64];
         let mut headers = vec![0; 64];

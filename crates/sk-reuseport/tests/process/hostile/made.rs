@@ -1,4 +1,4 @@
-//! Objects of which one thing is wrong, and what is said of it.
+//! Objects with one thing wrong, and the message about it.
 
 use std::fs;
 
@@ -18,33 +18,33 @@ const RINGBUF: u32 = 27;
 const PIN_BY_NAME: u32 = 1;
 
 /// An array as it should be: type, key size, value size, elements, flags, id, pinning.
-const SOUND: [u32; 7] = [ARRAY, 4, 8, 1, 0, 0, 0];
+const VALID: [u32; 7] = [ARRAY, 4, 8, 1, 0, 0, 0];
 
 #[track_caller]
 fn says(bytes: &[u8], expected: &[&str]) {
-    let said = refused(bytes);
+    let report = refused(bytes);
     for part in expected {
-        assert!(said.contains(part), "{said:?} should say {part:?}");
+        assert!(report.contains(part), "{report:?} should contain {part:?}");
     }
 }
 
 #[test]
-fn what_is_made_by_hand_is_sound_but_for_what_is_wrong() {
+fn objects_built_here_are_valid_by_default() {
     unharmed(|| {
         load(&Elf::passing().bytes(), None).unwrap();
-        load(&Elf::passing().map(b"SOUND", SOUND).bytes(), None).unwrap();
+        load(&Elf::passing().map(b"VALID", VALID).bytes(), None).unwrap();
         load(&Elf::calling(5).bytes(), None).unwrap();
     });
 }
 
 #[test]
-fn what_is_empty() {
+fn empty_objects() {
     unharmed(|| {
         says(b"", &["expected is an ELF file"]);
         says(&[0; 64], &["expected is an ELF file"]);
         says(&vec![0; 1 << 20], &["expected is an ELF file"]);
         says(&[0x7f; 4096], &["expected is an ELF file"]);
-        // Sections, and nothing in them: no program, no map, no harm.
+        // No program and no map.
         let nothing = Elf::empty().bytes();
         load(&nothing, None).unwrap();
         assert_eq!(Ebpf::load(&nothing).unwrap().programs().count(), 0);
@@ -66,9 +66,10 @@ fn licences() {
             elf.bytes()
         };
         load(&licensed(b"GPL\0"), None).unwrap();
-        // To the kernel, whatever it does not know is not the GPL; this program does not need it.
+        // The kernel takes unknown licences for incompatible with the GPL. This program needs no
+        // GPL.
         load(&licensed(b"\xff\xfe\0"), None).unwrap();
-        // Without an end, with two, or none at all.
+        // Without a final 0, with two, and empty.
         says(&licensed(b"GPL"), &["license"]);
         says(&licensed(b"G\0PL\0"), &["license"]);
         says(&licensed(b""), &["license"]);
@@ -76,14 +77,14 @@ fn licences() {
 }
 
 #[test]
-fn sections_that_nobody_knows() {
+fn unknown_sections() {
     unharmed(|| {
         let mut elf = Elf::passing();
         elf.data(b".mystery", b"whatever");
         elf.data(b"", b"without a name");
         elf.data(b".data", b"");
         load(&elf.bytes(), None).unwrap();
-        // A program of a section that is none of ours cannot be loaded, and says what it is.
+        // A program of an unknown section is refused, and the message names the section.
         let mut elf = Elf::passing();
         elf.program(b"sk_reuseport/teleport", b"odd", &EXIT);
         says(&elf.bytes(), &["sk_reuseport/teleport"]);
@@ -91,7 +92,7 @@ fn sections_that_nobody_knows() {
 }
 
 #[test]
-fn maps_of_sizes_that_no_map_has() {
+fn maps_of_impossible_sizes() {
     unharmed(|| {
         let with = |definition| Elf::passing().map(b"ODD", definition).bytes();
         // 4 GiB: in one element, and in many.
@@ -107,23 +108,23 @@ fn maps_of_sizes_that_no_map_has() {
             elf.map(format!("M{index}").as_bytes(), [ARRAY, 4, 8, 1 << 23, 0, 0, 0])
         };
         says(&(0..64).fold(Elf::passing(), many).bytes(), &["4294967296 bytes"]);
-        // Keys and values that the type does not take.
+        // Sizes of keys and values that the type does not accept.
         says(&with([ARRAY, 3, 8, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
         says(&with([ARRAY, 4, 0, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
         says(&with([SOCKARRAY, 4, 16, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
         says(&with([SOCKARRAY, 8, 8, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
-        // No elements, flags and types that there are not.
+        // No elements, unknown flags, an unknown type.
         says(&with([SOCKARRAY, 4, 8, 0, 0, 0, 0]), &["`ODD`", "number of elements"]);
         says(&with([ARRAY, 4, 8, 1, u32::MAX, 0, 0]), &["`ODD`", "flags"]);
         says(&with([9999, 4, 8, 1, 0, 0, 0]), &["map type 9999"]);
-        // A way of pinning that there is not.
+        // An unknown kind of pinning.
         for pinning in [2, 77, 1 << 8, 1 << 31] {
             says(&with([ARRAY, 4, 8, 1, 0, 0, pinning]), &["`ODD`", "pinning"]);
         }
     });
 }
 
-/// BTF of these types, and of one name, `x`, at offset 1.
+/// BTF with these types and one string, `x`, at offset 1.
 fn types(words: &[u32]) -> Vec<u8> {
     let length = words.len() as u32 * 4;
     let header = [24, 0, length, length, 3];
@@ -133,7 +134,7 @@ fn types(words: &[u32]) -> Vec<u8> {
 }
 
 #[test]
-fn types_that_there_are_not() {
+fn invalid_types() {
     const INT: [u32; 4] = [1, 1 << 24, 4, 32];
     unharmed(|| {
         let with = |words: &[&[u32]]| {
@@ -145,7 +146,7 @@ fn types_that_there_are_not() {
         load(&with(&[&INT]), None).unwrap();
         for linkage in [3, 77, u32::MAX] {
             says(&with(&[&INT, &variable(linkage)]), &["damaged"]);
-            // Behind what is of no kind at all.
+            // After a type of kind 0.
             says(&with(&[&INT, &[0, 0, 0], &variable(linkage)]), &["damaged"]);
         }
         says(&with(&[&[0, 0, 0]]), &["damaged"]);
@@ -154,14 +155,14 @@ fn types_that_there_are_not() {
 }
 
 #[test]
-fn zeros_beyond_all_memory() {
+fn more_zeros_than_memory() {
     unharmed(|| {
         for size in [1 << 32, 1 << 40, u64::MAX / 2, u64::MAX] {
             let mut elf = Elf::passing();
             elf.zeros(b".bss", size);
             says(&elf.bytes(), &["zeros", "the most"]);
         }
-        // Each of them small enough.
+        // Small sections, too large together.
         let mut elf = Elf::passing();
         for index in 0..64 {
             elf.zeros(format!(".bss.{index}").as_bytes(), 1 << 26);
@@ -171,14 +172,14 @@ fn zeros_beyond_all_memory() {
 }
 
 #[test]
-fn names_that_are_no_text_or_no_file() {
+fn names_that_are_no_text_or_no_file_name() {
     unharmed(|| {
         let named = |name: &[u8], pinning| {
-            let mut definition = SOUND;
+            let mut definition = VALID;
             definition[6] = pinning;
             Elf::passing().map(name, definition).bytes()
         };
-        // Of a map, of a program, of a section.
+        // Names of a map, of a program, of a section.
         assert!(load(&named(b"\xff\xfe", 0), None).is_err());
         let mut elf = Elf::empty();
         elf.program(b"sk_reuseport", b"\xc3\x28", &EXIT);
@@ -186,7 +187,7 @@ fn names_that_are_no_text_or_no_file() {
         let mut elf = Elf::passing();
         elf.data(b"\xf0\x28\x8c\x28", b"x");
         assert!(load(&elf.bytes(), None).is_err());
-        // A map that asks to be pinned by a name that leads elsewhere.
+        // A map to be pinned by a name that leads to another directory.
         fs::create_dir(format!("{}/inside", bpffs::PATH)).unwrap();
         for name in [&b"inside/map"[..], b"/sys/fs/bpf/inside/map", b"..", b".", b"../map", b"x/"] {
             says(&named(name, PIN_BY_NAME), &["invalid map name"]);
@@ -199,7 +200,8 @@ fn names_that_are_no_text_or_no_file() {
 #[test]
 fn calls_deeper_than_any_stack() {
     unharmed(|| {
-        // The kernel allows 8 frames; that it is asked at all takes as many of the linker's.
+        // The kernel allows 8 frames. The linker recurses once per call, and must come to an end
+        // first.
         says(&Elf::calling(200).bytes(), &["BPF_PROG_LOAD"]);
         for depth in [300, 20_000] {
             assert!(load(&Elf::calling(depth).bytes(), None).is_err());
@@ -215,14 +217,14 @@ fn a_program_that_the_verifier_refuses() {
 }
 
 #[test]
-fn what_was_pinned_before_stays_and_what_is_new_goes() {
+fn a_failure_removes_new_pins_and_keeps_older_ones() {
     unharmed(|| {
         let pinned = |name: &[u8]| Elf::passing().map(name, [ARRAY, 4, 8, 1, 0, 0, PIN_BY_NAME]);
         let kept = Ebpf::load(&pinned(b"kept").bytes()).unwrap();
         drop(kept);
         let here = |name: &str| Path::new(bpffs::PATH).join(name).exists();
         assert!(here("kept"));
-        // `later` comes after the others in the order in which maps are made, and is refused.
+        // `later` is created after the others, in the order of names, and is refused.
         let bad = |first: &[u8]| {
             let elf = pinned(first).map(b"later", [ARRAY, 3, 8, 1, 0, 0, 0]);
             refused(&elf.bytes())

@@ -1,4 +1,4 @@
-//! Sound objects, cut off and changed at random.
+//! Valid objects, cut off and changed at random.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use sk_reuseport::KernelBtf;
 use super::*;
 use crate::fixtures::*;
 
-/// How many objects are changed; `PROPTEST_CASES` in the environment makes it more.
+/// The number of changed objects. The environment variable `PROPTEST_CASES` can raise it.
 const CASES: u32 = 3000;
 
 #[test]
@@ -19,7 +19,7 @@ fn slow_objects_cut_off_at_every_byte() {
     unharmed(|| {
         for object in [SELECT, LEGACY, PINNED, CLANG_19, AYA_LEGACY, AYA_BTF] {
             for length in 0..object.len() {
-                // What is missing may be nothing that counts, as at the very end.
+                // The last bytes may not matter.
                 if load(&object[..length], None).is_ok() {
                     assert!(length > object.len() - 64, "{length} of {}", object.len());
                 }
@@ -32,17 +32,18 @@ fn slow_objects_cut_off_at_every_byte() {
 enum Change {
     /// One bit.
     Flip(Index, u8),
-    /// Four bytes in a row, at a multiple of four, which is where lengths and offsets are.
+    /// Four bytes at a multiple of four, where lengths and offsets are.
     Word(Index, u32),
-    /// A few bytes from elsewhere in the object.
+    /// A few bytes from another place in the object.
     Copy(Index, Index, usize),
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let telling = prop::sample::select(vec![0, 1, 2, 7, 0x100, 0x7fff_ffff, 0x8000_0000, u32::MAX]);
+    let interesting =
+        prop::sample::select(vec![0, 1, 2, 7, 0x100, 0x7fff_ffff, 0x8000_0000, u32::MAX]);
     prop_oneof![
         4 => (any::<Index>(), 0..8u8).prop_map(|(at, bit)| Change::Flip(at, bit)),
-        2 => (any::<Index>(), telling).prop_map(|(at, word)| Change::Word(at, word)),
+        2 => (any::<Index>(), interesting).prop_map(|(at, word)| Change::Word(at, word)),
         1 => (any::<Index>(), any::<Index>(), 1..32usize)
             .prop_map(|(to, from, length)| Change::Copy(to, from, length)),
     ]
@@ -77,27 +78,27 @@ fn slow_objects_changed_at_random() {
         let default = Config::default();
         let config =
             Config { cases: default.cases.max(CASES), failure_persistence: None, ..default };
-        // The same changes in every run: what fails once fails again.
+        // The same changes in every run, so that failures are reproducible.
         let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
         let mut runner = TestRunner::new_with_rng(config, random);
         let changes = prop::collection::vec(change(), 1..12);
-        let said = RefCell::new(BTreeMap::<String, u32>::new());
+        let outcomes = RefCell::new(BTreeMap::<String, u32>::new());
         let cases = (prop::sample::select(objects.to_vec()), changes);
         let result = runner.run(&cases, |(object, changes)| {
             let result = load(&apply(object, &changes), Some(&kernel));
             let kind = result.map_or_else(|error| kind(&error), |()| "it loads".to_owned());
-            *said.borrow_mut().entry(kind).or_default() += 1;
+            *outcomes.borrow_mut().entry(kind).or_default() += 1;
             Ok(())
         });
         result.unwrap();
-        let said = said.into_inner();
-        println!("{said:#?}");
-        // The changes reach the parser, the maps and the verifier, and not all do harm.
-        assert!(said.len() > 5 && said.contains_key("it loads"), "{said:?}");
+        let outcomes = outcomes.into_inner();
+        println!("{outcomes:#?}");
+        // The changes reach the parser, the maps and the verifier, and some do no harm.
+        assert!(outcomes.len() > 5 && outcomes.contains_key("it loads"), "{outcomes:?}");
     });
 }
 
-/// What an error is about.
+/// The kind of an error.
 fn kind(error: &str) -> String {
     error.split([':', '`']).next().unwrap_or_default().to_owned()
 }

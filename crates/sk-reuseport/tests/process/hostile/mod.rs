@@ -1,7 +1,6 @@
-//! Objects that are damaged, cut off or made to do harm: an error, and nothing else. No panic, not
-//! even one that is caught and printed; no hang; no memory beyond what an object can need; no
-//! descriptor and no pin left behind. A test binary of its own, because descriptors, panics and
-//! memory are those of the whole process.
+//! Objects that are damaged, cut off or malicious: loading them is an error. It must not panic, not
+//! even if the panic is caught, nor hang, nor allocate more than an object can need, nor leave
+//! descriptors or pins behind.
 
 mod elf;
 mod made;
@@ -22,19 +21,19 @@ use test_support::{bpffs, netns, wait};
 use crate::fixtures::*;
 use crate::{alone, descriptors};
 
-/// What the process may take beyond what it has at the beginning: much less than an object can ask
-/// for, much more than one needs.
+/// Bytes of address space that the process may use beyond those at the start: much less than an
+/// object can ask for, much more than one needs.
 const ROOM: u64 = 1 << 30;
 
-/// The longest that one object may take, on a machine that does much else.
+/// The longest time that an object may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 type PanicHook = Box<dyn Fn(&panic::PanicHookInfo<'_>) + Sync + Send>;
 
-/// Panics of which something was printed.
+/// Panics that were printed.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// One test at a time, with a bpffs of its own, and with the limits of this file.
+/// Runs a test alone, with its own bpffs and with the limits of this module.
 pub(crate) fn unharmed(test: impl FnOnce() + Send) {
     let _alone = alone();
     limit_once();
@@ -73,8 +72,8 @@ fn pins() -> Vec<std::path::PathBuf> {
     pins
 }
 
-/// Loads an object and every program of it that needs no more than itself. What the error says, if
-/// there is one; nothing is left of either.
+/// Loads an object and those of its programs that have no target. Returns the report of an error.
+/// Nothing of the object is left afterwards.
 pub(crate) fn load(bytes: &[u8], kernel: Option<&KernelBtf>) -> Result<(), String> {
     let (open, pinned, start) = (descriptors(), pins(), Instant::now());
     let mut loader = EbpfLoader::new();
@@ -92,7 +91,7 @@ pub(crate) fn load(bytes: &[u8], kernel: Option<&KernelBtf>) -> Result<(), Strin
     for pin in pins().iter().filter(|pin| !pinned.contains(pin)) {
         std::fs::remove_file(pin).unwrap();
     }
-    result.inspect_err(|said| assert!(!said.is_empty()))
+    result.inspect_err(|report| assert!(!report.is_empty()))
 }
 
 fn load_all(ebpf: &mut Ebpf) -> Result<(), String> {
@@ -104,10 +103,10 @@ fn load_all(ebpf: &mut Ebpf) -> Result<(), String> {
     Ok(())
 }
 
-/// What is said of an object that is refused.
+/// The report of the error with which an object is refused.
 #[track_caller]
 pub(crate) fn refused(bytes: &[u8]) -> String {
-    load(bytes, None).expect_err("it is refused")
+    load(bytes, None).expect_err("the object is refused")
 }
 
 #[test]
@@ -134,7 +133,7 @@ fn the_panic_hook_of_the_process_stays_as_it_is() {
 }
 
 #[test]
-fn what_is_sound_loads() {
+fn valid_objects_load() {
     unharmed(|| {
         assert!(Path::new(bpffs::PATH).exists());
         for object in [SELECT, MAPS, LEGACY, PINNED, CLANG_19, AYA_LEGACY, AYA_BTF] {

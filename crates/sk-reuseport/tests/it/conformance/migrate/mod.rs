@@ -1,4 +1,4 @@
-//! What becomes of connections whose listener closes: the kernel's `migrate_reuseport`, and more.
+//! Connections whose listener is closed: the kernel's test `migrate_reuseport`, and more.
 
 mod program;
 mod stage;
@@ -14,16 +14,18 @@ use State::*;
 use program::{Event, TARGET};
 use stage::{CLIENTS, Stage};
 
-/// How far the handshake is when the listener closes, and what moves the connection on.
+/// The state of the handshake when the listener is closed, and the event that migrates the
+/// connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Complete: the connection waits to be accepted.
+    /// The connection is complete and waits to be accepted.
     Established,
-    /// The client's first data is there and waits to be accepted (TCP Fast Open); its ACK is not.
+    /// The client's first data has arrived and waits to be accepted (TCP Fast Open), its ACK has
+    /// not.
     SynRecv,
-    /// The SYN-ACK is on its way; the kernel sends it again when its timer expires.
+    /// The SYN-ACK was sent. Its timer expires, and the kernel sends it again.
     NewSynRecvTimer,
-    /// The SYN-ACK is on its way; the client's ACK arrives.
+    /// The SYN-ACK was sent. The client's ACK arrives.
     NewSynRecvAck,
 }
 
@@ -32,7 +34,7 @@ impl State {
         matches!(self, NewSynRecvTimer | NewSynRecvAck)
     }
 
-    /// How the program counts it.
+    /// The counter of the program.
     fn event(self) -> Event {
         match self {
             Established => Event::EstablishedAtClose,
@@ -43,26 +45,26 @@ impl State {
     }
 }
 
-/// Who says where connections go.
+/// What decides where connections migrate to.
 #[derive(Debug, Clone, Copy)]
 enum Decider {
     /// A migrating program.
     Program,
-    /// A migrating program that finds its map empty: the kernel's hash.
+    /// A migrating program with an empty map: the kernel's hash decides.
     EmptyMap,
-    /// A migrating program that says SK_DROP: nobody.
+    /// A migrating program that returns SK_DROP: connections are reset.
     DroppingProgram,
-    /// No program, and net.ipv4.tcp_migrate_req is 1: the kernel's hash.
+    /// No program, and net.ipv4.tcp_migrate_req is 1: the kernel's hash decides.
     Sysctl,
-    /// A program that only selects, and the same: the kernel's hash.
+    /// A program that only selects, and net.ipv4.tcp_migrate_req is 1: the kernel's hash decides.
     SysctlAndSelectingProgram,
-    /// A program that only selects: nobody.
+    /// A program that only selects: connections are reset.
     SelectingProgram,
-    /// No program: nobody.
-    Nobody,
+    /// No program: connections are reset.
+    Nothing,
 }
 
-/// Four listeners with 25 connections close one after the other; a fifth one stays.
+/// Four listeners with 25 connections are closed one after the other; a fifth one stays.
 #[rstest]
 fn closing(
     #[values(LoopbackV4, LoopbackV6)] bound: Bound,
@@ -74,7 +76,7 @@ fn closing(
         Sysctl,
         SysctlAndSelectingProgram,
         SelectingProgram,
-        Nobody
+        Nothing
     )]
     decider: Decider,
 ) {
@@ -84,7 +86,7 @@ fn closing(
         stage.listeners.drain(..TARGET as usize).for_each(drop);
         match decider {
             Program | EmptyMap | Sysctl | SysctlAndSelectingProgram => stage.assert_all_arrive(0),
-            DroppingProgram | SelectingProgram | Nobody => stage.assert_all_reset(),
+            DroppingProgram | SelectingProgram | Nothing => stage.assert_all_reset(),
         }
         assert_counts(decider, &stage);
     });
@@ -99,38 +101,38 @@ fn put_in_charge(decider: Decider, stage: &mut Stage) {
         SelectingProgram | SysctlAndSelectingProgram => {
             stage.programs.attach("only_deal", listener)
         }
-        Sysctl | Nobody => SkReuseport::detach(listener).unwrap(),
+        Sysctl | Nothing => SkReuseport::detach(listener).unwrap(),
     }
     let by_kernel = matches!(decider, Sysctl | SysctlAndSelectingProgram);
     set_sysctl("net/ipv4/tcp_migrate_req", by_kernel.into());
 }
 
-/// What the programs were asked, which tells in what state they found the connections.
+/// Checks the programs' counters, which show the states of the connections.
 fn assert_counts(decider: Decider, stage: &Stage) {
     let (programs, event) = (&stage.programs, stage.state.event());
     let dealt = (Event::Dealt, CLIENTS);
     match decider {
         Program | DroppingProgram => programs.assert_only(&[dealt, (event, CLIENTS)]),
         EmptyMap => {
-            // The hash may choose one that closes next: then the program is asked again.
+            // The hash may choose a listener that is closed next: then the program runs again.
             let asked = programs.count(event);
             assert!(asked >= CLIENTS, "asked {asked} times");
             programs.assert_only(&[dealt, (event, asked), (Event::LeftToKernel, asked)]);
         }
-        Sysctl | SysctlAndSelectingProgram | SelectingProgram | Nobody => {
+        Sysctl | SysctlAndSelectingProgram | SelectingProgram | Nothing => {
             programs.assert_only(&[dealt]);
         }
     }
 }
 
-/// A listener that was shut down listens again and gets connections, by the kernel's choice where the
-/// map is empty, by the program's where it is in the map again.
+/// A listener that was shut down listens again and receives connections: by the kernel's choice if
+/// the map is empty, by the program's if the listener is in the map again.
 #[rstest]
 fn listening_again(
     #[values(LoopbackV4, LoopbackV6)] bound: Bound,
     #[values(Established, SynRecv)] state: State,
 ) {
-    const AGAIN: usize = 1; // the first one has no port of its own: see the rules
+    const AGAIN: usize = 1; // the first one would lose its port: see `rules`
 
     netns::isolated(|| {
         let mut stage = Stage::new(bound, state);
@@ -139,14 +141,14 @@ fn listening_again(
         stage.programs.assert_only(&[(Event::Dealt, CLIENTS), (event, CLIENTS)]);
         assert_eq!(stage.programs.occupied(), [TARGET]);
 
-        // The map is empty when the target has gone, and the kernel knows one who listens.
+        // Without the target the map is empty, and one listener is left.
         stage.listen(AGAIN);
         stage.shut_down(target);
         assert_eq!(stage.programs.occupied(), []);
         let left = (Event::LeftToKernel, CLIENTS);
         stage.programs.assert_only(&[(Event::Dealt, CLIENTS), (event, 2 * CLIENTS), left]);
 
-        // The target listens again, and is in the map again.
+        // The target listens and is in the map again.
         stage.listen(target);
         stage.programs.store(TARGET, &stage.listeners[target]);
         stage.shut_down(AGAIN);

@@ -1,4 +1,4 @@
-//! The object `conformance_migrate.bpf.c`: its programs and what they count.
+//! The object `conformance_migrate.bpf.c`: its programs and counters.
 
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -9,10 +9,10 @@ use sk_reuseport::{Ebpf, EbpfLoader};
 
 const OBJECT: &[u8] = include_bytes!("../../../bpf/conformance_migrate.bpf.o");
 
-/// The index of the member that gets the connections of listeners that close.
+/// The index of the member that receives the connections of closed listeners.
 pub(crate) const TARGET: u32 = 4;
 
-/// What the programs count: `enum event`.
+/// The counters of the programs: `enum event`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Event {
     Dealt,
@@ -25,7 +25,7 @@ pub(crate) enum Event {
 
 const EVENTS: usize = 8;
 
-/// The object with all its programs loaded, for a group at one port.
+/// The object with all programs loaded, for a group at one port.
 pub(crate) struct Programs(Ebpf);
 
 impl Programs {
@@ -57,7 +57,7 @@ impl Programs {
         self.sockets().clear_index(&index).unwrap();
     }
 
-    /// The indices that have a socket.
+    /// The indices that hold a socket.
     pub(crate) fn occupied(&mut self) -> Vec<u32> {
         self.sockets().indices().collect::<Result<_, _>>().unwrap()
     }
@@ -66,7 +66,7 @@ impl Programs {
         self.counts()[event as usize]
     }
 
-    /// Asserts that these events happened so often, and no others.
+    /// Asserts that these events happened this many times, and no others.
     #[track_caller]
     pub(crate) fn assert_only(&self, events: &[(Event, u64)]) {
         let mut expected = vec![0; EVENTS];

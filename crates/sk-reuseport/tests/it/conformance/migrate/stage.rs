@@ -1,4 +1,4 @@
-//! Five listeners, of which four have all the connections, and 25 clients.
+//! Five listeners, four of which have all connections, and 25 clients.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ pub(crate) const CLIENTS: u64 = 25;
 
 const BACKLOG: i32 = 64;
 
-/// Listeners under a program, their connections in the same state, their clients by address.
+/// Listeners with a program, connections that are all in one state, and the clients by address.
 pub(crate) struct Stage {
     pub(crate) state: State,
     pub(crate) listeners: Vec<TcpListener>,
@@ -53,8 +53,8 @@ impl Stage {
         stage
     }
 
-    /// How many connections are there and not accepted, and their state. The files do not tell the
-    /// two kinds of half-open ones apart; the programs do.
+    /// The number of connections that are not accepted, and their state. /proc does not distinguish
+    /// the two kinds of half-open connections; the programs' counters do.
     fn queued(&self) -> (u64, State) {
         let established = self.connections(ESTABLISHED);
         if established > 0 {
@@ -64,7 +64,7 @@ impl Stage {
         (self.connections(SYN_RECV), half_open)
     }
 
-    /// How many connections are in a state on the listeners' side, accepted or not.
+    /// The number of connections in a state on the listeners' side, accepted or not.
     fn connections(&self, state: &str) -> u64 {
         let port = self.listeners[0].local_addr().unwrap().port();
         let local = format!(":{port:04X}");
@@ -90,7 +90,7 @@ impl Stage {
         listen(&self.listeners[listener], BACKLOG).unwrap();
     }
 
-    /// Asserts that this listener gets each client's connection, and that it works.
+    /// Asserts that this listener receives each client's connection, and that it works.
     #[track_caller]
     pub(crate) fn assert_all_arrive(&mut self, listener: usize) {
         if self.state == State::NewSynRecvAck {
@@ -104,7 +104,7 @@ impl Stage {
         assert_eq!(who, self.clients.keys().collect::<Vec<_>>());
         for (address, connection) in &mut accepted {
             if self.state == State::SynRecv {
-                // It has this from the listener where it began.
+                // It inherited the filter from its first listener.
                 SockRef::from(&*connection).detach_filter().unwrap();
             }
             connection.set_nonblocking(false).unwrap();
@@ -127,7 +127,7 @@ impl Stage {
         accepted
     }
 
-    /// Asserts that nobody gets any of the connections, and that their clients learn of it.
+    /// Asserts that no listener receives a connection, and that all clients see a reset.
     #[track_caller]
     pub(crate) fn assert_all_reset(&mut self) {
         if self.state == State::NewSynRecvTimer {
@@ -149,18 +149,18 @@ impl Stage {
     }
 }
 
-/// The states as /proc/net/tcp writes them.
+/// The states in /proc/net/tcp.
 const ESTABLISHED: &str = "01";
 const SYN_RECV: &str = "03";
 
-/// Somebody who connects, and what it says, of which nobody else says the same.
+/// A client with a unique message.
 struct Talker {
     stream: TcpStream,
     message: [u8; 1],
 }
 
 impl Talker {
-    /// It says its message at once where the state needs or allows it.
+    /// Connects, and sends the message at once if the state requires or allows it.
     fn connect(to: SocketAddr, state: State, message: [u8; 1]) -> Self {
         let mut stream = match state {
             State::SynRecv => Client::send(Protocol::Tcp, to, &message).unwrap().into(),
@@ -188,8 +188,8 @@ fn hear(stream: &mut TcpStream) -> io::Result<[u8; 1]> {
     Ok(message)
 }
 
-/// Makes a listener drop every segment with an ACK, as a network might that loses them: the socket's
-/// filter sees what belongs to half-open requests too (tcp_v4_rcv), and is inherited by connections.
+/// Makes a listener drop every segment with an ACK, like a network that loses them. The socket's
+/// filter also applies to half-open requests (tcp_v4_rcv), and connections inherit it.
 fn turn_deaf_to_acks(listener: &TcpListener) {
     // The TCP header begins at 0. Load byte; jump if a bit is set; return how much to keep.
     const LOAD_BYTE: u16 = 0x30;

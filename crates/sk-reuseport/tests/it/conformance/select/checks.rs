@@ -1,4 +1,4 @@
-//! What is checked of each group.
+//! The checks of a group.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::conformance::group::{Bound, Member, Protocol, set_sysctl};
 use crate::conformance::orders::{Order, Outcome};
 use crate::fixtures::{errno, ready};
 
-/// An order for a member somewhere in the middle.
+/// An order for a member in the middle.
 const ORDER: Order = Order { index: 7, index_for_ack: 7, leave_to_kernel: 0 };
 
 impl Group {
-    /// Every field of the context tells what was sent.
+    /// Every field of the context is right.
     pub(super) fn context(&self) {
         const ETH_P_IP: u16 = 0x0800;
         const ETH_P_IPV6: u16 = 0x86dd;
@@ -30,15 +30,14 @@ impl Group {
         assert_eq!(sight.eth_protocol, u32::from(eth_protocol.to_be()));
         assert_eq!(sight.ip_protocol, self.protocol.number());
         assert_eq!(sight.bind_inany, u32::from(self.bound.is_any()));
-        // From the transport header on, with what was sent: the header is UDP's 8 bytes, or TCP's 20
-        // and its options.
+        // The transport header and the payload. UDP's header has 8 bytes, TCP's 20 and options.
         assert_eq!(sight.len, sight.header + size_of::<Order>() as u32);
         assert!(sight.header == 8 || (self.protocol == Protocol::Tcp && sight.header >= 20));
         assert!((sight.header..=sight.len).contains(&sight.direct), "{sight:?}");
         assert_eq!((sight.source(), u32::from(from.port())), (from.ip(), sight.source_port));
         let at = (self.at.ip(), u32::from(self.at.port()));
         assert_eq!((sight.destination(), sight.destination_port), at);
-        // The socket that the kernel found, of which the program decides whose turn it is.
+        // The socket that the kernel found.
         let family = if self.bound.address().is_ipv4() { AF_INET } else { AF_INET6 };
         assert_eq!((sight.sk_family, sight.sk_port), (family, u32::from(self.at.port())));
         assert_eq!((sight.migrating, sight.error), (0, 0));
@@ -55,14 +54,14 @@ impl Group {
         self.program.assert_only(Outcome::Selected, u64::from(MEMBERS));
     }
 
-    /// Where there is no map to select from, the program drops.
+    /// Without a map to select from, the program drops.
     pub(super) fn missing_map(&mut self) {
         self.program.remove_map();
         self.assert_refused(ORDER.as_bytes());
         self.program.assert_only(Outcome::NoMap, 1);
     }
 
-    /// Data that is not there cannot be read, and the program drops.
+    /// The program cannot read beyond the data, and drops.
     pub(super) fn too_short(&self) {
         let order = ORDER;
         let bytes = order.as_bytes();
@@ -71,7 +70,7 @@ impl Group {
         self.program.assert_only(Outcome::NoOrder, 2);
     }
 
-    /// An index that the map does not have selects nothing.
+    /// An index beyond the map selects nothing.
     pub(super) fn out_of_range(&self) {
         for (times, index) in (1..).zip([MEMBERS, u32::MAX]) {
             self.assert_refused(Order { index, ..ORDER }.as_bytes());
@@ -79,10 +78,10 @@ impl Group {
         }
     }
 
-    /// The index of a member that was closed selects nothing, and the others select what they did.
+    /// The index of a closed member selects nothing, and the others select the same members.
     pub(super) fn closed_member(&mut self) {
         drop(self.members.remove(ORDER.index as usize));
-        // The map forgets it when the kernel is done with it, which is not at close(2).
+        // The kernel removes the socket from the map some time after close(2).
         let program = &self.program;
         wait::until("the index is empty", BOUND, || program.cookie(ORDER.index).is_none());
         self.assert_refused(ORDER.as_bytes());
@@ -91,7 +90,7 @@ impl Group {
         assert_eq!(member as u32, ORDER.index, "the next one moved up");
     }
 
-    /// A socket of another group is not selected, and the kernel says in what it is another one.
+    /// A socket of another group is not selected. The error names the difference.
     pub(super) fn other_group(&mut self) {
         let other_protocol = match self.protocol {
             Protocol::Tcp => Protocol::Udp,
@@ -117,8 +116,8 @@ impl Group {
         }
     }
 
-    /// Where selecting fails and the program passes all the same, the kernel's hash decides: the one
-    /// that the context has, scaled to the number of sockets.
+    /// If selecting fails and the program passes, the hash in the context decides, scaled to the
+    /// number of sockets.
     pub(super) fn kernel_hash(&self) {
         const CLIENTS: u64 = 16;
 
@@ -138,8 +137,7 @@ impl Group {
         assert!(chosen.len() > 1, "one hash for all clients");
     }
 
-    /// Once the program is detached it decides nothing, and there is nothing more to detach; until
-    /// it is attached again.
+    /// A detached program does not run, and detaching again fails, until it is attached again.
     pub(super) fn detach(&mut self) {
         let middle = self.members.len() / 2;
         SkReuseport::detach(&self.members[middle]).unwrap();
@@ -156,8 +154,8 @@ impl Group {
         self.program.assert_only(Outcome::Selected, 1);
     }
 
-    /// With SYN cookies the program runs at the SYN and at the ACK that brings the cookie back. The
-    /// second choice counts: nothing is left of the first.
+    /// With SYN cookies the program runs at the SYN and at the ACK that returns the cookie. The
+    /// second choice counts.
     pub(super) fn syn_cookies(&self) {
         const ALWAYS: u32 = 2;
 

@@ -1,4 +1,4 @@
-//! Which socket gets what, and what the program is told: the kernel's `select_reuseport`, and more.
+//! Selecting sockets, and the program's context: the kernel's test `select_reuseport`, and more.
 
 mod checks;
 
@@ -15,10 +15,10 @@ use Bound::*;
 use Check::*;
 use MapType::*;
 
-/// As many as the program's maps hold.
+/// The capacity of the program's maps.
 const MEMBERS: u32 = 32;
 
-/// What can be checked of a group. The functions of [`checks`] say what each one means.
+/// The checks of a group. The functions in [`checks`] describe each.
 #[derive(Debug, Clone, Copy)]
 enum Check {
     Context,
@@ -92,13 +92,13 @@ fn run(from: MapType, protocol: Protocol, bound: Bound, check: Check) {
     });
 }
 
-/// A group of 32 members under the program: index `i` has member `i`.
+/// A group of 32 members with the program: index `i` holds member `i`.
 struct Group {
     protocol: Protocol,
     bound: Bound,
     members: Vec<Member>,
     program: Program,
-    /// Where clients reach it.
+    /// The address for clients.
     at: SocketAddr,
 }
 
@@ -115,7 +115,7 @@ impl Group {
         Self { protocol, bound, members, program, at }
     }
 
-    /// Sends an order, and says who sent it and which member got it.
+    /// Sends an order. Returns the client and the member that received it.
     #[track_caller]
     fn deliver(&self, order: Order) -> (Client, usize) {
         let client = Client::send(self.protocol, self.at, order.as_bytes()).unwrap();
@@ -123,11 +123,11 @@ impl Group {
         (client, member)
     }
 
-    /// Sends something that nobody is to get.
+    /// Sends a payload that no member may receive.
     #[track_caller]
     fn assert_refused(&self, payload: &[u8]) {
-        assert!(Client::is_refused(self.protocol, self.at, payload), "somebody got it");
+        assert!(Client::is_refused(self.protocol, self.at, payload), "not refused");
         let got = ready(&self.members, std::time::Duration::ZERO);
-        assert_eq!(got, None, "a member got it");
+        assert_eq!(got, None, "a member received it");
     }
 }
