@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::maps::data::MapData;
 
-/// The descriptor of a [`SockMap`] or [`SockHash`].
+/// The descriptor of a [`SockMap`](super::SockMap) or [`SockHash`](super::SockHash).
 #[derive(Debug)]
 pub struct SockMapFd<'a>(pub(super) &'a MapData);
 
