@@ -34,7 +34,7 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
     let report = Report::new(error.as_ref());
     let mut message = format!("reuseport: {}\n", safe(&one_line(&report.causes())));
     if let Some(hint) = report.hint() {
-        let _ = writeln!(message, "hint: {}", safe(&one_line(&hint.to_string())));
+        let _ = writeln!(message, "hint: {}", safe(&one_line(&hint)));
     }
     message
 }

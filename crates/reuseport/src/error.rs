@@ -183,9 +183,17 @@ impl<'a> Report<'a> {
         self.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
     }
 
-    /// The hint of the first [`Error`] in the chain that has one.
-    pub fn hint(&self) -> Option<&'a Hint> {
-        self.chain().find_map(|error| error.downcast_ref::<Error>()?.hint())
+    /// The hint: that of the first [`Error`] in the chain that has one, behind the one of
+    /// [`sk_reuseport`], which knows the call that failed.
+    pub fn hint(&self) -> Option<String> {
+        let own = self.chain().find_map(|error| error.downcast_ref::<Error>()?.hint());
+        // What the caller lacks, this crate's hint names more exactly.
+        let of_call = match own {
+            Some(Hint::Grant { .. } | Hint::NotInEffect { .. }) => None,
+            _ => sk_reuseport::hint_of(self.0),
+        };
+        let hints = of_call.map(|hint| hint.to_string()).into_iter().chain(own.map(Hint::to_string));
+        hints.reduce(|one, other| format!("{one}; {other}"))
     }
 
     /// The error and its causes.
