@@ -192,7 +192,8 @@ impl<'a> Report<'a> {
             Some(Hint::Grant { .. } | Hint::NotInEffect { .. }) => None,
             _ => sk_reuseport::hint_of(self.0),
         };
-        let hints = of_call.map(|hint| hint.to_string()).into_iter().chain(own.map(Hint::to_string));
+        let hints =
+            of_call.map(|hint| hint.to_string()).into_iter().chain(own.map(Hint::to_string));
         hints.reduce(|one, other| format!("{one}; {other}"))
     }
 

@@ -1,7 +1,6 @@
 //! The verifier accepts every object with every policy for both protocols, with the least rights that the
 //! object is documented to need. Run it after each change of the C, here and on Linux 6.1.
 
-
 use std::thread;
 
 use reuseport::Policy;
@@ -76,5 +75,7 @@ fn the_verifier_accepts_every_policy_that_reads_queues_directly() {
     let btf = KernelBtf::from_sys_fs().unwrap();
     // Linux 6.2.
     let Ok([cast]) = btf.ids([("bpf_rdonly_cast", BtfKind::Func)]) else { return };
-    with(CapabilitySet::BPF | CapabilitySet::PERFMON, || load_all(SELECT_DIRECT, Some((&btf, cast))));
+    with(CapabilitySet::BPF | CapabilitySet::PERFMON, || {
+        load_all(SELECT_DIRECT, Some((&btf, cast)))
+    });
 }

@@ -1,6 +1,6 @@
 //! What least-loaded knows of the members that it compares, beside what the kernel knows of them.
 
-use super::Share;
+use super::share::Share;
 use crate::model::id::{MaxShare, Slot, State, Weight};
 
 /// Picks to a member of average weight in one window: `WINDOW` in bpf/wire/tuning.h.

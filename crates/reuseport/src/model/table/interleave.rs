@@ -16,7 +16,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
-use super::Turns;
+use super::share::Turns;
 use crate::model::id::Slot;
 
 /// The round of turns; at most `maximum` long.

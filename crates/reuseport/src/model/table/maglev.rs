@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use super::Turns;
+use super::share::Turns;
 use crate::model::id::Slot;
 
 /// Fills a table of `size` entries, a prime; an empty one if there is nobody.

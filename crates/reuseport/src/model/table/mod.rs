@@ -14,30 +14,22 @@ mod candidate;
 mod cpu;
 mod interleave;
 mod maglev;
+mod share;
 #[cfg(test)]
 mod tests;
 
-use crate::model::id::{MaxShare, Slot, State, Weight};
+use crate::model::id::{MaxShare, Slot, State};
 
 pub use candidate::Candidate;
 pub use cpu::Topology;
+pub use share::Share;
+use share::Turns;
 
 /// The version of what [`Table::build`] computes, kept with the pinned state.
 ///
 /// The same members, seed and capacity give the same table as long as this number is the same. A
 /// change of it moves nearly all flows of a group that is filled anew, once.
 pub const FILL_VERSION: u32 = 1;
-
-/// An enrolled member's part in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Share {
-    /// The slot that the member occupies.
-    pub slot: Slot,
-    /// Its share in relation to the others'; 0 is treated as draining.
-    pub weight: Weight,
-    /// Its state: only active members are in the table.
-    pub state: State,
-}
 
 /// How a table is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -231,11 +223,4 @@ fn pack(slots: &[Slot]) -> u64 {
 /// The four slots of a word.
 fn unpack(word: u64) -> [Slot; PER_WORD] {
     [0, 16, 32, 48].map(|shift| Slot::new((word >> shift) as u16))
-}
-
-/// What a fill works with: a slot and how many turns it has in relation to the others, not 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Turns {
-    slot: Slot,
-    weight: u64,
 }

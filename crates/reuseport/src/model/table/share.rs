@@ -1,0 +1,21 @@
+//! What the fills work with: a member's share, and its turns.
+
+use crate::model::id::{Slot, State, Weight};
+
+/// An enrolled member's part in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Share {
+    /// The slot that the member occupies.
+    pub slot: Slot,
+    /// Its share in relation to the others'; 0 is treated as draining.
+    pub weight: Weight,
+    /// Its state: only active members are in the table.
+    pub state: State,
+}
+
+/// What a fill works with: a slot and how many turns it has in relation to the others, not 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turns {
+    pub(super) slot: Slot,
+    pub(super) weight: u64,
+}
