@@ -97,6 +97,7 @@ use crate::kernel::reports::Entry;
 use crate::model::id::Cookie;
 use crate::pins::bpffs::Root;
 use crate::pins::group::{self, GroupState};
+use crate::wire::report::TIME_SHIFT;
 
 /// Speaks for one member of a group: see the [module](self).
 ///
@@ -292,7 +293,7 @@ fn now() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
     // Neither is negative.
     let ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
-    (ns >> 16).max(1)
+    (ns >> TIME_SHIFT).max(1)
 }
 
 #[cfg(test)]

@@ -31,3 +31,87 @@ pub(crate) const fn protocol(number: u8) -> Option<Protocol> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::{Slot, Weight};
+    use crate::model::policy::{Global, LoadTerms, Policy};
+    use crate::model::table::{Candidate, Table};
+    use crate::wire::mirror::{map, object, value};
+
+    #[test]
+    fn policies_have_the_numbers_of_both_sides() {
+        let btf = object("select");
+        let payload = "payload:0:1".parse().unwrap();
+        let mut ours: Vec<(String, i64)> = Policy::ALL
+            .iter()
+            .chain([&payload])
+            .map(|policy| {
+                let name = policy.name().to_uppercase().replace('-', "_");
+                (format!("POLICY_{name}"), i64::from(policy.code()))
+            })
+            .collect();
+        ours.sort_by_key(|(_, code)| *code);
+        assert_eq!(btf.enumeration("policy").unwrap(), ours);
+        for (terms, name) in [(LoadTerms::QUEUE, "LOAD_QUEUE"), (LoadTerms::OPEN, "LOAD_OPEN")] {
+            assert_eq!(i64::from(terms.bits()), value(&btf, "load_term", name));
+        }
+    }
+
+    #[test]
+    fn globals_have_the_sizes_of_both_sides() {
+        let btf = object("select");
+        let theirs = btf.variables(".rodata");
+        let mut ours = vec![(POLICY, 4), (PROTOCOL, 4), (SEED, 8), (CPUS, 4), (SOCKET_TYPE, 4)];
+        let payload = "payload:0:1".parse().unwrap();
+        for policy in Policy::ALL.iter().chain([&payload]) {
+            ours.extend(policy.globals().into_iter().map(|global| match global {
+                Global::U32(name, _) => (name, 4),
+                Global::U64(name, _) => (name, 8),
+            }));
+        }
+        for (name, size) in &ours {
+            assert!(theirs.contains(&((*name).to_owned(), *size)), "{name}: {theirs:?}");
+        }
+        assert_eq!(theirs.len(), ours.len(), "a global that is never set: {theirs:?}");
+    }
+
+    #[test]
+    fn tables_have_the_layout_of_both_sides() {
+        let btf = object("select");
+        let layout = |name| value(&btf, "table_layout", name);
+        let table = Table {
+            entries: (0..5).map(Slot::new).collect(),
+            active: vec![Slot::new(6)],
+            draining: vec![Slot::new(7), Slot::new(8)],
+            candidates: vec![Candidate {
+                slot: Slot::new(6),
+                weight: Weight::MAX,
+                limit: 9,
+                host: Some(10),
+            }],
+        };
+        let words = table.encode();
+        assert_eq!(words[0], 5 | 1 << layout("ACTIVE_SHIFT") | 2 << layout("DRAINING_SHIFT"));
+        let first = usize::try_from(layout("ENTRIES_WORD")).unwrap();
+        let (bits, per_word) = (layout("SLOT_BITS"), layout("SLOTS_PER_WORD"));
+        assert_eq!(per_word * bits, 64);
+        let entries = (0..4).map(|slot| slot << (slot as i64 * bits)).sum::<u64>();
+        assert_eq!(words[first..first + 4], [entries, 4, 6, 7 | 8 << bits]);
+        let field = |name, number: u64| number << value(&btf, "candidate_layout", name);
+        let candidate = field("CANDIDATE_SLOT_SHIFT", 6)
+            | field("CANDIDATE_WEIGHT_SHIFT", 1000)
+            | field("CANDIDATE_LIMIT_SHIFT", 9)
+            | field("CANDIDATE_HOST_SHIFT", 10);
+        assert_eq!(words[first + 4..], [0, 0, 0, 0, 0, 0, candidate]);
+        assert_eq!(map(&btf, "tables").inner.unwrap().value_size, size_of::<u64>());
+    }
+
+    #[test]
+    fn the_window_is_that_of_both_sides() {
+        let btf = object("select");
+        assert_eq!(value(&btf, "tuning", "WINDOW"), i64::from(Candidate::WINDOW));
+        assert_eq!(value(&btf, "kernel_call", "CALL_RDONLY_CAST"), i64::from(RDONLY_CAST));
+    }
+}

@@ -11,3 +11,19 @@ pub(crate) struct Event {
     pub(crate) listening: u32,
     reserved: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::mirror::{assert_mirrors, object};
+
+    #[test]
+    fn both_sides_agree() {
+        let btf = object("watch");
+        assert_mirrors!(btf, "event", Event { cookie, listening, reserved });
+        let globals = btf.variables(".rodata");
+        for (name, size) in [("PORT", 2), ("NETNS", 8)] {
+            assert!(globals.contains(&(name.to_owned(), size)), "{name}: {globals:?}");
+        }
+    }
+}

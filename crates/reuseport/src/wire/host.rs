@@ -54,3 +54,20 @@ impl HostMember {
         self.opened.wrapping_sub(self.closed).cast_signed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::mirror::{assert_mirrors, map, object};
+
+    #[test]
+    fn both_sides_agree() {
+        let btf = object("host");
+        assert_mirrors!(btf, "mark", Mark { member, epoch, counted, reserved });
+        assert_mirrors!(btf, "host_member", HostMember { epoch, used, opened, closed });
+        let members = map(&btf, "members");
+        assert_eq!((members.max_entries, members.key_size), (HOST_MEMBERS, 4));
+        assert_eq!(map(&object("recount"), "live").max_entries, HOST_MEMBERS);
+        assert_eq!(map(&object("select"), "members"), members);
+    }
+}

@@ -1,15 +1,5 @@
-//! The records that the kernel programs of `bpf/observe.bpf.c` write: bytes in, records out, no I/O.
-//!
-//! Layout (host byte order; each record begins with its kind and its size in bytes):
-//!
-//! | kind | size | what | fields after the header |
-//! |---|---|---|---|
-//! | 1 | 24 | who reads, once | netns_cookie u64, netns_inode u32, pad u32 |
-//! | 2 | 128 | a descriptor of a member | see [`RawMember`] |
-//! | 3 | 24 | an epoll instance watches a member | cookie u64, epoll u64 |
-//! | 4 | 24 | a process has an epoll instance | epoll u64, pid u32, fd u32 |
-//!
-//! Both sides assert the sizes when they are compiled. What does not fit is a [`RecordError`].
+//! The records that the iterators of `bpf/observe.bpf.c` write: bytes in, records out. The layouts are
+//! those of `bpf/wire/record.h`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -21,14 +11,14 @@ use crate::model::id::{Cookie, Netns};
 
 #[derive(FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct Header {
+struct Header {
     kind: u32,
     size: u32,
 }
 
 #[derive(FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct RawReader {
+struct RawReader {
     header: Header,
     netns_cookie: u64,
     netns_inode: u32,
@@ -37,7 +27,7 @@ pub(super) struct RawReader {
 
 #[derive(FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct RawMember {
+struct RawMember {
     header: Header,
     cookie: u64,
     sock_address: u64,
@@ -65,7 +55,7 @@ pub(super) struct RawMember {
 
 #[derive(FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct RawWatch {
+struct RawWatch {
     header: Header,
     cookie: u64,
     epoll: u64,
@@ -73,7 +63,7 @@ pub(super) struct RawWatch {
 
 #[derive(FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct RawEpoll {
+struct RawEpoll {
     header: Header,
     epoll: u64,
     pid: u32,
@@ -227,6 +217,7 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::mirror::{assert_mirrors, object};
     use proptest::prelude::*;
 
     /// A member record as the kernel writes it: every field in its place, by hand.
@@ -324,5 +315,45 @@ mod tests {
             bytes.extend(rest);
             let _ = parse(&bytes);
         }
+    }
+
+    #[test]
+    fn both_sides_agree() {
+        let btf = object("observe");
+        assert_mirrors!(btf, "header", Header { kind, size });
+        assert_mirrors!(btf, "reader_record", RawReader { header, netns_cookie, netns_inode, pad });
+        assert_mirrors!(btf, "watch_record", RawWatch { header, cookie, epoll });
+        assert_mirrors!(btf, "epoll_record", RawEpoll { header, epoll, pid, fd });
+        assert_mirrors!(
+            btf,
+            "member_record",
+            RawMember {
+                header,
+                cookie,
+                sock_address,
+                netns_cookie,
+                netns_inode,
+                reuseport_id,
+                uid,
+                device,
+                pid,
+                fd,
+                waiting,
+                half_open,
+                limit,
+                program_id,
+                family,
+                port,
+                protocol,
+                v6only,
+                has_program,
+                pad,
+                address,
+                comm,
+                program_name,
+            }
+        );
+        let kinds = [("KIND_READER", 1), ("KIND_MEMBER", 2), ("KIND_WATCH", 3), ("KIND_EPOLL", 4)];
+        assert_eq!(btf.enumeration("kind").unwrap(), kinds.map(|(n, k)| (n.to_owned(), k)));
     }
 }

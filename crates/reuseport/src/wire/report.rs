@@ -21,7 +21,7 @@ const _: () = assert!(size_of::<Report>() == 64);
 impl Report {
     /// The offset of the slot's epoch.
     pub(crate) const EPOCH: usize = offset_of!(Self, epoch);
-    /// The offset of the time since which the worker has been busy, in units of 2^16 ns; 0: it is idle.
+    /// The offset of the time since which the worker has been busy, in units of 2^[`TIME_SHIFT`] ns; 0: it is idle.
     pub(crate) const BUSY: usize = offset_of!(Self, busy);
     /// The offset of the number of requests in flight.
     pub(crate) const IN_FLIGHT: usize = offset_of!(Self, in_flight);
@@ -31,6 +31,9 @@ impl Report {
 /// which the number counts.
 pub(crate) const WORD_BITS: u32 = 48;
 
+/// Times are in units of 2 to this power, in ns.
+pub(crate) const TIME_SHIFT: u32 = 16;
+
 /// A worker's word.
 pub(crate) fn word(epoch: u32, number: u64) -> u64 {
     u64::from(epoch) << WORD_BITS | number & ((1 << WORD_BITS) - 1)
@@ -39,11 +42,21 @@ pub(crate) fn word(epoch: u32, number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::mirror::{assert_mirrors, object, value};
 
     #[test]
     fn a_word_has_the_epoch_above_its_number() {
         assert_eq!(word(1, 0), 1 << 48);
         assert_eq!(word(0x12_3456, 7), 0x3456_0000_0000_0007);
         assert_eq!(word(2, u64::MAX), 0x0002_ffff_ffff_ffff);
+    }
+
+    #[test]
+    fn both_sides_agree() {
+        let btf = object("select");
+        assert_mirrors!(btf, "report", Report { epoch, busy, in_flight, reserved });
+        let shift = value(&btf, "report_layout", "REPORT_EPOCH_SHIFT");
+        assert_eq!(shift, i64::from(WORD_BITS));
+        assert_eq!(value(&btf, "report_layout", "REPORT_TIME_SHIFT"), i64::from(TIME_SHIFT));
     }
 }

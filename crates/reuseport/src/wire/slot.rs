@@ -143,6 +143,7 @@ impl Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::mirror::{assert_mirrors, map, object, value};
 
     #[test]
     fn a_free_slot_has_no_member_and_an_unknown_state_gets_nothing() {
@@ -151,5 +152,16 @@ mod tests {
         assert_eq!(record.state(), State::Active);
         record.state = 99;
         assert_eq!(record.state(), State::Standby);
+    }
+
+    #[test]
+    fn both_sides_agree() {
+        let btf = object("select");
+        let limiter = Limiter::new(Start::Slow);
+        assert_mirrors!(btf, "limiter", Limiter { window, picked, length, empty, start, joined });
+        assert_eq!(i64::from(limiter.start), value(&btf, "start", "START_NEW"));
+        let together = Limiter::new(Start::Together);
+        assert_eq!(i64::from(together.start), value(&btf, "start", "START_OVER"));
+        assert_eq!(map(&btf, "limiters").value_size, size_of::<Limiter>());
     }
 }

@@ -3,9 +3,6 @@
 use super::share::Share;
 use crate::model::id::{MaxShare, Slot, State, Weight};
 
-/// Picks to a member of average weight in one window: `WINDOW` in bpf/wire/tuning.h.
-const WINDOW: u128 = 8;
-
 /// A member that may be picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
@@ -22,6 +19,9 @@ pub struct Candidate {
 impl Candidate {
     const NO_HOST: u16 = u16::MAX;
 
+    /// Picks to a member of average weight in one window: `WINDOW` in `bpf/wire/tuning.h`.
+    pub(crate) const WINDOW: u16 = 8;
+
     /// The active members of any weight, by slot.
     pub(super) fn all(
         shares: &[Share],
@@ -32,7 +32,7 @@ impl Candidate {
         let weights = shares.iter().filter(active).map(|share| u128::from(share.weight.get()));
         let (sum, count) = weights.fold((0, 0), |(sum, count), weight| (sum + weight, count + 1));
         let limit = |weight: Weight| {
-            let share = u128::from(weight.get()) * count * WINDOW;
+            let share = u128::from(weight.get()) * count * u128::from(Self::WINDOW);
             let most = share * u128::from(max_share.hundredths());
             u16::try_from(most.div_ceil(sum * 100)).unwrap_or(u16::MAX)
         };

@@ -4,6 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::id::Weight;
 
 /// Active members in slots 0, 1, ... with these weights.
 fn shares(weights: &[u16]) -> Vec<Share> {
