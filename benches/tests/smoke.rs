@@ -1,11 +1,11 @@
-//! Every bench once, as small as it can be, so that none rots. What it measures so is worth nothing.
+//! Runs every bench once at minimal size, so that it keeps working. The results mean nothing.
 
 #![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Runs a bench and returns what it found, as its `--json` has it.
+/// Runs a bench, and returns its results from `--json`.
 fn bench(name: &str, options: &[&str]) -> serde_json::Value {
     let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{name}.json"));
     let _ = std::fs::remove_file(&json);
@@ -61,7 +61,7 @@ fn select_measures_every_policy() {
 fn slow_latency_measures_every_contender_in_every_scenario() {
     let options = ["--rounds", "1", "--seconds", "0.1", "--workers", "3"];
     let found = bench("latency", &options);
-    // That programs dealt every connection is what it refuses to go on without.
+    // The bench itself fails unless the programs dealt every connection.
     for scenario in ["uniform", "blocking, 25 %", "bimodal", "hang", "drop-hang", "one-source"] {
         for contender in ["kernel hash", "SO_INCOMING_CPU", "source", "shared socket"] {
             let outcome = &found["raw"][format!("{scenario}, {contender}")][0];

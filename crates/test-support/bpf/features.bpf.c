@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-/*
- * The smallest program for each feature that test-support's `feature` tries. They are loaded one by
- * one, each into the kernel only if it is asked for, and never attached.
- */
+/* A minimal program for each feature that test-support's `feature` probes for. None is attached. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
 char _license[] SEC("license") = "GPL";
 
 /*
- * Kernels before 5.14 take this attach type for any other (bpf_prog_load_check_attach in
- * kernel/bpf/syscall.c did not look at it), but their verifier knows no such field.
+ * Kernels before 5.14 ignore the attach type (bpf_prog_load_check_attach in kernel/bpf/syscall.c did
+ * not check it), but their verifier does not know this field.
  */
 SEC("sk_reuseport/migrate")
 int migrate(struct sk_reuseport_md *ctx)

@@ -1,15 +1,15 @@
-//! A bpffs of one's own: what a test pins meets neither what other tests pin nor what the machine's
-//! user has pinned.
+//! A private bpffs: pins of a test do not collide with those of other tests or of the machine.
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
-/// Where bpffs is mounted by convention.
+/// The conventional mount point of bpffs.
 pub const PATH: &str = "/sys/fs/bpf";
 
-/// Gives the calling thread a mount namespace of its own with a fresh bpffs at [`PATH`], empty
-/// but for the kernel's own `maps.debug` and `progs.debug`. Call it inside [`crate::netns::isolated`]: the thread has no way back. Threads and processes started
-/// afterwards share it; everything pinned is gone when the last of them ends.
+/// Gives the calling thread its own mount namespace with a new bpffs at [`PATH`], which has only
+/// the `maps.debug` and `progs.debug` of the kernel. Call it inside [`crate::netns::isolated`],
+/// because the thread cannot go back. Threads and processes started afterwards share it; all pins
+/// are gone when the last of them ends.
 ///
 /// # Panics
 ///
@@ -17,7 +17,7 @@ pub const PATH: &str = "/sys/fs/bpf";
 pub fn private() {
     unshare(CloneFlags::CLONE_NEWNS)
         .unwrap_or_else(|errno| panic!("cannot make a mount namespace: {errno}"));
-    // A shared mount would hand ours on to the rest of the machine.
+    // A shared mount would propagate the new one to the rest of the machine.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/sys", private)
         .unwrap_or_else(|errno| panic!("cannot make /sys a private mount: {errno}"));

@@ -1,5 +1,5 @@
-//! The types, maps and variables that a compiled BPF object describes in its own BTF, for tests that
-//! compare them with their mirrors in Rust.
+//! The types, maps and variables that a compiled BPF object describes in its own BTF, for tests
+//! that compare them with their mirrors in Rust.
 //!
 //! It is no loader: it reads the section `.BTF` of an object that clang made for this machine, and
 //! panics on anything else. Documentation/bpf/btf.rst has the format.
@@ -140,8 +140,8 @@ impl Btf {
         self.section(".maps").iter().map(map).collect()
     }
 
-    /// The names and sizes in bytes of the variables of a section, such as `.rodata`, in the order of
-    /// their declaration.
+    /// The names and sizes in bytes of the variables of a section, such as `.rodata`, in the order
+    /// of their declaration.
     pub fn variables(&self, section: &str) -> Vec<(String, usize)> {
         let variable = |&(ty, size): &(usize, usize)| (self.types[ty].name.clone(), size);
         self.section(section).iter().map(variable).collect()
@@ -174,8 +174,8 @@ impl Btf {
         }
     }
 
-    /// `__uint(name, n)` declares a pointer to an array of n elements, `__type(name, type)` a pointer
-    /// to the type, `__array(values, map)` an array of pointers to the map (bpf_helpers.h).
+    /// `__uint(name, n)` declares a pointer to an array of n elements, `__type(name, type)` a
+    /// pointer to the type, `__array(values, map)` an array of pointers to the map (bpf_helpers.h).
     fn map(&self, ty: usize) -> MapDefinition {
         let Kind::Struct { members, .. } = self.resolve(ty) else { panic!("no structure: {ty}") };
         let mut map = MapDefinition::default();

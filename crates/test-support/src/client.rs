@@ -1,5 +1,5 @@
-//! The simplest clients: one request, one connection or one socket each, so that every request is a
-//! choice for whatever balances. For load there are wrk and dnsperf.
+//! Simple clients that use a new connection or socket for each request, so that the kernel selects
+//! a socket for each. [`crate::load`] has wrk and dnsperf.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -9,35 +9,35 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_
 
 use crate::wait::{self, BOUND, scaled};
 
-/// The body that the server at `addr` answers to one request over a connection of its own.
+/// The body of the answer to one request over a new connection to the server at `addr`.
 ///
 /// # Panics
 ///
-/// On any failure; [`try_http_get`] is for tests that count failures.
+/// On any failure. Tests that count failures use [`try_http_get`].
 #[track_caller]
 pub fn http_get(addr: SocketAddr) -> String {
     try_http_get(addr).unwrap_or_else(|error| panic!("GET http://{addr}/: {error}"))
 }
 
-/// Like [`http_get`], with failures (refused, reset, cut short, not 200) as errors.
+/// Like [`http_get`]; failures (refused, reset, truncated, not 200) are errors.
 ///
 /// # Errors
 ///
-/// The socket's error; [`io::ErrorKind::InvalidData`] if the answer is not a complete 200.
+/// The error of the socket; [`io::ErrorKind::InvalidData`] if the answer is not a complete 200.
 pub fn try_http_get(addr: SocketAddr) -> io::Result<String> {
     let mut stream = http_ask(addr, "/")?;
     http_answer(&mut stream)
 }
 
-/// Like [`http_get`], from a given source port of the same address, so that every request is of the
-/// same flow.
+/// Like [`http_get`], from a given source port of the same address, so that all requests belong to
+/// the same flow.
 ///
 /// # Panics
 ///
 /// On any failure.
 #[track_caller]
 pub fn http_get_from(port: u16, addr: SocketAddr) -> String {
-    // The connection before may not be gone to the last segment.
+    // The previous connection may not have ended yet.
     let stream = wait::until_some("the source port", BOUND, || match connect_from(port, addr) {
         Err(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE) => None,
         result => Some(result),
@@ -58,18 +58,18 @@ fn connect_from(port: u16, addr: SocketAddr) -> Result<TcpStream, Errno> {
     Ok(socket.into())
 }
 
-/// Connects and asks for `path`, but does not wait for the answer ([`http_answer`]).
+/// Connects and requests `path`, without waiting for the answer ([`http_answer`]).
 ///
 /// # Errors
 ///
-/// The socket's error.
+/// The error of the socket.
 pub fn http_ask(addr: SocketAddr, path: &str) -> io::Result<TcpStream> {
     ask(TcpStream::connect_timeout(&addr, scaled(BOUND))?, addr, path)
 }
 
 fn ask(mut stream: TcpStream, addr: SocketAddr, path: &str) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(scaled(BOUND)))?;
-    // HTTP/1.0: the server closes when it has said all.
+    // With HTTP/1.0 the server closes the connection after the answer.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").as_bytes())?;
     Ok(stream)
 }
@@ -90,22 +90,22 @@ pub fn http_answer(stream: &mut TcpStream) -> io::Result<String> {
     Ok(body.to_owned())
 }
 
-/// The datagram that the server at `addr` answers to a DNS query for `name`'s IPv4 address, sent
-/// once, from a socket of its own.
+/// The answer of the server at `addr` to a DNS query for the IPv4 address of `name`, sent once from
+/// a new socket.
 ///
 /// # Panics
 ///
-/// On any failure; [`try_dns_query`] is for tests that count failures.
+/// On any failure. Tests that count failures use [`try_dns_query`].
 #[track_caller]
 pub fn dns_query(addr: SocketAddr, name: &str) -> Vec<u8> {
     try_dns_query(addr, name).unwrap_or_else(|error| panic!("DNS query to {addr}: {error}"))
 }
 
-/// Like [`dns_query`], with failures as errors.
+/// Like [`dns_query`]; failures are errors.
 ///
 /// # Errors
 ///
-/// The socket's error; a time-out is [`io::ErrorKind::WouldBlock`].
+/// The error of the socket; a timeout is [`io::ErrorKind::WouldBlock`].
 pub fn try_dns_query(addr: SocketAddr, name: &str) -> io::Result<Vec<u8>> {
     let socket = match addr {
         SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?,
@@ -116,7 +116,7 @@ pub fn try_dns_query(addr: SocketAddr, name: &str) -> io::Result<Vec<u8>> {
     dns_ask(&socket, name)
 }
 
-/// The datagram that is answered to one more query over a socket that is connected to a server.
+/// The answer to a query over a socket that is connected to a server.
 ///
 /// # Errors
 ///
@@ -129,7 +129,7 @@ pub fn dns_ask(socket: &UdpSocket, name: &str) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// Like [`dns_query`], over a TCP connection of its own.
+/// Like [`dns_query`], over a new TCP connection.
 ///
 /// # Panics
 ///
@@ -139,7 +139,7 @@ pub fn dns_query_tcp(addr: SocketAddr, name: &str) -> Vec<u8> {
     try_dns_query_tcp(addr, name).unwrap_or_else(|error| panic!("DNS query to {addr}: {error}"))
 }
 
-/// Over TCP a length of two bytes precedes each message (RFC 1035, section 4.2.2).
+/// Over TCP a two-byte length precedes each message (RFC 1035, section 4.2.2).
 fn try_dns_query_tcp(addr: SocketAddr, name: &str) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&addr, scaled(BOUND))?;
     stream.set_read_timeout(Some(scaled(BOUND)))?;
@@ -153,7 +153,7 @@ fn try_dns_query_tcp(addr: SocketAddr, name: &str) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// RFC 1035, section 4: a header, and one question of type A and class IN.
+/// A query as in RFC 1035, section 4: a header and one question of type A and class IN.
 fn dns_question(name: &str) -> Vec<u8> {
     const ID: u16 = 0x5eed;
     const RECURSION_DESIRED: u16 = 0x0100;
@@ -163,7 +163,7 @@ fn dns_question(name: &str) -> Vec<u8> {
     let header = [ID, RECURSION_DESIRED, 1, 0, 0, 0];
     let mut query: Vec<u8> = header.into_iter().flat_map(u16::to_be_bytes).collect();
     for label in name.trim_end_matches('.').split('.') {
-        assert!((1..64).contains(&label.len()), "{name:?} is no domain name");
+        assert!((1..64).contains(&label.len()), "{name:?} is not a domain name");
         query.push(label.len() as u8);
         query.extend(label.as_bytes());
     }

@@ -1,14 +1,14 @@
-//! Features of the kernel, found out by trying, and skipping the tests of what is not there.
+//! Probing for features of the kernel, and skipping tests of missing ones.
 //!
-//! A skip must not hide anything: a test that skips on a kernel new enough to have the feature fails.
-//! So does one that could not find out, unless [`SKIP_UNKNOWN`] is set.
+//! A skip must not hide a fault: on a kernel new enough to have the feature, the test fails
+//! instead. It also fails if the probe is inconclusive, unless [`SKIP_UNKNOWN`] is set.
 //!
 //! ```no_run
 //! use test_support::feature::{self, require};
 //!
 //! # #[allow(clippy::test_attr_in_doctest)]
 //! #[test]
-//! fn connections_move_to_a_sibling() {
+//! fn connections_migrate_to_another_listener() {
 //!     if !require(&feature::MIGRATION) {
 //!         return;
 //!     }
@@ -23,26 +23,25 @@ use std::thread;
 
 use sk_reuseport::util::KernelVersion;
 
-/// The environment variable that, set to anything but an empty value, lets tests skip where a probe
-/// could not tell: on a machine without the rights to try, say.
+/// An environment variable. If it is set and not empty, tests skip when a probe is inconclusive, as
+/// it is without the right to try.
 pub const SKIP_UNKNOWN: &str = "REUSEPORT_TEST_SKIP_UNKNOWN";
 
-/// A program that chooses where a connection goes whose listener closes (`sk_reuseport/migrate`).
+/// Programs that select the socket for connections of a closing listener (`sk_reuseport/migrate`).
 pub const MIGRATION: Feature =
     Feature::new("migration of connections", (5, 14), || probes::program("migrate", ""));
 
-/// An iterator over the open files of all processes (`iter/task_file`).
+/// The iterator over the open files of all processes (`iter/task_file`).
 pub const TASK_FILE_ITERATOR: Feature =
     Feature::new("iterator over open files", (5, 8), || probes::program("task_file", "task_file"));
 
-/// An iterator over the sockets that have an element in a socket storage
-/// (`iter/bpf_sk_storage_map`).
+/// The iterator over the sockets with an element in a socket storage (`iter/bpf_sk_storage_map`).
 pub const SK_STORAGE_ITERATOR: Feature =
     Feature::new("iterator over socket storage", (5, 9), || {
         probes::program("sk_storage", "bpf_sk_storage_map")
     });
 
-/// Programs at tracepoints with the kernel's own types (`tp_btf`).
+/// Programs at tracepoints with types from BTF (`tp_btf`).
 pub const BTF_TRACEPOINT: Feature = Feature::new("typed tracepoint", (5, 5), || {
     probes::program("tracepoint", "inet_sock_set_state")
 });
@@ -50,18 +49,18 @@ pub const BTF_TRACEPOINT: Feature = Feature::new("typed tracepoint", (5, 5), || 
 /// Ring buffers between kernel and user space (`BPF_MAP_TYPE_RINGBUF`).
 pub const RING_BUFFER: Feature = Feature::new("ring buffer", (5, 8), probes::ring_buffer);
 
-/// What trying said.
+/// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
     /// The kernel has it.
     Yes,
     /// The kernel does not have it.
     No,
-    /// There is no telling, and why: no rights to try, no memory, ...
+    /// The probe was inconclusive, and why: no right to try, no memory, ...
     Unknown(String),
 }
 
-/// Something that not every kernel has.
+/// A feature that not every kernel has.
 #[derive(Debug, Clone, Copy)]
 pub struct Feature {
     name: &'static str,
@@ -70,26 +69,26 @@ pub struct Feature {
 }
 
 impl Feature {
-    /// A feature that `probe` finds by trying, never by version. `since` is the major and minor
-    /// version of the first kernel that has it: on that one and later ones its lack is a failure.
+    /// A feature that `probe` detects by trying, not by version. `since` is the major and minor
+    /// version of the first kernel that has it: from there on, its lack is a failure.
     pub const fn new(name: &'static str, since: (u8, u8), probe: fn() -> Probe) -> Self {
         Self { name, since: KernelVersion::new(since.0, since.1, 0), probe }
     }
 
-    /// Tries.
+    /// Tries whether the kernel has it.
     pub fn probe(&self) -> Probe {
         (self.probe)()
     }
 }
 
-/// Whether the test that calls this can run: the kernel has the feature. If not, the test returns;
-/// that it was skipped is printed here, also where the test binary keeps to itself what passing
-/// tests print, and `cargo xtask test` counts these lines.
+/// Whether the kernel has the feature that a test needs. If not, the test must return; the skip is
+/// printed, even though libtest captures the output of passing tests, and `cargo xtask test` counts
+/// it.
 ///
 /// # Panics
 ///
-/// If this kernel is new enough to have the feature and does not, or if trying did not tell and
-/// [`SKIP_UNKNOWN`] is not set.
+/// If the kernel is new enough to have the feature but does not, or if the probe is inconclusive
+/// and [`SKIP_UNKNOWN`] is not set.
 #[must_use = "a test returns where this is false"]
 #[track_caller]
 pub fn require(feature: &Feature) -> bool {
@@ -98,7 +97,7 @@ pub fn require(feature: &Feature) -> bool {
         Decision::Run => true,
         Decision::Skip(why) => {
             let name = thread::current().name().unwrap_or("a test").to_owned();
-            // Not eprintln!, which the test binary captures. One write, so that lines stay whole.
+            // libtest captures eprintln!, but not this. One write keeps the line in one piece.
             let line = format!("{name} skipped: this kernel has no {why}\n");
             std::io::stderr().write_all(line.as_bytes()).expect("stderr takes a line");
             false
@@ -114,7 +113,7 @@ enum Decision {
     Fail(String),
 }
 
-/// `running` is unknown for a kernel whose release does not begin with numbers: taken for new.
+/// A kernel whose release is not a version (`running` is `None`) counts as new.
 fn decide(
     feature: &Feature,
     probe: Probe,
@@ -154,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_runs_on_any_kernel() {
+    fn a_present_feature_runs_on_any_kernel() {
         for running in [version(5, 13, 19), version(5, 14, 0), None] {
             assert_eq!(decide(&FEATURE, Probe::Yes, running, false), Decision::Run);
         }
     }
 
     #[test]
-    fn what_is_not_there_is_skipped_on_old_kernels_only() {
+    fn a_missing_feature_is_skipped_on_old_kernels_only() {
         let decided = |running| decide(&FEATURE, Probe::No, running, true);
         let skip = Decision::Skip("thing (Linux 5.14.0; this is 5.13.19)".to_owned());
         assert_eq!(decided(version(5, 13, 19)), skip);
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn not_to_know_fails_on_any_kernel_unless_allowed() {
+    fn an_inconclusive_probe_fails_on_any_kernel_unless_allowed() {
         for running in [version(4, 19, 0), version(6, 1, 0), None] {
             let decision = decide(&FEATURE, unknown(), running, false);
             assert!(matches!(&decision, Decision::Fail(why) if why.contains("not permitted")));

@@ -1,9 +1,10 @@
-//! What the tests of all crates share: a network of their own ([`netns`]), a bpffs of their own
-//! ([`bpffs`]), real servers ([`server`]), the simplest clients ([`client`]), load ([`load`]), waiting
-//! for a condition instead of sleeping ([`wait`]), and features of the kernel ([`feature`]).
+//! Fixtures that the tests of all crates share: private network namespaces ([`netns`]) and bpffs
+//! ([`bpffs`]), real servers ([`server`]), simple clients ([`client`]), load ([`load`]), waiting
+//! for conditions ([`wait`]), starting processes ([`process`]), features of the kernel
+//! ([`feature`]), and the types in compiled objects ([`btf`]).
 //!
-//! Everything here panics when it fails, with what a developer needs to see: it is for tests alone.
-//! Most of it needs root.
+//! It is for tests alone: everything panics on failure, with a message for developers. Most of it
+//! needs root.
 
 pub mod bpffs;
 pub mod btf;
@@ -17,8 +18,8 @@ pub mod wait;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Sets a flag when it goes out of scope, also because a test fails, so that threads which wait for
-/// the flag end.
+/// Sets a flag when it goes out of scope, also if a test fails, so that threads that wait for the
+/// flag end.
 #[derive(Debug)]
 pub struct SetOnDrop<'a>(pub &'a AtomicBool);
 
@@ -28,16 +29,16 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-/// Where a program lies: on PATH, or where Debian keeps what it hides from ordinary users.
+/// The path of a program: in PATH, or in the directories that Debian omits from the PATH of users.
 ///
 /// # Panics
 ///
-/// If it is nowhere: `cargo xtask test` installs what the tests drive.
+/// If it is not installed: `cargo xtask test` installs the programs that tests need.
 pub fn program(name: &str) -> std::path::PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(Into::into))
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| panic!("no {name} here: `cargo xtask test` installs it"))
+        .unwrap_or_else(|| panic!("{name} is not installed: `cargo xtask test` installs it"))
 }

@@ -1,5 +1,5 @@
-//! Load: Debian's wrk and dnsperf, which also say what they lost, and simple clients that go on
-//! while a test does something to the server.
+//! Load from wrk and dnsperf, which also count failures, and from simple clients that run while a
+//! test changes the server.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -16,17 +16,17 @@ use crate::wait::scaled;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What became of the requests or queries.
+/// How many requests or queries succeeded and failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outcome {
-    /// How many were answered as they should be.
+    /// How many were answered correctly.
     pub answered: u64,
-    /// How many were not: refused, reset, cut short, timed out, or answered with an error.
+    /// How many were refused, reset, truncated, timed out, or answered with an error.
     pub failed: u64,
 }
 
-/// Runs `body` while so many clients ask the server at `addr` for one page after the other, each
-/// over a connection of its own. The calling thread runs `body`.
+/// Runs `body` on the calling thread while `clients` threads send requests to the server at `addr`,
+/// each over a new connection.
 ///
 /// # Panics
 ///
@@ -37,7 +37,7 @@ pub fn http_during(addr: SocketAddr, clients: usize, body: impl FnOnce()) -> Out
     thread::scope(|scope| {
         for _ in 0..clients {
             scope.spawn(|| {
-                // Once at least, however quick `body` is.
+                // At least once, even if `body` returns at once.
                 loop {
                     let counter = if try_http_get(addr).is_ok() { &answered } else { &failed };
                     counter.fetch_add(1, Ordering::Relaxed);
@@ -47,18 +47,19 @@ pub fn http_during(addr: SocketAddr, clients: usize, body: impl FnOnce()) -> Out
                 }
             });
         }
-        // The clients must end when `body` panics, or the scope waits for ever.
+        // If `body` panics, the clients must end, because the scope waits for them.
         let _done = SetOnDrop(&done);
         body();
     });
     Outcome { answered: answered.into_inner(), failed: failed.into_inner() }
 }
 
-/// So many seconds, and more on a slow machine, of wrk with 8 clients, a connection for each request.
+/// Runs wrk for some seconds (more on a slow machine) with 8 clients and a connection for each
+/// request.
 ///
 /// # Panics
 ///
-/// If wrk does not run, or says something else than expected.
+/// If wrk fails or prints something unexpected.
 #[track_caller]
 pub fn wrk(addr: SocketAddr, seconds: u32) -> Outcome {
     let mut command = Command::new(crate::program("wrk"));
@@ -67,10 +68,10 @@ pub fn wrk(addr: SocketAddr, seconds: u32) -> Outcome {
     command.arg("--duration").arg(format!("{}s", in_seconds(seconds)));
     command.arg(format!("http://{addr}/"));
     let said = run(&mut command);
-    // `  4711 requests in 1.00s, 1.00MB read`; the other two lines only if there is something
-    // to tell: `  Socket errors: connect 0, read 1, write 0, timeout 0`, `  Non-2xx or 3xx ...: 2`.
+    // `  4711 requests in 1.00s, 1.00MB read`, and, if there were any,
+    // `  Socket errors: connect 0, read 1, write 0, timeout 0` and `  Non-2xx or 3xx ...: 2`.
     let all = said.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok());
-    let all: u64 = all.unwrap_or_else(|| panic!("wrk said {said:?}"));
+    let all: u64 = all.unwrap_or_else(|| panic!("wrk printed {said:?}"));
     let errors = said.lines().find_map(|line| line.trim().strip_prefix("Socket errors: "));
     let unanswered: u64 = errors.map_or(0, |errors| {
         errors.split(", ").filter_map(|e| e.split(' ').next_back()?.parse::<u64>().ok()).sum()
@@ -82,13 +83,13 @@ pub fn wrk(addr: SocketAddr, seconds: u32) -> Outcome {
     Outcome { answered: all - refusals, failed: unanswered + refusals }
 }
 
-/// So many seconds, and more on a slow machine, of dnsperf, asking for `name` from 8 sockets, at most
-/// so often a second and with at most 20 queries under way, so that no queue overflows. A query without
-/// an answer within three seconds has failed.
+/// Runs dnsperf for some seconds (more on a slow machine). It queries `name` from 8 sockets, at
+/// most `per_second` times a second and with at most 20 queries outstanding, so that no queue
+/// overflows. A query that is not answered within three seconds has failed.
 ///
 /// # Panics
 ///
-/// If dnsperf does not run, or says something else than expected.
+/// If dnsperf fails or prints something unexpected.
 #[track_caller]
 pub fn dnsperf(addr: SocketAddr, name: &str, seconds: u32, per_second: u32) -> Outcome {
     let mut queries = tempfile::NamedTempFile::new().unwrap_or_else(|e| panic!("no file: {e}"));
@@ -102,7 +103,7 @@ pub fn dnsperf(addr: SocketAddr, name: &str, seconds: u32, per_second: u32) -> O
     let number = |what: &str| -> u64 {
         let line = said.lines().find_map(|line| line.trim().strip_prefix(what));
         let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        number.unwrap_or_else(|| panic!("dnsperf said {said:?}"))
+        number.unwrap_or_else(|| panic!("dnsperf printed {said:?}"))
     };
     let answered = said
         .lines()
@@ -112,7 +113,7 @@ pub fn dnsperf(addr: SocketAddr, name: &str, seconds: u32, per_second: u32) -> O
     Outcome { answered, failed: number("Queries sent:") - answered }
 }
 
-/// As many as it takes to do as much as a real machine does in so many.
+/// The seconds that this machine needs for what a real machine does in `seconds`.
 fn in_seconds(seconds: u32) -> u64 {
     scaled(Duration::from_secs(seconds.into())).as_secs()
 }

@@ -1,4 +1,4 @@
-//! A network of one's own: tests run in parallel, and no port of one clashes with another's.
+//! Private network namespaces: tests run in parallel, and their ports do not collide.
 
 use std::panic;
 use std::thread;
@@ -9,12 +9,12 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
 };
 
-/// Runs `test` on a fresh thread, in a new network namespace whose loopback is up. The threads and
+/// Runs `test` on a new thread, in a new network namespace whose loopback is up. Threads and
 /// processes that `test` starts are in it too; the namespace ends with the last of them.
 ///
-/// `/proc/self` and `/proc/net` speak of the process's first thread, which is not in it: read
-/// `/proc/thread-self/ns/net` and `/proc/thread-self/net`. Abstract Unix sockets are the namespace's
-/// own; files, pinned objects ([`crate::bpffs`] has more) and process ids are not.
+/// `/proc/self` and `/proc/net` belong to the first thread of the process, which is not in it: read
+/// `/proc/thread-self/ns/net` and `/proc/thread-self/net`. The namespace has its own abstract Unix
+/// sockets, but not its own files, pins (see [`crate::bpffs`]) or process ids.
 ///
 /// # Panics
 ///
@@ -27,7 +27,7 @@ pub fn isolated<T: Send>(test: impl FnOnce() -> T + Send) -> T {
         bring_loopback_up();
         test()
     };
-    // The thread bears the test's name, so that a panic is reported under it.
+    // The thread has the name of the test, so that panics are reported under it.
     let name = thread::current().name().unwrap_or("isolated").to_owned();
     thread::scope(|scope| {
         let thread = thread::Builder::new()
@@ -38,8 +38,7 @@ pub fn isolated<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Asks the kernel itself: ip(8) would be a process for each test, which holds, until it has started,
-/// every socket of the tests beside this one.
+/// Uses netlink directly, because ip(8) would be a process for each test.
 fn bring_loopback_up() {
     let answer = try_bring_loopback_up();
     answer.unwrap_or_else(|errno| panic!("cannot bring loopback up: {errno}"));
@@ -59,7 +58,7 @@ fn try_bring_loopback_up() -> rustix::io::Result<()> {
     request.extend(RTM_NEWLINK.to_ne_bytes());
     request.extend(NLM_F_REQUEST_AND_ACK.to_ne_bytes());
     request.extend([0; 8]);
-    // struct ifinfomsg: family and type, index, flags, which of them to change.
+    // struct ifinfomsg: family and type, index, flags, mask of the flags to change.
     for word in [0, LOOPBACK_IFINDEX, IFF_UP, IFF_UP] {
         request.extend(word.to_ne_bytes());
     }

@@ -10,7 +10,7 @@ use std::sync::{PoisonError, RwLock};
 
 static FORKING: RwLock<()> = RwLock::new(());
 
-/// Starts a process. Tests start all their processes with this or with [`output`].
+/// Starts a process. Tests start all processes with this function or [`output`].
 ///
 /// # Errors
 ///

@@ -1,8 +1,8 @@
-//! Real servers, as children of the test: started with a configuration of their own, listening when
-//! `start` returns, ended and reaped when dropped. What they print is shown if the test fails.
+//! Real servers as children of the test, each with its own configuration. They listen when `start`
+//! returns, and are ended and reaped when dropped. Their output is shown if the test fails.
 //!
-//! They listen on 127.0.0.1, on a port that was free. That is safe within
-//! [`crate::netns::isolated`], where nobody else takes it meanwhile.
+//! They listen on 127.0.0.1, on a port that was free. That is safe inside
+//! [`crate::netns::isolated`], where no other test can take it.
 
 mod daemon;
 mod gunicorn;
@@ -20,7 +20,7 @@ pub use nginx::Nginx;
 pub use proc::{Transport, bound_sockets, bound_sockets_here, open_descriptors};
 pub use unbound::Unbound;
 
-/// A port that nobody in this network namespace uses on 127.0.0.1, for TCP or UDP.
+/// A port that is free for TCP and UDP on 127.0.0.1 in this network namespace.
 ///
 /// # Panics
 ///
@@ -31,6 +31,6 @@ pub fn free_port() -> u16 {
         let port = tcp.local_addr().ok()?.port();
         UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok().map(|_| port)
     };
-    // A port that is free for TCP may be taken for UDP: look at a few.
+    // A port that is free for TCP may be taken for UDP: try several.
     (0..100).find_map(|_| free()).unwrap_or_else(|| panic!("no port is free on 127.0.0.1"))
 }

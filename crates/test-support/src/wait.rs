@@ -1,27 +1,26 @@
-//! Waiting for a condition, with a bound. Tests do not sleep: they say what they wait for.
+//! Waiting for a condition, with a bound. Tests do not sleep.
 //!
-//! On a machine that is slower than any real one (`cargo xtask vm` emulates one) all bounds given to
-//! these functions become that many times longer. Where a test itself compares times, it takes
-//! [`scaled`] ones.
+//! On an emulated machine (`cargo xtask vm`) all bounds are longer, by the factor in [`SLOWNESS`].
+//! A test that compares times itself uses [`scaled`] ones.
 
 use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The bound to take where there is no reason for another: long enough for a busy machine.
+/// The default bound, long enough for a busy machine.
 pub const BOUND: Duration = Duration::from_secs(10);
 
-/// The environment variable that says how many times slower than a real machine this one is.
+/// The environment variable with the factor by which this machine is slower than a real one.
 pub const SLOWNESS: &str = "REUSEPORT_TEST_SLOWNESS";
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// A time as this machine takes it: so many times longer as [`SLOWNESS`] says, as it is without it.
+/// A time on this machine: multiplied by [`SLOWNESS`], if that is set.
 ///
 /// # Panics
 ///
-/// If [`SLOWNESS`] is no whole number from 1 on.
+/// If [`SLOWNESS`] is not a positive integer.
 pub fn scaled(time: Duration) -> Duration {
     static FACTOR: LazyLock<u32> = LazyLock::new(|| match std::env::var(SLOWNESS) {
         Err(std::env::VarError::NotPresent) => 1,
@@ -33,21 +32,22 @@ pub fn scaled(time: Duration) -> Duration {
 fn parse_slowness(value: &str) -> u32 {
     match value.parse() {
         Ok(factor @ 1..) => factor,
-        _ => panic!("{SLOWNESS}={value} is no whole number from 1 on"),
+        _ => panic!("{SLOWNESS}={value} is not a positive integer"),
     }
 }
 
-/// A number of repetitions: `count`, and on a slower machine as many as take about as long.
+/// A number of repetitions: `count`, divided by [`SLOWNESS`], so that they take about the same
+/// time.
 pub fn times(count: usize) -> usize {
     let slowness = scaled(Duration::from_secs(1)).as_secs();
     count / usize::try_from(slowness).unwrap_or(usize::MAX)
 }
 
-/// Waits for what takes less than a millisecond, without sleeping.
+/// Waits, without sleeping, for a condition that takes less than a millisecond.
 ///
 /// # Panics
 ///
-/// With `what` was waited for, if it does not hold within [`BOUND`].
+/// If it does not hold within [`BOUND`]; the message has `what`.
 #[track_caller]
 pub fn soon(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
@@ -61,17 +61,17 @@ pub fn soon(what: &str, condition: impl Fn() -> bool) {
 ///
 /// # Panics
 ///
-/// With `what` was waited for, if it does not hold within `bound`.
+/// If it does not hold within `bound`; the message has `what`.
 #[track_caller]
 pub fn until(what: &str, bound: Duration, mut condition: impl FnMut() -> bool) {
     until_some(what, bound, || condition().then_some(()));
 }
 
-/// Waits until `probe` returns something, and returns it.
+/// Waits until `probe` returns a value, and returns it.
 ///
 /// # Panics
 ///
-/// With `what` was waited for, if it returns nothing within `bound`.
+/// If it returns none within `bound`; the message has `what`.
 #[track_caller]
 pub fn until_some<T>(what: &str, bound: Duration, probe: impl FnMut() -> Option<T>) -> T {
     match poll(bound, probe) {
@@ -80,13 +80,13 @@ pub fn until_some<T>(what: &str, bound: Duration, probe: impl FnMut() -> Option<
     }
 }
 
-/// What `probe` returns within `bound`, if anything. It is asked once more when time is up, so a
-/// machine too busy to run us does not make it fail.
+/// The value that `probe` returns within `bound`, if any. It is called once more after the bound,
+/// so that it does not fail on a machine too busy to run it in time.
 pub fn poll<T>(bound: Duration, probe: impl FnMut() -> Option<T>) -> Option<T> {
     poll_unscaled(scaled(bound), probe)
 }
 
-/// Like [`poll`], for a time that is the same on every machine.
+/// Like [`poll`], with the same bound on every machine.
 pub(crate) fn poll_unscaled<T>(bound: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     let mut pause = FIRST_PAUSE;
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "ms in vain: pigs to fly")]
-    fn panics_with_what_was_waited_for() {
+    fn a_timeout_panics_with_the_description() {
         until("pigs to fly", Duration::from_millis(5), || false);
     }
 
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_even_when_there_is_no_time() {
+    fn probes_once_even_without_time() {
         assert_eq!(poll(Duration::ZERO, || Some(1)), Some(1));
     }
 }

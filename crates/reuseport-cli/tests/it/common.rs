@@ -1,4 +1,4 @@
-//! What tests of the command do again and again: run it, in a network and with a bpffs of their own.
+//! Running the command in a private network namespace with a private bpffs.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     output(&mut command(arguments)).unwrap()
 }
 
-/// What a call that must succeed prints.
+/// The standard output of a call that must succeed.
 pub(crate) fn stdout(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
@@ -44,7 +44,7 @@ pub(crate) fn json(arguments: &[&str]) -> Value {
     serde_json::from_str(&stdout(arguments)).unwrap()
 }
 
-/// What a call that must exit with `code` prints on standard error: one line, and perhaps a hint.
+/// The standard error of a call that must exit with `code`: one line, perhaps with a hint below.
 pub(crate) fn error(code: i32, arguments: &[&str]) -> String {
     let output = run(arguments);
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
@@ -56,8 +56,8 @@ pub(crate) fn error(code: i32, arguments: &[&str]) -> String {
     text
 }
 
-/// The inode number of the test's own network namespace, as `--netns` takes it. Every test's groups
-/// are on the host, and so in every test's `ls`.
+/// The inode number of the network namespace of the test, for `--netns`: `ls` also lists the groups
+/// of other tests.
 pub(crate) fn own_netns() -> String {
     std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino().to_string()
 }
@@ -75,7 +75,7 @@ pub(crate) fn pinned_groups() -> usize {
     std::fs::read_dir(groups).map_or(0, Iterator::count)
 }
 
-/// A command that runs until it is told to stop.
+/// A command that runs until it is interrupted.
 pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
@@ -88,7 +88,7 @@ impl Running {
     pub(crate) fn read_until(&mut self, word: &str) {
         let stdout = self.0.stdout.as_mut().unwrap();
         let found = BufReader::new(stdout).lines().any(|line| line.unwrap().contains(word));
-        assert!(found, "it never said {word:?}");
+        assert!(found, "it never printed {word:?}");
     }
 
     pub(crate) fn interrupt(self) -> Output {

@@ -1,5 +1,5 @@
-//! The command as a program: its usage, and its verbs against the real kernel and real servers, each
-//! test in a network and with a bpffs of its own. Needs root.
+//! The command: its usage, and its verbs against the real kernel and real servers. Each test has
+//! its own network namespace and bpffs. Needs root.
 #![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
 
 mod any_kernel;

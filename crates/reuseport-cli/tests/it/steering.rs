@@ -1,5 +1,5 @@
-//! The command against the real kernel and real servers: each test in a network and with a bpffs of
-//! its own. Needs root.
+//! Attaching, listing, showing, watching, detaching and the demo, against the real kernel and
+//! nginx.
 
 use std::collections::HashMap;
 use std::fs::Permissions;
@@ -18,7 +18,7 @@ use test_support::server::Nginx;
 use test_support::wait::{BOUND, until};
 
 #[test]
-fn nginx_gets_its_connections_in_turn() {
+fn connections_to_nginx_are_dealt_in_turn() {
     isolated(|| {
         let nginx = Nginx::start(2);
         let group = format!("tcp:{}", nginx.addr());
@@ -40,7 +40,7 @@ fn nginx_gets_its_connections_in_turn() {
         assert_eq!(members.len(), 2);
         for (slot, member) in members.iter().enumerate() {
             assert_eq!(member["slot"], slot);
-            assert_eq!(member["picks"], 100, "the program itself counted: {shown}");
+            assert_eq!(member["picks"], 100, "counted by the program: {shown}");
             assert_eq!(member["holders"].as_array().unwrap().len(), 3, "master and workers");
             let owner = member["owner"].as_u64().unwrap() as u32;
             assert!(nginx.worker_pids().contains(&owner), "{shown}");
@@ -83,7 +83,7 @@ fn ls_lists_a_group_with_and_without_a_program() {
 }
 
 #[test]
-fn newcomers_are_pointed_out_with_the_command_that_takes_them_in() {
+fn new_members_are_shown_with_the_command_that_enrols_them() {
     isolated(|| {
         let (listeners, group) = group(2);
         stdout(&["attach", &group]);
@@ -104,12 +104,12 @@ fn newcomers_are_pointed_out_with_the_command_that_takes_them_in() {
         );
         let shown = json(&["show", &group, "--json"]);
         assert_eq!(shown["unsteered"], 0);
-        assert_eq!(shown["policy"], "least-loaded", "as it was");
+        assert_eq!(shown["policy"], "least-loaded", "unchanged");
     });
 }
 
 #[test]
-fn what_is_not_there_is_a_no_and_what_is_not_clear_a_failure() {
+fn a_missing_group_exits_with_1_and_an_ambiguous_one_with_2() {
     isolated(|| {
         let netns = own_netns();
         for verb in ["show", "attach", "detach"] {
@@ -128,7 +128,7 @@ fn what_is_not_there_is_a_no_and_what_is_not_clear_a_failure() {
 }
 
 #[test]
-fn a_group_that_makes_no_sense_is_wrong_usage() {
+fn an_invalid_group_is_wrong_usage() {
     for group in ["tcp:nonsense:port", "8080", "sctp:127.0.0.1:80", ":65536"] {
         let output = run(&["show", group]);
         assert_eq!(output.status.code(), Some(2), "{group}: {output:?}");
@@ -136,7 +136,7 @@ fn a_group_that_makes_no_sense_is_wrong_usage() {
 }
 
 #[test]
-fn a_file_that_is_no_object_is_refused_and_nothing_changes() {
+fn a_file_that_is_not_an_object_is_refused_and_nothing_changes() {
     isolated(|| {
         let (_listeners, group) = group(2);
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -149,12 +149,12 @@ fn a_file_that_is_no_object_is_refused_and_nothing_changes() {
     });
 }
 
-/// The kernel program of the library, as an object that a user might bring: a program that selects
-/// sockets, and an array for them.
+/// The kernel program of the library, used as an object of the user: it has a program that selects
+/// sockets and an array for them.
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../reuseport/bpf/select.bpf.o");
 
 #[test]
-fn a_program_of_the_user_s_own_is_attached_and_taken_off() {
+fn a_program_of_the_user_is_attached_and_detached() {
     isolated(|| {
         let (_listeners, group) = group(1);
         let error = error(2, &["attach", &group, "--object", OBJECT, "--program", "other"]);
@@ -173,7 +173,7 @@ fn a_program_of_the_user_s_own_is_attached_and_taken_off() {
 }
 
 #[test]
-fn somebody_else_s_program_is_replaced_only_by_force() {
+fn a_foreign_program_is_replaced_only_by_force() {
     isolated(|| {
         let (listeners, group) = group(2);
         let mut object = sk_reuseport::Ebpf::load_file(OBJECT).unwrap();
@@ -196,9 +196,9 @@ fn somebody_else_s_program_is_replaced_only_by_force() {
 }
 
 #[test]
-fn an_ordinary_user_is_told_what_is_missing() {
+fn an_ordinary_user_is_told_which_capabilities_are_missing() {
     isolated(|| {
-        // Copied to where everybody may execute it, wherever the build directory is.
+        // Copied to where every user may execute it; the build directory may be private.
         let directory =
             tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
         let copy = directory.path().join("reuseport");
@@ -213,7 +213,7 @@ fn an_ordinary_user_is_told_what_is_missing() {
 }
 
 #[test]
-fn watch_takes_in_what_a_reload_brings_and_leaves_it_attached_on_interrupt() {
+fn watch_enrols_new_workers_and_stays_attached_on_interrupt() {
     isolated(|| {
         let mut nginx = Nginx::start(2);
         let group = format!("tcp:{}", nginx.addr());
@@ -235,12 +235,12 @@ fn watch_takes_in_what_a_reload_brings_and_leaves_it_attached_on_interrupt() {
 
         let output = watch.interrupt();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
-        assert!(steered(3), "what is attached stays");
+        assert!(steered(3), "the policy stays attached");
     });
 }
 
 #[test]
-fn demo_measures_that_the_program_decided_and_leaves_nothing() {
+fn demo_proves_that_the_program_decided_and_leaves_nothing() {
     isolated(|| {
         let text = stdout(&["demo", "--seconds", "1"]);
         let proof = "the program picked 300 times by its own counters; the workers accepted 300";

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
-/* Somebody else's hash of sockets, such as nginx has for QUIC, and no program. */
+/* A hash of sockets of a foreign program, such as nginx has for QUIC, and no program. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>

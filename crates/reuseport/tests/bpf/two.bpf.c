@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
-/* Two programs and two arrays: somebody has to say which is meant. */
+/* Two programs and two arrays: the user has to name one of each. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
@@ -11,7 +11,7 @@ struct {
 	__type(value, __u64);
 } small SEC(".maps");
 
-/* 4-byte values: nobody can read what is in it. */
+/* 4-byte values: user space cannot read cookies from it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
 	__uint(max_entries, 16);

@@ -1,4 +1,4 @@
-//! A process that holds a socket: this test binary, which runs its ignored test [`holder`] there.
+//! A process that holds a socket: a copy of this test binary that runs the ignored test [`holder`].
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,8 +13,8 @@ use super::only_group;
 const ROLE: &str = "REUSEPORT_TEST_HELPER";
 const SAYS: &str = "helper: ";
 
-/// A process that has a socket as its standard input. It is killed when this is dropped, or when
-/// the thread that started it ends.
+/// A process whose standard input is a socket. It is killed when this is dropped or when the thread
+/// that started it ends.
 pub(crate) struct Helper {
     child: Child,
     said: String,
@@ -22,14 +22,14 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Starts one that plays `role` with a copy of `socket`, and waits until it does:
-    /// `hold` (nothing else), `watch` (by epoll), `look` (lists the group's holders), `serve` (accepts
-    /// whatever comes, and keeps it).
+    /// Starts a process with a copy of `socket` and waits until it plays `role`: `hold` (does
+    /// nothing), `watch` (with epoll), `look` (lists the holders of the group) or `serve` (accepts
+    /// every connection and keeps it).
     pub(crate) fn holding(socket: &OwnedFd, role: &str) -> Self {
         Self::start(rerun(module_path!(), "holder"), socket, role)
     }
 
-    /// The same, as the first process of a new pid namespace.
+    /// Like [`Self::holding`], as the first process of a new pid namespace.
     pub(crate) fn in_pid_namespace(socket: &OwnedFd, role: &str) -> Self {
         let mut unshare = Command::new(test_support::program("unshare"));
         unshare.args(["--pid", "--fork", "--kill-child"]);
@@ -48,7 +48,7 @@ impl Helper {
         let said = loop {
             line.clear();
             assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "the helper ended early");
-            // What libtest says stands before it, perhaps on the same line.
+            // libtest prints before it, perhaps on the same line.
             if let Some((_, said)) = line.split_once(SAYS) {
                 break said.trim_end().to_owned();
             }
@@ -56,17 +56,17 @@ impl Helper {
         Self { child, said, _stdout: stdout }
     }
 
-    /// The started process (in [`Self::in_pid_namespace`] the helper's parent).
+    /// The process that was started: after [`Self::in_pid_namespace`], the parent of the helper.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it said when it was ready.
+    /// What it printed when it was ready.
     pub(crate) fn said(&self) -> &str {
         &self.said
     }
 
-    /// Kills it and waits until it is gone.
+    /// Kills the process and waits until it has ended.
     pub(crate) fn kill(self) {
         drop(self);
     }
@@ -74,7 +74,7 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // It may have died already: then there is nothing to do.
+        // Both fail if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

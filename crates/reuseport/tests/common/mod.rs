@@ -1,10 +1,11 @@
 //! Fixtures that both test binaries of this crate share: sockets, groups, a process that holds a
-//! socket ([`helper`]), traffic ([`traffic`], [`segment`]), followed groups ([`steering`]), and the
+//! socket ([`helper`]), threads with fewer rights ([`rights`]), traffic ([`traffic`], [`segment`]), followed groups ([`steering`]), and the
 //! state that a failed operation must leave as it was ([`world`]).
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub(crate) mod helper;
+pub(crate) mod rights;
 pub(crate) mod segment;
 pub(crate) mod steered;
 pub(crate) mod steering;
@@ -27,7 +28,7 @@ pub(crate) fn tcp(address: &str) -> OwnedFd {
     tcp_with(address, |_| {})
 }
 
-/// The same, after `prepare` has set options.
+/// Like [`tcp`]; `prepare` sets options before the socket is bound.
 pub(crate) fn tcp_with(address: &str, prepare: impl FnOnce(&OwnedFd)) -> OwnedFd {
     let socket = bound(address, SocketType::STREAM, prepare);
     net::listen(&socket, BACKLOG).unwrap();
@@ -49,12 +50,12 @@ fn bound(address: &str, kind: SocketType, prepare: impl FnOnce(&OwnedFd)) -> Own
     socket
 }
 
-/// The address that a socket is bound to.
+/// The local address of a socket.
 pub(crate) fn local_address(socket: impl AsFd) -> SocketAddr {
     net::getsockname(socket).unwrap().try_into().unwrap()
 }
 
-/// A socket's cookie.
+/// The cookie of a socket.
 pub(crate) fn cookie(socket: impl AsFd) -> Cookie {
     Cookie::new(sockopt::socket_cookie(socket).unwrap()).unwrap()
 }

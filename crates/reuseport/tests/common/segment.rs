@@ -1,4 +1,4 @@
-//! TCP segments as anybody on the network can send them, whatever they have to do with a connection.
+//! TCP segments sent through a raw socket, without a connection.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ pub(crate) const URG: u8 = 1 << 5;
 /// A header without options, in words of four bytes.
 pub(crate) const HEADER_WORDS: u8 = 5;
 
-/// Sends segments from a port that is nobody else's.
+/// Sends segments from a port that no other socket uses.
 pub(crate) struct Sender {
     raw: OwnedFd,
     from: SocketAddr,
@@ -27,13 +27,13 @@ pub(crate) struct Sender {
     _port: OwnedFd,
 }
 
-/// What a segment says, right or wrong.
+/// The parts of a segment that a test chooses, valid or not.
 pub(crate) struct Segment {
     pub(crate) flags: u8,
     pub(crate) payload: &'static [u8],
-    /// The header's length as it claims it to be.
+    /// The length of the header that it claims.
     pub(crate) header_words: u8,
-    /// Added to the checksum that is right.
+    /// Added to the correct checksum.
     pub(crate) checksum_error: u16,
 }
 
@@ -48,17 +48,18 @@ impl Sender {
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket =
             |kind| socket_with(family, kind, SocketFlags::CLOEXEC, Some(ipproto::TCP)).unwrap();
-        // Bound, and no listener: no connection takes the port, and nothing is answered there.
+        // Bound but not listening: no other socket takes the port, and no segment is accepted
+        // there.
         let port = socket(SocketType::STREAM);
         bind(&port, &SocketAddr::new(to.ip(), 0)).unwrap();
         let from = getsockname(&port).unwrap().try_into().unwrap();
         Self { raw: socket(SocketType::RAW), from, to, _port: port }
     }
 
-    /// Sends a segment. The kernel puts an IP header before it.
+    /// Sends a segment; the kernel prepends the IP header.
     pub(crate) fn send(&self, segment: &Segment) {
         let bytes = self.encode(segment);
-        // A raw socket has no port, and for IPv6 says so.
+        // A raw socket has no port; for IPv6, sendto refuses an address with one.
         let to = SocketAddr::new(self.to.ip(), 0);
         assert_eq!(sendto(&self.raw, &bytes, SendFlags::empty(), &to).unwrap(), bytes.len());
     }
@@ -74,14 +75,14 @@ impl Sender {
         bytes.extend(SEQUENCE.to_be_bytes());
         bytes.extend([segment.header_words << 4, segment.flags]);
         bytes.extend(WINDOW.to_be_bytes());
-        bytes.extend([0; 4]); // The checksum, and what is urgent.
+        bytes.extend([0; 4]); // the checksum and the urgent pointer
         bytes.extend(segment.payload);
         let checksum = self.checksum(&bytes).wrapping_add(segment.checksum_error);
         bytes[16..18].copy_from_slice(&checksum.to_be_bytes());
         bytes
     }
 
-    /// RFC 9293, section 3.1: over the segment and, before it, what the IP header says of it.
+    /// RFC 9293, section 3.1: over the pseudo-header and the segment.
     fn checksum(&self, segment: &[u8]) -> u16 {
         let mut bytes = [octets(self.from.ip()), octets(self.to.ip())].concat();
         bytes.extend([0, 6]);

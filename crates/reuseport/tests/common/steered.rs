@@ -1,4 +1,4 @@
-//! A group that one of our policies steers, and what its program says.
+//! A group that a policy steers, with access to the pinned maps of its program.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub(crate) struct Steered<'a> {
 
 impl<'a> Steered<'a> {
     /// Attaches to the group of this protocol (`tcp` or `udp`) at an address. It must be the only
-    /// one in this bpffs.
+    /// group in this bpffs.
     pub(crate) fn new(host: &'a Host, protocol: &str, at: SocketAddr, policy: Policy) -> Self {
         let (balancer, attached) =
             Balancer::attach(host, &key_at(host, protocol, at), &with(policy)).unwrap();
@@ -34,12 +34,12 @@ impl<'a> Steered<'a> {
         Self { host, balancer, directory, cursor, picks }
     }
 
-    /// Where its state is pinned.
+    /// The directory of its pins.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Where that of the only other group in this bpffs is.
+    /// The directory of the only other group in this bpffs.
     pub(crate) fn only_directory_beside(&self) -> PathBuf {
         let mut others = directories();
         others.retain(|directory| *directory != self.directory);
@@ -47,7 +47,7 @@ impl<'a> Steered<'a> {
         other
     }
 
-    /// The map that is pinned by that name.
+    /// The map that is pinned under a name.
     pub(crate) fn map(&self, name: &str) -> Map {
         open(&self.directory, name)
     }
@@ -66,7 +66,7 @@ impl<'a> Steered<'a> {
         self.balancer.key()
     }
 
-    /// Attaches once more: who came since gets a slot.
+    /// Attaches again: members that came since get a slot.
     pub(crate) fn attach_again(&self) {
         Balancer::attach(self.host, self.key(), &Default::default()).unwrap();
     }
@@ -93,7 +93,7 @@ impl<'a> Steered<'a> {
         self.balancer.change_members(self.host, changes).unwrap();
     }
 
-    /// Asserts that these counters have these values, and the others 0.
+    /// Asserts that these counters have these values and all others are 0.
     #[track_caller]
     pub(crate) fn assert_counters(&self, expected: &[(&str, u64)]) {
         let counted = self.status().counters;
@@ -107,13 +107,13 @@ impl<'a> Steered<'a> {
         self.picks.get(&u32::try_from(slot).unwrap(), 0).unwrap().iter().sum()
     }
 
-    /// How far round-robin has come.
+    /// The cursor of round-robin.
     pub(crate) fn cursor(&self) -> u64 {
         self.cursor.get(&0, 0).unwrap()
     }
 }
 
-/// Where the groups in this bpffs have their state.
+/// The directories of the groups in this bpffs.
 fn directories() -> Vec<PathBuf> {
     let groups = fs::read_dir(format!("{ROOT}/groups")).unwrap();
     groups.map(|group| group.unwrap().path()).collect()

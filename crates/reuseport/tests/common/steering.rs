@@ -1,9 +1,9 @@
-//! What tests of steering ask again and again: attach, follow, and what the program did.
+//! Attaching to groups, following them with a watcher, and reading what the program did.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Instant;
 
@@ -26,13 +26,13 @@ pub(crate) fn attach(host: &Host, key: &GroupKey, policy: Policy) -> Balancer {
 pub(crate) struct Followed<'a> {
     pub(crate) host: Host,
     key: &'a GroupKey,
-    /// Whom the watcher gave a slot and has not taken it from.
+    /// The members to which the watcher has given slots, without those it has released.
     enrolled: Mutex<BTreeSet<Cookie>>,
     last_enrolment: Mutex<Instant>,
-    said: Mutex<Vec<String>>,
+    reports: Mutex<Vec<String>>,
 }
 
-/// Runs `body` while a watcher follows the group. What the watcher said is shown if it panics.
+/// Runs `body` while a watcher follows the group. If it panics, prints what the watcher reported.
 pub(crate) fn followed(key: &GroupKey, body: impl FnOnce(&Followed<'_>)) {
     let stop = Stop::default();
     let program = Some(Policy::RoundRobin.into());
@@ -44,7 +44,7 @@ pub(crate) fn followed(key: &GroupKey, body: impl FnOnce(&Followed<'_>)) {
         key,
         enrolled,
         last_enrolment: Mutex::new(Instant::now()),
-        said: Mutex::default(),
+        reports: Mutex::default(),
     };
     thread::scope(|scope| {
         let watcher = scope.spawn(|| watch.run(|change| followed.note(&change)));
@@ -52,7 +52,7 @@ pub(crate) fn followed(key: &GroupKey, body: impl FnOnce(&Followed<'_>)) {
         stop.set();
         watcher.join().unwrap().unwrap();
         if let Err(panic) = result {
-            eprintln!("the watcher said: {:#?}", followed.said.lock().unwrap());
+            eprintln!("the watcher reported: {:#?}", followed.reports.lock().unwrap());
             resume_unwind(panic);
         }
     });
@@ -60,7 +60,7 @@ pub(crate) fn followed(key: &GroupKey, body: impl FnOnce(&Followed<'_>)) {
 
 impl Followed<'_> {
     fn note(&self, change: &Change) {
-        self.said.lock().unwrap().push(format!("{change:?}"));
+        self.reports.lock().unwrap().push(format!("{change:?}"));
         if let Change::Members(attached) = change {
             let mut enrolled = self.enrolled.lock().unwrap();
             enrolled.retain(|cookie| !attached.changes.released.contains(cookie));
@@ -71,7 +71,12 @@ impl Followed<'_> {
         }
     }
 
-    /// Waits until the group has so many members, all are steered, and nobody else is.
+    /// The changes that the watcher has reported.
+    pub(crate) fn reports(&self) -> MutexGuard<'_, Vec<String>> {
+        self.reports.lock().unwrap()
+    }
+
+    /// Waits until the group has `count` members, and exactly these have slots.
     #[track_caller]
     pub(crate) fn settled(&self, count: usize) -> GroupStatus {
         wait::until_some(&format!("{count} members are steered"), wait::BOUND, || {
@@ -82,25 +87,25 @@ impl Followed<'_> {
         })
     }
 
-    /// When the watcher said that it had taken in so many members, none of them among `old`, and
-    /// let the others go. Nothing but the watcher is asked, so nobody disturbs it.
+    /// Waits until the watcher reports that `count` members, none of them in `old`, have slots.
+    /// Returns when it reported that. Looks at the reports alone, so as not to disturb the watcher.
     #[track_caller]
     pub(crate) fn replaced(&self, old: &BTreeSet<Cookie>, count: usize) -> Instant {
-        wait::until("the watcher took others in", wait::BOUND, || {
+        wait::until("the watcher enrolled other members", wait::BOUND, || {
             let enrolled = self.enrolled.lock().unwrap();
             enrolled.len() == count && enrolled.is_disjoint(old)
         });
         *self.last_enrolment.lock().unwrap()
     }
 
-    /// The group as it is, which is steered.
+    /// The status of the group, which must be steered.
     #[track_caller]
     pub(crate) fn status(&self) -> GroupStatus {
         steered(&self.host, self.key).unwrap()
     }
 }
 
-/// The group, if a policy decides and every member has a slot.
+/// The status of the group, if a policy decides and every member has a slot.
 pub(crate) fn steered(host: &Host, key: &GroupKey) -> Option<GroupStatus> {
     let status = host.status(key).ok()?;
     let ours = status.steering.selection().is_some();
@@ -113,24 +118,24 @@ pub(crate) fn cookies(status: &GroupStatus) -> Vec<Cookie> {
     cookies
 }
 
-/// The members' picks, by slot.
+/// The picks of the members, by slot.
 pub(crate) fn picks(status: &GroupStatus) -> Vec<u64> {
     status.members.iter().map(|m| m.enrolment.as_ref().unwrap().picks.unwrap()).collect()
 }
 
-/// What each member was picked since `before`, by slot.
+/// The picks of each member since `before`, by slot.
 pub(crate) fn picks_since(before: &GroupStatus, now: &GroupStatus) -> Vec<u64> {
     assert_eq!(cookies(before), cookies(now));
     picks(now).iter().zip(picks(before)).map(|(now, before)| now - before).collect()
 }
 
-/// Who answered requests, one connection each, and how often: by the number that the server says.
+/// Makes requests, one connection each, and counts the answers by the number in them.
 #[track_caller]
 pub(crate) fn answers(server: SocketAddr, requests: usize) -> BTreeMap<u32, usize> {
     count((0..requests).map(|_| client::http_get(server)))
 }
 
-/// How often each number is there.
+/// Counts how often each number occurs.
 #[track_caller]
 pub(crate) fn count(answers: impl IntoIterator<Item = String>) -> BTreeMap<u32, usize> {
     let mut by_number = BTreeMap::new();
@@ -140,7 +145,7 @@ pub(crate) fn count(answers: impl IntoIterator<Item = String>) -> BTreeMap<u32, 
     by_number
 }
 
-/// Each of these so often.
-pub(crate) fn each(who: impl IntoIterator<Item = u32>, times: usize) -> BTreeMap<u32, usize> {
-    who.into_iter().map(|who| (who, times)).collect()
+/// The counts if each of these answered `times` times.
+pub(crate) fn each(numbers: impl IntoIterator<Item = u32>, times: usize) -> BTreeMap<u32, usize> {
+    numbers.into_iter().map(|number| (number, times)).collect()
 }

@@ -1,4 +1,4 @@
-//! A group's members and clients of theirs, in one thread: what is sent, and where it arrives.
+//! The members of a group and their clients, in one thread: what is sent, and where it arrives.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -10,8 +10,8 @@ use sk_reuseport::net::Bind;
 use test_support::process::close;
 use test_support::wait::{self, BOUND};
 
-/// In the order in which they get slots: by cookie. That need not be the order in which they were made,
-/// because each CPU has cookies in store (`gen_cookie_next`).
+/// Sorts members in the order in which they get slots: by cookie. That can differ from the order of
+/// their creation, because each CPU takes cookies in batches (`gen_cookie_next`).
 pub(crate) fn by_slot<S: AsFd>(mut members: Vec<S>) -> Vec<S> {
     members.sort_by_key(|member| sockopt::socket_cookie(member).unwrap());
     members
@@ -19,30 +19,30 @@ pub(crate) fn by_slot<S: AsFd>(mut members: Vec<S>) -> Vec<S> {
 
 /// Members of a group, in the order of their slots.
 pub(crate) trait Members {
-    /// As in a group's specification.
+    /// The protocol as in the name of a group.
     const PROTOCOL: &str;
 
-    /// So many members at an address; port 0 for a new group.
+    /// Opens members at an address; port 0 for a new group.
     fn new(at: SocketAddr, members: usize) -> Self;
 
     fn address(&self) -> SocketAddr;
 
     fn count(&self) -> usize;
 
-    /// Opens so many more.
+    /// Opens more members.
     fn open(&mut self, members: usize);
 
-    /// Closes the first ones.
+    /// Closes the first members.
     fn close(&mut self, members: usize);
 
-    /// Sends something new, which bears a number.
+    /// Sends a number in a datagram or connection of its own.
     fn send(&mut self, number: u64);
 
-    /// What has arrived: at which member, with which number.
+    /// Calls `arrived` with the member and the number of everything that has arrived.
     fn receive(&mut self, arrived: impl FnMut(usize, u64));
 }
 
-/// UDP sockets, to which several clients send in turn.
+/// UDP sockets to which several clients send in turn.
 pub(crate) struct Datagrams {
     at: SocketAddr,
     members: Vec<UdpSocket>,
@@ -99,7 +99,7 @@ impl Members for Datagrams {
     }
 }
 
-/// Listeners, and connections that are answered and end at once.
+/// Listeners, and connections that are answered and closed at once.
 pub(crate) struct Connections {
     at: SocketAddr,
     pub(crate) members: Vec<TcpListener>,
@@ -107,7 +107,7 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// Answers whoever waits at a member, and says which numbers they sent.
+    /// Accepts and answers every connection that waits at a member.
     fn answer(member: &TcpListener, mut arrived: impl FnMut(u64)) {
         let mut number = [0; 8];
         loop {
@@ -155,7 +155,7 @@ impl Members for Connections {
         self.under_way.push(client);
     }
 
-    /// Waits for all that were sent: every connection is accepted and answered.
+    /// Waits until every connection is accepted, and answers it.
     fn receive(&mut self, mut arrived: impl FnMut(usize, u64)) {
         let mut accepted = 0;
         let start = Instant::now();
@@ -170,7 +170,7 @@ impl Members for Connections {
         }
         for mut client in self.under_way.drain(..) {
             client.read_exact(&mut [0; 8]).unwrap();
-            // Gone without a trace: no port is taken for a minute.
+            // Closing with RST leaves no TIME_WAIT, which would keep the port for a minute.
             sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
         }
     }

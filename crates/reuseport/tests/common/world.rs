@@ -1,28 +1,22 @@
-//! Groups to steer, traffic for them, and what a failed operation must leave as it found it.
+//! Groups to steer, traffic for them, and the state that a failed operation must not change.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::{Attach, Balancer, Error, Host, ObjectSpec, Policy};
-use rustix::fs::{Gid, Uid};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid,
-};
 use sk_reuseport::maps::{Array, Map, MapData, SkStorage};
 use sk_reuseport::net::Bind;
 use sk_reuseport::programs::SkReuseport;
 use test_support::process::spawn;
 use test_support::{bpffs, netns, program, wait};
 
-/// Where the library pins.
+/// The directory of the library's pins.
 pub(crate) const ROOT: &str = "/sys/fs/bpf/reuseport";
 
 /// Runs `test` in a network namespace and with a bpffs of its own.
@@ -65,7 +59,7 @@ pub(crate) fn object(name: &str) -> ObjectSpec {
     ObjectSpec { path, program: None, map: None }
 }
 
-/// Loads a program of `tests/bpf` as somebody else would, beside this library.
+/// Loads a program of `tests/bpf` without the library, as a foreign program.
 pub(crate) fn theirs(name: &str) -> SkReuseport {
     let mut ebpf = sk_reuseport::Ebpf::load_file(object(name).path).unwrap();
     let (program, _) = ebpf.programs().next().unwrap();
@@ -79,13 +73,13 @@ pub(crate) fn theirs(name: &str) -> SkReuseport {
     }
 }
 
-/// Connects so many times, and counts who accepts.
+/// Makes connections, and counts how many each listener accepts.
 pub(crate) fn deal(listeners: &[TcpListener], connections: usize) -> Vec<usize> {
     let address = listeners[0].local_addr().unwrap();
     let clients: Vec<TcpStream> =
         (0..connections).map(|_| TcpStream::connect(address).unwrap()).collect();
     let mut accepted = vec![0; listeners.len()];
-    // The last packet of a handshake may still be on its way when connect returns.
+    // connect returns before the last packet of the handshake arrives.
     wait::until("all connections are accepted", wait::BOUND, || {
         for (count, listener) in accepted.iter_mut().zip(listeners) {
             *count += accept_all(listener);
@@ -96,7 +90,7 @@ pub(crate) fn deal(listeners: &[TcpListener], connections: usize) -> Vec<usize> 
     accepted
 }
 
-/// Attaches, and sees that every member gets its share. Returns the group's status afterwards.
+/// Attaches round-robin, and asserts that every member gets its share. Returns the status.
 pub(crate) fn is_steered(host: &Host, key: &GroupKey, members: &[TcpListener]) -> GroupStatus {
     Balancer::attach(host, key, &with(Policy::RoundRobin)).unwrap();
     assert_eq!(deal(members, 2 * members.len()), vec![2; members.len()]);
@@ -105,7 +99,7 @@ pub(crate) fn is_steered(host: &Host, key: &GroupKey, members: &[TcpListener]) -
     status
 }
 
-/// Whatever is there by now.
+/// Accepts all connections that wait at a listener, and counts them.
 pub(crate) fn accept_all(listener: &TcpListener) -> usize {
     std::iter::from_fn(|| listener.accept().ok()).count()
 }
@@ -115,7 +109,7 @@ pub(crate) fn counter(status: &GroupStatus, reason: &str) -> u64 {
     status.counters.iter().find(|c| c.reason == reason).unwrap().count
 }
 
-/// What an operation that fails leaves as it found it.
+/// The state that a failed operation must not change.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct World {
     steering: Steering,
@@ -123,14 +117,14 @@ pub(crate) struct World {
     slots: Vec<(u64, Option<(Slot, Weight)>)>,
     /// Everything pinned, by path.
     pins: Vec<PathBuf>,
-    /// Which members' sockets bear a mark.
+    /// Which sockets of members have a mark of the host layer.
     marked: Vec<bool>,
-    /// How many members the host-wide layer believes in.
+    /// How many members the host layer has registered.
     host_members: usize,
 }
 
 impl World {
-    /// What there is of these groups, each with its members.
+    /// The state of these groups, each given with its members.
     pub(crate) fn of(host: &Host, groups: &[(&GroupKey, &[TcpListener])]) -> Vec<Self> {
         let statuses = host.statuses().unwrap();
         let of = |(key, members): &(&GroupKey, &[TcpListener])| {
@@ -155,7 +149,7 @@ impl World {
         }
     }
 
-    /// Whose program decides.
+    /// The program that decides.
     pub(crate) fn steering(&self) -> &Steering {
         &self.steering
     }
@@ -165,7 +159,7 @@ impl World {
         self.slots.iter().filter(|(_, slot)| slot.is_some()).count()
     }
 
-    /// Members that the host-wide layer believes in, all groups together.
+    /// How many members the host layer has registered, of all groups.
     pub(crate) fn host_members(&self) -> usize {
         self.host_members
     }
@@ -175,7 +169,7 @@ impl std::fmt::Debug for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { steering, program, slots, pins, marked, host_members } = self;
         let groups = Path::new(ROOT).join("groups");
-        // The group's own directory is a long name.
+        // The name of the group's directory is long.
         let name = |pin: &PathBuf| {
             let path = pin.strip_prefix(&groups).map_or(pin.as_path(), |path| path);
             path.file_name().unwrap_or(pin.as_os_str()).to_string_lossy().into_owned()
@@ -186,7 +180,7 @@ impl std::fmt::Debug for World {
     }
 }
 
-/// Everything below a directory, in order; nothing if it is not there.
+/// All paths below a directory, sorted; empty if it does not exist.
 pub(crate) fn pins(directory: &Path) -> Vec<PathBuf> {
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -196,7 +190,7 @@ pub(crate) fn pins(directory: &Path) -> Vec<PathBuf> {
     found.into_iter().collect()
 }
 
-/// Nothing of ours is pinned but the directories that stay.
+/// Whether the library has nothing pinned but the directories that stay.
 pub(crate) fn nothing_pinned() -> bool {
     let root = Path::new(ROOT);
     pins(root).iter().all(|path| *path == root.join("groups"))
@@ -206,14 +200,14 @@ fn pinned(name: &str) -> Option<MapData> {
     MapData::from_pin(Path::new(ROOT).join("host").join(name)).ok()
 }
 
-/// Which of the sockets bear a mark of the host-wide layer's.
+/// Which of the sockets have a mark of the host layer.
 pub(crate) fn marked<S: AsFd>(sockets: &[S]) -> Vec<bool> {
     let Some(marks) = pinned("marks") else { return vec![false; sockets.len()] };
     let marks: SkStorage<_, [u32; 4]> = Map::from_map_data(marks).unwrap().try_into().unwrap();
     sockets.iter().map(|socket| marks.get(&socket.as_fd(), 0).is_ok()).collect()
 }
 
-/// The members that the host-wide layer has given an index: (epoch, connections open).
+/// How many members have an index in the host layer.
 pub(crate) fn host_members() -> usize {
     let Some(members) = pinned("members") else { return 0 };
     let members: Array<_, [u64; 2]> = Map::from_map_data(members).unwrap().try_into().unwrap();
@@ -221,10 +215,10 @@ pub(crate) fn host_members() -> usize {
     (0..members.len()).filter(|index| members.get(*index).unwrap()[0] >> 32 != 0).count()
 }
 
-/// What the host-wide layer believes to be open, by index, where that is not 0. At an index that is
-/// nobody's it may be anything: a count that was under way when the index was taken back.
+/// The open connections that the host layer counts, by index, without zeros. Unused indices are
+/// left out: a count that was under way when an index was released may leave any number there.
 pub(crate) fn open_by_index() -> Vec<(u32, u32)> {
-    let members = pinned("members").expect("a group keeps the layer");
+    let members = pinned("members").expect("a group keeps the host layer");
     let members: Array<_, [u32; 4]> = Map::from_map_data(members).unwrap().try_into().unwrap();
     let members = members.mapped().unwrap();
     let open = |index| {
@@ -235,7 +229,7 @@ pub(crate) fn open_by_index() -> Vec<(u32, u32)> {
     (0..members.len()).filter_map(open).collect()
 }
 
-/// One line that says what was tried and ends with more than that.
+/// The message of an error, which must be a line of reasonable length.
 #[track_caller]
 pub(crate) fn one_line(error: &Error) -> String {
     let text = error.report().to_string();
@@ -244,8 +238,8 @@ pub(crate) fn one_line(error: &Error) -> String {
     text
 }
 
-/// Forbids everybody to attach a program through this socket (`SO_LOCK_FILTER`), which no safe
-/// function does that we have.
+/// Forbids attaching a program through this socket (`SO_LOCK_FILTER`). Python does it, because
+/// rustix has no safe function for it.
 pub(crate) fn lock_filter(socket: impl AsFd) {
     let script = "import socket; socket.socket(fileno=0).setsockopt(socket.SOL_SOCKET, 44, 1)";
     python_with(socket, script);
@@ -256,37 +250,4 @@ pub(crate) fn python_with(socket: impl AsFd, script: &str) {
     let mut python = Command::new(program("python3"));
     python.args(["-c", script]).stdin(socket.as_fd().try_clone_to_owned().unwrap());
     assert!(spawn(&mut python).unwrap().wait().unwrap().success());
-}
-
-/// Runs `body` in a thread that has these capabilities and no others.
-pub(crate) fn capable_of<T: Send>(wanted: CapabilitySet, body: impl FnOnce() -> T + Send) -> T {
-    let reduced = || {
-        let sets = CapabilitySets {
-            effective: wanted,
-            permitted: wanted,
-            inheritable: CapabilitySet::empty(),
-        };
-        set_capabilities(None, sets).unwrap();
-        body()
-    };
-    thread::scope(|scope| scope.spawn(reduced).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// The same, as an ordinary user.
-pub(crate) fn nobody_capable_of<T: Send>(
-    wanted: CapabilitySet,
-    body: impl FnOnce() -> T + Send,
-) -> T {
-    let as_nobody = || {
-        const NOBODY: u32 = 65_534;
-        set_keep_capabilities(true).unwrap();
-        let (gid, uid) = (Gid::from_raw(NOBODY), Uid::from_raw(NOBODY));
-        set_thread_groups(&[]).unwrap();
-        set_thread_res_gid(gid, gid, gid).unwrap();
-        set_thread_res_uid(uid, uid, uid).unwrap();
-        capable_of(wanted, body)
-    };
-    thread::scope(|scope| scope.spawn(as_nobody).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -1,5 +1,5 @@
-//! Attaching to groups and detaching, against the real kernel. The kernel program's own counters
-//! prove that it made the choice.
+//! Attaching to groups and detaching from them. The counters of the kernel program prove that it
+//! made the choice.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -20,7 +20,7 @@ fn connect_to(address: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn round_robin_is_exact_and_the_program_did_it() {
+fn the_program_deals_exactly_by_round_robin() {
     alone(|| {
         let listeners = listeners(4);
         let host = Host::open().unwrap();
@@ -41,7 +41,7 @@ fn round_robin_is_exact_and_the_program_did_it() {
 }
 
 #[test]
-fn a_second_attach_takes_newcomers_in_and_another_policy_replaces_the_first() {
+fn a_second_attach_enrols_new_members_and_replaces_the_policy() {
     alone(|| {
         let mut listeners = listeners(2);
         let host = Host::open().unwrap();
@@ -62,7 +62,7 @@ fn a_second_attach_takes_newcomers_in_and_another_policy_replaces_the_first() {
 }
 
 #[test]
-fn a_member_that_dies_is_passed_over_and_its_slot_is_freed() {
+fn a_dead_member_is_skipped_and_its_slot_is_freed() {
     alone(|| {
         let mut listeners = listeners(3);
         let host = Host::open().unwrap();
@@ -106,13 +106,13 @@ fn weights_are_exact_under_round_robin_and_open_connections_are_counted() {
 }
 
 #[test]
-fn somebody_elses_program_is_left_alone_without_force() {
+fn a_foreign_program_is_replaced_only_by_force() {
     alone(|| {
         let listeners = listeners(2);
         let host = Host::open().unwrap();
         let key = key_of(&host, &listeners[0]);
         Balancer::attach(&host, &key, &with(Policy::Hash)).unwrap();
-        // Somebody else replaces ours.
+        // A foreign program replaces ours.
         let object = concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/select.bpf.o");
         let mut theirs = sk_reuseport::Ebpf::load_file(object).unwrap();
         let program: &mut SkReuseport =
@@ -131,7 +131,7 @@ fn somebody_elses_program_is_left_alone_without_force() {
 }
 
 #[test]
-fn detaching_twice_and_detaching_what_somebody_took_off_says_no() {
+fn detaching_where_no_program_is_attached_is_refused() {
     alone(|| {
         let listeners = listeners(2);
         let host = Host::open().unwrap();
@@ -141,7 +141,7 @@ fn detaching_twice_and_detaching_what_somebody_took_off_says_no() {
         SkReuseport::detach(&listeners[1]).unwrap();
         assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
         assert_eq!(reuseport::detach(&host, &key).unwrap_err().kind(), ErrorKind::NotAttached);
-        // What was left is gone, and nothing is in the way of a fresh start.
+        // Leftover state is gone and does not prevent attaching again.
         Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
         assert_eq!(deal(&listeners, 20), [10, 10]);
         reuseport::detach(&host, &key).unwrap();

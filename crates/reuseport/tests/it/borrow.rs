@@ -15,15 +15,15 @@ fn only_member(observer: &Observer) -> Member {
     only_group(observer).members.remove(0)
 }
 
-/// A member that only `Helper` holds.
+/// A member that only the helper holds.
 fn foreign_member(observer: &Observer) -> (Helper, Member) {
     let helper = Helper::holding(&tcp("127.0.0.1:0"), "hold");
     let member = held_by(&[helper.pid()], observer);
     (helper, member)
 }
 
-/// The only member, as soon as just these processes hold it: the children of other tests have all
-/// that we have until they exec.
+/// The only member, as soon as exactly these processes hold it: until execve, a child of another
+/// test has copies of all descriptors.
 fn held_by(pids: &[u32], observer: &Observer) -> Member {
     let mut pids = pids.to_vec();
     pids.sort_unstable();
@@ -40,7 +40,7 @@ fn a_socket_of_another_process_is_borrowed_and_given_back() {
         let (helper, member) = foreign_member(&observer);
         let borrowed = borrow(&member).unwrap();
         assert_eq!(cookie(&borrowed), member.cookie);
-        // While we have it, we hold it too.
+        // While it is borrowed, this process is a holder too.
         held_by(&[helper.pid(), std::process::id()], &observer);
         drop(borrowed);
         assert_eq!(held_by(&[helper.pid()], &observer), member);
@@ -48,7 +48,7 @@ fn a_socket_of_another_process_is_borrowed_and_given_back() {
 }
 
 #[test]
-fn a_socket_of_our_own_is_borrowed_like_any_other() {
+fn a_socket_of_this_process_can_be_borrowed() {
     isolated(|| {
         let socket = tcp("127.0.0.1:0");
         let member = only_member(&Observer::new().unwrap());
@@ -57,10 +57,10 @@ fn a_socket_of_our_own_is_borrowed_like_any_other() {
 }
 
 #[test]
-fn the_next_holder_lends_what_the_first_one_has_no_more() {
+fn a_socket_is_borrowed_from_the_next_holder_if_the_first_one_closed_it() {
     isolated(|| {
         let (helper, mut member) = foreign_member(&Observer::new().unwrap());
-        // A descriptor of another socket, one of no socket, and a process that there cannot be.
+        // Descriptors of another socket and of a file, and process ids that cannot exist.
         let other = tcp("127.0.0.1:0");
         let file = std::fs::File::open("/dev/null").unwrap();
         let holder = |pid, fd| Holder { pid, fd, comm: "gone".into() };
@@ -86,7 +86,7 @@ fn the_next_holder_lends_what_the_first_one_has_no_more() {
 }
 
 #[test]
-fn a_process_that_ended_lends_nothing() {
+fn a_process_that_has_ended_lends_nothing() {
     isolated(|| {
         let (helper, member) = foreign_member(&Observer::new().unwrap());
         helper.kill();
@@ -96,7 +96,7 @@ fn a_process_that_ended_lends_nothing() {
 }
 
 #[test]
-fn who_may_not_trace_the_holder_is_told_what_it_takes() {
+fn borrowing_without_the_right_to_trace_names_the_capability() {
     isolated(|| {
         let (_helper, member) = foreign_member(&Observer::new().unwrap());
         let mut sets = capabilities(None).unwrap();

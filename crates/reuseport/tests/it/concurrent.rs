@@ -1,5 +1,5 @@
-//! Several at once: commands on one group, members that come and go meanwhile, groups that grow,
-//! namespaces that are gone. And nothing left over after many times.
+//! Concurrent operations on one group, members that come and go during them, groups that grow,
+//! network namespaces that end. After many cycles nothing is left over.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ use test_support::process::close;
 use test_support::{netns, wait};
 
 #[test]
-fn several_attach_to_one_group() {
+fn several_threads_attach_to_one_group() {
     alone(|| {
         let members = listeners(3);
         let host = Host::open().unwrap();
@@ -48,7 +48,7 @@ fn several_attach_to_one_group() {
 }
 
 #[test]
-fn one_attaches_while_another_detaches() {
+fn threads_attach_while_others_detach() {
     alone(|| {
         let members = listeners(3);
         let host = Host::open().unwrap();
@@ -87,15 +87,15 @@ fn one_attaches_while_another_detaches() {
     });
 }
 
-/// How often something is to come or go in a thread of [`come_and_go`], from now on.
+/// How many more turns the threads of [`join_and_leave`] may take.
 #[derive(Default)]
 struct Turns {
     left: AtomicUsize,
     done: AtomicBool,
 }
 
-/// Opens and closes listeners, as often as it is told, and now and then closes all.
-fn come_and_go(address: SocketAddr, turns: &Turns) {
+/// Opens or closes listeners at each turn, and sometimes closes all.
+fn join_and_leave(address: SocketAddr, turns: &Turns) {
     let take = |left: usize| left.checked_sub(1);
     let mut own: Vec<TcpListener> = Vec::new();
     for turn in 0.. {
@@ -113,23 +113,23 @@ fn come_and_go(address: SocketAddr, turns: &Turns) {
     }
 }
 
-/// Attaches again and again while listeners come and go beside the members; returns how often it
-/// went well.
-fn attach_meanwhile(members: &[TcpListener], key: &GroupKey) -> usize {
+/// Attaches repeatedly while other listeners join and leave the group; returns how often it
+/// succeeded.
+fn attach_under_churn(members: &[TcpListener], key: &GroupKey) -> usize {
     const TIMES: usize = 150;
 
     let host = Host::open().unwrap();
     let turns = Turns::default();
-    let mut well = 0;
+    let mut succeeded = 0;
     thread::scope(|scope| {
         for _ in 0..2 {
-            scope.spawn(|| come_and_go(key.address, &turns));
+            scope.spawn(|| join_and_leave(key.address, &turns));
         }
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for turn in 0..TIMES {
                 turns.left.fetch_add(turn % 40, Ordering::Relaxed);
                 match Balancer::attach(&host, key, &Attach::default()) {
-                    Ok(_) => well += 1,
+                    Ok(_) => succeeded += 1,
                     Err(error) => assert!(
                         matches!(error.kind(), ErrorKind::Vanished | ErrorKind::NotFound),
                         "{:?}: {error}",
@@ -137,7 +137,7 @@ fn attach_meanwhile(members: &[TcpListener], key: &GroupKey) -> usize {
                     ),
                 }
                 if turn % 20 == 19 {
-                    // Somebody may have been faster: the group may be another one by now.
+                    // It fails if the group has ended and begun anew.
                     let _ = reuseport::detach(&host, key);
                 }
                 for member in members {
@@ -150,17 +150,17 @@ fn attach_meanwhile(members: &[TcpListener], key: &GroupKey) -> usize {
             std::panic::resume_unwind(panic);
         }
     });
-    well
+    succeeded
 }
 
 #[test]
-fn slow_members_come_and_go_while_others_stay() {
+fn slow_members_join_and_leave_while_others_stay() {
     alone(|| {
         let members = listeners(2);
         let host = Host::open().unwrap();
         let key = key_of(&host, &members[0]);
-        let well = attach_meanwhile(&members, &key);
-        assert!(well > 100, "{well}");
+        let succeeded = attach_under_churn(&members, &key);
+        assert!(succeeded > 100, "{succeeded}");
         is_steered(&host, &key, &members);
         assert_eq!(host_members(), 2);
         assert_eq!(marked(&members), [true, true]);
@@ -170,14 +170,14 @@ fn slow_members_come_and_go_while_others_stay() {
 }
 
 #[test]
-fn slow_all_members_come_and_go() {
+fn slow_all_members_join_and_leave() {
     alone(|| {
         let members = listeners(1);
         let host = Host::open().unwrap();
         let key = key_of(&host, &members[0]);
         close(members);
-        let well = attach_meanwhile(&[], &key);
-        assert!(well > 0);
+        let succeeded = attach_under_churn(&[], &key);
+        assert!(succeeded > 0);
         let members = more(key.address, 3);
         is_steered(&host, &key, &members);
         assert_eq!(host_members(), 3);
@@ -186,7 +186,7 @@ fn slow_all_members_come_and_go() {
     });
 }
 
-/// Attaching to a listener that has left its group would make it a group of its own.
+/// Attaching to a listener that has left its group would make a new group of it.
 #[test]
 fn a_member_that_stops_listening_at_the_last_moment_is_not_attached_to() {
     alone(|| {
@@ -200,7 +200,7 @@ fn a_member_that_stops_listening_at_the_last_moment_is_not_attached_to() {
         let stopping = stopping.try_clone().unwrap();
         let hook = move |call| {
             if call == Call::AttachReuseportEbpf {
-                // The second time it is no listener any more.
+                // The second shutdown fails, because the socket no longer listens.
                 let _ = shutdown(&stopping, Shutdown::Both);
             }
             Verdict::Allow
@@ -213,7 +213,7 @@ fn a_member_that_stops_listening_at_the_last_moment_is_not_attached_to() {
     });
 }
 
-/// Beyond 128 sockets the kernel moves a group to another place in its memory (`reuseport_grow`).
+/// Beyond 128 sockets the kernel reallocates a group (`reuseport_grow`).
 #[test]
 fn a_group_that_grows_beyond_128_stays_steered() {
     alone(|| {
@@ -222,7 +222,7 @@ fn a_group_that_grows_beyond_128_stays_steered() {
         let key = key_of(&host, &members[0]);
         let before = is_steered(&host, &key, &members).group.program;
         members.extend(more(key.address, 50));
-        // The newcomers get nothing yet, and nobody else notices.
+        // New members get no connections yet, and the shares of the others do not change.
         let dealt = deal(&members, 200);
         assert!(dealt[..100].iter().all(|n| *n == 2) && dealt[100..].iter().all(|n| *n == 0));
         let after = is_steered(&host, &key, &members);
@@ -237,9 +237,9 @@ fn a_group_that_grows_beyond_128_stays_steered() {
     });
 }
 
-/// A namespace's number is given again at once; its cookie never is.
+/// The kernel reuses the inode number of a network namespace at once, its cookie never.
 #[test]
-fn a_namespace_that_goes_and_one_that_comes_with_the_same_address() {
+fn the_same_address_in_a_later_namespace_is_another_group() {
     alone(|| {
         let address: SocketAddr = "127.0.0.1:8080".parse().unwrap();
         let mut before: Option<GroupKey> = None;
@@ -252,7 +252,7 @@ fn a_namespace_that_goes_and_one_that_comes_with_the_same_address() {
                     assert_ne!(*before, key);
                     let error = reuseport::detach(&host, before).unwrap_err();
                     assert_eq!(error.kind(), ErrorKind::NotFound);
-                    assert!(nothing_pinned(), "the state of the group that is gone, too");
+                    assert!(nothing_pinned(), "the state of the old group is gone");
                 }
                 assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
                 is_steered(&host, &key, &members);
@@ -274,7 +274,7 @@ fn slow_nothing_is_left_over_after_many_cycles() {
 
     alone(|| {
         let host = Host::open().unwrap();
-        // Keeps the host-wide layer alive, which would otherwise begin anew in each cycle.
+        // Keeps the host layer, which would otherwise be made anew in each cycle.
         let other = listeners(2);
         let other_key = key_of(&host, &other[0]);
         Balancer::attach(&host, &other_key, &with(Policy::RoundRobin)).unwrap();
@@ -282,7 +282,7 @@ fn slow_nothing_is_left_over_after_many_cycles() {
         let key = key_of(&host, &members[0]);
         let groups: [(&GroupKey, &[TcpListener]); 2] = [(&key, &members), (&other_key, &other)];
         let before = World::of(&host, &groups);
-        // Connections that outlive the attachment under which they were accepted.
+        // Connections that outlive the attachment during which they were accepted.
         let mut lasting = Vec::new();
         for cycle in 0..CYCLES {
             Balancer::attach(&host, &key, &with(Policy::ALL[cycle % 3])).unwrap();
@@ -291,7 +291,7 @@ fn slow_nothing_is_left_over_after_many_cycles() {
             let open: u64 = open_connections(&host, &key).into_iter().flatten().sum();
             assert_eq!(open, 1);
             if cycle % 5 == 4 {
-                // Of this cycle and of others: only its own are counted, and none below zero.
+                // Connections of this cycle and of earlier ones end: only the former are counted.
                 lasting.clear();
                 members.iter().for_each(|member| _ = accept_all(member));
                 wait::until("no connection is open", wait::BOUND, || {

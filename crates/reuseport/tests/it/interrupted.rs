@@ -1,7 +1,7 @@
-//! Processes that are killed in the middle of an operation. Whatever they leave, the next operation
-//! succeeds and cleans up, and no connection is lost meanwhile.
+//! Processes that are killed during an operation. The next operation succeeds and removes what they
+//! left, and no connection is lost in between.
 //!
-//! The victim is this test binary itself, told by its environment to run its ignored test `victim`.
+//! A victim is a copy of this test binary that runs the ignored test [`victim`].
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader};
@@ -25,7 +25,7 @@ const OPERATION: &str = "REUSEPORT_TEST_OPERATION";
 const CALL: &str = "REUSEPORT_TEST_CALL";
 const BEGUN: &str = "victim: begun";
 
-/// What a victim does.
+/// The operation of a victim.
 fn operate(host: &Host, key: &GroupKey, operation: &str) -> Result<()> {
     let attach = |attach: &Attach| Balancer::attach(host, key, attach).map(|_| ());
     match operation {
@@ -46,9 +46,8 @@ fn operate(host: &Host, key: &GroupKey, operation: &str) -> Result<()> {
     }
 }
 
-/// Not a test of its own: what the victims run.
 #[test]
-#[ignore = "runs in processes that are to be killed"]
+#[ignore = "runs in the processes that other tests kill"]
 fn victim() {
     let Ok(group) = std::env::var(GROUP) else { return };
     let operation = std::env::var(OPERATION).unwrap();
@@ -86,7 +85,7 @@ fn was_killed(status: ExitStatus) -> bool {
     status.signal() == Some(Signal::KILL.as_raw())
 }
 
-/// Everything can be looked at and everybody is served, whatever state it is in.
+/// Asserts that the state can be read and every connection is accepted.
 fn is_served(host: &Host, key: &GroupKey, members: &[TcpListener]) {
     host.statuses().unwrap();
     host.status(key).unwrap();
@@ -101,7 +100,8 @@ fn is_steered(host: &Host, key: &GroupKey, members: &[TcpListener]) {
     assert_eq!(deal(members, each * members.len()), vec![each; members.len()]);
 }
 
-/// Kills at each `step`th call of an operation, which begins in the state that `prepare` makes.
+/// Kills an operation at every `step`th of its system calls. It begins in the state that `prepare`
+/// makes.
 fn kill_at_calls(
     operation: &str,
     step: usize,
@@ -115,7 +115,7 @@ fn kill_at_calls(
         prepare(&host, &key, &mut members);
         let status = start(&key, operation, Some(call)).wait().unwrap();
         is_served(&host, &key, &members);
-        // Every second time by way of a plain attach, which keeps what there is.
+        // Every second time, a plain attach, which keeps the policy, comes first.
         let plain = (call / step).is_multiple_of(2);
         if plain {
             Balancer::attach(&host, &key, &Attach::default()).unwrap();
@@ -150,7 +150,7 @@ fn slow_a_change_of_policy_is_killed() {
 }
 
 #[test]
-fn slow_taking_newcomers_in_is_killed() {
+fn slow_enrolling_new_members_is_killed() {
     alone(|| {
         kill_at_calls("refresh", 3, |host, key, members| {
             close(members.split_off(1));
@@ -170,7 +170,7 @@ fn slow_detaching_is_killed() {
     alone(|| kill_at_calls("detach", 2, round_robin));
 }
 
-/// A cheap source of numbers; which ones does not matter.
+/// A simple source of pseudo-random numbers (xorshift).
 struct Numbers(u64);
 
 impl Numbers {
@@ -183,7 +183,7 @@ impl Numbers {
 }
 
 #[test]
-fn slow_everything_is_killed_at_any_moment() {
+fn slow_all_operations_are_killed_at_random_moments() {
     const KILLS: usize = 100;
 
     alone(|| {
@@ -195,7 +195,7 @@ fn slow_everything_is_killed_at_any_moment() {
             let mut victim = start(&key, "everything", None);
             let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
             assert!(lines.any(|line| line.unwrap().contains(BEGUN)), "the victim ended early");
-            // Any moment is what this is about; there is nothing to wait for.
+            // The kill comes at a random moment, so there is no condition to wait for.
             sleep(Duration::from_micros(numbers.below(120_000)));
             victim.kill().unwrap();
             assert!(was_killed(victim.wait().unwrap()), "the victim failed by itself");
@@ -204,7 +204,7 @@ fn slow_everything_is_killed_at_any_moment() {
             Balancer::attach(&host, &key, &attach).unwrap();
             Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
             is_steered(&host, &key, &members);
-            // Some victims begin with a group that is steered, and some with one that is not.
+            // Some victims begin with a steered group, others with one that is not.
             if kill % 3 == 0 {
                 reuseport::detach(&host, &key).unwrap();
                 assert!(nothing_pinned());
@@ -213,9 +213,8 @@ fn slow_everything_is_killed_at_any_moment() {
     });
 }
 
-/// What nobody comes back for goes with the next operation on any group.
 #[test]
-fn what_a_victim_left_of_a_dead_group_goes_with_the_next_operation() {
+fn an_operation_on_another_group_removes_the_leftovers_of_a_dead_group() {
     alone(|| {
         let host = Host::open().unwrap();
         let members = listeners(2);

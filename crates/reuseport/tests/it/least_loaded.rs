@@ -1,4 +1,4 @@
-//! The policy least-loaded against the real kernel: who gets what while queues are what they are.
+//! The policy least-loaded: which member gets a connection, given the queues and open connections.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
@@ -16,13 +16,13 @@ use test_support::wait;
 
 const LEAST_LOADED: Policy = Policy::LeastLoaded(LeastLoaded::DEFAULT);
 
-/// A group on loopback whose members are in slots of the same order.
+/// A group on loopback whose members are sorted by slot.
 struct Group {
     members: Vec<TcpListener>,
     host: Host,
     key: GroupKey,
     balancer: Balancer,
-    /// Ends of connections, so that none closes before its time.
+    /// The ends of connections, which keep them open.
     clients: Vec<TcpStream>,
     accepted: Vec<Vec<TcpStream>>,
 }
@@ -47,8 +47,8 @@ impl Group {
         self.clients.extend((0..count).map(|_| connect()));
     }
 
-    /// What waits at these members is accepted. Handshakes are over then: connect may return before
-    /// the last packet of its own has arrived.
+    /// Accepts all connections that wait at these members, after all handshakes have completed:
+    /// connect returns before the last packet of its own arrives.
     fn accept(&mut self, members: impl IntoIterator<Item = usize>) {
         wait::until("no handshake is under way", wait::BOUND, || {
             let group = self.host.refresh(&self.key).unwrap();
@@ -60,7 +60,7 @@ impl Group {
         }
     }
 
-    /// The server's ends of a member's connections are closed, and then the clients' are.
+    /// Closes the connections of a member, the ends of the server first.
     fn close(&mut self, member: usize) {
         let ports: Vec<u16> =
             self.accepted[member].drain(..).map(|c| c.peer_addr().unwrap().port()).collect();
@@ -74,7 +74,7 @@ impl Group {
         self.closed();
     }
 
-    /// Waits until no more connections are counted as open than there are.
+    /// Waits until exactly the connections that are open are counted.
     fn closed(&self) {
         let are: Vec<u64> = self.accepted.iter().map(|member| member.len() as u64).collect();
         wait::until("the connections are closed", wait::BOUND, || {
@@ -95,7 +95,7 @@ impl Group {
 }
 
 #[test]
-fn equals_take_turns_and_the_program_reads_queues() {
+fn equal_members_take_turns_and_the_program_reads_queues() {
     alone(|| {
         for address in [loopback(false), loopback(true)] {
             let members = Bind::new(address).listeners(4).unwrap();
@@ -113,7 +113,7 @@ fn equals_take_turns_and_the_program_reads_queues() {
 }
 
 #[test]
-fn who_does_not_accept_gets_next_to_nothing() {
+fn a_member_that_does_not_accept_gets_at_most_two_connections() {
     alone(|| {
         let mut group = Group::new(4, LEAST_LOADED);
         for _ in 0..300 {
@@ -124,7 +124,7 @@ fn who_does_not_accept_gets_next_to_nothing() {
         assert!(picks[0] <= 2, "{picks:?}");
         assert_eq!(picks.iter().sum::<u64>(), 300);
         assert!(picks[1..].iter().all(|n| (95..=105).contains(n)), "{picks:?}");
-        // It wakes up, and gets its share again: all are idle then.
+        // It accepts again and gets its share, since all are idle.
         group.accept(0..4);
         group.clients.clear();
         group.accepted.iter_mut().for_each(Vec::clear);
@@ -140,9 +140,9 @@ fn who_does_not_accept_gets_next_to_nothing() {
     });
 }
 
-/// Three of four hang: they must not get what the fourth is too good for.
+/// Three of four hang: they must not get what the cap takes from the fourth.
 #[test]
-fn the_cap_does_not_feed_workers_that_hang() {
+fn the_cap_sends_nothing_to_members_that_hang() {
     alone(|| {
         let mut group = Group::new(4, LEAST_LOADED);
         for _ in 0..300 {
@@ -154,8 +154,8 @@ fn the_cap_does_not_feed_workers_that_hang() {
     });
 }
 
-/// A worker that takes a connection and closes it at once is always idle; the others work, which
-/// here means: they have connections open.
+/// A worker that closes each connection at once is always idle, while the others have connections
+/// open.
 #[test]
 fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
     alone(|| {
@@ -169,10 +169,10 @@ fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
             group.close(0);
         }
         let since: Vec<u64> = group.picks().iter().zip(&before).map(|(n, b)| n - b).collect();
-        // 12 windows of 8 picks each, whose bounds lie anywhere.
+        // 12 windows of 8 picks per member; where a window begins is not known.
         assert!((170..=208).contains(&since[0]), "{since:?}");
         assert!(group.counter("share_capped") > 0);
-        // Without a cap it would have been all.
+        // Without the cap, it gets all connections.
         let uncapped = LeastLoaded {
             max_share: MaxShare::from_hundredths(10_000).unwrap(),
             ..LeastLoaded::DEFAULT
@@ -189,12 +189,12 @@ fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
 }
 
 #[test]
-fn open_connections_break_ties_unless_told_not_to() {
+fn open_connections_break_ties_unless_the_load_is_the_queue_alone() {
     alone(|| {
         let mut group = Group::new(3, LEAST_LOADED);
         group.connect(30);
         group.accept(0..3);
-        // The first one's clients stay, the others' go.
+        // The connections of the first member stay open, the others close.
         group.close(1);
         group.close(2);
         for _ in 0..6 {
@@ -213,7 +213,7 @@ fn open_connections_break_ties_unless_told_not_to() {
 }
 
 #[test]
-fn weights_are_what_loads_are_compared_by() {
+fn loads_are_compared_in_proportion_to_weights() {
     alone(|| {
         let mut group = Group::new(2, LEAST_LOADED);
         let weights = [(Slot::new(0), Weight::new(3).unwrap()), (Slot::new(1), Weight::DEFAULT)];
@@ -226,16 +226,16 @@ fn weights_are_what_loads_are_compared_by() {
         }
         let idle = group.picks();
         assert!((28..=32).contains(&idle[0]), "{idle:?}");
-        // Nobody accepts: queues by weight.
+        // No member accepts: queues by weight.
         group.connect(40);
         let queued = group.picks();
         assert!((28..=32).contains(&(queued[0] - idle[0])), "{idle:?} {queued:?}");
     });
 }
 
-/// A member whose socket is gone has the emptiest queue of all.
+/// A member whose socket is closed seems to have an empty queue.
 #[test]
-fn a_closed_member_does_not_spoil_the_choice() {
+fn a_closed_member_is_rarely_tried() {
     alone(|| {
         let mut group = Group::new(4, LEAST_LOADED);
         group.connect(8);
@@ -251,17 +251,17 @@ fn a_closed_member_does_not_spoil_the_choice() {
         assert_eq!(picks.len(), 3);
         assert!(picks.iter().all(|n| (40..=46).contains(n)), "{picks:?}");
         assert_eq!(counter(&status, "fallback_kernel") + counter(&status, "fallback_active"), 0);
-        // Not tried at every pick, but about once in a window.
+        // Tried about once in a window, not at every pick.
         let empty = counter(&status, "empty_slot");
         assert!((1..=20).contains(&empty), "{empty}");
     });
 }
 
 #[test]
-fn of_many_members_some_are_looked_at() {
+fn a_sample_of_many_members_avoids_those_that_hang() {
     alone(|| {
         let mut group = Group::new(100, LEAST_LOADED);
-        // All but the first ten hang.
+        // All members but the first ten hang.
         for _ in 0..1000 {
             group.connect(1);
             group.accept(0..10);
@@ -287,7 +287,7 @@ fn datagrams_go_where_the_fewest_bytes_wait() {
         let mut bytes = [0; 100];
         for _ in 0..300 {
             client.send_to(&[7; 100], address).unwrap();
-            // The first one hangs.
+            // The first member hangs.
             for member in &members[1..] {
                 while member.recv(&mut bytes).is_ok() {}
             }

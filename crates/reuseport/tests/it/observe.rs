@@ -1,5 +1,5 @@
-//! What the observer lists, against the real kernel: each test makes sockets in a network namespace
-//! of its own and looks for exactly those.
+//! Listing groups: each test opens sockets in its own network namespace and looks for exactly
+//! those.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -26,13 +26,13 @@ use test_support::wait;
 
 /// Waits until `look` finds a group of exactly these sockets, held by this process alone.
 ///
-/// Waits, because tests run in parallel and start programs: between fork and exec a child has all
-/// that its parent has, and the observer rightly says so.
+/// It has to wait, because until execve a child of another test has copies of all descriptors, and
+/// the observer lists it.
 fn becomes_own(sockets: &[OwnedFd], look: impl Fn() -> Group) -> Group {
     let own = std::process::id();
     let expected: BTreeMap<_, _> =
         sockets.iter().map(|s| (cookie(s), vec![(own, s.as_raw_fd() as u32)])).collect();
-    wait::until_some("a group of our sockets, held by us alone", wait::BOUND, || {
+    wait::until_some("a group of these sockets, held by this process alone", wait::BOUND, || {
         let group = look();
         (holders(&group) == expected).then_some(group)
     })
@@ -44,7 +44,7 @@ fn holders(group: &Group) -> BTreeMap<Cookie, Vec<(u32, u32)>> {
 }
 
 #[test]
-fn groups_of_every_kind_are_found_with_their_addresses() {
+fn groups_of_every_kind_are_listed_with_their_addresses() {
     type Bind = fn(&str) -> OwnedFd;
     let v6only: Bind = |address| {
         tcp_with(address, |s| {
@@ -87,7 +87,7 @@ fn groups_of_every_kind_are_found_with_their_addresses() {
 }
 
 #[test]
-fn a_v6only_socket_and_one_that_is_not_are_two_groups() {
+fn a_v6only_socket_and_a_dual_stack_socket_are_two_groups() {
     isolated(|| {
         let both = tcp("[::]:0");
         let address = local_address(&both).to_string();
@@ -107,7 +107,7 @@ fn a_v6only_socket_and_one_that_is_not_are_two_groups() {
 }
 
 #[test]
-fn unaccepted_connections_are_seen_as_waiting_and_accepted_ones_are_no_members() {
+fn unaccepted_connections_wait_and_accepted_ones_are_not_members() {
     isolated(|| {
         let observer = Observer::new().unwrap();
         let first = tcp("127.0.0.1:0");
@@ -116,7 +116,7 @@ fn unaccepted_connections_are_seen_as_waiting_and_accepted_ones_are_no_members()
         let clients: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
 
         let waiting = |group: &Group| group.members.iter().map(|m| m.queue.waiting).sum::<u32>();
-        // connect() returns at the SYN-ACK; the ACK that completes the handshake is on its way.
+        // connect returns at the SYN-ACK, before the ACK completes the handshake.
         wait::until("20 connections to wait", wait::BOUND, || {
             waiting(&only_group(&observer)) == 20
         });
@@ -129,13 +129,13 @@ fn unaccepted_connections_are_seen_as_waiting_and_accepted_ones_are_no_members()
         let accepted: Vec<_> = (0..of_first).map(|_| listener.accept().unwrap()).collect();
         let group = only_group(&observer);
         assert_eq!(waiting(&group), 20 - of_first);
-        assert_eq!(group.members.len(), 2, "accepted sockets are none of the group");
+        assert_eq!(group.members.len(), 2, "accepted sockets are not members");
         drop((accepted, clients, second));
     });
 }
 
 #[test]
-fn bytes_wait_at_a_udp_socket_until_they_are_read() {
+fn the_queue_of_a_udp_socket_is_counted_in_bytes() {
     isolated(|| {
         let observer = Observer::new().unwrap();
         let socket = UdpSocket::from(udp("127.0.0.1:0"));
@@ -160,7 +160,7 @@ fn bytes_wait_at_a_udp_socket_until_they_are_read() {
 }
 
 #[test]
-fn a_socket_that_sets_the_option_too_late_is_no_member() {
+fn a_socket_that_sets_the_option_after_bind_is_not_a_member() {
     use net::sockopt::set_socket_reuseport;
     isolated(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -172,12 +172,12 @@ fn a_socket_that_sets_the_option_too_late_is_no_member() {
 }
 
 #[test]
-fn a_closed_listener_is_gone() {
+fn a_listener_that_is_shut_down_is_not_a_member() {
     isolated(|| {
         let observer = Observer::new().unwrap();
         let first = tcp("127.0.0.1:0");
         let second = tcp(&local_address(&first).to_string());
-        // Shut down, it is closed to the network but still open as a descriptor.
+        // It has left its group, but its descriptor is open.
         net::shutdown(&first, net::Shutdown::Both).unwrap();
         becomes_own(&[second], || only_group(&observer));
         wait::until("the group to end", wait::BOUND, || groups_here(&observer).is_empty());
@@ -207,9 +207,9 @@ fn the_same_address_in_two_namespaces_is_two_groups() {
 }
 
 #[test]
-fn a_group_of_one_device_is_told_with_the_devices_name_in_our_own_namespace() {
+fn the_device_of_a_group_is_named_only_in_its_own_namespace() {
     isolated(|| {
-        // A link-local address binds its socket to the device (inet6_bind).
+        // A link-local address binds the socket to the device (inet6_bind).
         let mut ip = Command::new(test_support::program("ip"));
         ip.args(["address", "add", "fe80::1/64", "dev", "lo", "nodad"]);
         assert!(spawn(&mut ip).unwrap().wait().unwrap().success());
@@ -230,7 +230,7 @@ fn a_group_of_one_device_is_told_with_the_devices_name_in_our_own_namespace() {
 }
 
 #[test]
-fn every_process_that_has_the_socket_is_a_holder() {
+fn every_process_with_the_socket_is_a_holder() {
     isolated(|| {
         let observer = Observer::new().unwrap();
         let socket = tcp("127.0.0.1:0");
@@ -248,12 +248,12 @@ fn every_process_that_has_the_socket_is_a_holder() {
 }
 
 #[test]
-fn the_owner_is_the_process_whose_epoll_watches() {
+fn the_owner_is_the_process_that_watches_the_socket_with_epoll() {
     isolated(|| {
         let observer = Observer::new().unwrap();
         let first = tcp("127.0.0.1:0");
         let second = tcp(&local_address(&first).to_string());
-        // Waits: as with holders, a child of another test has our epoll until it execs.
+        // It has to wait for children of other tests, as [`becomes_own`] does.
         let become_owners = |expected: &[(Cookie, u32)]| {
             let expected = expected.iter().copied().collect::<HashMap<_, _>>();
             wait::until(&format!("owners {expected:?}"), wait::BOUND, || {
@@ -270,12 +270,12 @@ fn the_owner_is_the_process_whose_epoll_watches() {
         watch(&first);
         become_owners(&[(cookie(&first), own)]);
 
-        // Of the other socket another process is the owner, although we hold it too.
+        // Another process owns the other socket, although this process holds it too.
         let helper = Helper::holding(&second, "watch");
         let both = [(cookie(&first), own), (cookie(&second), helper.pid())];
         become_owners(&both);
 
-        // Two watch it: it is nobody's.
+        // Two processes watch it, so it has no owner.
         watch(&second);
         become_owners(&[(cookie(&first), own)]);
 
@@ -287,7 +287,7 @@ fn the_owner_is_the_process_whose_epoll_watches() {
 }
 
 #[test]
-fn the_attached_program_is_told_by_id_and_name() {
+fn the_attached_program_is_listed_with_its_id_and_name() {
     isolated(|| {
         let observer = Observer::new().unwrap();
         let socket = tcp("127.0.0.1:0");
@@ -306,7 +306,7 @@ fn the_attached_program_is_told_by_id_and_name() {
 }
 
 #[test]
-fn a_socket_that_has_a_program_but_no_address_yet_is_no_member() {
+fn an_unbound_socket_with_a_program_is_not_a_member() {
     isolated(|| {
         let mut object = Ebpf::load(include_bytes!("../bpf/leave_it.bpf.o")).unwrap();
         let program: &mut SkReuseport = object.program_mut("leave_it").unwrap().try_into().unwrap();
@@ -323,9 +323,9 @@ fn a_socket_that_has_a_program_but_no_address_yet_is_no_member() {
 }
 
 #[test]
-fn many_members_with_long_output_are_all_listed_once() {
+fn many_members_are_each_listed_once() {
     isolated(|| {
-        // More than one read's worth of records, which the kernel gives out in pieces of 32 KiB.
+        // More records than one read returns: the kernel hands them out in pieces of 32 KiB.
         let first = udp("127.0.0.1:0");
         let address = local_address(&first).to_string();
         let mut sockets = vec![first];
@@ -336,14 +336,15 @@ fn many_members_with_long_output_are_all_listed_once() {
 }
 
 #[test]
-fn a_process_in_a_pid_namespace_is_named_by_its_number_in_ours() {
+fn a_holder_is_identified_by_its_pid_in_the_namespace_of_the_observer() {
     isolated(|| {
         let socket = tcp("127.0.0.1:0");
         let helper = Helper::in_pid_namespace(&socket, "look");
-        // It is pid 1 there, and sees only itself: the observer counts by the reader's namespace.
+        // Inside, it has pid 1 and lists only itself: holders are listed by the namespace of the
+        // reader.
         assert_eq!(helper.said(), "sees [1]");
 
-        // The helper, unshare above it, and we.
+        // The helper, its parent unshare, and this process.
         let observer = Observer::new().unwrap();
         let pids = wait::until_some("three holders", wait::BOUND, || {
             Some(only_group(&observer).pids()).filter(|pids| pids.len() == 3)
@@ -356,9 +357,9 @@ fn a_process_in_a_pid_namespace_is_named_by_its_number_in_ours() {
 }
 
 #[test]
-fn without_capabilities_it_says_which_are_missing() {
+fn missing_capabilities_are_named() {
     let without = |dropped: CapabilitySet| {
-        // Capabilities are each thread's own.
+        // A thread has its own capabilities.
         thread::spawn(move || {
             let mut sets = capabilities(None).unwrap();
             sets.effective -= dropped | CapabilitySet::SYS_ADMIN;
@@ -377,7 +378,7 @@ fn without_capabilities_it_says_which_are_missing() {
 }
 
 #[test]
-fn two_capabilities_are_enough() {
+fn cap_bpf_and_cap_perfmon_are_enough() {
     isolated(|| {
         let socket = tcp("127.0.0.1:0");
         let mut sets = capabilities(None).unwrap();

@@ -8,14 +8,14 @@ use reuseport::status::Steering;
 use reuseport::{Attach, Balancer, Host, ObjectSpec};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use test_support::server::Nginx;
-use test_support::{bpffs, netns};
+
+use crate::common::world::alone;
 
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bpf/by_source.bpf.o");
 
 #[test]
 fn each_client_of_nginx_keeps_its_worker() {
-    netns::isolated(|| {
-        bpffs::private();
+    alone(|| {
         let nginx = Nginx::start(2);
         let host = Host::open().unwrap();
         let key = host.find(&format!("tcp:{}", nginx.addr()).parse().unwrap()).unwrap().key;
@@ -31,7 +31,7 @@ fn each_client_of_nginx_keeps_its_worker() {
         let mut workers = BTreeSet::new();
         for client in 2..10 {
             let client = Ipv4Addr::new(127, 0, 0, client);
-            // The kernel's hash, which takes the port too, would answer so once in 2^72 runs.
+            // The hash of the kernel includes the port, and would pass this once in 2^72 runs.
             let answers: BTreeSet<String> = (0..10).map(|_| get(client, nginx.addr())).collect();
             assert_eq!(answers.len(), 1, "{client} was answered by {answers:?}");
             workers.extend(answers);
@@ -42,7 +42,7 @@ fn each_client_of_nginx_keeps_its_worker() {
     });
 }
 
-/// The worker that answers a request of this client's.
+/// The worker that answers a request from this address.
 fn get(client: Ipv4Addr, server: SocketAddr) -> String {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&socket, &SocketAddr::from((client, 0))).unwrap();

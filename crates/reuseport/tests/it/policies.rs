@@ -1,5 +1,5 @@
-//! What each policy promises, against the real kernel, and changes of weights, states and policies.
-//! That the program made the choice is proven by its own counters.
+//! What each policy promises, and changes of weights, states and policies. The counters of the
+//! kernel program prove that it made the choice.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -18,7 +18,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use sk_reuseport::net::{Bind, loopback};
 use test_support::wait;
 
-/// Members of a UDP group in the order of their slots, and a policy that decides.
+/// A UDP group with a policy. Its members are sorted by slot.
 struct Udp {
     members: Vec<UdpSocket>,
     host: Host,
@@ -35,22 +35,22 @@ impl Udp {
         Self { members, host, key }
     }
 
-    /// Who receives what a client sends.
+    /// Sends a datagram, and returns the member that receives it.
     fn send(&self, client: &UdpSocket, payload: &[u8]) -> usize {
         client.send_to(payload, self.key.address).unwrap();
         self.receiver()
     }
 
-    /// Who receives what was sent last: exactly one.
+    /// The only member that receives the last datagram.
     fn receiver(&self) -> usize {
         let mut bytes = [0; 256];
         let mut received = |member: &UdpSocket| member.recv(&mut bytes).is_ok();
-        // What is sent may arrive a moment later.
-        let who = wait::until_some("somebody receives it", wait::BOUND, || {
+        // The datagram may arrive a moment later.
+        let receiver = wait::until_some("a member receives it", wait::BOUND, || {
             self.members.iter().position(&mut received)
         });
         assert!(!self.members.iter().any(received), "only one receives it");
-        who
+        receiver
     }
 
     fn counter(&self, reason: &str) -> u64 {
@@ -63,7 +63,7 @@ impl Udp {
 }
 
 #[test]
-fn a_source_meets_the_same_member_whatever_its_port() {
+fn all_ports_of_a_source_reach_the_same_member() {
     alone(|| {
         let group = Udp::new(loopback(false), 4, "source");
         let mut members = Vec::new();
@@ -79,16 +79,16 @@ fn a_source_meets_the_same_member_whatever_its_port() {
             members.push(met[0]);
         }
         for member in 0..4 {
-            assert!(members.contains(&member), "some source comes to each: {members:?}");
+            assert!(members.contains(&member), "each member gets some source: {members:?}");
         }
         assert_eq!(group.picked(), 120);
     });
 }
 
 #[test]
-fn a_source_of_either_family_is_known_by_its_address() {
+fn sources_of_both_families_are_told_apart_by_address() {
     alone(|| {
-        // One group for both: an IPv4 client's packets have IPv4 headers.
+        // A dual-stack group: packets of an IPv4 client have IPv4 headers.
         let group = Udp::new("[::]:0".parse().unwrap(), 4, "source");
         let port = group.key.address.port();
         for to in [loopback(false).ip(), loopback(true).ip()] {
@@ -107,7 +107,7 @@ fn a_source_of_either_family_is_known_by_its_address() {
 }
 
 #[test]
-fn a_payload_meets_the_same_member_whoever_sends_it() {
+fn equal_payloads_of_all_senders_reach_the_same_member() {
     alone(|| {
         let group = Udp::new(loopback(false), 4, "payload:2:4");
         let mut members = Vec::new();
@@ -126,7 +126,7 @@ fn a_payload_meets_the_same_member_whoever_sends_it() {
         }
         assert!((0..4).all(|member| members.contains(&member)), "{members:?}");
         assert_eq!((group.picked(), group.counter("payload_short")), (120, 0));
-        // Too short, by one byte: the flow decides, and it is counted.
+        // Too short by one byte: the flow decides, and the datagram is counted.
         let client = UdpSocket::bind(loopback(false)).unwrap();
         let met: Vec<usize> = (0..5).map(|_| group.send(&client, b"12345")).collect();
         assert_eq!(met, [met[0]; 5]);
@@ -137,7 +137,7 @@ fn a_payload_meets_the_same_member_whoever_sends_it() {
 }
 
 #[test]
-fn other_secrets_send_sources_elsewhere() {
+fn each_group_hashes_sources_with_its_own_seed() {
     alone(|| {
         let members = |group: &Udp| -> Vec<usize> {
             let of = |n| UdpSocket::bind((Ipv4Addr::new(127, 0, 2, n), 0)).unwrap();
@@ -146,12 +146,12 @@ fn other_secrets_send_sources_elsewhere() {
         let (one, other) =
             (Udp::new(loopback(false), 4, "source"), Udp::new(loopback(false), 4, "source"));
         assert_eq!(members(&one), members(&one));
-        assert_ne!(members(&one), members(&other), "each group has a seed of its own");
+        assert_ne!(members(&one), members(&other), "each group has its own seed");
     });
 }
 
 #[test]
-fn a_cpu_has_its_member() {
+fn each_cpu_has_its_member() {
     alone(|| {
         let cpus: Vec<usize> = {
             let set = sched_getaffinity(None).unwrap();
@@ -160,7 +160,7 @@ fn a_cpu_has_its_member() {
         let members = Bind::new(loopback(false)).nonblocking(true).udp_sockets(cpus.len()).unwrap();
         let host = Host::open().unwrap();
         let key = key_at(&host, "udp", members[0].local_addr().unwrap());
-        // Backwards, so that it is no accident.
+        // In reverse, so that it cannot match by accident.
         let order: Vec<String> = cpus.iter().rev().map(usize::to_string).collect();
         let attach = Attach {
             program: Some(Policy::Cpu.into()),
@@ -200,7 +200,7 @@ fn a_cpu_has_its_member() {
 }
 
 #[test]
-fn tcp_has_no_payload_when_it_is_chosen_for() {
+fn the_policy_payload_is_refused_for_tcp() {
     alone(|| {
         let members = Bind::new(loopback(false)).listeners(2).unwrap();
         let host = Host::open().unwrap();
@@ -218,7 +218,7 @@ fn tcp_has_no_payload_when_it_is_chosen_for() {
 }
 
 #[test]
-fn in_every_policy_draining_members_get_nothing_new_and_come_back() {
+fn under_every_policy_draining_members_get_nothing_new_and_can_return() {
     alone(|| {
         let mut members = Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap();
         members.sort_by_key(|member| cookie(member));
@@ -241,26 +241,26 @@ fn in_every_policy_draining_members_get_nothing_new_and_come_back() {
             let dealt = deal(&members, 60);
             assert_eq!((dealt[1], dealt[0] + dealt[2]), (0, 60), "{policy}: {dealt:?}");
             change(1, State::Active);
-            // Weight 0 is the same.
+            // Weight 0 has the same effect.
             let zero = [(Slot::new(0), Weight::new(0).unwrap())];
             balancer.set_weights(&host, &zero).unwrap();
             let dealt = deal(&members, 60);
             assert_eq!((dealt[0], dealt[1] + dealt[2]), (0, 60), "{policy}: {dealt:?}");
             balancer.set_weights(&host, &[(Slot::new(0), Weight::DEFAULT)]).unwrap();
         }
-        // Nobody is active: those that drain are better than none.
+        // No member is active, so draining ones are selected.
         (0..3).for_each(|slot| _ = change(slot, State::Draining));
         assert_eq!(deal(&members, 12).iter().sum::<usize>(), 12);
         let status = host.status(&key).unwrap();
         assert_eq!(counter(&status, "fallback_draining"), 12);
-        // And a standby member is nobody to the program.
+        // The program never selects a standby member.
         (0..3).for_each(|slot| _ = change(slot, State::Standby));
         assert_eq!(deal(&members, 12).iter().sum::<usize>(), 12);
         assert_eq!(counter(&host.status(&key).unwrap(), "fallback_kernel"), 12);
     });
 }
 
-/// While the policy changes, the old program picks from the new one's table: it must mean the same.
+/// During a change of policy the old program picks from the new table, which it must understand.
 #[test]
 fn a_change_of_policy_under_traffic_sends_nothing_to_a_draining_member() {
     const CHANGES: usize = 30;
@@ -300,9 +300,9 @@ fn a_change_of_policy_under_traffic_sends_nothing_to_a_draining_member() {
     });
 }
 
-/// With a backlog of one, a listener's queue is full when two wait.
+/// With a backlog of 1, the queue of a listener is full when two connections wait.
 #[test]
-fn in_every_policy_a_member_whose_queue_is_full_is_passed_over() {
+fn under_every_policy_a_member_with_a_full_queue_is_skipped() {
     alone(|| {
         for policy in Policy::ALL {
             let members =
@@ -310,7 +310,7 @@ fn in_every_policy_a_member_whose_queue_is_full_is_passed_over() {
             let host = Host::open().unwrap();
             let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
             let balancer = attach(&host, &key, *policy);
-            // Connecting to a full queue would wait for a SYN to be sent again, a second later.
+            // Connecting to a full queue would take a second, until the SYN is sent again.
             let clients: Vec<TcpStream> =
                 (0..6).map(|_| TcpStream::connect(key.address).unwrap()).collect();
             let status = host.status(&key).unwrap();
@@ -323,20 +323,20 @@ fn in_every_policy_a_member_whose_queue_is_full_is_passed_over() {
 }
 
 #[test]
-fn what_cannot_be_changed_stays_as_it_is() {
+fn a_refused_change_changes_nothing() {
     alone(|| {
         let members = Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap();
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let balancer = attach(&host, &key, Policy::RoundRobin);
-        let nobody = MemberChange {
+        let empty = MemberChange {
             slot: Slot::new(60),
             member: None,
             weight: None,
             state: Some(State::Draining),
         };
-        let one = MemberChange { slot: Slot::new(0), ..nobody };
-        let error = balancer.change_members(&host, &[one, nobody]).unwrap_err();
+        let one = MemberChange { slot: Slot::new(0), ..empty };
+        let error = balancer.change_members(&host, &[one, empty]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
         assert_eq!(deal(&members, 20), [10, 10], "all or none");
         let other = balancer.clone();
@@ -347,7 +347,7 @@ fn what_cannot_be_changed_stays_as_it_is() {
 }
 
 #[test]
-fn a_change_is_for_the_member_that_was_meant() {
+fn a_change_applies_only_to_the_member_that_it_names() {
     alone(|| {
         let members = Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap();
         let host = Host::open().unwrap();
@@ -371,7 +371,7 @@ fn a_change_is_for_the_member_that_was_meant() {
 }
 
 #[test]
-fn weights_come_with_the_attachment() {
+fn attaching_can_set_weights() {
     alone(|| {
         let members = Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap();
         let host = Host::open().unwrap();
@@ -387,7 +387,8 @@ fn weights_come_with_the_attachment() {
         let attach = weighing(vec![(cookies[1], weight(3))]);
         Balancer::attach(&host, &key, &attach).unwrap();
         assert_eq!(deal(&members, 40), [10, 30]);
-        // Those that were there before get theirs as well; who is not named keeps his.
+        // Attaching again sets weights of old members too; a member that is not named keeps its
+        // own.
         Balancer::attach(&host, &key, &weighing(vec![(cookies[0], weight(7))])).unwrap();
         assert_eq!(deal(&members, 40), [28, 12]);
     });

@@ -1,5 +1,4 @@
-//! Load reports against the real kernel: what workers say of themselves moves picks, and what is said
-//! wrongly, too late or by nobody moves none.
+//! Load reports of workers: they move picks, unless they are wrong, too old or missing.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -9,10 +8,9 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::common::cookie;
+use crate::common::rights::{capable_of, user_capable_of};
 use crate::common::steering::{attach, picks};
-use crate::common::world::{
-    ROOT, alone, capable_of, counter, key_at, more, nobody_capable_of, object, with_object,
-};
+use crate::common::world::{ROOT, alone, counter, key_at, more, object, with_object};
 use reuseport::group::GroupKey;
 use reuseport::policy::{LeastLoaded, LoadTerms, StaleAfter};
 use reuseport::report::Reporter;
@@ -25,17 +23,17 @@ use sk_reuseport::net::{Bind, loopback};
 use test_support::process::close;
 use test_support::wait;
 
-/// By queues alone: when a connection that was closed counts as open no more is the kernel's affair.
+/// By queues alone, because the kernel decides when a closed connection no longer counts as open.
 const OPTIONS: LeastLoaded = LeastLoaded { load: LoadTerms::QUEUE, ..LeastLoaded::DEFAULT };
 const LEAST_LOADED: Policy = Policy::LeastLoaded(OPTIONS);
 
-/// A TCP group whose members are in slots of the same order.
+/// A TCP group whose members are sorted by slot.
 struct Group {
     members: Vec<TcpListener>,
     host: Host,
     key: GroupKey,
     balancer: Balancer,
-    /// Ends of connections, so that none closes before its time.
+    /// The ends of connections, which keep them open.
     ends: Vec<TcpStream>,
 }
 
@@ -65,7 +63,7 @@ impl Group {
         self.balancer.set_policy(&self.host, Policy::LeastLoaded(options)).unwrap();
     }
 
-    /// Connects so often, while nobody accepts. Returns how often each was picked.
+    /// Makes connections that are not accepted. Returns the picks of each member.
     fn queue(&mut self, connections: usize) -> Vec<u64> {
         let before = picks(&self.status());
         for _ in 0..connections {
@@ -74,8 +72,8 @@ impl Group {
         since(&before, &picks(&self.status()))
     }
 
-    /// Connects so often, and each connection is accepted and closed before the next one. So queues are
-    /// empty, and nothing is open.
+    /// Makes connections, each of which is accepted and closed before the next one, so that queues
+    /// are empty and none is open. Returns the picks of each member.
     fn serve(&mut self, connections: usize) -> Vec<u64> {
         self.ends.clear();
         let before = picks(&self.status());
@@ -87,24 +85,25 @@ impl Group {
 
     fn serve_one(&self) {
         let client = TcpStream::connect(self.key.address).unwrap();
-        // The last packet of the handshake may still be on its way.
+        // connect returns before the last packet of the handshake arrives.
         wait::until("it is accepted", wait::BOUND, || {
             self.members.iter().filter(|member| member.accept().is_ok()).count() > 0
         });
         drop(client);
     }
 
-    /// Waits until the program says that somebody is stale.
+    /// Waits until the program counts a member as stale.
     fn until_stale(&self) {
         let before = counter(&self.status(), "stale");
-        wait::until("somebody is stale", wait::BOUND, || {
+        wait::until("a member is stale", wait::BOUND, || {
             self.serve_one();
             counter(&self.status(), "stale") > before
         });
     }
 }
 
-/// All but this one get their share, more or less: turns of the one that is passed over are anybody's.
+/// Asserts that this member got nothing, and each other about its share. Any of them may get the
+/// turns of the one that is skipped.
 #[track_caller]
 fn spares(slot: usize, picks: &[u64]) {
     let fair = picks.iter().sum::<u64>() / (picks.len() as u64 - 1);
@@ -118,7 +117,7 @@ fn since(before: &[u64], now: &[u64]) -> Vec<u64> {
     now.iter().zip(before).map(|(now, before)| now - before).collect()
 }
 
-/// The group's reports, as they lie there: epoch, busy, in flight, and what is reserved.
+/// The raw reports of the group: epoch, busy, in flight, reserved words.
 fn raw() -> MappedArray<[u64; 8]> {
     let groups: Vec<_> = fs::read_dir(Path::new(ROOT).join("groups")).unwrap().collect();
     assert_eq!(groups.len(), 1);
@@ -129,13 +128,13 @@ fn raw() -> MappedArray<[u64; 8]> {
 }
 
 #[test]
-fn what_is_in_flight_counts_like_what_waits() {
+fn requests_in_flight_count_like_waiting_connections() {
     alone(|| {
         let mut group = Group::new(3);
         let reporters = group.reporters();
         reporters[0].in_flight(5);
         assert_eq!(group.queue(10), [0, 5, 5]);
-        // All have five now.
+        // Now the load of each is 5.
         assert_eq!(group.queue(3), [1, 1, 1]);
         let request = reporters[1].request();
         assert_eq!(group.queue(2), [1, 0, 1]);
@@ -147,7 +146,7 @@ fn what_is_in_flight_counts_like_what_waits() {
         reporters[2].started();
         reporters[2].finished();
         assert_eq!(group.queue(2), [1, 1, 0]);
-        // It is part of the term queue.
+        // In flight is part of the term queue.
         reporters[1].in_flight(1000);
         group.ends.clear();
         group.members.iter().for_each(|member| while member.accept().is_ok() {});
@@ -160,7 +159,7 @@ fn what_is_in_flight_counts_like_what_waits() {
 }
 
 #[test]
-fn a_worker_that_hangs_gets_nothing_although_its_queue_is_empty() {
+fn a_hanging_worker_with_an_empty_queue_gets_nothing() {
     alone(|| {
         let mut group = Group::new(3);
         let at_once = StaleAfter::from_millis(10).unwrap();
@@ -170,16 +169,17 @@ fn a_worker_that_hangs_gets_nothing_although_its_queue_is_empty() {
         group.until_stale();
         let before = counter(&group.status(), "stale");
         spares(0, &group.serve(40));
-        // At its turns: while somebody else who is idle has his, nobody looks further.
+        // It is compared only at its own turns: at the turn of an idle member, no other is looked
+        // at.
         let turns = counter(&group.status(), "stale") - before;
         assert!((13..=14).contains(&turns), "{turns}");
-        // Full is worse, but a queue of any length is not.
+        // A longer queue is preferred to a stale worker.
         reporters[1].in_flight(100);
         reporters[2].in_flight(100);
         spares(0, &group.serve(10));
         reporters[1].in_flight(0);
         reporters[2].in_flight(0);
-        // With more patience it is not stale yet, and when it goes on, never was.
+        // With a longer limit it is not stale.
         let hour = StaleAfter::from_millis(3_600_000).unwrap();
         group.set(LeastLoaded { stale_after: hour, ..OPTIONS });
         assert_eq!(group.serve(30), [10; 3]);
@@ -189,7 +189,7 @@ fn a_worker_that_hangs_gets_nothing_although_its_queue_is_empty() {
         let before = counter(&group.status(), "stale");
         assert_eq!(group.serve(30), [10; 3]);
         assert_eq!(counter(&group.status(), "stale"), before);
-        // All hang: they are equals then.
+        // If all hang, they are equal.
         let _turns = [reporters[1].turn(), reporters[2].turn()];
         group.until_stale();
         assert_eq!(group.serve(10), [10, 0, 0]);
@@ -204,7 +204,7 @@ fn a_worker_that_hangs_gets_nothing_although_its_queue_is_empty() {
 }
 
 #[test]
-fn reporters_that_say_nothing_change_nothing() {
+fn idle_reporters_change_nothing() {
     alone(|| {
         let mut group = Group::new(4);
         let reporters = group.reporters();
@@ -212,11 +212,11 @@ fn reporters_that_say_nothing_change_nothing() {
         for reporter in &reporters {
             reporter.idle();
             reporter.in_flight(0);
-            // One more than there are.
+            // One more than were started.
             reporter.finished();
         }
         assert_eq!(group.serve(20), [5; 4]);
-        // One that is gone takes its word back.
+        // Dropping a reporter clears its report.
         reporters[0].in_flight(9);
         reporters[0].busy();
         drop(reporters);
@@ -225,30 +225,30 @@ fn reporters_that_say_nothing_change_nothing() {
     });
 }
 
-/// The memory is anybody's to write who may open the map.
+/// Any process that may open the map can write any value.
 #[test]
-fn nonsense_in_memory_breaks_nothing() {
+fn invalid_reports_break_nothing() {
     alone(|| {
         let mut group = Group::new(4);
         let reports = raw();
         let epoch = reports.get(0).unwrap()[0];
         assert_eq!(epoch, 1);
-        // In a year.
+        // Busy since a time in the future.
         let future = 31_536_000_000_000_000_u64 >> 16;
         let busy = reports.atomic_u64(0, 8).unwrap();
         let in_flight = reports.atomic_u64(0, 16).unwrap();
         let ordering = std::sync::atomic::Ordering::Relaxed;
         busy.store(epoch << 48 | future, ordering);
         assert_eq!(group.serve(20), [5; 4]);
-        // Since the beginning of time, and as much as there is room for: of another epoch.
+        // Busy since boot with the most requests in flight, but of another epoch.
         busy.store((epoch + 1) << 48 | 1, ordering);
         in_flight.store((epoch + 1) << 48 | 0xffff_ffff_ffff, ordering);
         assert_eq!(group.serve(20), [5; 4]);
-        // Of its own.
+        // The same, of the current epoch.
         busy.store(0, ordering);
         in_flight.store(epoch << 48 | 0xffff_ffff_ffff, ordering);
         spares(0, &group.serve(30));
-        // Anything at all: somebody gets it.
+        // Random words: every connection is still picked for a member.
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for _ in 0..200 {
             for slot in 0..4 {
@@ -268,10 +268,10 @@ fn nonsense_in_memory_breaks_nothing() {
 }
 
 #[test]
-fn who_has_lost_its_slot_does_not_speak_for_who_has_it_now() {
+fn a_reporter_that_lost_its_slot_does_not_report_for_the_next_member() {
     alone(|| {
         let mut group = Group::new(3);
-        // Not the first one: it is the kernel's to say whose the port is.
+        // Not the first member, which keeps the port.
         let old = Reporter::open(&group.members[2]).unwrap();
         old.in_flight(7);
         assert!(old.is_current());
@@ -287,13 +287,13 @@ fn who_has_lost_its_slot_does_not_speak_for_who_has_it_now() {
         old.busy();
         assert!(!old.is_current());
         assert_eq!(reports.get(2).unwrap(), [2, 0, 0, 0, 0, 0, 0, 0]);
-        // It begins slowly, for 8 windows of 8 picks each.
+        // The new member starts slowly, for 8 windows of 8 picks.
         group.serve(200);
         assert_eq!(group.serve(30), [10; 3]);
-        // As if it had stored just when the slot changed hands.
+        // As if the old reporter had stored at the moment when the slot changed hands.
         assert!(reports.set(2, [2, 1 << 48 | 1, 1 << 48 | 1000, 0, 0, 0, 0, 0]));
         assert_eq!(group.serve(30), [10; 3]);
-        // The newcomer has a voice of its own, which the end of the old one does not end.
+        // Dropping the old reporter does not clear the report of the new member.
         let new = Reporter::open(&group.members[2]).unwrap();
         new.in_flight(7);
         drop(old);
@@ -302,7 +302,7 @@ fn who_has_lost_its_slot_does_not_speak_for_who_has_it_now() {
 }
 
 #[test]
-fn a_report_outlives_changes_and_ends_with_the_attachment() {
+fn a_report_survives_changes_and_ends_with_the_attachment() {
     alone(|| {
         let mut group = Group::new(3);
         let reporter = Reporter::open(&group.members[2]).unwrap();
@@ -314,7 +314,7 @@ fn a_report_outlives_changes_and_ends_with_the_attachment() {
         spares(2, &group.serve(20));
         attach(&group.host, &group.key, LEAST_LOADED);
         spares(2, &group.serve(20));
-        // It stops listening and listens again: it is the same member.
+        // A member that stops listening and listens again stays the same member.
         shutdown(&group.members[2], Shutdown::Both).unwrap();
         listen(&group.members[2], 64).unwrap();
         attach(&group.host, &group.key, LEAST_LOADED);
@@ -333,7 +333,7 @@ fn a_report_outlives_changes_and_ends_with_the_attachment() {
 }
 
 #[test]
-fn datagrams_are_dealt_by_it_too() {
+fn reports_count_for_datagrams_too() {
     alone(|| {
         let mut members = Bind::new(loopback(false)).nonblocking(true).udp_sockets(3).unwrap();
         members.sort_by_key(|member| cookie(member));
@@ -368,9 +368,9 @@ fn datagrams_are_dealt_by_it_too() {
     });
 }
 
-/// What is said is read from a map, not from the kernel's memory.
+/// The program reads reports from a map, not from kernel memory.
 #[test]
-fn it_counts_where_queues_cannot_be_read() {
+fn reports_count_where_queues_cannot_be_read() {
     alone(|| {
         let mut group = Group::with(3, |host, key, policy| {
             let program = Some(policy.into());
@@ -381,7 +381,7 @@ fn it_counts_where_queues_cannot_be_read() {
         });
         let reporter = capable_of(CapabilitySet::BPF, || Reporter::open(&group.members[0]));
         reporter.unwrap().in_flight(1);
-        // It was dropped at the end of the line.
+        // That reporter was dropped at the end of its statement.
         assert_eq!(group.serve(30), [10; 3]);
         let reporter = Reporter::open(&group.members[0]).unwrap();
         reporter.in_flight(1);
@@ -390,20 +390,20 @@ fn it_counts_where_queues_cannot_be_read() {
 }
 
 #[test]
-fn speaking_takes_no_rights_and_opening_does() {
+fn reporting_takes_no_rights_but_opening_a_reporter_does() {
     alone(|| {
         let mut group = Group::new(3);
         let reporter = Reporter::open(&group.members[0]).unwrap();
-        let nobody = CapabilitySet::empty();
-        nobody_capable_of(nobody, || reporter.in_flight(1));
+        let none = CapabilitySet::empty();
+        user_capable_of(none, || reporter.in_flight(1));
         spares(0, &group.serve(20));
-        let error = nobody_capable_of(nobody, || Reporter::open(&group.members[1])).unwrap_err();
+        let error = user_capable_of(none, || Reporter::open(&group.members[1])).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     });
 }
 
 #[test]
-fn what_a_worker_said_that_was_killed_is_taken_back_by_the_next_one() {
+fn the_next_worker_clears_the_report_of_one_that_was_killed() {
     alone(|| {
         let mut group = Group::new(3);
         let killed = Reporter::open(&group.members[0]).unwrap();
@@ -418,20 +418,20 @@ fn what_a_worker_said_that_was_killed_is_taken_back_by_the_next_one() {
 }
 
 #[test]
-fn turns_of_the_busy_go_to_all_the_others_alike() {
+fn the_turns_of_busy_members_spread_evenly_over_the_others() {
     alone(|| {
         let mut group = Group::new(8);
         let reporters = group.reporters();
         reporters[..4].iter().for_each(|reporter| reporter.in_flight(1));
         let picks = group.serve(800);
         assert_eq!(picks[..4], [0; 4]);
-        // Each has 100 turns of its own, and each of 400 others by one chance in four.
+        // Each has 100 turns of its own and gets a quarter of 400 other turns.
         assert!(picks[4..].iter().all(|n| (160..=240).contains(n)), "{picks:?}");
     });
 }
 
 #[test]
-fn who_is_no_member_is_told_so() {
+fn a_socket_that_is_not_a_member_is_refused() {
     alone(|| {
         let refused = |socket: &dyn AsFd, kind, said: &str| {
             let error = Reporter::open(socket.as_fd()).unwrap_err();
@@ -454,7 +454,7 @@ fn who_is_no_member_is_told_so() {
 }
 
 #[test]
-fn threads_of_one_worker_count_together() {
+fn the_threads_of_a_worker_share_one_count() {
     alone(|| {
         let mut group = Group::new(2);
         let reporter = Reporter::open(&group.members[0]).unwrap();
@@ -466,7 +466,7 @@ fn threads_of_one_worker_count_together() {
                     for _ in 0..10_000 {
                         drop(reporter.request());
                     }
-                    // One of each thread's goes on.
+                    // One request of each thread goes on.
                     send.send(reporter.request()).unwrap();
                 })
             })

@@ -1,101 +1,53 @@
-//! Following a group through everything that a server does to its sockets.
+//! Following a group while its sockets come and go.
 
 use std::fs::{File, Metadata};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use reuseport::group::GroupKey;
-use reuseport::status::{GroupStatus, Steering};
-use reuseport::watch::{Change, Watch};
+use reuseport::status::Steering;
+use reuseport::watch::Watch;
 use reuseport::{Attach, Host, Policy, Stop};
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::{AddressFamily, SocketType, listen, shutdown, socket};
 use sk_reuseport::net::Bind;
+use test_support::process::close;
 use test_support::server::Nginx;
-use test_support::{bpffs, client, netns, wait};
+use test_support::{client, wait};
 
-fn alone<T: Send>(test: impl FnOnce() -> T + Send) -> T {
-    netns::isolated(|| {
-        bpffs::private();
-        test()
-    })
-}
+use crate::common::steering::{answers, followed, picks, steered};
+use crate::common::world::{alone, key_at};
 
-fn key_at(host: &Host, protocol: &str, address: SocketAddr) -> GroupKey {
-    host.find(&format!("{protocol}:{address}").parse().unwrap()).unwrap().key
-}
-
-/// Runs `body` while a watcher follows the group.
-fn watched(key: &GroupKey, body: impl FnOnce(&Host, &Mutex<Vec<String>>)) {
-    let stop = Stop::default();
-    let program = Some(Policy::RoundRobin.into());
-    let attach = Attach { program, stop: stop.clone(), ..Attach::default() };
-    let (watch, _) = Watch::start(Host::open().unwrap(), key, attach).unwrap();
-    let changes = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        let changes = &changes;
-        let watcher = scope.spawn(move || {
-            watch.run(|change: Change| changes.lock().unwrap().push(format!("{change:?}")))
-        });
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            body(&Host::open().unwrap(), changes);
-        }));
-        stop.set();
-        watcher.join().unwrap().unwrap();
-        if let Err(panic) = result {
-            eprintln!("the watcher said: {:#?}", changes.lock().unwrap());
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-fn steered(host: &Host, key: &GroupKey) -> Option<GroupStatus> {
-    let status = host.status(key).ok()?;
-    let ours = status.steering.selection().is_some();
-    (ours && status.unsteered() == 0).then_some(status)
-}
-
-fn wait_for_members(host: &Host, key: &GroupKey, count: usize) {
-    wait::until(&format!("{count} members are steered"), wait::BOUND, || {
-        steered(host, key).is_some_and(|status| status.members.len() == count)
-    });
-}
-
-/// Each request is answered by some worker; who, and how often.
-fn answers(server: SocketAddr, requests: usize) -> Vec<usize> {
-    let mut by_worker = std::collections::BTreeMap::new();
-    for _ in 0..requests {
-        *by_worker.entry(client::http_get(server)).or_insert(0) += 1;
-    }
-    by_worker.into_values().collect()
+/// Makes requests, and counts the answers of each worker.
+fn answers_by_worker(server: SocketAddr, requests: usize) -> Vec<usize> {
+    answers(server, requests).into_values().collect()
 }
 
 #[test]
-fn nginx_reloaded_to_more_workers_and_to_fewer_and_restarted_is_steered_all_the_time() {
+fn nginx_is_steered_through_reloads_and_a_restart() {
     alone(|| {
         let mut nginx = Nginx::start(2);
         let address = nginx.addr();
         let key = key_at(&Host::open().unwrap(), "tcp", address);
-        watched(&key, |host, _| {
-            assert_eq!(answers(address, 20), [10, 10]);
+        followed(&key, |group| {
+            assert_eq!(answers_by_worker(address, 20), [10, 10]);
             nginx.reload(3);
-            wait_for_members(host, &key, 3);
-            assert_eq!(answers(address, 30), [10, 10, 10]);
+            group.settled(3);
+            assert_eq!(answers_by_worker(address, 30), [10, 10, 10]);
             nginx.reload(1);
-            wait_for_members(host, &key, 1);
-            assert_eq!(answers(address, 10), [10]);
+            group.settled(1);
+            assert_eq!(answers_by_worker(address, 10), [10]);
             nginx.restart();
-            wait_for_members(host, &key, 1);
-            assert_eq!(answers(address, 10), [10]);
+            group.settled(1);
+            assert_eq!(answers_by_worker(address, 10), [10]);
         });
         assert_eq!(
             host_steering(&key),
             "round-robin",
-            "what is attached stays when the watcher ends"
+            "the policy stays attached when the watcher ends"
         );
     });
 }
@@ -123,19 +75,19 @@ fn requests_during_reloads_are_all_answered() {
                     }
                 });
             }
-            watched(&key, |host, _| {
+            followed(&key, |group| {
                 for workers in [3, 2, 4, 3] {
                     nginx.reload(workers);
                     // Old workers keep their listeners until they end.
-                    wait_for_members(host, &key, workers);
+                    group.settled(workers);
                 }
             });
             done.store(true, Ordering::Relaxed);
         });
         let (answered, failed) = (answered.into_inner(), failed.into_inner());
         assert!(answered > 50, "{answered} answered");
-        // A worker that ends closes its listener: what it had not accepted migrates to another
-        // member, and the handshake that finishes at that very moment is what the kernel loses.
+        // A worker that ends closes its listener. Waiting connections migrate to another member;
+        // the kernel loses only a handshake that completes at that very moment.
         assert!(failed * 200 <= answered, "{failed} failed, {answered} answered");
     });
 }
@@ -148,12 +100,12 @@ fn a_listener_that_stops_and_listens_again_is_steered_again() {
         let address = listeners[0].local_addr().unwrap();
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", address);
-        watched(&key, |host, _| {
-            // Not the first one: a port that the kernel chose is given back by a shutdown.
+        followed(&key, |group| {
+            // Not the first listener: a shutdown releases a port that the kernel chose.
             shutdown(&listeners[1], rustix::net::Shutdown::Both).unwrap();
-            wait_for_members(host, &key, 1);
+            group.settled(1);
             listen(&listeners[1], 64).unwrap();
-            wait_for_members(host, &key, 2);
+            group.settled(2);
             let clients: Vec<_> =
                 (0..10).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
             let accepted: Vec<usize> = listeners
@@ -174,31 +126,25 @@ fn udp_sockets_that_come_and_go_are_followed() {
         let address = sockets[0].local_addr().unwrap();
         let host = Host::open().unwrap();
         let key = key_at(&host, "udp", address);
-        watched(&key, |host, changes| {
+        followed(&key, |group| {
             sockets.extend(Bind::new(address).udp_sockets(2).unwrap());
-            wait_for_members(host, &key, 4);
-            let gone = sockets.remove(0);
-            drop(gone);
-            // Out of the group is not yet out of the table.
+            group.settled(4);
+            close(sockets.remove(0));
+            // It leaves the table later than the group.
             wait::until("its slot is free", wait::BOUND, || {
-                changes.lock().unwrap().iter().any(|change| change.contains("released: [Cookie"))
+                group.reports().iter().any(|change| change.contains("released: [Cookie"))
             });
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
             for _ in 0..30 {
                 client.send_to(b"datagram", address).unwrap();
             }
-            let status = steered(host, &key).unwrap();
-            let picks: Vec<u64> = status
-                .members
-                .iter()
-                .map(|m| m.enrolment.as_ref().unwrap().picks.unwrap())
-                .collect();
-            assert_eq!(picks, [10, 10, 10]);
+            let status = group.status();
+            assert_eq!(picks(&status), [10, 10, 10]);
         });
     });
 }
 
-/// Somebody else here has the directory open that changes are locked by: he waits for the lock.
+/// Whether another thread has the locked directory open, and so waits for the lock.
 fn is_awaited(lock: &File) -> bool {
     let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
     let wanted = identity(lock.metadata().unwrap());
@@ -208,21 +154,22 @@ fn is_awaited(lock: &File) -> bool {
 }
 
 #[test]
-fn a_udp_socket_that_comes_and_goes_while_the_watcher_is_busy_leaves_no_slot_behind() {
+fn the_slot_of_a_udp_socket_that_closes_while_the_watcher_is_busy_is_freed() {
     alone(|| {
         let bind = Bind::new("127.0.0.1:0".parse().unwrap());
         let mut sockets = bind.udp_sockets(3).unwrap();
         let address = sockets[0].local_addr().unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         let key = key_at(&Host::open().unwrap(), "udp", address);
-        watched(&key, |host, changes| {
-            wait_for_members(host, &key, 3);
-            // The watcher sees that one is gone, and waits for us.
+        followed(&key, |group| {
+            group.settled(3);
+            // The watcher notices the closed socket, and waits for the lock.
             let lock = File::open("/sys/fs/bpf/reuseport").unwrap();
             flock(&lock, FlockOperation::LockExclusive).unwrap();
-            drop(sockets.remove(0));
+            close(sockets.remove(0));
             wait::until("the watcher waits", wait::BOUND, || is_awaited(&lock));
-            // Now one comes, which it takes in by the way; and it is gone before it looks again.
+            // The watcher also enrols a socket that opens now, and that closes before its next
+            // look.
             let new = Bind::new(address).nonblocking(true).udp_sockets(1).unwrap().remove(0);
             drop(lock);
             let start = Instant::now();
@@ -230,10 +177,10 @@ fn a_udp_socket_that_comes_and_goes_while_the_watcher_is_busy_leaves_no_slot_beh
                 client.send_to(b"datagram", address).unwrap();
                 assert!(start.elapsed() < wait::scaled(wait::BOUND), "it is not steered");
             }
-            drop(new);
+            close(new);
             wait::until("both slots are free", wait::BOUND, || {
-                let changes = changes.lock().unwrap();
-                let released = changes.iter().filter_map(|c| Some(c.split_once("released: [")?.1));
+                let reports = group.reports();
+                let released = reports.iter().filter_map(|c| Some(c.split_once("released: [")?.1));
                 let cookies = released.filter_map(|rest| Some(rest.split_once(']')?.0));
                 cookies.map(|cookies| cookies.matches("Cookie").count()).sum::<usize>() == 2
             });
@@ -248,12 +195,12 @@ fn a_socket_of_another_group_on_the_same_port_disturbs_nothing() {
         let address = listeners[0].local_addr().unwrap();
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", address);
-        watched(&key, |host, _| {
+        followed(&key, |group| {
             let elsewhere = SocketAddr::from(([127, 0, 0, 2], address.port()));
             let others = Bind::new(elsewhere).listeners(2).unwrap();
             let lonely = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
             drop((others, lonely));
-            assert!(steered(host, &key).is_some_and(|status| status.members.len() == 2));
+            assert_eq!(group.status().members.len(), 2);
         });
     });
 }
@@ -270,39 +217,41 @@ fn a_watcher_does_not_undo_a_detach() {
         let (watch, _) = Watch::start(Host::open().unwrap(), &key, attach).unwrap();
         thread::scope(|scope| {
             let watcher = scope.spawn(|| {
-                let mut told = Vec::new();
-                watch.run(|change| told.push(format!("{change:?}"))).unwrap();
-                told
+                let mut reported = Vec::new();
+                watch.run(|change| reported.push(format!("{change:?}"))).unwrap();
+                reported
             });
             reuseport::detach(&host, &key).unwrap();
-            // A newcomer is what makes a watcher act.
+            // A new member wakes the watcher.
             let _third = Bind::new(address).listeners(1).unwrap();
-            let told = watcher.join().unwrap();
-            assert_eq!(told.last().map(String::as_str), Some("Detached"), "{told:?}");
+            let reported = watcher.join().unwrap();
+            assert_eq!(reported.last().map(String::as_str), Some("Detached"), "{reported:?}");
         });
         assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
     });
 }
 
 #[test]
-fn what_was_chosen_outlives_a_restart_of_the_server() {
+fn the_chosen_policy_and_slots_survive_a_restart_of_the_server() {
     alone(|| {
         let bind = Bind::new("127.0.0.1:0".parse().unwrap());
         let listeners = bind.listeners(2).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let key = key_at(&Host::open().unwrap(), "tcp", address);
         let stop = Stop::default();
-        // Neither of them what a group gets by itself.
+        // Neither is a default.
         let program = Some(Policy::Hash.into());
         let attach = Attach { program, slots: Some(100), stop: stop.clone(), ..Attach::default() };
         let (watch, _) = Watch::start(Host::open().unwrap(), &key, attach).unwrap();
         thread::scope(|scope| {
             let watcher = scope.spawn(|| watch.run(|_| {}));
-            drop(listeners);
+            close(listeners);
             let host = Host::open().unwrap();
             wait::until("the group is gone", wait::BOUND, || host.status(&key).is_err());
             let _again = Bind::new(address).listeners(3).unwrap();
-            wait_for_members(&host, &key, 3);
+            wait::until("three members are steered", wait::BOUND, || {
+                steered(&host, &key).is_some_and(|status| status.members.len() == 3)
+            });
             assert_eq!(host_steering(&key), "hash");
             stop.set();
             watcher.join().unwrap().unwrap();
@@ -311,12 +260,12 @@ fn what_was_chosen_outlives_a_restart_of_the_server() {
 }
 
 #[test]
-fn datagrams_open_no_connections() {
+fn udp_members_have_no_open_connections() {
     alone(|| {
         let sockets = Bind::new("127.0.0.1:0".parse().unwrap()).udp_sockets(2).unwrap();
         let key = key_at(&Host::open().unwrap(), "udp", sockets[0].local_addr().unwrap());
-        watched(&key, |host, _| {
-            let status = steered(host, &key).unwrap();
+        followed(&key, |group| {
+            let status = group.status();
             let open = |m: &reuseport::status::MemberStatus| m.enrolment.as_ref().unwrap().open;
             assert!(status.members.iter().all(|member| open(member).is_none()));
         });

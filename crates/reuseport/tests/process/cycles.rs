@@ -1,5 +1,5 @@
-//! Programs attached and detached again and again under traffic: no connection is lost, and nothing is
-//! left over, neither in the process nor in the kernel.
+//! Programs are attached and detached many times under traffic: no connection is lost, and nothing
+//! is left over in the process or in the kernel.
 
 use std::alloc::System;
 use std::fs;
@@ -22,32 +22,32 @@ use crate::common::traffic::{Connections, Members};
 use crate::common::world::{host_members, key_at, nothing_pinned, with};
 use crate::in_turn;
 
-/// Whole sessions of the library, all groups together. Each loads a program, makes a dozen maps and
-/// walks all descriptors of the host four times.
+/// How often the library attaches and detaches, in all groups together. Each time it loads a
+/// program, makes a dozen maps and walks all descriptors of the host four times.
 const SESSIONS: usize = 600;
 
-/// Of a program that is loaded and stays.
+/// How often a program that stays loaded is attached.
 const ATTACHMENTS: usize = 10_000;
 
-/// One cycle in so many is looked at more closely.
+/// One cycle in this many is checked in detail.
 const SAMPLE: usize = 10;
 
 const GROUPS: usize = 8;
 const MEMBERS: usize = 3;
 
-/// Counts what is allocated: what a process has resident tells nothing, for the allocator keeps what
-/// was freed, in one arena or another for each thread.
+/// Counts allocated bytes. Resident memory is no measure, because the allocator keeps freed memory
+/// in an arena for each thread.
 #[global_allocator]
 static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// What the threads of the test runner and of the standard library may keep.
+/// What threads of the test runner and of the standard library may keep allocated.
 const HEAP_SLACK: usize = 16 << 10;
 
-/// What the process has.
+/// The resources of the process.
 struct Process {
     descriptors: usize,
     heap_bytes: usize,
-    /// Memory that is a file's or the kernel's, such as maps.
+    /// Mappings of files and of BPF maps.
     mappings: usize,
 }
 
@@ -73,7 +73,8 @@ impl Process {
     }
 }
 
-/// Runs `phase` for some turns, so that the allocator has what it needs, and then for all of them.
+/// Runs `phase` for some turns, so that lasting allocations are made, then for all turns, and
+/// asserts that the process has not grown.
 fn without_growing(turns: usize, phase: impl Fn(&Host, usize) + Sync) {
     in_turn(|| {
         netns::isolated(|| {
@@ -86,14 +87,14 @@ fn without_growing(turns: usize, phase: impl Fn(&Host, usize) + Sync) {
     });
 }
 
-/// A group to which connections are made without end.
+/// A group under continuous traffic.
 struct Group<'a> {
     key: GroupKey,
-    /// One of the members.
+    /// A member.
     member: TcpListener,
-    /// How many connections were accepted and answered.
+    /// How many connections have been accepted and answered.
     answered: &'a AtomicU64,
-    /// Turns, for all groups together.
+    /// How many turns are left, for all groups together.
     left: &'a AtomicUsize,
 }
 
@@ -109,7 +110,7 @@ impl Group<'_> {
     }
 }
 
-/// Runs `run` in a thread for each group, with a bpffs of its own, while another thread makes
+/// Runs `run` on a thread for each group, with its own bpffs, while another thread makes
 /// connections to all groups, each of which must be accepted and answered.
 fn under_traffic(host: &Host, turns: usize, run: impl Fn(&Group<'_>) + Sync) {
     let at = "127.0.0.1:0".parse().unwrap();
@@ -152,7 +153,7 @@ fn connect_to_all(groups: &mut [Connections], answered: &[AtomicU64], over: &Ato
     }
 }
 
-/// What the kernel has of a group while it is steered.
+/// The objects in the kernel of a steered group.
 struct Objects {
     program: ProgramInfo,
     maps: Vec<u32>,
@@ -169,11 +170,11 @@ impl Objects {
         ids.push(tables.get(&0, 0).unwrap());
         let program = ProgramInfo::from_pin(directory.join("select")).unwrap();
         let objects = Self { program, maps: ids };
-        assert_eq!(objects.count(), 1 + objects.maps.len(), "all are there");
+        assert_eq!(objects.count(), 1 + objects.maps.len(), "all objects exist");
         objects
     }
 
-    /// How many of them there are still.
+    /// How many of them still exist.
     fn count(&self) -> usize {
         let maps = self.maps.iter().filter(|id| MapData::from_id(**id).is_ok()).count();
         usize::from(self.program.fd().is_ok()) + maps
@@ -181,14 +182,14 @@ impl Objects {
 }
 
 #[test]
-fn slow_sessions_leave_nothing_over() {
+fn slow_attaching_and_detaching_leaves_nothing_over() {
     without_growing(wait::times(SESSIONS), |host, turns| {
         under_traffic(host, turns, |group| attach_and_detach(host, group));
     });
 }
 
 fn attach_and_detach(host: &Host, group: &Group<'_>) {
-    // Keeps the host-wide layer alive, which would otherwise begin anew each time.
+    // Keeps the host layer, which would otherwise be made anew each time.
     let other = Connections::new("127.0.0.1:0".parse().unwrap(), 1);
     let other = Steered::new(host, "tcp", other.address(), Policy::RoundRobin);
     while let Some(turn) = group.turn() {
@@ -224,7 +225,8 @@ fn slow_ten_thousand_attachments_of_a_program() {
     });
 }
 
-/// Each time the program is detached, somebody connects without it; then it is attached, and picks.
+/// Each turn, the program is detached until a connection is made without it, and attached until it
+/// picks.
 fn take_turns(group: &Group<'_>, steered: &Steered<'_>, program: &SkReuseport) {
     let picked = || (0..MEMBERS).map(|slot| steered.picks_of(slot)).sum::<u64>();
     while group.turn().is_some() {
@@ -234,7 +236,7 @@ fn take_turns(group: &Group<'_>, steered: &Steered<'_>, program: &SkReuseport) {
         program.attach(&group.member).unwrap();
         wait::soon("the program picks", || picked() > before);
     }
-    // It was never asked in vain.
+    // Every run of the program was a pick.
     let counted = steered.status().counters;
     assert!(counted.iter().all(|c| c.count == 0 || c.reason == "picks"), "{counted:?}");
 }

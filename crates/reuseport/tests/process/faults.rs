@@ -1,7 +1,7 @@
-//! Each system call of each operation fails in turn: afterwards the group is as it was, nothing is
-//! left that was not there before, and the same operation succeeds.
+//! Each system call of each operation fails in turn. Afterwards the group is as before, nothing is
+//! left over, and the same operation succeeds.
 //!
-//! The calls are those that pass through `sk_reuseport`: bpf(2), mmap and the socket options.
+//! The system calls are those of `sk_reuseport`: bpf(2), mmap and socket options.
 
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
@@ -21,7 +21,7 @@ use sk_reuseport::programs::SkReuseport;
 
 use crate::in_turn;
 
-/// A group to which things are done, beside one that must not notice.
+/// A group to operate on, and another one that must not change.
 struct Scene {
     host: Host,
     key: GroupKey,
@@ -58,34 +58,35 @@ impl Scene {
         World::of(&self.host, &[(&self.key, &members), (&self.other_key, &self.other_members)])
     }
 
-    /// Nothing is left over, and nothing is missing.
+    /// Whether the host layer has registered exactly the enrolled members.
     fn tidy(&self) -> bool {
         let worlds = self.worlds();
         worlds.iter().map(World::enrolled).sum::<usize>() == worlds[0].host_members()
     }
 
-    /// Every connection is accepted by somebody, and the other group's shares are what they were.
+    /// Asserts that every connection is accepted, and that the shares in the other group are
+    /// unchanged.
     fn serves(&self) {
         assert_eq!(deal(&self.members.borrow(), 12).iter().sum::<usize>(), 12);
         assert_eq!(deal(&self.other_members, 12), [6, 6]);
     }
 }
 
-/// Descriptors that this process has open.
+/// How many descriptors this process has open.
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Which calls fail.
+/// Which system calls fail.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
-    /// The nth, from 0 on.
+    /// The nth, counted from 0.
     One(usize, Errno),
-    /// The nth and all that follow: nothing can be undone either.
+    /// The nth and all later ones, so that nothing can be undone.
     From(usize, Errno),
 }
 
-/// Runs `operation` with a fault. Returns its result, and the first call that failed.
+/// Runs `operation` with a fault. Returns its result and the first system call that failed.
 fn faulty<T>(fault: Fault, operation: impl FnOnce() -> T) -> (T, Option<Call>) {
     let (count, failed) = (Cell::new(0), Rc::new(Cell::new(None)));
     let report = Rc::clone(&failed);
@@ -105,10 +106,10 @@ fn faulty<T>(fault: Fault, operation: impl FnOnce() -> T) -> (T, Option<Call>) {
     (result, report.get())
 }
 
-/// Fails each call of `operation` in turn. `undo` takes back what it does when it succeeds.
+/// Fails each system call of `operation` in turn. `undo` reverts the operation after it succeeds.
 ///
-/// It may survive a failure (of what is only convenient, or what can be done by another way), but
-/// then it must have done all that it should.
+/// The operation may succeed despite a failure, if the call was optional or has an alternative, but
+/// then it must have done everything.
 fn fail_each_call(
     scene: &Scene,
     operation: impl Fn(&Scene) -> Result<()>,
@@ -116,7 +117,7 @@ fn fail_each_call(
     done: impl Fn(&Scene) -> bool,
 ) {
     let mut failures = 0;
-    // What is made once and kept (descriptors of the standard library's, say) exists from here on.
+    // From here on, descriptors that are opened once and kept exist.
     operation(scene).unwrap();
     assert!(done(scene));
     undo(scene);
@@ -129,7 +130,7 @@ fn fail_each_call(
         assert_eq!(descriptors(), open, "descriptors leak when {fault:?} is {failed:?}");
         match result {
             Ok(()) => {
-                assert!(done(scene), "{fault:?}: {failed:?} is survived, but not quite");
+                assert!(done(scene), "{fault:?}: {failed:?} is survived, but the work is not done");
                 assert!(scene.tidy(), "{fault:?}: {failed:?}: {:?}", scene.worlds());
                 undo(scene);
                 before = scene.worlds();
@@ -149,8 +150,8 @@ fn fail_each_call(
     assert!(failures > 20, "only {failures} failures");
 }
 
-/// Fails everything from a call of `operation` on, as if the process had died there, and expects the
-/// next try to succeed. Every third call, to save time.
+/// Fails all system calls of `operation` from the nth on, as if the process had died there, and
+/// expects the next attempt to succeed. Tries every third n, to save time.
 fn fail_from_each_call_on(
     scene: &Scene,
     operation: impl Fn(&Scene) -> Result<()>,
@@ -200,7 +201,7 @@ fn slow_attaching_fails_at_each_call() {
 }
 
 #[test]
-fn slow_taking_newcomers_in_fails_at_each_call() {
+fn slow_enrolling_new_members_fails_at_each_call() {
     alone_in_turn(|| {
         let scene = Scene::new(2);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
@@ -242,7 +243,7 @@ fn slow_a_change_of_policy_fails_at_each_call() {
 }
 
 #[test]
-fn slow_newcomers_and_a_policy_at_once_fail_at_each_call() {
+fn slow_enrolling_and_changing_the_policy_at_once_fails_at_each_call() {
     alone_in_turn(|| {
         let scene = Scene::new(2);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
@@ -290,7 +291,7 @@ fn slow_detaching_fails_at_each_call() {
         };
         let done = |scene: &Scene| scene.status().steering == Steering::KernelHash;
         let detach = |scene: &Scene| match scene.detach() {
-            // The try before this one may have got that far.
+            // The previous attempt may have detached.
             Err(error) if error.kind() == ErrorKind::NotAttached => Ok(()),
             result => result,
         };
@@ -330,7 +331,7 @@ fn slow_resuming_fails_at_each_call() {
 }
 
 #[test]
-fn slow_being_asked_to_stop_at_any_moment_changes_nothing_or_all() {
+fn slow_stopping_at_any_call_changes_nothing_or_everything() {
     alone_in_turn(|| {
         let scene = Scene::new(3);
         let mut interrupted = 0;

@@ -1,5 +1,5 @@
-//! A worker that stops accepting, under least-loaded and load from all CPUs at once: at most two
-//! connections reach it while another member's queue is empty.
+//! A worker that stops accepting, under least-loaded and load from all CPUs: while another member
+//! has an empty queue, it gets at most two connections.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,26 +18,26 @@ use test_support::wait::{self, BOUND};
 
 const MEMBERS: usize = 8;
 
-/// Fewer than there are members that accept, so that at every moment one's queue is empty.
+/// Fewer than the members that accept, so that one of them always has an empty queue.
 const CLIENTS: usize = MEMBERS - 2;
 
-/// After which nobody will answer.
+/// When a client gives up waiting for an answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How many a hanging member may get: one that comes when its queue is as empty as all others, and
-/// one whose SYN another CPU sees at the same moment.
+/// How many connections a hanging member may get: one while its queue is as empty as the others,
+/// and one whose SYN another CPU handles at the same time.
 const AT_MOST: u64 = 2;
 
 /// Accepts and answers until the listener is shut down.
 fn serve(listener: &TcpListener) {
     while let Ok((mut stream, _)) = listener.accept() {
-        // Of a client that is gone nothing is wanted.
+        // The client may have gone.
         let _ = stream.write_all(b"x");
     }
 }
 
-/// One connection after the other, each answered before the next one. Those that reach a member which
-/// hangs wait there until it is over.
+/// Makes connections, each answered before the next one. Those that reach a hanging member wait
+/// there until the end.
 fn ask(at: SocketAddr, over: &AtomicBool, answered: &AtomicUsize) {
     let mut hanging = Vec::new();
     while !over.load(Relaxed) {
@@ -45,7 +45,7 @@ fn ask(at: SocketAddr, over: &AtomicBool, answered: &AtomicUsize) {
         stream.set_read_timeout(Some(wait::scaled(PATIENCE))).unwrap();
         if stream.read(&mut [0]).is_ok_and(|bytes| bytes == 1) {
             answered.fetch_add(1, Relaxed);
-            // No port is taken for a minute.
+            // Closing with RST leaves no TIME_WAIT, which would keep the port for a minute.
             sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
         } else {
             hanging.push(stream);
@@ -67,14 +67,15 @@ fn on_cpu(cpu: usize) {
 
 struct Listeners(Vec<TcpListener>);
 
-/// Ends the threads that accept, also because something failed.
+/// Ends the threads that accept, even if the test fails.
 impl Drop for Listeners {
     fn drop(&mut self) {
         self.0.iter().for_each(|listener| _ = shutdown(listener, Shutdown::Both));
     }
 }
 
-/// Serves with all members but `hanging`, while clients on all CPUs ask so often.
+/// Serves with all members but the first `hanging`, until clients on all CPUs have got `requests`
+/// answers.
 fn hang(hanging: usize, requests: usize) -> (Stats, Vec<u64>) {
     let listeners = Listeners(Bind::new(loopback(false)).listeners(MEMBERS).unwrap());
     let at = listeners.0[0].local_addr().unwrap();
@@ -111,11 +112,11 @@ fn hang(hanging: usize, requests: usize) -> (Stats, Vec<u64>) {
 }
 
 #[test]
-fn who_hangs_gets_two_at_most_whatever_comes_from_all_cpus() {
-    in_turn(|| alone(every_number_of_hanging_members));
+fn a_hanging_member_gets_at_most_two_connections_from_all_cpus() {
+    in_turn(|| alone(some_members_hang));
 }
 
-fn every_number_of_hanging_members() {
+fn some_members_hang() {
     for hanging in [1, 3] {
         let (stats, picks) = hang(hanging, 3_000);
         assert!(picks[..hanging].iter().all(|picks| *picks <= AT_MOST), "{picks:?}");

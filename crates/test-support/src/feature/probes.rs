@@ -1,4 +1,4 @@
-//! Trying: a map is created or a program loaded, and gone again when this returns.
+//! The probes: each creates a map or loads a program, and drops it.
 
 use std::error::Error;
 use std::io;
@@ -13,8 +13,8 @@ use super::Probe;
 const PROGRAMS: &[u8] = include_bytes!("../../bpf/features.bpf.o");
 const RING_BUFFER: &[u8] = include_bytes!("../../bpf/ring_buffer.bpf.o");
 
-/// Tries to load one of the programs of `features.bpf.c`, at what the kernel calls `target` if it is
-/// an iterator or at a tracepoint.
+/// Tries to load a program of `features.bpf.c`. `target` is the name of the iterator or tracepoint,
+/// if it is for one.
 pub(super) fn program(name: &str, target: &str) -> Probe {
     let mut ebpf = match Ebpf::load(PROGRAMS) {
         Ok(ebpf) => ebpf,
@@ -24,12 +24,12 @@ pub(super) fn program(name: &str, target: &str) -> Probe {
     let program = program.unwrap_or_else(|| panic!("features.bpf.c has no program {name}"));
     match load(program, target) {
         Ok(()) => Probe::Yes,
-        // The verifier says EACCES to what it does not know, the rest of the kernel EINVAL.
+        // For an unknown feature the verifier returns EACCES, the rest of the kernel EINVAL.
         Err(ProgramError::LoadError { io_error, .. }) => {
             of(&io_error, &[Errno::INVAL, Errno::ACCESS])
         }
         Err(ProgramError::Unsupported { .. }) => Probe::No,
-        // The kernel has types, and neither the iterator nor the tracepoint is among them.
+        // The BTF of the kernel has neither the iterator nor the tracepoint.
         Err(ProgramError::Btf(BtfError::UnknownBtfTypeName { .. })) => Probe::No,
         Err(error) => Probe::Unknown(chain(&error)),
     }
@@ -56,7 +56,7 @@ pub(super) fn ring_buffer() -> Probe {
     }
 }
 
-/// `no` are the errors by which the kernel says that it does not know what it was asked for.
+/// `no` are the errors with which the kernel refuses an unknown feature.
 fn of(error: &io::Error, no: &[Errno]) -> Probe {
     match Errno::from_io_error(error) {
         Some(errno) if no.contains(&errno) => Probe::No,
@@ -64,12 +64,12 @@ fn of(error: &io::Error, no: &[Errno]) -> Probe {
     }
 }
 
-/// An error and what caused it, in one line.
+/// An error and its sources, in one line.
 fn chain(error: &dyn Error) -> String {
     let mut said = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        // Some errors quote their cause already.
+        // Some errors already include their source.
         let more = error.to_string();
         if !said.contains(&more) {
             said += &format!(": {more}");
@@ -84,13 +84,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_kernel_has_is_not_there() {
+    fn a_feature_that_no_kernel_has_is_not_found() {
         assert_eq!(program("task_file", "unicorn"), Probe::No);
         assert_eq!(program("tracepoint", "unicorn"), Probe::No);
     }
 
     #[test]
-    fn only_the_errors_that_say_so_mean_no() {
+    fn only_errors_for_unknown_features_mean_no() {
         let probe = |errno: Errno| of(&errno.into(), &[Errno::INVAL]);
         assert_eq!(probe(Errno::INVAL), Probe::No);
         assert!(matches!(probe(Errno::PERM), Probe::Unknown(_)));

@@ -1,4 +1,4 @@
-//! A server as a child process: ready when waited for, ended when dropped.
+//! A server as a child process.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -13,16 +13,16 @@ use tempfile::TempDir;
 use super::proc::{self, send};
 use crate::{process, wait};
 
-/// How long a dropped server may take to end when asked, before it is killed.
+/// How long a dropped server may take to end after SIGTERM before it is killed.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Where a server's stdout and stderr go, in its directory.
+/// The file in the directory of a server that gets its stdout and stderr.
 const LOG: &str = "printed.log";
 
 /// A server that runs in the foreground as a child of the test, with a directory for its files.
 ///
-/// Dropping it ends it and its children: asked first (SIGTERM), killed if it does not heed, and
-/// reaped. What it printed is shown if the test is failing.
+/// Dropping it ends the server and its children (SIGTERM, then SIGKILL) and reaps it. If the test
+/// is failing, its output is shown.
 #[derive(Debug)]
 pub struct Daemon {
     name: String,
@@ -31,8 +31,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the command that `command` makes; it gets a fresh directory for the server's files,
-    /// removed at the end.
+    /// Starts the command that `command` returns. Its argument is a new directory for the files of
+    /// the server, which is removed at the end.
     ///
     /// # Panics
     ///
@@ -45,11 +45,11 @@ impl Daemon {
         Self { name: name.to_owned(), child, directory }
     }
 
-    /// Starts the server again, in the same directory, after it ended ([`Daemon::stop`]).
+    /// Starts the server again in the same directory, after it has ended ([`Daemon::stop`]).
     ///
     /// # Panics
     ///
-    /// If it still runs, or cannot be started.
+    /// If it still runs or cannot be started.
     #[track_caller]
     pub fn spawn_again(&mut self, command: impl FnOnce(&Path) -> Command) {
         assert!(self.ended().is_some(), "{} still runs", self.name);
@@ -61,12 +61,12 @@ impl Daemon {
         self.child.id()
     }
 
-    /// The directory of its files.
+    /// The directory for its files.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// What it printed so far, stdout and stderr together.
+    /// Its output so far, stdout and stderr together.
     pub fn log(&self) -> String {
         let log = fs::read(self.directory().join(LOG)).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
@@ -76,7 +76,7 @@ impl Daemon {
     ///
     /// # Panics
     ///
-    /// If it ends instead, or is not ready within [`wait::BOUND`].
+    /// If it ends, or is not ready within [`wait::BOUND`].
     #[track_caller]
     pub fn wait_until(&mut self, what: &str, mut ready: impl FnMut() -> bool) {
         let outcome = wait::poll(wait::BOUND, || match self.ended() {
@@ -92,14 +92,14 @@ impl Daemon {
         }
     }
 
-    /// Sends a signal to the child alone. One that has ended already is not an error.
+    /// Sends a signal to the child alone. It is not an error if the child has ended.
     ///
     /// # Panics
     ///
     /// If the kernel refuses.
     #[track_caller]
     pub fn signal(&mut self, signal: Signal) {
-        // Until it is reaped, which only we do, its id cannot belong to another process.
+        // No other process can have its id until this process reaps it.
         if self.ended().is_none()
             && let Err(error) = send(self.pid(), signal)
         {
@@ -107,7 +107,7 @@ impl Daemon {
         }
     }
 
-    /// Sends `signal`, waits until the server has ended, and returns how it did.
+    /// Sends `signal`, waits until the server has ended, and returns its status.
     ///
     /// # Panics
     ///
@@ -121,7 +121,7 @@ impl Daemon {
         }
     }
 
-    /// Kills the server and its children (SIGKILL), and waits until it has ended: a crash.
+    /// Kills the server and its children (SIGKILL), as in a crash, and waits until it has ended.
     ///
     /// # Panics
     ///
@@ -129,7 +129,7 @@ impl Daemon {
     #[track_caller]
     pub fn kill(&mut self) {
         let children = proc::children(self.pid());
-        // The parent first, or it would put others in their place.
+        // The parent first, because it would replace its children.
         self.stop(Signal::KILL);
         for child in children {
             send(child, Signal::KILL).unwrap_or_else(|e| panic!("cannot kill {child}: {e}"));
@@ -140,20 +140,20 @@ impl Daemon {
         self.child.try_wait().unwrap_or_else(|e| panic!("cannot wait for {}: {e}", self.name))
     }
 
-    /// Ends the server and its children, whatever it takes. Does not panic: it runs while others do.
+    /// Ends the server and its children. It does not panic, because it may run during a panic.
     fn end(&mut self) -> io::Result<()> {
         if self.child.try_wait()?.is_some() {
             return Ok(());
         }
         send(self.pid(), Signal::TERM)?;
-        // On a slow machine one that would have ended may be killed, and no test minds.
+        // On a slow machine this may kill a server that would have ended; no test depends on that.
         if wait::poll_unscaled(PATIENCE, || self.child.try_wait().transpose())
             .transpose()?
             .is_some()
         {
             return Ok(());
         }
-        // Children first, or they would not be found under their parent any more.
+        // Children first, because they cannot be found after their parent has ended.
         for pid in proc::children(self.pid()).into_iter().chain([self.pid()]) {
             send(pid, Signal::KILL)?;
         }

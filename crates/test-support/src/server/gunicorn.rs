@@ -1,5 +1,5 @@
-//! gunicorn: a master and one worker that share one listener. Several of them on one port
-//! (`--reuse-port`) are a group in which each member belongs to another server process.
+//! gunicorn: a master and one worker share a listener. Several servers on one port (`--reuse-port`)
+//! are a group in which each member belongs to another server.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::{Daemon, proc};
 
-/// Answers with the master's pid; to [`Gunicorn::HOLD`], never.
+/// Answers with the pid of the master, but never answers [`Gunicorn::HOLD`].
 const APPLICATION: &str = r#"
 import os, signal
 
@@ -20,8 +20,8 @@ def application(environ, start_response):
     return [body]
 "#;
 
-/// A running gunicorn with one worker, which serves one request at a time and answers with the pid
-/// of its master, as a line.
+/// A gunicorn with one worker, which serves one request at a time and answers with a line that has
+/// the pid of the master.
 #[derive(Debug)]
 pub struct Gunicorn {
     daemon: Daemon,
@@ -29,10 +29,10 @@ pub struct Gunicorn {
 }
 
 impl Gunicorn {
-    /// The path of a request that is never answered, and keeps its worker busy.
+    /// The path of a request that is never answered and keeps the worker busy.
     pub const HOLD: &'static str = "/hold";
 
-    /// Starts gunicorn on a port, where others may listen already.
+    /// Starts gunicorn on a port that others may use already.
     ///
     /// # Panics
     ///
@@ -51,7 +51,7 @@ impl Gunicorn {
             command
         });
         let pid = daemon.pid();
-        // It listens before it forks.
+        // It listens before it forks the worker.
         daemon.wait_until("a worker", || !proc::children(pid).is_empty());
         Self { daemon, port }
     }
@@ -66,7 +66,7 @@ impl Gunicorn {
         self.daemon.pid()
     }
 
-    /// Kills master and worker (SIGKILL): its listener is closed with whatever waits there.
+    /// Kills master and worker (SIGKILL), which closes the listener.
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! HAProxy: one process, whose threads each have a listener of their own (`shards by-thread`).
+//! HAProxy: one process with a listener for each thread (`shards by-thread`).
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,8 +11,7 @@ use super::{Daemon, Transport, bound_sockets, bound_sockets_here, free_port, pro
 
 const CONFIG: &str = "haproxy.cfg";
 
-/// A running HAProxy that answers every request with the number of the thread that served it, as a
-/// line.
+/// A HAProxy that answers with a line that has the number of the serving thread.
 #[derive(Debug)]
 pub struct Haproxy {
     daemon: Daemon,
@@ -30,7 +29,7 @@ enum Mode {
 }
 
 impl Haproxy {
-    /// Starts HAProxy with so many threads, on a free port.
+    /// Starts HAProxy on a free port.
     ///
     /// # Panics
     ///
@@ -40,7 +39,7 @@ impl Haproxy {
         Self::start_as(Mode::Alone, free_port(), threads)
     }
 
-    /// Like [`Haproxy::start`], on a given port, where others may listen already.
+    /// Like [`Haproxy::start`], on a port that others may use already.
     ///
     /// # Panics
     ///
@@ -50,7 +49,7 @@ impl Haproxy {
         Self::start_as(Mode::Alone, port, threads)
     }
 
-    /// Starts it in master-worker mode, as Debian's service does, so that it can be
+    /// Starts it in master-worker mode, like the service in Debian, so that it can be
     /// [reloaded](Haproxy::reload).
     ///
     /// # Panics
@@ -83,26 +82,26 @@ impl Haproxy {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// The id of the process that serves. While it is reloaded, there may be none.
+    /// The id of the serving process, or of the master if there is none during a reload.
     pub fn pid(&self) -> u32 {
         self.serving().first().copied().unwrap_or_else(|| self.daemon.pid())
     }
 
-    /// What it printed so far.
+    /// Its output so far.
     pub fn log(&self) -> String {
         self.daemon.log()
     }
 
-    /// Reloads (SIGUSR2 to the master) to so many threads and returns when the old worker has
-    /// ended. The new one gets the old one's listeners, as many as it needs.
+    /// Reloads (SIGUSR2 to the master) with a number of threads, and returns when the old worker
+    /// has ended. The new worker gets as many of the old listeners as it needs.
     ///
     /// # Panics
     ///
-    /// If it was not [started for that](Haproxy::start_reloadable), or does not reload within
+    /// If it was not started by [`Haproxy::start_reloadable`], or does not reload within
     /// [`crate::wait::BOUND`].
     #[track_caller]
     pub fn reload(&mut self, threads: usize) {
-        assert_eq!(self.mode, Mode::MasterWorker, "it has no master to reload it");
+        assert_eq!(self.mode, Mode::MasterWorker, "it was not started for reloading");
         let old = self.serving();
         self.threads = threads;
         configure(self.daemon.directory(), self.port, threads);
@@ -110,8 +109,8 @@ impl Haproxy {
         self.wait_until_ready(&old, threads);
     }
 
-    /// Stops it (SIGTERM) and starts it again: all its sockets are closed, so the group is gone,
-    /// and then there is a new one at the same address.
+    /// Stops it (SIGTERM) and starts it again: its sockets close, so the group ends, and a new
+    /// group begins at the same address.
     ///
     /// # Panics
     ///
@@ -124,7 +123,7 @@ impl Haproxy {
         self.wait_until_ready(&[], self.threads);
     }
 
-    /// Stops it gracefully: it closes its listeners, finishes what it has, and ends.
+    /// Stops it gracefully (SIGUSR1): it closes its listeners, finishes its requests and ends.
     ///
     /// # Panics
     ///
@@ -151,7 +150,7 @@ impl Haproxy {
     }
 }
 
-/// The processes that serve: while it is reloaded, an old and a new one.
+/// The serving processes: during a reload, an old and a new one.
 fn serving(daemon: u32, mode: Mode) -> Vec<u32> {
     match mode {
         Mode::Alone => vec![daemon],
@@ -159,8 +158,9 @@ fn serving(daemon: u32, mode: Mode) -> Vec<u32> {
     }
 }
 
-/// Whether a master would heed SIGUSR2. For a moment after its worker has begun to serve it ignores
-/// it: it starts itself anew, and catches signals when it has (HAProxy 2.6, `mworker_loop`).
+/// Whether a master handles SIGUSR2. It does not for a moment after its worker has begun to serve,
+/// because it re-executes itself and installs signal handlers after that (HAProxy 2.6,
+/// `mworker_loop`).
 fn can_reload(master: u32, mode: Mode) -> bool {
     mode == Mode::Alone || proc::catches(master, Signal::USR2)
 }

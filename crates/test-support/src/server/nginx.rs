@@ -1,4 +1,4 @@
-//! nginx: a master, and workers that each have a listener of their own (`listen ... reuseport`).
+//! nginx: a master, and workers with a listener each (`listen ... reuseport`).
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,16 +13,16 @@ use crate::wait;
 
 const CONFIG: &str = "nginx.conf";
 
-/// Where the master writes its pid, and where that goes when another binary takes over.
+/// The file with the pid of the master, also after an upgrade.
 const PID_FILE: &str = "nginx.pid";
 
-/// Where it listens if nothing else is said.
+/// The default address.
 const LOOPBACK: &[&str] = &["127.0.0.1:PORT"];
 
-/// A running nginx that answers every request with the pid of the worker that served it, as a line.
+/// An nginx that answers with a line that has the pid of the serving worker.
 #[derive(Debug)]
 pub struct Nginx {
-    /// The master, if it is no child of ours.
+    /// The master, if it is not a child of the test.
     orphan: Option<Orphan>,
     daemon: Daemon,
     port: u16,
@@ -31,7 +31,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts nginx with so many workers, on a free port.
+    /// Starts nginx on a free port.
     ///
     /// # Panics
     ///
@@ -41,8 +41,8 @@ impl Nginx {
         Self::start_on(free_port(), workers)
     }
 
-    /// Like [`Nginx::start`], listening at each of these: a `listen` directive's words, with `PORT`
-    /// in the place of the port, `reuseport` left out. `[::]:PORT ipv6only=on`, for example.
+    /// Like [`Nginx::start`], with these `listen` directives, which have `PORT` in place of the
+    /// port and omit `reuseport`: `[::]:PORT ipv6only=on`, for example.
     ///
     /// # Panics
     ///
@@ -73,8 +73,8 @@ impl Nginx {
         nginx
     }
 
-    /// Starts it as a daemon: it can then be [upgraded](Nginx::upgrade), which it refuses to those
-    /// whose child it is, and its listeners pass to another process as it starts.
+    /// Starts it as a daemon: it can then be [upgraded](Nginx::upgrade), which nginx refuses if it
+    /// is a child of the caller, and its listeners pass to another process when it starts.
     ///
     /// # Panics
     ///
@@ -107,18 +107,18 @@ impl Nginx {
         self.orphan.as_ref().map_or_else(|| self.daemon.pid(), Orphan::pid)
     }
 
-    /// The process ids of the workers that take connections, without those that are shutting down.
+    /// The process ids of the workers, without those that are shutting down.
     pub fn worker_pids(&self) -> Vec<u32> {
         workers_of(self.master_pid())
     }
 
-    /// What it printed so far.
+    /// Its output so far.
     pub fn log(&self) -> String {
         self.daemon.log()
     }
 
-    /// Reloads (SIGHUP) to so many workers and returns when the new ones run. The old ones end when
-    /// their last connection does. The listeners of the workers that remain in number stay.
+    /// Reloads (SIGHUP) with a number of workers, and returns when the new ones run. An old worker
+    /// ends when its last connection does. As many listeners as there are new workers stay open.
     ///
     /// # Panics
     ///
@@ -132,37 +132,37 @@ impl Nginx {
         self.wait_until_ready(&old);
     }
 
-    /// Kills a worker (SIGKILL) and returns when the master has put another one in its place. The
-    /// listener stays, for the master has it too; what the worker had accepted is reset.
+    /// Kills a worker (SIGKILL), and returns when the master has replaced it. The listener stays
+    /// open, because the master holds it too; accepted connections are reset.
     ///
     /// # Panics
     ///
-    /// If it is no worker, or is not replaced within [`crate::wait::BOUND`].
+    /// If it is not a worker, or is not replaced within [`crate::wait::BOUND`].
     #[track_caller]
     pub fn kill_worker(&mut self, pid: u32) {
-        assert!(self.worker_pids().contains(&pid), "{pid} is no worker");
+        assert!(self.worker_pids().contains(&pid), "{pid} is not a worker");
         proc::send(pid, Signal::KILL).unwrap_or_else(|e| panic!("cannot kill {pid}: {e}"));
         self.wait_until_ready(&[pid]);
     }
 
-    /// Hands over to another nginx (SIGUSR2, then SIGQUIT to the old master), as one does to
-    /// upgrade the binary; returns when the old one has ended. The new one inherits the listeners.
+    /// Upgrades the binary (SIGUSR2, then SIGQUIT to the old master), and returns when the old
+    /// nginx has ended. The new one inherits the listeners.
     ///
     /// # Panics
     ///
-    /// If it was not [started for that](Nginx::start_daemon); if the new one does not run or
-    /// the old one does not end within [`crate::wait::BOUND`] each.
+    /// If it was not started by [`Nginx::start_daemon`]; if the new one does not run or the old one
+    /// does not end within [`crate::wait::BOUND`] each.
     #[track_caller]
     pub fn upgrade(&mut self) {
-        let old = self.orphan.take().unwrap_or_else(|| panic!("it is no daemon"));
+        let old = self.orphan.take().unwrap_or_else(|| panic!("it is not a daemon"));
         old.signal(Signal::USR2);
         self.adopt_other_than(Some(old.pid()));
         self.wait_until_ready(&[]);
         old.stop(Signal::QUIT);
     }
 
-    /// Stops it, gracefully (SIGQUIT), and starts it again with the same configuration: all its
-    /// sockets are closed, so the group is gone, and then there is a new one at the same address.
+    /// Stops it gracefully (SIGQUIT) and starts it again with the same configuration: its sockets
+    /// close, so the group ends, and a new group begins at the same address.
     ///
     /// # Panics
     ///
@@ -178,7 +178,7 @@ impl Nginx {
         self.wait_until_ready(&[]);
     }
 
-    /// Stops it, gracefully (SIGQUIT), until [`Nginx::restart`].
+    /// Stops it gracefully (SIGQUIT), until [`Nginx::restart`].
     ///
     /// # Panics
     ///
@@ -194,7 +194,7 @@ impl Nginx {
         }
     }
 
-    /// The master is the process that the pid file names, as soon as that is another one.
+    /// Takes as master the process in the pid file, as soon as that is not the old one.
     #[track_caller]
     fn adopt_other_than(&mut self, old: Option<u32>) {
         let new = wait::until_some("the master's pid", wait::BOUND, || {
@@ -230,8 +230,8 @@ impl Nginx {
     }
 }
 
-/// A worker takes this title when it has put its listener into its epoll
-/// (ngx_worker_process_cycle), another one when it is told to shut down.
+/// A worker sets this title when its epoll watches its listener (`ngx_worker_process_cycle`), and
+/// another one when it shuts down.
 fn workers_of(master: u32) -> Vec<u32> {
     let mut pids = proc::children(master);
     pids.retain(|&pid| proc::command_line(pid) == "nginx: worker process");

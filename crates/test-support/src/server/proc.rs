@@ -1,5 +1,5 @@
-//! What /proc tells of a server: its sockets and its children. Asking there, rather than connecting,
-//! leaves the server and its counters untouched. And its processes that are no children of ours.
+//! Sockets and children of a server from /proc, which, unlike connecting, does not affect its
+//! counters. And processes of a server that are not children of the test.
 
 use std::os::fd::OwnedFd;
 use std::{fs, io};
@@ -19,13 +19,13 @@ pub enum Transport {
     Udp,
 }
 
-/// How many sockets listen (TCP) or are bound and unconnected (UDP) on `port`, IPv4 and IPv6
-/// together, in the network namespace of process `pid`; 0 if there is no such process.
+/// How many sockets listen on `port` (TCP) or are bound to it and unconnected (UDP), over IPv4 and
+/// IPv6, in the network namespace of process `pid`; 0 if there is no such process.
 pub fn bound_sockets(pid: u32, transport: Transport, port: u16) -> usize {
     bound(&pid.to_string(), transport, port)
 }
 
-/// The same in the network namespace of the calling thread.
+/// Like [`bound_sockets`], in the network namespace of the calling thread.
 pub fn bound_sockets_here(transport: Transport, port: u16) -> usize {
     bound("thread-self", transport, port)
 }
@@ -33,7 +33,7 @@ pub fn bound_sockets_here(transport: Transport, port: u16) -> usize {
 fn bound(process: &str, transport: Transport, port: u16) -> usize {
     let (tables, state) = match transport {
         Transport::Tcp => (["tcp", "tcp6"], "0A"), // TCP_LISTEN, include/net/tcp_states.h
-        Transport::Udp => (["udp", "udp6"], "07"), // TCP_CLOSE, what an unconnected UDP socket is in
+        Transport::Udp => (["udp", "udp6"], "07"), // TCP_CLOSE, the state of unconnected UDP sockets
     };
     tables
         .iter()
@@ -49,7 +49,7 @@ fn is_bound(line: &str, state: &str, port: u16) -> bool {
     st == state && local.ends_with(&format!(":{port:04X}"))
 }
 
-/// The living children of all threads of `pid`, in the order of their ids.
+/// The children of all threads of `pid`, sorted.
 pub(super) fn children(pid: u32) -> Vec<u32> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let mut children: Vec<u32> = threads
@@ -66,7 +66,7 @@ pub fn open_descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// Sends a signal; a process that is gone is not an error.
+/// Sends a signal. It is not an error if the process has ended.
 pub(super) fn send(pid: u32, signal: Signal) -> io::Result<()> {
     match kill_process(to_pid(pid)?, signal) {
         Err(errno) if errno != Errno::SRCH => Err(errno.into()),
@@ -92,8 +92,8 @@ fn to_pid(pid: u32) -> io::Result<Pid> {
     pid.ok_or_else(|| Errno::SRCH.into())
 }
 
-/// A process of a server that is not our child, because its parent ended or will. Whoever inherits
-/// it reaps it; dropping this asks it to end (SIGTERM), and kills it if it does not heed.
+/// A process of a server that is not a child of the test, because its parent has ended. Its new
+/// parent reaps it. Dropping this ends it (SIGTERM, then SIGKILL).
 #[derive(Debug)]
 pub(super) struct Orphan {
     pid: u32,
@@ -101,7 +101,7 @@ pub(super) struct Orphan {
 }
 
 impl Orphan {
-    /// Takes charge of a process.
+    /// Opens a process, to end it when this is dropped.
     ///
     /// # Panics
     ///
@@ -114,12 +114,12 @@ impl Orphan {
         Self { pid, process }
     }
 
-    /// Its id.
+    /// The process id.
     pub(super) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Sends it a signal; if it has ended, that is no error.
+    /// Sends a signal. It is not an error if the process has ended.
     pub(super) fn signal(&self, signal: Signal) {
         match pidfd_send_signal(&self.process, signal) {
             Ok(()) | Err(Errno::SRCH) => {}
@@ -127,7 +127,7 @@ impl Orphan {
         }
     }
 
-    /// Sends it a signal and waits until it has ended.
+    /// Sends a signal, and waits until the process has ended.
     ///
     /// # Panics
     ///
@@ -139,9 +139,9 @@ impl Orphan {
         assert!(self.ends_within(seconds), "{} does not end at {signal:?}", self.pid);
     }
 
-    /// Whether it ended in time.
+    /// Whether it ends within a time.
     fn ends_within(&self, seconds: i64) -> bool {
-        // A process that ended makes its descriptor readable.
+        // The descriptor becomes readable when the process ends.
         let mut fds = [PollFd::new(&self.process, PollFlags::IN)];
         poll(&mut fds, Some(&Timespec { tv_sec: seconds, tv_nsec: 0 })) == Ok(1)
     }
@@ -163,7 +163,7 @@ impl Drop for Orphan {
     }
 }
 
-/// The command line of `pid`, its words joined by blanks; empty if there is no such process.
+/// The command line of `pid`, joined by spaces; empty if there is no such process.
 pub(super) fn command_line(pid: u32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let line = String::from_utf8_lossy(&line).replace('\0', " ");
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caught_signal_is_told_from_an_ignored_one() {
+    fn caught_signals_are_not_confused_with_ignored_ones() {
         let status = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000800\n\
                       SigCgt:\t0000000000000200\n";
         assert!(is_caught(status, Signal::USR1));

@@ -1,4 +1,4 @@
-//! unbound: a DNS server whose threads each have a UDP socket of their own (`so-reuseport: yes`).
+//! unbound: a DNS server with a UDP socket for each thread (`so-reuseport: yes`).
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,7 +11,7 @@ use super::{Daemon, Transport, bound_sockets, bound_sockets_here, free_port};
 
 const CONFIG: &str = "unbound.conf";
 
-/// A running unbound that knows one name, [`Unbound::NAME`], and asks nobody for it.
+/// An unbound that answers for one name, [`Unbound::NAME`], without asking other servers.
 #[derive(Debug)]
 pub struct Unbound {
     daemon: Daemon,
@@ -20,12 +20,12 @@ pub struct Unbound {
 }
 
 impl Unbound {
-    /// The name it knows.
+    /// The name.
     pub const NAME: &'static str = "server.test";
-    /// The address it answers for it.
+    /// The address of the name.
     pub const ANSWER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-    /// Starts unbound with so many threads, on a free port.
+    /// Starts unbound on a free port.
     ///
     /// # Panics
     ///
@@ -35,7 +35,7 @@ impl Unbound {
         Self::start_on(free_port(), threads)
     }
 
-    /// Like [`Unbound::start`], on a given port, where others may have sockets already.
+    /// Like [`Unbound::start`], on a port that others may use already.
     ///
     /// # Panics
     ///
@@ -53,8 +53,8 @@ impl Unbound {
         unbound
     }
 
-    /// Stops it (SIGTERM) and starts it again: all its sockets are closed, so its groups are gone,
-    /// and then there are new ones at the same address.
+    /// Stops it (SIGTERM) and starts it again: its sockets close, so its groups end, and new groups
+    /// begin at the same address.
     ///
     /// # Panics
     ///
@@ -66,11 +66,11 @@ impl Unbound {
         self.wait_until_ready(self.threads);
     }
 
-    /// Stops it (SIGTERM) and returns how many queries each of its threads says that it got.
+    /// Stops it (SIGTERM), and returns how many queries each of its threads has counted.
     ///
     /// # Panics
     ///
-    /// If it does not end within [`crate::wait::BOUND`], or says something else than expected.
+    /// If it does not end within [`crate::wait::BOUND`], or prints something unexpected.
     #[track_caller]
     pub fn stop_and_count(mut self) -> Vec<u64> {
         self.daemon.stop(Signal::TERM);
@@ -81,7 +81,7 @@ impl Unbound {
             counted.split_once(": ")?.1.split_once(" queries")?.0.parse().ok()
         };
         let counts: Vec<u64> = log.lines().filter_map(of).collect();
-        assert_eq!(counts.len(), self.threads, "unbound said {log}");
+        assert_eq!(counts.len(), self.threads, "unbound printed {log}");
         counts
     }
 
@@ -108,7 +108,7 @@ impl Unbound {
         self.daemon.pid()
     }
 
-    /// What it printed so far.
+    /// Its output so far.
     pub fn log(&self) -> String {
         self.daemon.log()
     }

@@ -1,12 +1,11 @@
-//! The probes on the kernel that runs: all that our minimum kernels are said to have is there, and
-//! what is not there is noticed.
+//! The probes on the running kernel: each finds its feature, or reports that it is missing.
 
 use std::process::Command;
 
 use test_support::feature::{self, Feature, Probe, require};
 use test_support::process::{output, rerun_under};
 
-/// Set for a copy of this binary that does as the tests below say.
+/// Set in the copies of this test binary that the tests below run.
 const PLAY: &str = "TEST_SUPPORT_PLAY";
 
 #[test]
@@ -18,13 +17,13 @@ fn every_probe_finds_its_feature_or_the_kernel_is_older() {
         feature::BTF_TRACEPOINT,
         feature::RING_BUFFER,
     ];
-    // It panics where the feature should be there and is not.
+    // It panics if the kernel should have the feature but does not.
     let found = features.iter().filter(|feature| require(feature)).count();
-    assert!(found > 0, "no kernel that we support has none of them");
+    assert!(found > 0, "every supported kernel has some of them");
 }
 
 #[test]
-fn without_rights_a_probe_does_not_say_no() {
+fn without_rights_a_probe_is_inconclusive() {
     if std::env::var_os(PLAY).is_some() {
         for feature in [feature::MIGRATION, feature::TASK_FILE_ITERATOR, feature::RING_BUFFER] {
             let probe = feature.probe();
@@ -34,18 +33,18 @@ fn without_rights_a_probe_does_not_say_no() {
     }
     let mut command = Command::new(test_support::program("setpriv"));
     command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
-    play(command, "without_rights_a_probe_does_not_say_no");
+    play(command, "without_rights_a_probe_is_inconclusive");
 }
 
 #[test]
-fn a_skip_is_printed_though_the_test_passes() {
+fn a_skip_is_printed_by_a_passing_test() {
     const FUTURE: Feature = Feature::new("warp drive", (99, 0), || Probe::No);
     if std::env::var_os(PLAY).is_some() {
         assert!(!require(&FUTURE));
         return;
     }
-    let said = play(Command::new("env"), "a_skip_is_printed_though_the_test_passes");
-    let line = "a_skip_is_printed_though_the_test_passes skipped: this kernel has no warp drive ";
+    let said = play(Command::new("env"), "a_skip_is_printed_by_a_passing_test");
+    let line = "a_skip_is_printed_by_a_passing_test skipped: this kernel has no warp drive ";
     assert!(said.contains(line), "{said}");
 }
 

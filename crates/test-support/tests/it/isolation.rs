@@ -1,4 +1,4 @@
-//! A network and a bpffs of one's own: nothing gets in or out.
+//! Network namespaces and bpffs of tests are private.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ fn current_netns() -> String {
 }
 
 #[test]
-fn a_namespace_has_its_own_ports_and_a_loopback_that_works() {
+fn a_namespace_has_its_own_ports_and_a_working_loopback() {
     let outside = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let addr = outside.local_addr().unwrap();
     let bytes = netns::isolated(|| {
@@ -41,18 +41,18 @@ fn threads_and_processes_started_inside_are_inside() {
 }
 
 #[test]
-#[should_panic(expected = "the test's own words")]
-fn a_panic_comes_out() {
-    netns::isolated(|| panic!("the test's own words"));
+#[should_panic(expected = "the panic of the test")]
+fn a_panic_is_passed_on() {
+    netns::isolated(|| panic!("the panic of the test"));
 }
 
 #[test]
-fn a_private_bpffs_is_empty_and_unseen_from_outside() {
+fn a_private_bpffs_is_empty_and_invisible_outside() {
     let directory = Path::new(bpffs::PATH).join("reuseport-test-private");
     netns::isolated(|| {
         bpffs::private();
         let names = fs::read_dir(bpffs::PATH).unwrap().map(|entry| entry.unwrap().file_name());
-        // The kernel puts its own two into every bpffs (kernel/bpf/preload).
+        // The kernel puts these two into every bpffs (kernel/bpf/preload).
         let pinned = names.filter(|name| name != "maps.debug" && name != "progs.debug");
         assert_eq!(pinned.count(), 0);
         fs::create_dir(&directory).unwrap();

@@ -1,5 +1,4 @@
-//! What the tests of other crates rely on: namespaces that isolate, servers that start, reload and
-//! end, probes that find features.
+//! The fixtures work: namespaces isolate, servers start, reload and end, probes detect features.
 #![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
 
 mod any_kernel;

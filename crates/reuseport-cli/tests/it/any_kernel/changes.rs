@@ -1,5 +1,5 @@
-//! `policy`, `weight`, `drain`, `undrain`, and the options of `attach` that they share, against the
-//! real kernel. What the program did is proven by its own counters. Needs root.
+//! `policy`, `weight`, `drain`, `undrain`, and the options of `attach` that they share. The
+//! counters of the kernel program prove what it did.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -28,13 +28,13 @@ fn each(group: &str, field: &str) -> Value {
     members.iter().map(|member| member[field].clone()).collect()
 }
 
-/// Opens so many connections; they stay open, and wait, for as long as they are held.
+/// Opens connections, which wait at the listeners until they are dropped.
 fn connect(listeners: &[TcpListener], connections: usize) -> Vec<TcpStream> {
     let address = listeners[0].local_addr().unwrap();
     (0..connections).map(|_| TcpStream::connect(address).unwrap()).collect()
 }
 
-/// A process that holds a listener as its descriptor 0. Killed when dropped.
+/// A process that holds a listener as descriptor 0. Dropping this kills it.
 struct Holder(Child);
 
 impl Holder {
@@ -57,7 +57,7 @@ impl Drop for Holder {
 }
 
 #[test]
-fn every_policy_can_follow_every_other() {
+fn policies_can_follow_one_another() {
     isolated(|| {
         let (listeners, group) = group(3);
         assert!(error(1, &["policy", &group, "hash"]).contains("nothing of this tool"));
@@ -75,12 +75,12 @@ fn every_policy_can_follow_every_other() {
         }
         let refused = error(2, &["policy", &group, "payload:0:8"]);
         assert!(refused.contains("SYN"), "{refused}");
-        assert_eq!(show(&group)["policy"], "least-loaded", "as it was");
+        assert_eq!(show(&group)["policy"], "least-loaded", "unchanged");
     });
 }
 
 #[test]
-fn a_datagram_s_payload_chooses() {
+fn the_payload_of_a_datagram_selects() {
     isolated(|| {
         let members = Bind::new(loopback(false)).udp_sockets(4).unwrap();
         let address = members[0].local_addr().unwrap();
@@ -105,7 +105,7 @@ fn a_datagram_s_payload_chooses() {
 }
 
 #[test]
-fn options_of_least_loaded_change_alone_or_begin_anew_with_the_name() {
+fn options_of_least_loaded_change_singly_and_the_name_resets_them() {
     isolated(|| {
         let (_listeners, group) = group(2);
         let options = || show(&group)["policy_options"].clone();
@@ -118,7 +118,7 @@ fn options_of_least_loaded_change_alone_or_begin_anew_with_the_name() {
         assert_eq!(options(), json!({"load": ["queue", "open"], "max_share": 1.5}));
         assert!(stdout(&["show", &group]).contains("least-loaded (queue,open; max share 1.5)"));
         stdout(&["attach", &group]);
-        assert_eq!(options()["max_share"], 1.5, "as it was");
+        assert_eq!(options()["max_share"], 1.5, "unchanged");
         stdout(&["policy", &group, "least-loaded"]);
         assert_eq!(options(), json!({"load": ["queue", "open"], "max_share": 2.0}));
 
@@ -137,7 +137,7 @@ fn options_of_least_loaded_change_alone_or_begin_anew_with_the_name() {
 }
 
 #[test]
-fn members_have_the_cpus_that_are_given() {
+fn members_get_the_given_cpus() {
     isolated(|| {
         let (_listeners, group) = group(2);
         stdout(&["attach", &group]);
@@ -154,7 +154,7 @@ fn members_have_the_cpus_that_are_given() {
 }
 
 #[test]
-fn weights_are_shares_of_what_is_new() {
+fn weights_are_shares_of_new_connections() {
     isolated(|| {
         let (listeners, group) = group(3);
         assert!(error(1, &["weight", &group, "slot:0=3"]).contains("nothing of this tool"));
@@ -169,7 +169,7 @@ fn weights_are_shares_of_what_is_new() {
         assert!(stdout(&["show", &group]).contains("60.0% of 60.0%"));
         drop(clients);
 
-        // All that this process serves, and all that entered together.
+        // All members of this process, and all members of one generation.
         stdout(&["weight", &group, &format!("pid:{}=5", std::process::id())]);
         assert_eq!(each(&group, "weight"), json!([5, 5, 5]));
         stdout(&["weight", &group, "gen:1=7", "slot:1=7"]);
@@ -184,12 +184,12 @@ fn weights_are_shares_of_what_is_new() {
 }
 
 #[test]
-fn members_are_named_by_who_holds_them() {
+fn members_are_selected_by_their_holders() {
     isolated(|| {
         let (listeners, group) = group(3);
         let holders: Vec<Holder> = listeners.into_iter().map(Holder::of).collect();
         stdout(&["attach", &group]);
-        // Nobody watches them by epoll, but nobody else holds them.
+        // No process watches them with epoll, but each has only one holder.
         for (slot, holder) in holders.iter().enumerate() {
             stdout(&["weight", &group, &format!("{}={}", holder.pid(), slot + 1)]);
         }
@@ -209,7 +209,7 @@ fn members_are_named_by_who_holds_them() {
 }
 
 #[test]
-fn a_draining_nginx_worker_gets_nothing_new_and_comes_back() {
+fn a_draining_nginx_worker_gets_nothing_new_until_it_is_undrained() {
     isolated(|| {
         let nginx = Nginx::start(2);
         let group = format!("tcp:{}", nginx.addr());
@@ -235,7 +235,7 @@ fn a_draining_nginx_worker_gets_nothing_new_and_comes_back() {
         assert!(said.contains("is active as before"), "{said}");
         assert_eq!(served(), 2);
 
-        // The master holds every listener and serves none.
+        // The master holds every listener and serves at none.
         let members = show(&group)["members"].clone();
         let pids = members[0]["holders"].as_array().unwrap().iter().map(|h| h["pid"].clone());
         let workers = nginx.worker_pids();
@@ -247,7 +247,7 @@ fn a_draining_nginx_worker_gets_nothing_new_and_comes_back() {
 }
 
 #[test]
-fn drain_says_what_is_left_and_waits_for_it() {
+fn drain_shows_what_is_left_and_waits_for_it() {
     isolated(|| {
         let (listeners, group) = group(2);
         stdout(&["attach", &group, "--policy", "round-robin"]);
@@ -284,7 +284,7 @@ fn drain_says_what_is_left_and_waits_for_it() {
 }
 
 #[test]
-fn where_all_drain_it_is_said_who_is_picked() {
+fn draining_all_members_shows_who_is_picked_instead() {
     isolated(|| {
         let (listeners, group) = group(2);
         stdout(&["attach", &group]);
@@ -302,7 +302,7 @@ fn where_all_drain_it_is_said_who_is_picked() {
 }
 
 #[test]
-fn one_that_came_since_has_no_slot_to_drain() {
+fn a_new_member_has_no_slot_to_drain() {
     isolated(|| {
         let (listeners, group) = group(2);
         stdout(&["attach", &group]);
@@ -314,16 +314,16 @@ fn one_that_came_since_has_no_slot_to_drain() {
             assert!(no.contains(&format!("reuseport attach {group}")), "{no}");
         }
         error(1, &["weight", &group, &format!("{newcomer}=2")]);
-        // What is refused for one is done for none.
+        // If one is refused, none is changed.
         assert_eq!(each(&group, "state"), json!(["active", "active", null]));
-        // It comes in with a weight.
+        // Attaching enrols it with a weight.
         stdout(&["attach", &group, "--weight", &format!("{newcomer}=4"), "--weight", "slot:0=2"]);
         assert_eq!(each(&group, "weight"), json!([2, 1, 4]));
     });
 }
 
 #[test]
-fn weights_are_there_from_the_first_connection() {
+fn weights_apply_from_the_first_connection() {
     isolated(|| {
         let (listeners, group) = group(2);
         let no = error(1, &["attach", &group, "--weight", "slot:0=3"]);
@@ -358,12 +358,12 @@ fn commands_on_one_group_wait_for_each_other() {
         assert_eq!(each(&group, "state"), json!(["active", "active", "active", "draining"]));
         assert_eq!(show(&group)["policy"], "random");
 
-        // Somebody looks, and takes his time.
+        // Another process reads the state for a while.
         let directory = File::open(Path::new(bpffs::PATH).join("reuseport")).unwrap();
         flock(&directory, FlockOperation::LockShared).unwrap();
         let mut waiting = Running::start(&["weight", &group, "slot:0=9"]);
         for _ in 0..3 {
-            assert_eq!(each(&group, "weight")[0], 2, "to look is allowed, to change is not");
+            assert_eq!(each(&group, "weight")[0], 2, "reading is allowed, changing is not");
         }
         assert!(waiting.0.try_wait().unwrap().is_none(), "it waits");
         drop(directory);
@@ -372,11 +372,11 @@ fn commands_on_one_group_wait_for_each_other() {
     });
 }
 
-/// The kernel program of the library, as an object that somebody else attaches.
+/// The kernel program of the library, attached as a foreign program.
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../reuseport/bpf/select.bpf.o");
 
 #[test]
-fn what_somebody_else_attached_is_not_changed() {
+fn a_foreign_program_is_not_changed() {
     isolated(|| {
         let (listeners, group) = group(2);
         stdout(&["attach", &group]);
@@ -401,7 +401,7 @@ fn what_somebody_else_attached_is_not_changed() {
 }
 
 #[test]
-fn the_user_s_own_program_knows_neither_weights_nor_policies() {
+fn a_program_of_the_user_has_no_weights_and_no_policy() {
     isolated(|| {
         let (_listeners, group) = group(1);
         stdout(&["attach", &group, "--object", OBJECT, "--map", "sockets"]);
@@ -432,7 +432,7 @@ fn watch_keeps_weights_and_states_of_those_that_stay() {
         };
         until("three are steered", BOUND, || steered(3));
         assert_eq!(each(&group, "weight"), json!([2, 1, 1]));
-        // What is changed meanwhile holds, also against what the watching command began with.
+        // Changes during the watch override the options of the watching command.
         stdout(&["weight", &group, "slot:0=5", "slot:1=7"]);
         stdout(&["drain", &group, "slot:2"]);
         stdout(&["policy", &group, "random"]);

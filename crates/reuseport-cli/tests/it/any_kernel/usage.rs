@@ -1,5 +1,4 @@
-//! The command as a program: exit codes, help, completions, manual pages, pipes and colours. Nothing
-//! here needs rights or groups.
+//! Exit codes, help, completions, manual pages, pipes and colours. Needs no rights and no groups.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -25,7 +24,7 @@ const VERBS: [&str; 11] = [
     "man",
 ];
 
-/// What a call prints that must succeed and say nothing on standard error.
+/// The standard output of a call that must succeed and print nothing on standard error.
 fn stdout(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert!(output.status.success(), "{arguments:?}: {output:?}");
@@ -33,7 +32,7 @@ fn stdout(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Standard error of a call that must fail with 2 and say nothing on standard output.
+/// The standard error of a call that must exit with 2 and print nothing on standard output.
 fn usage_error(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
@@ -42,7 +41,7 @@ fn usage_error(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn version_is_the_package_s() {
+fn the_version_is_that_of_the_package() {
     assert_eq!(stdout(&["--version"]), format!("reuseport {}\n", env!("CARGO_PKG_VERSION")));
 }
 
@@ -116,25 +115,25 @@ fn wrong_usage_exits_with_2() {
 }
 
 #[test]
-fn a_namespace_that_nobody_named_so_is_a_failure_in_one_line() {
+fn an_unknown_namespace_fails_with_one_line() {
     let error = usage_error(&["ls", "--netns", "no-such-namespace"]);
     assert!(error.starts_with("reuseport: ") && error.lines().count() == 1, "{error}");
     assert!(error.contains("no-such-namespace") && error.contains("ip netns"), "{error}");
 }
 
 #[test]
-fn a_log_level_that_makes_no_sense_is_refused() {
+fn an_invalid_log_level_is_refused() {
     let output = output(command(&["man"]).env("REUSEPORT_LOG", "reuseport=loud")).unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("REUSEPORT_LOG"), "{output:?}");
 }
 
 #[test]
-fn completions_for_every_shell_know_the_verbs() {
+fn completions_for_every_shell_have_the_verbs() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = stdout(&["completions", shell]);
         for verb in VERBS {
-            assert!(script.contains(verb), "{shell} does not know {verb}");
+            assert!(script.contains(verb), "{shell} has no {verb}");
         }
     }
     assert!(stdout(&["completions", "bash"]).contains("round-robin"));
@@ -166,22 +165,22 @@ fn man_prints_one_page_or_writes_them_all() {
 }
 
 #[test]
-fn a_page_that_cannot_be_written_is_a_failure() {
+fn a_page_that_cannot_be_written_fails() {
     let error = usage_error(&["man", "--dir", "/proc/no"]);
     assert!(error.starts_with("reuseport: cannot create the directory /proc/no: "), "{error}");
 }
 
-/// What becomes of a call whose standard output is `stdout`.
+/// The outcome of a call whose standard output is `stdout`.
 fn output_to(stdout: impl Into<Stdio>, arguments: &[&str]) -> Output {
     let mut command = command(arguments);
     let child = spawn(command.stdout(stdout).stderr(Stdio::piped())).unwrap();
-    // Until it is dropped, the command holds a copy of the other end.
+    // Until it is dropped, the command holds a copy of that descriptor.
     drop(command);
     child.wait_with_output().unwrap()
 }
 
 #[test]
-fn a_reader_that_left_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     for arguments in [&["man"] as &[&str], &["completions", "zsh"], &["--help"]] {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
@@ -192,7 +191,7 @@ fn a_reader_that_left_is_no_error() {
 }
 
 #[test]
-fn a_full_disk_is_one() {
+fn a_full_disk_is_an_error() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let output = output_to(full, &["man"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
@@ -208,17 +207,17 @@ fn on_a_terminal(mut command: Command) -> String {
     let other_end = File::options().read(true).write(true).open(name).unwrap();
     let command_line = command.env("TERM", "xterm").stdout(OwnedFd::from(other_end));
     let mut child = spawn(command_line).unwrap();
-    // The command holds our copy of its standard output until it goes.
+    // Until it is dropped, the command holds a copy of the terminal.
     drop(command);
     let mut text = Vec::new();
-    // The end of a terminal that nobody else holds is EIO.
+    // Reading fails with EIO when the other end of the terminal is closed.
     let _ = File::from(terminal).read_to_end(&mut text);
     assert!(child.wait().unwrap().success());
     String::from_utf8(text).unwrap()
 }
 
 #[test]
-fn colour_is_for_terminals_and_for_those_who_want_it() {
+fn output_has_colour_on_a_terminal_unless_no_color_is_set() {
     assert!(!stdout(&["--help"]).contains('\x1b'));
     assert!(on_a_terminal(command(&["--help"])).contains("\x1b["));
 

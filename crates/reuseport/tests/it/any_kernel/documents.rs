@@ -1,4 +1,4 @@
-//! The documentation shows what the tests prove.
+//! The documentation agrees with the tests.
 
 use crate::rights::{STEPS, Step, stands_in};
 
@@ -22,7 +22,7 @@ fn the_page_on_rights_has_the_table_of_steps() {
     assert!(RIGHTS.contains(&table), "docs/rights.md needs this table:\n\n{table}");
 }
 
-/// Rows of README's table, and the steps of which each tells.
+/// The rows of the table in README.md, and the steps that each covers.
 const README_ROWS: &[(&str, &[&str])] = &[
     ("`ls`, `show`: finding groups", &["list the groups of the host (`ls`, `show`)"]),
     ("`ls`, `show`: policies, slots, picks", &["open what another user pinned"]),
@@ -59,7 +59,7 @@ fn the_readme_has_the_same_capabilities() {
         let word = |c: char| !c.is_ascii_uppercase() && c != '_';
         let mut said: Vec<&str> =
             cells[2].split(word).filter(|word| word.starts_with("CAP_")).collect();
-        // "and ...": beside what the rows above take.
+        // "and ...": in addition to the capabilities of the rows above.
         let more = cells[2].starts_with("and ");
         let mut needed: Vec<&str> = STEPS
             .iter()

@@ -1,6 +1,7 @@
-//! The examples do what they say: each is started, driven, asked for its numbers, and interrupted.
+//! Each example is started, used, asked for its numbers and interrupted.
 //!
-//! They are part of this test binary, which starts itself: so they are there wherever it runs.
+//! The examples are part of this test binary, which runs them in copies of itself, so that they
+//! exist wherever it runs.
 
 #[path = "../../../examples/http.rs"]
 #[allow(dead_code, reason = "its main function")]
@@ -35,7 +36,7 @@ struct Example {
 }
 
 impl Example {
-    /// Starts one, and waits until it listens.
+    /// Starts an example, and waits until it listens.
     fn start(role: &str) -> Self {
         let mut command = rerun(module_path!(), "example");
         let mut process =
@@ -52,14 +53,14 @@ impl Example {
         Self { process, stdout, at }
     }
 
-    /// What the library says of its group.
+    /// The statistics of its group.
     fn stats(&self, protocol: &str) -> Stats {
         let host = Host::open().unwrap();
         let group = host.find(&format!("{protocol}:{}", self.at).parse().unwrap()).unwrap();
         Balancer::open(&host, &group.key).unwrap().stats(&host).unwrap()
     }
 
-    /// Interrupts it, and returns what it says in the end. It has detached.
+    /// Interrupts it, and returns what it prints at its end. It must have detached.
     fn interrupt(mut self) -> String {
         kill_process(Pid::from_child(&self.process), Signal::INT).unwrap();
         let mut said = String::new();
@@ -78,11 +79,11 @@ impl Drop for Example {
 }
 
 #[test]
-fn http_chooses_others_while_a_worker_is_blocked() {
+fn http_avoids_a_blocked_worker() {
     alone(|| {
         let example = Example::start("http");
         let workers: BTreeSet<String> = (0..12).map(|_| http_get(example.at)).collect();
-        assert_eq!(workers.len(), 3, "idle ones take turns: {workers:?}");
+        assert_eq!(workers.len(), 3, "idle workers take turns: {workers:?}");
 
         let mut slow = http_ask(example.at, "/slow").unwrap();
         let meanwhile: Vec<String> = (0..30).map(|_| http_get(example.at)).collect();
@@ -94,7 +95,7 @@ fn http_chooses_others_while_a_worker_is_blocked() {
         assert_eq!((stats.picks(), stats.count("picks")), (43, Some(43)));
         let picks: Vec<u64> = stats.members.iter().map(|m| m.picks.unwrap()).collect();
         let said = example.interrupt();
-        // Slots are in the order of the cookies, which need not be that of the workers.
+        // Slots are in the order of cookies, which can differ from that of the workers.
         for picks in picks {
             assert!(said.contains(&format!(": {picks} picks, 0 wait")), "{picks}: {said}");
         }
@@ -102,7 +103,7 @@ fn http_chooses_others_while_a_worker_is_blocked() {
 }
 
 #[test]
-fn udp_echo_goes_by_the_payload_if_told_so() {
+fn udp_echo_selects_by_payload() {
     alone(|| {
         let example = Example::start("udp_echo");
         let ask = |payload: &str| {
@@ -129,7 +130,7 @@ fn udp_echo_goes_by_the_payload_if_told_so() {
 }
 
 #[test]
-fn an_own_program_keeps_clients_where_they_are() {
+fn own_program_keeps_each_client_at_its_worker() {
     alone(|| {
         let example = Example::start("own_program");
         let mut all = BTreeSet::new();

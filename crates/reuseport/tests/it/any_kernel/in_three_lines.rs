@@ -1,10 +1,11 @@
-//! The library as its first page shows it: three lines for one's own sockets, and the same for those
-//! of a server that runs already.
+//! The library as its front page shows it: three lines for your own sockets, and the same for those
+//! of a running server.
 
 use std::fs::File;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
-use crate::common::world::{alone, capable_of, deal, nothing_pinned, one_line, theirs};
+use crate::common::rights::capable_of;
+use crate::common::world::{alone, deal, nothing_pinned, one_line, theirs};
 use reuseport::net::{Bind, loopback};
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, State, Stats, Weight};
 use rustix::thread::CapabilitySet;
@@ -13,13 +14,13 @@ use test_support::client::http_get;
 use test_support::server::Nginx;
 use test_support::wait;
 
-/// Each of the listeners, in their order.
+/// The picks of each listener.
 fn picks_of(stats: &Stats, listeners: &[TcpListener]) -> Vec<u64> {
     listeners.iter().map(|listener| stats.of(listener).unwrap().picks.unwrap()).collect()
 }
 
 #[test]
-fn ones_own_listeners_without_the_right_to_trace() {
+fn your_own_listeners_without_the_right_to_trace() {
     alone(|| {
         let listeners = Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap();
         capable_of(CapabilitySet::BPF.union(CapabilitySet::PERFMON), || {
@@ -42,7 +43,7 @@ fn ones_own_listeners_without_the_right_to_trace() {
     });
 }
 
-/// Of three listeners that had ten connections each by round-robin.
+/// Changes a group of three listeners to each of which round-robin has dealt ten connections.
 fn changes_are_seen(host: &Host, balancer: &Balancer, listeners: &[TcpListener]) {
     let slot =
         |listener: &TcpListener| balancer.stats(host).unwrap().of(listener).unwrap().slot.unwrap();
@@ -60,8 +61,8 @@ fn changes_are_seen(host: &Host, balancer: &Balancer, listeners: &[TcpListener])
     );
     let clients: Vec<_> =
         (0..4).map(|_| TcpStream::connect(balancer.key().address).unwrap()).collect();
-    // The last packet of a handshake may still be on its way.
-    let stats = wait::until_some("four wait", wait::BOUND, || {
+    // connect returns before the last packet of the handshake arrives.
+    let stats = wait::until_some("four connections wait", wait::BOUND, || {
         let stats = balancer.stats(host).unwrap();
         let waiting = |n: usize| stats.of(&listeners[n]).unwrap().queue.waiting;
         (waiting(0) + waiting(2) == 4).then_some(stats)
@@ -77,7 +78,7 @@ fn changes_are_seen(host: &Host, balancer: &Balancer, listeners: &[TcpListener])
 }
 
 #[test]
-fn ones_own_udp_sockets() {
+fn your_own_udp_sockets() {
     alone(|| {
         let sockets = Bind::new(loopback(true)).udp_sockets(2).unwrap();
         let host = Host::open().unwrap();
@@ -97,7 +98,7 @@ fn ones_own_udp_sockets() {
 }
 
 #[test]
-fn a_server_that_runs_already() {
+fn a_running_server() {
     alone(|| {
         let nginx = Nginx::start(2);
         let host = Host::open().unwrap();
@@ -116,7 +117,7 @@ fn a_server_that_runs_already() {
 }
 
 #[test]
-fn what_is_in_no_group_is_told_why() {
+fn a_socket_in_no_group_is_refused_with_the_reason() {
     alone(|| {
         let host = Host::open().unwrap();
         let alone = TcpListener::bind(loopback(false)).unwrap();
@@ -131,7 +132,7 @@ fn what_is_in_no_group_is_told_why() {
 }
 
 #[test]
-fn there_are_no_numbers_where_nothing_of_ours_decides() {
+fn there_are_no_statistics_without_a_policy() {
     alone(|| {
         let listeners = Bind::new(loopback(false)).listeners(2).unwrap();
         let host = Host::open().unwrap();

@@ -1,5 +1,5 @@
-//! Weights, states and policies of members that may be gone by the time: a change is for the members
-//! that were meant, or it is refused, and nobody else notices.
+//! Changes of members that may have closed by then: a change applies to the members that it names
+//! or is refused, and never affects others.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -12,16 +12,16 @@ use reuseport::{Balancer, ErrorKind, Host, MemberChange, Policy, State, Stats, W
 use test_support::SetOnDrop;
 use test_support::wait::{self, BOUND};
 
-/// Who stays, and who comes and goes beside them.
+/// How many members stay, and how many others exist at a time.
 const STAY: usize = 2;
 const PASSING: usize = 3;
 
 const TURNS: usize = 30;
 
-/// A passing member is given this, so that who has it never was one that stays.
+/// Only passing members get this weight.
 const PASSING_WEIGHT: Weight = Weight::MAX;
 
-/// Opens members and closes them again, and takes those in that are there.
+/// Opens members, enrols them, and closes them again.
 fn come_and_go(at: SocketAddr, over: &AtomicBool, rounds: &AtomicUsize) {
     let host = Host::open().unwrap();
     let mut passing: Vec<TcpListener> = Vec::new();
@@ -36,7 +36,7 @@ fn come_and_go(at: SocketAddr, over: &AtomicBool, rounds: &AtomicUsize) {
     }
 }
 
-/// What is asked for the members that were there a moment ago, but for those that stay.
+/// Changes of all members in `stats` but those that stay.
 fn changes(stats: &Stats, stay: &[Cookie], turn: usize) -> Vec<MemberChange> {
     let state = if turn.is_multiple_of(2) { State::Draining } else { State::Active };
     let passing = stats.members.iter().filter(|member| !stay.contains(&member.cookie));
@@ -69,9 +69,9 @@ fn changes_race_with_members_that_vanish() {
                 let stats = balancer.stats(&host).unwrap();
                 let changes = changes(&stats, &stay, turn);
                 if turn.is_multiple_of(3) {
-                    // By then they are gone, and others may have their slots.
+                    // Until these members are closed, and others may have their slots.
                     let then = rounds.load(Relaxed) + PASSING + 1;
-                    wait::until("others came", BOUND, || rounds.load(Relaxed) >= then);
+                    wait::until("other members came", BOUND, || rounds.load(Relaxed) >= then);
                 }
                 match balancer.change_members(&host, &changes) {
                     Ok(_) => done += 1,
@@ -94,7 +94,7 @@ fn changes_race_with_members_that_vanish() {
         });
         println!("{done} done, {refused} refused");
         assert!(done > 0 && refused >= TURNS / 3 - 1, "{done} done, {refused} refused");
-        // Those that came and went are gone, and those that stay share evenly.
+        // The passing members are gone, and those that stay share evenly.
         Balancer::attach(&host, &key, &Policy::RoundRobin.into()).unwrap();
         let before = host.status(&key).unwrap();
         assert_eq!(before.members.len(), STAY);

@@ -53,7 +53,7 @@ fn an_address_in_two_network_namespaces() {
         let host = Host::open().unwrap();
         let error = host.find(&"tcp:127.0.0.1:8080".parse().unwrap()).unwrap_err();
         refused(error, ErrorKind::Ambiguous, &["matches 2 groups", "netns", "--netns"]);
-        // One in one's own namespace is meant before all others.
+        // A group in the caller's own namespace takes precedence.
         let own = more("127.0.0.1:8080".parse().unwrap(), 1);
         assert_eq!(key_of(&host, &own[0]).netns, host.own_netns().unwrap());
     });
@@ -80,7 +80,7 @@ fn more_members_than_slots() {
         let more_slots = Attach { slots: Some(64), ..Attach::default() };
         let words = ["cannot change the slots", "it has 2", "reuseport detach"];
         scene.refuses(ErrorKind::Invalid, &words, |scene| scene.attach(&more_slots));
-        // A slot that is free again is given again.
+        // A freed slot is given to the next member.
         close(scene.members.remove(0));
         scene.attach(&Attach::default()).unwrap();
         assert_eq!(deal(&scene.members, 12), [6, 6]);
@@ -116,7 +116,7 @@ fn detaching_where_nothing_is_attached() {
 }
 
 #[test]
-fn weights_of_nobody_and_where_there_are_none() {
+fn weights_of_empty_slots_and_under_a_program_of_the_user() {
     alone(|| {
         let scene = Scene::steered(2);
         for slot in [2, 63, 64, u16::MAX] {

@@ -8,9 +8,8 @@ use sk_reuseport::maps::{Map, MapData, ReusePortSockArray, SockHash, SockMap};
 use test_support::process::close;
 
 use super::{Scene, refused, sockets_of};
-use crate::common::world::{
-    alone, capable_of, counter, deal, more, nothing_pinned, object, with, with_object,
-};
+use crate::common::rights::capable_of;
+use crate::common::world::{alone, counter, deal, more, nothing_pinned, object, with, with_object};
 
 #[test]
 fn a_socket_in_another_socket_array() {
@@ -22,16 +21,16 @@ fn a_socket_in_another_socket_array() {
         scene.refuses(ErrorKind::Busy, &words, |scene| scene.attach(&with(Policy::RoundRobin)));
         let error = scene.attach(&with_object(object("first"))).unwrap_err();
         refused(error, ErrorKind::Busy, &words);
-        // As soon as it is out of there.
+        // It works as soon as the socket has left that array.
         theirs.clear_index(&0).unwrap();
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         assert_eq!(deal(&scene.members, 10), [5, 5]);
     });
 }
 
-/// The kernel takes an array apart some time after its last user has gone.
+/// The kernel frees an array some time after its last reference is gone.
 #[test]
-fn an_array_that_was_just_given_up_is_waited_for() {
+fn attaching_waits_for_an_array_that_is_being_freed() {
     alone(|| {
         for _ in 0..5 {
             let scene = Scene::new(2);
@@ -45,7 +44,7 @@ fn an_array_that_was_just_given_up_is_waited_for() {
 }
 
 #[test]
-fn a_newcomer_in_another_map() {
+fn a_new_member_in_another_map() {
     alone(|| {
         let mut scene = Scene::steered(2);
         scene.members.extend(more(scene.key.address, 1));
@@ -53,7 +52,7 @@ fn a_newcomer_in_another_map() {
         theirs.set(0, &scene.members[2], 0).unwrap();
         let words = ["cannot enrol socket", "busy", "reuseport detach", "socket map"];
         scene.refuses(ErrorKind::Busy, &words, |scene| scene.attach(&Attach::default()));
-        // What it says is true.
+        // The hint works.
         scene.detach().unwrap();
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         assert_eq!(deal(&scene.members, 12), [4, 4, 4]);
@@ -67,7 +66,7 @@ fn steers_by_a_socket_map(scene: &mut Scene) {
     assert_eq!((counter(&status, "picks"), counter(&status, "select_error")), (20, 0));
     let map = MapData::from_pin(sockets_of(&scene.key)).unwrap();
     assert!(matches!(Map::from_map_data(map).unwrap(), Map::SockMap(_)));
-    // All that can be done with an array can be done with a map.
+    // A socket map supports every operation that an array does.
     scene.members.extend(more(scene.key.address, 1));
     scene.attach(&with(Policy::Random)).unwrap();
     scene.attach(&with(Policy::RoundRobin)).unwrap();
@@ -80,7 +79,7 @@ fn steers_by_a_socket_map(scene: &mut Scene) {
 }
 
 #[test]
-fn sockets_in_somebody_elses_socket_map_are_steered_by_another() {
+fn sockets_in_a_foreign_socket_map_are_steered_by_another() {
     alone(|| {
         let mut scene = Scene::new(2);
         let mut theirs = SockMap::create("theirs", 4).unwrap();
@@ -90,7 +89,7 @@ fn sockets_in_somebody_elses_socket_map_are_steered_by_another() {
 }
 
 #[test]
-fn sockets_in_somebody_elses_socket_hash_are_steered_by_a_socket_map() {
+fn sockets_in_a_foreign_socket_hash_are_steered_by_a_socket_map() {
     alone(|| {
         let mut scene = Scene::new(2);
         let mut ebpf = sk_reuseport::Ebpf::load_file(object("their_hash").path).unwrap();
@@ -103,7 +102,7 @@ fn sockets_in_somebody_elses_socket_hash_are_steered_by_a_socket_map() {
 }
 
 #[test]
-fn a_socket_map_needs_another_capability() {
+fn a_socket_map_takes_cap_net_admin() {
     alone(|| {
         let scene = Scene::new(2);
         let mut theirs = SockMap::create("theirs", 4).unwrap();

@@ -18,7 +18,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::common::world::{ROOT, World, deal, key_of, listeners, one_line, with};
 
-/// A group, and nothing else.
+/// A group of listeners.
 struct Scene {
     host: Host,
     key: GroupKey,
@@ -33,7 +33,7 @@ impl Scene {
         Self { host, key, members }
     }
 
-    /// With round-robin attached.
+    /// A group with round-robin attached.
     fn steered(members: usize) -> Self {
         let scene = Self::new(members);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
@@ -61,8 +61,8 @@ impl Scene {
         self.host.status(&self.key).unwrap().steering
     }
 
-    /// Expects an error of this kind whose text has all of these words, and the group as it was,
-    /// with the connections dealt to its members as they were.
+    /// Asserts that an operation fails with an error of this kind whose message has all of these
+    /// words, and that the group and the dealing of connections stay as they were.
     #[track_caller]
     fn refuses(
         &self,
@@ -90,7 +90,7 @@ fn refused(error: Error, kind: ErrorKind, words: &[&str]) {
 
 const TRACING: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
 
-/// A group's directory.
+/// The directory of a group.
 fn directory_of(key: &GroupKey) -> PathBuf {
     let port = format!("-{}-net{}-", key.address.port(), key.netns.cookie);
     let groups = std::fs::read_dir(Path::new(ROOT).join("groups")).unwrap();

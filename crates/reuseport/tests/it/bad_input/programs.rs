@@ -1,4 +1,4 @@
-//! Programs that others attached, and objects that a user brings.
+//! Foreign programs, and objects of the user.
 
 use std::net::TcpListener;
 
@@ -11,7 +11,7 @@ use crate::common::world::{
 };
 
 #[test]
-fn a_program_that_somebody_else_attached_meanwhile() {
+fn a_foreign_program_that_replaced_the_policy() {
     alone(|| {
         let scene = Scene::steered(2);
         let theirs = theirs("leave_it");
@@ -33,7 +33,7 @@ fn a_program_that_somebody_else_attached_meanwhile() {
     });
 }
 
-/// A classic program, by which all goes to the first member.
+/// Attaches a classic program that selects the first member.
 fn attach_classic(socket: &TcpListener) {
     // struct sock_fprog with one instruction, `ret 0`; SO_ATTACH_REUSEPORT_CBPF is 51.
     let script = "import socket, struct, ctypes\n\
@@ -44,7 +44,7 @@ fn attach_classic(socket: &TcpListener) {
 }
 
 #[test]
-fn a_classic_program_of_somebody_else() {
+fn a_foreign_classic_program() {
     alone(|| {
         let scene = Scene::new(2);
         attach_classic(&scene.members[0]);
@@ -94,7 +94,7 @@ fn objects_that_cannot_be_used() {
     });
 }
 
-/// The one message of several lines: what the verifier said is for whoever wrote the program.
+/// The only message of several lines: it has the log of the verifier.
 #[test]
 fn an_object_that_the_verifier_refuses() {
     alone(|| {
@@ -135,7 +135,7 @@ fn an_object_replaces_a_policy_and_a_policy_an_object() {
         scene.attach(&with_object(object("first"))).unwrap();
         assert_eq!(scene.steering(), Steering::Ours(reuseport::Program::Object(())));
         assert_eq!(deal(&scene.members, 10), [10, 0]);
-        // With an array that nobody can read.
+        // Its array has 4-byte values, so user space cannot read cookies from it.
         let narrow = ObjectSpec {
             program: Some("from_narrow".to_owned()),
             map: Some("narrow".to_owned()),

@@ -1,4 +1,4 @@
-//! Operations without the capabilities they need, on a kernel or a socket that refuses them.
+//! Operations that lack a capability, and kernels and sockets that refuse them.
 
 use std::path::Path;
 
@@ -11,9 +11,9 @@ use test_support::wait;
 
 use super::{Scene, TRACING, refused};
 use crate::common::helper::Helper;
+use crate::common::rights::{capable_of, user_capable_of};
 use crate::common::world::{
-    ROOT, World, alone, capable_of, counter, deal, key_at, lock_filter, more, nobody_capable_of,
-    nothing_pinned, pins, with,
+    ROOT, World, alone, counter, deal, key_at, lock_filter, more, nothing_pinned, pins, with,
 };
 use crate::common::{local_address, tcp};
 
@@ -25,10 +25,10 @@ fn looking_without_rights() {
             ["cannot list sockets", "not permitted", "missing here: CAP_BPF and CAP_PERFMON"];
         let none = CapabilitySet::empty();
         refused(capable_of(none, open).unwrap_err(), ErrorKind::Denied, &both);
-        refused(nobody_capable_of(none, open).unwrap_err(), ErrorKind::Denied, &both);
+        refused(user_capable_of(none, open).unwrap_err(), ErrorKind::Denied, &both);
         let error = capable_of(CapabilitySet::BPF, open).unwrap_err();
         refused(error, ErrorKind::Denied, &["missing here: CAP_PERFMON;"]);
-        nobody_capable_of(TRACING, open).unwrap();
+        user_capable_of(TRACING, open).unwrap();
     });
 }
 
@@ -40,10 +40,10 @@ fn changing_things_without_rights() {
         let none = CapabilitySet::empty();
         let attach = with(Policy::RoundRobin);
         scene.refuses(ErrorKind::Denied, &maps, |scene| capable_of(none, || scene.attach(&attach)));
-        // Rights enough to look, as an ordinary user: what is pinned is root's.
+        // An ordinary user who may list groups: the pins belong to root.
         let theirs = ["/sys/fs/bpf", "Permission denied", "as root"];
         scene.refuses(ErrorKind::Denied, &theirs, |scene| {
-            nobody_capable_of(TRACING, || scene.attach(&attach))
+            user_capable_of(TRACING, || scene.attach(&attach))
         });
 
         let scene = Scene::steered(2);
@@ -53,12 +53,12 @@ fn changing_things_without_rights() {
         scene
             .refuses(ErrorKind::Denied, &load, |scene| capable_of(none, || scene.set_weight(0, 5)));
         scene.refuses(ErrorKind::Denied, &theirs, |scene| {
-            nobody_capable_of(TRACING, || scene.detach())
+            user_capable_of(TRACING, || scene.detach())
         });
     });
 }
 
-/// Queues cannot be read then, and it is said; everything else works, and it can be made good.
+/// Queues cannot be read, and the result says so; all else works, and attaching again repairs it.
 #[test]
 fn least_loaded_without_the_right_to_read_queues() {
     alone(|| {
@@ -77,7 +77,7 @@ fn least_loaded_without_the_right_to_read_queues() {
 }
 
 #[test]
-fn members_of_somebody_whom_one_may_not_trace() {
+fn members_of_a_process_that_may_not_be_traced() {
     alone(|| {
         let host = Host::open().unwrap();
         let socket = tcp("127.0.0.1:0");
@@ -95,7 +95,7 @@ fn members_of_somebody_whom_one_may_not_trace() {
         refused(attach().unwrap_err(), ErrorKind::Denied, &words);
         assert!(nothing_pinned());
 
-        // Newcomers of his in a group that is steered.
+        // A new member of that process in a steered group.
         let own = more(key.address, 1);
         helper.kill();
         Balancer::attach(&host, &key, &Attach::default()).unwrap();
@@ -112,8 +112,7 @@ fn members_of_somebody_whom_one_may_not_trace() {
     });
 }
 
-/// The select program needs no other capability, and nothing else on the way does. Only open
-/// connections are not counted.
+/// Only open connections are not counted then.
 #[test]
 fn attaching_takes_cap_bpf_alone() {
     alone(|| {
@@ -137,9 +136,8 @@ fn attaching_takes_cap_bpf_alone() {
     });
 }
 
-/// Whoever may not count leaves a layer to whoever may.
 #[test]
-fn counting_begins_when_somebody_may() {
+fn the_first_attach_with_the_right_to_trace_starts_counting() {
     alone(|| {
         let scene = Scene::new(2);
         capable_of(CapabilitySet::BPF, || scene.attach(&with(Policy::RoundRobin))).unwrap();
@@ -155,13 +153,13 @@ fn counting_begins_when_somebody_may() {
 }
 
 #[test]
-fn bpffs_is_mounted_if_we_may() {
+fn bpffs_is_mounted_with_the_right_to_mount() {
     alone(|| {
         let scene = Scene::new(2);
-        // Ours, and the one that it hides.
+        // The private bpffs, and the one below it.
         while unmount("/sys/fs/bpf", UnmountFlags::empty()).is_ok() {}
         assert!(!Path::new("/sys/fs/bpf/progs.debug").exists());
-        // Looking needs none and makes none.
+        // Reading the state neither needs a bpffs nor mounts one.
         assert_eq!(scene.steering(), Steering::KernelHash);
         assert!(!Path::new("/sys/fs/bpf/progs.debug").exists());
         let caps = TRACING | CapabilitySet::SYS_PTRACE | CapabilitySet::NET_ADMIN;
@@ -181,17 +179,17 @@ fn sockets_that_forbid_attaching() {
     alone(|| {
         let scene = Scene::new(2);
         lock_filter(&scene.members[0]);
-        // One member that does not forbid it is enough.
+        // One member that permits it is enough.
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         assert_eq!(deal(&scene.members, 12), [6, 6]);
         lock_filter(&scene.members[1]);
-        // Members come, go and change their shares without a new attachment.
+        // Weights change without attaching again.
         scene.set_weight(0, 2).unwrap();
         assert_eq!(deal(&scene.members, 12), [8, 4]);
         scene.set_weight(0, 1).unwrap();
         let words = ["cannot attach to", "SO_LOCK_FILTER", "not permitted"];
         scene.refuses(ErrorKind::Denied, &words, |scene| scene.attach(&with(Policy::Random)));
-        // The kernel asks nobody when a program is taken off.
+        // The kernel checks SO_LOCK_FILTER only when a program is attached.
         scene.detach().unwrap();
         scene.refuses(ErrorKind::Denied, &words, |scene| scene.attach(&with(Policy::Random)));
         assert!(nothing_pinned());
@@ -206,7 +204,7 @@ fn a_kernel_without_type_information() {
         let error = Host::open().unwrap_err();
         let words = ["cannot list sockets", "/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF"];
         refused(error, ErrorKind::Unsupported, &words);
-        // The select program does without; open connections are not counted, queues not read.
+        // Selecting works without it; open connections are not counted and queues not read.
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         assert_eq!(deal(&scene.members, 10), [5, 5]);
         scene.detach().unwrap();

@@ -15,7 +15,7 @@ use test_support::wait;
 use super::{Scene, directory_of, refused};
 use crate::common::world::{ROOT, alone, theirs, with};
 
-/// Writes over a group's header; returns what was there.
+/// Overwrites the header of a group, and returns the old one.
 fn change_header(key: &GroupKey, change: impl FnOnce(&mut [u8; 256])) -> [u8; 256] {
     let map = MapData::from_pin(directory_of(key).join("header")).unwrap();
     let mut map: Array<_, [u8; 256]> = Map::from_map_data(map).unwrap().try_into().unwrap();
@@ -26,8 +26,8 @@ fn change_header(key: &GroupKey, change: impl FnOnce(&mut [u8; 256])) -> [u8; 25
     old
 }
 
-/// A state that this version does not understand is refused by name, and left alone, whatever else
-/// is done on the host.
+/// Asserts that operations on a group with unreadable state fail and name its directory, and that
+/// neither they nor operations on another group change that state.
 #[track_caller]
 fn is_left_alone(scene: &Scene, words: &[&str]) {
     let other = Scene::steered(2);
@@ -40,7 +40,7 @@ fn is_left_alone(scene: &Scene, words: &[&str]) {
     }
     let force = Attach { force: true, ..with(Policy::Random) };
     scene.refuses(ErrorKind::Schema, &words, |scene| scene.attach(&force));
-    // The others are shown and served.
+    // Other groups are listed and can be changed.
     let statuses = scene.host.statuses().unwrap();
     let steering = |key: &GroupKey| {
         statuses.iter().find(|status| status.group.key == *key).unwrap().steering.clone()
@@ -62,7 +62,7 @@ fn state_of_another_version() {
         change_header(&scene.key, |header| header[0] = b'R');
         is_left_alone(&scene, &["was not written by this program"]);
         change_header(&scene.key, |header| *header = old);
-        // Nothing was taken from its members meanwhile.
+        // Its members are still counted.
         let open = |scene: &Scene| -> Vec<Option<u64>> {
             let status = scene.host.status(&scene.key).unwrap();
             status.members.iter().map(|m| m.enrolment.as_ref().unwrap().open).collect()
@@ -91,9 +91,9 @@ fn state_with_a_header_of_another_length_or_without_one() {
     });
 }
 
-/// What is left of a state whose group is gone is removed, but not another version's.
+/// The next operation removes the damaged state of a dead group, but keeps that of another version.
 #[test]
-fn a_dead_groups_state_goes_unless_it_is_another_versions() {
+fn the_state_of_a_dead_group_is_removed_unless_another_version_wrote_it() {
     alone(|| {
         let broken = Scene::steered(1);
         let newer = Scene::steered(1);
@@ -111,7 +111,7 @@ fn a_dead_groups_state_goes_unless_it_is_another_versions() {
 }
 
 #[test]
-fn a_lock_that_somebody_keeps() {
+fn waiting_for_a_lock_can_be_interrupted() {
     alone(|| {
         let scene = Scene::new(1);
         std::fs::create_dir(ROOT).unwrap();

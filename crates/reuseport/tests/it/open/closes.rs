@@ -1,4 +1,4 @@
-//! Connections that were accepted, and every way in which they end.
+//! Every way in which an accepted connection ends.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use super::{Pair, ends_at_zero, none_open, reset, stream_socket};
 
 const PAIRS: usize = 5;
 
-/// Runs a case for both ends of connections, once as client and server and once the other way round.
+/// Runs a case with the client as the first end and the server as the second, then vice versa.
 fn from_either_side(case: impl Fn(TcpStream, TcpStream) + Sync) {
     ends_at_zero(2, |scene| {
         for Pair { client, server } in scene.pairs(PAIRS) {
@@ -24,7 +24,7 @@ fn from_either_side(case: impl Fn(TcpStream, TcpStream) + Sync) {
 }
 
 #[test]
-fn one_closes_and_then_the_other() {
+fn one_end_closes_and_then_the_other() {
     from_either_side(|first, mut second| {
         drop(first);
         assert_eq!(second.read(&mut [0]).unwrap(), 0);
@@ -32,24 +32,24 @@ fn one_closes_and_then_the_other() {
 }
 
 #[test]
-fn one_resets() {
+fn one_end_resets() {
     from_either_side(|first, mut second| {
         reset(first);
         wait::until("it has arrived", BOUND, || second.read(&mut [0]).is_err());
     });
 }
 
-/// To close what has not been read resets.
+/// Closing a socket with unread data sends RST.
 #[test]
-fn one_closes_with_something_unread() {
+fn one_end_closes_with_unread_data() {
     from_either_side(|first, mut second| {
-        second.write_all(b"for nobody").unwrap();
+        second.write_all(b"unread").unwrap();
         drop(first);
     });
 }
 
 #[test]
-fn half_of_it_is_closed_and_then_the_other_half() {
+fn one_direction_is_shut_down_and_then_the_other() {
     from_either_side(|mut first, mut second| {
         first.shutdown(Shutdown::Write).unwrap();
         assert_eq!(second.read(&mut [0]).unwrap(), 0);
@@ -61,7 +61,7 @@ fn half_of_it_is_closed_and_then_the_other_half() {
 }
 
 #[test]
-fn both_close_both_halves_at_once() {
+fn both_ends_shut_down_both_directions() {
     from_either_side(|first, second| {
         first.shutdown(Shutdown::Both).unwrap();
         second.shutdown(Shutdown::Both).unwrap();
@@ -69,7 +69,7 @@ fn both_close_both_halves_at_once() {
 }
 
 #[test]
-fn half_closed_is_open() {
+fn a_half_closed_connection_is_open() {
     ends_at_zero(2, |scene| {
         let mut pairs = scene.pairs(4);
         for Pair { client, server } in &mut pairs {
@@ -80,7 +80,7 @@ fn half_closed_is_open() {
     });
 }
 
-/// What is reset is open no more, though the server still has its descriptor.
+/// The server still has the descriptor of the connection.
 #[test]
 fn a_connection_that_was_reset_is_not_open() {
     ends_at_zero(2, |scene| {
@@ -98,9 +98,9 @@ fn a_connection_that_was_reset_is_not_open() {
     });
 }
 
-/// The server's end is in TIME_WAIT. Then the same client comes from the same port.
+/// The end of the server is in TIME_WAIT when a client connects from the same port again.
 #[test]
-fn what_is_in_time_wait_is_not_open_and_may_come_again() {
+fn a_connection_in_time_wait_is_not_open_and_may_be_replaced() {
     ends_at_zero(1, |scene| {
         for _ in 0..3 {
             let Pair { client, mut server } = scene.pairs(1).remove(0);
@@ -123,16 +123,16 @@ fn what_is_in_time_wait_is_not_open_and_may_come_again() {
     });
 }
 
-/// connect(2) to no address takes a connection apart and leaves the socket for other uses.
+/// connect(2) with AF_UNSPEC dissolves a connection and leaves the socket for other uses.
 #[test]
-fn an_accepted_socket_that_disconnects_begins_anew() {
+fn an_accepted_socket_that_disconnects_is_not_counted_again() {
     ends_at_zero(1, |scene| {
         let Pair { client, server } = scene.pairs(1).remove(0);
         connect_unspec(&server).unwrap();
         none_open();
         drop(client);
 
-        // It connects by itself. At the other end it is a client like any other.
+        // It connects as a client.
         connect(&server, &scene.at).unwrap();
         let accepted = scene.accept(1);
         scene.opens(1);
@@ -140,7 +140,7 @@ fn an_accepted_socket_that_disconnects_begins_anew() {
         drop(accepted);
         none_open();
 
-        // It listens: what it accepts has nothing to do with the member that once accepted it.
+        // It listens: connections that it accepts do not count at the member that accepted it.
         listen(&server, 8).unwrap();
         let listener = TcpListener::from(rustix::io::dup(&server).unwrap());
         let at = SocketAddr::new(scene.at.ip(), listener.local_addr().unwrap().port());

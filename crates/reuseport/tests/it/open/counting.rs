@@ -1,4 +1,4 @@
-//! Two programs count, because the kernel skips one that is running on the same CPU already.
+//! Two programs count, because the kernel skips a program that already runs on the same CPU.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use super::{Scene, ends_at_zero, none_open};
 
 const PROGRAMS: [&str; 2] = ["count_open", "count_nested"];
 
-/// The walk that finds what both missed.
+/// The iterator that recounts.
 const WALK: &str = "recount";
 
 fn pin(program: &str) -> PathBuf {
@@ -21,7 +21,6 @@ fn opens_and_closes(scene: &Scene) {
     none_open();
 }
 
-/// What one misses, the other counts.
 #[test]
 fn each_program_counts_alone() {
     for program in PROGRAMS {
@@ -32,9 +31,9 @@ fn each_program_counts_alone() {
     }
 }
 
-/// A connection that is open when one of the two comes or goes is counted once all the same.
+/// A connection that is open when one of the two is removed or attached is still counted once.
 #[test]
-fn a_program_that_is_missing_is_attached_by_the_next_change() {
+fn the_next_change_attaches_a_missing_program() {
     for program in PROGRAMS {
         ends_at_zero(2, |scene| {
             let before = scene.pairs(3);
@@ -52,15 +51,14 @@ fn a_program_that_is_missing_is_attached_by_the_next_change() {
     }
 }
 
-/// Neither program sees them end: the next look does.
 #[test]
-fn what_ends_unseen_is_found_by_the_next_look() {
+fn the_next_recount_finds_connections_that_ended_unseen() {
     ends_at_zero(2, |scene| {
         let mut pairs = scene.pairs(8);
         for program in PROGRAMS {
             fs::remove_file(pin(program)).unwrap();
         }
-        wait::until("nobody counts any more", BOUND, || {
+        wait::until("neither program counts", BOUND, || {
             let before = scene.counted();
             let _connection = (scene.connect(1), scene.accept(1));
             scene.counted() == before
@@ -70,7 +68,7 @@ fn what_ends_unseen_is_found_by_the_next_look() {
         drop(pairs.drain(2..));
         assert_eq!(scene.counted(), counted);
         scene.attach();
-        wait::until("they are found", BOUND, || scene.open().iter().sum::<u64>() == 2);
+        wait::until("the recount finds them", BOUND, || scene.open().iter().sum::<u64>() == 2);
         assert_eq!(scene.counted(), 2);
         drop(pairs);
         none_open();
@@ -79,7 +77,7 @@ fn what_ends_unseen_is_found_by_the_next_look() {
 }
 
 #[test]
-fn without_either_nothing_is_counted_and_nobody_claims_otherwise() {
+fn without_both_programs_open_connections_are_unknown() {
     ends_at_zero(2, |scene| {
         for program in PROGRAMS {
             fs::remove_file(pin(program)).unwrap();

@@ -1,5 +1,5 @@
-//! Connections that were never accepted: handshakes that nobody finishes, queues that are full, what
-//! the kernel makes without a handshake (SYN cookies, Fast Open).
+//! Connections that are never accepted: unfinished handshakes, full queues, SYN cookies, TCP Fast
+//! Open.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -15,13 +15,14 @@ use test_support::wait::{self, BOUND};
 use super::{Scene, by_slot, ends_at_zero, none_open, reset, stream_socket, sysctl};
 use crate::common::segment::{SYN, Segment, Sender};
 
-/// Clients that let no packet in, so that they answer no SYN-ACK. They are gone when this is dropped.
+/// Clients that drop every packet and so answer no SYN-ACK. Dropping this ends them.
 struct Deaf(Child);
 
 impl Deaf {
-    /// So many, whose SYNs have been sent when this returns; with `data`, if any, in them (Fast Open).
+    /// Starts `count` clients, and returns when their SYNs are sent, with `data` in them, if any
+    /// (Fast Open).
     fn connect(count: usize, to: SocketAddr, data: &str) -> Self {
-        // SO_ATTACH_FILTER takes a pointer, which no safe function of ours does.
+        // Python does it, because rustix has no safe function for SO_ATTACH_FILTER.
         const SCRIPT: &str = r#"
 import ctypes, socket, struct, sys
 count, family, address, port, data = sys.argv[1:]
@@ -70,7 +71,7 @@ impl Scene {
     }
 }
 
-/// How often the kernel took data out of a SYN, in this network.
+/// How many SYNs with data the kernel has accepted in this namespace.
 fn fast_opened() -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
@@ -79,11 +80,11 @@ fn fast_opened() -> u64 {
     pairs.find(|(name, _)| *name == "TCPFastOpenPassive").unwrap().1.parse().unwrap()
 }
 
-/// Other members for the group, which take data out of SYNs. Clients may send some, without cookies.
+/// Replaces the members by ones that accept data in SYNs, and lets clients send it without cookies.
 fn allow_fast_open(scene: &mut Scene) {
     // TFO_CLIENT_ENABLE, TFO_SERVER_ENABLE, TFO_CLIENT_NO_COOKIE, TFO_SERVER_COOKIE_NOT_REQD,
-    // TFO_SERVER_WO_SOCKOPT1 (include/net/tcp.h). The last one is looked at by the first listen(2)
-    // (__inet_listen_sk).
+    // TFO_SERVER_WO_SOCKOPT1 (include/net/tcp.h). The first listen(2)
+    // reads the last one (__inet_listen_sk).
     sysctl("tcp_fastopen", 1 | 2 | 4 | 0x200 | 0x400);
     let members = by_slot(Bind::new(scene.at).nonblocking(true).listeners(2).unwrap());
     close(std::mem::replace(&mut scene.members, members));
@@ -98,7 +99,7 @@ fn fast_open(scene: &Scene) -> TcpStream {
     client.into()
 }
 
-/// The SYN of somebody who then sends a RST.
+/// The client sends a SYN and then a RST.
 #[test]
 fn handshakes_that_are_reset() {
     ends_at_zero(2, |scene| {
@@ -114,19 +115,19 @@ fn handshakes_that_are_reset() {
 }
 
 #[test]
-fn handshakes_that_nobody_finishes() {
+fn unfinished_handshakes() {
     ends_at_zero(2, |scene| {
         let deaf = Deaf::connect(6, scene.at, "");
         scene.waits_for_half_open(6);
         none_open();
         drop(deaf);
-        // At the next SYN-ACK a RST says that there is nobody.
+        // The next SYN-ACK is answered with RST, because the client has closed.
         scene.waits_for_half_open(0);
     });
 }
 
 #[test]
-fn half_open_when_their_listener_closes() {
+fn unfinished_handshakes_when_their_listener_closes() {
     ends_at_zero(2, |scene| {
         let deaf = Deaf::connect(6, scene.at, "");
         scene.waits_for_half_open(6);
@@ -150,7 +151,7 @@ fn a_queue_that_overflows() {
                 client
             })
             .collect();
-        // One more than the backlog.
+        // A queue holds one more than its backlog.
         scene.opens(3);
         drop(clients);
         let accepted = scene.accept(3);
@@ -179,7 +180,7 @@ fn connections_from_syn_cookies() {
 }
 
 #[test]
-fn fast_open_and_the_usual_closes() {
+fn fast_open_and_closes_of_every_kind() {
     ends_at_zero(2, |scene| {
         allow_fast_open(scene);
         let before = fast_opened();
@@ -213,9 +214,9 @@ fn fast_open_that_is_reset_before_it_is_accepted() {
     });
 }
 
-/// The kernel makes a connection of a SYN with data at once, though the client never says more.
+/// A SYN with data makes a connection at once, even if the client sends nothing more.
 #[test]
-fn fast_open_whose_handshake_nobody_finishes() {
+fn fast_open_with_an_unfinished_handshake() {
     ends_at_zero(2, |scene| {
         allow_fast_open(scene);
         let deaf = Deaf::connect(4, scene.at, "early");
@@ -224,7 +225,7 @@ fn fast_open_whose_handshake_nobody_finishes() {
         drop(deaf);
         none_open();
 
-        // And their listener closes meanwhile.
+        // The same, and the listener closes.
         let deaf = Deaf::connect(4, scene.at, "early");
         scene.opens(4);
         close(scene.members.remove(0));

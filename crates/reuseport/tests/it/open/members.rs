@@ -1,5 +1,5 @@
-//! Members that go while connections are open or wait, slots and indices that are given again, and
-//! attaching and detaching meanwhile. All the same for both IPs, so tried over one.
+//! Members that close while connections are open or wait, slots and indices that are reused, and
+//! attaching and detaching in between. IPv4 and IPv6 do not differ here, so these run over one.
 
 use std::io::Read as _;
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -19,7 +19,7 @@ fn ends_at_zero(members: usize, case: impl Fn(&mut Scene) + Sync) {
 }
 
 impl Scene {
-    /// A member more, which is steered like the others.
+    /// Adds a member to the steered group.
     fn join(&mut self) {
         let newcomer = Bind::new(self.at).nonblocking(true).listeners(1).unwrap();
         self.members.extend(newcomer);
@@ -28,7 +28,7 @@ impl Scene {
 }
 
 #[test]
-fn what_waits_where_nobody_else_is_goes_with_the_listener() {
+fn waiting_connections_end_with_the_last_listener() {
     ends_at_zero(1, |scene| {
         let clients = scene.connect(5);
         scene.opens(5);
@@ -39,13 +39,13 @@ fn what_waits_where_nobody_else_is_goes_with_the_listener() {
 }
 
 #[test]
-fn what_waits_is_handed_on() {
+fn waiting_connections_migrate_to_another_listener() {
     ends_at_zero(2, |scene| {
         let clients = scene.connect(6);
         scene.opens(6);
         close(scene.members.remove(0));
         let accepted = scene.accept(6);
-        // They were the first one's, and count for nobody once it is gone.
+        // They are counted at the closed member, until its index is released.
         scene.opens(6);
         scene.attach();
         scene.opens(3);
@@ -53,7 +53,7 @@ fn what_waits_is_handed_on() {
         drop((clients, accepted));
         none_open();
 
-        // The newcomer may have the first one's index.
+        // The new member may reuse that index.
         scene.join();
         let pairs = scene.pairs(4);
         assert_eq!(scene.open(), [2, 2]);
@@ -61,9 +61,9 @@ fn what_waits_is_handed_on() {
     });
 }
 
-/// Those handed on end while their first member's index belongs to somebody else already.
+/// Migrated connections end after the index of their first member has been reused.
 #[test]
-fn what_was_handed_on_ends_after_another_member_came() {
+fn migrated_connections_end_after_another_member_came() {
     ends_at_zero(2, |scene| {
         let clients = scene.connect(6);
         scene.opens(6);
@@ -82,7 +82,7 @@ fn what_was_handed_on_ends_after_another_member_came() {
 #[test]
 fn a_worker_that_is_killed_with_connections_open() {
     ends_at_zero(1, |scene| {
-        // The listener is the worker's alone; it accepts all that comes, and greets it.
+        // Only the worker holds the listener; it accepts and greets every connection.
         let listener = Bind::new(scene.at).listeners(1).unwrap().remove(0);
         let worker = Helper::holding(&listener.into(), "serve");
         scene.attach();
@@ -91,14 +91,14 @@ fn a_worker_that_is_killed_with_connections_open() {
         let own = scene.accept(4);
         scene.opens(8);
         let mut greeted = 0;
-        wait::until("the worker has accepted its own", BOUND, || {
+        wait::until("the worker has accepted its connections", BOUND, || {
             let is_greeted = |mut client: &TcpStream| client.read(&mut [0]).is_ok();
             greeted += clients.iter().filter(|client| is_greeted(client)).count();
             greeted >= 4
         });
         worker.kill();
         scene.opens(4);
-        // Somebody takes its place.
+        // A new member takes its place.
         scene.join();
         assert_eq!(scene.open(), [4, 0]);
         let pairs = scene.pairs(4);
@@ -111,7 +111,7 @@ fn a_worker_that_is_killed_with_connections_open() {
 }
 
 #[test]
-fn a_slot_that_is_used_again_begins_at_zero() {
+fn a_reused_slot_begins_at_zero() {
     ends_at_zero(2, |scene| {
         let mut old = Vec::new();
         for _ in 0..4 {
@@ -119,9 +119,13 @@ fn a_slot_that_is_used_again_begins_at_zero() {
             close(scene.members.remove(0));
             scene.join();
             let members = host_members();
-            assert_eq!(members, 3, "two, and the one beside");
+            assert_eq!(members, 3, "two, and the listener of the other group");
         }
-        assert_eq!(scene.open().iter().sum::<u64>(), 1, "of the last turn one member is left");
+        assert_eq!(
+            scene.open().iter().sum::<u64>(),
+            1,
+            "one connection of the last turn is at a member that still exists"
+        );
         drop(old);
         none_open();
         let pairs = scene.pairs(2);
@@ -147,7 +151,7 @@ fn a_listener_that_stops_and_listens_again() {
     });
 }
 
-/// What every new version of the tool does to groups that are steered already.
+/// A new version of the command does this to groups that are steered already.
 #[test]
 fn attaching_again_and_changing_everything_keeps_counting() {
     ends_at_zero(2, |scene| {
@@ -174,19 +178,19 @@ fn attaching_again_and_changing_everything_keeps_counting() {
 }
 
 #[test]
-fn connections_that_outlive_the_attachment_count_for_nobody() {
+fn connections_that_outlive_the_attachment_are_not_counted() {
     ends_at_zero(2, |scene| {
         let pairs = scene.pairs(4);
         scene.balancer().detach(&scene.host).unwrap();
         none_open();
-        let meanwhile = scene.connect(4);
+        let between = scene.connect(4);
         scene.attach();
         assert_eq!(scene.open(), [0, 0]);
         let unmarked = scene.accept(4);
         let [first, .., last] = pairs.try_into().ok().map(|pairs: [Pair; 4]| pairs).unwrap();
         drop(first);
         reset(last.client);
-        drop((meanwhile, unmarked));
+        drop((between, unmarked));
         none_open();
         let pairs = scene.pairs(4);
         assert_eq!(scene.open(), [2, 2]);
@@ -194,15 +198,15 @@ fn connections_that_outlive_the_attachment_count_for_nobody() {
     });
 }
 
-/// With the last group goes the host's layer, and all that it knew.
+/// The host layer ends with the last group.
 #[test]
-fn the_layer_that_is_made_anew_knows_nothing_of_old_connections() {
+fn a_new_host_layer_does_not_count_old_connections() {
     ends_at_zero(2, |scene| {
         let pairs = scene.pairs(4);
         scene.balancer().detach(&scene.host).unwrap();
-        let beside = scene.host.group_of(&scene.beside).unwrap().key;
-        reuseport::detach(&scene.host, &beside).unwrap();
-        super::attach(&scene.host, &scene.beside);
+        let other = scene.host.group_of(&scene.other).unwrap().key;
+        reuseport::detach(&scene.host, &other).unwrap();
+        super::attach(&scene.host, &scene.other);
         scene.attach();
         assert_eq!(scene.open(), [0, 0]);
         let more = scene.pairs(2);
@@ -212,9 +216,9 @@ fn the_layer_that_is_made_anew_knows_nothing_of_old_connections() {
     });
 }
 
-/// Those of both families, under one index each.
+/// Connections of both families count at one index.
 #[test]
-fn a_listener_for_both_protocols() {
+fn a_dual_stack_listener() {
     crate::common::world::alone(|| {
         let mut scene = Scene::new("[::]:0".parse().unwrap(), 2);
         for address in ["127.0.0.1", "::1"] {

@@ -1,5 +1,5 @@
-//! Open connections are counted in the kernel, up and down. However they end, it comes back to 0, for
-//! every member that there is and at every index that was ever given to one.
+//! Counting open connections in the kernel. However connections end, the counts return to 0, of
+//! every member and at every index that a member ever had.
 
 mod closes;
 mod counting;
@@ -19,13 +19,13 @@ use reuseport::{Balancer, Host, Policy};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 use test_support::wait::{self, BOUND};
 
-/// A group that is steered, and one beside it that keeps the host-wide layer, whatever becomes of
-/// the first.
+/// A steered group, and a listener of another one, which keeps the host layer when the first group
+/// ends.
 struct Scene {
     host: Host,
     at: SocketAddr,
     members: Vec<TcpListener>,
-    beside: TcpListener,
+    other: TcpListener,
 }
 
 /// Both ends of a connection.
@@ -34,8 +34,8 @@ struct Pair {
     server: TcpStream,
 }
 
-/// Runs a case over both IPs, each in a network of its own with so many members, and sees that
-/// nothing is open when it is over.
+/// Runs a case over IPv4 and over IPv6, each in its own namespace, and asserts that no connection
+/// is counted as open at the end.
 fn ends_at_zero(members: usize, case: impl Fn(&mut Scene) + Sync) {
     ends_at_zero_at(loopback(false), members, &case);
     ends_at_zero_at(loopback(true), members, &case);
@@ -49,8 +49,8 @@ fn ends_at_zero_at(at: SocketAddr, members: usize, case: impl Fn(&mut Scene) + S
     });
 }
 
-/// Waits until nobody believes anything to be open. A count that went below 0 never gets there: no look
-/// mends that.
+/// Waits until no connection is counted as open. A count below 0 never gets there, because recounts
+/// only subtract.
 #[track_caller]
 fn none_open() {
     wait::poll(BOUND, || open_by_index().is_empty().then_some(()));
@@ -60,12 +60,12 @@ fn none_open() {
 impl Scene {
     fn new(at: SocketAddr, members: usize) -> Self {
         let host = Host::open().unwrap();
-        let beside = Bind::new(at).listeners(1).unwrap().remove(0);
-        attach(&host, &beside);
+        let other = Bind::new(at).listeners(1).unwrap().remove(0);
+        attach(&host, &other);
         let members = by_slot(Bind::new(at).nonblocking(true).listeners(members).unwrap());
         let at = members[0].local_addr().unwrap();
         attach(&host, &members[0]);
-        Self { host, at, members, beside }
+        Self { host, at, members, other }
     }
 
     fn balancer(&self) -> Balancer {
@@ -73,7 +73,7 @@ impl Scene {
         Balancer::open(&self.host, &key).unwrap()
     }
 
-    /// Attaches once more, or anew.
+    /// Attaches to the group, whether it is steered already or not.
     fn attach(&self) -> Balancer {
         attach(&self.host, &self.members[0])
     }
@@ -84,15 +84,15 @@ impl Scene {
         stats.members.iter().filter_map(|member| member.open).collect()
     }
 
-    /// Waits until so many are open, all members together.
+    /// Waits until `count` connections are counted as open, of all members.
     #[track_caller]
     fn opens(&self, count: u64) {
         wait::poll(BOUND, || (self.counted() == count).then_some(()));
         assert_eq!(self.counted(), count, "{:?}", open_by_index());
     }
 
-    /// How many are counted, all members together.
-    #[expect(clippy::unused_self, reason = "of this scene")]
+    /// How many connections are counted as open, of all members.
+    #[expect(clippy::unused_self, reason = "it reads the namespace of this scene")]
     fn counted(&self) -> u64 {
         open_by_index().iter().map(|(_, open)| u64::from(*open)).sum()
     }
@@ -101,7 +101,7 @@ impl Scene {
         (0..count).map(|_| TcpStream::connect(self.at).unwrap()).collect()
     }
 
-    /// Whoever waits at any member, once it is so many.
+    /// Accepts `count` connections at any members.
     #[track_caller]
     fn accept(&self, count: usize) -> Vec<TcpStream> {
         let mut accepted = Vec::new();
@@ -115,7 +115,7 @@ impl Scene {
         accepted
     }
 
-    /// So many connections, which are counted.
+    /// Opens connections, accepts them, and waits until they are counted.
     #[track_caller]
     fn pairs(&self, count: usize) -> Vec<Pair> {
         let before = self.counted();
@@ -125,14 +125,14 @@ impl Scene {
         let pair = |client: TcpStream| {
             let port = client.local_addr().unwrap().port();
             let of_client = |s: &TcpStream| s.peer_addr().is_ok_and(|peer| peer.port() == port);
-            let server = servers.iter().position(of_client).expect("each is accepted");
+            let server = servers.iter().position(of_client).expect("every connection is accepted");
             Pair { client, server: servers.remove(server) }
         };
         clients.into_iter().map(pair).collect()
     }
 }
 
-/// In the order in which they get slots.
+/// Sorts members in the order in which they get slots.
 fn by_slot(mut members: Vec<TcpListener>) -> Vec<TcpListener> {
     members.sort_by_key(|member| cookie(member));
     members
@@ -145,7 +145,7 @@ fn attach(host: &Host, member: &TcpListener) -> Balancer {
     balancer
 }
 
-/// Closes with a RST instead of a FIN.
+/// Closes a connection with RST instead of FIN.
 fn reset(stream: TcpStream) {
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
 }
@@ -155,7 +155,7 @@ fn stream_socket(to: SocketAddr) -> OwnedFd {
     socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()
 }
 
-/// Sets a number below /proc/sys/net/ipv4, for the test's own network alone.
+/// Sets a number below /proc/sys/net/ipv4, in the namespace of the test alone.
 fn sysctl(name: &str, value: u32) {
     fs::write(format!("/proc/sys/net/ipv4/{name}"), value.to_string()).unwrap();
 }

@@ -1,5 +1,5 @@
-//! All at once: threads that open connections and end them in every way, while members come and go,
-//! groups are attached to and detached from, and somebody reads the counts all the time.
+//! Threads open connections and end them in every way, while members join and leave, groups are
+//! attached and detached, and the counts are read all the time.
 
 use std::io::Read as _;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,24 +15,24 @@ use test_support::wait::{self, BOUND};
 use super::{Scene, ends_at_zero_at, reset};
 use crate::common::world::open_by_index;
 
-/// Turns of members that come and go.
+/// How many times members leave and others join.
 const TURNS: usize = 60;
 
 const MEMBERS: usize = 3;
 
 const MANY: usize = 60_000;
 
-/// Connections that stay open meanwhile.
+/// Connections that stay open during the test.
 const HELD: u64 = 100;
 
-/// Ends a connection in one way or another. Some wait for the other end.
+/// Ends a connection in one of five ways. One waits for the other end.
 fn end(mut stream: TcpStream, way: usize) {
     match way % 5 {
         0 => drop(stream),
         1 | 2 => reset(stream),
         3 => {
             let _ = stream.shutdown(Shutdown::Write);
-            // A reset is an end, too.
+            // It may have been reset.
             let _ = stream.read(&mut [0]);
         }
         _ => _ = stream.shutdown(Shutdown::Both),
@@ -45,7 +45,7 @@ fn clients(at: SocketAddr, over: &AtomicBool, opened: &AtomicUsize) {
         if over.load(Relaxed) {
             return;
         }
-        // While all members are gone, nobody listens.
+        // It fails while there are no members.
         if let Ok(stream) = TcpStream::connect(at) {
             opened.fetch_add(1, Relaxed);
             stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
@@ -60,7 +60,8 @@ fn clients(at: SocketAddr, over: &AtomicBool, opened: &AtomicUsize) {
     }
 }
 
-/// Accepts and ends what comes to a listener, until that is over. What waits then, nobody accepts.
+/// Accepts connections at a listener and ends them. Connections that wait at the end are not
+/// accepted.
 fn serve(listener: &TcpListener, over: &AtomicBool, seed: usize) {
     let mut held = Vec::new();
     for turn in seed.. {
@@ -83,7 +84,7 @@ fn serve(listener: &TcpListener, over: &AtomicBool, seed: usize) {
     }
 }
 
-/// A member that is served by a thread of its own. The listener closes some time after this is dropped.
+/// A member with its own thread. The listener closes some time after this is dropped.
 struct Served(Arc<AtomicBool>);
 
 impl Drop for Served {
@@ -102,13 +103,13 @@ fn storm(scene: &mut Scene, turns: usize) {
             scope.spawn(move || serve(&listener, &over, seed));
             served
         };
-        // These end also when something fails here.
+        // They end even if the test fails.
         let over = Served(Arc::default());
         for _ in 0..2 {
             let (over, opened) = (Arc::clone(&over.0), &opened);
             scope.spawn(move || clients(at, &over, opened));
         }
-        // This one stays, or the group would end.
+        // One member stays, so that the group does not end.
         let _stays = serving(scene.members[0].try_clone().unwrap(), 0);
         let mut others = Vec::new();
         for turn in 0..turns {
@@ -116,7 +117,7 @@ fn storm(scene: &mut Scene, turns: usize) {
                 let member = Bind::new(at).nonblocking(true).listeners(1).unwrap().remove(0);
                 others.push(serving(member, turn));
             }
-            // In the second half, what is not subtracted stays.
+            // In the second half there is no detach, so a missed close stays counted.
             let detach = turn % 5 == 4 && turn < turns / 2;
             change_everything(scene, turn, detach);
             if turn % 10 != 9 {
@@ -132,7 +133,7 @@ fn storm(scene: &mut Scene, turns: usize) {
     drop(pairs);
 }
 
-/// What still waits is accepted, and ends, until nothing is open. The last may be on their way.
+/// Accepts and closes the connections that still wait, until none is counted as open.
 #[track_caller]
 fn ends(scene: &Scene) {
     let accept = || while scene.members[0].accept().is_ok() {};
@@ -140,9 +141,9 @@ fn ends(scene: &Scene) {
         accept();
         open_by_index().is_empty().then_some(())
     });
-    // A kernel as it is released runs the programs at every close. That of a sandbox may not run them
-    // beneath interrupts of its own tasks: what is missed there, a look at the counts finds. Nowhere are
-    // there fewer than none.
+    // A released kernel runs the programs at every close. The kernel of a sandbox may not run them
+    // in interrupts during its own tasks: a recount finds what they miss there. No count is below
+    // 0.
     let missed = if is_emulated() { 0 } else { 1_000 };
     assert!(open_by_index().iter().all(|(_, open)| *open <= missed), "{:?}", open_by_index());
     wait::poll(BOUND, || {
@@ -150,7 +151,7 @@ fn ends(scene: &Scene) {
         scene.open();
         open_by_index().is_empty().then_some(())
     });
-    assert_eq!(open_by_index(), [], "(index, open), counted once more");
+    assert_eq!(open_by_index(), [], "(index, open) after a recount");
 }
 
 /// `cargo xtask vm` runs tests on a distribution's kernel.
@@ -158,8 +159,8 @@ fn is_emulated() -> bool {
     wait::scaled(BOUND) > BOUND
 }
 
-/// Enough that some close beneath an interrupt while the program that counts is running already, at least
-/// on an emulated machine: there, one program alone missed 44 closes of 316,182.
+/// So many connections that some close in an interrupt while the counting program already runs, at
+/// least on an emulated machine: there, one program alone missed 44 of 316,182 closes.
 #[test]
 fn after_many_connections_nothing_is_open() {
     ends_at_zero_at(loopback(true), 1, |scene| {
@@ -173,7 +174,8 @@ fn after_many_connections_nothing_is_open() {
                 scope.spawn(move || clients(at, &here, opened));
                 scope.spawn(move || serve(&listener, &there, seed));
             }
-            // Whoever looks meanwhile subtracts nothing that is open, now or (below 0) later.
+            // A recount must not subtract open connections: the count would drop now, or below 0
+            // later.
             wait::until("all are opened", BOUND * 12, || {
                 scene.open();
                 let counted = scene.counted();
@@ -190,7 +192,7 @@ fn change_everything(scene: &Scene, turn: usize, detach: bool) {
     let key = scene.host.group_of(&scene.members[0]).unwrap().key;
     let policy = Policy::ALL[turn % Policy::ALL.len()];
     let (balancer, attached) = Balancer::attach(&scene.host, &key, &policy.into()).unwrap();
-    // Somebody may have closed meanwhile.
+    // A member may have closed in between.
     let vanished = |out: &LeftOut| out.why.kind() == ErrorKind::Vanished;
     assert!(attached.changes.left_out.iter().all(vanished), "{attached:?}");
     let open = scene.open();

@@ -1,4 +1,5 @@
-//! Who gets what when nobody is in the table. Nothing is dropped, and counters say who decided.
+//! Where connections and datagrams go when the table is empty. None is dropped, and the counters
+//! show who decided.
 
 use std::net::SocketAddr;
 
@@ -16,10 +17,10 @@ use crate::common::world::alone;
 
 const MEMBERS: usize = 4;
 
-/// How much is sent each time: the same share for each member.
+/// How many are sent at a time: a multiple of the members.
 const SENT: usize = 40;
 
-/// What a case is given: members, steered by round-robin.
+/// Members that round-robin steers.
 struct Case<'a, M> {
     members: M,
     steered: Steered<'a>,
@@ -28,7 +29,7 @@ struct Case<'a, M> {
 fn case<M: Members>(at: SocketAddr, check: impl Fn(Case<'_, M>) + Sync) {
     alone(|| {
         let host = Host::open().unwrap();
-        // Not the first one: a port that the kernel chose is given back by a shutdown.
+        // Not the first socket: a shutdown releases a port that the kernel chose.
         let mut members = M::new(at, 1);
         members.open(MEMBERS);
         members.close(1);
@@ -37,7 +38,7 @@ fn case<M: Members>(at: SocketAddr, check: impl Fn(Case<'_, M>) + Sync) {
     });
 }
 
-/// Runs a case, which is generic, for both protocols over both IPs.
+/// Runs a generic case for TCP and UDP over IPv4 and IPv6.
 macro_rules! cases {
     ($($(#[$note:meta])* $name:ident),* $(,)?) => { $(
         $(#[$note])*
@@ -60,7 +61,7 @@ cases!(
 );
 
 impl<M: Members> Case<'_, M> {
-    /// Sends, and waits until all has arrived; returns how much by member.
+    /// Sends, waits until all have arrived, and counts the arrivals by member.
     #[track_caller]
     fn deal(&mut self) -> Vec<usize> {
         let mut dealt = vec![0; self.members.count()];
@@ -78,21 +79,21 @@ impl<M: Members> Case<'_, M> {
         assert_eq!(picks, expected);
     }
 
-    /// They are what is left before the kernel decides, and take turns.
+    /// They are draining members, and take turns.
     fn all_have_weight_0(mut self) {
         self.steered.set_weights(&[0; MEMBERS]);
         assert_eq!(self.deal(), [SENT / MEMBERS; MEMBERS]);
         self.steered.assert_counters(&[("fallback_draining", SENT as u64)]);
         self.assert_picks(&[SENT / MEMBERS; MEMBERS]);
 
-        // The turns of two that are gone are the third one's.
+        // The third member gets the turns of two that are closed.
         self.members.close(2);
         assert_eq!(self.deal(), [3 * SENT / MEMBERS, SENT / MEMBERS]);
         self.steered.assert_counters(&[("fallback_draining", 2 * SENT as u64)]);
         self.assert_picks(&[10, 10, 40, 20]);
     }
 
-    /// Nobody at all may have it, but the kernel's hash knows them.
+    /// The program selects none of them; the hash of the kernel does.
     fn all_are_standby(mut self) {
         let shares = |state| {
             let share = |slot| Share { slot: Slot::new(slot), weight: Weight::DEFAULT, state };
@@ -110,7 +111,7 @@ impl<M: Members> Case<'_, M> {
         self.assert_picks(&[SENT / MEMBERS; MEMBERS]);
     }
 
-    /// Somebody came who has no slot yet: the kernel finds him.
+    /// The only member has no slot yet: the hash of the kernel selects it.
     fn all_that_had_a_slot_are_closed(mut self) {
         self.members.open(1);
         self.members.close(MEMBERS);
@@ -125,7 +126,7 @@ impl<M: Members> Case<'_, M> {
         self.steered.assert_counters(&[("picks", SENT as u64), kernel, empty]);
     }
 
-    /// With the last one the group ends, and the attachment with it; what is pinned does not.
+    /// The group and the attachment end with the last member; the pins stay.
     fn all_are_closed_and_opened(mut self) {
         assert_eq!(self.deal(), [SENT / MEMBERS; MEMBERS]);
         self.members.close(MEMBERS);
@@ -140,7 +141,7 @@ impl<M: Members> Case<'_, M> {
     }
 }
 
-/// As closed and opened, but the sockets are the same: each finds the slot that it had.
+/// Like closing and opening, but the sockets are the same, and each keeps its slot.
 #[test]
 fn all_stop_listening_and_listen_again() {
     for at in ["127.0.0.1:0", "[::1]:0"] {
@@ -163,13 +164,13 @@ fn all_stop_listening_and_listen_again() {
     }
 }
 
-/// Puts the table of members with these states into force, which no public function of this version
-/// gives them.
+/// Puts a table of members with these states into force. No public function sets all members to
+/// standby.
 fn put_into_force(steered: &Steered<'_>, shares: &[Share]) {
     let sockets: ReusePortSockArray<MapData> = steered.map("sockets").try_into().unwrap();
     let capacity = sockets.map_data().max_entries();
     let words = Table::build(shares, Fill::Interleave, capacity).encode();
-    // All of a group's tables are of one length.
+    // All tables of a group have the same length.
     let length = table::maximum_words(capacity) as u32;
     let flags = Array::<MapData, u64>::MMAPABLE;
     let mut table: Array<_, u64> = Array::create_named("table", length, flags).unwrap();

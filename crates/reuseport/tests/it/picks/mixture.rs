@@ -1,5 +1,5 @@
-//! Ten thousand changes of weights, states and policies while clients ask without end: no request
-//! fails, nobody gets anything new while it is out of the table, and every choice is a pick.
+//! Ten thousand changes of weights, states and policies under load: no request fails, a member that
+//! is not in the table gets nothing, and every choice is a pick.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -18,22 +18,23 @@ use test_support::{bpffs, netns};
 use crate::common::steered::Steered;
 use crate::common::traffic::by_slot;
 
-/// All groups together.
+/// In all groups together.
 const CHANGES: usize = 10_000;
 const SOME_CHANGES: usize = 120;
 
-/// A change waits for an RCU grace period, which is the same one for all that wait.
+/// Each change waits for an RCU grace period. Changes of several groups share one.
 const GROUPS: usize = 10;
 const MEMBERS: usize = 4;
 const CLIENTS: usize = 1;
 
-/// A round: a member drains, weights change, another policy comes, weights change, the member is back.
+/// A round: a member drains, weights change, the policy changes, weights change, the member
+/// returns.
 const ROUND: usize = 5;
 
-/// How much must be answered while a member is out.
+/// How many requests must be answered while a member drains.
 const REQUESTS: u64 = 5;
 
-/// Listeners, each with a thread that answers whoever comes, until this is dropped.
+/// Listeners, each with a thread that answers requests until this is dropped.
 struct Server(Vec<TcpListener>);
 
 impl Server {
@@ -63,14 +64,14 @@ fn serve(listener: &TcpListener) {
         let mut bytes = [0; 256];
         while !asked.ends_with(b"\r\n\r\n") {
             let read = stream.read(&mut bytes).unwrap();
-            assert_ne!(read, 0, "the client left");
+            assert_ne!(read, 0, "the client closed the connection");
             asked.extend(&bytes[..read]);
         }
         stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nx").unwrap();
     }
 }
 
-/// Makes one round of changes; the first ones of `changes`, if it has fewer than all.
+/// Makes the changes of one round, or the first `changes` of them.
 fn round(steered: &Steered<'_>, round: usize, changes: usize) {
     let member = round % MEMBERS;
     let out = |state| {
@@ -102,7 +103,7 @@ fn picked(steered: &Steered<'_>) -> u64 {
     (0..MEMBERS).map(|slot| steered.picks_of(slot)).sum()
 }
 
-/// Takes turns as long as any are left of what all groups share.
+/// Makes rounds of changes until the number that all groups share is used up.
 fn change_group(host: &Host, at: SocketAddr, left: &AtomicUsize) {
     let steered = Steered::new(host, "tcp", at, Policy::RoundRobin);
     let mut changes = 0;
@@ -117,7 +118,7 @@ fn change_group(host: &Host, at: SocketAddr, left: &AtomicUsize) {
     println!("{}: {changes} changes, {outcome:?}", steered.key());
     let Outcome { answered, failed } = outcome;
     assert_eq!(failed, 0);
-    // Nothing fell back to anybody, or was left to the kernel.
+    // No choice fell back to another member or to the kernel.
     let counted = steered.status().counters;
     let of = |reason: &str| counted.iter().find(|counter| counter.reason == reason).unwrap().count;
     let others = ["fallback_active", "fallback_draining", "fallback_kernel", "select_error"];

@@ -1,5 +1,5 @@
-//! What counts as a pick, who gets what when nobody is in the table, and tables
-//! that are swapped under load. The kernel program's own counters prove that it decided.
+//! What counts as a pick, where connections go when the table is empty, and tables that are swapped
+//! under load. The counters of the kernel program prove that it decided.
 
 mod gone;
 mod mixture;

@@ -1,5 +1,5 @@
-//! Segments that begin no connection: the kernel asks the program for every segment that no
-//! connection takes (`__inet_lookup_listener`), and only what can begin one is a pick.
+//! Stray segments: the kernel runs the program for every segment that belongs to no connection
+//! (`__inet_lookup_listener`), but only one that can begin a connection is a pick.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -14,7 +14,7 @@ use crate::common::world::{alone, counter, deal, more};
 
 const MEMBERS: usize = 3;
 
-/// Of each kind. No multiple of [`MEMBERS`], after which round-robin would be where it was.
+/// How many of each kind. Not a multiple of [`MEMBERS`], after which the cursor would be back.
 const TIMES: u64 = 7;
 
 const KINDS: [(&str, u8, &[u8]); 13] = [
@@ -38,7 +38,7 @@ struct Group<'a> {
     listeners: Vec<TcpListener>,
     steered: Steered<'a>,
     stranger: Sender,
-    /// What the program must have counted.
+    /// The counts that the program must have.
     picks: u64,
     strays: u64,
 }
@@ -51,7 +51,7 @@ impl<'a> Group<'a> {
         Self { listeners, steered, stranger: Sender::new(at), picks: 0, strays: 0 }
     }
 
-    /// The next connection goes to the next member, as if nothing had happened in between.
+    /// Asserts that the next connection goes to the next member in turn.
     #[track_caller]
     fn connect_to_the_next(&mut self) {
         let mut dealt = vec![0; MEMBERS];
@@ -61,7 +61,7 @@ impl<'a> Group<'a> {
         self.assert_counted();
     }
 
-    /// Sends strays of one kind, and sees that each is counted as one.
+    /// Sends strays of one kind, and asserts that each is counted as one.
     #[track_caller]
     fn stray(&mut self, what: &str, segment: &Segment) {
         (0..TIMES).for_each(|_| self.stranger.send(segment));
@@ -77,7 +77,7 @@ impl<'a> Group<'a> {
         let counted = [("picks", self.picks), ("stray", self.strays)];
         let counted: Vec<_> = counted.into_iter().filter(|(_, count)| *count > 0).collect();
         self.steered.assert_counters(&counted);
-        assert_eq!(self.steered.cursor(), self.picks, "where round-robin is");
+        assert_eq!(self.steered.cursor(), self.picks, "the cursor of round-robin");
         for slot in 0..MEMBERS {
             let turns = (self.picks as usize + MEMBERS - 1 - slot) / MEMBERS;
             assert_eq!(self.steered.picks_of(slot), turns as u64, "slot {slot}");
@@ -85,7 +85,7 @@ impl<'a> Group<'a> {
     }
 }
 
-fn stray_segments_are_no_picks(at: &str) {
+fn stray_segments_are_not_picks(at: &str) {
     alone(|| {
         let host = Host::open().unwrap();
         let mut group = Group::new(&host, at);
@@ -99,31 +99,31 @@ fn stray_segments_are_no_picks(at: &str) {
 }
 
 #[test]
-fn stray_segments_are_no_picks_v4() {
-    stray_segments_are_no_picks("127.0.0.1:0");
+fn stray_segments_are_not_picks_v4() {
+    stray_segments_are_not_picks("127.0.0.1:0");
 }
 
 #[test]
-fn stray_segments_are_no_picks_v6() {
-    stray_segments_are_no_picks("[::1]:0");
+fn stray_segments_are_not_picks_v6() {
+    stray_segments_are_not_picks("[::1]:0");
 }
 
-/// What the strays are compared with: of the same sender a SYN, and nothing else, is a pick. (The
-/// kernel's SYN-ACK reaches nobody, so a RST ends the half-open connection, and belongs to it.)
+/// A SYN of the same sender is a pick. The SYN-ACK is answered with RST, which belongs to the
+/// half-open connection and is not a stray.
 #[test]
-fn a_strangers_syn_is_a_pick() {
+fn a_syn_is_a_pick() {
     for at in ["127.0.0.1:0", "[::1]:0"] {
         alone(|| {
             let host = Host::open().unwrap();
             let mut group = Group::new(&host, at);
             group.stranger.send(&Segment::new(SYN));
             wait::until("the SYN is a pick", BOUND, || group.steered.cursor() > 0);
-            wait::until("it is half-open no more", BOUND, || {
+            wait::until("no connection is half-open", BOUND, || {
                 group.steered.status().group.members.iter().all(|m| m.queue.half_open == 0)
             });
             group.picks += 1;
             group.assert_counted();
-            // Those that ask for what the kernel may not know are SYNs too (RFC 3168, ECN).
+            // A SYN that requests ECN is a SYN too (RFC 3168).
             const ECE: u8 = 1 << 6;
             const CWR: u8 = 1 << 7;
             group.stranger.send(&Segment::new(SYN | ECE | CWR | PSH));
@@ -135,7 +135,7 @@ fn a_strangers_syn_is_a_pick() {
     }
 }
 
-/// Segments that are damaged reach nobody, so nobody is asked for them.
+/// The kernel drops damaged segments before it looks for a listener.
 #[test]
 fn damaged_segments_do_not_reach_the_program() {
     for at in ["127.0.0.1:0", "[::1]:0"] {
@@ -155,7 +155,7 @@ fn damaged_segments_do_not_reach_the_program() {
     }
 }
 
-/// How many segments the kernel has found damaged in this network (`InErrs`).
+/// How many damaged segments the kernel has received in this namespace (`InErrs`).
 fn damaged() -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
@@ -164,10 +164,10 @@ fn damaged() -> u64 {
     pairs.find(|(name, _)| *name == "InErrs").unwrap().1.parse().unwrap()
 }
 
-/// With SYN cookies nothing is left of a SYN, so the handshake's end is a stray by itself. It counts as
-/// one, and takes no turn.
+/// With SYN cookies the kernel keeps no state of a SYN, so the last ACK of the handshake is a
+/// stray. It counts as one and takes no turn.
 #[test]
-fn the_ack_of_a_syn_cookie_is_no_second_pick() {
+fn the_ack_of_a_syn_cookie_is_not_a_second_pick() {
     const CONNECTIONS: u64 = 10;
 
     for at in ["127.0.0.1:0", "[::1]:0"] {

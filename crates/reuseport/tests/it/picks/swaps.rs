@@ -1,5 +1,5 @@
-//! Ten thousand tables swapped in while traffic flows: no member that is out of the table gets
-//! anything, and nothing half-written is ever read.
+//! Ten thousand tables swapped in under load: a member that is not in the table gets nothing, and
+//! the program never reads a table that is partly written.
 
 use std::panic;
 use std::sync::OnceLock;
@@ -13,41 +13,41 @@ use test_support::{SetOnDrop, bpffs, netns};
 use crate::common::steered::Steered;
 use crate::common::traffic::{Connections, Datagrams, Members};
 
-/// All groups together.
+/// In all groups together.
 const TABLES: usize = 10_000;
 
-/// A group that comes late.
+/// At least these in each group, also in one that starts late.
 const FEWEST: u64 = 2;
 
-/// A swap waits for an RCU grace period, which is the same one for all that wait: hence many groups
-/// at once, each with a bpffs, and so a lock, of its own.
+/// Each swap waits for an RCU grace period. Swaps of several groups share one: hence many groups,
+/// each with its own bpffs and so its own lock.
 const UDP_GROUPS: usize = 14;
 const TCP_GROUPS: usize = 6;
 
-/// Of which the first one is in no table: what is not written yet reads as slot 0.
+/// The first member is in no table: an entry that is not yet written reads as slot 0.
 const MEMBERS: usize = 5;
 
-/// How many arrivals must show that a table is in force, and no other, before the next one comes.
+/// How many arrivals must prove that a table is in force before the next swap.
 const ARRIVALS: u64 = 4;
 
-/// Sent before somebody looks who got it.
+/// How many are sent before the arrivals are checked.
 const BURST: usize = 8;
 
-/// A group's tables, numbered from 1 on.
+/// The tables of a group, numbered from 1.
 #[derive(Default)]
 struct Tables {
-    /// The latest one whose swap has begun, and the latest one whose swap has returned.
+    /// The latest table whose swap has begun, and the latest whose swap has returned.
     begun: AtomicU64,
     returned: AtomicU64,
-    /// The latest one that decided often enough.
+    /// The latest table that enough arrivals have proven.
     proven: AtomicU64,
     over: AtomicBool,
-    /// How much was sent, when it is over and all of it has arrived.
+    /// How many were sent; set when all have arrived at the end.
     sent: OnceLock<u64>,
 }
 
-/// Who is in a table, with which weight. Two members are in, two are out, and in the next one it
-/// is the other way round; tables differ in length.
+/// The weight of a member in a table, 0 if it is not in it. Of four members, two are in each table,
+/// and the other two in the next. Tables differ in length.
 fn weight(table: u64, member: usize) -> u16 {
     match member {
         0 => 0,
@@ -56,7 +56,8 @@ fn weight(table: u64, member: usize) -> u16 {
     }
 }
 
-/// A table for hashes takes 128 KiB, and 100 ms in an unoptimised build: one group has to do.
+/// A table for the policy hash has 128 KiB and takes 100 ms in an unoptimised build, so only one
+/// group has that policy.
 fn policy(group: usize) -> Policy {
     match group {
         0 => Policy::Hash,
@@ -66,7 +67,7 @@ fn policy(group: usize) -> Policy {
 }
 
 impl Tables {
-    /// Swaps tables in as long as any are left of what all groups share; returns how many it were.
+    /// Swaps tables in until the number that all groups share is used up; returns how many.
     fn swap_all(&self, steered: &Steered<'_>, left: &AtomicUsize) -> u64 {
         for table in 1.. {
             let none_left = left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_err();
@@ -79,17 +80,17 @@ impl Tables {
             self.returned.store(table, SeqCst);
             wait::soon("the table decides", || self.proven.load(SeqCst) == table);
         }
-        unreachable!("it ends in between")
+        unreachable!("the loop returns")
     }
 }
 
-/// A group's traffic.
+/// The traffic of a group.
 struct Flood<'a, M> {
     tables: &'a Tables,
     members: M,
     sent: u64,
     arrived: u64,
-    /// How many arrivals only the latest table can have sent where they are.
+    /// A table, and how many arrivals only that table can explain.
     proofs: (u64, u64),
 }
 
@@ -98,7 +99,7 @@ impl<'a, M: Members> Flood<'a, M> {
         Self { tables, members, sent: 0, arrived: 0, proofs: (0, 0) }
     }
 
-    /// Sends some more, if there is a table; false when it is over.
+    /// Sends and receives more, as soon as there is a table; false at the end.
     fn go_on(&mut self) -> bool {
         let returned = self.tables.returned.load(SeqCst);
         let over = self.tables.over.load(SeqCst);
@@ -114,8 +115,9 @@ impl<'a, M: Members> Flood<'a, M> {
         true
     }
 
-    /// What was sent after a swap returned and arrives before another one begins, the table between
-    /// them must have sent there. Otherwise one of those that were in force meanwhile.
+    /// Checks arrivals. If one was sent after a swap had returned and arrives before another
+    /// begins, the table of the first must explain it; otherwise any table that was in force in
+    /// between.
     fn look(&mut self) {
         let Self { tables, members, arrived, proofs, .. } = self;
         members.receive(|member, oldest| {
@@ -136,8 +138,8 @@ impl<'a, M: Members> Flood<'a, M> {
     }
 }
 
-/// Traffic for all of them by one thread, until it is over for each. The members stay until what is
-/// returned is dropped.
+/// Runs the traffic of all groups on one thread until each ends. Dropping the result closes the
+/// members.
 fn flood_all<M: Members>(mut floods: Vec<Flood<'_, M>>) -> Vec<Flood<'_, M>> {
     let mut going_on = true;
     while going_on {
@@ -149,8 +151,8 @@ fn flood_all<M: Members>(mut floods: Vec<Flood<'_, M>>) -> Vec<Flood<'_, M>> {
     floods
 }
 
-/// Swaps a group's tables, and sees that everything went where a table said: there was no empty
-/// slot, no select that failed, nothing left to anybody else.
+/// Swaps the tables of a group, and asserts that every choice was a pick: no empty slot, no failed
+/// select, no fallback.
 fn swap_in_group(tables: &Tables, steered: &Steered<'_>, left: &AtomicUsize) {
     let over = SetOnDrop(&tables.over);
     let count = tables.swap_all(steered, left);
@@ -158,7 +160,7 @@ fn swap_in_group(tables: &Tables, steered: &Steered<'_>, left: &AtomicUsize) {
     let sent = *wait::until_some("all has arrived", BOUND, || tables.sent.get());
     println!("{}: {count} tables, {sent} sent", steered.key());
     steered.assert_counters(&[("picks", sent)]);
-    assert_eq!(steered.picks_of(0), 0, "it was in no table");
+    assert_eq!(steered.picks_of(0), 0, "slot 0 is in no table");
 }
 
 #[test]

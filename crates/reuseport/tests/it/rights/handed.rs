@@ -1,5 +1,5 @@
-//! An ordinary user's own sockets, and a program that a privileged helper loaded: by a pin, or handed
-//! over a Unix socket.
+//! Sockets of an ordinary user, steered by a program that a privileged helper loaded and hands over
+//! as a pin or through a Unix socket.
 
 use std::io::Read as _;
 use std::mem::MaybeUninit;
@@ -17,12 +17,13 @@ use sk_reuseport::maps::{Array, Map, MapData, ReusePortSockArray};
 use sk_reuseport::net::loopback;
 use sk_reuseport::programs::SkReuseport;
 use sk_reuseport::programs::sk_reuseport::{attach, detach};
-use test_support::{bpffs, netns, wait};
+use test_support::{netns, wait};
 
-use super::as_nobody_with;
 use super::steps::*;
+use crate::common::rights::user_capable_of;
+use crate::common::world::alone;
 
-/// Who gets what is sent to the group.
+/// Sends a datagram to the group, and returns the socket that receives it.
 fn receiver(group: &[UdpSocket]) -> usize {
     let client = UdpSocket::bind(loopback(false)).unwrap();
     let address: SocketAddr = group[0].local_addr().unwrap();
@@ -32,19 +33,18 @@ fn receiver(group: &[UdpSocket]) -> usize {
     wait::until_some("a datagram", wait::BOUND, || group.iter().position(got))
 }
 
-/// What the program of [`chooser`] counted as its choices.
+/// How many choices the program of [`chooser`] has counted.
 fn picked(ebpf: &Ebpf) -> u64 {
     let counters: Array<_, u64> = ebpf.map("counters").unwrap().try_into().unwrap();
     counters.get(&1, 0).unwrap()
 }
 
 #[test]
-fn an_ordinary_user_steers_his_sockets_by_what_a_helper_pinned() {
-    netns::isolated(|| {
-        bpffs::private();
+fn an_ordinary_user_steers_sockets_with_a_pinned_program() {
+    alone(|| {
         let mut helpers = chooser();
-        pin_for_nobody(&mut helpers);
-        as_nobody_with(CapabilitySet::empty(), || {
+        pin_for_user(&mut helpers);
+        user_capable_of(CapabilitySet::empty(), || {
             let group = sockets();
             let (program, mut array) = open_pins().unwrap();
             for (index, socket) in group.iter().enumerate() {
@@ -54,7 +54,7 @@ fn an_ordinary_user_steers_his_sockets_by_what_a_helper_pinned() {
             for _ in 0..20 {
                 assert_eq!(receiver(&group), 1);
             }
-            // What is pinned stays when he closes it.
+            // The program stays attached when its descriptors are closed.
             drop((program, array));
             assert_eq!(receiver(&group), 1);
             SkReuseport::detach(&group[0]).unwrap();
@@ -64,7 +64,7 @@ fn an_ordinary_user_steers_his_sockets_by_what_a_helper_pinned() {
 }
 
 #[test]
-fn an_ordinary_user_steers_his_sockets_by_what_a_helper_hands_him() {
+fn an_ordinary_user_steers_sockets_with_a_program_from_a_helper() {
     netns::isolated(|| {
         let mut helpers = chooser();
         let (helper, user) = UnixStream::pair().unwrap();
@@ -73,7 +73,7 @@ fn an_ordinary_user_steers_his_sockets_by_what_a_helper_hands_him() {
             helpers.map("sockets").unwrap().data().fd().as_fd().try_clone_to_owned().unwrap();
         send_descriptors(&helper, &[program.as_fd(), array.as_fd()]);
         drop((program, array));
-        as_nobody_with(CapabilitySet::empty(), || {
+        user_capable_of(CapabilitySet::empty(), || {
             let group = sockets();
             let [program, array] = receive_descriptors(&user).try_into().unwrap();
             let array = Map::from_map_data(MapData::from_fd(array).unwrap()).unwrap();
@@ -91,14 +91,14 @@ fn an_ordinary_user_steers_his_sockets_by_what_a_helper_hands_him() {
     });
 }
 
-/// The other way round, for kernels that refuse all of bpf(2) to an ordinary user: he hands his sockets
-/// to the helper, who does everything.
+/// For kernels that refuse bpf(2) to ordinary users: the user hands sockets to the helper, which
+/// does the rest.
 #[test]
-fn a_helper_steers_sockets_that_an_ordinary_user_hands_it() {
+fn a_helper_steers_sockets_from_an_ordinary_user() {
     netns::isolated(|| {
         let mut helpers = chooser();
         let (helper, user) = UnixStream::pair().unwrap();
-        let group = as_nobody_with(CapabilitySet::empty(), || {
+        let group = user_capable_of(CapabilitySet::empty(), || {
             let group = sockets();
             send_descriptors(&user, &[group[0].as_fd(), group[1].as_fd()]);
             group
@@ -134,7 +134,7 @@ fn receive_descriptors(mut from: &UnixStream) -> Vec<OwnedFd> {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors.collect()),
         _ => None,
     });
-    // Nothing more is to come.
+    // There must be no other message.
     from.set_nonblocking(true).unwrap();
     assert!(from.read(&mut byte).is_err());
     got.unwrap()

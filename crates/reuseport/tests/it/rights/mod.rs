@@ -1,32 +1,26 @@
-//! Least rights: what each step needs, proven by threads of an ordinary user that have exactly the
-//! capabilities which [`STEPS`] names, and by threads that have all of them but one. The table is
-//! that of docs/rights.md.
+//! The capabilities that each step needs. Threads of an ordinary user with exactly the capabilities
+//! in [`STEPS`] succeed, and threads that lack one of them fail. docs/rights.md has the same table.
 //!
-//! A thread's user and capabilities are its own (it is the C library that changes those of all
-//! threads of a process at once), so each attempt is a thread.
+//! Each attempt runs on its own thread, because user and capabilities belong to a thread. (The C
+//! library changes those of all threads of a process; the system calls do not.)
 
 mod handed;
 mod steps;
 
 use std::error::Error;
-use std::thread;
-
-use reuseport::status::Steering;
-use reuseport::{Attach, Balancer, Host};
-use rustix::process::{Gid, Uid};
-use rustix::thread::{CapabilitySet, CapabilitySets};
-use sk_reuseport::util::KernelVersion;
-use test_support::{bpffs, netns};
 
 use self::steps::*;
-
-/// Debian's nobody and nogroup.
-pub(crate) const NOBODY: u32 = 65534;
+use crate::common::rights::user_capable_of;
+use crate::common::world::alone;
+use reuseport::status::Steering;
+use reuseport::{Attach, Balancer, Host};
+use rustix::thread::CapabilitySet;
+use sk_reuseport::util::KernelVersion;
 
 pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
-/// What an ordinary user tries, after root has prepared it.
+/// What an ordinary user attempts after root has prepared it.
 pub(crate) type Attempt = Box<dyn FnOnce() -> Outcome + Send>;
-/// The process is another user's: it must be root who ends it.
+/// With a process of another user that root must end.
 pub(crate) type Prepared = (Attempt, Option<Server>);
 
 /// One row of the table.
@@ -35,11 +29,11 @@ pub(crate) struct Step {
     pub(crate) needs: &'static [Capability],
     /// Capabilities of earlier steps, without which this one is never reached.
     pub(crate) given: &'static [Capability],
-    /// What it takes beside capabilities.
+    /// What it takes in addition to capabilities.
     pub(crate) besides: &'static str,
-    /// What the error says where it cannot name the capability.
+    /// Words of an error that cannot name the capability.
     says: Option<&'static str>,
-    /// Run by root, in a network and on a bpffs of its own.
+    /// Runs as root, in its own network namespace and with its own bpffs.
     prepare: fn() -> Prepared,
 }
 
@@ -184,22 +178,23 @@ pub(crate) const STEPS: &[Step] = &[
 
 const NO_BPFFS: &str = "the same where no bpffs is mounted yet";
 
-/// What a step is given on this kernel. Before Linux 6.8 a bpffs belongs to root, whoever mounts it
-/// (`bpf_fill_super` in kernel/bpf/inode.c, which knows no owner there), and ours has mode 0700.
+/// The capabilities of earlier steps on this kernel. Before Linux 6.8 every bpffs belongs to root
+/// (`bpf_fill_super` in kernel/bpf/inode.c sets no owner), and the library mounts it with mode
+/// 0700.
 fn given(step: &Step) -> CapabilitySet {
     let of_root =
         step.what == NO_BPFFS && KernelVersion::current().unwrap() < KernelVersion::new(6, 8, 0);
     union(step.given) | if of_root { DAC_OVERRIDE.0 } else { CapabilitySet::empty() }
 }
 
-/// Whether CAP_SYS_ADMIN has the same effect (`bpf_capable()` and `perfmon_capable()` in
+/// Whether CAP_SYS_ADMIN includes it (`bpf_capable()` and `perfmon_capable()` in
 /// include/linux/capability.h).
 pub(crate) fn stands_in(capability: &Capability) -> bool {
     [BPF.0, PERFMON.0].contains(&capability.0)
 }
 
 #[test]
-fn each_step_works_with_what_it_needs_and_with_nothing_else() {
+fn each_step_works_with_exactly_the_capabilities_that_it_needs() {
     for step in STEPS {
         let result = attempt(step, union(step.needs) | given(step));
         assert!(result.is_ok(), "{}: {}", step.what, result.unwrap_err());
@@ -207,7 +202,7 @@ fn each_step_works_with_what_it_needs_and_with_nothing_else() {
 }
 
 #[test]
-fn without_one_of_them_it_fails_and_says_so() {
+fn each_step_fails_without_one_of_them_and_names_it() {
     let mut refused = 0;
     for step in STEPS {
         for (missing, name) in step.needs {
@@ -224,7 +219,7 @@ fn without_one_of_them_it_fails_and_says_so() {
 }
 
 #[test]
-fn cap_sys_admin_stands_for_cap_bpf_and_cap_perfmon() {
+fn cap_sys_admin_includes_cap_bpf_and_cap_perfmon() {
     for step in STEPS.iter().filter(|step| step.needs.iter().any(stands_in)) {
         let rest: Vec<_> = step.needs.iter().filter(|one| !stands_in(one)).copied().collect();
         let result = attempt(step, union(&rest) | CapabilitySet::SYS_ADMIN);
@@ -233,9 +228,8 @@ fn cap_sys_admin_stands_for_cap_bpf_and_cap_perfmon() {
 }
 
 #[test]
-fn groups_are_listed_to_those_who_may_not_read_the_state() {
-    netns::isolated(|| {
-        bpffs::private();
+fn groups_are_listed_without_the_right_to_read_their_state() {
+    alone(|| {
         let sockets = sockets();
         let host = Host::open().unwrap();
         let spec = format!("udp:{}", sockets[0].local_addr().unwrap()).parse().unwrap();
@@ -244,7 +238,7 @@ fn groups_are_listed_to_those_who_may_not_read_the_state() {
         let steered = host.status(&key).unwrap().steering;
         assert!(steered.selection().is_some(), "{steered:?}");
         let seen =
-            as_nobody_with(union(&[BPF, PERFMON]), || Host::open().unwrap().status(&key).unwrap());
+            user_capable_of(union(&[BPF, PERFMON]), || Host::open().unwrap().status(&key).unwrap());
         assert_eq!(seen.group.members.len(), 2);
         assert_eq!(seen.steering, Steering::Foreign);
     });
@@ -254,35 +248,10 @@ fn union(capabilities: &[Capability]) -> CapabilitySet {
     capabilities.iter().fold(CapabilitySet::empty(), |all, (one, _)| all | *one)
 }
 
-/// Prepares a step as root and tries it with exactly these capabilities.
+/// Prepares a step as root and attempts it with exactly these capabilities.
 fn attempt(step: &Step, capabilities: CapabilitySet) -> Outcome {
-    netns::isolated(|| {
-        bpffs::private();
+    alone(|| {
         let (attempt, _server) = (step.prepare)();
-        as_nobody_with(capabilities, attempt)
+        user_capable_of(capabilities, attempt)
     })
-}
-
-/// Runs something as an ordinary user who has exactly these capabilities.
-pub(crate) fn as_nobody_with<T: Send>(
-    capabilities: CapabilitySet,
-    work: impl FnOnce() -> T + Send,
-) -> T {
-    let restricted = || {
-        let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-        rustix::thread::set_thread_groups(&[]).unwrap();
-        rustix::thread::set_thread_res_gid(group, group, group).unwrap();
-        // Becoming an ordinary user takes all capabilities away, unless this is said before.
-        rustix::thread::set_keep_capabilities(true).unwrap();
-        rustix::thread::set_thread_res_uid(user, user, user).unwrap();
-        let sets = CapabilitySets {
-            effective: capabilities,
-            permitted: capabilities,
-            inheritable: CapabilitySet::empty(),
-        };
-        rustix::thread::set_capabilities(None, sets).unwrap();
-        assert_eq!(rustix::thread::capabilities(None).unwrap(), sets);
-        work()
-    };
-    thread::scope(|scope| scope.spawn(restricted).join().unwrap())
 }

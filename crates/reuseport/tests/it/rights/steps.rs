@@ -1,4 +1,4 @@
-//! What each step does: root's part first, then what the ordinary user tries.
+//! The steps: what root prepares, and what the ordinary user attempts.
 
 use std::error::Error;
 use std::net::UdpSocket;
@@ -20,7 +20,8 @@ use sk_reuseport::{Ebpf, KernelBtf};
 use test_support::process::spawn;
 use test_support::{bpffs, wait};
 
-use super::{NOBODY, Outcome, Prepared};
+use super::{Outcome, Prepared};
+use crate::common::rights::ORDINARY;
 
 const SELECT: &[u8] = include_bytes!("../../../bpf/select.bpf.o");
 const HOST: &[u8] = include_bytes!("../../../bpf/host.bpf.o");
@@ -68,13 +69,13 @@ pub(crate) fn fill_own() -> Prepared {
 }
 
 pub(crate) fn open_pinned() -> Prepared {
-    pin_for_nobody(&mut chooser());
+    pin_for_user(&mut chooser());
     alone(|| open_pins().map(drop))
 }
 
 pub(crate) fn open_pinned_by_root() -> Prepared {
     let mut ebpf = chooser();
-    pin_for_nobody(&mut ebpf);
+    pin_for_user(&mut ebpf);
     for name in ["program", "sockets"] {
         chown(pin_path(name), Some(0), Some(0)).unwrap();
     }
@@ -93,7 +94,7 @@ pub(crate) fn list_groups() -> Prepared {
     alone(|| {
         let _sockets = sockets();
         let groups = Observer::new()?.groups()?;
-        assert!(groups.iter().any(|group| group.key.uid == NOBODY && group.members.len() == 2));
+        assert!(groups.iter().any(|group| group.key.uid == ORDINARY && group.members.len() == 2));
         Ok(())
     })
 }
@@ -111,7 +112,7 @@ pub(crate) fn count_open() -> Prepared {
 }
 
 pub(crate) fn borrow_from_same_user() -> Prepared {
-    let (server, group) = server_of(NOBODY);
+    let (server, group) = server_of(ORDINARY);
     with(server, move || Ok(borrow(&group.members[0]).map(drop)?))
 }
 
@@ -121,13 +122,13 @@ pub(crate) fn borrow_from_root() -> Prepared {
 }
 
 pub(crate) fn mount_bpffs() -> Prepared {
-    // Something else is where it belongs; the thread's mounts are its own.
+    // Hides the bpffs, in the mount namespace of this thread alone.
     mount("none", bpffs::PATH, "tmpfs", MountFlags::empty(), None).unwrap();
     alone(steer)
 }
 
 pub(crate) fn steer_own() -> Prepared {
-    own_directory(NOBODY);
+    own_directory(ORDINARY);
     alone(steer)
 }
 
@@ -137,7 +138,7 @@ pub(crate) fn steer_own_in_roots_directory() -> Prepared {
 }
 
 pub(crate) fn steer_roots_server() -> Prepared {
-    own_directory(NOBODY);
+    own_directory(ORDINARY);
     let (server, group) = server_of(0);
     with(server, move || steer_group(&Host::open()?, &group))
 }
@@ -154,7 +155,7 @@ pub(crate) fn open_by_id() -> Prepared {
     })
 }
 
-// The parts of which the steps are made.
+// The parts of the steps.
 
 fn alone(attempt: impl FnOnce() -> Outcome + Send + 'static) -> Prepared {
     (Box::new(attempt), None)
@@ -164,7 +165,7 @@ fn with(server: Server, attempt: impl FnOnce() -> Outcome + Send + 'static) -> P
     (Box::new(attempt), Some(server))
 }
 
-/// A group of two sockets of the calling thread's user.
+/// A group of two sockets that belong to the user of the calling thread.
 pub(crate) fn sockets() -> Vec<UdpSocket> {
     Bind::new(loopback(false)).udp_sockets(2).unwrap()
 }
@@ -186,14 +187,14 @@ fn pin_path(name: &str) -> PathBuf {
     Path::new(bpffs::PATH).join(name)
 }
 
-/// Pins the program and the array, for the ordinary user alone.
-pub(crate) fn pin_for_nobody(ebpf: &mut Ebpf) {
+/// Pins the program and the array so that only the ordinary user may open them.
+pub(crate) fn pin_for_user(ebpf: &mut Ebpf) {
     select(ebpf, "select_socket").pin(pin_path("program")).unwrap();
     ebpf.map("sockets").unwrap().data().pin(pin_path("sockets")).unwrap();
     for name in ["program", "sockets"] {
-        chown(pin_path(name), Some(NOBODY), Some(NOBODY)).unwrap();
+        chown(pin_path(name), Some(ORDINARY), Some(ORDINARY)).unwrap();
         let mode = std::fs::metadata(pin_path(name)).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, 0o600, "nobody else may open it");
+        assert_eq!(mode, 0o600, "only its owner may open it");
     }
 }
 
@@ -204,7 +205,7 @@ pub(crate) fn open_pins()
     Ok((program, array))
 }
 
-/// The directory of this tool's state, as its first user leaves it.
+/// Makes the directory for pins with the mode that the library gives it.
 fn own_directory(user: u32) {
     let directory = pin_path("reuseport");
     std::fs::create_dir(&directory).unwrap();
@@ -212,7 +213,7 @@ fn own_directory(user: u32) {
     chown(directory, Some(user), Some(user)).unwrap();
 }
 
-/// Attaches a policy to sockets of one's own, changes it, detaches it.
+/// Attaches a policy to sockets of the calling thread, changes it, detaches it.
 fn steer() -> Outcome {
     let sockets = sockets();
     let host = Host::open()?;
@@ -237,24 +238,24 @@ pub(crate) struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have died already: then there is nothing to do.
+        // Both fail if the process has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A user's process that alone holds a socket, and the socket's group.
+/// A process of a user that alone holds a socket, and the group of that socket.
 fn server_of(user: u32) -> (Server, Group) {
     let socket = Bind::new(loopback(false)).udp_sockets(1).unwrap().remove(0);
     let address = socket.local_addr().unwrap();
-    // It must be a program that the user may read, or else nobody may trace it.
+    // The user must be able to read the program, or no ordinary user may trace it.
     let mut sleep = Command::new("sleep");
     sleep.arg("infinity").stdin(OwnedFd::from(socket)).uid(user).gid(user);
     let server = spawn(&mut sleep).unwrap();
     drop(sleep); // and with it this process's copy of the socket
     let pid = server.id();
     let server = Server(server);
-    // The children of other tests have all that we have until they exec.
+    // Until execve, children of other tests have copies of all descriptors.
     let host = Host::open().unwrap();
     let spec = format!("udp:{address}").parse().unwrap();
     let group = wait::until_some("one holder", wait::BOUND, || {

@@ -1,5 +1,5 @@
-//! gunicorn with `--reuse-port`, several of them on one port: members that belong to different
-//! servers, any of which may crash.
+//! Several gunicorns with `--reuse-port` on one port: members that belong to different servers,
+//! each of which may crash.
 
 use reuseport::{Host, Policy};
 use test_support::client::{http_answer, http_ask};
@@ -19,7 +19,7 @@ fn pids(servers: &[Gunicorn]) -> Vec<u32> {
 }
 
 #[test]
-fn instances_are_dealt_to_exactly() {
+fn connections_are_dealt_exactly() {
     alone(|| {
         let servers = start(2);
         let address = servers[0].addr();
@@ -29,13 +29,13 @@ fn instances_are_dealt_to_exactly() {
         assert_eq!(answers(address, 20), each(pids(&servers), 10));
         let status = steered(&host, &key).unwrap();
         assert_eq!(picks(&status), [10, 10]);
-        // Its workers wait in select(2).
+        // Workers of gunicorn wait in select(2), not epoll.
         assert!(status.members.iter().all(|member| member.owner.is_none()));
     });
 }
 
 #[test]
-fn what_waits_at_a_killed_instance_is_answered_by_its_siblings() {
+fn connections_that_wait_at_a_killed_server_are_answered_by_the_others() {
     alone(|| {
         let mut servers = start(3);
         let address = servers[0].addr();
@@ -43,7 +43,7 @@ fn what_waits_at_a_killed_instance_is_answered_by_its_siblings() {
         let key = key_at(&host, "tcp", address);
         attach(&host, &key, Policy::RoundRobin);
 
-        // One worker is busy for ever.
+        // One worker stays busy.
         let mut held = http_ask(address, Gunicorn::HOLD).unwrap();
         let status = steered(&host, &key).unwrap();
         let victim = picks(&status).iter().position(|picks| *picks == 1).unwrap();
@@ -63,7 +63,7 @@ fn what_waits_at_a_killed_instance_is_answered_by_its_siblings() {
         let served = count(clients.iter_mut().map(|client| http_answer(client).unwrap()));
         assert_eq!(served.values().sum::<usize>(), 9);
         assert!(!served.contains_key(&dead), "{served:?}");
-        assert!(http_answer(&mut held).is_err(), "what it had accepted died with it");
+        assert!(http_answer(&mut held).is_err(), "a connection that it had accepted ends with it");
         let status = host.status(&key).unwrap();
         assert_eq!((counter(&status, "migrations"), counter(&status, "migrations_kernel")), (3, 0));
         assert_eq!(status.members.len(), 2);
@@ -71,7 +71,7 @@ fn what_waits_at_a_killed_instance_is_answered_by_its_siblings() {
 }
 
 #[test]
-fn an_instance_that_dies_and_one_that_takes_its_place_are_followed() {
+fn a_killed_server_and_its_replacement_are_followed() {
     alone(|| {
         let mut servers = start(2);
         let address = servers[0].addr();

@@ -1,4 +1,4 @@
-//! HAProxy with `shards by-thread`: one process, whose threads each have a listener of their own.
+//! HAProxy with `shards by-thread`: one process with a listener for each thread.
 
 use reuseport::{Host, Policy};
 use test_support::load;
@@ -10,7 +10,7 @@ use crate::common::steering::{
 use crate::common::world::{alone, counter, key_at};
 
 #[test]
-fn threads_of_one_process_are_dealt_to_exactly() {
+fn connections_are_dealt_exactly_to_threads() {
     alone(|| {
         let haproxy = Haproxy::start(4);
         let host = Host::open().unwrap();
@@ -20,7 +20,11 @@ fn threads_of_one_process_are_dealt_to_exactly() {
         let status = steered(&host, &key).unwrap();
         assert_eq!(picks(&status), [50; 4]);
         for member in &status.members {
-            assert_eq!(member.owner, Some(haproxy.pid()), "its threads' epolls watch it");
+            assert_eq!(
+                member.owner,
+                Some(haproxy.pid()),
+                "the epoll instances of its threads watch it"
+            );
             let holders: Vec<u32> = member.member.holders.iter().map(|h| h.pid).collect();
             assert_eq!(holders, [haproxy.pid()]);
         }
@@ -43,7 +47,7 @@ fn a_flow_keeps_its_thread_under_hash() {
     });
 }
 
-/// The new worker gets the old one's listeners, through a socket pair of the master.
+/// The new worker gets the listeners of the old one through the master.
 #[test]
 fn a_reload_hands_the_listeners_over_and_loses_nothing() {
     alone(|| {
@@ -91,7 +95,7 @@ fn a_restart_is_followed() {
     });
 }
 
-/// Two servers on one port, and the old one leaves: what waits at its listeners migrates.
+/// Two servers on one port, and the old one stops: connections that wait at its listeners migrate.
 #[test]
 fn another_haproxy_takes_over_under_load() {
     alone(|| {
@@ -107,7 +111,7 @@ fn another_haproxy_takes_over_under_load() {
                 old.stop();
                 group.settled(2);
             });
-            // The handshake that finishes while its listener closes is what the kernel loses.
+            // The kernel loses a handshake that completes while its listener closes.
             assert!(outcome.failed <= 2, "{outcome:?}");
             assert_eq!(bound_sockets_here(Transport::Tcp, address.port()), 2);
             assert_eq!(answers(address, 20), each(0..2, 10));

@@ -1,14 +1,14 @@
-//! How long it takes until what appears is steered. Measures and prints, and asserts nothing about
-//! time: what a busy machine makes of it says nothing. By hand, on a machine that is idle:
+//! How long it takes until a new socket is steered. These tests print times and assert nothing
+//! about them, so run them by hand on an idle machine:
 //!
 //! ```text
 //! cargo test --release -p reuseport --test it servers::latency -- --ignored --nocapture --test-threads 1
 //! ```
 //!
-//! For a socket of our own the clock runs from just before it is made until it gets its first
-//! connection or datagram, while one after the other is sent. For a server that restarts it runs
-//! from when all its sockets are there, which another thread looks for all the time, until the
-//! watcher says that all of them are steered (about a grace period after they are).
+//! For a socket of the test, the time runs from just before it is opened until it gets its first
+//! connection or datagram of a continuous stream. For a server that restarts, the time runs from
+//! when all its sockets exist, which another thread polls, until the watcher reports that all are
+//! steered (about a grace period after they are).
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -104,7 +104,7 @@ fn a_udp_socket() {
     });
 }
 
-/// The inodes of the sockets that listen or are bound on an IPv4 port.
+/// The inodes of the sockets that listen on an IPv4 port or are bound to it.
 fn inodes(transport: Transport, port: u16) -> BTreeSet<u64> {
     let (table, state) = match transport {
         Transport::Tcp => ("tcp", "0A"),
@@ -119,8 +119,8 @@ fn inodes(transport: Transport, port: u16) -> BTreeSet<u64> {
     table.lines().skip(1).filter_map(inode).collect()
 }
 
-/// When there were as many others as there were before: the last moment at which they were seen
-/// not to be there, so that what is measured is rather too long than too short.
+/// Waits until as many other sockets exist as before. Returns the last moment at which some were
+/// still missing, so that the measured time is too long rather than too short.
 fn replaced(transport: Transport, port: u16, old: &BTreeSet<u64>) -> Instant {
     let start = Instant::now();
     let mut missing = start;

@@ -1,7 +1,8 @@
-//! Real servers, unmodified, from Debian: attached to, steered, followed through what their
-//! administrators and the out-of-memory killer do to them, and detached from.
+//! Unmodified servers from Debian: attached, steered, followed through reloads, restarts, upgrades
+//! and kills, and detached.
 //!
-//! Who got a request is told twice: by the server in its answer, and by the kernel program's picks.
+//! Both the answer of the server and the picks of the kernel program show which worker got a
+//! request.
 
 mod gunicorn;
 mod haproxy;

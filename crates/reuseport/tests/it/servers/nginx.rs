@@ -1,4 +1,4 @@
-//! nginx: each worker has a listener of its own, and master and workers hold all of them.
+//! nginx: a listener for each worker; the master and all workers hold all of them.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -44,10 +44,10 @@ fn round_robin_deals_exactly_and_detaching_leaves_nothing() {
         let status = host.status(&key).unwrap();
         assert_eq!((&status.steering, status.unsteered()), (&Steering::KernelHash, 0));
         assert!(status.group.program.is_none());
-        // The kernel's hash reaches both of two, but for one time in 2^99, and is not exact.
+        // The hash of the kernel reaches both workers, except once in 2^99 runs.
         let served: Vec<u32> = answers(address, 100).into_keys().collect();
         assert_eq!(served.into_iter().collect::<BTreeSet<_>>(), workers.into_iter().collect());
-        wait::until("nginx has the descriptors that it had", wait::BOUND, || {
+        wait::until("nginx has as many descriptors as before", wait::BOUND, || {
             descriptors() == before
         });
     });
@@ -62,7 +62,7 @@ fn workers_own_one_listener_each_and_hold_all_of_them() {
         let _balancer = attach(&host, &key, Policy::RoundRobin);
         let status = steered(&host, &key).unwrap();
         assert_eq!(owners(&status), nginx.worker_pids().into_iter().map(Some).collect());
-        // While another test starts a process, that has for a moment what we borrowed.
+        // Until execve, a child of another test has copies of borrowed sockets.
         wait::until("master and workers are the only holders", wait::BOUND, || {
             let status = host.status(&key).unwrap();
             status.members.iter().all(|member| {
@@ -70,12 +70,12 @@ fn workers_own_one_listener_each_and_hold_all_of_them() {
                 holders == pids(&nginx)
             })
         });
-        // The owner is who answers.
+        // The owner of the picked member answers.
         let before = host.status(&key).unwrap();
-        let who: u32 = client::http_get(nginx.addr()).trim().parse().unwrap();
+        let answered: u32 = client::http_get(nginx.addr()).trim().parse().unwrap();
         let after = host.status(&key).unwrap();
         let picked = picks_since(&before, &after).iter().position(|picks| *picks == 1).unwrap();
-        assert_eq!(after.members[picked].owner, Some(who));
+        assert_eq!(after.members[picked].owner, Some(answered));
     });
 }
 
@@ -90,7 +90,7 @@ fn under_hash_a_flow_keeps_its_worker_and_under_random_it_does_not() {
         let flow = |port: u16| count((0..20).map(|_| client::http_get_from(port, address)));
         let served: Vec<_> = (0..12).map(|_| flow(free_port())).collect();
         assert!(served.iter().all(|workers| workers.len() == 1), "{served:?}");
-        // Not every flow to the same one, but for one time in 2^11.
+        // All flows reach the same worker once in 2^11 runs.
         assert!(served.iter().any(|workers| workers != &served[0]), "{served:?}");
         assert_eq!(picks(&steered(&host, &key).unwrap()).iter().sum::<u64>(), 12 * 20);
 
@@ -177,8 +177,8 @@ fn workers_killed_under_load_are_replaced_behind_the_same_listeners() {
                     kills += 1;
                 }
             });
-            // What waits at a listener waits for the next worker: only what a worker had accepted
-            // dies with it, and that is at most one request of each client.
+            // Connections that wait at a listener wait for the next worker. Only accepted ones end
+            // with a worker: at most one request of each client.
             assert!(outcome.failed <= kills * CLIENTS as u64, "{outcome:?}");
             assert!(outcome.answered > 0);
             assert_eq!(cookies(&group.settled(2)), cookies(&before));
@@ -187,7 +187,7 @@ fn workers_killed_under_load_are_replaced_behind_the_same_listeners() {
     });
 }
 
-/// The process that made the sockets hands them to a child and ends, while the watcher looks.
+/// The process that opened the sockets hands them to a child and ends while the watcher looks.
 #[test]
 fn a_daemon_that_restarts_is_steered_again() {
     alone(|| {
@@ -205,7 +205,7 @@ fn a_daemon_that_restarts_is_steered_again() {
 }
 
 #[test]
-fn after_a_restart_wrk_loses_nothing_and_the_dealing_is_even() {
+fn after_a_restart_wrk_loses_nothing_and_connections_are_dealt_evenly() {
     alone(|| {
         let mut nginx = Nginx::start(2);
         let address = nginx.addr();
@@ -216,7 +216,7 @@ fn after_a_restart_wrk_loses_nothing_and_the_dealing_is_even() {
             let Outcome { answered, failed } = load::wrk(address, 1);
             assert!(answered > 100 && failed == 0, "{answered} answered, {failed} failed");
             let dealt = picks_since(&before, &group.status());
-            // Each SYN that the kernel drops and gets again is dealt again, in its turn.
+            // A SYN that the kernel drops is sent and dealt again, in turn.
             assert!(dealt[0].abs_diff(dealt[1]) <= 1, "{dealt:?}");
             assert!(dealt.iter().sum::<u64>() >= answered, "{dealt:?}, {answered} answered");
         });

@@ -1,5 +1,4 @@
-//! unbound with `so-reuseport`: a UDP socket and a TCP listener for each thread. Datagrams are what
-//! is dealt, one by one.
+//! unbound with `so-reuseport`: a UDP socket and a TCP listener for each thread.
 
 use std::net::UdpSocket;
 use std::thread;
@@ -14,7 +13,7 @@ use test_support::wait;
 use crate::common::steering::{Followed, attach, cookies, followed, picks, picks_since, steered};
 use crate::common::world::{alone, key_at};
 
-/// dnsperf's rate in queries a second: what a busy machine manages, too.
+/// The rate of dnsperf in queries per second, which a busy machine manages too.
 const RATE: u32 = 5000;
 
 fn query(unbound: &Unbound, times: usize) {
@@ -24,7 +23,7 @@ fn query(unbound: &Unbound, times: usize) {
     }
 }
 
-/// Waits until many more queries arrived.
+/// Waits until more than 100 queries have arrived.
 fn wait_for_load(group: &Followed<'_>, before: &GroupStatus) {
     wait::until("load", wait::BOUND, || {
         picks_since(before, &group.status()).iter().sum::<u64>() > 100
@@ -51,7 +50,7 @@ fn datagrams_are_dealt_exactly_and_none_is_lost() {
 
         balancer.detach(&host).unwrap();
         query(&unbound, 20);
-        // The threads themselves count what they got: as many as the program dealt.
+        // The threads count as many queries as the program dealt.
         let each: Vec<u64> = unbound.stop_and_count();
         assert_eq!(each.iter().sum::<u64>(), answered + 40 + 20);
         assert!(each[0].abs_diff(each[1]) <= 1 + 20, "{each:?}");

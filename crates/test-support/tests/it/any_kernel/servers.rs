@@ -1,4 +1,4 @@
-//! The real servers start, answer, reload, restart, and leave nothing behind.
+//! The servers start, answer, reload, restart, and leave no process behind.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Who answered, of 50 requests: the kernel's hash reaches each of a few workers.
+/// The numbers in the answers to 50 requests: the hash of the kernel reaches each of a few workers.
 fn answerers(addr: std::net::SocketAddr) -> BTreeSet<u32> {
     (0..50).map(|_| http_get(addr).trim().parse().expect("a number")).collect()
 }
@@ -67,7 +67,7 @@ fn nginx_restarts_on_its_port() {
 }
 
 #[test]
-fn nginx_hands_over_again_and_again_and_leaves_nothing_behind() {
+fn nginx_is_upgraded_repeatedly_and_leaves_nothing_behind() {
     isolated(|| {
         let mut nginx = Nginx::start_daemon(2);
         let mut masters = vec![nginx.master_pid()];
@@ -108,7 +108,7 @@ fn a_reloaded_haproxy_serves_from_another_process() {
 }
 
 #[test]
-fn load_is_answered_and_what_is_not_is_counted() {
+fn answers_and_failures_under_load_are_counted() {
     isolated(|| {
         let (nginx, unbound) = (Nginx::start(1), Unbound::start(1));
         for outcome in [
@@ -120,9 +120,9 @@ fn load_is_answered_and_what_is_not_is_counted() {
         }
         let unknown = load::dnsperf(unbound.addr(), "unknown.test", 1, 1000);
         assert!(unknown.answered == 0 && unknown.failed > 0, "{unknown:?}");
-        let nobody = (std::net::Ipv4Addr::LOCALHOST, free_port()).into();
-        let refused = load::http_during(nobody, 1, || {
-            wait::until("a refusal", wait::BOUND, || try_http_get(nobody).is_err());
+        let no_server = (std::net::Ipv4Addr::LOCALHOST, free_port()).into();
+        let refused = load::http_during(no_server, 1, || {
+            wait::until("a refusal", wait::BOUND, || try_http_get(no_server).is_err());
         });
         assert_eq!(refused.answered, 0);
         let [threads] = unbound.stop_and_count()[..] else { panic!("not one thread") };
@@ -143,7 +143,7 @@ fn every_haproxy_thread_answers_with_its_number() {
 }
 
 #[test]
-fn unbound_answers_the_name_it_knows() {
+fn unbound_answers_for_its_name_only() {
     isolated(|| {
         let unbound = Unbound::start(3);
         for _ in 0..20 {
@@ -188,7 +188,7 @@ fn slow_a_server_that_ignores_sigterm_is_killed_with_its_children() {
     assert!(exists(child) && directory.exists());
     drop(stubborn);
     assert!(!exists(pid) && !directory.exists());
-    // Whoever adopted the grandchild reaps it, sooner or later.
+    // Its new parent reaps the grandchild at some time.
     let gone = || {
         let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
         state.is_empty() || state.contains(") Z ")
