@@ -142,7 +142,7 @@ impl World {
         Self {
             program: status.group.program.as_ref().and_then(|program| program.id),
             slots: status.members.iter().map(slot).collect(),
-            steering: status.steering.clone(),
+            steering: status.steering,
             pins: pins(Path::new(ROOT)),
             marked: marked(members),
             host_members: host_members(),

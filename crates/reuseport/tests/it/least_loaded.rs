@@ -2,8 +2,8 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use crate::common::cookie;
 use crate::common::steering::{attach, picks};
+use crate::common::traffic::by_slot;
 use crate::common::world::{alone, counter, key_at};
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
@@ -33,8 +33,7 @@ impl Group {
     }
 
     fn at(address: SocketAddr, count: usize, policy: Policy) -> Self {
-        let mut members = Bind::new(address).nonblocking(true).listeners(count).unwrap();
-        members.sort_by_key(|member| cookie(member));
+        let members = by_slot(Bind::new(address).nonblocking(true).listeners(count).unwrap());
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let balancer = attach(&host, &key, policy);
@@ -277,8 +276,7 @@ fn a_sample_of_many_members_avoids_those_that_hang() {
 fn datagrams_go_where_the_fewest_bytes_wait() {
     alone(|| {
         let address = loopback(false);
-        let mut members = Bind::new(address).nonblocking(true).udp_sockets(3).unwrap();
-        members.sort_by_key(|member| cookie(member));
+        let members = by_slot(Bind::new(address).nonblocking(true).udp_sockets(3).unwrap());
         let address = members[0].local_addr().unwrap();
         let host = Host::open().unwrap();
         let key = key_at(&host, "udp", address);

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use crate::common::cookie;
+use crate::common::traffic::by_slot;
 use crate::common::world::{alone, counter, deal, key_at};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -27,8 +27,7 @@ struct Udp {
 
 impl Udp {
     fn new(address: SocketAddr, count: usize, policy: &str) -> Self {
-        let mut members = Bind::new(address).nonblocking(true).udp_sockets(count).unwrap();
-        members.sort_by_key(|member| cookie(member));
+        let members = by_slot(Bind::new(address).nonblocking(true).udp_sockets(count).unwrap());
         let host = Host::open().unwrap();
         let key = key_at(&host, "udp", members[0].local_addr().unwrap());
         attach(&host, &key, policy.parse().unwrap());
@@ -220,8 +219,7 @@ fn the_policy_payload_is_refused_for_tcp() {
 #[test]
 fn under_every_policy_draining_members_get_nothing_new_and_can_return() {
     alone(|| {
-        let mut members = Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap();
-        members.sort_by_key(|member| cookie(member));
+        let members = by_slot(Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap());
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let balancer = attach(&host, &key, Policy::RoundRobin);
@@ -266,8 +264,7 @@ fn a_change_of_policy_under_traffic_sends_nothing_to_a_draining_member() {
     const CHANGES: usize = 30;
 
     alone(|| {
-        let mut members = Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap();
-        members.sort_by_key(|member| cookie(member));
+        let members = by_slot(Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap());
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let balancer = attach(&host, &key, Policy::RoundRobin);

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 
-use crate::common::cookie;
 use crate::common::rights::{capable_of, user_capable_of};
 use crate::common::steering::{attach, picks};
+use crate::common::traffic::by_slot;
 use crate::common::world::{ROOT, alone, counter, key_at, more, object, with_object};
 use reuseport::group::GroupKey;
 use reuseport::policy::{LeastLoaded, LoadTerms, StaleAfter};
@@ -43,8 +43,7 @@ impl Group {
     }
 
     fn with(count: usize, attach: fn(&Host, &GroupKey, Policy) -> Balancer) -> Self {
-        let mut members = more(loopback(false), count);
-        members.sort_by_key(|member| cookie(member));
+        let members = by_slot(more(loopback(false), count));
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let balancer = attach(&host, &key, LEAST_LOADED);
@@ -335,8 +334,7 @@ fn a_report_survives_changes_and_ends_with_the_attachment() {
 #[test]
 fn reports_count_for_datagrams_too() {
     alone(|| {
-        let mut members = Bind::new(loopback(false)).nonblocking(true).udp_sockets(3).unwrap();
-        members.sort_by_key(|member| cookie(member));
+        let members = by_slot(Bind::new(loopback(false)).nonblocking(true).udp_sockets(3).unwrap());
         let address = members[0].local_addr().unwrap();
         let host = Host::open().unwrap();
         let key = key_at(&host, "udp", address);

@@ -42,9 +42,8 @@ fn is_left_alone(scene: &Scene, words: &[&str]) {
     scene.refuses(ErrorKind::Schema, &words, |scene| scene.attach(&force));
     // Other groups are listed and can be changed.
     let statuses = scene.host.statuses().unwrap();
-    let steering = |key: &GroupKey| {
-        statuses.iter().find(|status| status.group.key == *key).unwrap().steering.clone()
-    };
+    let steering =
+        |key: &GroupKey| statuses.iter().find(|status| status.group.key == *key).unwrap().steering;
     assert_eq!(steering(&scene.key), Steering::Foreign);
     assert!(steering(&other.key).selection().is_some());
     other.attach(&with(Policy::Random)).unwrap();

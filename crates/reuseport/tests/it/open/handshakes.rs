@@ -12,8 +12,9 @@ use test_support::process::{close, spawn};
 use test_support::program;
 use test_support::wait::{self, BOUND};
 
-use super::{Scene, by_slot, ends_at_zero, none_open, reset, stream_socket, sysctl};
+use super::{Scene, ends_at_zero, none_open, reset, stream_socket, sysctl};
 use crate::common::segment::{SYN, Segment, Sender};
+use crate::common::traffic::by_slot;
 
 /// Clients that drop every packet and so answer no SYN-ACK. Dropping this ends them.
 struct Deaf(Child);

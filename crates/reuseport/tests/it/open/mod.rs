@@ -12,7 +12,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::common::cookie;
+use crate::common::traffic::by_slot;
 use crate::common::world::{alone, open_by_index};
 use reuseport::net::{Bind, loopback};
 use reuseport::{Balancer, Host, Policy};
@@ -130,12 +130,6 @@ impl Scene {
         };
         clients.into_iter().map(pair).collect()
     }
-}
-
-/// Sorts members in the order in which they get slots.
-fn by_slot(mut members: Vec<TcpListener>) -> Vec<TcpListener> {
-    members.sort_by_key(|member| cookie(member));
-    members
 }
 
 fn attach(host: &Host, member: &TcpListener) -> Balancer {
