@@ -66,7 +66,7 @@ pub enum Hint {
     MapShape,
     /// The map's elements are too large or too many.
     MapTooLarge,
-    /// The object's maps take more memory than an object gets unasked.
+    /// The object's maps take more memory than the loader allows by default.
     ChooseMaxEntries,
     /// The kernel is out of memory for the map.
     NoMemory,
@@ -112,7 +112,7 @@ impl Hint {
             }
             Self::CapBpfOrPerfmon => {
                 "needs CAP_BPF, and CAP_PERFMON for tracing programs and iterators (a kernel in \
-                 lockdown refuses some tracing programs to every user)"
+                 lockdown refuses some tracing programs even to root)"
             }
             Self::CapPerfmon => "needs CAP_BPF and CAP_PERFMON",
             Self::CapSysAdmin => "needs CAP_SYS_ADMIN",
@@ -148,18 +148,18 @@ impl Hint {
             Self::NoDirectory => "the directory must exist",
             Self::NothingPinned => "nothing is pinned there",
             Self::PinForbidden => {
-                "the owner and the mode of the file and of its directories do not let this user \
-                 (to open what is pinned takes the right to read and to write it)"
+                "the owner and the mode of the file or of its directories keep this user out \
+                 (opening a pin needs permission to read and to write)"
             }
             Self::OtherPin => "remove that pin, or give another path",
             Self::MapShape => {
-                "its type takes no keys or values of this size, not this number of elements, or \
-                 not these flags"
+                "its type does not accept keys or values of this size, this number of elements, or \
+                 these flags"
             }
-            Self::MapTooLarge => "its elements are too large, or too many",
+            Self::MapTooLarge => "it has too many elements, or too large ones",
             Self::ChooseMaxEntries => "set its number of elements with `map_max_entries`",
-            Self::NoMemory => "the kernel has no room for it: give it fewer or smaller elements",
-            Self::ReadOnly => "the map is frozen, or only for reading",
+            Self::NoMemory => "the kernel has no memory for it: use fewer or smaller elements",
+            Self::ReadOnly => "the map is frozen or read-only",
             Self::Frozen => "the map is frozen",
             Self::NotMmapable => "the map must be created with BPF_F_MMAPABLE",
             Self::NarrowValues => "declare the map with `__type(value, __u64)`",
@@ -167,7 +167,7 @@ impl Hint {
             Self::TooComplex { .. } => "the program is too large or too complex for the verifier",
             Self::Types { .. } => "the kernel refused the object's types",
             Self::NotAnObject => {
-                "expected is an ELF file as `clang -target bpf -g -O2 -c` or aya-ebpf makes it"
+                "expected an ELF file as built by `clang -target bpf -g -O2 -c` or aya-ebpf"
             }
             Self::ByteOrder => "compile it with -target bpf on this machine",
             Self::MapDefinition => {

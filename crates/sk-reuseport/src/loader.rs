@@ -227,8 +227,8 @@ impl<'a> EbpfLoader<'a> {
             .collect()
     }
 
-    /// Refuses maps of the object's that together would take too much of the kernel's memory; not
-    /// those that the caller gives, or whose number of elements he chose.
+    /// Refuses maps that together would take too much memory. Maps that the caller passes, or whose
+    /// number of elements the caller sets, do not count.
     fn check_memory(&self, definitions: &[(String, aya_obj::Map)]) -> Result<(), EbpfError> {
         const LIMIT: u64 = 1 << 30;
 

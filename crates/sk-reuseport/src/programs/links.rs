@@ -47,7 +47,7 @@ impl FdLink {
     ///
     /// # Errors
     ///
-    /// If the path is taken or not on a bpffs.
+    /// If the path exists or is not on a bpffs.
     pub fn pin<P: AsRef<Path>>(self, path: P) -> Result<PinnedLink, PinError> {
         let path = path.as_ref();
         pin::pin(self.fd.as_fd(), path)?;

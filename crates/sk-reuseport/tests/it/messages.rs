@@ -126,7 +126,7 @@ fn data_that_is_no_object_is_reported_as_such() {
     for bytes in [&b""[..], b"x", b"#include <linux/bpf.h>\nint main(void) {}\n", b"\x7fELF"] {
         let error = Ebpf::load(bytes).unwrap_err();
         assert!(matches!(error, EbpfError::ParseError(_)), "{error}");
-        assert!(report(&error).contains("expected is an ELF file"), "{error}");
+        assert!(report(&error).contains("expected an ELF file"), "{error}");
     }
     // An ELF file for another machine: this test binary.
     let own = std::fs::read("/proc/self/exe").unwrap();

@@ -21,7 +21,7 @@ const PIN_BY_NAME: u32 = 1;
 const VALID: [u32; 7] = [ARRAY, 4, 8, 1, 0, 0, 0];
 
 #[track_caller]
-fn says(bytes: &[u8], expected: &[&str]) {
+fn assert_refused(bytes: &[u8], expected: &[&str]) {
     let report = refused(bytes);
     for part in expected {
         assert!(report.contains(part), "{report:?} should contain {part:?}");
@@ -40,10 +40,10 @@ fn objects_built_here_are_valid_by_default() {
 #[test]
 fn empty_objects() {
     unharmed(|| {
-        says(b"", &["expected is an ELF file"]);
-        says(&[0; 64], &["expected is an ELF file"]);
-        says(&vec![0; 1 << 20], &["expected is an ELF file"]);
-        says(&[0x7f; 4096], &["expected is an ELF file"]);
+        assert_refused(b"", &["expected an ELF file"]);
+        assert_refused(&[0; 64], &["expected an ELF file"]);
+        assert_refused(&vec![0; 1 << 20], &["expected an ELF file"]);
+        assert_refused(&[0x7f; 4096], &["expected an ELF file"]);
         // No program and no map.
         let nothing = Elf::empty().bytes();
         load(&nothing, None).unwrap();
@@ -53,7 +53,7 @@ fn empty_objects() {
 
 #[test]
 fn the_other_byte_order() {
-    unharmed(|| says(BIG_ENDIAN, &["other byte order"]));
+    unharmed(|| assert_refused(BIG_ENDIAN, &["other byte order"]));
 }
 
 #[test]
@@ -70,9 +70,9 @@ fn licences() {
         // GPL.
         load(&licensed(b"\xff\xfe\0"), None).unwrap();
         // Without a final 0, with two, and empty.
-        says(&licensed(b"GPL"), &["license"]);
-        says(&licensed(b"G\0PL\0"), &["license"]);
-        says(&licensed(b""), &["license"]);
+        assert_refused(&licensed(b"GPL"), &["license"]);
+        assert_refused(&licensed(b"G\0PL\0"), &["license"]);
+        assert_refused(&licensed(b""), &["license"]);
     });
 }
 
@@ -87,7 +87,7 @@ fn unknown_sections() {
         // A program of an unknown section is refused, and the message names the section.
         let mut elf = Elf::passing();
         elf.program(b"sk_reuseport/teleport", b"odd", &EXIT);
-        says(&elf.bytes(), &["sk_reuseport/teleport"]);
+        assert_refused(&elf.bytes(), &["sk_reuseport/teleport"]);
     });
 }
 
@@ -96,30 +96,36 @@ fn maps_of_impossible_sizes() {
     unharmed(|| {
         let with = |definition| Elf::passing().map(b"ODD", definition).bytes();
         // 4 GiB: in one element, and in many.
-        says(&with([ARRAY, 4, u32::MAX, 1, 0, 0, 0]), &["`ODD`", "4294967296 bytes"]);
-        says(&with([ARRAY, 4, 8, 1 << 29, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
-        says(&with([HASH, 4, 8, 1 << 26, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
-        says(&with([RINGBUF, 0, 0, 1 << 31, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
-        says(&with([ARRAY, 4, i32::MAX as u32, u32::MAX, 0, 0, 0]), &["`ODD`"]);
+        assert_refused(&with([ARRAY, 4, u32::MAX, 1, 0, 0, 0]), &["`ODD`", "4294967296 bytes"]);
+        assert_refused(&with([ARRAY, 4, 8, 1 << 29, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
+        assert_refused(&with([HASH, 4, 8, 1 << 26, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
+        assert_refused(&with([RINGBUF, 0, 0, 1 << 31, 0, 0, 0]), &["`ODD`", "map_max_entries"]);
+        assert_refused(&with([ARRAY, 4, i32::MAX as u32, u32::MAX, 0, 0, 0]), &["`ODD`"]);
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("ODD", 16).load(&with([ARRAY, 4, 8, 1 << 29, 0, 0, 0])).unwrap();
         // 64 times 64 MiB.
         let many = |elf: Elf, index| {
             elf.map(format!("M{index}").as_bytes(), [ARRAY, 4, 8, 1 << 23, 0, 0, 0])
         };
-        says(&(0..64).fold(Elf::passing(), many).bytes(), &["4294967296 bytes"]);
+        assert_refused(&(0..64).fold(Elf::passing(), many).bytes(), &["4294967296 bytes"]);
         // Sizes of keys and values that the type does not accept.
-        says(&with([ARRAY, 3, 8, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
-        says(&with([ARRAY, 4, 0, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
-        says(&with([SOCKARRAY, 4, 16, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
-        says(&with([SOCKARRAY, 8, 8, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
+        assert_refused(&with([ARRAY, 3, 8, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
+        assert_refused(&with([ARRAY, 4, 0, 1, 0, 0, 0]), &["`ODD`", "keys or values of this size"]);
+        assert_refused(
+            &with([SOCKARRAY, 4, 16, 1, 0, 0, 0]),
+            &["`ODD`", "keys or values of this size"],
+        );
+        assert_refused(
+            &with([SOCKARRAY, 8, 8, 1, 0, 0, 0]),
+            &["`ODD`", "keys or values of this size"],
+        );
         // No elements, unknown flags, an unknown type.
-        says(&with([SOCKARRAY, 4, 8, 0, 0, 0, 0]), &["`ODD`", "number of elements"]);
-        says(&with([ARRAY, 4, 8, 1, u32::MAX, 0, 0]), &["`ODD`", "flags"]);
-        says(&with([9999, 4, 8, 1, 0, 0, 0]), &["map type 9999"]);
+        assert_refused(&with([SOCKARRAY, 4, 8, 0, 0, 0, 0]), &["`ODD`", "number of elements"]);
+        assert_refused(&with([ARRAY, 4, 8, 1, u32::MAX, 0, 0]), &["`ODD`", "flags"]);
+        assert_refused(&with([9999, 4, 8, 1, 0, 0, 0]), &["map type 9999"]);
         // An unknown kind of pinning.
         for pinning in [2, 77, 1 << 8, 1 << 31] {
-            says(&with([ARRAY, 4, 8, 1, 0, 0, pinning]), &["`ODD`", "pinning"]);
+            assert_refused(&with([ARRAY, 4, 8, 1, 0, 0, pinning]), &["`ODD`", "pinning"]);
         }
     });
 }
@@ -145,12 +151,12 @@ fn invalid_types() {
         let variable = |linkage| [1, 14 << 24, 1, linkage];
         load(&with(&[&INT]), None).unwrap();
         for linkage in [3, 77, u32::MAX] {
-            says(&with(&[&INT, &variable(linkage)]), &["damaged"]);
+            assert_refused(&with(&[&INT, &variable(linkage)]), &["damaged"]);
             // After a type of kind 0.
-            says(&with(&[&INT, &[0, 0, 0], &variable(linkage)]), &["damaged"]);
+            assert_refused(&with(&[&INT, &[0, 0, 0], &variable(linkage)]), &["damaged"]);
         }
-        says(&with(&[&[0, 0, 0]]), &["damaged"]);
-        says(&with(&[&INT, &[1, 31 << 24, 0]]), &["BTF"]);
+        assert_refused(&with(&[&[0, 0, 0]]), &["damaged"]);
+        assert_refused(&with(&[&INT, &[1, 31 << 24, 0]]), &["BTF"]);
     });
 }
 
@@ -160,14 +166,14 @@ fn more_zeros_than_memory() {
         for size in [1 << 32, 1 << 40, u64::MAX / 2, u64::MAX] {
             let mut elf = Elf::passing();
             elf.zeros(b".bss", size);
-            says(&elf.bytes(), &["zeros", "the most"]);
+            assert_refused(&elf.bytes(), &["zeros", "the most"]);
         }
         // Small sections, too large together.
         let mut elf = Elf::passing();
         for index in 0..64 {
             elf.zeros(format!(".bss.{index}").as_bytes(), 1 << 26);
         }
-        says(&elf.bytes(), &["zeros", "the most"]);
+        assert_refused(&elf.bytes(), &["zeros", "the most"]);
     });
 }
 
@@ -190,7 +196,7 @@ fn names_that_are_no_text_or_no_file_name() {
         // A map to be pinned by a name that leads to another directory.
         fs::create_dir(format!("{}/inside", bpffs::PATH)).unwrap();
         for name in [&b"inside/map"[..], b"/sys/fs/bpf/inside/map", b"..", b".", b"../map", b"x/"] {
-            says(&named(name, PIN_BY_NAME), &["invalid map name"]);
+            assert_refused(&named(name, PIN_BY_NAME), &["invalid map name"]);
         }
         assert_eq!(fs::read_dir(format!("{}/inside", bpffs::PATH)).unwrap().count(), 0);
         load(&named(b"plain", PIN_BY_NAME), None).unwrap();
@@ -202,7 +208,7 @@ fn calls_deeper_than_any_stack() {
     unharmed(|| {
         // The kernel allows 8 frames. The linker recurses once per call, and must come to an end
         // first.
-        says(&Elf::calling(200).bytes(), &["BPF_PROG_LOAD"]);
+        assert_refused(&Elf::calling(200).bytes(), &["BPF_PROG_LOAD"]);
         for depth in [300, 20_000] {
             assert!(load(&Elf::calling(depth).bytes(), None).is_err());
         }
@@ -212,7 +218,10 @@ fn calls_deeper_than_any_stack() {
 #[test]
 fn a_program_that_the_verifier_refuses() {
     unharmed(|| {
-        says(REFUSED, &["the verifier refused the program", "invalid access to packet", "[...]"]);
+        assert_refused(
+            REFUSED,
+            &["the verifier refused the program", "invalid access to packet", "[...]"],
+        );
     });
 }
 
