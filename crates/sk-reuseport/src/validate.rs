@@ -2,7 +2,7 @@
 //! the cases in which it would panic, allocate without bound, or read an invalid value into an
 //! enum.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use aya_obj::ParseError;
@@ -137,10 +137,13 @@ fn check_code(file: &object::File<'_>) -> Result<(), EbpfError> {
     Ok(())
 }
 
-/// The functions of an object, and the sections that hold them.
-struct Code {
+/// The functions and maps of an object.
+struct Code<'a> {
+    /// The sections that hold functions.
     sections: HashSet<SectionIndex>,
     functions: Vec<(SectionIndex, Range<usize>)>,
+    /// The names of the maps in each section of maps that the object's types describe.
+    maps: HashMap<SectionIndex, HashSet<&'a [u8]>>,
 }
 
 /// An instruction that a relocation changes.
@@ -150,9 +153,18 @@ struct Place<'a> {
     data: &'a [u8],
 }
 
-impl Code {
-    fn of(file: &object::File<'_>) -> Option<Self> {
-        let mut code = Self { sections: HashSet::new(), functions: Vec::new() };
+impl<'a> Code<'a> {
+    fn of(file: &object::File<'a>) -> Option<Self> {
+        let types = file.section_by_name(".BTF").and_then(|section| section.data().ok());
+        let maps = file
+            .sections()
+            .filter(|section| is_named(section, b".maps"))
+            .filter_map(|section| {
+                let names = btf::variables(types.unwrap_or_default(), section.name_bytes().ok()?);
+                Some((section.index(), names))
+            })
+            .collect();
+        let mut code = Self { sections: HashSet::new(), functions: Vec::new(), maps };
         for symbol in file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text) {
             let Some(index) = symbol.section_index() else { continue };
             let Ok(section) = file.section_by_index(index) else { continue };
@@ -192,13 +204,12 @@ impl Code {
                 _ => None,
             };
         }
-        let section = file.section_by_index(section).ok()?;
-        if is_of_maps(&section) {
-            // A map is referred to by its own symbol, never by that of its section.
-            let name = symbol.name_bytes().ok()?;
-            let types = file.section_by_name(".BTF").and_then(|section| section.data().ok());
-            let maps = btf::variables(types.unwrap_or_default(), section.name_bytes().ok()?);
-            return valid(is_named(&section, b"maps") || maps.contains(name));
+        // A map is referred to by its own symbol, never by that of its section.
+        if let Some(maps) = self.maps.get(&section) {
+            return valid(maps.contains(symbol.name_bytes().ok()?));
+        }
+        if is_named(&file.section_by_index(section).ok()?, b"maps") {
+            return Some(());
         }
         // A variable's address takes two instructions and is added to the immediate.
         let inside = |(index, range): &(SectionIndex, Range<usize>)| {
