@@ -1,6 +1,5 @@
-//! `cargo xtask bench`: builds the measuring programs and the command in release and runs one bench.
-//!
-//! What is measured, and how, is in `benches/`; docs/figures.md has what came out.
+//! `cargo xtask bench`: builds `benches` and the command in release mode and runs one benchmark.
+//! docs/figures.md has the results.
 
 use std::ffi::OsString;
 
@@ -23,8 +22,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let build = ["build", "--release", "--quiet", "--package", "reuseport-cli"];
     shell::run(shell::cargo(&root).args(build))?;
     let mut cargo = shell::cargo(&root);
-    // A file that is to be written is named from where the user is.
-    cargo.current_dir(std::env::current_dir().context("there is no current directory")?);
+    // File names in the arguments are relative to the user's directory.
+    cargo.current_dir(std::env::current_dir().context("cannot find the current directory")?);
     cargo.args(["run", "--release", "--quiet", "--package", "benches", "--manifest-path"]);
     shell::run(cargo.arg(root.join("Cargo.toml")).arg("--").args(&args.bench))
 }

@@ -1,9 +1,9 @@
-//! `cargo xtask bpf`: compiles the BPF sources into the objects that are committed beside the crates
-//! that embed them, or (`--check`) proves that the committed bytes are what the sources give.
+//! `cargo xtask bpf`: compiles the BPF sources into the objects that are committed with the crates
+//! that embed them, or (`--check`) fails if a committed object differs from what its source compiles to.
 //!
-//! The bytes must not depend on the machine: one compiler version, no path but those relative to
-//! the workspace, and no DWARF, which would tell the line of every type in the system's headers.
-//! BTF stays: the loader and CO-RE need it.
+//! The bytes must not depend on the machine: one compiler version, only paths relative to the
+//! workspace, and no DWARF, which records the line of every type in the system's headers. BTF stays:
+//! the loader and CO-RE need it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,7 +19,7 @@ const STRIP: &str = "llvm-strip-14";
 const SOURCE: &str = ".bpf.c";
 const OBJECT: &str = ".bpf.o";
 
-/// Where sources lie and where their objects go, relative to the workspace.
+/// Directories of sources and of their objects, relative to the workspace.
 const DIRECTORIES: [(&str, &str); 5] = [
     ("bpf", "crates/reuseport/bpf"),
     ("benches/bpf", "benches/bpf"),
@@ -30,7 +30,7 @@ const DIRECTORIES: [(&str, &str); 5] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Write nothing; fail if a committed object is not what its source gives
+    /// Write nothing; fail if a committed object differs from what its source compiles to
     #[arg(long)]
     pub(crate) check: bool,
 }
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.check { check(&root, &built, &stale) } else { write(&root, &built, &stale) }
 }
 
-/// An object's place relative to the workspace, and what its source gives.
+/// An object's path relative to the workspace, and what its source compiles to.
 struct Built {
     object: PathBuf,
     bytes: Vec<u8>,
@@ -64,19 +64,20 @@ fn build_all(root: &Path) -> Result<Vec<Built>> {
     Ok(built)
 }
 
-/// `select.bpf.c` gives `select.bpf.o`.
+/// `select.bpf.c` compiles to `select.bpf.o`.
 fn object_name(source: &Path) -> Result<String> {
     let name = source.file_name().and_then(OsStr::to_str).unwrap_or_default();
-    let stem = name.strip_suffix(SOURCE).with_context(|| format!("{name:?} is no {SOURCE}"))?;
+    let stem =
+        name.strip_suffix(SOURCE).with_context(|| format!("{name:?} does not end in {SOURCE}"))?;
     Ok(format!("{stem}{OBJECT}"))
 }
 
-/// Compiles `source` (relative to `root`, so that no other path gets into the object) into `out`.
+/// Compiles `source` into `out`. It is relative to `root`, so that no other path gets into the object.
 fn compile(root: &Path, source: &Path, out: &Path) -> Result<()> {
     let mut prefix_map = std::ffi::OsString::from("-ffile-prefix-map=");
     prefix_map.push(root);
     prefix_map.push("=.");
-    // clang has no idea where Debian keeps <asm/types.h> when the target is not the host.
+    // clang does not find Debian's <asm/types.h> when the target is not the host.
     let multiarch = format!("/usr/include/{}-linux-gnu", std::env::consts::ARCH);
     let compiled = shell::run(
         Command::new(CLANG)
@@ -89,11 +90,11 @@ fn compile(root: &Path, source: &Path, out: &Path) -> Result<()> {
             .arg(out),
     );
     compiled.and_then(|()| shell::run(Command::new(STRIP).arg("-g").arg(out))).with_context(|| {
-        format!("cannot build {} ({CLANG}, llvm-14 and libbpf-dev build it)", source.display())
+        format!("cannot build {} (it needs {CLANG}, llvm-14 and libbpf-dev)", source.display())
     })
 }
 
-/// Objects in our directories that no source gives.
+/// Objects without a source.
 fn stale_objects(root: &Path, built: &[Built]) -> Result<Vec<PathBuf>> {
     let mut stale = Vec::new();
     for (_, objects) in DIRECTORIES {
@@ -113,21 +114,23 @@ fn check(root: &Path, built: &[Built], stale: &[PathBuf]) -> Result<()> {
     for Built { object, bytes } in built {
         match fs::read(root.join(object)) {
             Ok(committed) if committed == *bytes => {}
-            Ok(_) => wrong.push(format!("{} is not what its source gives", object.display())),
+            Ok(_) => {
+                wrong.push(format!("{} differs from what its source compiles to", object.display()))
+            }
             Err(error) => wrong.push(format!("{}: {error}", object.display())),
         }
     }
     if !wrong.is_empty() {
         bail!("{}; run `cargo xtask bpf` and commit the objects", wrong.join("; "));
     }
-    println!("{} BPF objects are what their sources give", built.len());
+    println!("{} BPF objects match their sources", built.len());
     Ok(())
 }
 
 fn write(root: &Path, built: &[Built], stale: &[PathBuf]) -> Result<()> {
     for Built { object, bytes } in built {
         let path = root.join(object);
-        // An unchanged object keeps its time, so that cargo does not rebuild the crate around it.
+        // An unchanged object keeps its time, so that cargo does not rebuild the crate that embeds it.
         if fs::read(&path).is_ok_and(|old| old == *bytes) {
             println!("{}: unchanged", object.display());
             continue;
@@ -146,7 +149,7 @@ fn write(root: &Path, built: &[Built], stale: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// The names, sorted, of the files in `directory` that end so; none if there is no directory.
+/// The sorted names of the files in `directory` with this ending; none if there is no directory.
 fn files_ending(directory: &Path, ending: &str) -> Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -234,7 +237,7 @@ mod tests {
         fs::write(objects.join("old.bpf.o"), "").unwrap();
         let (wrong, built, stale) = checked();
         let wrong = wrong.unwrap_err();
-        assert!(wrong.contains("bpf/a.bpf.o is not what its source gives"), "{wrong}");
+        assert!(wrong.contains("bpf/a.bpf.o differs from what its source compiles to"), "{wrong}");
         assert!(wrong.contains("bpf/old.bpf.o has no source"), "{wrong}");
 
         write(root, &built, &stale).unwrap();

@@ -1,12 +1,12 @@
-# Installs the Debian packages named as arguments; runs as root. Debian starts a service when it
-# installs it: a policy says no as long as this shell lives. A policy of the machine's own stays.
+# Installs the Debian packages given as arguments; runs as root. Debian starts a service when it
+# installs it; a policy file denies that while this shell runs. An existing policy file stays.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
     trap 'exit 130' HUP INT TERM
-    # Should this shell be killed outright, what is left behind says yes to everything.
+    # If this shell is killed, the file that remains allows everything.
     printf '#!/bin/sh\n[ ! -d /proc/%s ] || exit 101\n' "$$" >"$policy"
     chmod 755 "$policy"
 fi

@@ -6,22 +6,22 @@ use std::ops::AddAssign;
 /// Names of tests that take seconds begin with this; `--quick` leaves them out.
 pub(crate) const SLOW: &str = "slow_";
 
-/// What a test of `test-support`'s `feature::require` prints where it does not run.
+/// What `test-support`'s `feature::require` prints when it skips a test.
 const SKIPPED: &str = "skipped: this kernel has no ";
 
-/// What the lines `test result: ok. 3 passed; 0 failed; 1 ignored; ...` add up to.
+/// The sum of the lines `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub(crate) struct Counts {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) ignored: u64,
     pub(crate) filtered: u64,
-    /// Of those that passed, or rather returned: tests that the kernel has not what it takes for.
+    /// Tests that returned early, because the kernel lacks a feature; they count as passed, too.
     pub(crate) skipped: u64,
 }
 
 impl Counts {
-    /// Takes a line of a test binary's output into account.
+    /// Adds a line of a test binary's output.
     pub(crate) fn add(&mut self, line: &str) {
         if line.contains(SKIPPED) {
             self.skipped += 1;
@@ -51,15 +51,15 @@ impl AddAssign for Counts {
     }
 }
 
-/// `12 passed, 1 failed, 3 left out`: what is 0 is not mentioned, except for those that passed.
+/// `12 passed, 1 failed, 3 filtered out`, without counts of 0.
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed", self.passed)?;
         for (number, what) in [
             (self.failed, "failed"),
             (self.ignored, "ignored"),
-            (self.filtered, "left out"),
-            (self.skipped, "skipped for want of a kernel feature"),
+            (self.filtered, "filtered out"),
+            (self.skipped, "skipped because the kernel lacks a feature"),
         ] {
             if number > 0 {
                 write!(f, ", {number} {what}")?;
@@ -67,6 +67,13 @@ impl fmt::Display for Counts {
         }
         Ok(())
     }
+}
+
+/// A test's name and seconds, from `test a::b ... ok <0.123s>`: libtest's --report-time.
+pub(crate) fn timed(line: &str) -> Option<(&str, f64)> {
+    let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    let (_, time) = rest.rsplit_once('<')?;
+    Some((name, time.strip_suffix("s>")?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -91,8 +98,11 @@ mod tests {
         assert_eq!(counts, expected);
         assert_eq!(
             counts.to_string(),
-            "7 passed, 2 failed, 1 ignored, 13 left out, 1 skipped for want of a kernel feature"
+            "7 passed, 2 failed, 1 ignored, 13 filtered out, \
+             1 skipped because the kernel lacks a feature"
         );
+        assert_eq!(timed("test a::b ... ok <0.250s>"), Some(("a::b", 0.25)));
+        assert_eq!(timed("test a::b ... ok"), None);
         counts += Counts { passed: 1, ..Counts::default() };
         assert_eq!(counts.passed, 8);
     }

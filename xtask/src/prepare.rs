@@ -1,5 +1,5 @@
-//! Makes the machine ready for the tests: the programs they drive, and a mounted bpffs. What is there
-//! is left alone. Debian's packages only; elsewhere it says what is missing.
+//! Prepares the machine for the tests: installs the programs that are missing and mounts bpffs. Without
+//! apt-get it fails and names the missing packages.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -8,10 +8,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
-/// A program or a file, and the Debian package that brings it.
+/// A program or a file, and the Debian package that contains it.
 type Needed = (&'static str, &'static str);
 
-/// What the tests drive.
+/// What the tests need.
 const NEEDED: [Needed; 14] = [
     ("clang-14", "clang-14"),
     ("llvm-strip-14", "llvm-14"),
@@ -29,19 +29,19 @@ const NEEDED: [Needed; 14] = [
     ("strace", "strace"),
 ];
 
-/// What runs the tests on another kernel.
+/// What `cargo xtask vm` needs.
 const NEEDED_BY_VM: [Needed; 2] =
     [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static")];
 
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// Installs what is missing and mounts bpffs if nothing did.
+/// Installs what is missing and mounts bpffs unless it is mounted.
 pub(crate) fn run() -> Result<()> {
     install(&NEEDED)?;
     mount_bpffs()
 }
 
-/// Installs what `cargo xtask vm` takes.
+/// Installs what `cargo xtask vm` needs.
 pub(crate) fn for_vm() -> Result<()> {
     install(&NEEDED_BY_VM)
 }
@@ -53,7 +53,7 @@ fn install(needed: &[Needed]) -> Result<()> {
     }
     let packages = missing.join(" ");
     if shell::find("apt-get").is_none() {
-        bail!("this needs what Debian calls {packages}, and there is no apt-get: install it");
+        bail!("there is no apt-get; install what Debian calls {packages}");
     }
     println!("installing {packages}");
     shell::run_as(
@@ -65,11 +65,13 @@ fn install(needed: &[Needed]) -> Result<()> {
     )?;
     match self::missing(needed).as_slice() {
         [] => Ok(()),
-        left => bail!("{} installed, yet not all that was looked for is there", left.join(" ")),
+        left => {
+            bail!("installed {}, but their programs or files are still missing", left.join(" "))
+        }
     }
 }
 
-/// The packages whose program or file is not there.
+/// The packages whose program or file is missing.
 fn missing(needed: &[Needed]) -> Vec<&'static str> {
     let there = |what: &str| match what.strip_prefix('/') {
         Some(_) => Path::new(what).exists(),
@@ -84,11 +86,12 @@ pub(crate) fn mount_bpffs() -> Result<()> {
         return Ok(());
     }
     println!("mounting bpffs at {BPFFS}");
-    shell::run(shell::as_root("mount")?.args(["-t", "bpf", "bpf", BPFFS]))
-        .context("the tests pin to bpffs; in a container, start it with this mount or privileged")
+    shell::run(shell::as_root("mount")?.args(["-t", "bpf", "bpf", BPFFS])).context(
+        "the tests need bpffs; a container has to be privileged or started with this mount",
+    )
 }
 
-/// Whether a bpffs is what one sees at [`BPFFS`]: the last mount there is on top.
+/// Whether the last mount at [`BPFFS`], which hides earlier ones, is a bpffs.
 fn is_mounted(mounts: &str) -> bool {
     let kind = |line: &str| {
         let mut words = line.split(' ').skip(1);

@@ -1,4 +1,4 @@
-//! Running other programs from the workspace's root, and saying which one failed.
+//! Runs other programs from the workspace's root; errors name the command that failed.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use anyhow::{Context, Result, bail};
 
 /// The workspace's root: the directory above this package.
 pub(crate) fn workspace() -> Result<PathBuf> {
-    // Cargo sets the variable when it starts us; the constant serves a binary started by hand.
+    // Cargo sets the variable at run time; a binary started by hand has only the constant.
     let package = std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     let root = package.parent().context("xtask's package has no parent directory")?;
     Ok(root.to_owned())
 }
 
-/// Cargo, the very one that started us.
+/// The cargo that started this program.
 pub(crate) fn cargo(root: &Path) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root);
@@ -39,25 +39,25 @@ pub(crate) fn target_directory(root: &Path) -> Result<PathBuf> {
     Ok(directory.context("`cargo metadata` names no target directory")?.into())
 }
 
-/// Whether to print in colour.
-pub(crate) fn colour() -> bool {
+/// Whether to print in color.
+pub(crate) fn color() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// A command that will run as root: as it is for root, through sudo for others.
+/// A command that runs as root, through sudo if this process is not root.
 pub(crate) fn as_root(program: &str) -> Result<Command> {
     if rustix::process::geteuid().is_root() {
         return Ok(Command::new(program));
     }
     if find("sudo").is_none() {
-        bail!("`{program}` needs root: there is no sudo, so start this as root");
+        bail!("`{program}` needs root and there is no sudo; run this as root");
     }
     let mut sudo = Command::new("sudo");
     sudo.arg("--").arg(program);
     Ok(sudo)
 }
 
-/// Where a program lies: on PATH, or where Debian keeps what it hides from ordinary users.
+/// Finds a program on PATH or in the sbin directories, which are not on the PATH of ordinary users.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -66,7 +66,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Runs a command to its end; an exit code other than 0 is an error that names the command.
+/// Runs a command; an exit code other than 0 is an error that names the command.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);
     run_as(&shown, command)
@@ -81,7 +81,7 @@ pub(crate) fn run_as(shown: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A command as one would type it, the program by its name alone.
+/// A command line, without the directory of the program.
 pub(crate) fn show(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let mut words = vec![program.file_name().unwrap_or(program.as_os_str()).to_string_lossy()];

@@ -1,7 +1,5 @@
-//! `cargo xtask simulate`: builds the measuring programs in release and runs the simulation, which is one
-//! of them. It needs neither root nor bpffs.
-//!
-//! What is simulated is in `benches/src/simulate/`; docs/simulation.md has what came out.
+//! `cargo xtask simulate`: builds `benches` in release mode and runs the simulation
+//! (`benches/src/simulate/`). It needs neither root nor bpffs. docs/simulation.md has the results.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -13,7 +11,7 @@ use crate::shell;
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// Its options: `--json FILE`, `--plots DIRECTORY`, `--help`
+    /// Options of the simulation: `--json FILE`, `--plots DIRECTORY`, `--help`
     #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
     options: Vec<OsString>,
 }
@@ -28,7 +26,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "--package",
         "benches",
     ]))?;
-    // Not by `cargo run`, which would start it as root.
+    // `cargo run` would start it as root.
     let program = shell::target_directory(&root)?.join("release").join("benches");
     shell::run(Command::new(program).arg("simulate").args(&args.options))
 }

@@ -1,6 +1,7 @@
-//! `cargo xtask test`: every check there is, the quick ones first, the tests last: on this kernel, then
-//! on another. Stops at the first step that fails.
+//! `cargo xtask test`: all checks, then the tests on this kernel, then those on another kernel. Stops at
+//! the first step that fails.
 
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,27 +14,27 @@ use crate::{bpf, prepare, shell, vm};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the slow parts: the documentation, the tests on another kernel, and tests whose
-    /// names begin with `slow_`
+    /// Skip the slow parts: documentation, the tests on another kernel, and tests whose names contain
+    /// `slow_`
     #[arg(long)]
     quick: bool,
-    /// Leave out the tests on another kernel, in an emulated machine: `cargo xtask vm`
+    /// Skip the tests on another kernel, in an emulated machine (`cargo xtask vm`)
     #[arg(long)]
     no_vm: bool,
-    /// Run only the tests whose names contain one of these, and no other check
+    /// Run only the tests whose names contain one of these, and no checks
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 }
 
-/// Runs the steps and ends with one line that sums them up.
+/// Runs the steps and prints a summary.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = shell::workspace()?;
-    let mut steps = Steps::new();
+    let mut steps = Steps::default();
     let elsewhere = Elsewhere::of(args);
     let (mut here, mut there) = (Counts::default(), String::new());
     steps.step("prepare", || {
         prepare::run()?;
-        // A kernel that cannot be fetched is better known before the tests than after them.
+        // Fail here, not after the tests, if the kernel cannot be downloaded.
         if elsewhere == Elsewhere::Run { vm::prepare() } else { Ok(()) }
     })?;
     if args.names.is_empty() {
@@ -48,14 +49,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             there = vm::run(&vm::Args::everything())?.to_string();
             Ok(())
         })?,
-        Elsewhere::No(why) => there = format!("not run on another kernel ({why})"),
+        Elsewhere::No(why) => there = format!("not run ({why})"),
     }
-    let took = seconds(steps.start.elapsed());
-    println!("\nall well: {} steps, in {took}; tests: {here}; {there}", steps.done);
+    println!("\nall passed; seconds by step:\n{steps}\nhere: {here}\nother kernel: {there}");
     Ok(())
 }
 
-/// Whether the tests run on another kernel too, and if not, why.
+/// Whether the tests also run on another kernel, and if not, why.
 #[derive(Clone, Copy, PartialEq)]
 enum Elsewhere {
     Run,
@@ -67,18 +67,18 @@ impl Elsewhere {
         match args {
             Args { no_vm: true, .. } => Self::No("--no-vm"),
             Args { quick: true, .. } => Self::No("--quick"),
-            Args { names, .. } if !names.is_empty() => Self::No("`cargo xtask vm NAME` does that"),
-            _ if !vm::is_possible() => Self::No("the emulated machine is an x86-64 one"),
+            Args { names, .. } if !names.is_empty() => Self::No("use `cargo xtask vm NAME`"),
+            _ if !vm::is_possible() => Self::No("the emulated machine is x86-64"),
             _ => Self::Run,
         }
     }
 }
 
-/// Everything but the tests.
+/// All checks except the tests.
 fn check(root: &Path, args: &Args, steps: &mut Steps) -> Result<()> {
     steps.step("format", || shell::run(shell::cargo(root).args(["fmt", "--all", "--check"])))?;
     steps.step("clippy", || {
-        // With every feature, as the tests have them, and with none, as users get them.
+        // With all features, as the tests have them, and with none, as users do.
         for extra in [["--all-targets", "--all-features"].as_slice(), &[]] {
             let mut cargo = shell::cargo(root);
             cargo.args(["clippy", "--workspace"]).args(extra);
@@ -99,16 +99,16 @@ fn check(root: &Path, args: &Args, steps: &mut Steps) -> Result<()> {
     steps.step("bpf", || bpf::run(&bpf::Args { check: true }))
 }
 
-/// Runs the tests, shows what they say, and counts.
+/// Runs the tests, shows their output, and counts the results.
 fn test(root: &Path, args: &Args) -> Result<Counts> {
     let mut command = test_command(root, args);
     let shown = shell::show(&command);
-    // One pipe for both: cargo names on stderr whose results follow on stdout.
+    // One pipe for both: cargo prints headings on stderr for the results on stdout.
     let (output, stdout) = std::io::pipe().context("cannot make a pipe")?;
     let stderr = stdout.try_clone().context("cannot make a pipe")?;
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
-    drop(command); // and with it our copies of the pipe's other end
+    drop(command); // and its copies of the pipe's other end
 
     let mut counts = Counts::default();
     for line in BufReader::new(output).split(b'\n') {
@@ -128,49 +128,50 @@ fn test(root: &Path, args: &Args) -> Result<Counts> {
 }
 
 fn test_command(root: &Path, args: &Args) -> Command {
-    // They see a pipe, so they have to be told of the terminal behind it.
-    let colour = shell::colour();
+    // The tests see a pipe, not the terminal behind it.
+    let color = shell::color();
     let mut cargo = shell::cargo(root);
-    // All failures in one run are worth more than the first one sooner.
+    // All failures in one run are more useful than an early end.
     cargo.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
-    if colour {
+    if color {
         cargo.args(["--color", "always"]);
     }
     cargo.arg("--");
     if args.quick {
         cargo.args(["--skip", SLOW]);
     }
-    if colour {
+    if color {
         cargo.args(["--color", "always"]);
     }
     cargo.args(&args.names);
     cargo
 }
 
-/// The steps done so far, and when the first began.
-struct Steps {
-    start: Instant,
-    done: usize,
-}
+/// The completed steps and how long each took.
+#[derive(Default)]
+struct Steps(Vec<(&'static str, Duration)>);
 
 impl Steps {
-    fn new() -> Self {
-        Self { start: Instant::now(), done: 0 }
-    }
-
-    /// Runs one step under a heading and says how long it took.
-    fn step(&mut self, name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Runs one step under a heading.
+    fn step(&mut self, name: &'static str, run: impl FnOnce() -> Result<()>) -> Result<()> {
         println!("== {name}");
         let start = Instant::now();
         let result = run();
-        let took = seconds(start.elapsed());
-        result.with_context(|| format!("{name} failed after {took}"))?;
-        println!("== {name}: {took}\n");
-        self.done += 1;
+        let took = start.elapsed();
+        result.with_context(|| format!("{name} failed after {:.1} s", took.as_secs_f64()))?;
+        println!("== {name}: {:.1} s\n", took.as_secs_f64());
+        self.0.push((name, took));
         Ok(())
     }
 }
 
-fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
+/// A table: step, seconds.
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.0.iter().map(|(_, took)| *took).sum();
+        for (name, took) in self.0.iter().chain([&("total", total)]) {
+            writeln!(f, "    {name:8} {:7.1}", took.as_secs_f64())?;
+        }
+        Ok(())
+    }
 }

@@ -1,4 +1,4 @@
-//! The test binaries of a package, as cargo reports them when it has built them.
+//! Builds the test binaries of packages and reads their paths from cargo's messages.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,10 +11,10 @@ use crate::shell;
 /// A binary that runs tests.
 #[derive(Debug, PartialEq)]
 pub(super) struct TestBinary {
-    /// For people: `sk-reuseport tests/steer`, `reuseport lib`.
+    /// Shown to the user: `sk-reuseport tests/steer`, `reuseport lib`.
     pub(super) name: String,
     pub(super) path: PathBuf,
-    /// Its package's directory, where tests expect to be started.
+    /// The package's directory, where tests are started.
     pub(super) directory: PathBuf,
 }
 
@@ -22,17 +22,17 @@ pub(super) struct TestBinary {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Built {
     pub(super) tests: Vec<TestBinary>,
-    /// Commands that tests start.
+    /// Programs that tests start.
     pub(super) commands: Vec<PathBuf>,
 }
 
-/// What is built.
+/// What to build.
 #[derive(Clone, Copy)]
 pub(super) enum Scope {
-    /// The packages whose tests run, and no more.
+    /// The packages whose tests run.
     Packages,
-    /// Everything: nothing, if `cargo xtask test` has just built it. For some packages alone cargo
-    /// would choose other features of what they depend on, and build that again.
+    /// Everything, which `cargo xtask test` has just built. For some packages alone cargo would select
+    /// other features of their dependencies and build these again.
     Workspace,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn build(root: &Path, packages: &[String], scope: Scope) -> Result<Bu
         }
     }
     let shown = shell::show(&cargo);
-    // What cargo says to people goes on to stderr.
+    // Cargo's messages for people go to stderr.
     let output = cargo.stderr(Stdio::inherit()).output();
     let output = output.with_context(|| format!("cannot start `{shown}`"))?;
     if !output.status.success() {
@@ -62,7 +62,7 @@ pub(super) fn build(root: &Path, packages: &[String], scope: Scope) -> Result<Bu
     Ok(built)
 }
 
-/// The part of cargo's messages that we read (cargo-reference, "External tools").
+/// The part of cargo's messages that this reads (The Cargo Book, "External tools").
 #[derive(Deserialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 enum Message {
@@ -99,7 +99,7 @@ fn parse(messages: &str, packages: &[String]) -> Result<Built> {
         };
         let kind = target.kind.first().map_or("", String::as_str);
         let directory = manifest_path.parent().context("a manifest without a directory")?;
-        // Each package of the workspace has its name from its directory.
+        // The packages of the workspace are named like their directories.
         let package = directory.file_name().unwrap_or_default().to_string_lossy();
         if !packages.iter().any(|wanted| *wanted == package) {
             continue;
@@ -114,7 +114,7 @@ fn parse(messages: &str, packages: &[String]) -> Result<Built> {
             built.commands.push(path);
         }
     }
-    // Cargo reports them in the order in which they happened to be ready.
+    // Cargo reports them in the order in which they were finished.
     built.tests.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(built)
 }

@@ -1,6 +1,6 @@
-//! The archive that a kernel unpacks as its first file system: cpio, "newc"
-//! (Documentation/driver-api/early-userspace/buffer-format.rst). Written here because cpio(1) takes
-//! files as they lie on the disk, and makes device nodes only for root.
+//! Writes the archive that a kernel unpacks as its first file system: cpio, "newc"
+//! (Documentation/driver-api/early-userspace/buffer-format.rst). cpio(1) would need the files under
+//! their names on the disk, and root for device nodes.
 
 use std::io::{self, Write};
 
@@ -10,8 +10,8 @@ const SYMLINK: u32 = 0o120_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 const TRAILER: &str = "TRAILER!!!";
 
-/// An archive in the making. Names are relative to the root, without a leading slash; a directory
-/// comes before what is in it.
+/// An archive being written. Names are relative to the root, without a leading slash; a directory
+/// comes before its contents.
 pub(super) struct Archive<W> {
     to: W,
     inode: u32,
@@ -26,7 +26,7 @@ impl<W: Write> Archive<W> {
         self.entry(name, DIRECTORY | 0o755, (0, 0), &[])
     }
 
-    /// A file of root's; `mode` is its permissions, `changed` its time in seconds since 1970.
+    /// A file owned by root; `mode` is its permissions, `changed` its time in seconds since 1970.
     pub(super) fn file(
         &mut self,
         name: &str,
@@ -46,7 +46,7 @@ impl<W: Write> Archive<W> {
         self.entry(name, CHARACTER_DEVICE | 0o600, number, &[])
     }
 
-    /// Ends the archive and hands back what it was written to.
+    /// Ends the archive and returns the writer.
     pub(super) fn finish(mut self) -> io::Result<W> {
         self.inode = 0;
         self.entry(TRAILER, 0, (0, 0), &[])?;
@@ -77,7 +77,7 @@ impl<W: Write> Archive<W> {
         let name_size = name.len() as u32 + 1;
         self.inode += 1;
         let links = 1;
-        // Inode, mode, uid, gid, links, time, size, device it lies on, device it is, length of the
+        // Inode, mode, uid, gid, links, time, size, device of the file, device number, length of the
         // name with its final zero, checksum (unused in this format).
         let fields =
             [self.inode, mode, 0, 0, links, changed, size, 0, 0, device.0, device.1, name_size, 0];
@@ -90,7 +90,7 @@ impl<W: Write> Archive<W> {
         self.padded(content, 0)
     }
 
-    /// Writes `bytes`, then `zeros` zeros, and as many more as it takes to a multiple of 4.
+    /// Writes `bytes`, then at least `zeros` zeros, up to a multiple of 4.
     fn padded(&mut self, bytes: &[u8], zeros: usize) -> io::Result<()> {
         let length = bytes.len() + zeros;
         let padding = length.next_multiple_of(4) - bytes.len();

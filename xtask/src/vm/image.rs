@@ -1,5 +1,5 @@
-//! The emulated machine's file system: the workspace and the test binaries where they are on this
-//! machine, the programs that tests drive, and the libraries of all of them.
+//! The file system of the emulated machine: the workspace and the test binaries under the same paths as
+//! here, the programs that tests drive, and all shared libraries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -15,15 +15,15 @@ use super::cpio::Archive;
 use super::kernel::Module;
 use crate::shell;
 
-/// What tests drive or call. What is not installed here is left out; for all else that a script may
-/// call there is busybox.
+/// Programs that tests start, as far as they are installed. busybox provides everything else that
+/// scripts call.
 const PROGRAMS: [&str; 22] = [
     "bash", "cat", "curl", "dnsperf", "gunicorn", "haproxy", "ip", "mount", "nginx", "nsenter",
     "readlink", "setpriv", "sh", "sleep", "ss", "stat", "strace", "tc", "umount", "unbound",
     "unshare", "wrk",
 ];
 
-/// What programs read of the machine they run on, if it is there: users, and where libraries lie.
+/// System files that programs read, as far as they exist.
 const FILES: [&str; 6] = [
     "/etc/group",
     "/etc/ld.so.cache",
@@ -33,18 +33,18 @@ const FILES: [&str; 6] = [
     "/etc/ssl/openssl.cnf",
 ];
 
-/// Directories of the workspace that hold no sources, by how their names begin.
+/// Prefixes of directories in the workspace that hold no sources.
 const NOT_OF_WORKSPACE: [&str; 2] = [".", "target"];
 
-/// Where Debian has Python's packages, and how the names of those begin that gunicorn takes.
+/// Debian's directory of Python packages, and prefixes of those that gunicorn needs.
 const PYTHON_PACKAGES: (&str, [&str; 2]) =
     ("/usr/lib/python3/dist-packages", ["gunicorn", "pkg_resources"]);
 
-/// Parts of Python's library that are large and of no use here.
+/// Large parts of Python's library that no test needs.
 const NOT_OF_PYTHON: [&str; 6] =
     ["config-3", "dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data"];
 
-/// What servers are built to expect, and where init mounts.
+/// Directories that servers expect, and mount points of init.
 const DIRECTORIES: [&str; 11] = [
     "/etc",
     "/proc",
@@ -59,14 +59,14 @@ const DIRECTORIES: [&str; 11] = [
     "/vm/modules",
 ];
 
-/// What a run is about, apart from the files that it takes.
+/// What init reads.
 pub(super) struct Run<'a> {
-    /// The workspace, whose files tests read.
+    /// The workspace.
     pub(super) root: &'a Path,
-    /// For libtest: filters and options.
+    /// Filters and options for libtest.
     pub(super) arguments: &'a [String],
     pub(super) environment: &'a [(String, String)],
-    /// Seconds that a test binary may take.
+    /// Seconds after which a test binary is killed.
     pub(super) limit: u64,
 }
 
@@ -76,7 +76,7 @@ pub(super) fn write(path: &Path, built: &Built, modules: &[Module], run: &Run<'_
     for directory in DIRECTORIES {
         tree.directory(Path::new(directory));
     }
-    let busybox = shell::find("busybox").context("there is no busybox here")?;
+    let busybox = shell::find("busybox").context("there is no busybox")?;
     tree.program(Path::new("/bin/busybox"), &busybox)?;
     tree.text("/init", 0o755, include_str!("init.sh"));
     tree.text("/etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n");
@@ -86,7 +86,7 @@ pub(super) fn write(path: &Path, built: &Built, modules: &[Module], run: &Run<'_
     for program in PROGRAMS.into_iter().filter_map(shell::find) {
         tree.program(&program, &program)?;
     }
-    // The system's: one of the user's own comes with whatever he has installed for it.
+    // Debian's Python, not one that the user installed with packages of its own.
     let python = Path::new("/usr/bin/python3");
     if python.is_file() {
         tree.program(python, python)?;
@@ -114,11 +114,11 @@ enum Entry {
     Copy(PathBuf),
 }
 
-/// The files to be, by their absolute paths; a directory sorts before what is in it.
+/// The files by absolute path; a directory sorts before its contents.
 #[derive(Default)]
 struct Tree {
     entries: BTreeMap<PathBuf, Entry>,
-    /// Those whose libraries are in.
+    /// Programs whose libraries are included.
     linked: BTreeSet<PathBuf>,
 }
 
@@ -140,14 +140,14 @@ impl Tree {
         self.add(Path::new(path), Entry::Content(mode, content.into()));
     }
 
-    /// Puts `source` at `path`; a link's target under the name of the link.
+    /// Puts `source` at `path`; follows links.
     fn file(&mut self, path: &Path, source: &Path) -> Result<()> {
         let source = fs::canonicalize(source).with_context(|| source.display().to_string())?;
         self.add(path, Entry::Copy(source));
         Ok(())
     }
 
-    /// Like [`Tree::file`], with all the shared libraries that it takes.
+    /// Like [`Tree::file`], with the shared libraries that it needs.
     fn program(&mut self, path: &Path, source: &Path) -> Result<()> {
         self.file(path, source)?;
         if self.linked.insert(source.to_owned()) {
@@ -158,14 +158,14 @@ impl Tree {
         Ok(())
     }
 
-    /// A directory, without those in it whose names begin with one of `left_out`.
+    /// A directory, without subdirectories whose names begin with one of `left_out`.
     fn everything_in(&mut self, directory: &Path, left_out: &[&str]) -> Result<()> {
         let read = || -> std::io::Result<Vec<_>> { fs::read_dir(directory)?.collect() };
         let entries = read().with_context(|| format!("cannot read {}", directory.display()))?;
         self.directory(directory);
         for path in entries.into_iter().map(|entry| entry.path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            // What a link leads to has its own place, or none here.
+            // The target of a link to a directory has its own path.
             if path.is_dir() && !path.is_symlink() {
                 if !left_out.iter().any(|prefix| name.starts_with(prefix)) {
                     self.everything_in(&path, left_out)?;
@@ -177,7 +177,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Those that are installed of the packages that Python programs take.
+    /// The Python packages that gunicorn needs, as far as they are installed.
     fn python_packages(&mut self) -> Result<()> {
         let (directory, wanted) = PYTHON_PACKAGES;
         for entry in fs::read_dir(directory).into_iter().flatten() {
@@ -190,20 +190,20 @@ impl Tree {
         Ok(())
     }
 
-    /// What init reads. It is a shell: lines.
+    /// Writes what init, a shell script, reads line by line.
     fn run(&mut self, built: &Built, run: &Run<'_>) -> Result<()> {
         let mut binaries = String::new();
         for test in &built.tests {
             let line = format!("{}\t{}", test.directory.display(), test.path.display());
             if line.contains('\n') || line.matches('\t').count() != 1 {
-                bail!("a path with a tab or a line's end in it: {line:?}");
+                bail!("a path contains a tab or a newline: {line:?}");
             }
             binaries += &(line + "\n");
         }
         let mut arguments = String::new();
         for argument in run.arguments {
             if argument.contains('\n') {
-                bail!("an argument of two lines: {argument:?}");
+                bail!("an argument contains a newline: {argument:?}");
             }
             arguments += &format!("{argument}\n");
         }
@@ -233,21 +233,21 @@ impl Tree {
                 Entry::Content(mode, content) => archive.file(name, *mode, 0, content)?,
                 Entry::Copy(source) => {
                     let metadata = fs::metadata(source)?;
-                    // Python compiles a file again that is not as old as it was.
+                    // Python compiles a file again if its time changed.
                     let changed = u32::try_from(metadata.mtime()).unwrap_or(0);
                     let mode = metadata.mode() & 0o7777;
                     archive.file(name, mode, changed, &fs::read(source)?)?;
                 }
             }
         }
-        // The kernel opens it for init before init can mount anything.
+        // The kernel opens it for init before init mounts anything.
         archive.directory("dev")?;
         archive.device("dev/console", (5, 1))?;
         archive.finish().map(drop)
     }
 }
 
-/// Where Python's own library is.
+/// The directory of Python's standard library.
 fn python_library(python: &Path) -> Result<PathBuf> {
     let ask = "import sysconfig; print(sysconfig.get_path('stdlib'))";
     let output = Command::new(python).args(["-c", ask]).output();
@@ -255,8 +255,8 @@ fn python_library(python: &Path) -> Result<PathBuf> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().into())
 }
 
-/// A copy of a binary of ours without the tables for a debugger, nine tenths of it; itself where
-/// there is no strip(1). The names of functions stay, for backtraces.
+/// A copy of a binary without debug information, which is nine tenths of it; the binary itself if there
+/// is no strip(1). The symbol table stays, for backtraces.
 fn stripped(binary: &Path, scratch: &Path) -> Result<PathBuf> {
     let copy = scratch.join(binary.file_name().unwrap_or_default());
     let strip = "strip";
@@ -267,8 +267,7 @@ fn stripped(binary: &Path, scratch: &Path) -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// Where a path of this machine lies in the other, which has but one place for programs and
-/// libraries, as Debian has.
+/// The path with /bin, /sbin and /lib below /usr, as in Debian.
 fn merged(path: &Path) -> PathBuf {
     let top = path.components().nth(1).map(|component| component.as_os_str().to_string_lossy());
     match top.as_deref() {
@@ -279,17 +278,17 @@ fn merged(path: &Path) -> PathBuf {
     }
 }
 
-/// The shared libraries that a program takes, and the loader that brings them in; none for a static
-/// one or a script.
+/// The shared libraries that a program needs, and the dynamic loader; none for a static program or a
+/// script.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").env("LC_ALL", "C").arg(program).output();
     let output = output.context("cannot start ldd")?;
-    // "not a dynamic executable" is an exit code of 1.
+    // ldd exits with 1 for "not a dynamic executable".
     if !output.status.success() {
         return Ok(Vec::new());
     }
     parse_ldd(&String::from_utf8_lossy(&output.stdout))
-        .with_context(|| format!("cannot tell what {} takes", program.display()))
+        .with_context(|| format!("cannot find the libraries of {}", program.display()))
 }
 
 /// `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)`, `/lib64/ld-linux-x86-64.so.2 (0x...)`.
@@ -298,7 +297,7 @@ fn parse_ldd(output: &str) -> Result<Vec<PathBuf>> {
     for line in output.lines().map(str::trim) {
         let (name, place) = line.split_once(" => ").unwrap_or((line, line));
         if place.starts_with("not found") {
-            bail!("there is no library {name}");
+            bail!("missing library {name}");
         }
         if place.starts_with('/') {
             paths.push(place.split(" (").next().unwrap_or(place).into());
@@ -336,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_comes_before_what_is_in_it() {
+    fn a_directory_comes_before_its_contents() {
         let mut tree = Tree::default();
         tree.text("/a/b/c", 0o644, "");
         tree.text("/a/b-c", 0o644, "");

@@ -1,8 +1,7 @@
 #!/bin/busybox sh
-# The first and only service of the emulated machine: mounts, modules, loopback, then each test binary
-# in turn, then off. The kernel's messages go to the first serial port. What is said here and what the
-# tests print goes to the second one; lines with a byte 1 in them are for `cargo xtask vm`
-# (vm/machine.rs reads them).
+# Init of the emulated machine: mounts file systems, loads modules, runs each test binary in turn, and
+# powers off. The kernel's messages go to the first serial port; the output of this script and of the
+# tests goes to the second one. Lines with a byte 1 are for `cargo xtask vm` (vm/machine.rs).
 set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/vm/bin
 export HOME=/root USER=root TERM=dumb LANG=C.UTF-8
@@ -12,14 +11,14 @@ results=/dev/ttyS1
 $bb mount -t proc proc /proc
 $bb mount -t sysfs sys /sys
 $bb mount -t devtmpfs dev /dev
-$bb stty -F $results raw -echo || $bb poweroff -f # nobody to tell
+$bb stty -F $results raw -echo || $bb poweroff -f # no way to report
 exec >$results 2>&1 </dev/null
 
-# Not by the shell's own printf: it handles SIGCHLD without SA_RESTART, so a process left over that ends
-# just then can make it fail (n_tty_write in drivers/tty/n_tty.c), and a line would be lost.
+# Not the shell's builtin printf: the shell handles SIGCHLD without SA_RESTART, so a child that ends at
+# that moment can make the write fail (n_tty_write in drivers/tty/n_tty.c), and the line is lost.
 say() { $bb printf '\001%s\n' "$*"; }
 off() {
-    exec >/dev/console 2>&1 # closing a serial port waits until it has sent all
+    exec >/dev/console 2>&1 # closing a serial port waits until all is sent
     $bb poweroff -f || $bb reboot -f
 }
 fail() {
@@ -34,8 +33,8 @@ $bb mount -t bpf bpf /sys/fs/bpf || fail "the kernel has no bpffs (CONFIG_BPF_SY
 $bb mount -t cgroup2 cgroup2 /sys/fs/cgroup || fail "the kernel has no cgroup2 (CONFIG_CGROUPS)"
 [ -e /sys/kernel/btf/vmlinux ] || fail "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)"
 $bb ln -s /proc/self/fd /dev/fd
-$bb chmod 1777 /tmp # not a mount, which would hide a workspace that lies there
-# For what the image does not have: later in PATH than all real programs.
+$bb chmod 1777 /tmp # not a mount, which would hide a workspace below it
+# Fallbacks: last in PATH, after all real programs.
 $bb --install -s /vm/bin
 $bb hostname vm
 $bb ip link set lo up || fail "cannot bring loopback up"
@@ -52,7 +51,7 @@ while IFS= read -r argument; do
     set -- "$@" "$argument"
 done </vm/arguments
 index=0
-# One line each: the package's directory, a tab, the binary.
+# Each line: the package's directory, a tab, the binary.
 while IFS='	' read -r directory binary; do
     say start $index
     (
@@ -61,7 +60,7 @@ while IFS='	' read -r directory binary; do
         exec $bb timeout -s KILL "$limit" "$binary" "$@"
     ) </dev/null
     say end $index $?
-    # Whatever a failed test left running must not disturb the next.
+    # Processes that a failed test left running must not disturb the next binary.
     $bb kill -KILL -1 2>/dev/null
     index=$((index + 1))
 done </vm/binaries

@@ -1,5 +1,5 @@
-//! The kernel to boot: an image and its modules. By default the cloud kernel of the Debian that this
-//! runs on, unpacked into the target directory; nothing is installed.
+//! The kernel to boot: an image and its modules. By default it is the cloud kernel of the Debian release
+//! that this runs on, unpacked into the target directory; nothing is installed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,8 +14,8 @@ use crate::shell;
 /// Depends on the latest versioned package.
 const PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// What tests ask for beyond what is built into Debian's kernel, which has IPv6, BPF with its
-/// iterators, cgroups, Unix sockets and BTF.
+/// Modules that tests need. Debian's kernel has IPv6, BPF with its iterators, cgroups, Unix sockets and
+/// BTF built in.
 const MODULES: [&str; 7] =
     ["veth", "dummy", "inet_diag", "tcp_diag", "udp_diag", "sch_netem", "nf_tables"];
 
@@ -23,25 +23,28 @@ const MODULES: [&str; 7] =
 #[derive(Debug)]
 pub(super) struct Kernel {
     pub(super) image: PathBuf,
-    /// In the order in which they are to be loaded.
+    /// In load order.
     pub(super) modules: Vec<Module>,
 }
 
-/// A kernel module, ready to be loaded.
+/// A kernel module, uncompressed.
 #[derive(Debug, PartialEq)]
 pub(super) struct Module {
     pub(super) name: String,
     pub(super) content: Vec<u8>,
 }
 
-/// A kernel of the user's; without a directory of modules it must have all built in.
+/// A kernel that the user names; without a directory of modules it must have everything built in.
 pub(super) fn given(image: &Path, modules: Option<&Path>) -> Result<Kernel> {
     if !image.is_file() {
-        bail!("there is no kernel image {}", image.display());
+        bail!("no kernel image {}", image.display());
     }
     let head = head(image).with_context(|| format!("cannot read {}", image.display()))?;
     if !is_bootable(&head) {
-        bail!("{} is no x86-64 kernel that QEMU boots: a bzImage, as in /boot", image.display());
+        bail!(
+            "{} is not an x86-64 kernel that QEMU boots (a bzImage, as in /boot)",
+            image.display()
+        );
     }
     let modules = modules.map_or(Ok(Vec::new()), load_order)?;
     Ok(Kernel { image: image.to_owned(), modules })
@@ -54,46 +57,46 @@ fn head(file: &Path) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Whether a file that begins so has a boot sector and the header that boot loaders look for
-/// (Documentation/arch/x86/boot.rst), or is an ELF file, of which QEMU itself says whether it can be
-/// booted. Anything else QEMU would start, and never come back from.
+/// Whether a file with this beginning has a boot sector and the header that boot loaders look for
+/// (Documentation/arch/x86/boot.rst), or is an ELF file, which QEMU checks itself. QEMU would start
+/// anything else and never end.
 fn is_bootable(head: &[u8]) -> bool {
     let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
     at(0x1fe, &[0x55, 0xaa]) && at(0x202, b"HdrS") || at(0, b"\x7fELF")
 }
 
-/// Debian's cloud kernel, fetched into `cache` unless it is there already.
+/// Debian's cloud kernel, downloaded into `cache` unless it is there.
 pub(super) fn debian(cache: &Path) -> Result<Kernel> {
     let unpacked = match newest_package() {
         Ok(package) => {
             let unpacked = cache.join(&package);
             if !unpacked.is_dir() {
                 fetch(&package, cache, &unpacked)
-                    .with_context(|| format!("cannot fetch Debian's package {package}"))?;
+                    .with_context(|| format!("cannot download Debian's package {package}"))?;
             }
             unpacked
         }
-        // Offline, or apt has never been updated: an older one will do.
+        // Offline, or apt was never updated: use an older one.
         Err(error) => match entries(cache).unwrap_or_default().pop() {
             Some(cached) => {
-                println!("{error:#}: taking the kernel fetched earlier");
+                println!("{error:#}; using the kernel downloaded earlier");
                 cached
             }
-            None => return Err(error.context("no kernel to boot; --kernel FILE names one")),
+            None => return Err(error.context("no kernel to boot; name one with --kernel FILE")),
         },
     };
     let image = only(&unpacked.join("boot"), "vmlinuz-")?;
-    // Debian 13 has moved it.
+    // Debian 13 moved it.
     let modules = ["lib/modules", "usr/lib/modules"].map(|directory| unpacked.join(directory));
     let modules = modules.iter().find(|directory| directory.is_dir());
-    let modules = modules.context("the kernel's package has no modules")?;
+    let modules = modules.context("the kernel package has no modules")?;
     Ok(Kernel { image, modules: load_order(&only(modules, "")?)? })
 }
 
-/// The name of the package with the latest version's kernel.
+/// The name of the package with the latest kernel.
 fn newest_package() -> Result<String> {
     if shell::find("apt-cache").is_none() {
-        bail!("there is no apt-get here to fetch Debian's kernel with");
+        bail!("there is no apt-get to download Debian's kernel with");
     }
     if let Some(package) = dependency()? {
         return Ok(package);
@@ -112,10 +115,10 @@ fn dependency() -> Result<Option<String>> {
 }
 
 fn fetch(package: &str, cache: &Path, unpacked: &Path) -> Result<()> {
-    println!("fetching {package}");
+    println!("downloading {package}");
     fs::create_dir_all(cache).with_context(|| cache.display().to_string())?;
     let scratch = tempfile::Builder::new().prefix(".fetch-").tempdir_in(cache)?;
-    // apt's own user may not write into our directory; to drop root for it would only make it warn.
+    // apt's own user may not write into this directory, and apt would warn.
     let mut apt = Command::new("apt-get");
     apt.current_dir(&scratch).args(["-q", "-o", "APT::Sandbox::User=root", "download", package]);
     shell::run(&mut apt)?;
@@ -125,11 +128,11 @@ fn fetch(package: &str, cache: &Path, unpacked: &Path) -> Result<()> {
     for old in entries(cache)? {
         fs::remove_dir_all(&old).with_context(|| format!("cannot remove {}", old.display()))?;
     }
-    // Only a complete one gets the name that is looked for.
-    fs::rename(&root, unpacked).context("cannot move the unpacked package into its place")
+    // Only a complete directory gets the final name.
+    fs::rename(&root, unpacked).context("cannot rename the unpacked package")
 }
 
-/// What is in a directory, in order, but for hidden entries.
+/// The sorted entries of a directory, without hidden ones.
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     let read = || -> std::io::Result<Vec<PathBuf>> {
         fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect()
@@ -140,14 +143,14 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The one entry of a directory whose name begins so.
+/// The only entry of a directory with this prefix.
 fn only(directory: &Path, prefix: &str) -> Result<PathBuf> {
     let mut paths = entries(directory)?;
     paths.retain(|path| file_name(path).starts_with(prefix));
     match <[PathBuf; 1]>::try_from(paths) {
         Ok([path]) => Ok(path),
         Err(paths) => {
-            bail!("{} entries {prefix}* in {} instead of one", paths.len(), directory.display())
+            bail!("{} entries {prefix}* in {}, expected one", paths.len(), directory.display())
         }
     }
 }
@@ -156,13 +159,13 @@ fn file_name(path: &Path) -> &str {
     path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default()
 }
 
-/// The modules that tests ask for, and those that these need, first. `directory` is what is
-/// /lib/modules/VERSION where the kernel is installed. What is not a module is taken for built in.
+/// The modules that tests need, each after its dependencies. `directory` is /lib/modules/VERSION of an
+/// installed kernel. A module without a file is taken to be built in.
 fn load_order(directory: &Path) -> Result<Vec<Module>> {
     let mut files = BTreeMap::new();
     find_modules(directory, &mut files)?;
     if files.is_empty() {
-        bail!("there are no modules in {}", directory.display());
+        bail!("no modules in {}", directory.display());
     }
     let mut order = Vec::new();
     for name in MODULES {
@@ -188,10 +191,10 @@ fn add_module(
     Ok(())
 }
 
-/// Every module below `directory`, by its name.
+/// Every module below `directory`, by name.
 fn find_modules(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
     for path in entries(directory)? {
-        // `build` and `source` are links to elsewhere.
+        // `build` and `source` are links out of the directory.
         if path.is_dir() && !path.is_symlink() {
             find_modules(&path, files)?;
         } else if let Some((stem, "" | ".xz" | ".zst" | ".gz")) = file_name(&path).split_once(".ko")
@@ -202,7 +205,7 @@ fn find_modules(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Resu
     Ok(())
 }
 
-/// A file may be called nf-tables.ko; the kernel says nf_tables.
+/// The kernel's name for nf-tables.ko is nf_tables.
 fn module_name(stem: &str) -> String {
     stem.replace('-', "_")
 }
@@ -222,7 +225,7 @@ fn read_module(path: &Path) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// The modules that a module needs: its section .modinfo, a row of strings that end in zero, has
+/// A module's dependencies: its section .modinfo, strings that end in zero, has
 /// `depends=libcrc32c,nfnetlink` (scripts/mod/modpost.c, add_depends).
 fn depends(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";
@@ -240,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_module_needs_comes_first_and_once() {
+    fn dependencies_come_first_and_once() {
         let directory = tempfile::tempdir().unwrap();
         let drivers = directory.path().join("kernel/drivers");
         fs::create_dir_all(&drivers).unwrap();
@@ -262,12 +265,12 @@ mod tests {
     }
 
     #[test]
-    fn an_image_or_a_directory_that_is_not_there_is_named() {
+    fn errors_name_a_missing_image_or_directory() {
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("bzImage");
         assert!(given(&image, None).unwrap_err().to_string().contains("bzImage"));
         fs::write(&image, "no kernel").unwrap();
-        assert!(given(&image, None).unwrap_err().to_string().contains("is no x86-64 kernel"));
+        assert!(given(&image, None).unwrap_err().to_string().contains("is not an x86-64 kernel"));
         let mut sector = vec![0; 0x300];
         sector[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
         sector[0x202..0x206].copy_from_slice(b"HdrS");

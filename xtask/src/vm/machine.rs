@@ -1,5 +1,5 @@
-//! The emulated machine: QEMU with two serial ports, one for the kernel's messages (a file), one for
-//! what init and the tests say (a pipe). See init.sh for the other end.
+//! The emulated machine: QEMU with two serial ports, one for the kernel's messages (a file), one for the
+//! output of init and the tests (a pipe). init.sh is the other end.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -12,44 +12,46 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::kernel::Kernel;
-use crate::libtest::Counts;
+use crate::libtest::{self, Counts};
 
 pub(super) const QEMU: &str = "qemu-system-x86_64";
 
-/// Begins what init says, wherever a test left off in the line.
+/// Begins a message of init, possibly after an incomplete line of a test.
 const MARK: u8 = 1;
 
-/// How long the kernel may take to start init: some forty times what it takes.
+/// How long the kernel may take to start init; it usually takes four seconds.
 const BOOT: Duration = Duration::from_secs(180);
 
-/// How much longer than a test binary may take the machine may be silent.
+/// How long the machine may be silent, in addition to the limit of a test binary.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// How many of the kernel's messages are shown when it went down.
+/// How many of the kernel's messages to show after a crash.
 const LAST_WORDS: usize = 25;
 
-/// What became of one test binary.
+/// The result of one test binary.
 #[derive(Debug)]
 pub(super) struct Finished {
     /// Its exit code; 128 and the signal's number if a signal ended it.
     pub(super) status: i32,
     pub(super) counts: Counts,
+    /// Each test and its seconds.
+    pub(super) tests: Vec<(String, f64)>,
     pub(super) took: Duration,
 }
 
-/// What became of the run.
+/// The result of the run.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// The kernel's release, and how long it took to boot.
     pub(super) booted: Option<(String, Duration)>,
     /// In the order of the binaries.
     pub(super) finished: Vec<Finished>,
-    /// Why it did not come to its end.
+    /// Why it did not finish.
     pub(super) broken: Option<String>,
 }
 
-/// Boots the kernel with the archive and shows what it says until it is off. `names` are the test
-/// binaries', for headings; `limit` is how long each may take.
+/// Boots the kernel with the archive and shows the output until power-off. `names` are the test
+/// binaries; `limit` is how long each may take.
 pub(super) fn run(
     kernel: &Kernel,
     initramfs: &Path,
@@ -77,7 +79,7 @@ pub(super) fn run(
         match lines.recv_timeout(patience) {
             Ok(line) => run.line(&line),
             Err(RecvTimeoutError::Timeout) if booted => {
-                run.broken(format!("said nothing for {} s", patience.as_secs()));
+                run.broken(format!("was silent for {} s", patience.as_secs()));
                 break;
             }
             Err(RecvTimeoutError::Timeout) => {
@@ -100,24 +102,24 @@ struct Machine(Child);
 impl Machine {
     fn start(kernel: &Kernel, initramfs: &Path, console: &Path) -> Result<Self> {
         let serial = |path: &Path| {
-            // QEMU takes a comma for the end of an option, and two for one comma.
+            // A comma ends an option; two stand for one comma.
             format!("file:{}", path.display().to_string().replace(',', ",,"))
         };
-        // What an earlier machine's kernel said is not to be taken for this one's.
+        // Remove the messages of an earlier run.
         fs::File::create(console).with_context(|| console.display().to_string())?;
-        // The kernel unpacks the archive into at most half of its memory, beside the archive itself.
+        // The kernel unpacks the archive into at most half of its memory, which also holds the archive.
         let size = fs::metadata(initramfs).with_context(|| initramfs.display().to_string())?.len();
         let memory = format!("{}M", 2048 + 4 * (size >> 20));
         let mut qemu = Command::new(QEMU);
-        // Emulation in software is the same everywhere, also where the machine is itself virtual.
+        // Software emulation works the same everywhere, also on virtual machines.
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &memory])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .arg("-kernel")
             .arg(&kernel.image)
             .arg("-initrd")
             .arg(initramfs)
-            // A panic ends the machine. The counter of an emulated CPU is as good as the host's, and
-            // the alternative takes a port's emulation for every look at the clock.
+            // A panic ends QEMU. The emulated TSC is as good as the host's; other clock sources emulate
+            // a device at every read.
             .args(["-append", "console=ttyS0 panic=-1 oops=panic tsc=reliable mitigations=off"])
             .args(["-serial", &serial(console), "-serial", "stdio"])
             .stdin(Stdio::null())
@@ -125,7 +127,7 @@ impl Machine {
         Ok(Self(qemu.spawn().with_context(|| format!("cannot start {QEMU}"))?))
     }
 
-    /// How it ended, now that it has closed its output.
+    /// The exit status, after it closed its output.
     fn ended(&mut self) -> Result<ExitStatus> {
         self.0.wait().with_context(|| format!("cannot wait for {QEMU}"))
     }
@@ -133,13 +135,13 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // It may have ended by itself, and nothing else can be done about it.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// What init tells.
+/// A message of init.
 #[derive(Debug, PartialEq)]
 enum Event {
     Boot(String),
@@ -149,14 +151,20 @@ enum Event {
     Done,
 }
 
-/// A run as far as it has come.
+/// The state of a run.
 struct Run<'a> {
     names: &'a [&'a str],
     start: Instant,
-    /// When the binary that runs began, and what it has counted.
-    running: Option<(Instant, Counts)>,
+    /// The binary that runs.
+    running: Option<Running>,
     done: bool,
     outcome: Outcome,
+}
+
+struct Running {
+    start: Instant,
+    counts: Counts,
+    tests: Vec<(String, f64)>,
 }
 
 impl<'a> Run<'a> {
@@ -169,8 +177,10 @@ impl<'a> Run<'a> {
         let (text, event) = parse(line);
         if let Some(text) = text {
             println!("{text}");
-            if let Some((_, counts)) = &mut self.running {
-                counts.add(&text);
+            if let Some(running) = &mut self.running {
+                running.counts.add(&text);
+                let test = libtest::timed(&text);
+                running.tests.extend(test.map(|(name, seconds)| (name.to_owned(), seconds)));
             }
         }
         match event {
@@ -181,11 +191,13 @@ impl<'a> Run<'a> {
             }
             Some(Event::Start(index)) => {
                 println!("\n     Running {}", self.names.get(index).unwrap_or(&"?"));
-                self.running = Some((Instant::now(), Counts::default()));
+                let (start, counts) = (Instant::now(), Counts::default());
+                self.running = Some(Running { start, counts, tests: Vec::new() });
             }
             Some(Event::End(index, status)) => match self.running.take() {
-                Some((start, counts)) if index == self.outcome.finished.len() => {
-                    self.outcome.finished.push(Finished { status, counts, took: start.elapsed() });
+                Some(Running { start, counts, tests }) if index == self.outcome.finished.len() => {
+                    let took = start.elapsed();
+                    self.outcome.finished.push(Finished { status, counts, tests, took });
                 }
                 _ => self.broken(format!("ended binary {index}, which it had not started")),
             },
@@ -198,23 +210,23 @@ impl<'a> Run<'a> {
         self.outcome.broken.get_or_insert(why);
     }
 
-    /// QEMU has ended by itself.
+    /// QEMU ended.
     fn gone(&mut self, status: ExitStatus) {
         if !status.success() {
-            // It has said why on stderr, which is ours.
-            self.broken(format!("could not go on: {QEMU} ended with {status}"));
+            // It printed why on the stderr that it inherited.
+            self.broken(format!("stopped: {QEMU} ended with {status}"));
         } else if !self.done {
             self.broken("went down".to_owned());
         }
     }
 
-    /// The machine is no more.
+    /// Completes the outcome after the machine has ended.
     fn ended(mut self, console: &Path) -> Result<Outcome> {
         let said = read_lossy(console)?;
         if let Some(why) = &self.outcome.broken {
             let words = last_words(&said);
             println!(
-                "\nthe machine's kernel said {}",
+                "\nthe machine's kernel printed {}",
                 if words.is_empty() { "nothing" } else { "last:" }
             );
             words.iter().for_each(|line| println!("    {line}"));
@@ -232,7 +244,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A line's text, if it has any, and what init tells in it.
+/// A line's text, if any, and the message of init in it.
 fn parse(line: &[u8]) -> (Option<String>, Option<Event>) {
     let Some(at) = line.iter().position(|&byte| byte == MARK) else {
         return (Some(String::from_utf8_lossy(line).into_owned()), None);
@@ -253,7 +265,7 @@ fn parse(line: &[u8]) -> (Option<String>, Option<Event>) {
     (text, event)
 }
 
-/// Bad news of the kernel's own.
+/// Whether the kernel reports a bug or a crash.
 fn is_complaint(line: &str) -> bool {
     const COMPLAINTS: [&str; 7] = [
         "BUG: ",
@@ -267,8 +279,8 @@ fn is_complaint(line: &str) -> bool {
     COMPLAINTS.iter().any(|words| line.contains(words))
 }
 
-/// What the kernel said from its first complaint on, which tells more than the end of a stack dump;
-/// without a complaint, the end.
+/// The kernel's messages from the first complaint on, which is more useful than the end of a stack dump;
+/// without a complaint, the last messages.
 fn last_words(said: &str) -> Vec<&str> {
     let lines: Vec<_> = said.lines().collect();
     let end = lines.len().saturating_sub(LAST_WORDS);
@@ -292,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_init_tells_is_found_behind_half_a_line() {
+    fn messages_of_init_are_found_after_an_incomplete_line() {
         let text = |text: &str| Some(text.to_owned());
         assert_eq!(parse(b"test a ... ok"), (text("test a ... ok"), None));
         assert_eq!(parse(b""), (text(""), None));
@@ -327,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_got_lost_is_noticed() {
+    fn a_lost_line_is_noticed() {
         let mut run = Run::new(&["a", "b"]);
         for line in ["\x01boot 6.1", "\x01end 0 0", "\x01start 1", "\x01end 1 0", "\x01done"] {
             run.line(line.as_bytes());
@@ -338,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_goes_down_names_the_binary_that_ran() {
+    fn a_crash_names_the_binary_that_ran() {
         let mut run = Run::new(&["a", "b"]);
         for line in ["\x01boot 6.1", "\x01start 0", "\x01end 0 0", "\x01start 1"] {
             run.line(line.as_bytes());
@@ -350,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emulator_that_does_not_start_is_told_from_a_machine_that_goes_down() {
+    fn an_emulator_that_does_not_start_is_no_crash() {
         let mut run = Run::new(&["a"]);
         run.gone(ExitStatus::from_raw(1 << 8));
         let console = tempfile::NamedTempFile::new().unwrap();
@@ -359,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_last_words_begin_with_its_complaint() {
+    fn the_last_words_begin_with_the_first_complaint() {
         let dump = "RIP\n".repeat(100);
         let words = format!("booting\n[ 3.3] Kernel panic - not syncing: x\n{dump}");
         assert_eq!(last_words(&words)[..2], ["[ 3.3] Kernel panic - not syncing: x", "RIP"]);

@@ -1,9 +1,9 @@
-//! `cargo xtask vm`: runs tests on another kernel than this machine's. QEMU emulates a machine in
-//! software, which boots Debian's cloud kernel (or any other) into a file system that has the test
-//! binaries and little else ([`image`]), runs them and goes off ([`machine`]).
+//! `cargo xtask vm`: runs tests on another kernel. QEMU emulates a machine in software, which boots
+//! Debian's cloud kernel or a given one with a file system of test binaries and little else ([`image`]),
+//! runs them and powers off ([`machine`]).
 //!
-//! It is no virtual machine to work in, and it does not compare kernels: a test says itself what it
-//! expects of which kernel. Documentation tests do not run there, for cargo does not keep them.
+//! It has no shell, and it does not compare kernels: a test knows what to expect of which kernel.
+//! Documentation tests do not run there, because cargo does not keep their binaries.
 
 mod binaries;
 mod cpio;
@@ -22,21 +22,23 @@ use self::kernel::Kernel;
 use crate::libtest::{Counts, SLOW};
 use crate::{prepare, shell};
 
-/// Whose tests run if nobody names others: all that there are, but for xtask's own, which ask nothing
-/// of a kernel.
+/// The default packages: all whose tests need a kernel.
 const PACKAGES: [&str; 4] = ["reuseport", "reuseport-cli", "sk-reuseport", "test-support"];
 
-/// How many times longer than on a real machine a test may wait, unless the environment says
-/// otherwise: `test-support`'s `wait` reads it.
+/// How many times longer than on a real machine a test may wait (read by `test-support`'s `wait`). The
+/// environment overrides it.
 const SLOWNESS: (&str, &str) = ("REUSEPORT_TEST_SLOWNESS", "10");
 
-/// How many examples a property is tried on, unless the environment says otherwise (proptest's own
-/// default is 256): properties are about our own code, which is the same on every kernel.
+/// How many examples a property is tested on (proptest's default is 256); properties do not depend on
+/// the kernel. The environment overrides it.
 const PROPERTY_CASES: (&str, &str) = ("PROPTEST_CASES", "16");
 
-/// Variables that begin so are the same in the machine.
+/// Prefixes of variables that the machine inherits.
 const PASSED_ON: [&str; 6] =
     ["REUSEPORT_", "PROPTEST_", "INSTA_", "RUST_BACKTRACE", "RUST_LOG", "RUST_TEST_"];
+
+/// How many of the slowest tests to show.
+const SLOWEST: usize = 10;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -44,19 +46,19 @@ pub(crate) struct Args {
     /// console
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// The modules of that kernel: its /lib/modules/VERSION [default: all is built in]
+    /// The modules of that kernel: its /lib/modules/VERSION [default: everything is built in]
     #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
-    /// Run the tests of this package (may be repeated)
+    /// Run the tests of this package (repeatable)
     #[arg(short, long = "package", value_name = "PACKAGE", default_values = PACKAGES)]
     packages: Vec<String>,
-    /// Seconds after which a test binary is killed
+    /// Kill a test binary after this time
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     timeout: u64,
-    /// Run the slow tests too, whose names begin with `slow_`
+    /// Run the slow tests too (those with `slow_` in their names)
     #[arg(long)]
     slow: bool,
-    /// Run only the tests whose names contain one of these; with `slow_` in one, slow tests too
+    /// Run only the tests whose names contain one of these; slow tests only if one contains `slow_`
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Options for the test binaries, such as --test-threads=1
@@ -67,7 +69,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// What `cargo xtask test` runs, when it has built the whole workspace: all but the slow tests.
+    /// What `cargo xtask test` runs after it has built the workspace: all tests except the slow ones.
     pub(crate) fn everything() -> Self {
         Self {
             kernel: None,
@@ -82,12 +84,12 @@ impl Args {
     }
 }
 
-/// Whether the emulated machine, an x86-64 one, can run this machine's binaries.
+/// Whether the emulated machine, which is x86-64, can run this machine's binaries.
 pub(crate) fn is_possible() -> bool {
     std::env::consts::ARCH == "x86_64"
 }
 
-/// What went well, and where.
+/// The results of a run without failures.
 #[derive(Debug)]
 pub(crate) struct Ran {
     counts: Counts,
@@ -101,13 +103,13 @@ impl fmt::Display for Ran {
     }
 }
 
-/// Makes the machine ready for [`run`] with Debian's kernel: QEMU, and the kernel.
+/// Installs QEMU and downloads Debian's kernel for [`run`].
 pub(crate) fn prepare() -> Result<()> {
     prepare::for_vm()?;
     debian(&directory(&shell::workspace()?)?).map(drop)
 }
 
-/// Where all of this lies.
+/// The directory of the kernel, the image and the log.
 fn directory(root: &Path) -> Result<PathBuf> {
     Ok(shell::target_directory(root)?.join("vm"))
 }
@@ -116,10 +118,10 @@ fn debian(directory: &Path) -> Result<Kernel> {
     kernel::debian(&directory.join("kernel"))
 }
 
-/// Builds the tests, boots the kernel, runs them there and reports them.
+/// Builds the tests, runs them on the kernel, and reports the results.
 pub(crate) fn run(args: &Args) -> Result<Ran> {
     if !is_possible() {
-        bail!("the emulated machine is an x86-64 one, which cannot run this machine's binaries");
+        bail!("the emulated machine is x86-64, which cannot run this machine's binaries");
     }
     let start = Instant::now();
     prepare::for_vm()?;
@@ -141,7 +143,7 @@ pub(crate) fn run(args: &Args) -> Result<Ran> {
         limit: args.timeout,
     };
     image::write(&initramfs, &built, &kernel.modules, &run)?;
-    println!("booting {}; its messages go to {}", kernel.image.display(), console.display());
+    println!("booting {}, which logs to {}", kernel.image.display(), console.display());
     let names: Vec<_> = built.tests.iter().map(|test| test.name.as_str()).collect();
     let limit = Duration::from_secs(args.timeout);
     let outcome = machine::run(&kernel, &initramfs, &console, &names, limit)?;
@@ -149,9 +151,11 @@ pub(crate) fn run(args: &Args) -> Result<Ran> {
 }
 
 fn arguments(args: &Args) -> Vec<String> {
-    // A serial port is a terminal to them, whatever we print to.
-    let colour = if shell::colour() { "always" } else { "never" };
-    let mut arguments = vec!["--color".to_owned(), colour.to_owned()];
+    // The tests print to a serial port, which is a terminal.
+    let color = if shell::color() { "always" } else { "never" };
+    let mut arguments = vec!["--color".to_owned(), color.to_owned()];
+    // For the list of slow tests; RUSTC_BOOTSTRAP allows it on a stable toolchain.
+    arguments.extend(["-Z", "unstable-options", "--report-time"].map(str::to_owned));
     if !args.slow && !args.names.iter().any(|name| name.contains(SLOW)) {
         arguments.extend(["--skip", SLOW].map(str::to_owned));
     }
@@ -161,13 +165,14 @@ fn arguments(args: &Args) -> Vec<String> {
 }
 
 fn environment(root: &Path, ours: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
-    // insta would ask cargo, which is not there.
+    // insta would start cargo, which is missing there.
     let root = root.display().to_string();
     let passed_on = |name: &str| PASSED_ON.iter().any(|prefix| name.starts_with(prefix));
     let defaults = [
         SLOWNESS,
         PROPERTY_CASES,
         ("RUST_BACKTRACE", "0"),
+        ("RUSTC_BOOTSTRAP", "1"),
         ("INSTA_WORKSPACE_ROOT", &root),
         ("INSTA_UPDATE", "no"),
     ];
@@ -175,7 +180,7 @@ fn environment(root: &Path, ours: impl Iterator<Item = (String, String)>) -> Vec
     defaults.into_iter().chain(ours.filter(|(name, _)| passed_on(name))).collect()
 }
 
-/// A line for each test binary, one for all of them, and an error unless all is well.
+/// Prints a line for each test binary, the slowest tests, and a summary.
 fn report(
     names: &[&str],
     outcome: &machine::Outcome,
@@ -201,6 +206,10 @@ fn report(
             failed.push(*name);
         }
     }
+    println!("\nthe slowest tests:");
+    for (seconds, name, binary) in slowest(names, &outcome.finished) {
+        println!("    {seconds:6.1} s  {binary}: {name}");
+    }
     let release = match &outcome.booted {
         Some((release, boot)) => {
             let (boot, took) = (boot.as_secs_f64(), took.as_secs_f64());
@@ -221,9 +230,9 @@ fn report(
     Ok(Ran { counts, release })
 }
 
-/// How a binary ended, and what else there is to say of a failure.
+/// How a binary ended, and details of a failure.
 fn verdict(finished: &machine::Finished, limit: Duration) -> (&'static str, String) {
-    /// Of a process that a signal ended the shell says 128 and the signal's number.
+    /// The shell's exit code for a signal is 128 and the signal's number.
     const KILLED: i32 = 128 + 9;
     match finished.status {
         0 => ("ok", String::new()),
@@ -231,9 +240,24 @@ fn verdict(finished: &machine::Finished, limit: Duration) -> (&'static str, Stri
             ("TIMED OUT", format!(", killed after {} s", limit.as_secs()))
         }
         status @ 129.. => ("FAILED", format!(", ended by signal {}", status - 128)),
-        101 => ("FAILED", String::new()), // what libtest says when tests have failed
+        101 => ("FAILED", String::new()), // libtest: a test failed
         status => ("FAILED", format!(", exit code {status}")),
     }
+}
+
+/// The tests that took longest, with their binaries.
+fn slowest<'a>(
+    names: &[&'a str],
+    finished: &'a [machine::Finished],
+) -> Vec<(f64, &'a str, &'a str)> {
+    let of = |(binary, finished): (&&'a str, &'a machine::Finished)| {
+        let binary = *binary;
+        finished.tests.iter().map(move |(name, seconds)| (*seconds, name.as_str(), binary))
+    };
+    let mut tests: Vec<_> = names.iter().zip(finished).flat_map(of).collect();
+    tests.sort_by(|a, b| b.0.total_cmp(&a.0));
+    tests.truncate(SLOWEST);
+    tests
 }
 
 #[cfg(test)]
@@ -242,7 +266,7 @@ mod tests {
 
     fn finished(status: i32, passed: u64) -> machine::Finished {
         let counts = Counts { passed, ..Counts::default() };
-        machine::Finished { status, counts, took: Duration::from_secs(20) }
+        machine::Finished { status, counts, tests: Vec::new(), took: Duration::from_secs(20) }
     }
 
     fn outcome(finished: Vec<machine::Finished>) -> machine::Outcome {
@@ -251,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_well_only_if_every_binary_ended_well_and_something_ran() {
+    fn a_run_passes_only_if_every_binary_passed_and_a_test_ran() {
         const LIMIT: Duration = Duration::from_secs(900);
         let reported = |finished| report(&["a", "b"], &outcome(finished), LIMIT, LIMIT);
         assert_eq!(reported(vec![finished(0, 1), finished(0, 2)]).unwrap().counts.passed, 3);
@@ -262,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_binary_is_told_from_a_time_out() {
+    fn a_time_out_is_no_other_signal() {
         let of = |status, limit| verdict(&finished(status, 0), Duration::from_secs(limit));
         assert_eq!(of(137, 20), ("TIMED OUT", ", killed after 20 s".to_owned()));
         assert_eq!(of(137, 900), ("FAILED", ", ended by signal 9".to_owned()));
@@ -271,12 +295,12 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_overrides_the_slowness_and_nothing_else_gets_in() {
+    fn the_environment_overrides_the_slowness_and_other_variables_stay_out() {
         let ours = [("HOME", "/home/x"), ("REUSEPORT_TEST_SLOWNESS", "3"), ("RUST_BACKTRACE", "1")];
         let ours = ours.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let environment = environment(Path::new("/w"), ours.into_iter());
         assert!(!environment.iter().any(|(name, _)| name == "HOME"));
-        // They are exported in this order: the last one counts.
+        // They are exported in this order, so the last one counts.
         let last = environment.iter().rfind(|(name, _)| name == SLOWNESS.0);
         assert_eq!(last.unwrap().1, "3");
     }
