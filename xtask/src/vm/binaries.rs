@@ -104,13 +104,14 @@ fn parse(messages: &str, packages: &[String]) -> Result<Built> {
         if !packages.iter().any(|wanted| *wanted == package) {
             continue;
         }
-        if profile.test {
+        // A program's unit tests do not depend on the kernel.
+        if profile.test && kind != "bin" {
             let name = match kind {
                 "test" => format!("{package} tests/{}", target.name),
                 kind => format!("{package} {kind}"),
             };
             built.tests.push(TestBinary { name, path, directory: directory.to_owned() });
-        } else if kind == "bin" {
+        } else if !profile.test && kind == "bin" {
             built.commands.push(path);
         }
     }
@@ -140,6 +141,7 @@ mod tests {
             artifact("lib", "p", false, "null"),
             artifact("test", "other", true, r#""/t/other-1""#),
             artifact("bin", "p", false, r#""/t/p""#),
+            artifact("bin", "p", true, r#""/t/p-2""#),
             artifact("example", "e", false, r#""/t/e""#),
             r#"{"reason":"build-script-executed","package_id":"x"}"#.to_owned(),
             r#"{"reason":"build-finished","success":true}"#.to_owned(),

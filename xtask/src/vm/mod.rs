@@ -2,8 +2,9 @@
 //! Debian's cloud kernel or a given one with a file system of test binaries and little else ([`image`]),
 //! runs them and powers off ([`machine`]).
 //!
-//! It has no shell, and it does not compare kernels: a test knows what to expect of which kernel.
-//! Documentation tests do not run there, because cargo does not keep their binaries.
+//! It has no shell, and it does not compare kernels: a test knows what to expect of which kernel. Tests
+//! that do not depend on the kernel do not run there, nor do documentation tests, whose binaries cargo
+//! does not keep.
 
 mod binaries;
 mod cpio;
@@ -19,7 +20,7 @@ use anyhow::{Context, Result, bail};
 
 use self::binaries::Scope;
 use self::kernel::Kernel;
-use crate::libtest::{Counts, SLOW};
+use crate::libtest::{ANY_KERNEL, Counts, SLOW};
 use crate::{prepare, shell};
 
 /// The default packages: all whose tests need a kernel.
@@ -37,6 +38,9 @@ const PROPERTY_CASES: (&str, &str) = ("PROPTEST_CASES", "16");
 const PASSED_ON: [&str; 6] =
     ["REUSEPORT_", "PROPTEST_", "INSTA_", "RUST_BACKTRACE", "RUST_LOG", "RUST_TEST_"];
 
+/// Seconds after which a test binary is killed.
+const LIMIT: u64 = 3600;
+
 /// How many of the slowest tests to show.
 const SLOWEST: usize = 10;
 
@@ -53,12 +57,13 @@ pub(crate) struct Args {
     #[arg(short, long = "package", value_name = "PACKAGE", default_values = PACKAGES)]
     packages: Vec<String>,
     /// Kill a test binary after this time
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
     timeout: u64,
     /// Run the slow tests too (those with `slow_` in their names)
     #[arg(long)]
     slow: bool,
-    /// Run only the tests whose names contain one of these; slow tests only if one contains `slow_`
+    /// Run only the tests whose names contain one of these; slow tests only if one contains `slow_`,
+    /// those for any kernel only if one contains `any_kernel::`
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Options for the test binaries, such as --test-threads=1
@@ -75,7 +80,7 @@ impl Args {
             kernel: None,
             modules: None,
             packages: PACKAGES.map(str::to_owned).to_vec(),
-            timeout: 900,
+            timeout: LIMIT,
             slow: false,
             names: Vec::new(),
             libtest: Vec::new(),
@@ -146,7 +151,7 @@ pub(crate) fn run(args: &Args) -> Result<Ran> {
     println!("booting {}, which logs to {}", kernel.image.display(), console.display());
     let names: Vec<_> = built.tests.iter().map(|test| test.name.as_str()).collect();
     let limit = Duration::from_secs(args.timeout);
-    let outcome = machine::run(&kernel, &initramfs, &console, &names, limit)?;
+    let outcome = machine::run(&kernel, &initramfs, &console, &names)?;
     report(&names, &outcome, start.elapsed(), limit)
 }
 
@@ -156,8 +161,12 @@ fn arguments(args: &Args) -> Vec<String> {
     let mut arguments = vec!["--color".to_owned(), color.to_owned()];
     // For the list of slow tests; RUSTC_BOOTSTRAP allows it on a stable toolchain.
     arguments.extend(["-Z", "unstable-options", "--report-time"].map(str::to_owned));
-    if !args.slow && !args.names.iter().any(|name| name.contains(SLOW)) {
-        arguments.extend(["--skip", SLOW].map(str::to_owned));
+    let named = |part: &str| args.names.iter().any(|name| name.contains(part));
+    let slow = (!args.slow).then_some(SLOW);
+    for part in
+        ANY_KERNEL.into_iter().chain(slow).filter(|part| !named(part.trim_end_matches("::")))
+    {
+        arguments.extend(["--skip", part].map(str::to_owned));
     }
     arguments.extend(args.libtest.iter().cloned());
     arguments.extend(args.names.iter().cloned());
