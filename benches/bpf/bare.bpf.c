@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * What selecting costs at the least, to compare our program with: a program that decides nothing,
- * and one that picks at random straight from the array, without table, fallback or counters.
+ * The least that a program costs, to compare ours with: a program that decides nothing,
+ * and one that picks at random from the array, without table, fallback or counters.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

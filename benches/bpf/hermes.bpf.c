@@ -22,7 +22,7 @@ struct {
 	__type(value, __u64);
 } bitmap SEC(".maps");
 
-/* `enum Count` in benches/src/hermes/mod.rs has the same numbers. */
+/* Also in benches/src/hermes/mod.rs. */
 enum count { COUNT_PICKS = 0, COUNT_FALLBACKS = 1, COUNTS };
 
 struct {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * A program that selects, as plain as they come: what loading is measured with. An array with 4-byte
- * values, because aya takes no other.
+ * A plain program that selects, to measure loading with. Its array has 4-byte
+ * values, because aya takes no others.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
