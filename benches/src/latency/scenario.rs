@@ -177,7 +177,7 @@ pub(super) static ALL: [Scenario; 12] = [
     Scenario {
         name: "nginx",
         title: "nginx",
-        what: "a real one; 0.2 % of requests are for the index of a directory with 20,000 files, which \
+        what: "a real nginx; 0.2 % of requests are for the index of a directory with 20,000 files, which \
                blocks its worker for some 100 ms, others are answered at once",
         server: Server::Nginx,
         rate: Rate::PerSecond(600.0),
@@ -200,9 +200,8 @@ pub(super) static ALL: [Scenario; 12] = [
 impl Scenario {
     /// For the command line.
     pub(super) fn parser() -> impl TypedValueParser<Value = &'static Self> {
-        let values = ALL.iter().map(|scenario| {
-            PossibleValue::new(scenario.name).help(scenario.what.trim_end_matches(','))
-        });
+        let values =
+            ALL.iter().map(|scenario| PossibleValue::new(scenario.name).help(scenario.summary()));
         PossibleValuesParser::new(values).map(|name| {
             let one = ALL.iter().find(|scenario| scenario.name == name);
             one.expect("a possible value is a name")
@@ -230,14 +229,18 @@ impl Scenario {
         Traffic { rate, service: self.service, sources: self.sources, lasting }
     }
 
+    fn summary(&self) -> String {
+        match self.rate {
+            Rate::Capacity(part) => format!("{} at {:.0} % of capacity", self.what, part * 100.0),
+            Rate::PerSecond(_) => self.what.to_owned(),
+        }
+    }
+
     /// For tables' titles.
     pub(super) fn describe(&self, workers: u8) -> String {
-        let capacity = match self.rate {
-            Rate::Capacity(part) => format!(" at {:.0} % of capacity", part * 100.0),
-            Rate::PerSecond(_) => String::new(),
-        };
-        let (title, what, rate) = (self.title, self.what, number(self.traffic(workers).rate));
-        format!("{title}: {what}{capacity} ({rate} a second, {} workers)", self.workers(workers))
+        let (title, summary) = (self.title, self.summary());
+        let rate = number(self.traffic(workers).rate);
+        format!("{title}: {summary} ({rate} a second, {} workers)", self.workers(workers))
     }
 }
 
