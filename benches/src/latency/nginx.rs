@@ -6,15 +6,14 @@
 //! connections at once, while the generator asks for what is slow alone.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use reuseport::{Host, borrow};
 use tempfile::TempDir;
-use test_support::server::{Daemon, free_port};
+use test_support::server::Nginx;
 
 use super::contender::{Contender, prefer_cpus};
 use super::measure::{Outcome, Setup, Wrk, ask, observe, outcome};
@@ -31,6 +30,8 @@ const WITH_WRK: Traffic = Traffic {
     sources: 500,
     lasting: None,
 };
+/// With room for all the connections that wait.
+const LISTEN: &[&str] = &["127.0.0.1:PORT backlog=4096"];
 /// How long wrk runs, in seconds.
 const WRK_SECONDS: u64 = 2;
 const WRK_CONNECTIONS: u32 = 8;
@@ -56,8 +57,13 @@ impl Site {
         contender: Contender,
         setup: &Setup<'_>,
     ) -> Result<Outcome> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let nginx = self.start(address, setup.workers, contender.has_queues());
+        let content = format!(
+            r#"location / {{ return 200 "ok\n"; }} location /slow/ {{ root {}; autoindex on; }}"#,
+            self.0.path().display()
+        );
+        let (workers, reuseport) = (setup.workers.into(), contender.has_queues());
+        let nginx = Nginx::start_serving(LISTEN, workers, reuseport, content);
+        let address = nginx.addr();
         if contender == Contender::IncomingCpu {
             // nginx knows nothing of it.
             let group = host.find(&format!("tcp:{address}").parse()?)?;
@@ -76,66 +82,6 @@ impl Site {
         drop(nginx);
         Ok(Outcome { wrk: Some(wrk), ..outcome(observed, &[], machine, setup) })
     }
-
-    /// Each of its workers waits for connections when this returns.
-    fn start(&self, address: SocketAddr, workers: u8, reuseport: bool) -> Daemon {
-        let mut nginx = Daemon::spawn("nginx", |directory| {
-            let config = config(directory, self.0.path(), address, workers, reuseport);
-            fs::write(directory.join("nginx.conf"), config)
-                .unwrap_or_else(|error| panic!("nginx.conf: {error}"));
-            let mut command = Command::new(test_support::program("nginx"));
-            command.arg("-p").arg(directory).args(["-c", "nginx.conf", "-e", "stderr"]);
-            command
-        });
-        let master = nginx.pid();
-        nginx.wait_until("workers", || ready(master) == usize::from(workers));
-        nginx
-    }
-}
-
-/// How many workers wait for connections: they have this title from then on
-/// (ngx_worker_process_cycle).
-fn ready(master: u32) -> usize {
-    let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children"));
-    let is_worker = |pid: &&str| {
-        let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        title.starts_with(b"nginx: worker process")
-    };
-    children.unwrap_or_default().split_whitespace().filter(is_worker).count()
-}
-
-fn config(
-    directory: &Path,
-    site: &Path,
-    address: SocketAddr,
-    workers: u8,
-    reuseport: bool,
-) -> String {
-    let (directory, site) = (directory.display(), site.display());
-    let reuseport = if reuseport { " reuseport" } else { "" };
-    format!(
-        r#"
-user root;
-daemon off;
-worker_processes {workers};
-pid {directory}/nginx.pid;
-error_log stderr error;
-events {{ worker_connections 4096; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{
-        listen {address} backlog=4096{reuseport};
-        location / {{ return 200 "ok\n"; }}
-        location /slow/ {{ root {site}; autoindex on; }}
-    }}
-}}
-"#
-    )
 }
 
 fn wrk(address: SocketAddr) -> Result<Wrk> {

@@ -19,15 +19,28 @@ const PID_FILE: &str = "nginx.pid";
 /// The default address.
 const LOOPBACK: &[&str] = &["127.0.0.1:PORT"];
 
-/// An nginx that answers with a line that has the pid of the serving worker.
+/// The default content: the pid of the worker.
+const PID: &str = r#"default_type text/plain; return 200 "$pid\n";"#;
+
+/// An nginx that answers, by default, with a line that has the pid of the serving worker.
 #[derive(Debug)]
 pub struct Nginx {
     /// The master, if it is not a child of the test.
     orphan: Option<Orphan>,
     daemon: Daemon,
     port: u16,
-    listens: &'static [&'static str],
+    site: Site,
     workers: usize,
+}
+
+/// What it listens at, and what it serves.
+#[derive(Debug, Clone)]
+struct Site {
+    listens: &'static [&'static str],
+    /// Whether each worker has listeners of its own.
+    reuseport: bool,
+    /// Directives of the `server` block.
+    content: String,
 }
 
 impl Nginx {
@@ -62,13 +75,34 @@ impl Nginx {
         Self::start_as(port, LOOPBACK, workers)
     }
 
+    /// Like [`Nginx::start_listening`], with this content of the `server` block, and with one listener for
+    /// all workers if not `reuseport`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Nginx::start`] does.
+    #[track_caller]
+    pub fn start_serving(
+        listens: &'static [&'static str],
+        workers: usize,
+        reuseport: bool,
+        content: String,
+    ) -> Self {
+        Self::start_site(free_port(), Site { listens, reuseport, content }, workers)
+    }
+
     #[track_caller]
     fn start_as(port: u16, listens: &'static [&'static str], workers: usize) -> Self {
+        Self::start_site(port, Site::of_pids(listens), workers)
+    }
+
+    #[track_caller]
+    fn start_site(port: u16, site: Site, workers: usize) -> Self {
         let daemon = Daemon::spawn("nginx", |directory| {
-            configure(directory, port, listens, workers);
+            configure(directory, port, &site, workers);
             in_foreground(directory)
         });
-        let mut nginx = Self { orphan: None, daemon, port, listens, workers };
+        let mut nginx = Self { orphan: None, daemon, port, site, workers };
         nginx.wait_until_ready(&[]);
         nginx
     }
@@ -81,12 +115,12 @@ impl Nginx {
     /// As [`Nginx::start`] does.
     #[track_caller]
     pub fn start_daemon(workers: usize) -> Self {
-        let (port, listens) = (free_port(), LOOPBACK);
+        let (port, site) = (free_port(), Site::of_pids(LOOPBACK));
         let daemon = Daemon::spawn("nginx", |directory| {
-            configure(directory, port, listens, workers);
+            configure(directory, port, &site, workers);
             command(directory)
         });
-        let mut nginx = Self { orphan: None, daemon, port, listens, workers };
+        let mut nginx = Self { orphan: None, daemon, port, site, workers };
         nginx.adopt_other_than(None);
         nginx.wait_until_ready(&[]);
         nginx
@@ -127,7 +161,7 @@ impl Nginx {
     pub fn reload(&mut self, workers: usize) {
         let old = self.worker_pids();
         self.workers = workers;
-        configure(self.daemon.directory(), self.port, self.listens, workers);
+        configure(self.daemon.directory(), self.port, &self.site, workers);
         self.signal(Signal::HUP);
         self.wait_until_ready(&old);
     }
@@ -207,7 +241,8 @@ impl Nginx {
     #[track_caller]
     fn wait_until_ready(&mut self, old: &[u32]) {
         let (pid, port, workers) = (self.master_pid(), self.port, self.workers);
-        let listeners = workers * self.listens.len();
+        let each = if self.site.reuseport { workers } else { 1 };
+        let listeners = each * self.site.listens.len();
         let what = format!("{workers} workers on port {port}");
         let ready = || {
             let now = workers_of(pid);
@@ -238,20 +273,28 @@ fn workers_of(master: u32) -> Vec<u32> {
     pids
 }
 
+impl Site {
+    fn of_pids(listens: &'static [&'static str]) -> Self {
+        Self { listens, reuseport: true, content: PID.to_owned() }
+    }
+}
+
 #[track_caller]
-fn configure(directory: &Path, port: u16, listens: &[&str], workers: usize) {
+fn configure(directory: &Path, port: u16, site: &Site, workers: usize) {
+    let Site { listens, reuseport, content } = site;
     let dir = directory.display();
-    let listens: String = listens
-        .iter()
-        .map(|listen| format!("listen {} reuseport;\n", listen.replace("PORT", &port.to_string())))
-        .collect();
+    let reuseport = if *reuseport { " reuseport" } else { "" };
+    let listen = |listen: &&str| {
+        format!("listen {}{reuseport};\n", listen.replace("PORT", &port.to_string()))
+    };
+    let listens: String = listens.iter().map(listen).collect();
     let config = format!(
         r#"
 user root;
 worker_processes {workers};
 pid {dir}/{PID_FILE};
 error_log stderr notice;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{
     access_log off;
     client_body_temp_path {dir}/body;
@@ -261,8 +304,7 @@ http {{
     scgi_temp_path {dir}/scgi;
     server {{
         {listens}
-        default_type text/plain;
-        return 200 "$pid\n";
+        {content}
     }}
 }}
 "#
