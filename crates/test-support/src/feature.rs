@@ -46,6 +46,10 @@ pub const BTF_TRACEPOINT: Feature = Feature::new("typed tracepoint", (5, 5), || 
     probes::program("tracepoint", "inet_sock_set_state")
 });
 
+/// The function with which a program reads kernel memory directly.
+pub const RDONLY_CAST: Feature =
+    Feature::new("bpf_rdonly_cast", (6, 2), || probes::function("bpf_rdonly_cast"));
+
 /// Ring buffers between kernel and user space (`BPF_MAP_TYPE_RINGBUF`).
 pub const RING_BUFFER: Feature = Feature::new("ring buffer", (5, 8), probes::ring_buffer);
 

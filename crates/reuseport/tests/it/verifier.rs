@@ -1,13 +1,14 @@
-//! The verifier accepts every object with every policy for both protocols, with the least rights that the
-//! object is documented to need. Run it after each change of the C, here and on Linux 6.1.
-
-use std::thread;
+//! The verifier accepts every object with every policy for both protocols, with the least rights that
+//! the object needs.
 
 use reuseport::Policy;
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::CapabilitySet;
 use sk_reuseport::maps::{Array, ArrayOfMaps, MapData};
 use sk_reuseport::programs::Program;
 use sk_reuseport::{BtfKind, EbpfLoader, KernelBtf};
+use test_support::feature::{self, require};
+
+use crate::common::rights::capable_of;
 
 const SELECT: &[u8] = include_bytes!("../../bpf/select.bpf.o");
 const SELECT_LOAD: &[u8] = include_bytes!("../../bpf/select_load.bpf.o");
@@ -47,35 +48,24 @@ fn load_all(object: &[u8], cast: Option<(&KernelBtf, u32)>) {
     }
 }
 
-fn with(capabilities: CapabilitySet, work: impl FnOnce() + Send) {
-    let sets = CapabilitySets {
-        effective: capabilities,
-        permitted: capabilities,
-        inheritable: CapabilitySet::empty(),
-    };
-    let restricted = || {
-        rustix::thread::set_capabilities(None, sets).unwrap();
-        work();
-    };
-    thread::scope(|scope| scope.spawn(restricted).join().unwrap());
-}
-
 #[test]
 fn the_verifier_accepts_every_policy_with_cap_bpf_alone() {
-    with(CapabilitySet::BPF, || load_all(SELECT, None));
+    capable_of(CapabilitySet::BPF, || load_all(SELECT, None));
 }
 
 #[test]
 fn the_verifier_accepts_every_policy_that_reads_queues() {
-    with(CapabilitySet::BPF | CapabilitySet::PERFMON, || load_all(SELECT_LOAD, None));
+    capable_of(CapabilitySet::BPF | CapabilitySet::PERFMON, || load_all(SELECT_LOAD, None));
 }
 
 #[test]
 fn the_verifier_accepts_every_policy_that_reads_queues_directly() {
+    if !require(&feature::RDONLY_CAST) {
+        return;
+    }
     let btf = KernelBtf::from_sys_fs().unwrap();
-    // Linux 6.2.
-    let Ok([cast]) = btf.ids([("bpf_rdonly_cast", BtfKind::Func)]) else { return };
-    with(CapabilitySet::BPF | CapabilitySet::PERFMON, || {
+    let [cast] = btf.ids([("bpf_rdonly_cast", BtfKind::Func)]).unwrap();
+    capable_of(CapabilitySet::BPF | CapabilitySet::PERFMON, || {
         load_all(SELECT_DIRECT, Some((&btf, cast)))
     });
 }

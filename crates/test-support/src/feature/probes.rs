@@ -1,4 +1,4 @@
-//! The probes: each creates a map or loads a program, and drops it.
+//! The probes: each creates a map, loads a program or looks for a function of the kernel.
 
 use std::error::Error;
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use rustix::io::Errno;
 use sk_reuseport::maps::MapError;
 use sk_reuseport::programs::{Program, ProgramError};
-use sk_reuseport::{Btf, BtfError, Ebpf, EbpfError};
+use sk_reuseport::{Btf, BtfError, BtfKind, Ebpf, EbpfError, KernelBtf};
 
 use super::Probe;
 
@@ -41,6 +41,19 @@ fn load(program: &mut Program, target: &str) -> Result<(), ProgramError> {
         Program::Iter(program) => program.load(target, &Btf::from_sys_fs()?),
         Program::BtfTracePoint(program) => program.load(target, &Btf::from_sys_fs()?),
         other => panic!("features.bpf.c has an unexpected program: {other:?}"),
+    }
+}
+
+/// Looks for a function of the kernel that programs can call.
+pub(super) fn function(name: &str) -> Probe {
+    let btf = match KernelBtf::from_sys_fs() {
+        Ok(btf) => btf,
+        Err(error) => return Probe::Unknown(chain(&error)),
+    };
+    match btf.ids([(name, BtfKind::Func)]) {
+        Ok(_) => Probe::Yes,
+        Err(BtfError::UnknownBtfTypeName { .. }) => Probe::No,
+        Err(error) => Probe::Unknown(chain(&error)),
     }
 }
 
@@ -87,6 +100,7 @@ mod tests {
     fn a_feature_that_no_kernel_has_is_not_found() {
         assert_eq!(program("task_file", "unicorn"), Probe::No);
         assert_eq!(program("tracepoint", "unicorn"), Probe::No);
+        assert_eq!(function("unicorn"), Probe::No);
     }
 
     #[test]

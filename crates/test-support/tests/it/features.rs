@@ -16,6 +16,7 @@ fn every_probe_finds_its_feature_or_the_kernel_is_older() {
         feature::SK_STORAGE_ITERATOR,
         feature::BTF_TRACEPOINT,
         feature::RING_BUFFER,
+        feature::RDONLY_CAST,
     ];
     // It panics if the kernel should have the feature but does not.
     let found = features.iter().filter(|feature| require(feature)).count();
