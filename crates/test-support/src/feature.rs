@@ -23,6 +23,8 @@ use std::thread;
 
 use sk_reuseport::util::KernelVersion;
 
+pub use probes::Probe;
+
 /// An environment variable. If it is set and not empty, tests skip when a probe is inconclusive, as
 /// it is without the right to try.
 pub const SKIP_UNKNOWN: &str = "REUSEPORT_TEST_SKIP_UNKNOWN";
@@ -52,17 +54,6 @@ pub const RDONLY_CAST: Feature =
 
 /// Ring buffers between kernel and user space (`BPF_MAP_TYPE_RINGBUF`).
 pub const RING_BUFFER: Feature = Feature::new("ring buffer", (5, 8), probes::ring_buffer);
-
-/// The result of a probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// The kernel has it.
-    Yes,
-    /// The kernel does not have it.
-    No,
-    /// The probe was inconclusive, and why: no right to try, no memory, ...
-    Unknown(String),
-}
 
 /// A feature that not every kernel has.
 #[derive(Debug, Clone, Copy)]

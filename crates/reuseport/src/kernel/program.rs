@@ -1,5 +1,6 @@
 //! The select program: configured, and loaded over a group's maps.
 
+use std::error::Error as StdError;
 use std::fs;
 
 use sk_reuseport::maps::{Array, MapData};
@@ -142,18 +143,27 @@ fn queue_access(protocol: Protocol) -> QueueAccess {
             ),
         );
     }
-    // The verifier accepts direct reads where lockdown forbids the helper.
-    let probe = match caps::confidential() {
-        true => Err(Error::new(ErrorKind::Unsupported, FAILED)
-            .because("the kernel is locked down for confidentiality")),
-        false => probe().map_err(|error| Error::new(ErrorKind::Unsupported, FAILED).because(error)),
+    let unsupported = |error: Box<dyn StdError + Send + Sync>| {
+        Error::new(ErrorKind::Unsupported, FAILED).because(error)
     };
-    if let Err(why) = probe {
+    let btf = match KernelBtf::from_sys_fs() {
+        Ok(btf) => btf,
+        Err(error) => {
+            let hint = Hint::KernelOption("CONFIG_DEBUG_INFO_BTF");
+            return QueueAccess::None(unsupported(error.into()).with_hint(hint));
+        }
+    };
+    // The verifier accepts direct reads where lockdown forbids the helper.
+    if caps::confidential() {
         return QueueAccess::None(
-            why.with_hint("a kernel that is locked down for confidentiality forbids it"),
+            unsupported("the kernel is locked down for confidentiality".into())
+                .with_hint("a kernel that is locked down for confidentiality forbids it"),
         );
     }
-    direct_access(protocol).map_or(QueueAccess::Helper, QueueAccess::Direct)
+    if let Err(error) = probe() {
+        return QueueAccess::None(unsupported(error.into()));
+    }
+    direct_access(btf, protocol).map_or(QueueAccess::Helper, QueueAccess::Direct)
 }
 
 /// Loads a program that reads the kernel's memory.
@@ -163,12 +173,11 @@ fn probe() -> Result<SkReuseport> {
 }
 
 /// What reading directly takes; `None` where the kernel lacks the function or the JIT that calls it.
-fn direct_access(protocol: Protocol) -> Option<Direct> {
+fn direct_access(btf: KernelBtf, protocol: Protocol) -> Option<Direct> {
     let jit = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").ok()?;
     if jit.trim() == "0" {
         return None;
     }
-    let btf = KernelBtf::from_sys_fs().ok()?;
     // Each begins with a struct sock.
     let socket = match protocol {
         Protocol::Tcp => "inet_connection_sock",

@@ -8,10 +8,19 @@ use sk_reuseport::maps::MapError;
 use sk_reuseport::programs::{Program, ProgramError};
 use sk_reuseport::{Btf, BtfError, BtfKind, Ebpf, EbpfError, KernelBtf};
 
-use super::Probe;
-
 const PROGRAMS: &[u8] = include_bytes!("../../bpf/features.bpf.o");
 const RING_BUFFER: &[u8] = include_bytes!("../../bpf/ring_buffer.bpf.o");
+
+/// The result of a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// The kernel has it.
+    Yes,
+    /// The kernel does not have it.
+    No,
+    /// The probe was inconclusive, and why: no right to try, no memory, ...
+    Unknown(String),
+}
 
 /// Tries to load a program of `features.bpf.c`. `target` is the name of the iterator or tracepoint,
 /// if it is for one.
