@@ -16,7 +16,7 @@ use crate::report::number;
 const SIZE: (u32, u32) = (900, 520);
 /// Above the plot, for the title.
 const HEAD: u32 = 48;
-/// Next to the plot, for the lines' names: a sample of the line, and so much for each letter.
+/// The width of the legend next to the plot: a sample of each line, and its name by letters.
 const SAMPLE: u32 = 44;
 const LETTER: u32 = 8;
 const NAME_HEIGHT: i32 = 22;

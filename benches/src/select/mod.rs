@@ -6,17 +6,20 @@
 //!
 //! Not measured: how evenly or how well a policy deals (`latency`), and real network devices.
 
+mod against;
 mod lap;
 mod programs;
 mod tcp;
 mod udp;
+
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use reuseport::Policy;
 
 use crate::report::{Common, Figure, Report, Table, number};
 use crate::stats::{Median, median, ratios, turns};
-use programs::Variant;
+use programs::{Variant, built_in};
 use tcp::Way;
 use udp::{Group, Traffic};
 
@@ -47,13 +50,20 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', default_value = "2,8,512,4096",
           value_parser = clap::value_parser!(u16).range(1..))]
     members: Vec<u16>,
+    /// Compare the programs with those of the select_direct.bpf.o in this directory, and nothing else
+    #[arg(long, value_name = "DIRECTORY")]
+    against: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("select")?;
-    udp(args, &mut report)?;
-    tcp(args, &mut report)?;
-    counting(args, &mut report)?;
+    if let Some(directory) = &args.against {
+        against::compare(directory, &args.members, args.rounds, &mut report)?;
+    } else {
+        udp(args, &mut report)?;
+        tcp(args, &mut report)?;
+        counting(args, &mut report)?;
+    }
     report.finish(args.common.json.as_deref())
 }
 
@@ -61,7 +71,7 @@ fn udp(args: &Args, report: &mut Report) -> Result<()> {
     let few = args.members.first().copied().unwrap_or(2);
     let scattered = args.members.iter().map(|members| (*members, Traffic::Scattered));
     let groups = [(few, Traffic::Hot)].into_iter().chain(scattered);
-    let groups = groups.map(|(members, traffic)| Group::new(members.into(), traffic));
+    let groups = groups.map(|(members, traffic)| Group::new(members.into(), traffic, &built_in()));
     let mut groups = groups.collect::<Result<Vec<_>>>()?;
     for round in 0..args.rounds as usize {
         groups.iter_mut().try_for_each(|group| group.round(round))?;

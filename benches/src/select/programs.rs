@@ -19,7 +19,8 @@ use sk_reuseport::{BtfKind, EbpfLoader, KernelBtf};
 
 static BARE: &[u8] = include_bytes!("../../bpf/bare.bpf.o");
 /// The variant that reads queues directly, which is attached where the kernel allows it.
-static SELECT: &[u8] = include_bytes!("../../../crates/reuseport/bpf/select_direct.bpf.o");
+pub(super) static SELECT: &[u8] =
+    include_bytes!("../../../crates/reuseport/bpf/select_direct.bpf.o");
 /// The number in that object that stands for the kernel's function `bpf_rdonly_cast`.
 const RDONLY_CAST: u32 = 0x7265_6164;
 
@@ -68,8 +69,17 @@ pub(super) enum Protocol {
     Udp = 17,
 }
 
+/// Variants, each with the object that a policy's program comes from.
+pub(super) type Variants<'a> = Vec<(Variant, &'a [u8])>;
+
+/// [`Variant::ALL`], with the object that the command attaches.
+pub(super) fn built_in() -> Variants<'static> {
+    Variant::ALL.into_iter().map(|variant| (variant, SELECT)).collect()
+}
+
 /// A variant's program, and whether it picked whenever it should have.
 struct Loaded {
+    name: &'static str,
     program: Option<SkReuseport>,
     /// What a policy's program has counted, by reason.
     counters: Option<PerCpuArray<MapData, u64>>,
@@ -77,10 +87,10 @@ struct Loaded {
     arrived: u64,
 }
 
-/// The programs of one group, in the order of [`Variant::ALL`].
+/// The programs of one group, in the order of the variants.
 pub(super) struct Programs {
     loaded: Vec<Loaded>,
-    attached: usize,
+    attached: Option<usize>,
     // The programs hold a reference of their own; this one keeps the array's entries.
     _sockets: ReusePortSockArray<MapData>,
 }
@@ -91,6 +101,7 @@ impl Programs {
         members: &[S],
         address: SocketAddr,
         protocol: Protocol,
+        variants: &Variants<'_>,
     ) -> Result<Self> {
         let addresses = addresses(members, address, protocol)?;
         // As `attach` has it: room for four times the members.
@@ -99,42 +110,47 @@ impl Programs {
         for (index, member) in (0..).zip(members) {
             sockets.set(index, member, 0)?;
         }
-        let load = |variant| {
+        let load = |&(variant, object): &(Variant, &[u8])| {
             let (program, counters) = match variant {
                 Variant::None => (None, None),
                 Variant::Empty => (Some(bare("empty", members.len(), &sockets)?), None),
                 Variant::Bare => (Some(bare("bare", members.len(), &sockets)?), None),
                 Variant::Policy(policy) => {
-                    let (program, counters) = select(policy, &addresses, protocol, &sockets)?;
+                    let (program, counters) =
+                        select(policy, &addresses, protocol, &sockets, object)?;
                     (Some(program), Some(counters))
                 }
             };
-            Ok(Loaded { program, counters, arrived: 0 })
+            Ok(Loaded { name: variant.name(), program, counters, arrived: 0 })
         };
-        let loaded = Variant::ALL.into_iter().map(load).collect::<Result<_>>()?;
-        Ok(Self { loaded, attached: 0, _sockets: sockets })
+        let loaded = variants.iter().map(load).collect::<Result<_>>()?;
+        Ok(Self { loaded, attached: None, _sockets: sockets })
     }
 
     /// Lets the variant with this index decide for the group of `socket`.
     pub(super) fn attach(&mut self, variant: usize, socket: impl AsFd) -> Result<()> {
-        if variant != self.attached {
+        if self.attached != Some(variant) {
             match &self.loaded[variant].program {
                 Some(program) => program.attach(socket)?,
+                None if self.attached.is_none() => {}
                 None => SkReuseport::detach(socket)?,
             }
-            self.attached = variant;
+            self.attached = Some(variant);
         }
         Ok(())
     }
 
     /// Tells that so many datagrams or connections arrive for the attached program.
     pub(super) fn arrive(&mut self, count: usize) {
-        self.loaded[self.attached].arrived += count as u64;
+        if let Some(attached) = self.attached {
+            self.loaded[attached].arrived += count as u64;
+        }
     }
 
     /// How long the attached program ran, in nanoseconds, and how often, while runs were counted.
     pub(super) fn ran(&self) -> Result<(u64, u64)> {
-        let program = self.loaded[self.attached].program.as_ref().context("no program runs")?;
+        let attached = self.attached.and_then(|attached| self.loaded[attached].program.as_ref());
+        let program = attached.context("no program runs")?;
         let info = program.info()?;
         Ok((info.run_time_ns(), info.run_count()))
     }
@@ -143,11 +159,10 @@ impl Programs {
     pub(super) fn check(&self) -> Result<()> {
         const REASON_PICK: u32 = 0;
 
-        for (variant, loaded) in Variant::ALL.into_iter().zip(&self.loaded) {
-            let Some(counters) = &loaded.counters else { continue };
+        for Loaded { name, counters, arrived, .. } in &self.loaded {
+            let Some(counters) = counters else { continue };
             let picks: u64 = counters.get(&REASON_PICK, 0)?.iter().sum();
-            let (name, arrived) = (variant.name(), loaded.arrived);
-            ensure!(picks == arrived, "{name} picked {picks} times for {arrived} arrivals");
+            ensure!(picks == *arrived, "{name} picked {picks} times for {arrived} arrivals");
         }
         Ok(())
     }
@@ -198,6 +213,7 @@ fn select(
     addresses: &[u64],
     protocol: Protocol,
     sockets: &ReusePortSockArray<MapData>,
+    object: &[u8],
 ) -> Result<(SkReuseport, PerCpuArray<MapData, u64>)> {
     let capacity = sockets.map_data().max_entries();
     let cpus = std::thread::available_parallelism()?.get();
@@ -226,7 +242,7 @@ fn select(
         .map_max_entries("addresses", capacity)
         .map_max_entries("limiters", capacity)
         .map_max_entries("reports", capacity)
-        .load(SELECT)?;
+        .load(object)?;
     let mut queues: Array<MapData, u64> =
         ebpf.take_map("addresses").context("no addresses")?.try_into()?;
     for (slot, address) in (0..).zip(addresses) {

@@ -15,7 +15,7 @@ use rustix::net::sockopt;
 use sk_reuseport::net::{Bind, loopback};
 
 use super::lap::{Watched, median_lap};
-use super::programs::{Programs, Protocol, Variant};
+use super::programs::{Programs, Protocol, Variant, built_in};
 
 /// Listeners of a group: a usual number of workers.
 pub(super) const MEMBERS: usize = 8;
@@ -81,7 +81,7 @@ pub(super) struct Groups {
 impl Groups {
     pub(super) fn new() -> Result<Self> {
         let (alone, whole) = (Listeners::new()?, Listeners::new()?);
-        let programs = Programs::load(&alone.listeners, alone.address, Protocol::Tcp)?;
+        let programs = Programs::load(&alone.listeners, alone.address, Protocol::Tcp, &built_in())?;
         let host = Host::open()?;
         let key = host.find(&format!("tcp:{}", whole.address).parse()?)?.key;
         Ok(Self { alone, programs, whole, host, key })

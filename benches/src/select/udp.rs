@@ -16,7 +16,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 use sk_reuseport::net::{Bind, loopback};
 
 use super::lap::{Watched, median_lap};
-use super::programs::{Programs, Protocol, Variant};
+use super::programs::{Programs, Protocol, Variants};
 use crate::stats::turns;
 
 /// Datagrams to a lap: what one member's buffer holds, should all go there.
@@ -56,7 +56,7 @@ pub(super) struct Costs {
 pub(super) struct Group {
     pub(super) traffic: Traffic,
     pub(super) members: Vec<UdpSocket>,
-    /// In the order of [`Variant::ALL`].
+    /// In the order of the variants.
     pub(super) costs: Vec<Costs>,
     senders: Senders,
     watched: Watched,
@@ -64,7 +64,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(members: usize, traffic: Traffic) -> Result<Self> {
+    pub(super) fn new(members: usize, traffic: Traffic, variants: &Variants<'_>) -> Result<Self> {
         let members = Bind::new(loopback(false)).nonblocking(true).udp_sockets(members)?;
         for member in &members {
             sockopt::set_socket_recv_buffer_size_force(member, LAP * 1024)?;
@@ -72,26 +72,24 @@ impl Group {
         let address = members[0].local_addr()?;
         Ok(Self {
             traffic,
-            costs: Variant::ALL.iter().map(|_| Costs::default()).collect(),
+            costs: variants.iter().map(|_| Costs::default()).collect(),
             senders: Senders::new(traffic, address)?,
             watched: Watched::new(&members)?,
-            programs: Programs::load(&members, address, Protocol::Udp)?,
+            programs: Programs::load(&members, address, Protocol::Udp, variants)?,
             members,
         })
     }
 
-    /// Measures each variant once.
+    /// Measures each variant once. The first has no program.
     pub(super) fn round(&mut self, round: usize) -> Result<()> {
-        for variant in turns(round, Variant::ALL.len()) {
+        for variant in turns(round, self.costs.len()) {
             self.programs.attach(variant, &self.members[0])?;
             let (sent, whole) = median_lap(LAPS, |cost: &(f64, f64)| cost.1, || self.lap())?;
             self.costs[variant].sent.push(sent);
             self.costs[variant].whole.push(whole);
         }
-        for variant in turns(round, Variant::ALL.len()).filter(|variant| *variant != 0) {
-            self.programs.attach(variant, &self.members[0])?;
-            self.lap()?;
-            let program = self.time_program()?;
+        for variant in turns(round, self.costs.len()).filter(|variant| *variant != 0) {
+            let program = self.time_program(variant)?;
             self.costs[variant].program.push(program);
         }
         Ok(())
@@ -112,8 +110,10 @@ impl Group {
         Ok((each(sent), each(start.elapsed())))
     }
 
-    /// The kernel's own count of a program's running time, which includes two looks at the clock.
-    fn time_program(&mut self) -> Result<f64> {
+    /// The kernel's own count of a program's running time in nanoseconds, which includes two looks at the clock.
+    pub(super) fn time_program(&mut self, variant: usize) -> Result<f64> {
+        self.programs.attach(variant, &self.members[0])?;
+        self.lap()?;
         let counting = enable_stats(Stats::RunTime).context("cannot count programs' runs")?;
         let (time, count) = self.programs.ran()?;
         self.send_lap()?;

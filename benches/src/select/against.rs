@@ -1,0 +1,65 @@
+//! Do the policies cost more than in another build of the program, from a directory?
+//!
+//! Each policy's two programs take turns within a round; what counts is the ratio of each round. The
+//! measure is the kernel's own count of the programs' running time, less the empty program's, which is
+//! what the clock and the call cost.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use reuseport::Policy;
+use reuseport::policy::Payload;
+
+use super::programs::{SELECT, Variant, Variants};
+use super::udp::{Group, Traffic};
+use crate::report::{Figure, Report, Table, number};
+use crate::stats::{median, ratios, spread, turns};
+
+/// Rounds after which all programs are loaded again: where in memory a program lies matters, too.
+const LOADED_FOR: u32 = 20;
+
+/// All, with a payload for the one that needs to know which.
+fn policies() -> impl Iterator<Item = Policy> {
+    let payload = Payload::new(0, 8).map(Policy::Payload);
+    Policy::ALL.iter().copied().chain(payload)
+}
+
+/// With groups of these sizes.
+pub(super) fn compare(
+    directory: &Path,
+    sizes: &[u16],
+    rounds: u32,
+    report: &mut Report,
+) -> Result<()> {
+    let path = directory.join("select_direct.bpf.o");
+    let other = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    let both = |policy| [(Variant::Policy(policy), &other[..]), (Variant::Policy(policy), SELECT)];
+    let variants = [(Variant::Empty, SELECT)].into_iter().chain(policies().flat_map(both));
+    let variants: Variants<'_> = variants.collect();
+    for &members in sizes {
+        let mut times: Vec<Vec<f64>> = vec![Vec::new(); variants.len()];
+        for _ in 0..rounds.div_ceil(LOADED_FOR) {
+            let mut group = Group::new(members.into(), Traffic::Scattered, &variants)?;
+            for round in 0..LOADED_FOR.min(rounds) as usize {
+                for variant in turns(round, variants.len()) {
+                    times[variant].push(group.time_program(variant)?);
+                }
+            }
+            group.check()?;
+        }
+        let empty = median(&times[0]);
+        let mut table = Table::new(["policy", "other, ns", "this, ns", "ratio: p10", "p50", "p90"]);
+        for (policy, times) in policies().zip(times[1..].chunks(2)) {
+            let own = |times: &[f64]| times.iter().map(|time| time - empty).collect::<Vec<f64>>();
+            let [other, this] = [own(&times[0]), own(&times[1])];
+            let name = [policy.name().to_owned(), number(median(&other)), number(median(&this))];
+            let spread = spread(&ratios(&this, &other)).map(|ratio| format!("{ratio:.3}"));
+            table.row(name.into_iter().chain(spread));
+            let name = format!("UDP, {members} members, {}: this to other", policy.name());
+            report.raw(&name, times)?;
+            report.figure(Figure::ratio(name, &this, &other).at_most_beyond_spread(1.0));
+        }
+        report.table(format!("UDP, {members} members: the program's own time"), table);
+    }
+    Ok(())
+}
