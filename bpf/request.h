@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <bpf/bpf_helpers.h>
 
+#include "wire/config.h"
 #include "wire/reason.h"
 
 /* No member. */
@@ -29,17 +30,11 @@ enum arrival {
 	ARRIVAL_MIGRATION,
 };
 
-/* What a policy that accounts for its picks needs once the member is selected. */
-struct pick {
-	__u64 candidate;
-	__u64 load;
-	__u32 window;
-	__u32 members;
-	bool capped;
-};
+struct search;
 
 struct request {
 	struct sk_reuseport_md *ctx;
+	enum policy policy;
 	enum arrival arrival;
 	/* The policy sets it with its first pick. The fallback begins there. */
 	__u64 key;
@@ -47,7 +42,8 @@ struct request {
 	bool check_full;
 	/* Events on the way, see note(). */
 	__u64 noted;
-	struct pick pick;
+	/* least-loaded's, in memory of its own: functions that are verified by themselves get it. */
+	struct search *search;
 };
 
 struct choice {

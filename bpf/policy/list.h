@@ -19,7 +19,7 @@
 
 static __always_inline int policy_pick(struct request *req, int attempt)
 {
-	switch (POLICY) {
+	switch (req->policy) {
 	case POLICY_HASH:
 		return hash_pick(req, attempt);
 	case POLICY_SOURCE:
@@ -41,13 +41,13 @@ static __always_inline int policy_pick(struct request *req, int attempt)
 /* For policies that account for their picks: the member was selected. */
 static __always_inline void policy_selected(struct request *req, __u32 slot)
 {
-	if (POLICY == POLICY_LEAST_LOADED)
+	if (req->policy == POLICY_LEAST_LOADED)
 		least_loaded_selected(req, slot);
 }
 
 /* The same: its slot was empty. */
 static __always_inline void policy_empty(struct request *req, __u32 slot)
 {
-	if (POLICY == POLICY_LEAST_LOADED)
+	if (req->policy == POLICY_LEAST_LOADED)
 		least_loaded_empty(req, slot);
 }

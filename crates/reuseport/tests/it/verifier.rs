@@ -2,6 +2,7 @@
 //! the object needs.
 
 use reuseport::Policy;
+use reuseport::policy::Payload;
 use rustix::thread::CapabilitySet;
 use sk_reuseport::maps::{Array, ArrayOfMaps, MapData};
 use sk_reuseport::programs::Program;
@@ -22,7 +23,8 @@ const PROTOCOLS: [(u32, &str); 2] = [(6, "inet_connection_sock"), (17, "udp_sock
 /// Loads the object for each policy and protocol. Without `cast`, it does not call bpf_rdonly_cast.
 fn load_all(object: &[u8], cast: Option<(&KernelBtf, u32)>) {
     for (protocol, socket) in PROTOCOLS {
-        for policy in Policy::ALL {
+        let payload = Payload::new(0, 8).map(Policy::Payload);
+        for policy in Policy::ALL.iter().copied().chain(payload) {
             let code = policy.code();
             let pattern: Array<MapData, u64> =
                 Array::create_named("table", 64, Array::<MapData, u64>::MMAPABLE).unwrap();
