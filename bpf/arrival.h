@@ -29,7 +29,4 @@ static __always_inline void arrival(struct sk_reuseport_md *ctx, struct request 
 	req->ctx = ctx;
 	req->policy = POLICY;
 	req->arrival = arrival_of(ctx);
-	req->key = 0;
-	req->check_full = false;
-	req->noted = 0;
 }

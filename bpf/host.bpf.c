@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * What counts each member's open connections, once per host.
+ * Counts each member's open connections, once per host.
  *
- * Once for all groups: it runs at every change of state of every TCP connection on the host, and
- * fifty copies of it would double what a connection costs.
+ * Once for all groups, because it runs at every change of state of every TCP connection on the host:
+ * fifty copies would double what a connection costs.
  *
- * There are two programs, each of which would do. The kernel skips a tracing program that is running on
- * the same CPU already (__bpf_trace_run): beneath an interrupt whose softirq closes connections
- * while a task is in the middle of the program. Skipped, a close would stay counted forever.
+ * There are two programs, of which one would do if it always ran. The kernel skips a tracing program that
+ * is running on the same CPU already (__bpf_trace_run): when an interrupt's softirq closes connections
+ * while a task is in the middle of the program. A skipped close would stay counted as open forever.
  * Softirqs do not nest and tracepoints run with preemption off, so of two programs, which run one after
- * the other, one always runs. Whichever is first does it, and the other finds it done. The kernel counts
- * what it skipped (recursion_misses in bpf_prog_info).
+ * the other, one always runs. The first one counts, and the other sees that it did. The kernel counts
+ * the runs that it skipped (recursion_misses in bpf_prog_info).
  */
 #include "kernel.h"
 #include <linux/bpf.h>
@@ -22,8 +22,8 @@
 
 /*
  * A connection is cloned from its listener in state LISTEN and goes to SYN_RECV at once
- * (inet_csk_clone_lock), whatever comes of it then; CLOSE comes last, once, by every way. Counting
- * at ESTABLISHED instead goes wrong with Fast Open, which can skip it.
+ * (inet_csk_clone_lock), in every case; CLOSE comes last, once, on every path. Counting at
+ * ESTABLISHED instead would be wrong with Fast Open, which can skip it.
  */
 static __always_inline int count(struct sock *sk, int oldstate, int newstate)
 {
@@ -38,15 +38,16 @@ static __always_inline int count(struct sock *sk, int oldstate, int newstate)
 	if (!mark)
 		return 0;
 	/*
-	 * At CLOSE, what is not counted is a listener, a connection from before we counted, or one that
-	 * the other program has subtracted. At SYN_RECV, what is counted the other one has added.
+	 * At CLOSE, a socket that is not counted is a listener, a connection from before counting began,
+	 * or one that the other program has subtracted. At SYN_RECV, the other program has added those
+	 * that are counted.
 	 */
 	if (mark->counted == (newstate == TCP_SYN_RECV))
 		return 0;
 	member = bpf_map_lookup_elem(&members, &mark->member);
 	if (!member || member->epoch != mark->epoch)
 		return 0;
-	/* A recount relies on it: `counted` before `opened`, `closed` before `counted`. */
+	/* A recount relies on the order: `counted` before `opened`, `closed` before `counted`. */
 	if (newstate == TCP_SYN_RECV) {
 		mark->counted = 1;
 		__sync_fetch_and_add(&member->opened, 1);
@@ -55,7 +56,7 @@ static __always_inline int count(struct sock *sk, int oldstate, int newstate)
 		mark->counted = 0;
 		/*
 		 * No member has epoch 0. A socket that was disconnected (connect(2) to AF_UNSPEC) can
-		 * listen, and would hand the mark on to strangers (tcp_disconnect).
+		 * listen, and would pass the mark on to connections of another member (tcp_disconnect).
 		 */
 		mark->epoch = 0;
 	}

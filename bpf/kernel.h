@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * The kernel's types, as far as our programs read them.
+ * The kernel's types: those that the programs read.
  *
  * There is no generated vmlinux.h here: every structure declares only the fields that are read, in
  * any order. `preserve_access_index` makes the loader look up each field's place in the running

@@ -6,8 +6,7 @@
  *   members   one record for the reader, then one for each (process, descriptor) of a group's member
  *   watches   which epoll instance watches which member, and which process has which epoll instance
  *
- * They only read; nothing here changes a socket. User space's half is
- * crates/reuseport/src/observe/record.rs: both sides state the records' layout and assert its size.
+ * They only read; nothing here changes a socket. wire/record.h has the records.
  *
  * Cost: a host has many more descriptors than members, so the filters come first and cost a few
  * loads. Kernel: 5.12 (bpf_get_socket_cookie in tracing programs).
@@ -53,9 +52,9 @@ static __always_inline __u32 pid_for_reader(struct task_struct *task)
 }
 
 /*
- * Whether the descriptor's process speaks for it: only the thread group's leader does. Threads that
- * share the leader's files are left out by the iterator already; one that unshared its files
- * (CLONE_FILES) is left out here, since nobody could name a descriptor of its by pid and number.
+ * Whether the task is a thread group's leader. The iterator already leaves out threads that share the
+ * leader's files; one that unshared its files (CLONE_FILES) is left out here, since a pid and a number do
+ * not name its descriptors.
  */
 static __always_inline int is_process(struct task_struct *task)
 {
@@ -70,9 +69,9 @@ static __always_inline int is_process(struct task_struct *task)
  * alone is not enough either: attaching a program before bind makes one (reuseport_attach_prog),
  * and a listener that was shut down keeps its own.
  *
- * A connected stream's state is looked at first because it lies beside the pointer that was
- * followed already, and most sockets of a busy host are that: what they cost is the cache lines that
- * are fetched for each. No listener has it (inet_listen), and datagram sockets never do.
+ * The state of connected streams is tested first because most sockets of a busy host are in it, and it lies
+ * next to a pointer that was followed already: the cost is in the cache lines that are fetched for each.
+ * No listener is in that state (inet_listen), and datagram sockets never are.
  */
 static __always_inline struct sock *member_of(struct file *file)
 {
@@ -166,7 +165,7 @@ static __always_inline void emit_member(struct bpf_iter__task_file *ctx, struct 
 {
 	struct member_record record = { .header = HEADER(KIND_MEMBER, record) };
 
-	/* This assigns the cookie if nobody asked for it before; reading the field would give 0. */
+	/* This assigns the cookie on the first request for it; reading the field would give 0. */
 	record.cookie = bpf_get_socket_cookie(sk);
 	record.sock_address = (__u64)sk;
 	record.reuseport_id = BPF_CORE_READ(group, reuseport_id);
@@ -207,8 +206,8 @@ int members(struct bpf_iter__task_file *ctx)
 
 /*
  * The epoll instances that watch a file hang off the file itself (fs/eventpoll.c, attach_epitem).
- * Walking them here takes no lock of a busy server's, unlike /proc/PID/fdinfo/FD, which holds the
- * instance's mutex while it prints all that it watches. An item that goes away meanwhile gives a
+ * Walking them here takes no lock of the server, unlike /proc/PID/fdinfo/FD, which holds the
+ * instance's mutex while it prints everything. An item that goes away meanwhile gives a
  * stale address, which no epoll record matches; the reads cannot fault.
  */
 static __always_inline void emit_watches(struct bpf_iter__task_file *ctx, struct file *file,
@@ -235,7 +234,7 @@ static __always_inline void emit_watches(struct bpf_iter__task_file *ctx, struct
 	}
 }
 
-/* An epoll instance knows its own file; no other kind of file's private data says so. */
+/* An epoll instance refers to its file; no other kind of file's private data does. */
 static __always_inline struct eventpoll *epoll_of(struct file *file)
 {
 	struct eventpoll *epoll = file->private_data;

@@ -28,9 +28,6 @@ static __always_inline bool slot_select(struct request *req, __u32 slot)
 
 static __always_inline void pick_and_select(struct request *req, struct choice *choice)
 {
-	struct search search;
-
-	req->search = &search;
 	/* Unrolled: see fallback.h. */
 #pragma unroll
 	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {

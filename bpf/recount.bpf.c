@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * Counts open connections once more, by the marks on them: for closes that no program of host.bpf.c saw.
+ * Counts open connections by the marks on them, to find closes that no program of host.bpf.c saw.
  */
 #include "kernel.h"
 #include <linux/bpf.h>
@@ -10,12 +10,12 @@
 #include "wire/mark.h"
 
 /*
- * A connection that ended unseen is gone, or it is in CLOSE, which is stored after the programs that
- * count have run.
+ * A connection that ended unseen is gone, or it is in CLOSE, which the kernel stores after the programs
+ * that count have run.
  *
- * Within one read(2), which goes on for up to a million marks, whoever stays is visited: RCU is held over
- * each of the map's buckets, and nobody changes his (bpf_sk_storage_map_seq_find_next). Who is visited wrongly, or
- * twice, such as a socket that is being freed, only makes the walk find more.
+ * Within one read(2), which covers up to a million marks, each socket that stays is visited: RCU is held
+ * over each of the map's buckets, and no mark changes its bucket (bpf_sk_storage_map_seq_find_next). A
+ * visit too many, such as to a socket that is being freed, only makes the walk find more.
  */
 SEC("iter/bpf_sk_storage_map")
 int recount(struct bpf_iter__bpf_sk_storage_map *ctx)
@@ -28,7 +28,7 @@ int recount(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (!mark || !sk || !mark->counted)
 		return 0;
 	if (sk->__sk_common.skc_state == TCP_CLOSE) {
-		mark->epoch = 0; /* as count() does at CLOSE: the socket can listen once more */
+		mark->epoch = 0; /* as count() does at CLOSE: the socket can listen again */
 		return 0;
 	}
 	index = mark->member;

@@ -30,7 +30,13 @@ enum arrival {
 	ARRIVAL_MIGRATION,
 };
 
-struct search;
+/* What a policy that accounts for its picks needs once the member is selected. */
+struct pick {
+	__u32 window;
+	__u32 members;
+	__u32 length;
+	bool capped;
+};
 
 struct request {
 	struct sk_reuseport_md *ctx;
@@ -42,8 +48,7 @@ struct request {
 	bool check_full;
 	/* Events on the way, see note(). */
 	__u64 noted;
-	/* least-loaded's, in memory of its own: functions that are verified by themselves get it. */
-	struct search *search;
+	struct pick pick;
 };
 
 struct choice {

@@ -19,7 +19,7 @@ SEC("sk_reuseport/migrate")
 int reuseport(struct sk_reuseport_md *ctx)
 {
 	struct choice choice = { .slot = NO_SLOT };
-	struct request req;
+	struct request req = {};
 
 	arrival(ctx, &req);
 	pick_and_select(&req, &choice);

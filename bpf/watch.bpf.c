@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * What tells a watcher that sockets come and go on one port of one network namespace.
+ * Tells a watcher which sockets come and go on one port of one network namespace.
  *
- * TCP tells by itself: a listener begins or ends to listen. UDP does not (bind(2) passes no
- * tracepoint), so a watcher asks again and again which sockets there are, which costs little:
- * this lists the port's sockets of one network namespace and nothing else.
+ * For TCP, a tracepoint announces each listener that begins or ends to listen. For UDP there is none
+ * (bind(2) passes no tracepoint), so the watcher polls an iterator, which costs little: it lists the port's
+ * sockets of one network namespace and nothing else.
  *
  * Loaded by each watcher for as long as it runs, and pinned nowhere.
  */
@@ -19,7 +19,7 @@
 
 /*
  * Announced before the socket is in its group (inet_csk_listen_start sets the state, then hashes
- * it): whoever reads this must look again.
+ * it): the reader must look again.
  */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_listen, struct sock *sk, int oldstate, int newstate)
@@ -35,7 +35,7 @@ int BPF_PROG(on_listen, struct sock *sk, int oldstate, int newstate)
 		return 0;
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event)
-		return 0; /* the watcher looks from time to time anyway */
+		return 0; /* the watcher polls from time to time anyway */
 	event->cookie = bpf_get_socket_cookie(sk);
 	event->listening = newstate == TCP_LISTEN;
 	event->reserved = 0;

@@ -13,43 +13,41 @@
 
 static __always_inline int least_loaded_pick(struct request *req, int attempt)
 {
-	struct search *search = req->search;
-
-	if (!attempt)
-		req->key = req->arrival == ARRIVAL_NEW ? turn_take() : turn_next();
-	*search = (struct search){
-		.turn = req->key,
-		.random = mix(req->key),
-		.check_full = req->check_full,
+	struct search search = {
 		.best = { .seen = SEEN_NONE },
 		.second = { .seen = SEEN_NONE },
 	};
-	if (!sample(search) || !search->best.candidate)
+	struct candidate c;
+	struct found found;
+
+	if (!attempt)
+		req->key = req->arrival == ARRIVAL_NEW ? turn_take() : turn_next();
+	search.turn = req->key;
+	search.random = mix(req->key);
+	search.check_full = req->check_full;
+	if (!sample(&search) || !search.best.candidate)
 		return NO_SLOT;
-	if (search->best.seen & SEEN_LATE && search->second.candidate &&
-	    !(search->second.seen & (LOAD_FULL | LOAD_STALE))) {
-		search->best = search->second;
-		search->capped = true;
-	}
-	return search->best.candidate & SLOT_MASK;
+	req->pick.capped = search.best.seen & SEEN_LATE && search.second.candidate &&
+			   !(search.second.seen & (LOAD_FULL | LOAD_STALE));
+	found = req->pick.capped ? search.second : search.best;
+	candidate_unpack(found.candidate, &c);
+	req->pick.window = search.window;
+	req->pick.members = search.members;
+	req->pick.length = length_of(found.seen, &c);
+	return c.slot;
 }
 
 static __always_inline void least_loaded_selected(struct request *req, __u32 slot)
 {
-	struct search *search = req->search;
 	struct limiter *limiter;
-	struct candidate c;
 
 	if (req->arrival != ARRIVAL_NEW)
 		return;
-	if (search->capped)
+	if (req->pick.capped)
 		note(req, REASON_SHARE_CAPPED);
 	limiter = bpf_map_lookup_elem(&limiters, MAP_KEY(slot));
-	if (!limiter)
-		return;
-	candidate_unpack(search->best.candidate, &c);
-	limiter_pick(limiter, search->turn, search->members, search->window,
-		     length_of(search->best.seen, &c));
+	if (limiter)
+		limiter_pick(limiter, req->key, &req->pick);
 }
 
 /* It is not examined again in this window. */
@@ -58,5 +56,5 @@ static __always_inline void least_loaded_empty(struct request *req, __u32 slot)
 	struct limiter *limiter = bpf_map_lookup_elem(&limiters, MAP_KEY(slot));
 
 	if (limiter)
-		limiter->empty = req->search->window + 1;
+		limiter->empty = req->pick.window + 1;
 }

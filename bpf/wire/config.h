@@ -8,6 +8,8 @@
 #include "../kernel.h"
 #include <linux/bpf.h>
 
+#include "type.h"
+
 /* How a member is picked. */
 enum policy {
 	POLICY_HASH = 1,
@@ -29,6 +31,8 @@ enum load_term {
 enum kernel_call {
 	CALL_RDONLY_CAST = 0x72656164, /* bpf_rdonly_cast */
 };
+
+WIRE_TYPE(enum, kernel_call);
 
 const volatile enum policy POLICY = POLICY_HASH;
 

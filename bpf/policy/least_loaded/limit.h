@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 
+#include "../../request.h"
 #include "../../wire/config.h"
 #include "../../wire/limiter.h"
 #include "candidate.h"
@@ -50,21 +51,20 @@ static __always_inline bool makes_progress(struct limiter *limiter, __u32 length
 }
 
 /* A member was picked. CPUs may overtake each other here: the limit is approximate. */
-static __always_inline void limiter_pick(struct limiter *limiter, __u32 turn, __u32 members,
-					 __u32 window, __u32 length)
+static __always_inline void limiter_pick(struct limiter *limiter, __u32 turn, struct pick *pick)
 {
 	if (limiter->start == START_NEW) {
 		limiter->joined = turn;
 		limiter->start = START_SLOW;
 	} else if (limiter->start == START_SLOW &&
-		   turns_since(limiter, turn) >= SLOW_START * WINDOW * members) {
+		   turns_since(limiter, turn) >= SLOW_START * WINDOW * pick->members) {
 		limiter->start = START_OVER;
 	}
-	if (limiter->window == window) {
+	if (limiter->window == pick->window) {
 		__sync_fetch_and_add(&limiter->picked, 1);
 	} else {
-		limiter->window = window;
+		limiter->window = pick->window;
 		limiter->picked = 1;
 	}
-	limiter->length = length + 1;
+	limiter->length = pick->length + 1;
 }

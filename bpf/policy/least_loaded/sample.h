@@ -38,8 +38,6 @@ struct search {
 	__u64 check_full;
 	/* The best so far, and the best of those that may replace it if it is at its limit. */
 	struct found best, second;
-	/* Whether the second did. */
-	__u64 capped;
 };
 
 /* Examines one candidate. */
