@@ -55,25 +55,6 @@ pub(crate) fn distribution(
     draw(path, title, [x, y], &lines)
 }
 
-/// Any lines. The horizontal axis is marked where there are points.
-pub(crate) fn lines(
-    path: &Path,
-    title: &str,
-    x_label: &str,
-    y_label: &str,
-    series: &[(&str, Vec<(f64, f64)>)],
-) -> Result<()> {
-    let points = || series.iter().flat_map(|(_, points)| points);
-    let mut places: Vec<f64> = points().map(|point| point.0).collect();
-    places.sort_unstable_by(f64::total_cmp);
-    places.dedup();
-    ensure!(!places.is_empty(), "there is nothing to draw in {}", path.display());
-    let (from, to) = (places[0], places[places.len() - 1]);
-    let marks = places.iter().map(|place| (*place, place.to_string())).collect();
-    let x = Axis { label: x_label, from, to, marks };
-    draw(path, title, [x, Axis::round(y_label, points().map(|point| point.1))], series)
-}
-
 /// The axis of percentiles is logarithmic in n, where one request in n lies beyond: 99 % is n = 100. It ends
 /// at this n.
 const MOST: f64 = 10_000.0;

@@ -1,17 +1,17 @@
-//! What is simulated: SYNs come, a policy chooses a member for each, a round trip later the connection
-//! is in that member's accept queue, and its worker accepts when it comes round its loop.
+//! The server: a policy picks a member for each SYN, a round trip later the connection is in that member's
+//! accept queue, and its worker accepts it in the next turn of its loop.
 //!
-//! Not simulated: processors that workers share, what accepting and choosing cost, packets that are lost,
-//! queues that overflow.
+//! Not simulated: processors that workers share, what accepting and picking cost, lost packets, queues that
+//! overflow.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::mem;
 
+use fastrand::Rng;
 use hdrhistogram::Histogram;
 
 use super::choose::{Chooser, Member, Policy};
-use super::random::Random;
 
 /// Simulated time in nanoseconds.
 pub(super) type Time = u64;
@@ -21,10 +21,10 @@ pub(super) const SECOND: Time = 1000 * MS;
 /// How long a request keeps its worker busy.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Work {
-    /// What a short one takes: exactly that, or on average.
+    /// What a short one takes, exactly or on average.
     pub(super) unit: f64,
     pub(super) exponential: bool,
-    /// So many of them take so many times as long as a short one.
+    /// A share of them takes this many times as long as a short one.
     pub(super) long: (f64, f64),
 }
 
@@ -33,8 +33,8 @@ impl Work {
         self.unit * (1.0 + self.long.0 * (self.long.1 - 1.0))
     }
 
-    fn draw(&self, random: &mut Random) -> Time {
-        let (long, short) = (random.share() < self.long.0, random.exponential(self.unit));
+    fn draw(&self, random: &mut Rng) -> Time {
+        let (long, short) = (random.f64() < self.long.0, exponential(random, self.unit));
         let time = match (long, self.exponential) {
             (true, _) => self.unit * self.long.1,
             (false, true) => short,
@@ -44,13 +44,17 @@ impl Work {
     }
 }
 
+fn exponential(random: &mut Rng, mean: f64) -> f64 {
+    -mean * (1.0 - random.f64()).ln()
+}
+
 /// Some workers stop again and again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hang {
     pub(super) workers: usize,
     pub(super) every: Time,
     pub(super) lasting: Time,
-    /// They close their connections before.
+    /// They close their connections first.
     pub(super) drops: bool,
 }
 
@@ -58,7 +62,7 @@ pub(super) struct Hang {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Flood {
     pub(super) per_second: f64,
-    /// After so long the kernel forgets one.
+    /// When the kernel forgets one.
     pub(super) remembered: Time,
 }
 
@@ -74,16 +78,16 @@ pub(super) struct KeepAlive {
 pub(super) struct Scenario {
     pub(super) workers: usize,
     pub(super) per_second: f64,
-    /// Arrivals, after which it goes on until all are served. The first fifth is not looked at.
+    /// Arrivals. All of them are served; the first fifth is not measured.
     pub(super) connections: u64,
     pub(super) work: Work,
     pub(super) round_trip: Time,
-    /// The most connections that a worker accepts when it comes round its loop.
+    /// The most connections that a worker accepts in a turn of its loop.
     pub(super) accepts: usize,
     pub(super) hang: Option<Hang>,
     pub(super) flood: Option<Flood>,
     pub(super) keep_alive: Option<KeepAlive>,
-    /// The first worker fails at once: each request takes it a microsecond.
+    /// The first worker fails every request, which takes it a microsecond.
     pub(super) failing: bool,
     pub(super) seed: u64,
 }
@@ -107,7 +111,8 @@ pub(super) struct Outcome {
     pub(super) deviations: (f64, u64),
 }
 
-/// A request. It can be in one place only: it is moved, never copied.
+/// A request. It is in one place at a time: moved, never copied.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Request {
     since: Time,
     takes: Time,
@@ -115,6 +120,11 @@ struct Request {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
+    Syn,
+    FloodSyn,
+    /// The flood's request at this member is forgotten.
+    Forgotten(usize),
+    Established(usize, Request),
     Done(usize),
     Stall(usize),
     Resume(usize),
@@ -126,9 +136,9 @@ enum Event {
 #[derive(Default)]
 struct Worker {
     accept: VecDeque<Request>,
-    /// Requests on connections that are open, which the next round sees.
+    /// Requests on open connections, for the next turn of its loop.
     ready: VecDeque<Request>,
-    /// What is left of this round.
+    /// What is left of this turn.
     round: VecDeque<Request>,
     serving: Option<Request>,
     hangs_until: Time,
@@ -142,33 +152,31 @@ struct Simulation<'a> {
     /// The first fifth is over then.
     warm: Time,
     chooser: Chooser,
-    arrivals: Random,
-    work: Random,
+    arrivals: Rng,
+    work: Rng,
     members: Vec<Member>,
     workers: Vec<Worker>,
     /// The queue that all share, and workers that wait for it; some are busy again.
     central: Option<(VecDeque<Request>, Vec<usize>)>,
-    /// All round trips take the same time: who began first ends first.
-    handshakes: VecDeque<(Time, usize, Request)>,
-    flooded: VecDeque<(Time, usize)>,
-    /// In the order of time, then in that in which they were thought of.
+    /// In the order of time, then in that in which they were scheduled.
     events: BinaryHeap<Reverse<(Time, u64, Event)>>,
-    thought_of: u64,
-    next_syn: Time,
-    next_flood: Time,
+    scheduled: u64,
     outcome: Outcome,
 }
 
 /// Simulates one scenario under one policy. The same again gives the same.
 pub(super) fn simulate(scenario: &Scenario, policy: Policy) -> Outcome {
     let mut simulation = Simulation::new(scenario, policy);
-    while simulation.step() {}
+    while let Some(Reverse((time, _, event))) = simulation.events.pop() {
+        simulation.now = time;
+        simulation.happens(event);
+    }
     simulation.outcome
 }
 
 impl<'a> Simulation<'a> {
     fn new(scenario: &'a Scenario, policy: Policy) -> Self {
-        let stream = |number| Random::new(scenario.seed, number);
+        let stream = |number| Rng::with_seed(scenario.seed << 8 | number);
         let count = scenario.workers;
         let outcome = Outcome {
             latencies: Histogram::new_with_bounds(1, 3600 * SECOND, 3)
@@ -185,20 +193,20 @@ impl<'a> Simulation<'a> {
             scenario,
             now: 0,
             warm: (seconds * SECOND as f64 / 5.0) as Time,
-            chooser: Chooser::new(policy, count, stream(0)),
+            chooser: Chooser::new(policy, count as u16, stream(0)),
             arrivals: stream(1),
             work: stream(2),
             members: vec![Member::default(); count],
             workers: (0..count).map(|_| Worker::default()).collect(),
             central: (policy == Policy::Central).then(|| (VecDeque::new(), (0..count).collect())),
-            handshakes: VecDeque::new(),
-            flooded: VecDeque::new(),
             events: BinaryHeap::new(),
-            thought_of: 0,
-            next_syn: 0,
-            next_flood: if scenario.flood.is_some() { 0 } else { Time::MAX },
+            scheduled: 0,
             outcome,
         };
+        new.after(0, Event::Syn);
+        if scenario.flood.is_some() {
+            new.after(0, Event::FloodSyn);
+        }
         if let Some(hang) = scenario.hang {
             (0..hang.workers).for_each(|worker| new.after(hang.every, Event::Stall(worker)));
         }
@@ -208,45 +216,27 @@ impl<'a> Simulation<'a> {
         new
     }
 
-    /// Whatever comes next; false if nothing does.
-    fn step(&mut self) -> bool {
-        let handshake = self.handshakes.front().map_or(Time::MAX, |next| next.0);
-        let expiry = self.flooded.front().map_or(Time::MAX, |next| next.0);
-        let event = self.events.peek().map_or(Time::MAX, |Reverse(next)| next.0);
-        let next = self.next_syn.min(self.next_flood).min(handshake).min(expiry).min(event);
-        if next == Time::MAX {
-            return false;
-        }
-        self.now = next;
-        if next == event {
-            self.event();
-        } else if next == handshake {
-            self.established();
-        } else if next == expiry {
-            if let Some((_, member)) = self.flooded.pop_front() {
-                self.members[member].half_open -= 1;
-            }
-        } else if next == self.next_syn {
-            self.syn();
-        } else {
-            self.flood();
-        }
-        true
-    }
-
     /// Whether connections still come: what repeats ends with them.
     fn goes_on(&self) -> bool {
         self.outcome.arrived < self.scenario.connections
     }
 
-    fn after(&mut self, time: Time, event: Event) {
-        self.thought_of += 1;
-        self.events.push(Reverse((self.now + time, self.thought_of, event)));
+    fn change(&mut self, index: usize, change: impl FnOnce(&mut Member)) {
+        change(&mut self.members[index]);
+        self.chooser.show(index, self.members[index]);
     }
 
-    fn event(&mut self) {
-        let Some(Reverse((_, _, event))) = self.events.pop() else { return };
+    fn after(&mut self, time: Time, event: Event) {
+        self.scheduled += 1;
+        self.events.push(Reverse((self.now + time, self.scheduled, event)));
+    }
+
+    fn happens(&mut self, event: Event) {
         match event {
+            Event::Syn => self.syn(),
+            Event::FloodSyn => self.flood(),
+            Event::Forgotten(member) => self.change(member, |member| member.half_open -= 1),
+            Event::Established(member, request) => self.established(member, request),
             Event::Done(worker) => self.done(worker),
             Event::Stall(worker) => self.stall(worker),
             Event::Resume(worker) => self.go_on(worker),
@@ -256,50 +246,47 @@ impl<'a> Simulation<'a> {
     }
 
     fn syn(&mut self) {
-        let pause = self.arrivals.exponential(SECOND as f64 / self.scenario.per_second);
+        let pause = exponential(&mut self.arrivals, SECOND as f64 / self.scenario.per_second);
         let takes = self.scenario.work.draw(&mut self.work);
-        let member = self.chooser.choose(&self.members);
+        let member = self.chooser.choose();
         self.outcome.arrived += 1;
         self.outcome.dealt[member] += 1;
         let hangs = self.workers[member].hangs_until > self.now;
         self.outcome.to_hung.0 += u64::from(hangs && self.central.is_none());
-        self.members[member].half_open += 1;
-        let established = self.now + self.scenario.round_trip;
-        self.handshakes.push_back((established, member, Request { since: established, takes }));
-        self.next_syn = if self.goes_on() { self.now + pause as Time } else { Time::MAX };
+        self.change(member, |member| member.half_open += 1);
+        let request = Request { since: self.now + self.scenario.round_trip, takes };
+        self.after(self.scenario.round_trip, Event::Established(member, request));
+        if self.goes_on() {
+            self.after(pause as Time, Event::Syn);
+        }
     }
 
     fn flood(&mut self) {
-        let Some(flood) = self.scenario.flood.filter(|_| self.goes_on()) else {
-            self.next_flood = Time::MAX;
-            return;
+        let Some(flood) = self.scenario.flood.filter(|_| self.goes_on()) else { return };
+        let member = self.chooser.choose();
+        self.change(member, |member| member.half_open += 1);
+        self.after(flood.remembered, Event::Forgotten(member));
+        let pause = exponential(&mut self.arrivals, SECOND as f64 / flood.per_second);
+        self.after(pause as Time, Event::FloodSyn);
+    }
+
+    fn established(&mut self, member: usize, request: Request) {
+        self.change(member, |member| member.half_open -= 1);
+        let Some((queue, idle)) = &mut self.central else {
+            self.change(member, |member| member.waiting += 1);
+            self.workers[member].accept.push_back(request);
+            return self.go_on(member);
         };
-        let member = self.chooser.choose(&self.members);
-        self.members[member].half_open += 1;
-        self.flooded.push_back((self.now + flood.remembered, member));
-        let pause = self.arrivals.exponential(SECOND as f64 / flood.per_second);
-        self.next_flood = self.now + pause as Time;
-    }
-
-    fn established(&mut self) {
-        let Some((_, member, request)) = self.handshakes.pop_front() else { return };
-        self.members[member].half_open -= 1;
-        if let Some((queue, idle)) = &mut self.central {
-            queue.push_back(request);
-            let free = |worker: &Worker| worker.serving.is_none() && worker.hangs_until <= self.now;
-            while let Some(worker) = idle.pop() {
-                if free(&self.workers[worker]) {
-                    return self.go_on(worker);
-                }
+        queue.push_back(request);
+        let free = |worker: &Worker| worker.serving.is_none() && worker.hangs_until <= self.now;
+        while let Some(worker) = idle.pop() {
+            if free(&self.workers[worker]) {
+                return self.go_on(worker);
             }
-            return;
         }
-        self.members[member].waiting += 1;
-        self.workers[member].accept.push_back(request);
-        self.go_on(member);
     }
 
-    /// A worker that may have something to do does it, unless it is busy or hangs.
+    /// Starts a worker on what there is to do, unless it is busy or hangs.
     fn go_on(&mut self, index: usize) {
         let worker = &self.workers[index];
         if worker.serving.is_some() || self.now < worker.hangs_until {
@@ -317,7 +304,7 @@ impl<'a> Simulation<'a> {
 
     /// Sees what has become ready, and accepts.
     fn come_round(&mut self, index: usize) {
-        let (worker, member) = (&mut self.workers[index], &mut self.members[index]);
+        let worker = &mut self.workers[index];
         mem::swap(&mut worker.round, &mut worker.ready);
         if let Some((queue, idle)) = &mut self.central {
             match queue.pop_front() {
@@ -326,12 +313,12 @@ impl<'a> Simulation<'a> {
             }
             return;
         }
-        for _ in 0..self.scenario.accepts {
-            let Some(request) = worker.accept.pop_front() else { break };
-            member.waiting -= 1;
-            member.open += 1;
-            worker.round.push_back(request);
-        }
+        let accepted = worker.accept.len().min(self.scenario.accepts);
+        worker.round.extend(worker.accept.drain(..accepted));
+        self.change(index, |member| {
+            member.waiting -= accepted as u32;
+            member.open += accepted as u32;
+        });
     }
 
     fn done(&mut self, index: usize) {
@@ -341,14 +328,11 @@ impl<'a> Simulation<'a> {
         }
         self.outcome.served += 1;
         match self.scenario.keep_alive {
-            Some(life) if self.work.share() * life.requests >= 1.0 && self.goes_on() => {
-                let pause = self.work.exponential(life.pause) as Time;
+            Some(life) if self.work.f64() * life.requests >= 1.0 && self.goes_on() => {
+                let pause = exponential(&mut self.work, life.pause) as Time;
                 self.after(pause, Event::Request(index, self.workers[index].generation));
             }
-            _ => {
-                let open = &mut self.members[index].open;
-                *open = open.saturating_sub(1);
-            }
+            _ => self.change(index, |member| member.open = member.open.saturating_sub(1)),
         }
         self.go_on(index);
     }
@@ -369,7 +353,8 @@ impl<'a> Simulation<'a> {
         worker.hangs_until = self.now + hang.lasting;
         if hang.drops {
             worker.generation += 1;
-            self.members[index].open = u32::from(worker.serving.is_some());
+            let open = u32::from(worker.serving.is_some());
+            self.change(index, |member| member.open = open);
         }
         self.outcome.to_hung.1 += 1;
         self.after(hang.lasting, Event::Resume(index));

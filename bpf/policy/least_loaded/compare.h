@@ -5,12 +5,11 @@
  */
 #pragma once
 
-#include "../../map_key.h"
+#include "../../candidate.h"
+#include "../../open.h"
 #include "../../queue.h"
 #include "../../report.h"
 #include "../../wire/config.h"
-#include "../../wire/host.h"
-#include "candidate.h"
 
 #define TIE_BITS 6
 #define OPEN_BITS 27
@@ -25,16 +24,6 @@
 
 /* Weights go up to this: a load per weight keeps the digits. */
 #define SCALE 1000
-
-/* Connections that the member has accepted and not closed. */
-static __always_inline __u64 open_of(__u32 host)
-{
-	struct host_member *member = bpf_map_lookup_elem(&members, MAP_KEY(host));
-
-	__s64 open = member ? (__s32)(member->opened - member->closed) : 0;
-
-	return open > 0 ? open : 0;
-}
 
 static __always_inline __u64 per_weight(__u64 load, __u32 weight, __u64 most)
 {

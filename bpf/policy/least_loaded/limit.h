@@ -12,7 +12,7 @@
 #include "../../request.h"
 #include "../../wire/config.h"
 #include "../../wire/limiter.h"
-#include "candidate.h"
+#include "../../candidate.h"
 
 /* The window that a turn is in, with this number of members. */
 static __always_inline __u32 window_of(__u64 turn, __u32 members)

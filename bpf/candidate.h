@@ -4,7 +4,7 @@
  */
 #pragma once
 
-#include "../../wire/table.h"
+#include "wire/table.h"
 
 struct candidate {
 	__u32 slot;
