@@ -26,7 +26,7 @@ static __always_inline bool slot_select(struct request *req, __u32 slot)
 	return false;
 }
 
-static __always_inline void pick_and_select(struct request *req, struct choice *choice)
+static __always_inline void attempts(struct request *req, struct choice *choice, bool accounts)
 {
 	/* Unrolled: see fallback.h. */
 #pragma unroll
@@ -43,9 +43,20 @@ static __always_inline void pick_and_select(struct request *req, struct choice *
 		if (slot_select(req, slot)) {
 			choice->slot = slot;
 			choice->reason = REASON_PICK;
-			policy_selected(req, slot);
+			if (accounts)
+				policy_selected(req, slot);
 			return;
 		}
-		policy_empty(req, slot);
+		if (accounts)
+			policy_empty(req, slot);
 	}
+}
+
+static __always_inline void pick_and_select(struct request *req, struct choice *choice)
+{
+	/* Compiled twice: the other policies then carry nothing of what accounting takes. */
+	if (policy_accounts(req))
+		attempts(req, choice, true);
+	else
+		attempts(req, choice, false);
 }

@@ -38,16 +38,20 @@ static __always_inline int policy_pick(struct request *req, int attempt)
 	return NO_SLOT;
 }
 
-/* For policies that account for their picks: the member was selected. */
-static __always_inline void policy_selected(struct request *req, __u32 slot)
+/* Whether the policy is told what became of its picks, as follows. */
+static __always_inline bool policy_accounts(struct request *req)
 {
-	if (req->policy == POLICY_LEAST_LOADED)
-		least_loaded_selected(req, slot);
+	return req->policy == POLICY_LEAST_LOADED;
 }
 
-/* The same: its slot was empty. */
+/* The member was selected. */
+static __always_inline void policy_selected(struct request *req, __u32 slot)
+{
+	least_loaded_selected(req, slot);
+}
+
+/* The member's slot was empty. */
 static __always_inline void policy_empty(struct request *req, __u32 slot)
 {
-	if (req->policy == POLICY_LEAST_LOADED)
-		least_loaded_empty(req, slot);
+	least_loaded_empty(req, slot);
 }
