@@ -200,8 +200,5 @@ mod tests {
         for text in ["A title", "contender 8 &lt;&amp;&gt;", "99.99 %", "latency in ms", "100"] {
             assert!(svg.contains(text), "{text} is not in {svg}");
         }
-        lines(&path, "d", "x", "y", &[("one", vec![(1.0, 2.0), (16.0, 1.0)])]).unwrap();
-        assert!(std::fs::read_to_string(&path).unwrap().contains("16"));
-        assert!(lines(&path, "d", "x", "y", &[]).is_err());
     }
 }

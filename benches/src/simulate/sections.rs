@@ -15,7 +15,7 @@ use crate::stats::median;
 
 /// One number of a simulation.
 type Value = fn(&Scenario, &Outcome) -> f64;
-type Rows<'a> = Vec<(&'a str, Policy)>;
+type Rows = Vec<(String, Policy)>;
 
 fn quantile(scenario: &Scenario, outcome: &Outcome, quantile: f64) -> f64 {
     outcome.latencies.value_at_quantile(quantile) as f64 / scenario.work.mean()
@@ -34,12 +34,13 @@ const TO_HUNG: Value = |_, outcome| outcome.to_hung.0 as f64 / outcome.to_hung.1
 const DEVIATION: Value = |_, outcome| outcome.deviations.0 / outcome.deviations.1.max(1) as f64;
 
 /// Simulates all rows in all columns, on as many processors as there are, and returns the medians by row.
-fn grid<const N: usize>(
+/// `heading` has the columns' names, with bars between them.
+fn grid(
     report: &mut Report,
     args: &Args,
     (title, slug): (&str, &str),
-    heading: [&str; N],
-    rows: &Rows<'_>,
+    heading: &str,
+    rows: &Rows,
     columns: &[(Scenario, &[Value])],
 ) -> Result<Vec<Vec<f64>>> {
     let found = Mutex::new(vec![Vec::new(); rows.len() * columns.len()]);
@@ -62,15 +63,12 @@ fn grid<const N: usize>(
     });
     let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     let by_row: Vec<Vec<Vec<f64>>> = found.chunks(columns.len()).map(<[_]>::concat).collect();
-    let mut table = Table::new(heading);
+    let mut table = Table::new(heading.split('|'));
     for ((name, _), values) in rows.iter().zip(&by_row) {
-        let mut cells = [const { String::new() }; N];
-        cells[0] = (*name).to_owned();
-        cells[1..].iter_mut().zip(values).for_each(|(cell, runs)| *cell = shown(runs));
-        table.row(cells);
+        table.row([name.clone()].into_iter().chain(values.iter().map(|runs| shown(runs))));
     }
     report.table(title, table);
-    report.raw(slug, rows.iter().map(|row| row.0).zip(&by_row).collect::<Vec<_>>())?;
+    report.raw(slug, rows.iter().map(|row| &row.0).zip(&by_row).collect::<Vec<_>>())?;
     Ok(by_row.iter().map(|row| row.iter().map(|runs| median(runs)).collect()).collect())
 }
 
@@ -117,6 +115,10 @@ fn hanging(workers: usize, args: &Args) -> Scenario {
     Scenario { hang: Some(hang), ..scenario(SHORT, 0.7, workers, args) }
 }
 
+fn named<const N: usize>(rows: [(&str, Policy); N]) -> Rows {
+    rows.map(|(name, policy)| (name.to_owned(), policy)).to_vec()
+}
+
 fn least_loaded(change: impl Fn(&mut LeastLoaded)) -> Policy {
     let mut constants = LeastLoaded::AS_IS;
     change(&mut constants);
@@ -126,16 +128,10 @@ fn least_loaded(change: impl Fn(&mut LeastLoaded)) -> Policy {
 /// How many members to examine.
 pub(super) fn sample(report: &mut Report, args: &Args) -> Result<()> {
     let of = |sample| least_loaded(|constants| constants.sample = sample);
-    let rows = vec![
-        ("kernel hash", Policy::Hash),
-        ("d = 1 (round-robin)", Policy::RoundRobin),
-        ("d = 4", of(4)),
-        ("d = 8", of(8)),
-        ("d = 16", of(16)),
-        ("d = 32", of(32)),
-        ("all", of(LeastLoaded::ALL)),
-        ("central queue", Policy::Central),
-    ];
+    let mut rows =
+        named([("kernel hash", Policy::Hash), ("d = 1 (round-robin)", Policy::RoundRobin)]);
+    rows.extend([4, 8, 16, 32].map(|d| (format!("d = {d}"), of(d))));
+    rows.extend(named([("all", of(LeastLoaded::ALL)), ("central queue", Policy::Central)]));
     type Make<'a> = &'a dyn Fn(usize) -> Scenario;
     let at = |kind, utilisation| move |workers| scenario(kind, utilisation, workers, args);
     let kinds: [(&str, &str, Make<'_>); 6] = [
@@ -148,15 +144,8 @@ pub(super) fn sample(report: &mut Report, args: &Args) -> Result<()> {
     ];
     for (name, slug, make) in kinds {
         let columns = [16, 128, 1024].map(|workers| (make(workers), &[P99, P999][..]));
-        let heading = [
-            "policy",
-            "16 workers: p99",
-            "p99.9",
-            "128 workers: p99",
-            "p99.9",
-            "1,024 workers: p99",
-            "p99.9",
-        ];
+        let heading =
+            "policy|16 workers: p99|p99.9|128 workers: p99|p99.9|1,024 workers: p99|p99.9";
         let title = (&*format!("Members examined: {name}"), &*format!("sample-{slug}"));
         let found = grid(report, args, title, heading, &rows, &columns)?;
         for (workers, column) in [(128, 2), (1024, 4)] {
@@ -170,16 +159,8 @@ pub(super) fn sample(report: &mut Report, args: &Args) -> Result<()> {
 /// How long the window is in which a member gets at most twice its share.
 pub(super) fn window(report: &mut Report, args: &Args) -> Result<()> {
     let of = |window| least_loaded(|constants| constants.window = window);
-    let windows = [
-        ("1", Some(1)),
-        ("2", Some(2)),
-        ("4", Some(4)),
-        ("8", Some(8)),
-        ("16", Some(16)),
-        ("64", Some(64)),
-        ("no limit", None),
-    ];
-    let rows = windows.map(|(name, window)| (name, of(window))).to_vec();
+    let mut rows = [1, 2, 4, 8, 16, 64].map(|picks| (picks.to_string(), of(Some(picks)))).to_vec();
+    rows.extend(named([("no limit", of(None))]));
     let failing = |workers| Scenario { failing: true, ..scenario(SHORT, 0.9, workers, args) };
     let columns: [(Scenario, &[Value]); 6] = [
         (scenario(BLOCKING, 0.7, 16, args), &[P99]),
@@ -189,15 +170,9 @@ pub(super) fn window(report: &mut Report, args: &Args) -> Result<()> {
         (scenario(BLOCKING, 0.9, 128, args), &[P99]),
         (failing(128), &[SHARE]),
     ];
-    let heading = [
-        "window",
-        "16 workers, blocking 70 %: p99",
-        "blocking 90 %: p99",
-        "bimodal 90 %: p99",
-        "one fails at once: its share",
-        "128 workers, blocking 90 %: p99",
-        "one fails at once: its share",
-    ];
+    let heading = "window|16 workers, blocking 70 %: p99|blocking 90 %: p99|bimodal 90 %: p99|\
+                   one fails at once: its share|128 workers, blocking 90 %: p99|\
+                   one fails at once: its share";
     let title = ("The window of --max-share: picks to a member in it", "window");
     grid(report, args, title, heading, &rows, &columns).map(drop)
 }
@@ -205,18 +180,13 @@ pub(super) fn window(report: &mut Report, args: &Args) -> Result<()> {
 /// How many half-open requests count.
 pub(super) fn half_open(report: &mut Report, args: &Args) -> Result<()> {
     let of = |half_open| least_loaded(|constants| constants.half_open = half_open);
-    let rows = vec![
-        ("0", of(0)),
-        ("4", of(4)),
-        ("16", of(16)),
-        ("64", of(64)),
-        ("128", of(128)),
-        ("256", of(256)),
-        ("1024", of(1024)),
+    let bounds = [0, 4, 16, 64, 128, 256, 1024];
+    let mut rows = bounds.map(|bound| (bound.to_string(), of(bound))).to_vec();
+    rows.extend(named([
         ("no bound", of(LeastLoaded::NO_BOUND)),
         ("(round-robin)", Policy::RoundRobin),
         ("(central queue)", Policy::Central),
-    ];
+    ]));
     let far = |round_trip: Time, scenario: Scenario| Scenario { round_trip, ..scenario };
     let flood = Some(Flood { per_second: 50_000.0, remembered: SECOND });
     let columns: [(Scenario, &[Value]); 6] = [
@@ -227,30 +197,23 @@ pub(super) fn half_open(report: &mut Report, args: &Args) -> Result<()> {
         (far(20 * MS, hanging(16, args)), &[TO_HUNG]),
         (Scenario { flood, ..hanging(16, args) }, &[TO_HUNG, P999]),
     ];
-    let heading = [
-        "bound",
-        "16 workers, 0.1 ms: p99",
-        "16 workers, 20 ms: p99",
-        "the same at 90 %: p99",
-        "128 workers, 20 ms: p99",
-        "one of 16 hangs, 20 ms: to it",
-        "flood, one of 16 hangs: to it",
-        "p99.9",
-    ];
+    let heading = "bound|16 workers, 0.1 ms: p99|16 workers, 20 ms: p99|the same at 90 %: p99|\
+                   128 workers, 20 ms: p99|one of 16 hangs, 20 ms: to it|\
+                   flood, one of 16 hangs: to it|p99.9";
     let title = "The bound of half-open requests (0.2 % take 100 times as long, 70 %)";
     grid(report, args, (title, "half-open"), heading, &rows, &columns).map(drop)
 }
 
-fn by_terms() -> Rows<'static> {
+fn by_terms() -> Rows {
     let of =
         |queue, open| least_loaded(|constants| (constants.queue, constants.open) = (queue, open));
-    vec![
+    named([
         ("kernel hash", Policy::Hash),
         ("round-robin", Policy::RoundRobin),
         ("queue,open", of(true, true)),
         ("queue", of(true, false)),
         ("open", of(false, true)),
-    ]
+    ])
 }
 
 /// Which terms count, where connections are short.
@@ -261,15 +224,8 @@ pub(super) fn terms(report: &mut Report, args: &Args) -> Result<()> {
     let accepting =
         |accepts| scenarios.iter().map(move |one| Scenario { accepts, ..*one }).zip(values);
     let columns: Vec<_> = accepting(1).chain(accepting(64)).collect();
-    let heading = [
-        "--load",
-        "accepts 1, short 70 %: p99",
-        "blocking 70 %: p99",
-        "one hangs: to it",
-        "accepts 64, short 70 %: p99",
-        "blocking 70 %: p99",
-        "one hangs: to it",
-    ];
+    let heading = "--load|accepts 1, short 70 %: p99|blocking 70 %: p99|one hangs: to it|\
+                   accepts 64, short 70 %: p99|blocking 70 %: p99|one hangs: to it";
     let title = ("Load terms, short connections, 16 workers", "terms");
     grid(report, args, title, heading, &by_terms(), &columns).map(drop)
 }
@@ -292,31 +248,25 @@ pub(super) fn keep_alive(report: &mut Report, args: &Args) -> Result<()> {
         (Scenario { hang, ..kept }, &[TO_HUNG]),
         (Scenario { hang: drops, ..kept }, &[TO_HUNG]),
     ];
-    let heading = [
-        "--load",
-        "open connections: deviation",
-        "p50",
-        "p99",
-        "one hangs: to it",
-        "one drops its connections and hangs: to it",
-    ];
+    let heading = "--load|open connections: deviation|p50|p99|one hangs: to it|\
+                   one drops its connections and hangs: to it";
     let title = "Load terms, keep-alive, 16 workers with some 500 connections each, 70 %";
     grid(report, args, (title, "keep-alive"), heading, &by_terms(), &columns).map(drop)
 }
 
 /// What the bench of latencies measures: 8 workers, 1 ms, of which 0.2 % block for 100 ms.
 pub(super) fn like_bench(report: &mut Report, args: &Args) -> Result<()> {
-    let rows = vec![
+    let rows = named([
         ("kernel hash", Policy::Hash),
         ("round-robin", Policy::RoundRobin),
         ("least-loaded", Policy::LeastLoaded(LeastLoaded::AS_IS)),
         ("central queue", Policy::Central),
-    ];
+    ]);
     let work = Work { unit: MS as f64, exponential: false, long: BLOCKING.1 };
     let in_ms: [Value; 3] = [
-        |scenario, outcome| P50(scenario, outcome) * scenario.work.mean() / MS as f64,
-        |scenario, outcome| P99(scenario, outcome) * scenario.work.mean() / MS as f64,
-        |scenario, outcome| P999(scenario, outcome) * scenario.work.mean() / MS as f64,
+        |_, outcome| outcome.latencies.value_at_quantile(0.5) as f64 / MS as f64,
+        |_, outcome| outcome.latencies.value_at_quantile(0.99) as f64 / MS as f64,
+        |_, outcome| outcome.latencies.value_at_quantile(0.999) as f64 / MS as f64,
     ];
     let columns = [0.25, 0.7, 0.9].map(|utilisation| {
         let like = Scenario {
@@ -327,18 +277,7 @@ pub(super) fn like_bench(report: &mut Report, args: &Args) -> Result<()> {
         };
         (like, &in_ms[..])
     });
-    let heading = [
-        "policy",
-        "25 %: p50",
-        "p99",
-        "p99.9",
-        "70 %: p50",
-        "p99",
-        "p99.9",
-        "90 %: p50",
-        "p99",
-        "p99.9",
-    ];
+    let heading = "policy|25 %: p50|p99|p99.9|70 %: p50|p99|p99.9|90 %: p50|p99|p99.9";
     let title = ("Like the bench: 8 workers, 1 ms, 0.2 % block for 100 ms; in ms", "like-bench");
     let found = grid(report, args, title, heading, &rows, &columns)?;
     let name = "like the bench, 25 %: p99, least-loaded to kernel hash";
