@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 use plotters::coord::combinators::{
     BindKeyPoints as _, IntoLogRange as _, LogCoord, WithKeyPoints,

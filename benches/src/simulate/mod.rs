@@ -4,6 +4,7 @@
 //! [`model`] is the server, [`choose`] runs the policies' own C, [`sections`] are the comparisons. All is
 //! simulated, so the same options give the same numbers on any machine.
 
+mod args;
 mod choose;
 mod model;
 mod sections;
@@ -12,23 +13,9 @@ mod tests;
 
 use anyhow::Result;
 
-use crate::Common;
 use crate::report::Report;
 
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    common: Common,
-    /// Connections in a simulation; with more than 750 workers, as many for each as 750 have
-    #[arg(long, value_name = "NUMBER", default_value_t = 300_000)]
-    connections: u64,
-    /// Simulations of each case, with seeds 1, 2, ...
-    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    runs: u64,
-    /// Only what the bench of latencies measures as well
-    #[arg(long)]
-    like_bench: bool,
-}
+pub(crate) use args::Args;
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("simulate")?;

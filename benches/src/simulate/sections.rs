@@ -7,7 +7,7 @@ use std::thread;
 
 use anyhow::Result;
 
-use super::Args;
+use super::args::Args;
 use super::choose::{LeastLoaded, Policy};
 use super::model::{Flood, Hang, KeepAlive, MS, Outcome, SECOND, Scenario, Time, Work, simulate};
 use crate::report::{Figure, Report, Table, number};
