@@ -371,10 +371,10 @@ fn missing_capabilities_are_named() {
     };
     let none = without(CapabilitySet::BPF | CapabilitySet::PERFMON);
     assert_eq!(none.kind(), ErrorKind::Denied, "{none}");
-    assert!(none.to_string().contains("missing here: CAP_BPF and CAP_PERFMON"), "{none}");
+    assert!(none.report().to_string().contains("missing here: CAP_BPF and CAP_PERFMON"), "{none}");
     let no_perfmon = without(CapabilitySet::PERFMON);
     assert_eq!(no_perfmon.kind(), ErrorKind::Denied, "{no_perfmon}");
-    assert!(no_perfmon.to_string().contains("missing here: CAP_PERFMON"), "{no_perfmon}");
+    assert!(no_perfmon.report().to_string().contains("missing here: CAP_PERFMON"), "{no_perfmon}");
 }
 
 #[test]
