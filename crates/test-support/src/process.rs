@@ -6,7 +6,7 @@
 
 use std::io;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 static FORKING: RwLock<()> = RwLock::new(());
 
@@ -28,6 +28,19 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
 /// As [`Command::output`].
 pub fn output(command: &mut Command) -> io::Result<Output> {
     spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
+}
+
+/// Like [`output`], while tests start no other process: the process that runs sees each socket of this
+/// process with its true holders.
+///
+/// # Errors
+///
+/// As [`Command::output`].
+pub fn output_undisturbed(command: &mut Command) -> io::Result<Output> {
+    let forking = FORKING.write().unwrap_or_else(PoisonError::into_inner);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let _not_forking = RwLockWriteGuard::downgrade(forking);
+    child.wait_with_output()
 }
 
 /// Drops a value, and with it its descriptors, when no child has copies of them: a socket that is

@@ -10,7 +10,7 @@ use assert_cmd::cargo::cargo_bin;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sk_reuseport::net::Bind;
-use test_support::process::{output, spawn};
+use test_support::process::{output, output_undisturbed, spawn};
 use test_support::{bpffs, netns};
 
 pub(crate) fn isolated(test: impl FnOnce() + Send) {
@@ -36,6 +36,13 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
 /// The standard output of a call that must succeed.
 pub(crate) fn stdout(arguments: &[&str]) -> String {
     let output = run(arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Like [`stdout`], for calls that depend on the holders of sockets of this process.
+pub(crate) fn stdout_undisturbed(arguments: &[&str]) -> String {
+    let output = output_undisturbed(&mut command(arguments)).unwrap();
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }

@@ -8,7 +8,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use crate::common::{Running, error, group, isolated, json, own_netns, pinned_groups, run, stdout};
+use crate::common::{
+    Running, error, group, isolated, json, own_netns, pinned_groups, run, stdout,
+    stdout_undisturbed,
+};
 use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
 use sk_reuseport::net::Bind;
@@ -65,7 +68,10 @@ fn ls_lists_a_group_with_and_without_a_program() {
         assert!(stdout(&["ls", "--netns", &netns]).starts_with("no groups"));
 
         let (listeners, group) = group(3);
-        let ls = || json(&["ls", "--json", "--netns", &netns])[0].clone();
+        let ls = || {
+            let listed = stdout_undisturbed(&["ls", "--json", "--netns", &netns]);
+            serde_json::from_str::<Value>(&listed).unwrap()[0].clone()
+        };
         let line = ls();
         assert_eq!(line["group"], group.as_str());
         assert_eq!(line["port"], listeners[0].local_addr().unwrap().port());

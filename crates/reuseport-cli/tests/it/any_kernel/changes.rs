@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::common::{Running, error, group, isolated, json, run, stdout};
+use crate::common::{Running, error, group, isolated, json, run, stdout, stdout_undisturbed};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use sk_reuseport::net::{Bind, loopback};
@@ -170,7 +170,7 @@ fn weights_are_shares_of_new_connections() {
         drop(clients);
 
         // All members of this process, and all members of one generation.
-        stdout(&["weight", &group, &format!("pid:{}=5", std::process::id())]);
+        stdout_undisturbed(&["weight", &group, &format!("pid:{}=5", std::process::id())]);
         assert_eq!(each(&group, "weight"), json!([5, 5, 5]));
         stdout(&["weight", &group, "gen:1=7", "slot:1=7"]);
         assert_eq!(each(&group, "weight"), json!([7, 7, 7]));
