@@ -1,4 +1,4 @@
-//! `cargo xtask`: what the repository needs beyond cargo. One file per sub-command; what they share
+//! `cargo xtask`: what the repository needs beyond cargo. One file per subcommand; what they share
 //! (finding the workspace, running a command) is in `shell`, making the machine ready in `prepare`,
 //! what test binaries print in `libtest`.
 
@@ -27,13 +27,13 @@ struct Args {
 enum Command {
     /// Print the floors of each crate; fail on an import that points up and on circles
     Arrows(arrows::Args),
-    /// Measure what loading, selecting and listing cost
+    /// Measure the costs of loading, selecting and listing
     Bench(bench::Args),
-    /// Compile every BPF source with clang-14 into the objects that are committed
+    /// Compile the BPF sources with clang-14 into the committed objects
     Bpf(bpf::Args),
-    /// Compare policies among up to 1,024 workers, simulated
+    /// Simulate policies among up to 1,024 workers
     Simulate(simulate::Args),
-    /// Install what the tests drive, then run every check and every test
+    /// Install what the tests need, then run all checks and all tests
     Test(test::Args),
     /// Run tests on another kernel, in an emulated machine
     Vm(vm::Args),

@@ -45,7 +45,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
         }
     }
     if wrong > 0 {
-        bail!("{wrong} problems; floors are listed in each crate's Cargo.toml");
+        bail!("problems found: {wrong}; each crate lists its floors in Cargo.toml");
     }
     Ok(())
 }
