@@ -11,7 +11,7 @@ use crate::shell;
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// Options of the simulation: `--json FILE`, `--plots DIRECTORY`, `--help`
+    /// Options of the simulation: `--json FILE`, `--help`
     #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
     options: Vec<OsString>,
 }
