@@ -5,6 +5,8 @@
 //! A module may use modules on its own floor and below. At every level of the module tree, the files
 //! and folders next to each other form no circle. Methods are not followed: what a call needs is
 //! usually imported, too.
+//!
+//! ARCHITECTURE.md shows the pictures of the workspace and of its main crate; they have to be these.
 
 mod check;
 mod parse;
@@ -13,6 +15,7 @@ mod tests;
 mod tree;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -27,18 +30,25 @@ pub(crate) struct Args {}
 
 /// Prints the picture and the problems.
 pub(crate) fn run(_: &Args) -> Result<()> {
-    let mut metadata = shell::metadata(&shell::workspace()?)?;
+    let workspace = shell::workspace()?;
+    let architecture = workspace.join("ARCHITECTURE.md");
+    let document = fs::read_to_string(&architecture)
+        .with_context(|| format!("cannot read {}", architecture.display()))?;
+    let mut metadata = shell::metadata(&workspace)?;
     let packages: Vec<Package> = serde_json::from_value(metadata["packages"].take())
         .context("cannot understand `cargo metadata`")?;
-    println!("crates\n{}", picture(&crate_floors(&packages), |name| name.to_owned()));
-    let mut wrong = 0;
+    let crates = picture("crates", &crate_floors(&packages), |name| name.to_owned());
+    println!("{crates}");
+    let mut wrong = stale("crates", &crates, &document);
     for package in &packages {
         let is_root =
             |target: &&Target| target.kind.iter().any(|kind| kind == "lib" || kind == "bin");
         for target in package.targets.iter().filter(is_root) {
             let tree = parse::read(&target.src_path)?;
             let floors = package.metadata.as_ref().map_or(&[][..], |metadata| &metadata.floors);
-            println!("{}\n{}", package.name, picture(floors, |name| contents(&tree, name)));
+            let picture = picture(&package.name, floors, |name| contents(&tree, name));
+            println!("{picture}");
+            wrong += stale(&package.name, &picture, &document);
             let problems = check::problems(&tree, floors);
             problems.iter().for_each(|problem| println!("    {problem}"));
             wrong += problems.iter().filter(|problem| !problem.starts_with(' ')).count();
@@ -98,13 +108,25 @@ fn crate_floors(packages: &[Package]) -> Floors {
     floors
 }
 
-/// A line for each floor.
-fn picture(floors: &[Vec<String>], show: impl Fn(&str) -> String) -> String {
+/// The pictures that ARCHITECTURE.md shows.
+const DOCUMENTED: [&str; 2] = ["crates", "reuseport"];
+
+/// Complains if the document has another picture of this name; returns the number of complaints.
+fn stale(name: &str, picture: &str, document: &str) -> usize {
+    if !DOCUMENTED.contains(&name) || document.contains(picture) {
+        return 0;
+    }
+    println!("    ARCHITECTURE.md has another picture: replace it by this one");
+    1
+}
+
+/// A title, and a line for each floor.
+fn picture(title: &str, floors: &[Vec<String>], show: impl Fn(&str) -> String) -> String {
     let line = |floor: &Vec<String>| {
         let names: Vec<_> = floor.iter().map(|name| show(name)).collect();
         format!("    {}\n", names.join("  "))
     };
-    floors.iter().map(line).collect()
+    format!("{title}\n{}", floors.iter().map(line).collect::<String>())
 }
 
 /// `state/{bpffs, group}` for a folder, `error` for a file.

@@ -1,6 +1,6 @@
 //! Small crates in a temporary directory, and what is wrong with each.
 
-use super::{check, parse, picture};
+use super::{check, parse, picture, stale};
 
 /// The problems of a crate with these files and these floors.
 fn problems(floors: &[&[&str]], files: &[(&str, &str)]) -> Vec<String> {
@@ -127,5 +127,13 @@ fn floors_list_each_module_and_no_other() {
 #[test]
 fn the_picture_has_a_line_for_each_floor() {
     let floors = [vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()]];
-    assert_eq!(picture(&floors, |name| name.to_uppercase()), "    A  B\n    C\n");
+    assert_eq!(picture("t", &floors, |name| name.to_uppercase()), "t\n    A  B\n    C\n");
+}
+
+#[test]
+fn a_documented_picture_has_to_be_the_printed_one() {
+    let picture = "reuseport\n    a\n    b\n";
+    assert_eq!(stale("reuseport", picture, "text\nreuseport\n    a\n    b\ntext"), 0);
+    assert_eq!(stale("reuseport", picture, "reuseport\n    b\n    a\n"), 1);
+    assert_eq!(stale("benches", picture, ""), 0);
 }
