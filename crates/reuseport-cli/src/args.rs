@@ -1,4 +1,4 @@
-//! What several verbs take: a group, a network namespace.
+//! Arguments shared by several verbs: a group, a network namespace.
 
 use anyhow::Result;
 use clap::Args;
@@ -7,14 +7,14 @@ use reuseport::spec::GroupSpec;
 use crate::backend::Target;
 use crate::netns;
 
-/// Which group a verb is about.
+/// The group that a verb works on.
 #[derive(Debug, Args)]
 pub(crate) struct GroupArgs {
     /// The group: PROTOCOL:ADDRESS:PORT, or less if that names one group only
     ///
-    /// As `ls` prints it: tcp:127.0.0.1:8080, udp:[::]:53, tcp:0.0.0.0%eth0:80. Parts that are not
-    /// needed can be left out: tcp::8080 or :8080 where one group matches. An address is meant
-    /// literally; * means either wildcard.
+    /// Write it as `ls` prints it: tcp:127.0.0.1:8080, udp:[::]:53, tcp:0.0.0.0%eth0:80. Leave out
+    /// parts that are not needed: tcp::8080 or :8080 if only one group matches. An address matches
+    /// literally; * matches either wildcard address.
     #[arg(value_name = "GROUP")]
     pub(crate) group: GroupSpec,
 
@@ -27,14 +27,14 @@ pub(crate) struct GroupArgs {
 pub(crate) struct NetnsArgs {
     /// Look only at this network namespace
     ///
-    /// By the name that `ip netns` gives it, or by its inode number, as `ls --json` and `lsns`
-    /// print it. Without this, all namespaces are looked at, the caller's own first.
+    /// Give its name in `ip netns`, or its inode number as in `ls --json` and `lsns`. Without this
+    /// option, all namespaces are searched, the caller's own first.
     #[arg(long, value_name = "NAME|INODE")]
     pub(crate) netns: Option<String>,
 }
 
 impl GroupArgs {
-    /// The group that the user means, its namespace looked up.
+    /// The group that the user names, with its namespace resolved.
     pub(crate) fn target(self) -> Result<Target> {
         Ok(Target { netns: self.netns.resolve()?, group: self.group })
     }

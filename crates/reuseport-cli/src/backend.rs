@@ -1,5 +1,5 @@
-//! The one place where the command meets the library: finding the group that the user means, and
-//! the operations on it. Prints nothing.
+//! The command's interface to the library: finding the group that the user names, and operations on
+//! it. Prints nothing.
 
 use std::net::TcpListener;
 
@@ -12,7 +12,7 @@ use reuseport::{Balancer, GroupSpec, Host, MemberChange, Policy};
 
 use crate::error::Nothing;
 
-/// Which group the user means.
+/// The group that the user names.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) group: GroupSpec,
@@ -39,7 +39,7 @@ impl Target {
 ///
 /// # Errors
 ///
-/// If we may not look.
+/// If the caller lacks the rights.
 pub(crate) fn statuses(netns: Option<u32>) -> Result<Vec<GroupStatus>> {
     let mut statuses = Host::open()?.statuses()?;
     if let Some(inode) = netns {
@@ -59,11 +59,11 @@ pub(crate) fn status(target: &Target) -> Result<GroupStatus> {
     Ok(host.status(&group.key)?)
 }
 
-/// Takes our program off; returns what from.
+/// Detaches our program; returns the group.
 ///
 /// # Errors
 ///
-/// If nothing of ours is attached there.
+/// If none of our programs is attached there.
 pub(crate) fn detach(target: &Target) -> Result<GroupKey> {
     let host = Host::open()?;
     let group = target.find(&host)?;
@@ -71,7 +71,7 @@ pub(crate) fn detach(target: &Target) -> Result<GroupKey> {
     Ok(group.key)
 }
 
-/// The members of a group that a policy of ours decides for, to be changed.
+/// The members of a group under one of our policies, to be changed.
 #[derive(Debug)]
 pub(crate) struct Members {
     host: Host,
@@ -81,11 +81,11 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    /// Looks at the group.
+    /// Finds the group and reads its state.
     ///
     /// # Errors
     ///
-    /// If there is none, or nothing of ours is attached to it.
+    /// If there is none, or none of our programs is attached to it.
     pub(crate) fn open(target: &Target) -> Result<Self> {
         let host = Host::open()?;
         let key = target.find(&host)?.key;
@@ -103,12 +103,12 @@ impl Members {
         self.host.status(self.balancer.key())
     }
 
-    /// Gives members other weights and states: all of them in one step, or none. Returns what all
-    /// members have then.
+    /// Changes weights and states of members: all in one step, or none. Returns the resulting
+    /// shares of all members.
     ///
     /// # Errors
     ///
-    /// If one of them has no slot, or another member has it by now.
+    /// If one of them has no slot, or its slot belongs to another member by now.
     pub(crate) fn change<'a>(
         &self,
         changes: impl Iterator<Item = (&'a MemberStatus, Option<Weight>, Option<State>)>,
@@ -119,8 +119,8 @@ impl Members {
             let slot = slot.ok_or_else(|| {
                 let key = self.balancer.key();
                 Nothing(format!(
-                    "cannot change cookie:{member} of {key}: it came after `attach` and has no \
-                     slot; `reuseport attach {key}` takes it in"
+                    "cannot change cookie:{member} of {key}: it joined after `attach` and has \
+                     no slot; `reuseport attach {key}` adds it"
                 ))
             })?;
             Ok(MemberChange { slot, member: Some(member), weight, state })
@@ -141,8 +141,8 @@ pub(crate) fn active_weight(share: &Share) -> Option<u32> {
     (share.state == State::Active && weight > 0).then_some(weight)
 }
 
-/// The group of this process's own listeners, which are steered for as long as it says: the demo's.
-/// Dropping it detaches.
+/// The demo's group: this process's own listeners, steered from `attach` to `detach`. Dropping it
+/// detaches.
 #[derive(Debug)]
 pub(crate) struct OwnGroup {
     host: Host,
@@ -166,7 +166,7 @@ impl OwnGroup {
     ///
     /// # Errors
     ///
-    /// If we may not look for it.
+    /// If the caller lacks the rights to find it.
     pub(crate) fn find<'a>(listeners: impl Iterator<Item = &'a TcpListener>) -> Result<Self> {
         let cookies: Vec<Cookie> = listeners.map(cookie).collect::<Result<_>>()?;
         let host = Host::open()?;
@@ -229,6 +229,6 @@ impl Drop for OwnGroup {
 
 fn cookie(listener: &TcpListener) -> Result<Cookie> {
     let cookie = rustix::net::sockopt::socket_cookie(listener)
-        .context("cannot ask for a listener's cookie (SO_COOKIE)")?;
+        .context("cannot read a listener's cookie (SO_COOKIE)")?;
     Cookie::new(cookie).context("the kernel gave a listener no cookie")
 }

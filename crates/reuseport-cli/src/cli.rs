@@ -1,5 +1,5 @@
-//! The command line: its verbs. What several of them take is in [`args`](crate::args), each verb's
-//! own options in its file below [`verb`](crate::verb).
+//! The command line and its verbs. Arguments shared by several verbs are in [`args`](crate::args);
+//! each verb's options are in its file below [`verb`](crate::verb).
 
 use anyhow::Result;
 use clap::builder::Styles;
@@ -12,12 +12,12 @@ use crate::verb::{
 /// Choose which of a server's SO_REUSEPORT sockets gets each connection
 ///
 /// Several sockets can listen on one address and port if each sets SO_REUSEPORT: nginx, HAProxy,
-/// unbound and many others run their workers so. The kernel deals connections and datagrams among
-/// such a group of sockets by a hash, blindly. This command shows the groups on the host, and lets
-/// an eBPF program decide instead, for servers that run already and need not be changed.
+/// unbound and many others run their workers this way. The kernel spreads connections and datagrams
+/// over such a group by a hash, without regard to load. This command lists the groups on the host,
+/// and attaches an eBPF program that decides instead, to running servers, without changes to them.
 ///
-/// No daemon is needed: the program and its tables live in the kernel, pinned below
-/// /sys/fs/bpf/reuseport, and stay until `detach`.
+/// There is no daemon: the program and its tables live in the kernel, pinned below
+/// /sys/fs/bpf/reuseport, until `detach`.
 #[derive(Debug, Parser)]
 #[command(
     name = "reuseport",
@@ -43,12 +43,12 @@ const STYLES: Styles = Styles::styled()
 
 const AFTER_HELP: &str = "\
 Examples:
-  reuseport demo                                  see what it is about
-  reuseport ls                                    which groups there are
-  reuseport attach :8080                          steer one: the shortest queue
-  reuseport show :8080                            who gets how much
+  reuseport demo                                  see what a policy changes
+  reuseport ls                                    list the groups
+  reuseport attach :8080                          attach the default policy
+  reuseport show :8080                            see what each member gets
   reuseport drain :8080 pid:1234                  nothing new for that worker
-  reuseport detach :8080                          as it was before
+  reuseport detach :8080                          back to the kernel's hash
 
 Rights:
   Root, or CAP_BPF (programs), CAP_PERFMON (finding sockets) and
@@ -58,13 +58,13 @@ Rights:
 Environment:
   REUSEPORT_LOG   what to log on standard error: error, warn (the default),
                   info, debug, trace; or by module, as in `reuseport=debug`
-  NO_COLOR        if not empty, no colours; there are none but on a terminal
+  NO_COLOR        if set and not empty, no colours; only terminals get them
 
 Exit status:
   0   done
-  1   the answer is no: no such group, nothing attached
-  2   wrong usage, or a failure; one line on standard error says what was
-      tried, what the kernel said, and what to do
+  1   nothing to do: no such group, nothing attached
+  2   wrong usage, or a failure; standard error says what failed and why,
+      with a hint on what to do
 ";
 
 #[derive(Debug, Subcommand)]
@@ -83,11 +83,11 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
-    /// Does it. `command` is the whole command line, for the verbs that write about it.
+    /// Runs the verb. `command` is the whole command line, for the verbs that describe it.
     ///
     /// # Errors
     ///
-    /// What the verb says; `main` makes exit codes of it.
+    /// The verb's error; `main` maps it to an exit code.
     pub(crate) fn run(self, command: Command) -> Result<()> {
         match self {
             Self::Ls(verb) => verb.run(),

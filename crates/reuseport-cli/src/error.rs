@@ -12,7 +12,7 @@ const NOTHING: u8 = 1;
 /// Wrong usage, or a failure. clap exits with the same number.
 const FAILURE: u8 = 2;
 
-/// A failure that means that there is nothing to do; the text says why.
+/// Nothing to do, with the reason as the message.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Nothing(pub(crate) String);
@@ -39,8 +39,8 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
     message
 }
 
-/// Whether the reader of the output left (`reuseport ls | head -1`), which is no failure. Only the
-/// command's own writes fail with a bare I/O error; the library wraps its errors.
+/// Whether the reader of the output has exited (`reuseport ls | head -1`), which is no failure.
+/// Only the command's own writes fail with a bare I/O error; the library wraps its errors.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -1,7 +1,7 @@
 //! `reuseport`: see and steer the groups of SO_REUSEPORT sockets on a host.
 //!
-//! This crate is the command: its verbs, what it prints and its exit codes. What it does to sockets
-//! is done by the library of the same name, behind [`backend`].
+//! This crate is the command: verbs, output and exit codes. The library of the same name does the
+//! work on sockets, behind [`backend`].
 
 mod args;
 mod backend;
@@ -28,20 +28,20 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where standard error is gone too, the exit code has to do.
+            // If standard error is closed too, the exit code has to suffice.
             let _ = io::stderr().write_all(error::message(&error).as_bytes());
             ExitCode::from(error::code(&error))
         }
     }
 }
 
-/// Logs go to standard error, at the level that REUSEPORT_LOG says.
+/// Logs go to standard error, at the level in REUSEPORT_LOG.
 fn start_logs() -> Result<()> {
     const VARIABLE: &str = "REUSEPORT_LOG";
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::WARN.into())
         .parse(std::env::var(VARIABLE).unwrap_or_default())
-        .with_context(|| format!("cannot make sense of {VARIABLE}; give a level, such as debug"))?;
+        .with_context(|| format!("cannot parse {VARIABLE}; give a level, such as debug"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

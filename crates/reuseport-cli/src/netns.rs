@@ -1,6 +1,6 @@
 //! Network namespaces by the names and numbers that people use: `ip netns` names and inode numbers.
 //!
-//! Enters none of them: the library sees all namespaces from wherever it is, and knows their names
+//! Enters none of them: the library sees all namespaces from any of them, and knows their names
 //! ([`netns_names`](reuseport::observe::netns_names)).
 
 use std::fs;
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_nobody_has_or_that_leaves_the_directory_is_refused() {
+    fn an_unknown_name_and_one_that_leaves_the_directory_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         for name in ["red", "", "..", "../../proc/self/ns/net"] {
             let error = resolve_in(directory.path(), name).unwrap_err().to_string();

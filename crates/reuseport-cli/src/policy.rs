@@ -1,5 +1,4 @@
-//! A policy on the command line: its name, and what is said beside it. `attach` and `policy` take the
-//! same.
+//! A policy on the command line: its name and options, the same for `attach` and `policy`.
 
 use anyhow::{Result, bail};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
@@ -9,35 +8,35 @@ use reuseport::policy::{LeastLoaded, LoadTerms, MaxShare, Policy};
 use reuseport::status::Steering;
 use reuseport::{CpuList, Error, Program};
 
-/// What the names of the policies do not say.
+/// Options of policies.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PolicyOptions {
     /// least-loaded: what counts as load [default: queue,open]
     ///
-    /// `queue`: what waits at a member. `open`: its open connections (tcp). `queue,open`: the queue,
-    /// and of members that are equal in it, the one with the fewest open connections. Without a
-    /// policy, this changes the least-loaded that decides already.
+    /// `queue`: what waits at a member. `open`: its open connections (tcp). `queue,open`: the
+    /// queue, then, among equal queues, open connections. Without a policy, this changes the
+    /// current least-loaded.
     #[arg(long, value_name = "TERMS")]
     load: Option<LoadTerms>,
 
-    /// least-loaded: the most that a member may get, in fair shares [default: 2]
+    /// least-loaded: upper limit per member, in multiples of its fair share [default: 2]
     ///
-    /// From 1 to 100, such as 1.5. It keeps a worker that fails at once, and so is always idle, from
-    /// getting everything. Without a policy, as --load.
+    /// From 1 to 100, such as 1.5. It keeps a worker that fails at once, and is therefore always
+    /// idle, from getting everything. Without a policy, as for --load.
     #[arg(long, value_name = "N")]
     max_share: Option<MaxShare>,
 
-    /// cpu: which CPUs are the members', in the order of their slots, such as 0-3,8
+    /// cpu: the members' CPUs, in slot order, such as 0-3,8
     ///
-    /// And over again if there are more members. Without this, a member has the CPU that its owner
-    /// is bound to, if it is just one, or else one of those with the fewest members.
+    /// The list starts over if there are more members. Without it, a member gets the CPU that its
+    /// owner is bound to, if there is exactly one, or else one of the CPUs with the fewest members.
     #[arg(long, value_name = "LIST")]
     pub(crate) cpus: Option<CpuList>,
 }
 
 impl PolicyOptions {
-    /// The policy that these options and a name, if one is given, ask for; None: the one that
-    /// decides already, or the default. `now` is asked if the name is not enough.
+    /// The policy that these options and an optional name ask for; None: the current one, or the
+    /// default. Calls `now` if the name is not enough.
     ///
     /// # Errors
     ///
@@ -60,16 +59,16 @@ impl PolicyOptions {
             (None, Some(_)) => "--cpus",
             (None, None) => return Ok(named),
         };
-        let (policy, where_from) = match named {
-            Some(policy) => (policy, "that is named".to_owned()),
+        let (policy, which) = match named {
+            Some(policy) => (policy, "the given policy".to_owned()),
             None => match now()? {
                 Steering::Ours(Program::Selection(selection)) => {
-                    (selection.policy, format!("of {key}"))
+                    (selection.policy, format!("the policy of {key}"))
                 }
                 Steering::Ours(Program::Object(())) => {
                     bail!("{option}: your own program decides for {key}")
                 }
-                _ => (Policy::default_for(key.protocol), "that is the default here".to_owned()),
+                _ => (Policy::default_for(key.protocol), "the default policy here".to_owned()),
             },
         };
         match (policy, of_load) {
@@ -84,7 +83,7 @@ impl PolicyOptions {
             (Policy::Cpu, None) => Ok(Some(policy)),
             _ => {
                 let wanted = if of_load.is_some() { "least-loaded" } else { "cpu" };
-                bail!("{option} is for policy {wanted}, and the one {where_from} is {policy}")
+                bail!("{option} is for policy {wanted}, but {which} is {policy}")
             }
         }
     }
@@ -115,8 +114,7 @@ impl TypedValueParser for PolicyParser {
 
 /// The note for a program that cannot read queues: what that costs, and why.
 pub(crate) fn degraded(policy: Option<Policy>, why: &Error) -> String {
-    let instead =
-        policy.map_or("members whose queue is full are not passed over", Policy::without_queues);
+    let instead = policy.map_or("members with full queues are not skipped", Policy::without_queues);
     format!("the program cannot read queues, so {instead}: {}", why.report())
 }
 
@@ -131,13 +129,13 @@ mod tests {
         for (policy, costs) in [
             (
                 Policy::LeastLoaded(LeastLoaded::DEFAULT),
-                "goes by open connections alone: `no list`",
+                "compares open connections only: `no list`",
             ),
             (Policy::LeastLoaded(queue), "in turn, by weight: `no list`"),
-            (Policy::Hash, "members whose queue is full are not passed over: `no list`"),
+            (Policy::Hash, "members with full queues are not skipped: `no list`"),
         ] {
-            let said = degraded(Some(policy), &why);
-            assert!(said.contains(costs), "{said}");
+            let note = degraded(Some(policy), &why);
+            assert!(note.contains(costs), "{note}");
         }
     }
 }

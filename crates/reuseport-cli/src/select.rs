@@ -1,7 +1,6 @@
-//! MEMBER on the command line: which members of a group a verb is about.
+//! MEMBER on the command line: the members that a verb works on.
 //!
-//! Makes no system call: members are chosen from a group's status, and the errors name what there is
-//! to choose from.
+//! Makes no system call: it selects members from a group's status, and errors list the choices.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,14 +11,14 @@ use reuseport::status::{GroupStatus, MemberStatus};
 
 use crate::error::Nothing;
 
-/// What one MEMBER says.
+/// One parsed MEMBER.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Selector {
     /// The member in this slot.
     Slot(u16),
     /// The socket with this cookie.
     Cookie(u64),
-    /// The member that somebody holds by this descriptor.
+    /// The member that a process holds by this descriptor.
     Fd(u32),
     /// The members that this process owns.
     Pid(u32),
@@ -64,11 +63,11 @@ impl FromStr for Selector {
 }
 
 impl Selector {
-    /// The members that it says, at least one.
+    /// The members that it selects, at least one.
     ///
     /// # Errors
     ///
-    /// [`Nothing`] if it says none; another one if it does not tell which.
+    /// [`Nothing`] if it selects none; another error if it is ambiguous.
     pub(crate) fn among<'a>(&self, group: &'a GroupStatus) -> Result<Vec<&'a MemberStatus>> {
         let is = |member: &&MemberStatus| match (self, &member.enrolment) {
             (Self::Slot(slot), Some(enrolment)) => enrolment.slot.get() == *slot,
@@ -81,7 +80,7 @@ impl Selector {
         let members: Vec<&MemberStatus> = group.members.iter().filter(is).collect();
         match (self, members.len()) {
             (Self::Pid(pid), 0) => Err(self.no_owner(*pid, group)),
-            (_, 0) => Err(self.nobody(group)),
+            (_, 0) => Err(self.no_match(group)),
             (Self::Fd(_), 2..) => bail!(
                 "{self} is more than one member of {}: {}; name them by slot:N or cookie:N",
                 group.group.key,
@@ -91,22 +90,22 @@ impl Selector {
         }
     }
 
-    fn nobody(&self, group: &GroupStatus) -> anyhow::Error {
+    fn no_match(&self, group: &GroupStatus) -> anyhow::Error {
         let key = &group.group.key;
         let all: Vec<&MemberStatus> = group.members.iter().collect();
         Nothing(format!("no member of {key} is {self}; there are {}", list(&all))).into()
     }
 
-    /// nginx's master and every worker hold every listener: holding one does not make it yours.
+    /// nginx's master and every worker hold every listener: holding one does not mean serving it.
     fn no_owner(&self, pid: u32, group: &GroupStatus) -> anyhow::Error {
         let holds = |member: &&MemberStatus| member.member.holders.iter().any(|h| h.pid == pid);
         let held: Vec<&MemberStatus> = group.members.iter().filter(holds).collect();
         if held.is_empty() {
-            return self.nobody(group);
+            return self.no_match(group);
         }
         Nothing(format!(
-            "process {pid} holds members of {} together with other processes, but is not seen to \
-             wait for any (by epoll); name those that you mean, of {}",
+            "process {pid} shares members of {} with other processes, and its epoll watches none \
+             of them; name the members instead: {}",
             group.group.key,
             list(&held),
         ))
@@ -114,8 +113,8 @@ impl Selector {
     }
 }
 
-/// Whether the process is the one that serves the member: its owner, or, where no owner is known,
-/// the only one that holds it.
+/// Whether the process serves the member: it is the owner or, if no owner is known, the only
+/// holder.
 fn serves(member: &MemberStatus, pid: u32) -> bool {
     match member.owner {
         Some(owner) => owner == pid,
@@ -126,7 +125,7 @@ fn serves(member: &MemberStatus, pid: u32) -> bool {
     }
 }
 
-/// A member as people may name it: its slot (or cookie, where it has none) and who serves it.
+/// A member's name for people: its slot, or else its cookie, and the process that serves it.
 pub(crate) fn name(member: &MemberStatus) -> String {
     let name = match &member.enrolment {
         Some(enrolment) => format!("slot:{}", enrolment.slot),
@@ -141,7 +140,7 @@ pub(crate) fn name(member: &MemberStatus) -> String {
     }
 }
 
-/// Members by name, some of them if they are many.
+/// Members by name; a long list is cut.
 fn list(members: &[&MemberStatus]) -> String {
     const SOME: usize = 12;
     let mut names: Vec<String> = members.iter().take(SOME).map(|member| name(member)).collect();
@@ -197,7 +196,7 @@ pub(crate) fn weights<'a>(
     Ok(weights)
 }
 
-/// The members that any of the selectors say, each once, in the group's order.
+/// The members that any of the selectors select, each once, in the group's order.
 ///
 /// # Errors
 ///
@@ -206,11 +205,11 @@ pub(crate) fn members<'a>(
     wanted: &[Selector],
     group: &'a GroupStatus,
 ) -> Result<Vec<&'a MemberStatus>> {
-    let mut said = Vec::new();
+    let mut cookies = Vec::new();
     for selector in wanted {
-        said.extend(selector.among(group)?.iter().map(|member| member.member.cookie));
+        cookies.extend(selector.among(group)?.iter().map(|member| member.member.cookie));
     }
-    Ok(group.members.iter().filter(|member| said.contains(&member.member.cookie)).collect())
+    Ok(group.members.iter().filter(|member| cookies.contains(&member.member.cookie)).collect())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The demo's clients: connections at a steady rate, whether the server keeps up or not.
 //!
 //! The load is open-loop: connection number i is due at i/rate, and its latency counts from then,
-//! not from when a client thread got round to it. Otherwise a server that stalls would slow the
+//! not from when a client thread started it. Otherwise a server that stalls would slow the
 //! clients down and so hide its own stall (coordinated omission).
 
 use std::io::{self, Read, Write};
@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than this nobody waits; it counts as a failure.
+/// The time limit of a connection; exceeding it counts as a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What load to make.
+/// The load to generate.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) target: SocketAddr,
@@ -21,7 +21,7 @@ pub(crate) struct Plan {
     pub(crate) rate: u32,
     /// How many connections in all.
     pub(crate) connections: u32,
-    /// How many can be under way at once; more than that start late, and that counts.
+    /// How many can be under way at once. More than that start late, and their latency includes it.
     pub(crate) clients: usize,
 }
 
@@ -32,14 +32,14 @@ impl Plan {
     }
 }
 
-/// What came of a plan.
+/// The result of a plan.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// Every answer.
     pub(crate) answers: Vec<Answer>,
     /// Connections that were refused, reset or not answered in time.
     pub(crate) failed: usize,
-    /// How late each connection was started: this machine's fault, not the server's.
+    /// How late each connection was started, which is due to this machine and not to the server.
     pub(crate) lags: Vec<Duration>,
 }
 
@@ -48,12 +48,12 @@ pub(crate) struct Outcome {
 pub(crate) struct Answer {
     /// Which worker answered.
     pub(crate) worker: usize,
-    /// From the moment that it was due to the answer.
+    /// From the scheduled time to the answer.
     pub(crate) latency: Duration,
 }
 
-/// Makes the load that `plan` says, and returns when every connection is answered or failed, or
-/// soon after `stop` became true. Calls `tick` about ten times a second meanwhile.
+/// Generates the load of `plan`. Returns when every connection is answered or failed, or soon after
+/// `stop` becomes true. Calls `tick` about ten times a second meanwhile.
 pub(crate) fn run(plan: &Plan, stop: &AtomicBool, mut tick: impl FnMut()) -> Outcome {
     let start = Instant::now();
     let next = AtomicU32::new(0);
@@ -64,7 +64,7 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool, mut tick: impl FnMut()) -> Out
                 thread::Builder::new()
                     .name(format!("client-{index}"))
                     .stack_size(64 << 10)
-                    // Fewer threads than asked for make later starts, which are measured.
+                    // With fewer threads, connections start later, which is measured.
                     .spawn_scoped(scope, || client(plan, start, &next, stop))
                     .ok()
             })
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn told_to_stop_it_starts_nothing_more() {
+    fn after_stop_it_starts_no_connection() {
         let server = Server::start(&[WorkerSpec { service: Duration::ZERO, hang: None }]).unwrap();
         let plan = Plan { target: server.address(), rate: 10, connections: 1_000_000, clients: 2 };
         let outcome = run(&plan, &AtomicBool::new(true), || {});

@@ -1,10 +1,10 @@
-//! `reuseport demo`: the whole story in half a minute, with nothing set up.
+//! `reuseport demo`: the effect of a policy in half a minute, with nothing to set up.
 //!
 //! A server of four workers on loopback, one of which hangs again and again, under a steady load:
-//! first the kernel's hash decides, then our program in turn, then our program by the shortest queue.
-//! The server and its clients are in this process ([`server`], [`load`]), the
-//! program is steered through [`backend`](crate::backend) like any other group's, and everything
-//! shown ([`report`]) was measured. What it attaches it detaches, on ^C too.
+//! first under the kernel's hash, then under round-robin, then under least-loaded. The server and
+//! its clients run in this process ([`server`], [`load`]), [`backend`](crate::backend) steers the
+//! group like any other, and everything shown ([`report`]) is measured. The demo detaches what it
+//! attaches, on ^C too.
 
 mod load;
 mod report;
@@ -28,7 +28,7 @@ use report::{Round, WorkerRound};
 use screen::Screen;
 use server::{Hang, Server, WorkerSpec};
 
-/// An answer's time.
+/// The time to answer a request.
 const SERVICE: Duration = Duration::from_millis(2);
 /// Of four workers, the last hangs.
 const WORKERS: usize = 4;
@@ -39,7 +39,7 @@ const RATE: u32 = 300;
 /// More than ever wait at once.
 const CLIENTS: usize = 96;
 
-/// What decides in a round, and how it is called.
+/// What decides in a round, and its names.
 struct Stage {
     name: &'static str,
     title: &'static str,
@@ -65,7 +65,7 @@ const STAGES: [Stage; 3] = [
     },
 ];
 
-/// Runs the demo, each round for so many seconds.
+/// Runs the demo, each round for `seconds`.
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ pub(crate) fn run(seconds: u32) -> Result<()> {
     let mut screen = Screen::of_stdout();
     let server = Server::start(&specs()).context("cannot start the demo's server")?;
     let mut group = OwnGroup::find(server.listeners())?;
-    // What cannot be attached should say so now and not after the first round.
+    // If attaching is impossible, fail now and not after the first round.
     group.attach(Policy::default_for(Protocol::Tcp))?;
     group.detach()?;
 
@@ -98,15 +98,15 @@ pub(crate) fn run(seconds: u32) -> Result<()> {
         rounds.push(round);
         if stop.load(Ordering::Relaxed) {
             group.detach()?;
-            bail!("the demo was interrupted; its program is detached and its server gone");
+            bail!("the demo was interrupted; its program is detached and its server stopped");
         }
     }
     group.detach()?;
     screen.print(&format!("\n{}\n", report::summary(&rounds, screen.width())))?;
     screen.print(&report::conclusion(&rounds))?;
     screen.print(
-        "\nNothing is left behind: the program is detached, the server gone. To do this to a server\n\
-         that runs: `reuseport ls`, then `reuseport attach GROUP`.\n",
+        "\nNothing is left behind: the program is detached, the server stopped. To try it on a\n\
+         running server: `reuseport ls`, then `reuseport attach GROUP`.\n",
     )?;
     Ok(())
 }
@@ -115,7 +115,7 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
-            .context("cannot watch for ^C, so that nothing would be left behind")?;
+            .context("cannot install a handler for ^C")?;
     }
     Ok(stop)
 }
@@ -127,10 +127,10 @@ fn specs() -> [WorkerSpec; WORKERS] {
 
 fn introduction(server: &Server, seconds: u32) -> String {
     format!(
-        "A server on {}: {WORKERS} workers with a listener each (SO_REUSEPORT), {} ms for an \
-         answer.\nWorker {HANGS} hangs again and again: it works for {} ms, then does nothing for {} \
-         ms. {RATE} connections/s\ncome in, for {seconds} s each time. A latency counts from when its \
-         connection was due.\n",
+        "A server on {}: {WORKERS} workers with one listener each (SO_REUSEPORT), {} ms per \
+         answer.\nWorker {HANGS} hangs again and again: it works for {} ms, then stops for {} ms. \
+         {RATE} connections/s\narrive for {seconds} s per round. Latency counts from the scheduled \
+         time.\n",
         server.address(),
         SERVICE.as_millis(),
         HANG.every.as_millis(),
@@ -138,7 +138,7 @@ fn introduction(server: &Server, seconds: u32) -> String {
     )
 }
 
-/// One round of load, and who got what of it.
+/// One round of load, and what each worker got.
 fn measure(
     stage: &Stage,
     server: &Server,
@@ -158,7 +158,7 @@ fn measure(
     };
     let outcome = load::run(&plan, stop, || {
         let round = blank(stage, &server.accepted(), &before);
-        // What cannot be drawn now is drawn, or fails, at the end of the round.
+        // Ignore an error: the end of the round draws again, and reports it.
         let _ = screen.show(&report::workers(&round, screen.width()));
     });
     let mut round = blank(stage, &server.accepted(), &before);
@@ -175,7 +175,7 @@ fn measure(
     Ok(round)
 }
 
-/// A round of which only the workers' own counts are known yet.
+/// A round with the workers' own counts only.
 fn blank(stage: &Stage, accepted: &[u64], before: &[u64]) -> Round {
     let workers = specs().into_iter().enumerate().map(|(w, spec)| WorkerRound {
         service: spec.service,

@@ -1,5 +1,5 @@
-//! What the demo shows: a table for each round, and the rounds side by side. Every number in it was
-//! measured; nothing here knows what they ought to be.
+//! The demo's output: a table for each round, and the rounds side by side. Every number is
+//! measured; none is expected.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use crate::output::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar,
 
 /// A bar that fills its column stands for this share of the connections, in every round.
 const FULL_BAR: f64 = 0.4;
-/// What took longer than this waited for a worker that hung: an answer takes a fiftieth of it.
+/// Connections that took longer waited for a worker that hung: an answer takes a fiftieth of this.
 const LONG: Duration = Duration::from_millis(100);
-/// Started later than this, connections measure the machine and not the server.
+/// Connections that start later than this measure the machine and not the server.
 const LATE: Duration = Duration::from_millis(10);
 
 /// One round, measured.
@@ -45,7 +45,7 @@ pub(crate) struct WorkerRound {
 }
 
 impl Round {
-    /// Adds what the clients saw.
+    /// Adds the clients' results.
     pub(crate) fn add(&mut self, outcome: Outcome) {
         for answer in &outcome.answers {
             self.latencies.push(answer.latency);
@@ -98,7 +98,7 @@ pub(crate) fn workers(round: &Round, width: usize) -> String {
     table.draw(Some(width), &Last { title: "SHARE OF CONNECTIONS", least: 7, text: &shares })
 }
 
-/// What is to be said below a round's table.
+/// The remarks below a round's table.
 pub(crate) fn remarks(round: &Round) -> String {
     let mut out = String::new();
     if let Some(picks) = round.picks() {
@@ -160,7 +160,7 @@ pub(crate) fn conclusion(rounds: &[Round]) -> String {
             time(Some(after)),
             last.name,
         );
-        // Less than a fifth is within what two runs of the same thing differ by.
+        // Two runs of the same thing differ by up to a fifth.
         match times {
             t if t >= 10.0 => drop(writeln!(out, ": {BOLD}{t:.0} times faster{BOLD:#}")),
             t if t >= 1.2 => drop(writeln!(out, ": {BOLD}{t:.1} times faster{BOLD:#}")),

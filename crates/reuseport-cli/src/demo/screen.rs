@@ -1,5 +1,5 @@
-//! Standard output for something that changes: on a terminal a table is redrawn in place, anywhere
-//! else only its last state is printed.
+//! Standard output for changing content: a terminal shows a table redrawn in place; other outputs
+//! get its last state only.
 
 use std::io::{self, IsTerminal};
 
@@ -9,7 +9,7 @@ use crate::output;
 
 /// Narrower than this, lines wrap and cannot be found again.
 const LEAST_WIDTH: usize = 72;
-/// The width of text for nobody in particular.
+/// The width if the output is no terminal.
 const DEFAULT_WIDTH: usize = 80;
 
 /// Standard output.
@@ -17,7 +17,7 @@ const DEFAULT_WIDTH: usize = 80;
 pub(crate) struct Screen {
     live: bool,
     width: usize,
-    /// How many lines the passing text has that is shown now.
+    /// Lines of transient text on the screen.
     passing: usize,
 }
 
@@ -25,7 +25,7 @@ impl Screen {
     pub(crate) fn of_stdout() -> Self {
         let stdout = io::stdout();
         let width = output::Reader::of_stdout().width.unwrap_or(DEFAULT_WIDTH);
-        // Where colour is unwanted, so are cursor movements.
+        // Without colours, no cursor movements either.
         let live = stdout.is_terminal()
             && AutoStream::choice(&stdout) != ColorChoice::Never
             && width >= LEAST_WIDTH;
@@ -37,7 +37,7 @@ impl Screen {
         self.width.min(100)
     }
 
-    /// Shows text until the next text comes; does nothing but on a terminal.
+    /// Shows transient text until the next text replaces it; only on a terminal.
     pub(crate) fn show(&mut self, text: &str) -> io::Result<()> {
         if !self.live {
             return Ok(());
@@ -47,9 +47,9 @@ impl Screen {
         Ok(())
     }
 
-    /// Prints text that stays, in place of what is shown in passing.
+    /// Prints permanent text, in place of transient text.
     pub(crate) fn print(&mut self, text: &str) -> io::Result<()> {
-        // CPL: to the start of the line so many lines up; ED: erase from there to the end.
+        // CPL: to the start of the line `lines` lines up; ED: erase from there to the end.
         let back = match std::mem::take(&mut self.passing) {
             0 => String::new(),
             lines => format!("\x1b[{lines}F\x1b[J"),

@@ -1,9 +1,8 @@
-//! The demo's server: blocking workers, each with a listener of its own on one address, as many
-//! servers run them. A worker answers one connection after the other; one of them
-//! hangs again and again.
+//! The demo's server: blocking workers with one listener each on one address, as in many servers. A
+//! worker answers one connection after the other; one worker hangs again and again.
 //!
-//! Work is sleep: it takes a worker's time and no CPU, so that what is measured is the balancing
-//! and not who got the machine's few cores.
+//! Work is sleep: it takes a worker's time and no CPU, so the demo measures the balancing and not
+//! the competition for the machine's cores.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -17,12 +16,12 @@ use sk_reuseport::net::Bind;
 /// How long a worker waits for the one byte of a request before it turns to the next connection.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What one worker is like.
+/// One worker's behaviour.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WorkerSpec {
     /// How long an answer takes.
     pub(crate) service: Duration,
-    /// Whether it hangs now and then, and how.
+    /// How it hangs, if it does.
     pub(crate) hang: Option<Hang>,
 }
 
@@ -30,7 +29,7 @@ pub(crate) struct WorkerSpec {
 /// or collects garbage.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hang {
-    /// From the end of one time to the beginning of the next.
+    /// From the end of one hang to the beginning of the next.
     pub(crate) every: Duration,
     /// How long.
     pub(crate) lasts: Duration,
@@ -56,7 +55,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If the sockets or threads cannot be had.
+    /// If sockets or threads cannot be created.
     pub(crate) fn start(workers: &[WorkerSpec]) -> io::Result<Self> {
         let any = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
         let listeners = Bind::new(any).listeners(workers.len())?;
@@ -97,7 +96,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for worker in &mut self.workers {
-            // A listener that is shut down lets go of a blocked accept() with EINVAL
+            // Shutting down a listener makes a blocked accept() fail with EINVAL
             // (inet_shutdown() in net/ipv4/af_inet.c, TCP_LISTEN). Nothing to do if it fails.
             let _ = rustix::net::shutdown(&*worker.listener, rustix::net::Shutdown::Both);
             if let Some(thread) = worker.thread.take() {
@@ -116,14 +115,14 @@ fn serve(
 ) {
     let mut hung = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        // Errors here are a connection's that went away while it waited, a lack of descriptors,
-        // or the end: breathe, so that none of them becomes a busy loop.
+        // A waiting connection was closed, descriptors ran out, or the server stops: pause, so that
+        // none of these becomes a busy loop.
         let Ok((connection, _)) = listener.accept() else {
             thread::sleep(Duration::from_millis(1));
             continue;
         };
         accepted.fetch_add(1, Ordering::Relaxed);
-        // A client that gave up is the load generator's to count.
+        // The load generator counts clients that gave up.
         let _ = answer(index, connection, spec);
         if let Some(hang) = spec.hang.filter(|hang| hung.elapsed() >= hang.every) {
             thread::sleep(hang.lasts);

@@ -1,6 +1,6 @@
 //! Everything that goes to standard output: values as JSON, tables for people.
 //!
-//! Nothing here asks the kernel about groups; it is given values and returns or writes text.
+//! Nothing here reads groups from the kernel: it turns values into text.
 
 mod table;
 mod text;
@@ -16,14 +16,14 @@ use serde::Serialize;
 
 pub(crate) use table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
 pub(crate) use text::{ls, show};
-pub(crate) use words::{argument, count, nobody_active, percent};
+pub(crate) use words::{argument, count, none_active, percent};
 
-/// Who reads the output, and from where.
+/// The reader of the output.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Reader {
     /// The inode number of the network namespace that the command runs in, where known.
     pub(crate) own_netns: Option<u32>,
-    /// The terminal's columns; None where nobody counts them.
+    /// The terminal's columns; None if the output is no terminal.
     pub(crate) width: Option<usize>,
 }
 
@@ -38,12 +38,12 @@ impl Reader {
     }
 }
 
-/// Writes `text` to standard output, its colours only where they are wanted: on a terminal, with
-/// NO_COLOR unset or empty.
+/// Writes `text` to standard output, with colours only on a terminal and with NO_COLOR unset or
+/// empty.
 ///
 /// # Errors
 ///
-/// What the write said; a broken pipe is the caller's to forgive.
+/// The write's error; the caller may ignore a broken pipe.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut stdout = anstream::AutoStream::auto(io::stdout().lock());
     stdout.write_all(text.as_bytes())?;
@@ -54,7 +54,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// What the write said.
+/// The write's error.
 pub(crate) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(bytes)?;
@@ -65,7 +65,7 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// What the write said.
+/// The write's error.
 pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
     text.push('\n');

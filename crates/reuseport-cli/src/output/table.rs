@@ -1,5 +1,5 @@
-//! Aligned columns for people. Knows nothing of groups: it gets cells, pads them, and leaves the
-//! last column whatever room the terminal has.
+//! Aligned columns for people. Knows nothing about groups: it pads cells, and gives the last column
+//! the rest of the terminal's width.
 
 use std::fmt::Write as _;
 
@@ -69,12 +69,12 @@ impl Column {
     }
 }
 
-/// The last column: text that is made for the room that is left.
+/// The last column: text fitted to the remaining room.
 pub(crate) struct Last<'a> {
     pub(crate) title: &'static str,
-    /// Narrower than this it goes onto lines of its own, below each row.
+    /// Below this width it moves to a separate line below each row.
     pub(crate) least: usize,
-    /// The text of a row in so many columns; None: as long as it likes.
+    /// The text of a row for a given width; None: no limit.
     pub(crate) text: &'a dyn Fn(usize, Option<usize>) -> String,
 }
 
@@ -209,8 +209,8 @@ pub(crate) fn shortened(text: &str, room: usize) -> String {
     short
 }
 
-/// A name that somebody else chose (a process, a program, a namespace), safe for a terminal: whoever
-/// may name a process must not be able to move our cursor.
+/// A name that another user chose (of a process, a program, a namespace), made safe for a terminal:
+/// a process name must not move our cursor.
 pub(crate) fn safe(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

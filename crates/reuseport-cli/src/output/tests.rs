@@ -1,4 +1,4 @@
-//! What people and programs see of made-up groups, at fixed widths and without colour.
+//! Output for sample groups, at fixed widths and without colour.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -130,7 +130,7 @@ fn ours() -> GroupView {
     }
 }
 
-/// A group of which we know only what the kernel says.
+/// A group with only the kernel's information.
 fn foreign() -> GroupView {
     let mut identity = identity(Protocol::Udp, "[fe80::1]:53", BLUE);
     identity.device = Some(super::view::DeviceView { index: 2, name: Some("eth0".to_owned()) });
@@ -198,7 +198,7 @@ fn show_80_columns() {
     insta::assert_snapshot!(plain(&show(&ours(), &reader(80))));
 }
 
-/// The same with least-loaded, and with CPUs, which no policy has together: columns side by side.
+/// The same with least-loaded and with CPUs, a combination that no policy has, to test the columns.
 fn least_loaded() -> GroupView {
     let mut group = ours();
     let load = vec!["queue", "open"];
@@ -248,8 +248,8 @@ fn the_remedy_for_another_namespace_names_it() {
     let last = text.lines().last().unwrap();
     assert_eq!(
         last,
-        "1 socket of udp:0.0.0.0:53 came after `attach` and gets nothing; \
-         `reuseport attach udp:0.0.0.0:53 --netns blue` takes it in"
+        "1 socket of udp:0.0.0.0:53 joined after `attach` and gets nothing; \
+         `reuseport attach udp:0.0.0.0:53 --netns blue` adds it"
     );
 }
 

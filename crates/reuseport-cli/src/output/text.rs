@@ -198,7 +198,7 @@ fn number<N: ToString>(number: Option<N>) -> Cell {
     number.map_or("-".into(), |n| n.to_string().into())
 }
 
-/// What it got, of what its weight entitles it to.
+/// Its share of the picks, of the share by weight.
 fn share_cell(member: &MemberView) -> Cell {
     let percent = |share: Option<f64>| share.map_or("-".to_owned(), words::percent);
     match (member.share, member.weight_share) {

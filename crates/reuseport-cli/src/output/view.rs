@@ -1,7 +1,7 @@
-//! What the command says about a group, as plain values: the JSON contract (`docs/json.md`) is
-//! these structs, and the tables for people are drawn from them too, so the two cannot disagree.
+//! The command's output about a group, as plain values. These structs are the JSON contract
+//! (`docs/json.md`), and the tables for people are drawn from them too, so the two cannot disagree.
 //!
-//! Field names are a promise: add freely, never rename one.
+//! Field names are stable: add fields, never rename one.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,7 +45,7 @@ pub(crate) struct GroupView {
     pub(crate) counters: BTreeMap<&'static str, u64>,
 }
 
-/// What a policy is told beside its name.
+/// A policy's parameters.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum PolicyOptionsView {
@@ -62,10 +62,10 @@ pub(crate) enum PolicyOptionsView {
     },
 }
 
-/// What tells a group from every other one.
+/// Identifies a group.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Identity {
-    /// As the command takes it.
+    /// As the command accepts it.
     pub(crate) group: String,
     pub(crate) protocol: &'static str,
     pub(crate) address: IpAddr,
@@ -103,9 +103,9 @@ pub(crate) struct Program {
 pub(crate) enum ProgramKind {
     /// Ours.
     Policy,
-    /// The user's, attached by us.
+    /// The user's own, attached with `--object`.
     Object,
-    /// Somebody else's.
+    /// Another tool's.
     Foreign,
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct MemberView {
     pub(crate) share: Option<f64>,
     /// Its part of the active members' weight.
     pub(crate) weight_share: Option<f64>,
-    /// Its own, for policy `cpu`.
+    /// Its CPU, with policy `cpu`.
     pub(crate) cpu: Option<u16>,
 }
 
@@ -210,7 +210,7 @@ impl PolicyOptionsView {
         }
     }
 
-    /// As it stands behind the policy's name.
+    /// As printed after the policy's name.
     pub(crate) fn words(&self) -> String {
         match self {
             Self::LeastLoaded { load, max_share } => {
@@ -240,7 +240,7 @@ impl Identity {
         }
     }
 
-    /// What to sort groups by within a namespace or its like.
+    /// The sort key of groups.
     pub(crate) fn order(&self) -> impl Ord + '_ {
         (self.netns, self.protocol, self.port, self.address, &self.group, self.uid)
     }
@@ -319,7 +319,7 @@ impl QueueView {
     }
 }
 
-/// Four digits are more than anyone can act on, and keep the JSON short.
+/// Four digits are precise enough, and keep the JSON short.
 fn rounded(share: f64) -> f64 {
     (share * 10_000.0).round() / 10_000.0
 }

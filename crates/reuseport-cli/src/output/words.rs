@@ -1,5 +1,5 @@
-//! Short texts for people: who holds a socket, what waits there, which program decides, and the
-//! command that mends what is amiss.
+//! Short texts for people: the holders of a socket, its queue, the program that decides, and the
+//! command that fixes a problem.
 
 use reuseport::group::GroupKey;
 use reuseport::id::State;
@@ -8,7 +8,7 @@ use reuseport::table::Share;
 use crate::output::table::{self, NOTE, safe, shortened};
 use crate::output::view::{Identity, Program, ProgramKind, QueueView};
 
-/// One process that holds a socket; `fd` only where descriptors are to be told apart.
+/// One process that holds a socket; `fd` only if descriptors are shown.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Held<'a> {
     pub(crate) pid: u32,
@@ -46,7 +46,7 @@ fn processes_with(groups: &[(&str, Option<u32>, Vec<u32>)], most: usize) -> Stri
     groups.iter().map(group).collect::<Vec<_>>().join("; ")
 }
 
-/// What waits and how much may: `3(+1)/511` connections, or `12K/208K` bytes.
+/// A queue and its limit: `3(+1)/511` connections, or `12K/208K` bytes.
 pub(crate) fn queue(queue: QueueView, bytes: bool) -> String {
     let number = |n| if bytes { size(n) } else { n.to_string() };
     let half_open = match queue.half_open {
@@ -95,25 +95,25 @@ pub(crate) fn count(n: usize, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
 }
 
-/// What to say of unsteered members: who they are, what it means, and the command that helps.
+/// The note on unsteered members: how many, the consequence, and the command that adds them.
 pub(crate) fn unsteered(identity: &Identity, n: usize, own_netns: Option<u32>) -> String {
     let (verb, pronoun) = if n == 1 { ("gets", "it") } else { ("get", "them") };
     format!(
-        "{} of {} came after `attach` and {verb} nothing; `reuseport attach {}` takes {pronoun} in",
+        "{} of {} joined after `attach` and {verb} nothing; `reuseport attach {}` adds {pronoun}",
         count(n, "socket"),
         identity.group,
         argument(identity, own_netns),
     )
 }
 
-/// What to say if no member is left that new connections go to; else nothing.
-pub(crate) fn nobody_active(key: &GroupKey, shares: &[Share]) -> String {
+/// The warning if no member is active with a weight; else empty.
+pub(crate) fn none_active(key: &GroupKey, shares: &[Share]) -> String {
     let active = |share: &Share| share.state == State::Active && share.weight.get() > 0;
     if shares.iter().any(active) {
         return String::new();
     }
     let instead = match shares.iter().any(|share| share.state != State::Standby) {
-        true => "until one is, those that drain are picked all the same (fallback_draining)",
+        true => "until one is, draining members are picked (fallback_draining)",
         false => "until one is, the kernel's hash decides (fallback_kernel)",
     };
     format!("{NOTE}no member of {key} is active with a weight: {instead}{NOTE:#}\n")

@@ -24,26 +24,25 @@ use crate::output::{self, DIM, NOTE};
 use crate::policy::{PolicyOptions, PolicyParser, degraded};
 use crate::select::{self, WeightOf};
 
-/// Let a policy, or your own eBPF program, decide for a group
+/// Attach a policy, or your own eBPF program, to a group
 ///
-/// Loads a program into the kernel, gives each socket of the group a slot, and attaches the program:
-/// from then on it chooses which socket gets each new connection (tcp) or datagram (udp). The
-/// servers need not be changed, restarted or even told, and connections that are open stay where
-/// they are.
+/// Loads a program into the kernel, gives each socket of the group a slot, and attaches the
+/// program. From then on, the program chooses the socket for each new connection (tcp) or datagram
+/// (udp). The servers need no change and no restart, and open connections stay where they are.
 ///
-/// Done once, it takes in the sockets that the group has now. Sockets that join later (a reload
-/// with more workers, a restart) get nothing until `attach` is run again, which does not disturb
-/// traffic; a restart that closes every socket ends the group, and the attachment with it. With
-/// --watch the command stays and does both as soon as it is needed.
+/// One call covers the sockets that the group has now. Sockets that join later (a reload with more
+/// workers, a restart) get nothing until `attach` runs again, which does not disturb traffic. A
+/// restart that closes every socket ends the group, and the attachment with it. With --watch, the
+/// command stays and handles both.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Rights:
   Root, or CAP_BPF and CAP_PERFMON, and CAP_SYS_PTRACE for servers that run as
-  another user. The program stays when this command ends.
+  another user. The program stays attached when this command ends.
 
 Examples:
   reuseport attach tcp:127.0.0.1:8080          to the shortest queue
-  reuseport attach :8080                       take in who came since
+  reuseport attach :8080                       add sockets that joined since
   reuseport attach :8080 --policy round-robin --weight pid:1234=3 --watch
   reuseport attach :53 --netns blue --policy source
   reuseport attach udp::4433 --policy payload:1:8
@@ -53,7 +52,7 @@ pub(crate) struct Attach {
     #[command(flatten)]
     group: GroupArgs,
 
-    /// How members are picked [default: as before; at first least-loaded for tcp, hash for udp]
+    /// The policy [default: the current one; at first least-loaded for tcp, hash for udp]
     #[arg(long, value_name = "POLICY", value_parser = PolicyParser)]
     #[arg(conflicts_with = "object")]
     policy: Option<Policy>,
@@ -61,43 +60,44 @@ pub(crate) struct Attach {
     #[command(flatten)]
     options: PolicyOptions,
 
-    /// Give a member this weight from the start, 0 to 1000; others have 1, or keep theirs
+    /// Initial weight of a member, 0 to 1000; others get 1, or keep theirs
     ///
-    /// MEMBER is cookie:N, fd:N or pid:N (the owner); in a group that is steered already also
+    /// MEMBER is cookie:N, fd:N or pid:N (the owner); in a group that is already steered, also
     /// slot:N or gen:N. Can be given several times.
     #[arg(long = "weight", value_name = "MEMBER=N")]
     weights: Vec<WeightOf>,
 
-    /// Attach a program of your own from this ELF object
+    /// Attach your own program from this ELF object
     ///
-    /// The object is what clang or aya-ebpf makes: with a program in a section `sk_reuseport` or
-    /// `sk_reuseport/migrate`, and a map of type BPF_MAP_TYPE_REUSEPORT_SOCKARRAY (or SOCKMAP),
-    /// which is filled with the group's sockets from index 0 on.
+    /// The object, built by clang or aya-ebpf, has a program in a section `sk_reuseport` or
+    /// `sk_reuseport/migrate`, and a map of type BPF_MAP_TYPE_REUSEPORT_SOCKARRAY (or SOCKMAP). The
+    /// command fills the map with the group's sockets, from index 0 on.
     #[arg(long, value_name = "FILE")]
     #[arg(conflicts_with_all = ["load", "max_share", "cpus", "weights"])]
     object: Option<PathBuf>,
 
-    /// Which program of the object, where it has several
+    /// The program to attach, if the object has several
     #[arg(long, value_name = "NAME", requires = "object")]
     program: Option<String>,
 
-    /// Which socket array of the object, where it has several
+    /// The socket array to fill, if the object has several
     #[arg(long, value_name = "NAME", requires = "object")]
     map: Option<String>,
 
-    /// Stay, and take in sockets as they come, until ^C
+    /// Stay and follow the group, until ^C
     ///
-    /// Follows reloads and restarts of the server. After ^C what is attached stays attached.
+    /// Adds new sockets as they come, over reloads and restarts of the server. After ^C, the
+    /// program stays attached.
     #[arg(long)]
     watch: bool,
 
-    /// Replace a program that somebody else attached; it cannot be put back
+    /// Replace another tool's program; it cannot be put back
     #[arg(long)]
     force: bool,
 
-    /// How many members there is room for [default: 64, or more for four times the present ones]
+    /// Maximum number of members [default: 64, or more for four times the present ones]
     ///
-    /// Fixed for as long as the program is attached.
+    /// Fixed while the program is attached.
     #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(Slot::LIMIT)))]
     #[arg(conflicts_with = "object")]
@@ -109,7 +109,7 @@ impl Attach {
         let stop = Stop::default();
         for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register(signal, stop.flag())
-                .context("cannot watch for ^C, so that the group would be left as it was")?;
+                .context("cannot install a handler for ^C")?;
         }
         let host = Host::open()?;
         let watch = self.watch;
@@ -128,7 +128,7 @@ impl Attach {
         Ok(())
     }
 
-    /// Which group, and how to attach to it: some options depend on what is there.
+    /// The group, and how to attach to it; some options depend on its current state.
     fn look(self, host: &Host, stop: Stop) -> Result<(GroupKey, LibraryAttach)> {
         let Self { group, policy, options, weights, object, program, map, force, slots, .. } = self;
         let key = group.target()?.find(host)?.key;
@@ -143,13 +143,13 @@ impl Attach {
     }
 }
 
-/// The weights by cookie.
+/// Weights by cookie.
 fn weigh(weights: &[WeightOf], group: &GroupStatus) -> Result<Vec<(Cookie, Weight)>> {
     let weights = select::weights(weights, group)?;
     Ok(weights.into_iter().map(|(member, weight)| (member.member.cookie, weight)).collect())
 }
 
-/// Attaches, stays, and tells what changes, until a signal or until nobody reads it.
+/// Attaches, stays, and reports changes, until a signal or until the output is closed.
 fn follow(host: Host, key: &GroupKey, attach: LibraryAttach) -> Result<()> {
     let stop = attach.stop.clone();
     let (watch, attached) = Watch::start(host, key, attach)?;
@@ -171,13 +171,13 @@ fn tell(key: &GroupKey, change: Change) -> io::Result<()> {
     match change {
         Change::Members(attached) => output::print(&report(key, &attached)),
         Change::Gone => output::print(&format!("{key}: all its sockets are closed; waiting\n")),
-        Change::Detached => output::print(&format!("{key}: somebody detached it; done\n")),
-        // It may well be mended by the next change: no reason to end.
+        Change::Detached => output::print(&format!("{key}: detached by another process; done\n")),
+        // The next change may fix it: keep watching.
         Change::Failed(error) => io::stderr().write_all(error::message(&error.into()).as_bytes()),
     }
 }
 
-/// What was done, a line or more.
+/// Reports the result, in one or more lines.
 fn report(key: &GroupKey, attached: &Attached) -> String {
     let Attached { steering, changes, replaced, degraded: without } = attached;
     let policy = steering.policy();
@@ -196,7 +196,7 @@ fn report(key: &GroupKey, attached: &Attached) -> String {
             Some(id) => format!("{}#{id}", output::safe(&program.name)),
             None => "a classic BPF program".to_owned(),
         };
-        let _ = writeln!(out, "{NOTE}replaced {which}, which somebody else attached{NOTE:#}");
+        let _ = writeln!(out, "{NOTE}replaced {which}, attached by another process{NOTE:#}");
     }
     if let Some(why) = without {
         let _ = writeln!(out, "{NOTE}{}{NOTE:#}", output::safe(&degraded(policy, why)));

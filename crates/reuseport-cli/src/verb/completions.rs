@@ -22,7 +22,7 @@ pub(crate) struct Completions {
 impl Completions {
     /// `command` is the whole command line.
     pub(crate) fn run(self, mut command: Command) -> Result<()> {
-        // Into memory first: the generator panics where a write fails.
+        // Into memory first: the generator panics if a write fails.
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "reuseport", &mut script);
         output::print_bytes(&script)?;

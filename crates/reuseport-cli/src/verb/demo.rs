@@ -1,16 +1,16 @@
-//! `reuseport demo`: the options of it; the demo itself is in [`demo`](crate::demo).
+//! `reuseport demo`: its options. The demo itself is in [`demo`](crate::demo).
 
 use anyhow::Result;
 use clap::Args;
 
 use crate::demo;
 
-/// Watch what a policy changes, in half a minute, with nothing to set up
+/// Show in half a minute what a policy changes, with nothing to set up
 ///
-/// Starts a server of four workers on a port of its own on 127.0.0.1, one of which hangs again and
-/// again, and sends it a steady stream of connections: while the kernel's hash decides, then while
-/// our program deals in turn, then while it picks the shortest queue. Shows who got what, and how long
-/// clients waited. It touches nothing else on this machine and leaves nothing behind.
+/// Starts a server with four workers on a free port of 127.0.0.1, one of which hangs again and
+/// again, and sends it a steady stream of connections: first under the kernel's hash, then under
+/// round-robin, then under least-loaded. Shows what each worker got and how long clients waited. It
+/// touches nothing else on this machine and leaves nothing behind.
 ///
 /// It needs the same rights as `attach`.
 #[derive(Debug, Args)]

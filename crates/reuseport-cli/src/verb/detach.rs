@@ -1,4 +1,4 @@
-//! `reuseport detach`: the group as it was.
+//! `reuseport detach`: return a group to the kernel's hash.
 
 use anyhow::Result;
 use clap::Args;
@@ -7,15 +7,15 @@ use crate::args::GroupArgs;
 use crate::backend;
 use crate::output;
 
-/// Take our program off a group and remove what was pinned for it
+/// Detach our program from a group and remove its pinned state
 ///
 /// The kernel's hash decides again, at once. Connections that are open or wait to be accepted stay
-/// where they are; no socket is closed. A program that somebody else attached is left alone.
+/// where they are; no socket is closed. Programs of other tools are not touched.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status:
-  1   nothing of ours is attached to the group, or there is no such group
-  2   somebody else's program decides there, or any other failure
+  1   no such group, or none of our programs is attached to it
+  2   another tool's program is attached, or any other failure
 
 Examples:
   reuseport detach tcp:127.0.0.1:8080

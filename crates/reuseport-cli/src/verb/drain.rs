@@ -17,20 +17,20 @@ use crate::backend::{self, Members};
 use crate::output::{self, count};
 use crate::select::{self, Selector};
 
-/// Let members finish what they have: nothing new chooses them
+/// Give members nothing new and let them finish what they have
 ///
-/// A member that drains keeps its socket, its slot and its weight, and open connections stay where
-/// they are. It is drained when nothing waits in its accept queue and no handshake is under way (udp:
-/// no bytes wait): then it can be stopped without a connection being lost before it was accepted.
-/// Connections that are open end when server or client end them; `show` counts them as OPEN.
+/// A draining member keeps its socket, its slot and its weight, and open connections stay where
+/// they are. It is drained when its accept queue is empty and no handshake is under way (udp: no
+/// bytes wait). You can then stop it without losing a connection that was not yet accepted. Open
+/// connections end when server or client end them; `show` counts them as OPEN.
 ///
-/// All members of one call go out in one step. Where no member is left, those that drain are picked
-/// after all, rather than nobody. `undrain` takes them in again.
+/// All members of one call leave in one step. If no other member is left, draining members are
+/// picked after all. `undrain` reverses it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status:
-  1   nothing of ours is attached, or no such group or member
-  2   somebody else's program decides there, with --wait not drained in time,
+  1   no such group or member, or none of our programs is attached
+  2   another tool's program is attached, with --wait not drained in time,
       or any other failure
 
 Examples:
@@ -44,12 +44,12 @@ pub(crate) struct Drain {
 
     /// Members, by slot:N, cookie:N, fd:N, pid:N (the owner) or gen:N, as `show` lists them
     ///
-    /// pid is all members that the process serves: those that its epoll watches, and those that
-    /// nobody else holds. gen is all that entered together.
+    /// pid selects all members that the process serves: those that its epoll watches, and those
+    /// that no other process holds. gen selects all that entered together.
     #[arg(value_name = "MEMBER", required = true)]
     members: Vec<Selector>,
 
-    /// Return when they are drained, or fail after so many seconds
+    /// Return when they are drained, or fail after SECONDS
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
     wait: Option<Option<u32>>,
 }
@@ -59,25 +59,27 @@ impl Drain {
         let stop = Stop::default();
         if self.wait.is_some() {
             for signal in [SIGINT, SIGTERM] {
-                signal_hook::flag::register(signal, stop.flag()).context("cannot watch for ^C")?;
+                signal_hook::flag::register(signal, stop.flag())
+                    .context("cannot install a handler for ^C")?;
             }
         }
         let members = Members::open(&self.group.target()?)?;
         let wanted = select::members(&self.members, &members.status)?;
-        // One in standby gets less than one that drains; one without a slot is refused.
-        let out = wanted
+        // A standby member gets even less than a draining one. One without a slot is refused.
+        let leaving = wanted
             .iter()
             .filter(|member| matches!(backend::state(member), Some(State::Active) | None));
-        let shares = members.change(out.map(|member| (*member, None, Some(State::Draining))))?;
+        let shares =
+            members.change(leaving.map(|member| (*member, None, Some(State::Draining))))?;
 
         let cookies: Vec<Cookie> = wanted.iter().map(|member| member.member.cookie).collect();
         let now = members.now()?;
-        let mut said = String::new();
+        let mut out = String::new();
         for member in those(&now, &cookies) {
-            let _ = writeln!(said, "{}: {}", now.group.key, describe(member, &now));
+            let _ = writeln!(out, "{}: {}", now.group.key, describe(member, &now));
         }
-        said.push_str(&output::nobody_active(&now.group.key, &shares));
-        output::print(&said)?;
+        out.push_str(&output::none_active(&now.group.key, &shares));
+        output::print(&out)?;
         match self.wait {
             Some(limit) => wait(&members, &cookies, limit, &stop),
             None => Ok(()),
@@ -97,11 +99,11 @@ fn is_drained(member: &MemberStatus) -> bool {
     waiting == 0 && half_open == 0
 }
 
-/// What a member still has.
+/// Describes what a member still has to finish.
 fn describe(member: &MemberStatus, group: &GroupStatus) -> String {
     let name = select::name(member);
     if backend::state(member) == Some(State::Standby) {
-        return format!("{name} is in standby and gets nothing as it is");
+        return format!("{name} is on standby and gets nothing anyway");
     }
     let Queue { waiting, half_open, .. } = member.member.queue;
     let mut has = match (group.group.key.protocol, half_open) {
@@ -126,10 +128,10 @@ fn wait_word(n: u32) -> String {
 
 /// Returns when the members are drained, or gone.
 fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) -> Result<()> {
-    /// A look at the host takes some ten milliseconds.
+    /// Reading the host's groups takes some ten milliseconds.
     const PAUSE: Duration = Duration::from_millis(50);
 
-    // A handshake may end between two numbers that are looked at: nothing waits when that is seen twice.
+    // A handshake may end between reading the two numbers, so nothing must wait twice in a row.
     const LOOKS: usize = 2;
 
     let begun = Instant::now();
@@ -141,11 +143,11 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
             result => result?,
         };
         if now.steering.selection().is_none() {
-            bail!("{key} was detached meanwhile: what decides there may pick any member again");
+            bail!("{key} was detached in the meantime: any member may be picked again");
         }
         let drains = |member: &MemberStatus| backend::state(member) != Some(State::Active);
         if let Some(member) = those(&now, cookies).find(|member| !drains(member)) {
-            bail!("{} of {key} was taken in again meanwhile", select::name(member));
+            bail!("{} of {key} was undrained in the meantime", select::name(member));
         }
         let left: Vec<String> = those(&now, cookies)
             .filter(|member| !is_drained(member))
@@ -170,7 +172,7 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
                 continue;
             }
         };
-        bail!("{key}: {why}: {}; nothing new chooses them all the same", left.join(", "));
+        bail!("{key}: {why}: {}; draining continues", left.join(", "));
     }
     output::print(&format!("{key}: drained\n"))?;
     Ok(())

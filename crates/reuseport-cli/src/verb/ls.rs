@@ -11,17 +11,16 @@ use crate::output::{self, Reader};
 
 /// List every group of sockets on the host
 ///
-/// One line for each group, in all network namespaces: whose program decides (`kernel hash`: none),
-/// how many sockets it has, what waits in their queues, and which processes hold them.
+/// One line per group, in all network namespaces: the program that decides (`kernel hash`: none),
+/// the number of sockets, what waits in their queues, and the processes that hold them.
 ///
-/// `unsteered` sockets came after `attach` and get nothing until another `attach` takes them in.
-/// SKEW is how far the picks are from what the weights ask for: the largest difference between a
-/// member's share of picks and its share of weight. On a narrow terminal SKEW is left out, then
-/// QUEUE.
+/// `unsteered` sockets joined after `attach` and get nothing until `attach` runs again. SKEW is the
+/// largest difference between a member's share of picks and its share of weight. Narrow terminals
+/// hide SKEW first, then QUEUE.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Queue:
-  tcp   connections that wait to be accepted (+ half-open requests) / limit
+  tcp   connections that wait to be accepted (+ half-open) / limit
   udp   bytes that wait to be read / receive buffer
 
 Examples:

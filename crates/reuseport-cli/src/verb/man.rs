@@ -1,4 +1,4 @@
-//! `reuseport man`: the manual pages, made from the same words as `--help`.
+//! `reuseport man`: manual pages, generated from the text of `--help`.
 
 use std::fs;
 use std::io;
@@ -50,7 +50,7 @@ fn write_all(command: &Command, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// One page. What stands below the options in the help becomes sections of their own.
+/// One page. The help text below the options becomes separate sections.
 fn page(command: &Command) -> io::Result<Vec<u8>> {
     let man = clap_mangen::Man::new(command.clone()).manual("User Commands");
     let mut page = Vec::new();
@@ -68,8 +68,8 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// Text as the help has it: a heading such as `Examples:`, and below it indented lines, which stay
-/// as they are.
+/// Converts help text: headings such as `Examples:` become sections; the indented lines below stay
+/// verbatim.
 fn sections(text: &str) -> Roff {
     let mut roff = Roff::new();
     let mut verbatim = false;

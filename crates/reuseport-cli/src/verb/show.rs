@@ -11,23 +11,24 @@ use crate::output::{self, Reader};
 
 /// Show one group: its program, its members and what each of them gets
 ///
-/// Above, the program that decides and its counters by reason; below, a line for each member (each
-/// socket) of the group.
+/// First the program that decides and its counters by reason, then one line per member (socket) of
+/// the group.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Columns:
-  SLOT      the index that the kernel program selects it by
+  SLOT      the index by which the kernel program selects it
   STATE     active: gets new connections; draining: finishes what it has;
-            standby: gets nothing yet; unsteered: came after `attach`, gets nothing
-  CPU       with policy cpu: the CPU whose packets are its own
-  WEIGHT    its share of the picks, in relation to the others'
-  COOKIE    the socket's number, unique on the host (`ss -e` has it in hex, as sk:)
-  OWNER     the process whose epoll watches the socket, where there is one
-  QUEUE     tcp: waiting to be accepted (+ half-open) / limit; udp: bytes / limit
+            standby: gets nothing yet;
+            unsteered: joined after `attach`, gets nothing
+  CPU       with policy cpu: the CPU whose packets it receives
+  WEIGHT    its relative share of the picks
+  COOKIE    the socket's number, unique on the host (`ss -e`: sk:, in hex)
+  OWNER     the process whose epoll watches the socket, if exactly one does
+  QUEUE     tcp: connections (+ half-open) / limit; udp: bytes / limit
   OPEN      connections open now
   PICKS     how often the program chose it
-  SHARE     its part of all picks, of the part that its weight entitles it to
-  HELD BY   every process that has the socket, with its descriptor
+  SHARE     its share of all picks, of the share that its weight asks for
+  HELD BY   every process that holds the socket, with its descriptor
 
 Examples:
   reuseport show :8080

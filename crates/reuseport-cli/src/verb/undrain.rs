@@ -1,4 +1,4 @@
-//! `reuseport undrain`: members that take part again.
+//! `reuseport undrain`: end the draining of members.
 
 use std::fmt::Write as _;
 
@@ -11,14 +11,14 @@ use crate::backend::{self, Members};
 use crate::output;
 use crate::select::{self, Selector};
 
-/// Let members that drain get new connections again
+/// Give draining members new connections again
 ///
-/// They have the weight that they had. All members of one call come back in one step.
+/// They keep their weights. All members of one call return in one step.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status:
-  1   nothing of ours is attached, or no such group or member
-  2   somebody else's program decides there, or any other failure
+  1   no such group or member, or none of our programs is attached
+  2   another tool's program is attached, or any other failure
 
 Examples:
   reuseport undrain :8080 slot:2
@@ -30,8 +30,8 @@ pub(crate) struct Undrain {
 
     /// Members, by slot:N, cookie:N, fd:N, pid:N (the owner) or gen:N, as `show` lists them
     ///
-    /// pid is all members that the process serves: those that its epoll watches, and those that
-    /// nobody else holds. gen is all that entered together.
+    /// pid selects all members that the process serves: those that its epoll watches, and those
+    /// that no other process holds. gen selects all that entered together.
     #[arg(value_name = "MEMBER", required = true)]
     members: Vec<Selector>,
 }
@@ -46,7 +46,7 @@ impl Undrain {
             .filter(|member| matches!(backend::state(member), Some(State::Draining) | None));
         let shares = members.change(back.map(|member| (*member, None, Some(State::Active))))?;
         let key = &members.status.group.key;
-        let mut said = String::new();
+        let mut out = String::new();
         for member in wanted {
             let weight = member.enrolment.as_ref().map_or(0, |enrolment| enrolment.weight.get());
             let what = match backend::state(member) {
@@ -54,13 +54,13 @@ impl Undrain {
                     "active again, but its weight is 0: `reuseport weight` raises it".to_owned()
                 }
                 Some(State::Draining) => format!("active again, with weight {weight}"),
-                Some(State::Standby) => "in standby and stays so: it was not draining".to_owned(),
+                Some(State::Standby) => "on standby and stays so: it was not draining".to_owned(),
                 _ => "active as before: it was not draining".to_owned(),
             };
-            let _ = writeln!(said, "{key}: {} is {what}", select::name(member));
+            let _ = writeln!(out, "{key}: {} is {what}", select::name(member));
         }
-        said.push_str(&output::nobody_active(key, &shares));
-        output::print(&said)?;
+        out.push_str(&output::none_active(key, &shares));
+        output::print(&out)?;
         Ok(())
     }
 }

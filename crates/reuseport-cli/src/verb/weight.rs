@@ -10,19 +10,19 @@ use crate::backend::{self, Members};
 use crate::output::{self, percent};
 use crate::select::{self, WeightOf};
 
-/// Give members other shares of what is new
+/// Change members' shares of new connections
 ///
-/// A member's share is its weight divided by the sum of the active members' weights; all have 1 at
-/// first. least-loaded compares queues per weight, so a member of weight 2 may have twice the
-/// queue. A member of weight 0 gets nothing new as long as there is another; `drain` does the same
-/// and leaves the weight as it is.
+/// A member's share is its weight divided by the sum of the active members' weights; all start with
+/// 1. least-loaded compares queues per weight, so a member of weight 2 may have twice the queue. A
+/// member of weight 0 gets nothing new as long as there is another; `drain` has the same effect and
+/// keeps the weight.
 ///
-/// All changes of one call come into force in one step. What is open stays where it is.
+/// All changes of one call take effect in one step. Open connections stay where they are.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status:
-  1   nothing of ours is attached, or no such group or member
-  2   somebody else's program decides there, or any other failure
+  1   no such group or member, or none of our programs is attached
+  2   another tool's program is attached, or any other failure
 
 Examples:
   reuseport weight :8080 slot:3=0
@@ -35,8 +35,9 @@ pub(crate) struct Weight {
 
     /// Members, by slot:N, cookie:N, fd:N, pid:N (the owner) or gen:N; and a weight, 0 to 1000
     ///
-    /// `show` lists them. pid is all members that the process serves: those that its epoll watches,
-    /// and those that nobody else holds. gen is all that entered together. Each gets that weight.
+    /// `show` lists them. pid selects all members that the process serves: those that its epoll
+    /// watches, and those that no other process holds. gen selects all that entered together. Each
+    /// gets that weight.
     #[arg(value_name = "MEMBER=WEIGHT", required = true)]
     weights: Vec<WeightOf>,
 }
@@ -48,7 +49,7 @@ impl Weight {
         let changes = wanted.iter().map(|(member, weight)| (*member, Some(*weight), None));
         let shares = members.change(changes)?;
         let total: u32 = shares.iter().filter_map(backend::active_weight).sum();
-        let mut said = String::new();
+        let mut out = String::new();
         let key = &members.status.group.key;
         for (member, weight) in &wanted {
             let enrolment = member.enrolment.as_ref();
@@ -59,14 +60,14 @@ impl Weight {
             };
             let was = enrolment.map_or(String::new(), |e| format!(", was {}", e.weight));
             let _ = writeln!(
-                said,
-                "{key}: {} has weight {weight}{was}: {} of what is new",
+                out,
+                "{key}: {} has weight {weight}{was}: {} of new picks",
                 select::name(member),
                 percent(part),
             );
         }
-        said.push_str(&output::nobody_active(key, &shares));
-        output::print(&said)?;
+        out.push_str(&output::none_active(key, &shares));
+        output::print(&out)?;
         Ok(())
     }
 }

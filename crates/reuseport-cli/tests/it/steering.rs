@@ -25,8 +25,8 @@ fn connections_to_nginx_are_dealt_in_turn() {
     isolated(|| {
         let nginx = Nginx::start(2);
         let group = format!("tcp:{}", nginx.addr());
-        let said = stdout(&["attach", &group, "--policy", "round-robin"]);
-        assert!(said.contains("2 sockets") && said.contains("--watch"), "{said}");
+        let text = stdout(&["attach", &group, "--policy", "round-robin"]);
+        assert!(text.contains("2 sockets") && text.contains("--watch"), "{text}");
 
         let mut served: HashMap<String, usize> = HashMap::new();
         for _ in 0..200 {
@@ -51,8 +51,8 @@ fn connections_to_nginx_are_dealt_in_turn() {
         let text = stdout(&["show", &group]);
         assert!(text.contains("50.0%") && text.contains("nginx"), "{text}");
 
-        let said = stdout(&["detach", &group]);
-        assert!(said.contains(&group), "{said}");
+        let text = stdout(&["detach", &group]);
+        assert!(text.contains(&group), "{text}");
         assert!(json(&["show", &group, "--json"])["program"].is_null());
         assert_eq!(pinned_groups(), 0);
         assert!(error(1, &["detach", &group]).contains(&group));
@@ -101,12 +101,12 @@ fn new_members_are_shown_with_the_command_that_enrols_them() {
             assert!(text.contains("1 socket of") && text.contains(&remedy), "{text}");
         }
         assert_eq!(json(&["show", &group, "--json"])["unsteered"], 1);
-        let said = stdout(&["attach", &group]);
+        let text = stdout(&["attach", &group]);
         assert!(
-            said.contains(
+            text.contains(
                 "least-loaded (queue,open; max share 2) decides among 3 sockets, 1 of them new"
             ),
-            "{said}"
+            "{text}"
         );
         let shown = json(&["show", &group, "--json"]);
         assert_eq!(shown["unsteered"], 0);
@@ -165,8 +165,8 @@ fn a_program_of_the_user_is_attached_and_detached() {
         let (_listeners, group) = group(1);
         let error = error(2, &["attach", &group, "--object", OBJECT, "--program", "other"]);
         assert!(error.contains("other"), "{error}");
-        let said = stdout(&["attach", &group, "--object", OBJECT, "--map", "sockets"]);
-        assert!(said.contains("your program decides among 1 socket"), "{said}");
+        let text = stdout(&["attach", &group, "--object", OBJECT, "--map", "sockets"]);
+        assert!(text.contains("your program decides among 1 socket"), "{text}");
 
         let shown = json(&["show", &group, "--json"]);
         assert_eq!(shown["program"]["kind"], "object");
@@ -195,8 +195,8 @@ fn a_foreign_program_is_replaced_only_by_force() {
         assert_eq!(json(&["show", &group, "--json"])["program"]["kind"], "foreign");
         error(2, &["detach", &group]);
 
-        let said = stdout(&["attach", &group, "--force"]);
-        assert!(said.contains("replaced reuseport#"), "{said}");
+        let text = stdout(&["attach", &group, "--force"]);
+        assert!(text.contains("replaced reuseport#"), "{text}");
         assert_eq!(json(&["show", &group, "--json"])["program"]["policy"], "least-loaded");
     });
 }
@@ -212,8 +212,8 @@ fn an_ordinary_user_is_told_which_capabilities_are_missing() {
         for verb in ["ls", "demo"] {
             let output = output(Command::new(&copy).arg(verb).uid(65_534).gid(65_534)).unwrap();
             assert_eq!(output.status.code(), Some(2), "{output:?}");
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert!(said.contains("CAP_BPF") && said.lines().count() == 2, "{said}");
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert!(text.contains("CAP_BPF") && text.lines().count() == 2, "{text}");
         }
     });
 }
@@ -263,8 +263,8 @@ fn an_interrupted_demo_leaves_nothing() {
         demo.read_until("1 of 3");
         let output = demo.interrupt();
         assert_eq!(output.status.code(), Some(2), "{output:?}");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.starts_with("reuseport: the demo was interrupted"), "{said}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.starts_with("reuseport: the demo was interrupted"), "{text}");
         assert_eq!(pinned_groups(), 0);
     });
 }

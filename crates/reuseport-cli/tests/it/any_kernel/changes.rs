@@ -66,8 +66,8 @@ fn policies_can_follow_one_another() {
         let policies = ["round-robin", "hash", "source", "random", "cpu", "least-loaded"];
         let mut clients = Vec::new();
         for (turn, policy) in policies.into_iter().enumerate() {
-            let said = stdout(&["policy", &group, policy]);
-            assert!(said.contains(&format!("{policy} ")), "{said}");
+            let text = stdout(&["policy", &group, policy]);
+            assert!(text.contains(&format!("{policy} ")), "{text}");
             clients.extend(connect(&listeners, 6));
             let shown = show(&group);
             assert_eq!(shown["policy"], policy);
@@ -109,8 +109,8 @@ fn options_of_least_loaded_change_singly_and_the_name_resets_them() {
     isolated(|| {
         let (_listeners, group) = group(2);
         let options = || show(&group)["policy_options"].clone();
-        let said = stdout(&["attach", &group, "--load", "queue"]);
-        assert!(said.contains("least-loaded (queue; max share 2) decides"), "{said}");
+        let text = stdout(&["attach", &group, "--load", "queue"]);
+        assert!(text.contains("least-loaded (queue; max share 2) decides"), "{text}");
         assert_eq!(options(), json!({"load": ["queue"], "max_share": 2.0}));
         stdout(&["policy", &group, "--max-share", "1.5"]);
         assert_eq!(options(), json!({"load": ["queue"], "max_share": 1.5}));
@@ -159,8 +159,8 @@ fn weights_are_shares_of_new_connections() {
         let (listeners, group) = group(3);
         assert!(error(1, &["weight", &group, "slot:0=3"]).contains("nothing of this tool"));
         stdout(&["attach", &group, "--policy", "round-robin"]);
-        let said = stdout(&["weight", &group, "slot:0=3", "slot:2=6"]);
-        assert!(said.contains("weight 3, was 1: 30.0% of what is new"), "{said}");
+        let text = stdout(&["weight", &group, "slot:0=3", "slot:2=6"]);
+        assert!(text.contains("weight 3, was 1: 30.0% of new picks"), "{text}");
         let clients = connect(&listeners, 100);
         assert_eq!(each(&group, "picks"), json!([30, 10, 60]));
         assert_eq!(each(&group, "weight"), json!([3, 1, 6]));
@@ -218,9 +218,9 @@ fn a_draining_nginx_worker_gets_nothing_new_until_it_is_undrained() {
         let served = || (0..40).map(|_| http_get(nginx.addr())).collect::<BTreeSet<String>>().len();
         assert_eq!(served(), 2);
 
-        let said = stdout(&["drain", &group, &format!("pid:{worker}"), "--wait=30"]);
-        assert!(said.contains(&format!("(pid {worker}) is drained")), "{said}");
-        assert!(said.ends_with("drained\n"), "{said}");
+        let text = stdout(&["drain", &group, &format!("pid:{worker}"), "--wait=30"]);
+        assert!(text.contains(&format!("(pid {worker}) is drained")), "{text}");
+        assert!(text.ends_with("drained\n"), "{text}");
         let states = each(&group, "state");
         assert!(states.as_array().unwrap().contains(&json!("draining")), "{states}");
         let before = each(&group, "picks");
@@ -230,9 +230,9 @@ fn a_draining_nginx_worker_gets_nothing_new_until_it_is_undrained() {
         assert_eq!(before[slot], after[slot], "{before} {after}");
         assert_eq!(each(&group, "weight_share")[slot], 0.0);
 
-        let said = stdout(&["undrain", &group, &format!("slot:{slot}"), "slot:0", "slot:1"]);
-        assert!(said.contains("is active again, with weight 1"), "{said}");
-        assert!(said.contains("is active as before"), "{said}");
+        let text = stdout(&["undrain", &group, &format!("slot:{slot}"), "slot:0", "slot:1"]);
+        assert!(text.contains("is active again, with weight 1"), "{text}");
+        assert!(text.contains("is active as before"), "{text}");
         assert_eq!(served(), 2);
 
         // The master holds every listener and serves at none.
@@ -252,8 +252,8 @@ fn drain_shows_what_is_left_and_waits_for_it() {
         let (listeners, group) = group(2);
         stdout(&["attach", &group, "--policy", "round-robin"]);
         let clients = connect(&listeners, 4);
-        let said = stdout(&["drain", &group, "slot:0"]);
-        assert!(said.contains("drains: 2 connections wait to be accepted"), "{said}");
+        let text = stdout(&["drain", &group, "slot:0"]);
+        assert!(text.contains("drains: 2 connections wait to be accepted"), "{text}");
         let output = run(&["drain", &group, "slot:0", "--wait=0"]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         let late = String::from_utf8(output.stderr).unwrap();
@@ -288,16 +288,16 @@ fn draining_all_members_shows_who_is_picked_instead() {
     isolated(|| {
         let (listeners, group) = group(2);
         stdout(&["attach", &group]);
-        let said = stdout(&["drain", &group, "slot:0", "slot:1"]);
-        assert!(said.contains("no member of") && said.contains("fallback_draining"), "{said}");
+        let text = stdout(&["drain", &group, "slot:0", "slot:1"]);
+        assert!(text.contains("no member of") && text.contains("fallback_draining"), "{text}");
         let clients = connect(&listeners, 4);
         assert_eq!(show(&group)["counters"]["fallback_draining"], 4);
         drop(clients);
         stdout(&["undrain", &group, "gen:1"]);
-        let said = stdout(&["weight", &group, "gen:1=0"]);
-        assert!(said.contains("no member of"), "{said}");
-        let said = stdout(&["undrain", &group, "slot:0"]);
-        assert!(said.contains("active as before"), "{said}");
+        let text = stdout(&["weight", &group, "gen:1=0"]);
+        assert!(text.contains("no member of"), "{text}");
+        let text = stdout(&["undrain", &group, "slot:0"]);
+        assert!(text.contains("active as before"), "{text}");
     });
 }
 

@@ -10,7 +10,7 @@ use crate::model::id::{MaxShare, StaleAfter};
 
 pub(super) const RULE: Rule = Rule {
     without_queues: |parameters| match options(parameters).load.open() {
-        true => "it goes by open connections alone",
+        true => "it compares open connections only",
         false => "members are picked in turn, by weight",
     },
     details: |parameters| {

@@ -42,7 +42,7 @@ impl Rule {
             code,
             name,
             help,
-            without_queues: |_| "members whose queue is full are not passed over",
+            without_queues: |_| "members with full queues are not skipped",
             written: None,
             details: |_| String::new(),
             check: |_| Ok(()),
