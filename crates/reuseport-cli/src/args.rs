@@ -5,6 +5,7 @@ use clap::Args;
 use reuseport::spec::GroupSpec;
 
 use crate::backend::Target;
+use crate::error::Failure;
 use crate::netns;
 
 /// The group that a verb works on.
@@ -43,6 +44,13 @@ impl GroupArgs {
 impl NetnsArgs {
     /// The inode number of the namespace; None: all of them.
     pub(crate) fn resolve(&self) -> Result<Option<u32>> {
-        self.netns.as_deref().map(netns::resolve).transpose()
+        let Some(argument) = self.netns.as_deref() else { return Ok(None) };
+        let inode = netns::resolve(argument).ok_or_else(|| {
+            Failure::new(
+                format!("no network namespace is named `{argument}`"),
+                "`ip netns` and `lsns -t net` list them",
+            )
+        })?;
+        Ok(Some(inode))
     }
 }

@@ -8,9 +8,9 @@ use reuseport::group::{Group, GroupKey};
 use reuseport::id::{Cookie, Weight};
 use reuseport::status::{GroupStatus, MemberStatus, State};
 use reuseport::table::Share;
-use reuseport::{Balancer, GroupSpec, Host, MemberChange, Policy};
+use reuseport::{Balancer, GroupSpec, Host, MemberChange, Policy, Report};
 
-use crate::error::Nothing;
+use crate::error::Failure;
 
 /// The group that the user names.
 #[derive(Debug)]
@@ -118,10 +118,13 @@ impl Members {
             let slot = status.enrolment.as_ref().map(|enrolment| enrolment.slot);
             let slot = slot.ok_or_else(|| {
                 let key = self.balancer.key();
-                Nothing(format!(
-                    "cannot change cookie:{member} of {key}: it joined after `attach` and has \
-                     no slot; `reuseport attach {key}` adds it"
-                ))
+                Failure::nothing(
+                    format!(
+                        "cannot change cookie:{member} of {key}: it joined after `attach` and has \
+                         no slot"
+                    ),
+                    format!("`reuseport attach {key}` adds it"),
+                )
             })?;
             Ok(MemberChange { slot, member: Some(member), weight, state })
         };
@@ -222,7 +225,7 @@ impl OwnGroup {
 impl Drop for OwnGroup {
     fn drop(&mut self) {
         if let Err(error) = self.detach() {
-            tracing::warn!("{error:#}");
+            tracing::warn!("{}", Report::new(error.as_ref()));
         }
     }
 }

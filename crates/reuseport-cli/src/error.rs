@@ -12,15 +12,31 @@ const NOTHING: u8 = 1;
 /// Wrong usage, or a failure. clap exits with the same number.
 const FAILURE: u8 = 2;
 
-/// Nothing to do, with the reason as the message.
+/// A failure that the command itself found, with a hint.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Nothing(pub(crate) String);
+#[error("{failed}")]
+pub(crate) struct Failure {
+    failed: String,
+    hint: String,
+    code: u8,
+}
+
+impl Failure {
+    /// A request that cannot be met.
+    pub(crate) fn new(failed: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { failed: failed.into(), hint: hint.into(), code: FAILURE }
+    }
+
+    /// Nothing to do.
+    pub(crate) fn nothing(failed: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code: NOTHING, ..Self::new(failed, hint) }
+    }
+}
 
 /// The exit code for a failure.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
-    if error.is::<Nothing>() {
-        return NOTHING;
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return failure.code;
     }
     match error.downcast_ref::<reuseport::Error>().map(reuseport::Error::kind) {
         Some(ErrorKind::NotFound | ErrorKind::NotAttached) => NOTHING,
@@ -33,7 +49,8 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
 pub(crate) fn message(error: &anyhow::Error) -> String {
     let report = Report::new(error.as_ref());
     let mut message = format!("reuseport: {}\n", safe(&one_line(&report.causes())));
-    if let Some(hint) = report.hint() {
+    let own = error.downcast_ref::<Failure>().map(|failure| failure.hint.clone());
+    if let Some(hint) = own.or_else(|| report.hint()) {
         let _ = writeln!(message, "hint: {}", safe(&one_line(&hint)));
     }
     message
@@ -68,6 +85,14 @@ mod tests {
             "reuseport: `3-1` is no list of CPUs\n\
              hint: give numbers and ranges, such as 0-3,8\n"
         );
+    }
+
+    #[test]
+    fn a_failure_of_the_command_has_its_hint_and_its_code() {
+        let error = Failure::new("cannot do it", "do the other").into();
+        assert_eq!(message(&error), "reuseport: cannot do it\nhint: do the other\n");
+        assert_eq!(code(&error), FAILURE);
+        assert_eq!(code(&Failure::nothing("no such thing", "look").into()), NOTHING);
     }
 
     #[test]

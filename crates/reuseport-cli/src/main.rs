@@ -14,13 +14,19 @@ mod policy;
 mod select;
 mod verb;
 
+use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{CommandFactory as _, Parser as _};
+use error::Failure;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -38,17 +44,45 @@ fn main() -> ExitCode {
 /// Logs go to standard error, at the level in REUSEPORT_LOG.
 fn start_logs() -> Result<()> {
     const VARIABLE: &str = "REUSEPORT_LOG";
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::WARN.into())
-        .parse(std::env::var(VARIABLE).unwrap_or_default())
-        .with_context(|| format!("cannot parse {VARIABLE}; give a level, such as debug"))?;
+    let value = std::env::var(VARIABLE).unwrap_or_default();
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
+    let filter = filter.parse(&value).map_err(|_| {
+        Failure::new(
+            format!("cannot parse {VARIABLE}: `{value}` is no log level"),
+            "give error, warn, info, debug or trace; or by module, as in reuseport=debug",
+        )
+    })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(false)
-        .without_time()
+        .event_format(Format)
         .init();
     Ok(())
+}
+
+/// Prints warnings like the command's other messages; other levels name the module.
+struct Format;
+
+impl<S, N> FormatEvent<S, N> for Format
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let metadata = event.metadata();
+        match *metadata.level() {
+            Level::ERROR | Level::WARN => write!(writer, "reuseport: warning: ")?,
+            level => write!(writer, "{level} {}: ", metadata.target())?,
+        }
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use reuseport::policy::{LeastLoaded, LoadTerms, MaxShare, Policy};
 use reuseport::status::Steering;
 use reuseport::{CpuList, Error, Program};
 
+use crate::error::Failure;
+
 /// Options of policies.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PolicyOptions {
@@ -30,7 +32,7 @@ pub(crate) struct PolicyOptions {
     ///
     /// The list starts over if there are more members. Without it, a member gets the CPU that its
     /// owner is bound to, if there is exactly one, or else one of the CPUs with the fewest members.
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
     pub(crate) cpus: Option<CpuList>,
 }
 
@@ -75,7 +77,11 @@ impl PolicyOptions {
             (Policy::LeastLoaded(old), Some(_)) => {
                 let load = load.unwrap_or(old.load);
                 if key.protocol == reuseport::group::Protocol::Udp && load == LoadTerms::OPEN {
-                    bail!("--load open: {key} has no connections; queue counts bytes that wait");
+                    return Err(Failure::new(
+                        format!("--load open: {key} has no connections"),
+                        "`--load queue` counts the bytes that wait",
+                    )
+                    .into());
                 }
                 let max_share = max_share.unwrap_or(old.max_share);
                 Ok(Some(Policy::LeastLoaded(LeastLoaded { load, max_share, ..old })))
@@ -87,6 +93,11 @@ impl PolicyOptions {
             }
         }
     }
+}
+
+/// Parses a list of CPUs. clap prints only an error's `Display`, which has no hint.
+fn cpu_list(text: &str) -> Result<CpuList, String> {
+    text.parse().map_err(|error: Error| error.report().to_string())
 }
 
 /// Parses policies; the help lists them with what they do.

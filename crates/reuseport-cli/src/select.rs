@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use reuseport::id::Weight;
 use reuseport::status::{GroupStatus, MemberStatus};
 
-use crate::error::Nothing;
+use crate::error::Failure;
 
 /// One parsed MEMBER.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,11 +81,15 @@ impl Selector {
         match (self, members.len()) {
             (Self::Pid(pid), 0) => Err(self.no_owner(*pid, group)),
             (_, 0) => Err(self.no_match(group)),
-            (Self::Fd(_), 2..) => bail!(
-                "{self} is more than one member of {}: {}; name them by slot:N or cookie:N",
-                group.group.key,
-                list(&members),
-            ),
+            (Self::Fd(_), 2..) => Err(Failure::new(
+                format!(
+                    "{self} is more than one member of {}: {}",
+                    group.group.key,
+                    list(&members)
+                ),
+                "name them by slot:N or cookie:N",
+            )
+            .into()),
             _ => Ok(members),
         }
     }
@@ -93,7 +97,11 @@ impl Selector {
     fn no_match(&self, group: &GroupStatus) -> anyhow::Error {
         let key = &group.group.key;
         let all: Vec<&MemberStatus> = group.members.iter().collect();
-        Nothing(format!("no member of {key} is {self}; there are {}", list(&all))).into()
+        Failure::nothing(
+            format!("no member of {key} is {self}"),
+            format!("there are {}", list(&all)),
+        )
+        .into()
     }
 
     /// nginx's master and every worker hold every listener: holding one does not mean serving it.
@@ -103,12 +111,14 @@ impl Selector {
         if held.is_empty() {
             return self.no_match(group);
         }
-        Nothing(format!(
-            "process {pid} shares members of {} with other processes, and its epoll watches none \
-             of them; name the members instead: {}",
-            group.group.key,
-            list(&held),
-        ))
+        Failure::nothing(
+            format!(
+                "process {pid} shares members of {} with other processes, and its epoll watches \
+                 none of them",
+                group.group.key,
+            ),
+            format!("name the members instead: {}", list(&held)),
+        )
         .into()
     }
 }

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::output::Reader;
-use crate::output::table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
+use crate::output::table::{
+    Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe, width,
+};
 use crate::output::view::{GroupLine, GroupView, Identity, MemberView, ProgramKind, QueueView};
 use crate::output::words::{self, Held};
 
@@ -76,7 +78,10 @@ fn queue_cell(queue: QueueView, identity: &Identity) -> Cell {
 }
 
 fn note(out: &mut String, identity: &Identity, unsteered: usize, reader: &Reader) {
-    let text = words::unsteered(identity, unsteered, reader.own_netns);
+    let mut text = words::unsteered(identity, unsteered, reader.own_netns);
+    if reader.width.is_some_and(|room| width(&text) > room) {
+        text = text.replacen("; ", ";\n", 1);
+    }
     let _ = writeln!(out, "{NOTE}{text}{NOTE:#}");
 }
 
@@ -174,17 +179,15 @@ fn members(group: &GroupView, reader: &Reader) -> String {
         table.column("OPEN", Align::Right, members.iter().map(|m| number(m.open)));
     }
     if members.iter().any(|m| m.picks.is_some()) {
-        table
-            .column("PICKS", Align::Right, members.iter().map(|m| number(m.picks)))
-            .column("SHARE", Align::Right, members.iter().map(share_cell))
-            .optional(
-                1,
-                "",
-                Align::Left,
-                members
-                    .iter()
-                    .map(|m| Cell::new(m.share.map_or(String::new(), |s| bar(s, 10)), GOOD)),
-            );
+        table.column("PICKS", Align::Right, members.iter().map(|m| number(m.picks))).column(
+            "SHARE",
+            Align::Right,
+            members.iter().map(share_cell),
+        );
+    }
+    if members.iter().any(|m| m.share.is_some()) {
+        let bar = |m: &MemberView| m.share.map_or(String::new(), |share| bar(share, 10));
+        table.optional(1, "", Align::Left, members.iter().map(|m| Cell::new(bar(m), GOOD)));
     }
     let held = |row: usize, room| {
         let holders = members[row].holders.iter();

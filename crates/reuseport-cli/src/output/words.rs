@@ -116,7 +116,7 @@ pub(crate) fn none_active(key: &GroupKey, shares: &[Share]) -> String {
         true => "until one is, draining members are picked (fallback_draining)",
         false => "until one is, the kernel's hash decides (fallback_kernel)",
     };
-    format!("{NOTE}no member of {key} is active with a weight: {instead}{NOTE:#}\n")
+    format!("{NOTE}no member of {key} is active with a weight;\n{instead}{NOTE:#}\n")
 }
 
 /// The group as an argument that finds it again from this network namespace.

@@ -121,8 +121,8 @@ impl Attach {
         let identity = Identity::new(&key, netns_names().remove(&key.netns.inode));
         let again = output::argument(&identity, netns::own());
         output::print(&format!(
-            "{}{DIM}Sockets that join later get nothing until `reuseport attach {again}` runs \
-             again;\nwith --watch it stays and follows them.{DIM:#}\n",
+            "{}{DIM}Sockets that join later get nothing until this runs (--watch follows them):\n  \
+             reuseport attach {again}{DIM:#}\n",
             report(&key, &attached),
         ))?;
         Ok(())

@@ -115,9 +115,9 @@ fn wrong_usage_exits_with_2() {
 }
 
 #[test]
-fn an_unknown_namespace_fails_with_one_line() {
+fn an_unknown_namespace_fails_with_one_line_and_a_hint() {
     let error = usage_error(&["ls", "--netns", "no-such-namespace"]);
-    assert!(error.starts_with("reuseport: ") && error.lines().count() == 1, "{error}");
+    assert!(error.starts_with("reuseport: ") && error.lines().count() == 2, "{error}");
     assert!(error.contains("no-such-namespace") && error.contains("ip netns"), "{error}");
 }
 
