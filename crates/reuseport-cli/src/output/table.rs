@@ -11,8 +11,9 @@ pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
 pub(crate) const NOTE: Style = AnsiColor::Yellow.on_default();
 pub(crate) const PLAIN: Style = Style::new();
 
-/// Between two columns.
+/// Between two columns, and where room is short.
 const GAP: usize = 2;
+const NARROW_GAP: usize = 1;
 
 /// One cell: text in a style. Colour never carries meaning alone.
 #[derive(Debug, Clone)]
@@ -25,7 +26,7 @@ impl Cell {
         Self { parts: vec![(text.into(), style)] }
     }
 
-    /// With more text in another style.
+    /// With a detail in another style, which is left out where room is short.
     pub(crate) fn and(mut self, text: impl Into<String>, style: Style) -> Self {
         self.parts.push((text.into(), style));
         self
@@ -79,9 +80,15 @@ pub(crate) struct Last<'a> {
 }
 
 /// A table under construction, column by column.
-#[derive(Default)]
 pub(crate) struct Table {
     columns: Vec<Column>,
+    gap: usize,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { columns: Vec::new(), gap: GAP }
+    }
 }
 
 impl Table {
@@ -116,6 +123,7 @@ impl Table {
     pub(crate) fn draw(mut self, room: Option<usize>, last: &Last<'_>) -> String {
         if let Some(room) = room {
             self.leave_out(room, last.least);
+            self.squeeze(room);
         }
         let used = self.used();
         let left = room.map(|room| room.saturating_sub(used));
@@ -152,7 +160,18 @@ impl Table {
 
     /// The room that all columns but the last take.
     fn used(&self) -> usize {
-        self.columns.iter().map(|c| c.width() + GAP).sum()
+        self.columns.iter().map(|c| c.width() + self.gap).sum()
+    }
+
+    /// Narrower gaps and no details, if the columns do not fit otherwise.
+    fn squeeze(&mut self, room: usize) {
+        if self.used() > room + self.gap {
+            self.gap = NARROW_GAP;
+        }
+        if self.used() > room + self.gap {
+            let cells = self.columns.iter_mut().flat_map(|column| &mut column.cells);
+            cells.for_each(|cell| cell.parts.truncate(1));
+        }
     }
 
     fn leave_out(&mut self, room: usize, least: usize) {
@@ -184,7 +203,7 @@ impl Table {
             for (text, style) in &cell.parts {
                 let _ = write!(out, "{style}{text}{style:#}");
             }
-            let after = if column.align == Align::Left { pad + GAP } else { GAP };
+            let after = if column.align == Align::Left { pad + self.gap } else { self.gap };
             out.extend(std::iter::repeat_n(' ', after));
         }
         last(out);
@@ -267,6 +286,23 @@ mod tests {
             "NAME       N  LAST\na          1  first r…\nbbbbbb  1000  second …\n"
         );
         assert_eq!(drawn(Some(12)), "NAME\na\n      first…\nbbbbbb\n      secon…\n");
+    }
+
+    #[test]
+    fn where_columns_do_not_fit_gaps_shrink_then_details_go() {
+        let drawn = |room| {
+            let mut table = Table::default();
+            table.column("NAME", Align::Left, [Cell::from("abcd").and(", more", DIM)]).column(
+                "N",
+                Align::Right,
+                ["1".into()],
+            );
+            let last = Last { title: "LAST", least: 8, text: &|_, _| String::new() };
+            anstream::adapter::strip_str(&table.draw(Some(room), &last)).to_string()
+        };
+        assert_eq!(drawn(13), "NAME        N\nabcd, more  1\n");
+        assert_eq!(drawn(12), "NAME       N\nabcd, more 1\n");
+        assert_eq!(drawn(11), "NAME N\nabcd 1\n");
     }
 
     #[test]

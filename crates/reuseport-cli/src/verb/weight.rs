@@ -12,10 +12,10 @@ use crate::select::{self, WeightOf};
 
 /// Change members' shares of new connections
 ///
-/// A member's share is its weight divided by the sum of the active members' weights; all start with
-/// 1. least-loaded compares queues per weight, so a member of weight 2 may have twice the queue. A
-/// member of weight 0 gets nothing new as long as there is another; `drain` has the same effect and
-/// keeps the weight.
+/// A member's share is its weight divided by the sum of the active members' weights; at first, each
+/// weight is 1. least-loaded compares queues per weight, so a member of weight 2 may have twice the
+/// queue. A member of weight 0 gets nothing new as long as there is another; `drain` has the same
+/// effect and keeps the weight.
 ///
 /// All changes of one call take effect in one step. Open connections stay where they are.
 #[derive(Debug, Args)]
