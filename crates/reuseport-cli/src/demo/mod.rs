@@ -55,12 +55,12 @@ const STAGES: [Stage; 3] = [
     },
     Stage {
         name: "round-robin",
-        title: "`reuseport` round-robin: a program in the kernel picks one worker after the other",
+        title: "round-robin: a program in the kernel picks one worker after the other",
         policy: Some(Policy::RoundRobin),
     },
     Stage {
         name: "least-loaded",
-        title: "`reuseport` least-loaded: the shortest queue, read in the kernel at each connection",
+        title: "least-loaded: the shortest queue, read in the kernel at each connection",
         policy: Some(Policy::LeastLoaded(LeastLoaded::DEFAULT)),
     },
 ];
@@ -105,8 +105,8 @@ pub(crate) fn run(seconds: u32) -> Result<()> {
     screen.print(&format!("\n{}\n", report::summary(&rounds, screen.width())))?;
     screen.print(&report::conclusion(&rounds))?;
     screen.print(
-        "\nNothing is left behind: the program is detached, the server stopped. To try it on a\n\
-         running server: `reuseport ls`, then `reuseport attach GROUP`.\n",
+        "\nNothing is left behind: the program is detached, the server stopped. To try it\n\
+         on a running server: `reuseport ls`, then `reuseport attach GROUP`.\n",
     )?;
     Ok(())
 }
@@ -127,10 +127,10 @@ fn specs() -> [WorkerSpec; WORKERS] {
 
 fn introduction(server: &Server, seconds: u32) -> String {
     format!(
-        "A server on {}: {WORKERS} workers with one listener each (SO_REUSEPORT), {} ms per \
-         answer.\nWorker {HANGS} hangs again and again: it works for {} ms, then stops for {} ms. \
-         {RATE} connections/s\narrive for {seconds} s per round. Latency counts from the scheduled \
-         time.\n",
+        "A server on {}: {WORKERS} workers, one listener each (SO_REUSEPORT).\n\
+         An answer takes {} ms. Worker {HANGS} hangs again and again: it works for {} ms, then\n\
+         stops for {} ms. {RATE} connections/s arrive for {seconds} s per round. Latency counts\n\
+         from the scheduled time.\n",
         server.address(),
         SERVICE.as_millis(),
         HANG.every.as_millis(),

@@ -154,7 +154,7 @@ pub(crate) fn conclusion(rounds: &[Round]) -> String {
         let times = before.as_secs_f64() / after.as_secs_f64().max(1e-9);
         let _ = write!(
             out,
-            "{text} connections were answered within {} ({}), then within {} ({})",
+            "{text} connections were answered within\n  {} ({}), then {} ({})",
             time(Some(before)),
             first.name,
             time(Some(after)),
