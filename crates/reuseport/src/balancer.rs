@@ -1,6 +1,6 @@
-//! Attaching to a group, changing its program, detaching.
+//! Attaches to a group, changes its policy and members, detaches.
 //!
-//! Every operation takes the lock, looks at the group afresh, and leaves it as it was if it fails.
+//! Every operation takes the lock and lists the groups again. If it fails, the group is as it was before.
 
 use crate::change::request::{Attach, Attached, MemberChange};
 use crate::change::transaction::Transaction;
@@ -17,17 +17,16 @@ use crate::model::status::{GroupStatus, Steering};
 use crate::model::table::Share;
 use crate::stop::Stop;
 
-/// A handle on a group that a program of this tool decides for.
+/// A handle on a group for which this tool's program decides.
 ///
-/// It holds no descriptor and no lock. Dropping it detaches nothing: what is attached stays, also
-/// when the process ends, until somebody [detaches](Self::detach) it or the group's last socket
-/// closes.
+/// It holds no descriptor and no lock. Dropping it, or ending the process, detaches nothing: the program
+/// stays until a process [detaches](Self::detach) it or the group's last socket closes.
 ///
 /// # Minimum kernel version
 ///
 /// Linux 5.14. Needs CAP_BPF and CAP_PERFMON, and the right to trace the processes that hold the
-/// members: a process has it over itself and, by default, over those of the same user; for all others
-/// it takes CAP_SYS_PTRACE.
+/// members. A process may trace itself and, by default, processes of the same user; all others take
+/// CAP_SYS_PTRACE.
 ///
 /// # Example
 ///
@@ -47,16 +46,15 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// Attaches to a group, or brings what is attached up to date: members that came since get a
-    /// slot, slots of members that went are freed, and the policy is changed if another one is
-    /// asked for, all under traffic.
+    /// Attaches to a group, or updates an attachment: new members get a slot, slots of closed members
+    /// are freed, and the policy changes if the request names another one. All of it works under traffic.
     ///
-    /// Members that come later get nothing until this is called again; see
-    /// [`watch`](crate::watch) for following them.
+    /// Members that join later get nothing until this is called again; [`watch`](crate::watch) does so
+    /// for each of them.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Foreign`] if somebody else's program decides and `force` is not set;
+    /// [`ErrorKind::Foreign`] if another owner's program decides and `force` is not set;
     /// [`ErrorKind::Full`], [`ErrorKind::Busy`] for a socket in another program's array,
     /// [`ErrorKind::Denied`], [`ErrorKind::Schema`], [`ErrorKind::Interrupted`]. The group is
     /// then as it was.
@@ -67,12 +65,12 @@ impl Balancer {
         Ok((Self { key: key.clone() }, attached))
     }
 
-    /// A handle on a group that is steered already.
+    /// A handle on a group for which this tool's program decides already.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotAttached`] if it is not, [`ErrorKind::Foreign`] if somebody else's program
-    /// decides, [`ErrorKind::NotFound`] if it is gone.
+    /// [`ErrorKind::NotAttached`] if no program is attached, [`ErrorKind::Foreign`] if another owner's
+    /// program decides, [`ErrorKind::NotFound`] if the group is gone.
     pub fn open(host: &Host, key: &GroupKey) -> Result<Self> {
         steered(host, key, "change").map(|_| Self { key: key.clone() })
     }
@@ -82,13 +80,13 @@ impl Balancer {
         &self.key
     }
 
-    /// The group's numbers at this moment, by member: queues, open connections, picks, shares. All
-    /// descriptors of the host are walked for it, which takes some 20 ms: nothing to do for each
-    /// request.
+    /// The group's present queues, open connections, picks and shares, by member.
+    ///
+    /// This lists all descriptors of the host, which takes some 20 ms: do not call it for every request.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open): where nothing of ours decides any more, there are no numbers.
+    /// As [`open`](Self::open).
     ///
     /// # Example
     ///
@@ -100,7 +98,7 @@ impl Balancer {
     /// # let (balancer, _) = Balancer::attach(&host, &group.key, &Policy::RoundRobin.into())?;
     /// let stats = balancer.stats(&host)?;
     /// for member in &stats.members {
-    ///     println!("{:?} picks, {} wait", member.picks, member.queue.waiting);
+    ///     println!("{:?} picks, {} waiting", member.picks, member.queue.waiting);
     /// }
     /// let mine = stats.of(&listeners[0]).ok_or("it left the group")?;
     /// println!("{:?} open, skew {:?}", mine.open, stats.skew);
@@ -110,20 +108,19 @@ impl Balancer {
         steered(host, &self.key, "read counters of").map(|status| Stats::new(&status))
     }
 
-    /// Lets another policy decide, atomically, under traffic: each connection or datagram is picked
-    /// for by the old one or by the new one. Returns why the new one cannot read queues, if it cannot:
-    /// see [`Attached::degraded`].
+    /// Changes the policy, atomically and under traffic: either the old one or the new one picks for each
+    /// connection or datagram. Returns why the new program cannot read queues, if it cannot: see
+    /// [`Attached::degraded`].
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for a policy that the protocol cannot have, and where the user's own
+    /// [`ErrorKind::Invalid`] for a policy that does not work for the protocol, and where the user's own
     /// program decides; [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`].
     pub fn set_policy(&self, host: &Host, policy: Policy) -> Result<Option<Error>> {
         self.set_policy_with(host, policy, None)
     }
 
-    /// The same, with CPUs for the policy `cpu`, as [`Attach::cpus`] has them. Other policies have
-    /// no use for them.
+    /// The same, with CPUs for the policy `cpu`: see [`Attach::cpus`]. Other policies ignore them.
     ///
     /// # Errors
     ///
@@ -138,7 +135,7 @@ impl Balancer {
         Transaction::begin(host.observer(), &Stop::default())?.set_policy(&self.key, policy, cpus)
     }
 
-    /// Gives members other shares, in one step for the traffic.
+    /// Changes the weights of members, in one step for the traffic.
     ///
     /// # Errors
     ///
@@ -154,23 +151,23 @@ impl Balancer {
         self.change_members(host, &changes).map(|_| ())
     }
 
-    /// Gives members other weights and states: all of them, in one step for the traffic, or none.
-    /// When this returns, no new connection or datagram chooses a member that is not active any more,
-    /// unless no active one can be selected.
+    /// Changes the weights and states of members, all or none, in one step for the traffic.
     ///
-    /// Returns the members' parts as they are then, by slot. If none of them is active with a weight,
-    /// draining ones are picked, and without these the kernel's hash decides.
+    /// When this returns, a member that is no longer active gets no new connection or datagram, unless
+    /// no active member can be selected. If no member is active with a weight above 0, the program picks
+    /// draining ones, and if there are none, the kernel's hash decides.
+    ///
+    /// Returns the new weights and states of all members, by slot.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] for a slot without a member, [`ErrorKind::Vanished`] for one with
-    /// another member than was meant, [`ErrorKind::NotAttached`],
-    /// [`ErrorKind::Foreign`], [`ErrorKind::Invalid`] where the user's own program decides.
+    /// [`ErrorKind::NotFound`] for a slot without a member, [`ErrorKind::Vanished`] if another
+    /// member than the given one has the slot, [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`], [`ErrorKind::Invalid`] where the user's own program decides.
     pub fn change_members(&self, host: &Host, changes: &[MemberChange]) -> Result<Vec<Share>> {
         Transaction::begin(host.observer(), &Stop::default())?.change_members(&self.key, changes)
     }
 
-    /// Detaches: the kernel's hash decides from now on, and nothing of ours is left.
+    /// Detaches and removes all state. From now on the kernel's hash decides.
     ///
     /// # Errors
     ///
@@ -180,7 +177,7 @@ impl Balancer {
     }
 }
 
-/// A group that is steered, as it is now.
+/// The present status of a group for which this tool's program decides.
 fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
     let status = host.status(key)?;
     match (&status.steering, &status.group.program) {
@@ -190,11 +187,11 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
     }
 }
 
-/// Detaches whatever of ours is attached to a group and removes its state.
+/// Detaches this tool's program from a group and removes the group's state.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::NotAttached`] if nothing is, [`ErrorKind::Foreign`] if somebody else's program
+/// [`ErrorKind::NotAttached`] if no program is attached, [`ErrorKind::Foreign`] if another owner's program
 /// decides, [`ErrorKind::NotFound`] if the group is gone.
 pub fn detach(host: &Host, key: &GroupKey) -> Result<()> {
     Transaction::begin(host.observer(), &Stop::default())?.detach(key)

@@ -1,4 +1,4 @@
-//! The whole host: every group, and everything that this tool knows of it.
+//! The whole host: every group, and its status.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::model::id::Netns;
 use crate::model::spec::GroupSpec;
 use crate::model::status::GroupStatus;
 
-/// A view of the whole host. Looking changes nothing.
+/// Finds the groups of the host. Changes nothing.
 ///
 /// # Example
 ///
@@ -29,7 +29,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Prepares to look. Needs CAP_BPF and CAP_PERFMON.
+    /// Loads the iterators that list sockets. Needs CAP_BPF and CAP_PERFMON.
     ///
     /// # Errors
     ///
@@ -38,7 +38,7 @@ impl Host {
         Ok(Self { observer: Arc::new(Observer::new()?) })
     }
 
-    /// Every group on the host, as the kernel has it.
+    /// Every group on the host, without pinned state.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl Host {
         self.observer.groups()
     }
 
-    /// For operations that look again.
+    /// For operations that list the groups themselves.
     pub(crate) fn observer(&self) -> Arc<Observer> {
         Arc::clone(&self.observer)
     }
@@ -61,7 +61,7 @@ impl Host {
         self.observer.own_netns()
     }
 
-    /// The group that `spec` names. If it names several: the one in the caller's own network namespace.
+    /// The group that `spec` names. If it names several, the one in the caller's network namespace.
     ///
     /// # Errors
     ///
@@ -76,9 +76,8 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if it is in none: `SO_REUSEPORT` has to be set before bind(2), and a TCP
-    /// socket has to listen. [`ErrorKind::Invalid`] if it is no socket. And as
-    /// [`groups`](Self::groups).
+    /// [`ErrorKind::NotFound`] if it is in no group: `SO_REUSEPORT` must be set before bind(2), and a TCP
+    /// socket must listen. [`ErrorKind::Invalid`] if it is not a socket. And as [`groups`](Self::groups).
     ///
     /// # Example
     ///
@@ -102,7 +101,7 @@ impl Host {
         })
     }
 
-    /// A group as it is now.
+    /// The present members and program of a group.
     ///
     /// # Errors
     ///
@@ -111,7 +110,7 @@ impl Host {
         view::group(&self.observer, key)
     }
 
-    /// Everything about every group, except the members' owners.
+    /// The status of every group, without the members' owners.
     ///
     /// # Errors
     ///
@@ -121,7 +120,7 @@ impl Host {
         view::statuses(&self.observer)
     }
 
-    /// Everything about one group.
+    /// The status of one group, with the members' owners.
     ///
     /// # Errors
     ///

@@ -1,12 +1,12 @@
-//! Programmable socket load balancing for Linux: who gets a connection or a datagram among the
-//! sockets of a server that share a port (`SO_REUSEPORT`).
+//! Programmable socket load balancing for Linux: which socket of an `SO_REUSEPORT` group gets a
+//! connection or a datagram.
 //!
-//! Several sockets may be bound to one address and port. The kernel deals connections and datagrams
-//! among such a *group* by a hash. This crate finds every group on the host, also those of other
-//! processes and other network namespaces, and lets a program in the kernel decide instead, for
-//! servers that run already and know nothing of it.
+//! Several sockets may be bound to one address and port. The kernel distributes connections and
+//! datagrams among such a *group* by a hash. This crate finds every group on the host, in all processes
+//! and network namespaces, and attaches an eBPF program that decides instead. The servers need no
+//! change and no restart.
 //!
-//! Three lines put a policy on one's own sockets:
+//! A policy for sockets of your own process:
 //!
 //! ```no_run
 //! use reuseport::net::Bind;
@@ -20,73 +20,73 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The sockets of a server that runs already, named by its address, differ in the second line:
+//! The sockets of a running server are found by address:
 //!
 //! ```no_run
 //! # use reuseport::{Attach, Balancer, Host};
-//! let host = Host::open()?;
+//! # let host = Host::open()?;
 //! let group = host.find(&"tcp:127.0.0.1:8080".parse()?)?;
 //! let (balancer, _) = Balancer::attach(&host, &group.key, &Attach::default())?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! From there on the two are the same: [`Balancer::set_policy`], [`set_weights`](Balancer::set_weights),
-//! [`change_members`](Balancer::change_members), [`stats`](Balancer::stats),
-//! [`detach`](Balancer::detach). Each change is one step for the traffic.
+//! Each change takes effect in one step, under traffic: [`set_policy`](Balancer::set_policy),
+//! [`set_weights`](Balancer::set_weights), [`change_members`](Balancer::change_members),
+//! [`detach`](Balancer::detach).
 //!
 //! # Where to look
 //!
 //! | | |
 //! |---|---|
-//! | [`net::Bind`] | binding several sockets to one address so that they are a group |
-//! | [`Host`] | the whole host: groups, and what is known of each ([`status`]) |
-//! | [`Group`], [`Member`] | what the kernel has: sockets, who holds them, what waits there |
-//! | [`GroupSpec`] | a group's name as people type it: `tcp:127.0.0.1:8080`, `:8080` ([`spec`]) |
-//! | [`Balancer`] | attaching, taking in newcomers, changing policy and weights, detaching |
-//! | [`Program`], [`Policy`], [`ObjectSpec`] | what decides: one of our policies, or a program of your own |
-//! | [`Weight`], [`State`] | a member's share; whether it gets anything new |
+//! | [`net::Bind`] | binds several sockets to one address, so that they are a group |
+//! | [`Host`] | finds groups, and returns the [`status`] of each |
+//! | [`Group`], [`Member`] | what the kernel knows: sockets, holders, queues |
+//! | [`GroupSpec`] | a group's name as users type it: `tcp:127.0.0.1:8080`, `:8080` ([`spec`]) |
+//! | [`Balancer`] | attaches, enrols new members, changes policy and weights, detaches |
+//! | [`Program`], [`Selection`], [`Policy`], [`ObjectSpec`] | what to attach: a policy, or your own program |
+//! | [`Steering`](status::Steering) | which program decides for a group |
+//! | [`Weight`], [`State`] | a member's share, and whether it gets new connections |
 //! | [`Stats`] | queues, open connections, picks and shares by member |
-//! | [`watch::Watch`] | following a group through reloads and restarts |
-//! | [`report::Reporter`] | a worker's own word on its load, for the policy least-loaded |
-//! | [`observe::Observer`] | only looking: groups, members, holders, queues |
-//! | [`borrow`] | borrowing a socket from another process |
-//! | [`table`] | how policies and weights become a table: pure computation |
-//! | [`Error`] | what was tried, what the kernel said, what to do; and an [`ErrorKind`] for programs |
+//! | [`watch::Watch`] | follows a group over reloads and restarts |
+//! | [`report::Reporter`] | reports a worker's load, for the policy least-loaded |
+//! | [`observe::Observer`] | lists groups, members, holders and queues, without pinned state |
+//! | [`borrow`] | borrows a socket from another process |
+//! | [`table`] | computes tables from policies and weights; no I/O |
+//! | [`Error`] | what failed, why, and a hint; an [`ErrorKind`] for programs |
 //!
-//! For loading and attaching programs without all this, see the crate [`sk_reuseport`], on which
-//! this one is built.
+//! The crate [`sk_reuseport`], below this one, loads and attaches programs of this type and does nothing
+//! else.
 //!
-//! # What stays when values are dropped
+//! # Lifetime
 //!
-//! What is attached is the group's, not a Rust value's. Dropping a [`Balancer`], a
-//! [`Watch`](watch::Watch) or a [`Host`], or the end of the process, detaches nothing: the program
-//! stays until somebody [detaches](detach()) it, another one takes its place, or the group's last
-//! socket closes. Its state is pinned below `/sys/fs/bpf/reuseport`, where any later process with
-//! the same rights finds it. There is no daemon.
+//! The kernel attaches a program to the group, not to a value or a process. Dropping a [`Balancer`], a
+//! [`Watch`](watch::Watch) or a [`Host`] detaches nothing. The program stays until a process
+//! [detaches](detach()) or replaces it, or the group's last socket closes. Its state is pinned below
+//! `/sys/fs/bpf/reuseport`, where later processes with the same rights find it. There is no daemon.
 //!
-//! For a server's own sockets that means: a new process that binds the same address while the old one
-//! still listens joins the same group, gets nothing before it attaches too, and needs no policy to do
-//! so ([`Attach::default`] keeps what decides). When all of them have closed, the kernel forgets group
-//! and attachment, and what is pinned is removed by the next operation on any group, unless the
-//! address is bound again by then: attaching then goes on with the policy that was there. Call
-//! [`Balancer::detach`] for an end without remainder.
+//! A process that binds the same address joins the group, and gets nothing until it attaches, too;
+//! [`Attach::default`] keeps the policy. After the last socket has closed, the next operation on any
+//! group removes the pinned state, unless the address is bound again: then attaching resumes the old
+//! policy. [`Balancer::detach`] removes all state.
 //!
-//! Sockets of other processes are borrowed for the length of a call. None of these types holds one.
+//! Sockets of other processes are borrowed during a call. No value holds one.
 //!
 //! # Rights
 //!
-//! Looking needs CAP_BPF and CAP_PERFMON; changing needs CAP_SYS_PTRACE too, unless the sockets are
-//! the process's own or the server runs as the same user, and the right to write below `/sys/fs/bpf`. Sockets that are in another
-//! program's socket map need CAP_NET_ADMIN. All of it in the initial user namespace. A right that is
-//! missing is an [`ErrorKind::Denied`] whose text names it.
+//! All in the initial user namespace. [`ErrorKind::Denied`] names the right that is missing.
+//!
+//! - Reading: CAP_BPF and CAP_PERFMON.
+//! - Changing: also write access to `/sys/fs/bpf`, and CAP_SYS_PTRACE unless the server is the calling
+//!   process or runs as the same user.
+//! - Sockets in another program's socket map: also CAP_NET_ADMIN.
 //!
 //! # Kernels
 //!
-//! Linux 5.14 for attaching, 5.12 for looking, both with BTF (`/sys/kernel/btf/vmlinux`).
+//! Linux 5.14 to attach, 5.12 to read, with BTF (`/sys/kernel/btf/vmlinux`).
 //!
-//! # Examples
+//! # Example
 //!
-//! Exact shares for the members of a running server, and what they got:
+//! Weights for the members of a running server, and what each member got:
 //!
 //! ```no_run
 //! use reuseport::{Balancer, Host, Policy, Weight};
@@ -96,10 +96,10 @@
 //! let (balancer, _) = Balancer::attach(&host, &group.key, &Policy::RoundRobin.into())?;
 //!
 //! let slot = balancer.stats(&host)?.members[0].slot.ok_or("it has no slot")?;
-//! balancer.set_weights(&host, &[(slot, Weight::MAX)])?; // 1000 times as much as each other one
+//! balancer.set_weights(&host, &[(slot, Weight::MAX)])?; // 1000 times the share of each other member
 //!
 //! for member in balancer.stats(&host)?.members {
-//!     println!("{}: {:?} picks, {} wait", member.cookie, member.picks, member.queue.waiting);
+//!     println!("{}: {:?} picks, {} waiting", member.cookie, member.picks, member.queue.waiting);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -1,29 +1,28 @@
-//! Load reports: what a worker says of itself.
+//! Load reports: what a worker itself reports of its load.
 //!
-//! Queues tell what waits at a worker, not what it has taken. A server that is written in Rust, or
-//! can call it, may say more: how many requests it has *in flight* (taken and not finished), and that
-//! it is *busy* (it does not wait for events). Nobody has to: a member that says nothing is picked as
-//! if there were no reports, and members that report and members that do not can be in one group.
+//! A queue shows what waits at a worker, not what the worker has already accepted. A server that can call
+//! this crate may also report how many requests are *in flight* (accepted and not finished), and that it
+//! is *busy* (not waiting for events). Reports are optional: a member without one is picked as if there
+//! were no reports, and a group may mix both kinds of members.
 //!
-//! A [`Reporter`] has the group's reports in memory, which the program in the kernel reads when it
-//! picks: saying something is a few loads and stores, and no system call.
+//! A [`Reporter`] maps the group's reports into memory, where the kernel program reads them. A report is a
+//! few loads and stores, and no system call.
 //!
-//! # What follows from it
+//! # Effect
 //!
-//! Under [`least-loaded`](crate::model::policy::LeastLoaded), and no other policy:
+//! Only [`least-loaded`](crate::model::policy::LeastLoaded) reads reports:
 //!
-//! - What is in flight counts as what waits does (UDP: as if it were as many of the smallest
-//!   datagrams). It belongs to the term [`QUEUE`](crate::model::policy::LoadTerms::QUEUE), and counts also where
-//!   queues cannot be read.
-//! - A worker that has been busy for longer than [`stale_after`](crate::model::policy::LeastLoaded::stale_after)
-//!   without waiting for events, or looking for them again, is *stale*: it hangs in something.
-//!   It is picked only if there is no other member but such as hang or are full, too. The counter
-//!   `stale` says how often one was looked at and put behind the others.
+//! - Requests in flight count like waiting connections (UDP: like waiting datagrams of the smallest size).
+//!   They belong to the term [`QUEUE`](crate::model::policy::LoadTerms::QUEUE), and count also where the
+//!   program cannot read queues.
+//! - A worker that has been busy for longer than
+//!   [`stale_after`](crate::model::policy::LeastLoaded::stale_after) without checking for events is
+//!   *stale*: it hangs. It is picked only if every other member is stale or full, too. The counter
+//!   `stale` counts how often a stale member was compared and passed over.
 //!
-//! The other policies know no load. `hash`, `source` and `payload` keep flows together, which a
-//! worker that is late must not tear apart.
+//! `hash`, `source` and `payload` keep flows together, and a slow worker is no reason to split them.
 //!
-//! # A loop of one's own
+//! # With your own event loop
 //!
 //! ```no_run
 //! use std::os::fd::AsFd;
@@ -36,7 +35,7 @@
 //!     let reporter = Reporter::open(listener)?;
 //!     loop {
 //!         let ready = wait_for_events(listener)?; // epoll_wait, or mio's Poll::poll
-//!         let _turn = reporter.turn(); // busy from here to the end of this round
+//!         let _turn = reporter.turn(); // busy until the end of this round
 //!         for connection in ready {
 //!             reporter.started();
 //!             serve(&connection);
@@ -48,7 +47,7 @@
 //!
 //! # tokio
 //!
-//! With a current-thread runtime for each listener, the runtime itself says when it goes to wait:
+//! With a current-thread runtime for each listener, the runtime's callbacks report when it waits:
 //!
 //! ```
 //! use reuseport::report::Reporter;
@@ -62,28 +61,27 @@
 //! }
 //! ```
 //!
-//! and a task keeps what [`request`](Reporter::request) gives it for as long as it has a request.
-//! A runtime that never waits looks for events without parking now and then (`event_interval`), and does
-//! not say so: it seems stale. Where that is usual, have a task call [`busy`](Reporter::busy) at
-//! intervals of less than half of `stale_after`; it runs if the loop does.
+//! A task keeps the value that [`request`](Reporter::request) returns until its request is finished. A
+//! runtime that never waits polls for events without parking (`event_interval`) and calls neither
+//! callback: it looks stale. If that is usual, let a task call [`busy`](Reporter::busy) at intervals of
+//! less than half of `stale_after`; it runs only if the loop does.
 //!
 //! # Rights, processes and threads
 //!
-//! Opening takes the right to open what is pinned for the group: root's, or the user's who attached,
-//! and before Linux 5.19 CAP_BPF. Speaking takes none: open the reporter before giving rights up. The
+//! Opening takes the right to open the group's pins (root, or the user who attached), and before Linux
+//! 5.19 CAP_BPF. Reporting takes none: open the reporter before the process gives up its rights. The
 //! memory survives `fork`, so a master can open reporters for its workers, but not `exec`. After a fork
-//! let one process keep the reporter, and `std::mem::forget` it in the other: where the last clone is
-//! dropped, it takes back what was said.
+//! one process keeps the reporter, and the other calls `std::mem::forget` on it: dropping the last clone
+//! clears the report.
 //!
-//! A reporter can be used from several threads. But "busy" is said by whoever spoke last, so it makes
-//! sense for a worker with one loop; one with many says what is in flight, and leaves the rest.
+//! A reporter can be used from several threads. "Busy" has one value, that of the last call, and fits a
+//! worker with one loop; a worker with several loops reports only requests in flight.
 //!
-//! # A worker that goes, a slot that another one gets
+//! # When the slot changes hands
 //!
-//! A reporter speaks for one member for as long as that one has its slot. Whatever is said later, or by a
-//! worker that closed its socket and does not know it, counts for nobody:
-//! [`is_current`](Reporter::is_current) tells. Another policy changes nothing, nor does attaching again
-//! while the group is attached. After it was detached, open a new one.
+//! A reporter reports for one member, for as long as that member has its slot. Later reports, also those
+//! of a worker that closed its socket, are ignored; [`is_current`](Reporter::is_current) tells. A change of
+//! policy or a repeated attach changes nothing. After a detach, open a new reporter.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -99,9 +97,9 @@ use crate::pins::bpffs::Root;
 use crate::pins::group::{self, GroupState};
 use crate::wire::report::TIME_SHIFT;
 
-/// Speaks for one member of a group: see the [module](self).
+/// Reports the load of one member of a group: see the [module](self).
 ///
-/// Clones speak for the same member; when the last one is dropped, nothing is said any more.
+/// Clones report for the same member; dropping the last one clears the report.
 ///
 /// # Minimum kernel version
 ///
@@ -125,38 +123,38 @@ use crate::wire::report::TIME_SHIFT;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Reporter {
-    voice: Arc<Voice>,
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Voice {
+struct Inner {
     entry: Entry,
-    /// What is in flight. The memory that is shared follows it.
+    /// Requests in flight. The shared memory follows this number.
     in_flight: AtomicU32,
 }
 
 impl Reporter {
-    /// For the group's member that this socket is. Takes back whatever was said for it before: by a worker
-    /// that was killed, say, whose listener lives on in its master.
+    /// Opens the report of the member that this socket is. Clears an earlier report, for example that of a
+    /// killed worker whose listener the master still holds.
     ///
-    /// A member that came after the group was attached has no slot until somebody attaches again, as
-    /// [`Balancer::attach`](crate::Balancer::attach) and [`Watch`](crate::watch::Watch) do. Waits for
-    /// changes that are under way.
+    /// A member that joined after the group was attached has no slot until
+    /// [`Balancer::attach`](crate::Balancer::attach) is called again or a [`Watch`](crate::watch::Watch)
+    /// enrols it. This call waits until no operation is running.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] if the socket has no slot in any group; [`ErrorKind::Invalid`] if it has
     /// one, but the user's own program decides there; [`ErrorKind::Denied`];
-    /// [`ErrorKind::System`], also for what is no socket.
+    /// [`ErrorKind::System`], also for a descriptor that is not a socket.
     pub fn open(member: impl AsFd) -> Result<Self> {
         let (cookie, port) = identify(&member).map_err(|error| {
             Error::new(ErrorKind::System, "cannot report a load").because(error)
         })?;
-        let tried = format!("cannot report the load of socket {cookie}");
+        let failed = format!("cannot report the load of socket {cookie}");
         let nowhere = || {
-            Error::new(ErrorKind::NotFound, &tried)
+            Error::new(ErrorKind::NotFound, &failed)
                 .because("it has no slot in any group")
-                .with_hint("attach to its group; if that was done before it came, attach again")
+                .with_hint("attach to its group, again if it joined after that")
         };
         let root = Root::existing()?.ok_or_else(nowhere)?;
         let _lock = root.lock_shared()?;
@@ -166,78 +164,78 @@ impl Reporter {
             return Err(nowhere());
         };
         let maps = policy_maps.ok_or_else(|| {
-            Error::new(ErrorKind::Invalid, &tried)
-                .because("the user's own program decides there, and it knows no reports")
+            Error::new(ErrorKind::Invalid, &failed)
+                .because("the user's own program decides there, and it reads no reports")
         })?;
         let entry = maps.reports.into_entry(slot, record.epoch);
-        // A worker before this one may have ended without taking back what it said.
+        // A killed worker leaves its report behind.
         entry.set_busy(0);
         entry.set_in_flight(0);
-        Ok(Self { voice: Arc::new(Voice { entry, in_flight: AtomicU32::new(0) }) })
+        Ok(Self { inner: Arc::new(Inner { entry, in_flight: AtomicU32::new(0) }) })
     }
 
-    /// So many requests are in flight: taken and not finished.
+    /// Reports the number of requests in flight: accepted and not finished.
     pub fn in_flight(&self, requests: u32) {
-        self.voice.in_flight.store(requests, Ordering::SeqCst);
-        self.voice.publish();
+        self.inner.in_flight.store(requests, Ordering::SeqCst);
+        self.inner.publish();
     }
 
     /// One more request is in flight.
     pub fn started(&self) {
-        self.voice.change(|requests| requests.saturating_add(1));
+        self.inner.change(|requests| requests.saturating_add(1));
     }
 
-    /// One request less is in flight.
+    /// One request fewer is in flight.
     pub fn finished(&self) {
-        self.voice.change(|requests| requests.saturating_sub(1));
+        self.inner.change(|requests| requests.saturating_sub(1));
     }
 
-    /// One more request is in flight, until what is returned is dropped.
+    /// One more request is in flight until the returned value is dropped.
     #[must_use = "it is in flight for as long as this lives"]
     pub fn request(&self) -> Request {
         self.started();
         Request { reporter: self.clone() }
     }
 
-    /// The worker has events to handle, and has just looked for them. Say it again at each look.
+    /// The worker has just checked for events and has some to handle. Call it after each check.
     ///
-    /// Besides the store this reads `CLOCK_MONOTONIC_COARSE`, which is no system call either (vDSO).
-    /// That clock moves with the kernel's ticks, every 1 to 10 ms. In a time namespace with an offset of its
-    /// own it is not the kernel's: do not call this there.
+    /// Reads `CLOCK_MONOTONIC_COARSE`, which is no system call (vDSO) and has a resolution of one kernel
+    /// tick, 1 to 10 ms. In a time namespace with an offset the clock differs from the kernel's: do not call
+    /// this there.
     #[doc(alias = "epoll_wait")]
     pub fn busy(&self) {
-        self.voice.entry.set_busy(now());
+        self.inner.entry.set_busy(now());
     }
 
-    /// The worker goes to wait for events.
+    /// The worker is about to wait for events.
     pub fn idle(&self) {
-        self.voice.entry.set_busy(0);
+        self.inner.entry.set_busy(0);
     }
 
-    /// [`busy`](Self::busy) until what is returned is dropped: one round of a loop.
+    /// [`busy`](Self::busy) until the returned value is dropped: one round of a loop.
     #[must_use = "it is busy for as long as this lives"]
     pub fn turn(&self) -> Turn<'_> {
         self.busy();
         Turn { reporter: self }
     }
 
-    /// Whether what this says counts: false once the member has lost its slot, because somebody
-    /// noticed that its socket had closed, or the group was detached. It does not come back then.
+    /// Whether reports are still read. False for good once the member has lost its slot, because an
+    /// operation found its socket closed or the group was detached.
     pub fn is_current(&self) -> bool {
-        self.voice.entry.is_current()
+        self.inner.entry.is_current()
     }
 }
 
-impl Voice {
+impl Inner {
     fn change(&self, change: impl Fn(u32) -> u32) {
         let changed = |requests| Some(change(requests));
-        // Never an error: there always is a new number.
+        // Never an error: `changed` always returns a number.
         let _ = self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, changed);
         self.publish();
     }
 
-    /// Says what the number is. Of threads that change it at once, whoever stores last has seen that
-    /// the number is still the same afterwards, or it would store again.
+    /// Writes the number into the shared memory. With several threads, the last one to write reads the
+    /// number again afterwards, and writes again if it has changed.
     fn publish(&self) {
         loop {
             let requests = self.in_flight.load(Ordering::SeqCst);
@@ -249,8 +247,8 @@ impl Voice {
     }
 }
 
-/// Nobody speaks for the member any more: as if nobody ever had.
-impl Drop for Voice {
+/// Clears the report.
+impl Drop for Inner {
     fn drop(&mut self) {
         self.entry.set_busy(0);
         self.entry.set_in_flight(0);
@@ -281,14 +279,14 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// A socket's cookie and its port; 0 if it is of a kind that has none.
+/// A socket's cookie and its port, 0 if its address family has none.
 fn identify(socket: &impl AsFd) -> rustix::io::Result<(Cookie, u16)> {
     let cookie = Cookie::new(sockopt::socket_cookie(socket)?).ok_or(rustix::io::Errno::NOTSOCK)?;
     let address = std::net::SocketAddr::try_from(getsockname(socket)?);
     Ok((cookie, address.map_or(0, |address| address.port())))
 }
 
-/// The time as reports have it, in units of 2^16 ns: never 0.
+/// The time in the unit of reports, 2^16 ns; never 0.
 fn now() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
     // Neither is negative.
@@ -308,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_is_an_error_of_one_line() {
+    fn a_descriptor_that_is_no_socket_is_an_error() {
         let file = std::fs::File::open("/dev/null").unwrap();
         let error = Reporter::open(&file).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System);

@@ -1,11 +1,11 @@
-//! Being asked to stop, by a signal say: looked at between steps, so that no step is left half done.
+//! A request to stop, for example by a signal. Operations check it between steps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A flag that asks a running operation to stop and to undo what it did so far.
+/// A flag that asks a running operation to stop and to take back its steps.
 ///
 /// # Example
 ///
@@ -26,7 +26,7 @@ impl Stop {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody asked.
+    /// Whether a stop was requested.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -36,12 +36,12 @@ impl Stop {
         Arc::clone(&self.0)
     }
 
-    /// An error if somebody asked.
-    pub(crate) fn check(&self, tried: &str) -> Result<()> {
+    /// An error if a stop was requested; `failed` names the operation.
+    pub(crate) fn check(&self, failed: &str) -> Result<()> {
         if !self.is_set() {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Interrupted, tried)
+        Err(Error::new(ErrorKind::Interrupted, failed)
             .because("interrupted by a signal")
             .with_hint("the group is as it was"))
     }

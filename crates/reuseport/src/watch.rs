@@ -1,5 +1,5 @@
-//! Following a group: members that come are taken in, members that go free their slots, and a
-//! server that restarts is steered again.
+//! Follows a group: enrols new members, frees the slots of closed ones, and attaches again after the
+//! server restarts.
 
 use std::fs::File;
 use std::time::Duration;
@@ -14,32 +14,31 @@ use crate::model::group::{AttachedProgram, Group, GroupKey};
 use crate::model::id::Cookie;
 use crate::model::refusal::not_attached;
 
-/// What a watcher did or saw.
+/// A change that a watcher made or saw.
 #[derive(Debug)]
 pub enum Change {
-    /// Members came or went, and the slots agree with the group again.
+    /// Members joined or left, and their slots were updated.
     Members(Attached),
-    /// The group is gone: every socket of it was closed. It is waited for.
+    /// The group is gone: all its sockets closed. The watcher waits for it to come back.
     Gone,
-    /// Somebody detached the group. The watcher ends: it does not undo what others decided.
+    /// Another process detached the group. The watcher ends.
     Detached,
-    /// The group, or one of its members, could not be dealt with. It is tried again at the next
-    /// change, and now and then, and told again only if something else is wrong.
+    /// An update failed. The watcher tries again at the next change and every two seconds, and reports
+    /// only a different error again.
     Failed(Error),
 }
 
 /// Follows a group, in the calling thread.
 ///
-/// A TCP listener that begins to listen, listens again, or comes back after the whole server
-/// restarted is meant to be steered within 50 ms; a UDP socket within 250 ms. On a host with some
-/// 100,000 sockets neither holds: each look is a walk over all of them. Nothing is held of the server's:
-/// its sockets close when it closes them. When the watcher ends, what is attached stays attached.
+/// A TCP listener that starts to listen, listens again, or comes back with a restarted server should be
+/// enrolled within 50 ms; a UDP socket within 250 ms. With some 100,000 sockets on the host it takes
+/// longer, because each update lists all of them. The watcher holds no socket of the server. When it ends,
+/// the program stays attached.
 ///
-/// A restart of the whole server ends the group and its attachment with it. What decides, its
-/// counters and its secret are kept for as long as somebody watches; the new sockets are new members,
-/// with the default weight.
+/// A full restart of the server ends the group and its attachment. The program, its counters and its
+/// secret are kept while the group is watched; the new sockets are new members with the default weight.
 ///
-/// Whoever [detaches](crate::detach) the group ends the watch with it.
+/// [Detaching](crate::detach) the group, in any process, ends the watch.
 ///
 /// # Minimum kernel version
 ///
@@ -62,93 +61,94 @@ pub struct Watch {
     key: GroupKey,
     attach: Attach,
     events: Events,
-    /// The group with which the slots agreed last; `None` if they may not.
+    /// The group at the last complete update; `None` if an update is due.
     last: Option<Seen>,
-    /// Says to others that the state is to be kept.
+    /// A lock that keeps other processes from removing the state.
     keep: Option<File>,
 }
 
 impl Watch {
-    /// Attaches to the group, and notices from then on what changes.
+    /// Attaches to the group and starts to collect its changes.
     ///
     /// # Errors
     ///
     /// As [`Balancer::attach`].
     pub fn start(host: Host, key: &GroupKey, attach: Attach) -> Result<(Self, Attached)> {
-        // First the events, so that nothing is missed between the two.
+        // Events first, so that no change is missed.
         let events = Events::start(key, host.own_netns()?)?;
         let (_, attached) = Balancer::attach(&host, key, &attach)?;
-        // What decides is decided: from here on members are followed.
+        // Later updates enrol members and change nothing else.
         let attach =
             Attach { program: None, force: false, slots: None, weights: Vec::new(), ..attach };
         let keep = watch_over(key)?;
         Ok((Self { host, key: key.clone(), attach, events, last: None, keep }, attached))
     }
 
-    /// Follows the group until [`Attach::stop`] is set, and tells what changes.
+    /// Follows the group until [`Attach::stop`] is set or the group is detached, and calls `on_change` for
+    /// each change.
     ///
     /// # Errors
     ///
-    /// If the source of events fails. Everything else is told and tried again.
-    pub fn run(mut self, mut tell: impl FnMut(Change)) -> Result<()> {
+    /// If the source of events fails. All other failures are passed on as [`Change::Failed`].
+    pub fn run(mut self, mut on_change: impl FnMut(Change)) -> Result<()> {
         let (mut gone, mut again) = (false, true);
-        let mut complaint = String::new();
+        let mut reported = String::new();
         loop {
             let wake = self.events.wait(&self.attach.stop, again).map_err(|error| {
                 Error::new(ErrorKind::System, format!("cannot watch {}", self.key)).because(error)
             })?;
             let result = match wake {
                 Wake::Stop => return Ok(()),
-                Wake::Look => self.look(),
-                Wake::Came(cookies) => self.take_in(&cookies),
+                Wake::Check => self.check(),
+                Wake::Came(cookies) => self.enrol(&cookies),
             };
             again = false;
             match result {
                 Ok(None) => gone = false,
                 Ok(Some(attached)) => {
                     gone = false;
-                    complaint.clear();
+                    reported.clear();
                     if !attached.changes.is_empty() {
-                        // What changed while we were at it may have gone unnoticed, and whom we
-                        // left out may have another holder.
+                        // A change during the update may have been missed, and a member that was left
+                        // out may have another holder now.
                         again = true;
-                        tell(Change::Members(attached));
+                        on_change(Change::Members(attached));
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     if !gone {
-                        tell(Change::Gone);
+                        on_change(Change::Gone);
                     }
                     gone = true;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::NotAttached => {
-                    tell(Change::Detached);
+                    on_change(Change::Detached);
                     return Ok(());
                 }
-                // It is going, or has passed to another process.
+                // The member is closing, or has passed to another process.
                 Err(error) if error.kind() == ErrorKind::Vanished => {
                     again = true;
                     tracing::debug!("{}", error.report());
                 }
                 Err(error) => {
-                    let said = error.report().to_string();
-                    if said != complaint {
-                        tell(Change::Failed(error));
-                        complaint = said;
+                    let report = error.report().to_string();
+                    if report != reported {
+                        on_change(Change::Failed(error));
+                        reported = report;
                     }
                 }
             }
         }
     }
 
-    /// Waits until the sockets that were announced are in their groups, which takes the kernel a
-    /// moment, and brings the group up to date. They may also be of another group on the same port,
-    /// or have stopped listening and listen again: the members are then who they were.
+    /// Waits until the sockets that started to listen are in their groups, and updates the group. The
+    /// kernel reports the change of state a moment before a socket joins. The sockets may also belong to
+    /// another group on the same port, or be members that listen again.
     ///
-    /// A server that becomes a daemon hands its sockets to a child and ends: whoever held them a
-    /// moment ago has vanished, and the next try finds the child.
-    fn take_in(&mut self, came: &[Cookie]) -> Result<Option<Attached>> {
+    /// A server that becomes a daemon passes its sockets to a child and exits: their holder has vanished,
+    /// and the next try finds the child.
+    fn enrol(&mut self, came: &[Cookie]) -> Result<Option<Attached>> {
         const TRIES: u32 = 6;
 
         let mut pause = Duration::from_millis(1);
@@ -163,24 +163,24 @@ impl Watch {
             std::thread::sleep(pause);
             pause *= 2;
         }
-        // Some of them closed again, or are nobody's we can see.
+        // Some closed again, or only processes of another pid namespace hold them.
         self.update(Transaction::begin(self.host.observer(), &self.attach.stop)?).map(Some)
     }
 
-    /// Brings the group up to date if anything is not as it was; if not, nobody is kept waiting.
-    fn look(&mut self) -> Result<Option<Attached>> {
+    /// Updates the group if it has changed. Otherwise takes no lock.
+    fn check(&mut self) -> Result<Option<Attached>> {
         if self.last.is_some() && self.last == Some(Seen::of(&self.host.refresh(&self.key)?)) {
             return Ok(None);
         }
         self.update(Transaction::begin(self.host.observer(), &self.attach.stop)?).map(Some)
     }
 
-    /// Brings the group up to date, as the transaction found it: where there are many sockets, it is
-    /// the walk over the host that takes long.
+    /// Updates the group as the transaction found it. With many sockets, listing them again would take
+    /// long.
     fn update(&mut self, transaction: Transaction) -> Result<Attached> {
         self.last = None;
         let group = transaction.group(&self.key)?.clone();
-        // While the server restarts, the state is kept for us.
+        // While the server restarts, the watcher's lock keeps the state.
         if !transaction.has_state(&self.key) {
             return Err(not_attached(&self.key));
         }
@@ -193,7 +193,7 @@ impl Watch {
     }
 }
 
-/// What of a group tells whether anything is to be done.
+/// The parts of a group whose change makes an update due.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     members: Vec<Cookie>,

@@ -1,3 +1,3 @@
-//! Following a group: the descriptors that tell when to look again.
+//! The events by which a watcher follows a group.
 
 pub(crate) mod source;

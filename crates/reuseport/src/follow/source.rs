@@ -1,4 +1,4 @@
-//! What tells a watcher that something changed: events for TCP, a look now and then for UDP.
+//! Wakes a watcher when the sockets on a port change: events for TCP, polling for UDP.
 
 use std::io::{self, Read as _};
 use std::time::{Duration, Instant};
@@ -19,59 +19,59 @@ use crate::wire::event::Event;
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/watch.bpf.o");
 
-/// How often to look whether somebody asked to stop: a signal may come before poll(2) waits.
+/// How often to check for a request to stop: a signal may arrive just before poll(2) waits.
 const STOP_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often to look for UDP sockets that came or went.
+/// How often to list the port's UDP sockets.
 const UDP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often to look at UDP groups in other network namespaces, which takes a walk over the host.
+/// How often to check UDP groups in other network namespaces, which takes a walk over the host.
 const UDP_ELSEWHERE_INTERVAL: Duration = Duration::from_millis(150);
 
-/// How often to look even if nothing seems to have changed: an event may have been lost, and what
-/// failed may succeed now.
+/// How often to check the group without an event: an event may have been lost, and a failed step may
+/// succeed now.
 const REGULAR_INTERVAL: Duration = Duration::from_secs(2);
 
-/// When to look again after a change.
+/// When to check again after a change.
 const AGAIN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Why a watcher should look at the group.
+/// Why a watcher should check the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wake {
-    /// These sockets began to listen.
+    /// These sockets started to listen.
     Came(Vec<Cookie>),
-    /// A socket went, or something else changed, or it is time to look.
-    Look,
-    /// Somebody asked to stop.
+    /// A socket closed, another change happened, or the interval is over.
+    Check,
+    /// A stop was requested.
     Stop,
 }
 
-/// The source of wake-ups for one port.
+/// The events of one port.
 pub(crate) enum Events {
     Tcp(Box<TcpEvents>),
-    Udp(UdpLook),
-    /// UDP in another network namespace: no event, and nothing cheap to ask.
-    Clock(Duration),
+    Udp(UdpPoll),
+    /// UDP in another network namespace: there are no events and no cheap iterator.
+    Interval(Duration),
 }
 
 pub(crate) struct TcpEvents {
     ring: RingBuf<MapData>,
-    /// Runs the program as long as it lives.
+    /// Keeps the program attached.
     _programs: Ebpf,
 }
 
-pub(crate) struct UdpLook {
+pub(crate) struct UdpPoll {
     link: IterLink,
     last: Vec<u64>,
 }
 
 impl Events {
-    /// Begins to notice what happens on the group's port.
+    /// Starts to collect events of the group's port.
     pub(crate) fn start(key: &GroupKey, own: Netns) -> Result<Self> {
-        let tried = format!("cannot watch {key}");
+        let failed = format!("cannot watch {key}");
         let start = || -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
             if key.protocol == Protocol::Udp && key.netns.cookie != own.cookie {
-                return Ok(Self::Clock(UDP_ELSEWHERE_INTERVAL));
+                return Ok(Self::Interval(UDP_ELSEWHERE_INTERVAL));
             }
             let btf = KernelBtf::from_sys_fs()?;
             let mut programs = EbpfLoader::new()
@@ -89,21 +89,21 @@ impl Events {
                     program.load("udp", &btf)?;
                     let id = program.attach()?;
                     let link = program.take_link(id)?;
-                    Ok(Self::Udp(UdpLook { link, last: Vec::new() }))
+                    Ok(Self::Udp(UdpPoll { link, last: Vec::new() }))
                 }
             }
         };
-        start().map_err(|error| caps::failed(&tried, error, caps::TRACING))
+        start().map_err(|error| caps::failed(&failed, error, caps::TRACING))
     }
 
-    /// Waits until there is a reason to look at the group: at the latest, it is time to. That is
-    /// soon if one should look `again`.
+    /// Waits until there is a reason to check the group, at most for the regular interval, or for a
+    /// short one if `again` is set.
     pub(crate) fn wait(&mut self, stop: &Stop, again: bool) -> io::Result<Wake> {
         let end = Instant::now() + if again { AGAIN_INTERVAL } else { REGULAR_INTERVAL };
         match self {
             Self::Tcp(events) => events.wait(stop, end),
-            Self::Udp(look) => look.wait(stop, end),
-            Self::Clock(interval) => Ok(sleep(*interval, stop)),
+            Self::Udp(poll) => poll.wait(stop, end),
+            Self::Interval(interval) => Ok(sleep(*interval, stop)),
         }
     }
 }
@@ -129,7 +129,7 @@ impl TcpEvents {
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(Wake::Look);
+                return Ok(Wake::Check);
             }
             let mut fds = [PollFd::new(&self.ring, PollFlags::IN)];
             match poll(&mut fds, Some(&timespec(left.min(STOP_INTERVAL)))) {
@@ -139,7 +139,7 @@ impl TcpEvents {
         }
     }
 
-    /// Takes all events at once.
+    /// Reads all events that are ready.
     fn take(&mut self) -> Option<Wake> {
         let (mut came, mut any) = (Vec::new(), false);
         while let Some(record) = self.ring.next() {
@@ -153,29 +153,29 @@ impl TcpEvents {
         }
         match (came.is_empty(), any) {
             (false, _) => Some(Wake::Came(came)),
-            (true, true) => Some(Wake::Look),
+            (true, true) => Some(Wake::Check),
             (true, false) => None,
         }
     }
 }
 
-impl UdpLook {
+impl UdpPoll {
     fn wait(&mut self, stop: &Stop, end: Instant) -> io::Result<Wake> {
         loop {
             if stop.is_set() {
                 return Ok(Wake::Stop);
             }
-            let now = self.look()?;
+            let now = self.cookies()?;
             if now != self.last || Instant::now() >= end {
                 self.last = now;
-                return Ok(Wake::Look);
+                return Ok(Wake::Check);
             }
             sleep(UDP_INTERVAL, stop);
         }
     }
 
-    /// The cookies of the port's sockets, in order.
-    fn look(&self) -> io::Result<Vec<u64>> {
+    /// The cookies of the port's sockets, sorted.
+    fn cookies(&self) -> io::Result<Vec<u64>> {
         let mut bytes = Vec::new();
         self.link.open().map_err(io::Error::other)?.read_to_end(&mut bytes)?;
         let mut cookies: Vec<u64> = bytes
@@ -187,11 +187,11 @@ impl UdpLook {
     }
 }
 
-/// Sleeps, but not through a signal.
+/// Sleeps; a signal ends the sleep.
 fn sleep(interval: Duration, stop: &Stop) -> Wake {
-    // A signal that is handled ends poll(2) with EINTR, and that is all it is for here.
+    // A handled signal ends poll(2) with EINTR.
     let _ = poll(&mut [], Some(&timespec(interval)));
-    if stop.is_set() { Wake::Stop } else { Wake::Look }
+    if stop.is_set() { Wake::Stop } else { Wake::Check }
 }
 
 fn timespec(duration: Duration) -> Timespec {

@@ -1,4 +1,4 @@
-//! Looking: the kernel's view and the pinned state, joined. Changes nothing.
+//! Reads groups: the kernel's view joined with the pinned state. Changes nothing.
 
 pub(crate) mod stats;
 pub(crate) mod view;

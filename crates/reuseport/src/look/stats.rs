@@ -1,5 +1,5 @@
-//! A group's numbers: what waits, what is open, who was picked how often, and how far that is from
-//! what the weights ask for. Computed from a [`GroupStatus`]; nothing is read here.
+//! A group's statistics: queues, open connections, picks, and how far the picks are from the weights.
+//! Computed from a [`GroupStatus`]; reads nothing.
 
 use std::os::fd::AsFd;
 
@@ -8,55 +8,56 @@ use crate::model::group::Queue;
 use crate::model::id::{Cookie, Slot, State, Weight};
 use crate::model::status::{Counter, GroupStatus, MemberStatus};
 
-/// A group's numbers at one moment: what `reuseport show` prints.
+/// A group's statistics at one moment: what `reuseport show` prints.
 ///
-/// Picks and counters count from when the policies of this tool began to decide for the group;
-/// changes of policy, weights and states do not reset them. Rates are differences of two `Stats`.
+/// Picks and counters start at 0 when this tool attaches to the group; changes of policy, weights and
+/// states do not reset them. Rates are differences of two `Stats`.
 ///
 /// [`Balancer::stats`](crate::Balancer::stats) has an example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stats {
-    /// The members, those with a slot first, by slot, then the unsteered ones.
+    /// The members: first those with a slot, by slot, then the unsteered ones.
     pub members: Vec<MemberStats>,
-    /// How far the picks are from what the weights ask for: over the active members, the largest
-    /// difference between a member's part of their picks and of their weight. 0 is exact, 1 the worst.
-    /// `None` if nothing was picked yet, no active member has a weight, or no policy of ours decides.
+    /// How far the picks are from the weights: the largest difference, over the active members, between
+    /// a member's part of their picks and its part of their weights. 0 is exact, 1 the worst. `None` if
+    /// there are no picks yet, no active member has a weight, or no policy of this tool decides.
     ///
-    /// Only `round-robin` and `random` mean to get it to 0. For `least-loaded` it says how unequally
-    /// the members get on.
+    /// Only `round-robin` and `random` aim at 0. For `least-loaded` it shows how unequally fast the
+    /// members are.
     pub skew: Option<f64>,
-    /// The program's runs by reason; empty unless a policy of ours decides.
+    /// The program's runs by reason; empty unless a policy of this tool decides.
     pub counters: Vec<Counter>,
 }
 
-/// One member's numbers.
+/// One member's statistics.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemberStats {
     /// The socket.
     pub cookie: Cookie,
-    /// The slot that it occupies; `None`: unsteered, it gets nothing while a program of ours decides.
+    /// The slot that it occupies; `None`: unsteered, it gets nothing while this tool's program decides.
     pub slot: Option<Slot>,
     /// Its part in the balancing; `None` without a slot.
     pub state: Option<State>,
     /// Its weight; `None` without a slot.
     pub weight: Option<Weight>,
-    /// What waits there: connections (TCP) or bytes (UDP).
+    /// Its queue: connections (TCP) or bytes (UDP).
     pub queue: Queue,
-    /// Connections open at this moment, those that wait among them; `None` for UDP and where they
-    /// cannot be counted (no CAP_PERFMON). Those from before the attachment are not counted.
+    /// Open connections, including those that wait to be accepted; `None` for UDP and where they
+    /// cannot be counted (no CAP_PERFMON). Connections from before the attachment are not counted.
     pub open: Option<u64>,
-    /// How often our program picked it: connections (TCP) or datagrams (UDP). `None` without a slot,
+    /// How often the program picked it: connections (TCP) or datagrams (UDP). `None` without a slot,
     /// and where the user's own program decides.
     pub picks: Option<u64>,
     /// Its part of all members' picks, 0 to 1; `None` if there are none.
     pub share: Option<f64>,
-    /// Its part of the active members' weight, 0 to 1: what `share` is to be under `round-robin` and
-    /// `random` while all members are active (`share` is of all picks, also of those that drain). `None` without a slot, and if no active member has a weight.
+    /// Its part of the active members' weight, 0 to 1. `round-robin` and `random` bring `share` to this
+    /// value while all members are active; `share` also includes picks of draining members. `None`
+    /// without a slot, and if no active member has a weight.
     pub weight_share: Option<f64>,
 }
 
 impl Stats {
-    /// The numbers of what is known of a group.
+    /// The statistics of a group.
     pub fn new(status: &GroupStatus) -> Self {
         let all = |number: fn(&MemberStatus) -> u64| status.members.iter().map(number).sum::<u64>();
         let (picks, weight) = (all(picks), all(active_weight));
@@ -68,19 +69,19 @@ impl Stats {
         }
     }
 
-    /// The numbers of this socket, one of the caller's own; `None` if it is no member.
+    /// The statistics of one of the caller's sockets; `None` if it is not a member.
     pub fn of(&self, socket: impl AsFd) -> Option<&MemberStats> {
         let cookie = cookie_of(socket).ok()?;
         self.members.iter().find(|member| member.cookie == cookie)
     }
 
-    /// How often the program ran for this reason: `picks`, `fallback_kernel` and so on, as
-    /// `docs/json.md` lists them. `None` if there is no such reason, or no policy of ours decides.
+    /// How often the program ran for a reason: `picks`, `fallback_kernel` and so on, as `docs/json.md`
+    /// lists them. `None` if there is no such reason, or no policy of this tool decides.
     pub fn count(&self, reason: &str) -> Option<u64> {
         self.counters.iter().find(|counter| counter.reason == reason).map(|counter| counter.count)
     }
 
-    /// How often members were picked, all together.
+    /// The picks of all members.
     pub fn picks(&self) -> u64 {
         self.members.iter().filter_map(|member| member.picks).sum()
     }
@@ -108,13 +109,13 @@ fn picks(member: &MemberStatus) -> u64 {
     member.enrolment.as_ref().and_then(|e| e.picks).unwrap_or(0)
 }
 
-/// Its weight, if that is in force.
+/// A member's weight; 0 unless it is active.
 fn active_weight(member: &MemberStatus) -> u64 {
     let active = member.enrolment.as_ref().filter(|e| e.state == State::Active);
     active.map_or(0, |e| e.weight.get().into())
 }
 
-#[allow(clippy::cast_precision_loss, reason = "what 2^53 picks do not differ in does not matter")]
+#[allow(clippy::cast_precision_loss, reason = "the error is below 2^-52")]
 fn part(of: u64, all: u64) -> Option<f64> {
     (all > 0).then(|| of as f64 / all as f64)
 }
@@ -182,7 +183,7 @@ mod tests {
     const ACTIVE: State = State::Active;
 
     #[test]
-    fn shares_stand_beside_what_the_weights_ask_for() {
+    fn shares_are_next_to_those_that_weights_ask_for() {
         let all = [Some((ACTIVE, 1, 100)), Some((ACTIVE, 3, 300)), None];
         let stats = stats((0..).zip(all).map(|(n, enrolled)| member(n, enrolled)).collect());
         let shares: Vec<_> = stats.members.iter().map(|m| (m.share, m.weight_share)).collect();

@@ -1,4 +1,4 @@
-//! Everything about groups: the kernel's view, joined with the pinned state and the counters.
+//! The status of groups: the kernel's view, joined with the pinned state and the counters.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::pins::host_layer::HostLayer;
 use crate::pins::steering::steering;
 use crate::wire::slot::SlotRecord;
 
-/// Everything about every group, except the members' owners. A group whose pinned state cannot be read
+/// The status of every group, without the members' owners. A group whose pinned state cannot be read
 /// is shown as one for which another owner's program decides.
 pub(crate) fn statuses(observer: &Observer) -> Result<Vec<GroupStatus>> {
     let root = readable_root()?;
@@ -27,7 +27,7 @@ pub(crate) fn statuses(observer: &Observer) -> Result<Vec<GroupStatus>> {
     let owners = HashMap::new();
     let status = |group: Group| {
         join(group.clone(), root.as_ref(), layer.as_ref(), &owners).or_else(|error| {
-            // It must not hide all the others.
+            // One group must not hide the others.
             tracing::warn!("{}", error.report());
             join(group, None, None, &owners)
         })
@@ -35,7 +35,7 @@ pub(crate) fn statuses(observer: &Observer) -> Result<Vec<GroupStatus>> {
     observer.groups()?.into_iter().map(status).collect()
 }
 
-/// Everything about one group.
+/// The status of one group.
 pub(crate) fn status(observer: &Observer, key: &GroupKey) -> Result<GroupStatus> {
     let root = readable_root()?;
     let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
@@ -45,7 +45,7 @@ pub(crate) fn status(observer: &Observer, key: &GroupKey) -> Result<GroupStatus>
     join(group, root.as_ref(), layer.as_ref(), &owners)
 }
 
-/// A group as the kernel has it.
+/// The kernel's view of a group.
 pub(crate) fn group(observer: &Observer, key: &GroupKey) -> Result<Group> {
     observer.groups()?.into_iter().find(|group| group.key == *key).ok_or_else(|| no_group(key))
 }
@@ -70,7 +70,7 @@ fn layer(root: Option<&Root>) -> Option<HostLayer> {
     Some(layer)
 }
 
-/// Everything about a group. Without a `root`, only what the kernel knows.
+/// The status of a group. Without a `root`, only the kernel's view.
 fn join(
     group: Group,
     root: Option<&Root>,

@@ -1,7 +1,7 @@
-//! Groups and their members as the kernel has them: plain data, no system call.
+//! Groups and their members as the kernel sees them: plain data.
 //!
-//! [`observe`](crate::kernel::observe) fills these in; [`GroupSpec`](crate::model::spec::GroupSpec) chooses among
-//! them. What *this tool* knows of a group (policy, slots, picks) is [`status`](crate::model::status)'s.
+//! [`observe`](crate::kernel::observe) fills them in. Pinned state (policy, slots, picks) is in
+//! [`status`](crate::model::status).
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -11,9 +11,9 @@ use crate::model::id::{Cookie, Netns};
 /// The transport protocol of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// TCP: members are listeners, and what is dealt are connections.
+    /// TCP: members are listeners, and the group distributes connections.
     Tcp,
-    /// UDP: members are bound sockets, and what is dealt are datagrams.
+    /// UDP: members are bound sockets, and the group distributes datagrams.
     Udp,
 }
 
@@ -31,11 +31,11 @@ impl fmt::Display for Protocol {
 pub struct Device {
     /// The interface's index in the group's network namespace.
     pub index: u32,
-    /// Its name, where it could be found out.
+    /// Its name, where it is known.
     pub name: Option<String>,
 }
 
-/// What makes sockets one group: the kernel balances among sockets that agree in all of this.
+/// The identity of a group: sockets that agree in all of these fields are one group.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GroupKey {
     /// The network namespace that the sockets are in.
@@ -52,7 +52,7 @@ pub struct GroupKey {
     pub uid: u32,
 }
 
-/// Shown as the command takes it: `tcp:127.0.0.1:8080`, `udp:[::]:53`, `tcp:0.0.0.0%eth0:80`.
+/// The form that the command accepts: `tcp:127.0.0.1:8080`, `udp:[::]:53`, `tcp:0.0.0.0%eth0:80`.
 impl fmt::Display for GroupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.protocol)?;
@@ -72,7 +72,7 @@ impl fmt::Display for GroupKey {
 /// A process's descriptor for a member. nginx's master and every worker hold every listener.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder {
-    /// The process, as seen from the caller's pid namespace.
+    /// The process, in the caller's pid namespace.
     pub pid: u32,
     /// The descriptor in that process.
     pub fd: u32,
@@ -80,7 +80,7 @@ pub struct Holder {
     pub comm: String,
 }
 
-/// What waits at a member.
+/// A member's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Queue {
     /// TCP: connections that wait to be accepted. UDP: bytes that wait to be read.
@@ -96,18 +96,18 @@ pub struct Queue {
 pub struct Member {
     /// The socket.
     pub cookie: Cookie,
-    /// Every descriptor of it on the host; empty if only other pid namespaces hold it.
+    /// Every descriptor of it on the host; empty if only processes of other pid namespaces hold it.
     pub holders: Vec<Holder>,
-    /// What waits there.
+    /// Its queue.
     pub queue: Queue,
-    /// The address of its `struct sock` in the kernel. Never shown to users and never put into a
-    /// map that ordinary users may read.
+    /// The address of its `struct sock` in the kernel. Never shown to users, and never in a map that
+    /// ordinary users may read.
     pub(crate) sock_address: KernelAddress,
-    /// TCP or UDP, as its group.
+    /// The protocol of its group.
     pub(crate) protocol: Protocol,
 }
 
-/// An address in the kernel: for its maps, and for nobody's eyes.
+/// An address in the kernel. `Debug` does not show it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KernelAddress(pub(crate) u64);
 
@@ -120,7 +120,7 @@ impl fmt::Debug for KernelAddress {
 /// The program that decides for a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachedProgram {
-    /// Its id; `None` for a classic BPF program (`SO_ATTACH_REUSEPORT_CBPF`), which has none.
+    /// Its id; `None` for a classic BPF program (`SO_ATTACH_REUSEPORT_CBPF`).
     pub id: Option<u32>,
     /// Its name, empty for a classic program.
     pub name: String,
@@ -129,16 +129,16 @@ pub struct AttachedProgram {
 /// A group: the sockets among which the kernel balances.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// What its members have in common.
+    /// The identity of the group.
     pub key: GroupKey,
-    /// Its members, in the order of their cookies.
+    /// Its members, by cookie.
     pub members: Vec<Member>,
-    /// The program that decides; `None` where the kernel's own hash does.
+    /// The program that decides; `None`: the kernel's hash does.
     pub program: Option<AttachedProgram>,
 }
 
 impl Group {
-    /// The pids of all processes that hold a member, each once, in order.
+    /// The pids of all processes that hold a member, sorted, without duplicates.
     pub fn pids(&self) -> Vec<u32> {
         let mut pids: Vec<u32> =
             self.members.iter().flat_map(|m| m.holders.iter().map(|h| h.pid)).collect();
@@ -147,7 +147,7 @@ impl Group {
         pids
     }
 
-    /// The id of the program that decides; `None` where none does, or one without an id.
+    /// The id of the program that decides; `None` without a program or for a classic one.
     pub(crate) fn attached_id(&self) -> Option<u32> {
         self.program.as_ref()?.id
     }

@@ -1,19 +1,16 @@
-//! The small words: what names sockets, slots and namespaces, and a member's weight, limit and state.
-//!
-//! Each is a type of its own, so that a slot cannot be passed where a cookie is meant. None of them
-//! makes a system call.
+//! Newtypes for identifiers and member attributes: cookies, slots, namespaces, weights, limits, states.
 
 use std::fmt;
 use std::num::NonZeroU64;
 
-/// A socket's cookie: the number by which the kernel names a socket for as long as it lives, on
-/// the whole host, and never again afterwards (`SO_COOKIE`, Linux 4.12).
+/// A socket's cookie: the kernel's number for a socket, unique on the host and never reused
+/// (`SO_COOKIE`, Linux 4.12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[doc(alias = "SO_COOKIE")]
 pub struct Cookie(NonZeroU64);
 
 impl Cookie {
-    /// The cookie with this number; `None` for 0, which the kernel gives to no socket.
+    /// The cookie with this number; `None` for 0, which no socket has.
     pub fn new(cookie: u64) -> Option<Self> {
         NonZeroU64::new(cookie).map(Self)
     }
@@ -30,13 +27,13 @@ impl fmt::Display for Cookie {
     }
 }
 
-/// A place in a group's socket array: what the kernel program selects by.
+/// An index into a group's socket array. The kernel program selects sockets by slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);
 
 impl Slot {
-    /// How many slots a group can have at most: the kernel's own limit of sockets in a group
-    /// (`MAX_SOCKS` in `net/core/sock_reuseport.c` is 65,535; groups grow in powers of two).
+    /// The most slots that a group can have: the kernel's limit of sockets in a group (65,535, see
+    /// `reuseport_grow` in `net/core/sock_reuseport.c`, and groups grow in powers of two).
     pub const LIMIT: u32 = 32_768;
 
     /// The slot with this index.
@@ -49,7 +46,7 @@ impl Slot {
         self.0 as u32
     }
 
-    /// Its index as the 16 bits that a table holds.
+    /// Its index in the 16 bits of a table entry.
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -64,19 +61,19 @@ impl fmt::Display for Slot {
 /// A network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Netns {
-    /// The namespace's cookie, never given twice while the host is up (`SO_NETNS_COOKIE`).
+    /// The namespace's cookie, never reused while the host is up (`SO_NETNS_COOKIE`, Linux 5.14).
     pub cookie: u64,
-    /// Its inode number, as `lsns` and `/proc/PID/ns/net` show it; given again as soon as the
-    /// namespace is gone.
+    /// Its inode number, as `lsns` and `/proc/PID/ns/net` show it; reused once the namespace is gone.
     pub inode: u32,
 }
 
-/// A member's share of the picks, in relation to the other members': 0 to 1000. 0 is drain.
+/// A member's share of the picks relative to the other members', 0 to 1000. A member with weight 0 is
+/// treated as draining.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Weight(u16);
 
 impl Weight {
-    /// What a member has unless told otherwise.
+    /// The weight of a new member.
     pub const DEFAULT: Self = Self(1);
     /// The largest weight.
     pub const MAX: Self = Self(1000);
@@ -104,11 +101,12 @@ impl fmt::Display for Weight {
     }
 }
 
-/// The most that a member may get within a short window, as a multiple of its fair share by weight:
-/// at least 1, at most 100.
+/// The most picks that a member may get within a short window, as a multiple of its fair share by weight:
+/// 1 to 100.
 ///
-/// A worker that accepts and fails at once has the shortest queue of all; this keeps it from getting
-/// everything. It is no quota: where the others do not get on with what they have, it does not hold.
+/// A worker that accepts connections and fails at once always has the shortest queue. This limit keeps it
+/// from getting all of them. It is no quota: if all other members are full or stale, the limited member is
+/// picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MaxShare(u16);
 
@@ -116,12 +114,12 @@ impl MaxShare {
     /// Twice the fair share.
     pub const DEFAULT: Self = Self(200);
 
-    /// So many hundredths of a fair share; `None` unless between 100 and 10,000.
+    /// The limit in hundredths of a fair share; `None` unless between 100 and 10,000.
     pub const fn from_hundredths(hundredths: u16) -> Option<Self> {
         if hundredths >= 100 && hundredths <= 10_000 { Some(Self(hundredths)) } else { None }
     }
 
-    /// In hundredths of a fair share.
+    /// The limit in hundredths of a fair share.
     pub const fn hundredths(self) -> u16 {
         self.0
     }
@@ -133,23 +131,23 @@ impl fmt::Display for MaxShare {
     }
 }
 
-/// For how long a worker that [reports its load](crate::report) may be busy without looking for
-/// events, before others go first: whole milliseconds, 10 to an hour's 3,600,000.
+/// How long a worker that [reports its load](crate::report) may be busy without checking for events before
+/// other members are preferred: 10 ms to one hour, in whole milliseconds.
 ///
-/// Compared by a clock that moves with the kernel's ticks, every 1 to 10 ms.
+/// The clock has a resolution of one kernel tick, 1 to 10 ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StaleAfter(u32);
 
 impl StaleAfter {
-    /// A tenth of a second.
+    /// 100 ms.
     pub const DEFAULT: Self = Self(100);
 
-    /// So many milliseconds; `None` unless between 10 and 3,600,000.
+    /// The time in milliseconds; `None` unless between 10 and 3,600,000.
     pub const fn from_millis(millis: u32) -> Option<Self> {
         if millis >= 10 && millis <= 3_600_000 { Some(Self(millis)) } else { None }
     }
 
-    /// In milliseconds.
+    /// The time in milliseconds.
     pub const fn millis(self) -> u32 {
         self.0
     }
@@ -165,13 +163,13 @@ impl fmt::Display for StaleAfter {
     }
 }
 
-/// A member's part in the balancing.
+/// A member's role in the balancing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
-    /// Enrolled, but not in the table: it gets nothing.
+    /// Enrolled, not in the table: it gets nothing.
     Standby,
     /// In the table.
     Active,
-    /// Out of the table: no new connection or flow chooses it; what it has, it finishes.
+    /// Out of the table: it gets no new connections or flows, and keeps its open connections.
     Draining,
 }

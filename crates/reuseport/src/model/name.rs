@@ -1,4 +1,4 @@
-//! Looking names up, with a suggestion for a misspelt one.
+//! The error for an unknown name, with a suggestion for a misspelt one.
 
 use crate::error::{Error, ErrorKind};
 
@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what} `{}`{} (known: {})", given.escape_debug(), suggestion(*nearest), known.join(", "))]
 pub struct UnknownName {
-    /// What it should name: "policy".
+    /// The kind of name: "policy".
     what: &'static str,
     given: String,
     nearest: Option<&'static str>,
@@ -14,7 +14,7 @@ pub struct UnknownName {
 }
 
 impl UnknownName {
-    /// The known name that is most like the given one, if any is.
+    /// The known name that is most similar to the given one, if any is similar.
     pub fn nearest(&self) -> Option<&'static str> {
         self.nearest
     }
@@ -24,8 +24,7 @@ impl UnknownName {
         &self.known
     }
 
-    /// `given` is none of the `known` names. A name may have its parameters behind a colon; the
-    /// comparison ignores them.
+    /// `given` is none of the `known` names. The comparison ignores parameters after a colon.
     pub(super) fn new(what: &'static str, given: &str, known: Vec<&'static str>) -> Self {
         let word = |name: &'static str| name.split(':').next().unwrap_or(name);
         let lower = given.to_lowercase();
@@ -33,7 +32,7 @@ impl UnknownName {
         let nearest = known
             .iter()
             .map(|name| (strsim::damerau_levenshtein(word(name), lower), *name))
-            // Up to a third of the letters wrong is a misspelling; more is another word.
+            // With up to a third of its letters wrong it counts as misspelt.
             .filter(|(distance, name)| distance * 3 <= word(name).len())
             .min()
             .map(|(_, name)| name);

@@ -1,7 +1,7 @@
-//! How users name a group: `tcp:127.0.0.1:8080`, `udp:[::]:53`, `:8080`.
+//! Names of groups as users type them: `tcp:127.0.0.1:8080`, `udp:[::]:53`, `:8080`.
 //!
-//! A [`GroupSpec`] is parsed from what somebody typed and chooses among the groups that there are.
-//! It asks nobody for them: that is [`observe`](crate::kernel::observe)'s part. It resolves no host names.
+//! A [`GroupSpec`] chooses among the groups that [`observe`](crate::kernel::observe) lists. It resolves no
+//! host names.
 
 mod choose;
 #[cfg(test)]
@@ -14,21 +14,21 @@ use std::str::FromStr;
 use crate::error::{Error, ErrorKind};
 use crate::model::group::{GroupKey, Protocol};
 
-/// A name for a group, or for several: what it leaves out, it leaves open.
+/// A name for one or several groups: a part that is left out matches anything.
 ///
 /// | written | names |
 /// |---|---|
 /// | `tcp:127.0.0.1:8080` | the TCP group on that address |
-/// | `udp:[::]:53` | the UDP group on the IPv6 wildcard; not the one on `0.0.0.0` |
+/// | `udp:[::]:53` | the UDP group on the IPv6 wildcard, not the one on `0.0.0.0` |
 /// | `tcp:*:80` | TCP on either wildcard, `0.0.0.0` or `[::]` |
 /// | `tcp:0.0.0.0%eth0:80` | only sockets that are bound to this device (its name or its index) |
-/// | `tcp:[fe80::1%eth0]:80` | the same, with the device where other programs write it |
+/// | `tcp:[fe80::1%eth0]:80` | the same, with the device inside the brackets, as other programs write it |
 /// | `127.0.0.1:8080` | TCP or UDP |
 /// | `tcp::8080` | TCP on any address |
 /// | `:8080` | anything on that port |
 ///
-/// An address is meant literally: `tcp:1.2.3.4:80` is not a group on `[::]`, although that gets
-/// traffic to 1.2.3.4 too.
+/// An address is literal: `tcp:1.2.3.4:80` does not name a group on `[::]`, although that group receives
+/// traffic to 1.2.3.4, too.
 ///
 /// ```
 /// use reuseport::spec::GroupSpec;
@@ -46,14 +46,14 @@ pub struct GroupSpec {
     port: u16,
 }
 
-/// Which local addresses are meant.
+/// The local addresses that a name matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Host {
-    /// Any at all.
+    /// Any address.
     Any,
     /// `*`: either wildcard.
     Wildcard,
-    /// This one.
+    /// This address.
     Ip(IpAddr),
 }
 
@@ -63,7 +63,7 @@ impl GroupSpec {
         self.port
     }
 
-    /// The protocol, if it names one.
+    /// The protocol, if given.
     pub fn protocol(&self) -> Option<Protocol> {
         self.protocol
     }
@@ -89,7 +89,7 @@ fn is_device(key: &GroupKey, wanted: &str) -> bool {
     })
 }
 
-/// As it can be typed again, and as [`GroupKey`] is shown.
+/// The form that [`FromStr`] accepts and [`GroupKey`] shows.
 impl fmt::Display for GroupSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(protocol) = self.protocol {
@@ -108,7 +108,7 @@ impl fmt::Display for GroupSpec {
     }
 }
 
-/// A text that names no group, and why.
+/// Why a text does not name a group.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` does not name a group: {problem}", text.escape_debug())]
 pub struct ParseSpecError {
@@ -129,47 +129,47 @@ impl From<ParseSpecError> for Error {
     }
 }
 
-/// What is wrong with a text that should name a group. Shown with an example of how it is right.
+/// A mistake in a group's name. The message shows the correct form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecProblem {
-    /// There is nothing.
+    /// The text is empty.
     #[error("it is empty; write it like tcp:127.0.0.1:8080, udp:[::]:53 or :8080")]
     Empty,
-    /// Something else than `tcp` or `udp` stands where the protocol does.
+    /// The protocol is neither `tcp` nor `udp`.
     #[error("`{}` is not a protocol; write tcp or udp, as in tcp:127.0.0.1:8080", .0.escape_debug())]
     Protocol(String),
     /// It looks like a URL.
     #[error("no slashes follow the protocol; write it like tcp:127.0.0.1:8080")]
     Slashes,
-    /// A number alone; what it should have been.
+    /// A number alone; holds the correct form.
     #[error("a port alone is written with a colon, as in `{0}`")]
     PortAlone(String),
-    /// There is no port.
+    /// The port is missing.
     #[error("the port is missing; write it like 127.0.0.1:8080 or [::1]:8080")]
     NoPort,
-    /// What stands where the port does is not one.
+    /// The port is not a number from 1 to 65535.
     #[error("`{}` is not a port; write a number from 1 to 65535, as in :8080", .0.escape_debug())]
     Port(String),
     /// An IPv6 address without brackets.
     #[error("an IPv6 address goes into brackets; write it like tcp:[::1]:8080")]
     NoBrackets,
-    /// Brackets around something else, one bracket, or something behind them.
+    /// The brackets do not hold exactly one IPv6 address, or text follows them.
     #[error("brackets hold one IPv6 address and nothing else; write it like tcp:[::1]:8080")]
     Brackets,
-    /// What stands where the address does is not one.
+    /// The address is not an IP address.
     #[error(
         "`{}` is not an address; write it in numbers (127.0.0.1, [::1]), * for a wildcard, or \
          nothing for any", .0.escape_debug()
     )]
     Address(String),
-    /// What stands behind `%` cannot be a network device.
+    /// The text after `%` cannot be a network device.
     #[error(
         "`{}` is not a network device; write its name or index, as in 0.0.0.0%eth0:80",
         .0.escape_debug()
     )]
     Device(String),
-    /// A device in the brackets and another behind them.
+    /// A device both in the brackets and after them.
     #[error("it names the device twice; write it like tcp:[fe80::1]%eth0:80")]
     TwoDevices,
 }
@@ -198,7 +198,7 @@ fn parse(text: &str) -> Result<GroupSpec, SpecProblem> {
     Ok(GroupSpec { protocol, host, device, port })
 }
 
-/// What stands before the first colon, if that is a protocol, and the rest.
+/// The protocol before the first colon, if there is one, and the rest.
 fn split_protocol(text: &str) -> Result<(Option<Protocol>, &str), SpecProblem> {
     let Some((head, tail)) = text.split_once(':') else {
         return Ok((None, text));
@@ -230,7 +230,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_digit())
 }
 
-/// What stands before the last colon, and the port behind it.
+/// The text before the last colon, and the port after it.
 fn split_port(text: &str) -> Result<(&str, u16), SpecProblem> {
     if is_number(text) {
         return Err(parse_port(text).err().unwrap_or(SpecProblem::PortAlone(format!(":{text}"))));
@@ -251,13 +251,13 @@ fn parse_port(port: &str) -> Result<u16, SpecProblem> {
     }
 }
 
-/// The address, and the device as it is written.
+/// The address and the device.
 fn parse_place(place: &str) -> Result<(Host, Option<&str>), SpecProblem> {
     if let Some(opened) = place.strip_prefix('[') {
-        let (inside, behind) = opened.split_once(']').ok_or(SpecProblem::Brackets)?;
+        let (inside, after) = opened.split_once(']').ok_or(SpecProblem::Brackets)?;
         let (ip, device_inside) = split_device(inside);
         let ip: Ipv6Addr = ip.parse().map_err(|_| SpecProblem::Brackets)?;
-        let (nothing, device_behind) = split_device(behind);
+        let (nothing, device_behind) = split_device(after);
         if !nothing.is_empty() {
             return Err(SpecProblem::Brackets);
         }
@@ -279,7 +279,7 @@ fn parse_place(place: &str) -> Result<(Host, Option<&str>), SpecProblem> {
     Ok((host, device))
 }
 
-/// What stands before the first `%`, and what stands behind it.
+/// The text before the first `%`, and the text after it.
 fn split_device(text: &str) -> (&str, Option<&str>) {
     match text.split_once('%') {
         Some((before, device)) => (before, Some(device)),

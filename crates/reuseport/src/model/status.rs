@@ -1,4 +1,4 @@
-//! A group with everything that this tool knows of it.
+//! A group with its pinned state: steering, slots, picks, counters.
 
 use super::group::{Group, Member};
 use super::id::{Slot, Weight};
@@ -6,34 +6,34 @@ use super::id::{Slot, Weight};
 pub use super::id::State;
 pub use super::selection::Steering;
 
-/// What this tool knows of an enrolled member.
+/// The pinned state of an enrolled member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enrolment {
     /// The slot that it occupies.
     pub slot: Slot,
-    /// Its part in the balancing.
+    /// Its role in the balancing.
     pub state: State,
-    /// Its share.
+    /// Its weight.
     pub weight: Weight,
-    /// The generation with which it entered.
+    /// The generation in which it was enrolled.
     pub generation: u32,
     /// Its CPU; `None` unless the policy is `cpu`.
     pub cpu: Option<u16>,
     /// How often the program picked it: connections (TCP) or datagrams (UDP). `None` where the user's
     /// own program decides.
     pub picks: Option<u64>,
-    /// Connections open at this moment; `None` for UDP and where they cannot be counted.
+    /// Open connections; `None` for UDP and where they cannot be counted.
     pub open: Option<u64>,
 }
 
-/// A member and everything that this tool knows of it.
+/// A member with its pinned state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberStatus {
     /// The socket.
     pub member: Member,
     /// The process whose epoll instance watches it, where exactly one does.
     pub owner: Option<u32>,
-    /// Its slot, and what goes with the slot; `None`: unsteered.
+    /// Its slot and the slot's state; `None`: unsteered.
     pub enrolment: Option<Enrolment>,
 }
 
@@ -46,7 +46,7 @@ pub struct Counter {
     pub count: u64,
 }
 
-/// Everything about one group.
+/// One group with its pinned state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupStatus {
     /// The kernel's view.
@@ -57,7 +57,7 @@ pub struct GroupStatus {
     pub members: Vec<MemberStatus>,
     /// Whether the program reads the members' queues: `false` unless a policy of this tool decides,
     /// and where it was attached without CAP_PERFMON or the kernel is locked down. `least-loaded` then
-    /// goes by open connections alone, and no policy passes a full member over.
+    /// compares open connections alone, and no policy passes over a full member.
     pub reads_queues: bool,
     /// The program's runs by reason; empty unless a policy of this tool decides.
     pub counters: Vec<Counter>,

@@ -262,7 +262,7 @@ pub enum UnknownPolicy {
 }
 
 impl UnknownPolicy {
-    /// The known name that is most like the given one, if any is.
+    /// The known name that is most similar to the given one, if any is similar.
     pub fn nearest(&self) -> Option<&'static str> {
         match self {
             Self::Name(unknown) => unknown.nearest(),

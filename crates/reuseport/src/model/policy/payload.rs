@@ -44,7 +44,7 @@ fn check(protocol: Protocol) -> Result<()> {
     }
 }
 
-/// Which bytes of a datagram choose its member: `OFFSET:LENGTH`, in bytes, behind the UDP header.
+/// The bytes of a datagram that are hashed: `OFFSET:LENGTH`, in bytes, after the UDP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Payload {
     offset: u16,
@@ -54,7 +54,7 @@ pub struct Payload {
 impl Payload {
     pub(super) const FIRST_BYTE: Self = Self { offset: 0, length: 1 };
 
-    /// The most bytes that can choose.
+    /// The most bytes that can be hashed.
     pub const MAX_LENGTH: u8 = 64;
 
     /// `length` bytes from `offset` on. `None` if `length` is 0 or above
@@ -67,12 +67,12 @@ impl Payload {
         if fits { Some(Self { offset, length }) } else { None }
     }
 
-    /// Bytes before the first one that counts.
+    /// The number of bytes before the first hashed one.
     pub const fn offset(self) -> u16 {
         self.offset
     }
 
-    /// How many bytes count.
+    /// The number of hashed bytes.
     pub const fn length(self) -> u8 {
         self.length
     }

@@ -16,9 +16,9 @@ pub(super) struct Rule {
     pub(super) help: &'static str,
     /// What it costs where the program cannot read queues: a clause.
     pub(super) without_queues: fn(u64) -> &'static str,
-    /// The parameters that are written behind the name.
+    /// The parameters that are part of the name.
     pub(super) written: Option<Written>,
-    /// Parameters to show in parentheses behind the name; empty: none.
+    /// Parameters to show in parentheses after the name; empty: none.
     pub(super) details: fn(u64) -> String,
     /// Refuses a protocol that the policy does not work for.
     pub(super) check: fn(Protocol) -> Result<()>,
@@ -57,9 +57,9 @@ impl Rule {
 pub(super) struct Written {
     /// The name with placeholders.
     pub(super) usage: &'static str,
-    /// Packs what was written behind the first colon; `None`: nothing was.
+    /// Packs the text after the first colon; `None`: there was no colon.
     pub(super) parse: fn(Option<&str>) -> Result<u64, BadOption>,
-    /// What to write behind the first colon.
+    /// The text after the first colon.
     pub(super) show: fn(u64) -> String,
 }
 
@@ -106,7 +106,7 @@ impl Members<'_> {
         self.by_turn().by_cpu(self.capacity, &(self.topology)(), self.cpu)
     }
 
-    /// Every table has what least-loaded compares by: while the policy changes, the other policy's
+    /// Every table has the candidates of least-loaded: while the policy changes, the other policy's
     /// program reads this table.
     fn filled(&self, fill: Fill, max_share: MaxShare) -> Table {
         Table::build(self.shares, fill, self.capacity).comparing(self.shares, max_share, self.host)

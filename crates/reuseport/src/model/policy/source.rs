@@ -7,6 +7,6 @@ use super::rule::Rule;
 pub(super) const RULE: Rule = Rule::new(
     2,
     "source",
-    "by a hash of the source address: a client meets the same member",
+    "by a hash of the source address: a client keeps its member",
     |_, members| members.by_flow(),
 );

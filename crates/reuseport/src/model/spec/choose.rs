@@ -1,4 +1,4 @@
-//! The one group that a name means, or an error that helps to write a better name.
+//! Chooses the one group that a name means, or reports why there is none.
 
 use std::collections::BTreeSet;
 
@@ -6,22 +6,22 @@ use super::{GroupSpec, Host};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::group::{Group, GroupKey};
 
-/// How many groups on the same port an error names when none matches.
+/// The most groups on the same port that an error lists when none matches.
 const NEAR_MISSES: usize = 3;
-/// How many groups an error names when several match.
+/// The most groups that an error lists when several match.
 const CANDIDATES: usize = 5;
 
 impl GroupSpec {
     /// The one of the `groups` that it names.
     ///
-    /// If it names several, one in the network namespace with the cookie `prefer_netns` is
-    /// preferred (the caller's own, say), and then one that is bound to no device, if the address
-    /// was given and no device.
+    /// If it names several, it prefers one in the network namespace with the cookie `prefer_netns` (the
+    /// caller's, for example), and then, if the name has an address and no device, one that is bound to
+    /// no device.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] if it names none, [`ErrorKind::Ambiguous`] if it names several and
-    /// nothing prefers exactly one of them. Both say which groups there are.
+    /// no preference leaves exactly one. Both list groups that match nearly or equally well.
     pub fn choose<'a>(&self, groups: &'a [Group], prefer_netns: Option<u64>) -> Result<&'a Group> {
         let all: Vec<&Group> = groups.iter().filter(|group| self.matches(&group.key)).collect();
         let near: Vec<&Group> = all
@@ -39,8 +39,8 @@ impl GroupSpec {
         }
     }
 
-    /// Whether the group, which matches, has nothing that was not written. Otherwise a group that is
-    /// bound to no device could not be told from its neighbour that is.
+    /// Whether the name describes this matching group completely: an address and no device. Without this
+    /// rule, no name would mean a group on no device next to one on a device.
     fn is_literally(&self, key: &GroupKey) -> bool {
         matches!(self.host, Host::Ip(_)) && self.device.is_none() && key.device.is_none()
     }
@@ -75,7 +75,7 @@ impl GroupSpec {
     }
 }
 
-/// A group's name with the network namespace's inode number, which is what `lsns` shows.
+/// A group's name with the network namespace's inode number, as `lsns` shows it.
 fn with_netns(key: &GroupKey) -> String {
     let v6only = if key.v6only { ", IPv6 only" } else { "" };
     format!("{key} (netns {}{v6only})", key.netns.inode)

@@ -1,4 +1,4 @@
-//! Names as users type them, and what they name.
+//! Parsing of names, and the groups that they choose.
 
 use proptest::prelude::*;
 
@@ -42,7 +42,7 @@ fn groups(keys: &[GroupKey]) -> Vec<Group> {
 }
 
 #[test]
-fn what_is_typed_is_shown_again() {
+fn names_are_shown_as_typed() {
     for text in [
         "tcp:127.0.0.1:8080",
         "udp:[::]:53",
@@ -64,7 +64,7 @@ fn what_is_typed_is_shown_again() {
 }
 
 #[test]
-fn every_mistake_has_its_own_answer() {
+fn each_mistake_has_its_message() {
     use SpecProblem as P;
     let word = str::to_owned;
     for (text, expected) in [
@@ -124,7 +124,7 @@ fn mistakes_are_shown_with_a_remedy_and_without_control_characters() {
 }
 
 #[test]
-fn what_is_left_out_is_left_open() {
+fn a_part_that_is_left_out_matches_anything() {
     let loopback = tcp("127.0.0.1:80");
     for name in ["tcp:127.0.0.1:80", "127.0.0.1:80", "tcp::80", ":80"] {
         assert!(spec(name).matches(&loopback), "{name}");
@@ -135,7 +135,7 @@ fn what_is_left_out_is_left_open() {
 }
 
 #[test]
-fn a_wildcard_is_either_one_and_an_address_is_literal() {
+fn a_star_matches_both_wildcards_and_an_address_is_literal() {
     let (v4, v6) = (tcp("0.0.0.0:80"), tcp("[::]:80"));
     assert!(spec("tcp:*:80").matches(&v4) && spec("tcp:*:80").matches(&v6));
     assert!(spec("tcp:0.0.0.0:80").matches(&v4) && !spec("tcp:0.0.0.0:80").matches(&v6));
@@ -146,7 +146,7 @@ fn a_wildcard_is_either_one_and_an_address_is_literal() {
 }
 
 #[test]
-fn a_device_is_known_by_name_or_index() {
+fn a_device_matches_by_name_or_index() {
     let named = on_device(tcp("0.0.0.0:80"), 3, Some("eth0"));
     let unnamed = on_device(tcp("0.0.0.0:80"), 3, None);
     assert!(spec("*%eth0:80").matches(&named) && spec("%3:80").matches(&named));
@@ -192,7 +192,7 @@ fn the_preferred_network_namespace_decides_if_it_can() {
 }
 
 #[test]
-fn of_many_candidates_five_are_named() {
+fn an_error_lists_at_most_five_candidates() {
     let keys: Vec<GroupKey> = (1..=8).map(|i| tcp(&format!("127.0.0.{i}:80"))).collect();
     let error = choose(":80", &keys, None).unwrap_err();
     assert_eq!(error.hint(), Some(&"write the full address".into()));
@@ -204,7 +204,7 @@ fn of_many_candidates_five_are_named() {
 }
 
 #[test]
-fn a_group_on_no_device_can_be_named_beside_one_on_a_device() {
+fn a_group_on_no_device_can_be_named_next_to_one_on_a_device() {
     let keys = [on_device(tcp("0.0.0.0:80"), 2, Some("eth0")), tcp("0.0.0.0:80")];
     assert_eq!(choose("tcp:0.0.0.0:80", &keys, None).unwrap().0, "tcp:0.0.0.0:80");
     assert_eq!(choose("tcp:0.0.0.0%eth0:80", &keys, None).unwrap().0, "tcp:0.0.0.0%eth0:80");
@@ -212,7 +212,7 @@ fn a_group_on_no_device_can_be_named_beside_one_on_a_device() {
 }
 
 #[test]
-fn no_match_says_what_else_is_on_the_port() {
+fn an_error_lists_the_groups_on_the_same_port() {
     let mut keys = vec![tcp("0.0.0.0:80"), tcp("0.0.0.0:443")];
     keys.push(key(Protocol::Tcp, "0.0.0.0:80", 2));
     let error = choose("udp:0.0.0.0:80", &keys, None).unwrap_err();
@@ -265,7 +265,7 @@ proptest! {
     }
 
     #[test]
-    fn every_group_answers_to_the_name_it_is_shown_with(key in any_key()) {
+    fn the_name_of_each_group_matches_it(key in any_key()) {
         let spec = key.to_string().parse::<GroupSpec>().unwrap();
         prop_assert!(spec.matches(&key));
         prop_assert_eq!(spec.to_string(), key.to_string());
