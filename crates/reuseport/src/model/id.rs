@@ -105,8 +105,7 @@ impl fmt::Display for Weight {
 /// 1 to 100.
 ///
 /// A worker that accepts connections and fails at once always has the shortest queue. This limit keeps it
-/// from getting all of them. It is no quota: if all other members are full or stale, the limited member is
-/// picked.
+/// from getting all of them. It is no quota: it does not hold while the other members are full or stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MaxShare(u16);
 

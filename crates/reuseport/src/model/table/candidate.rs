@@ -1,4 +1,4 @@
-//! What least-loaded knows of the members that it compares, beside what the kernel knows of them.
+//! The members that least-loaded compares, with what user space computes for them.
 
 use super::share::Share;
 use crate::model::id::{MaxShare, Slot, State, Weight};
@@ -8,9 +8,9 @@ use crate::model::id::{MaxShare, Slot, State, Weight};
 pub struct Candidate {
     /// Its slot.
     pub slot: Slot,
-    /// Its weight, above 0: loads are compared in relation to it.
+    /// Its weight, above 0: loads are compared per weight.
     pub weight: Weight,
-    /// So many picks in a window, and others go first.
+    /// The picks in one window after which other members are preferred.
     pub limit: u16,
     /// Its index in the host-wide layer, which counts open connections.
     pub host: Option<u16>,
@@ -19,10 +19,10 @@ pub struct Candidate {
 impl Candidate {
     const NO_HOST: u16 = u16::MAX;
 
-    /// Picks to a member of average weight in one window: `WINDOW` in `bpf/wire/tuning.h`.
+    /// The picks of a member of average weight in one window: `WINDOW` in `bpf/wire/tuning.h`.
     pub(crate) const WINDOW: u16 = 8;
 
-    /// The active members of any weight, by slot.
+    /// The active members with a weight above 0.
     pub(super) fn all(
         shares: &[Share],
         max_share: MaxShare,
@@ -48,7 +48,7 @@ impl Candidate {
             .collect()
     }
 
-    /// As the kernel program reads it: slot, weight, limit and host, 16 bits each, lowest first.
+    /// The word for the kernel program: slot, weight, limit and host, 16 bits each, from the lowest bit.
     pub(super) fn pack(&self) -> u64 {
         let host = self.host.unwrap_or(Self::NO_HOST);
         [host, self.limit, self.weight.get(), self.slot.get()]

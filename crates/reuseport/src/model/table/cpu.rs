@@ -1,21 +1,21 @@
-//! Entries by CPU: which member a packet gets by the CPU that received it.
+//! Fills entries by CPU: the CPU that receives a packet selects the member.
 
 use crate::model::id::Slot;
 
-/// Where CPUs are: for each possible one, by its number, the NUMA node that it belongs to.
+/// The NUMA node of each possible CPU.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Topology {
-    /// At least one.
+    /// NUMA nodes by CPU number; at least one.
     pub nodes: Vec<u16>,
 }
 
-/// A member and the CPU that is its own.
+/// A member and its CPU.
 pub(super) type Placed = (Slot, Option<u16>);
 
-/// For each CPU an entry, and that as often as some CPU has members: entry `cpu + cpus * n` is the CPU's
-/// *n*th member. A CPU without a member gets those of its node in turn, and in a node without any, all.
+/// Entry `cpu + cpus * n` is the CPU's *n*th member; shorter lists repeat, up to the length of the longest.
+/// A CPU without members takes turns among those of its node, or, in a node without members, among all.
 ///
-/// No more than `limit` entries: of a CPU with very many members some then get nothing from it.
+/// At most `limit` entries: on a CPU with very many members, some then get nothing.
 pub(super) fn fill(members: &[Placed], topology: &Topology, limit: usize) -> Vec<Slot> {
     let cpus = topology.nodes.len();
     if members.is_empty() || cpus == 0 {
@@ -40,13 +40,13 @@ pub(super) fn fill(members: &[Placed], topology: &Topology, limit: usize) -> Vec
             if others.is_empty() {
                 others = members.iter().map(|(slot, _)| *slot).collect();
             }
-            // Not every such CPU begins with the same one.
+            // Such CPUs start with different members.
             let start = cpu % others.len();
             others.rotate_left(start);
             others
         })
         .collect();
-    // So often that every member has a turn on its CPU, and all of those that share an empty CPU, too.
+    // Enough rounds for the longest list.
     let rounds = near.iter().map(Vec::len).max().unwrap_or(1).min(limit / cpus);
     (0..rounds).flat_map(|round| near.iter().map(move |own| own[round % own.len()])).collect()
 }
@@ -70,13 +70,13 @@ mod tests {
     }
 
     #[test]
-    fn members_of_one_cpu_share_it() {
+    fn members_on_the_same_cpu_take_turns() {
         let topology = Topology { nodes: vec![0; 2] };
         assert_eq!(slots(&fill(&members(&[0, 1, 0]), &topology, 100)), [0, 1, 2, 1]);
     }
 
     #[test]
-    fn a_cpu_without_a_member_takes_those_of_its_node() {
+    fn a_cpu_without_members_takes_those_of_its_node() {
         let topology = Topology { nodes: vec![0, 0, 1, 1] };
         // Members on CPUs 0 and 2: CPU 1 goes to the first, CPU 3 to the second.
         assert_eq!(slots(&fill(&members(&[0, 2]), &topology, 100)), [0, 0, 1, 1]);
@@ -86,14 +86,14 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_more_entries_than_there_is_room_for() {
+    fn entries_do_not_exceed_the_limit() {
         let topology = Topology { nodes: vec![0; 512] };
         let entries = fill(&members(&[0; 500]), &topology, 65_521);
         assert_eq!(entries.len(), 512 * 127);
     }
 
     #[test]
-    fn members_without_a_cpu_are_not_forgotten() {
+    fn members_without_a_cpu_get_turns_on_empty_cpus() {
         let topology = Topology { nodes: vec![0; 2] };
         let entries = fill(&[(Slot::new(7), None), (Slot::new(8), None)], &topology, 100);
         assert_eq!(slots(&entries), [7, 8, 8, 7]);

@@ -1,16 +1,16 @@
 //! A smooth round of turns in proportion to weights, exact and as short as possible.
 //!
-//! Divide the round of L turns into as many equal stretches as a member has turns: in each stretch
-//! it has one. Whoever's stretch has begun may have a turn, and of those the one goes first whose
-//! stretch ends first. Nobody is ever too late: if every turn were divided among all members in
-//! proportion, each would get exactly one turn's worth in each of its stretches, and where turns can
-//! be dealt in time piecewise, they can be dealt in time whole, in this order. So at every point of
-//! the round everybody has had its proportional number of turns, rounded down or up. (The smooth
-//! weighted round-robin that nginx made known has the same aim, but looks at every member for every
-//! turn, and lets some lag by more than a turn.)
+//! A member with w of the L turns of a round divides the round into w equal stretches and has one turn in
+//! each. Among the members whose stretch has begun, the next turn goes to the one whose stretch ends first
+//! (earliest deadline first). No deadline is missed: if every turn were divided among all members in
+//! proportion, each member would get exactly one turn in each of its stretches, and a schedule that is
+//! feasible with divided turns is feasible with whole turns in this order. So at every point of the round
+//! each member has had its proportional number of turns, rounded down or up. (nginx's smooth weighted
+//! round-robin has the same aim, but examines every member for every turn, and some members lag by more
+//! than a turn.)
 //!
-//! Two heaps, of the stretches to begin and of those to end, make a round cost O(L log n). All of it
-//! is integers.
+//! Two heaps, one of stretches that have not begun and one of those that have, make a round cost
+//! O(L log n). All arithmetic is in integers.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,7 +19,7 @@ use std::collections::binary_heap::PeekMut;
 use super::share::Turns;
 use crate::model::id::Slot;
 
-/// The round of turns; at most `maximum` long.
+/// The round of turns, at most `maximum` long.
 pub(super) fn fill(turns: &[Turns], maximum: u32) -> Vec<Slot> {
     round(reduce(scale_down(reduce(turns.to_vec()), maximum.into())))
 }
@@ -35,8 +35,8 @@ fn reduce(mut turns: Vec<Turns>) -> Vec<Turns> {
 
 /// Scales weights so that their sum is at most `maximum`, with at least 1 for each.
 ///
-/// Room for one turn of each is set aside first: rounding, to the nearest but never to 0, gives
-/// nobody more than one turn above its share. Equal weights stay equal.
+/// One turn for each member is reserved first: rounding, to the nearest number but never to 0, gives no
+/// member more than one turn above its share. Equal weights stay equal.
 fn scale_down(mut turns: Vec<Turns>, maximum: u64) -> Vec<Turns> {
     let sum: u64 = turns.iter().map(|turn| turn.weight).sum();
     if sum > maximum {
@@ -48,10 +48,10 @@ fn scale_down(mut turns: Vec<Turns>, maximum: u64) -> Vec<Turns> {
     turns
 }
 
-/// One round: every slot as often as its weight says.
+/// One round, in which each slot has as many turns as its weight.
 fn round(mut turns: Vec<Turns>) -> Vec<Slot> {
-    // Of stretches that end at once the heaviest member's goes first, so that light ones come
-    // between its turns and not in a row at the end; then the lowest slot's.
+    // Of stretches that end at the same time, the heaviest member's goes first, so that light members
+    // come between its turns and not in a row at the end; then the lowest slot's.
     turns.sort_unstable_by_key(|turn| (Reverse(turn.weight), turn.slot));
     let length: u64 = turns.iter().map(|turn| turn.weight).sum();
     let mut had = vec![0; turns.len()];
@@ -66,8 +66,7 @@ fn round(mut turns: Vec<Turns>) -> Vec<Slot> {
             let end = ((had[member] + 1) * length).div_ceil(turns[member].weight);
             begun.push(Reverse(Event::new(end, member)));
         }
-        let Reverse(first) =
-            begun.pop().expect("as many stretches have begun as turns came, and one more");
+        let Reverse(first) = begun.pop().expect("more stretches have begun than turns were given");
         let member = first.member();
         order.push(turns[member].slot);
         had[member] += 1;
@@ -79,8 +78,8 @@ fn round(mut turns: Vec<Turns>) -> Vec<Slot> {
     order
 }
 
-/// The turn in which a member's stretch begins, or after whose predecessor it ends, and the member:
-/// in one word, because heaps of them are most of the work.
+/// The turn in which a member's stretch begins, or before which it ends, and the member, in one word:
+/// most of the time goes into heaps of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Event(u64);
 

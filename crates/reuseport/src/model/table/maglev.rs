@@ -1,13 +1,12 @@
 //! Maglev hashing with weights (section 3.4 of Eisenbud et al., "Maglev: A Fast and Reliable
 //! Software Network Load Balancer", NSDI 2016).
 //!
-//! Every member has an order of its own over all places of the table. Members take turns, each
-//! taking the first place in its order that is still free, until the table is full. Who comes or
-//! goes disturbs the others little, because nothing of theirs depends on it but where they collide.
+//! Each member has its own permutation of the places of the table. Members take turns; in each turn a
+//! member takes the first free place of its permutation, until the table is full. A member that comes or
+//! goes moves few entries of the others: only those at collisions.
 //!
-//! Weights: a member's turns come at points of an imaginary time, as many per unit as its weight.
-//! When a turn comes depends on the member alone, so that here, too, nobody's coming or going
-//! changes the order among the others.
+//! Weights: a member has turns at points of a virtual time, as many per unit as its weight. These points
+//! depend on the member alone, so a member that comes or goes does not change the order of the others.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -15,13 +14,12 @@ use std::collections::{BTreeMap, BinaryHeap};
 use super::share::Turns;
 use crate::model::id::Slot;
 
-/// Fills a table of `size` entries, a prime; an empty one if there is nobody.
+/// Fills a table of `size` entries, a prime. Without members the table is empty.
 pub(super) fn fill(turns: &[Turns], seed: u64, size: u32) -> Vec<Slot> {
     if turns.is_empty() {
         return Vec::new();
     }
-    // Members of one weight always have their turns together, so that time is kept for weights, of
-    // which there are few, and not for members.
+    // Members of one weight have their turns at the same times: the heap holds weights, which are few.
     let mut by_weight = BTreeMap::<u64, Vec<Walk>>::new();
     for turn in turns {
         by_weight.entry(turn.weight).or_default().push(Walk::new(turn.slot, seed));
@@ -45,7 +43,7 @@ pub(super) fn fill(turns: &[Turns], seed: u64, size: u32) -> Vec<Slot> {
     table.slots
 }
 
-/// When the members of a class have their next turn. The heaviest goes first if several do.
+/// The next turn of the members of one weight. Of turns at the same time, the heaviest goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
     time: u64,
@@ -53,23 +51,23 @@ struct Turn {
     round: u64,
 }
 
-/// When the turn with this number, counted from 0, comes.
+/// The time of a turn, counted from 0.
 ///
-/// In the middle of its share of time, so that the number of turns up to any moment is the weight
-/// times the moment, rounded. Only the first comes at once: everybody gets an entry, however small
-/// its share. With at most 2^22 turns, 2^63 is not exceeded.
+/// It is the middle of the turn's share of time: the number of turns up to any time is the weight times the
+/// time, rounded. The first turn comes at time 0, so that each member gets an entry, however small its
+/// share. With at most 2^22 turns, the numbers stay below 2^63.
 fn time_of(round: u64, weight: u64) -> u64 {
     const UNIT: u64 = 1 << 40;
     if round == 0 { 0 } else { (2 * round + 1) * UNIT / (2 * weight) }
 }
 
-/// A member's way through the table, past every place once.
+/// A member's permutation of the places.
 ///
-/// The paper goes ahead by the same distance each time. Two members whose distances happen to be in
-/// a simple ratio then stay in step all over the table, and if another comes or goes, one of the two
-/// is shifted as a whole: among 29 equal members this once moved twice the keys that it should have.
-/// So this is a permutation without such structure: additions, multiplications by odd numbers and
-/// shifts, each of which can be undone within the bits that count the places.
+/// The paper's permutations are arithmetic progressions. Two members whose steps are in a simple ratio then
+/// stay in step all over the table, and a third one that comes or goes shifts one of the two as a whole:
+/// among 29 equal members this moved twice the keys that were due. This permutation has no such structure:
+/// it consists of additions, multiplications by odd numbers and shifts, each of which is invertible within
+/// the bits of a place.
 struct Walk {
     slot: Slot,
     step: u32,
@@ -81,7 +79,7 @@ impl Walk {
     fn new(slot: Slot, seed: u64) -> Self {
         let first = mix(seed ^ mix(u64::from(slot.get()) + 1));
         let second = mix(first);
-        // Bits are cut off on purpose: any of them will do.
+        // Truncation is intended: all bits are equally random.
         let factors = [second as u32 | 1, (second >> 32) as u32 | 1];
         Self { slot, step: 0, start: first as u32, factors }
     }
@@ -99,8 +97,8 @@ impl Walk {
     }
 }
 
-/// Spreads every bit of `x` over all bits: SplitMix64 (Steele, Lea, Flood 2014), written out here
-/// because a table must be the same whatever version of whatever library it was built with.
+/// Spreads every bit of `x` over all bits: SplitMix64 (Steele, Lea, Flood 2014). Not from a
+/// library, because a table must not change with a library's version.
 fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -111,8 +109,8 @@ fn mix(x: u64) -> u64 {
 /// The table while it is being filled.
 struct Places {
     slots: Vec<Slot>,
-    /// One bit for each place. Most of the time goes into looking for a free one, all over the
-    /// table: bits stay in the processor's cache where the slots would not.
+    /// One bit for each place. Most of the time goes into finding free places all over the table, and the
+    /// bits fit the processor's cache.
     taken: Vec<u64>,
     free: u32,
 }
@@ -126,7 +124,7 @@ impl Places {
         }
     }
 
-    /// Gives the member the next place on its way that is free. There must be one.
+    /// Gives the member the first free place of its permutation. There must be one.
     fn take(&mut self, member: &mut Walk) {
         let size = self.slots.len();
         let bits = size.next_power_of_two().ilog2();

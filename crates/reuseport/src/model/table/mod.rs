@@ -1,13 +1,11 @@
-//! The kernel's table: which slots a key can name, and how often each is named.
+//! The table from which the kernel program picks: computed from members, weights and states.
 //!
-//! The kernel program takes a key modulo the table's length and finds a slot there. Everything else
-//! that "balancing" means (weights, draining, standby generations) is how this module *fills* the
-//! table. It computes and nothing else: it makes no system call, knows no socket and writes no map.
-//! Whoever swaps a table in for another takes care of the grace period.
+//! The kernel program takes a key modulo the table's length and finds a slot there. Weights and states are
+//! only how this module *fills* the table. It does no I/O and knows no sockets.
 //!
-//! Two ways to fill it, see [`Fill`]:
+//! There are two ways to fill it, see [`Fill`]:
 //!
-//! * [`Fill::Maglev`]: for keys that come from the packet. Who comes or goes moves few keys.
+//! * [`Fill::Maglev`]: for keys that come from the packet. A member that comes or goes moves few keys.
 //! * [`Fill::Interleave`]: for keys that count or are random. Proportions are exact.
 
 mod candidate;
@@ -27,8 +25,8 @@ use share::Turns;
 
 /// The version of what [`Table::build`] computes, kept with the pinned state.
 ///
-/// The same members, seed and capacity give the same table as long as this number is the same. A
-/// change of it moves nearly all flows of a group that is filled anew, once.
+/// With the same version, the same members, seed and capacity give the same table. With another version,
+/// the next table of a running group moves nearly all flows once.
 pub const FILL_VERSION: u32 = 1;
 
 /// How a table is filled.
@@ -36,45 +34,40 @@ pub const FILL_VERSION: u32 = 1;
 #[non_exhaustive]
 pub enum Fill {
     /// Maglev hashing (Eisenbud et al., NSDI 2016) with weights: a table of
-    /// [`maximum_entries`] places, of which every member takes one after the other in an order of
-    /// its own, derived from its slot and the seed.
+    /// [`maximum_entries`] places, which each member takes in its own order, derived from its slot and
+    /// the seed.
     ///
-    /// * A member that comes or goes moves its own share of the keys and less than 2 % more; one
-    ///   replaced in its slot moves none. So does a table built twice from the same input, on
-    ///   whatever host.
-    /// * A member has its weighted share of the table to within one entry and 0.8 % of that share.
-    ///   Up to 4,096 equal members have at least 127 entries each, and are within 1 % of their
-    ///   share; more have at least 31 each, and are within 4 %.
-    /// * Who has any weight has at least one entry, however unequal the weights: a member whose
-    ///   share is less than one entry (weight 1 beside 4,095 members of weight 1000, say) gets more
-    ///   than its share.
+    /// * A member that comes or goes moves its own share of the keys and less than 2 % more. A member
+    ///   replaced in its slot moves none. The same input gives the same table on every host.
+    /// * A member has its weighted share of the table to within one entry and 0.8 % of that share. Each
+    ///   of up to 4,096 equal members has at least 127 entries and is within 1 % of its share; each of
+    ///   more members has at least 31 entries and is within 4 %.
+    /// * Each member with a weight above 0 has at least one entry, however unequal the weights. A share
+    ///   of less than one entry (weight 1 next to 4,095 members of weight 1000) is rounded up to one.
     Maglev {
-        /// Makes the table unguessable from outside; the same for the lifetime of a group.
+        /// Keys the permutations, so that the table cannot be guessed; constant for a group's lifetime.
         seed: u64,
     },
-    /// A smooth weighted round of turns, as short as it can be: as many entries as the weights'
-    /// sum divided by their greatest common divisor, which for equal weights is one for each.
+    /// The shortest smooth weighted round of turns: the sum of the weights divided by their greatest
+    /// common divisor, which for equal weights is one entry for each member.
     ///
-    /// * Every member is in the round exactly `weight / divisor` times, and at every point of it
-    ///   (and of any number of rounds in a row) has had its proportional number of turns, rounded
-    ///   down or up.
-    /// * If that is more than [`maximum_entries`], weights are scaled down and rounded: a member has
-    ///   its share of the round to within one turn and 0.8 % of that share. Members of one weight
-    ///   keep the same number of turns, and everybody keeps at least one.
-    /// * A member that comes or goes changes the whole round: not for keys that stand for flows.
+    /// * Each member has exactly `weight / divisor` turns in the round, and at every point of any number
+    ///   of consecutive rounds has had its proportional number of turns, rounded down or up.
+    /// * If the round would exceed [`maximum_entries`], weights are scaled down and rounded: a member has
+    ///   its share of the round to within one turn and 0.8 % of that share. Members of equal weight have
+    ///   equally many turns, and each member has at least one.
+    /// * A member that comes or goes changes the whole round: do not use it for keys that stand for flows.
     Interleave,
 }
 
-/// How many entries a table of a group with so many slots has at most: the map that holds its
-/// encoding needs [`maximum_words`].
+/// The most entries that a table can have, for a group with `capacity` slots.
 ///
-/// This is also the exact length of a table filled by [`Fill::Maglev`] that is not empty. It depends
-/// on nothing but the capacity, because a table whose length changed with the number of members
-/// would move nearly every key each time, and it is a prime, so that no regularity of the keys can
-/// agree with it. There are three lengths: 65,521 (128 KiB) up to 512 slots, 524,287 (1 MiB) up to
-/// 16,384, and 4,194,301 (8 MiB) above. A longer table is a better approximation of the shares and a
-/// worse fit for the processor's caches: with 4,096 members in a group for four times as many, a
-/// datagram's choice by hash takes a third longer from 8 MiB than from 1 MiB.
+/// A table filled by [`Fill::Maglev`] that is not empty has exactly this length. It depends on the capacity
+/// alone: a length that changed with the number of members would move nearly every key each time. It is a
+/// prime, so that regular keys do not align with it. There are three lengths: 65,521 (128 KiB) up to 512
+/// slots, 524,287 (1 MiB) up to 16,384, and 4,194,301 (8 MiB) above. A longer table approximates the shares
+/// better and fits the processor's caches worse: with 4,096 members and a capacity of 16,384, a pick by hash
+/// takes a third longer from 8 MiB than from 1 MiB.
 pub const fn maximum_entries(capacity: u32) -> u32 {
     match capacity {
         0..=512 => 65_521,
@@ -83,38 +76,37 @@ pub const fn maximum_entries(capacity: u32) -> u32 {
     }
 }
 
-/// How many words [`Table::encode`] returns at most for a group with so many slots.
+/// The most words that [`Table::encode`] returns, for a group with `capacity` slots.
 pub const fn maximum_words(capacity: u32) -> usize {
     let entries = maximum_entries(capacity).div_ceil(PER_WORD as u32);
-    // A slot is on one list only, but each list begins with a word of its own.
+    // A slot is on one list only, and each list begins in a new word.
     let lists = capacity.div_ceil(PER_WORD as u32) + 1;
     (1 + entries + lists + capacity) as usize
 }
 
-/// How many slots a word of the encoding holds.
+/// Slots in a word of the encoding.
 const PER_WORD: usize = 4;
 
-/// What the kernel program selects from.
+/// The table from which the kernel program picks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
-    /// Slots by key: only active members with a weight above 0. Empty if there is none.
+    /// Slots by key: those of active members with a weight above 0.
     pub entries: Vec<Slot>,
-    /// Every slot in `entries`, once and in ascending order: where to look on when the slot that a
-    /// key names turns out to be empty.
+    /// Every slot in `entries`, once, in ascending order: the alternatives if the picked slot is empty.
     pub active: Vec<Slot>,
-    /// The slots of draining members and of active ones with weight 0, in ascending order: what is
-    /// left before the kernel's own hash decides.
+    /// The slots of draining members and of active ones with weight 0, in ascending order: the last
+    /// alternatives before the kernel's hash decides.
     pub draining: Vec<Slot>,
-    /// What it takes to compare the members in `active`, by slot; empty where nobody compares them.
+    /// The members in `active` as least-loaded compares them, by slot; empty if no policy does.
     pub candidates: Vec<Candidate>,
 }
 
 impl Table {
-    /// Fills a table for a group that has room for `capacity` slots.
+    /// Fills a table for a group with `capacity` slots.
     ///
-    /// The order of `shares` does not matter. Their slots lie below the capacity, each in one share;
-    /// of several for one slot only one counts. A table for 4,096 members takes some 20 to 40 ms in
-    /// an optimised build, one for 32,768 less than half a second.
+    /// The order of `shares` does not matter. Slots must be below the capacity; of several shares with the
+    /// same slot one is used. A table for 4,096 members takes some 20 to 40 ms in an optimised build, one
+    /// for 32,768 less than half a second.
     pub fn build(shares: &[Share], fill: Fill, capacity: u32) -> Self {
         let mut shares = shares.to_vec();
         shares.sort_unstable_by_key(|share| (share.slot, share.weight, share.state));
@@ -138,7 +130,7 @@ impl Table {
         Self { entries, active, draining, candidates: Vec::new() }
     }
 
-    /// Has the entries go by CPU instead, each member having one for its own, if it has.
+    /// Replaces the entries by entries by CPU; `cpu` returns a member's CPU, if it has one.
     pub fn by_cpu(
         mut self,
         capacity: u32,
@@ -150,8 +142,7 @@ impl Table {
         self
     }
 
-    /// Adds what it takes to compare the members: their weights, how much each may get, and who they
-    /// are in the host-wide layer.
+    /// Adds the candidates of least-loaded; `host` returns a member's index in the host-wide layer.
     pub fn comparing(
         mut self,
         shares: &[Share],
@@ -165,16 +156,16 @@ impl Table {
         self
     }
 
-    /// The table as the kernel program reads it.
+    /// The table in the kernel program's layout.
     ///
     /// Word 0 holds the number of entries (bits 0 to 31), of active slots (32 to 47) and of draining
     /// slots (48 to 63). The entries follow, four to a word: entry *i* is in word 1 + *i*/4 at bit
-    /// 16·(*i* mod 4). Then come the active slots and the draining ones, packed likewise, each list
-    /// from a new word on. Then, where members are compared, a word for each slot up to the last
-    /// candidate's, 0 for who is none. A table without any member is a single 0.
+    /// 16·(*i* mod 4). The active slots and then the draining ones are packed likewise, each list
+    /// from a new word on. If there are candidates, a word for each slot up to the last candidate's
+    /// follows, 0 for a slot without one. A table without members is a single 0.
     pub fn encode(&self) -> Vec<u64> {
-        // The kernel lets no group have more sockets than 16 bits can count (`U16_MAX` in
-        // reuseport_grow, net/core/sock_reuseport.c), so no list is ever cut.
+        // No list is ever cut: a group has at most `U16_MAX` sockets (reuseport_grow in
+        // net/core/sock_reuseport.c).
         let listed = |list: &[Slot]| list.len().min(u16::MAX.into());
         let active = &self.active[..listed(&self.active)];
         let draining = &self.draining[..listed(&self.draining)];
@@ -195,9 +186,8 @@ impl Table {
         encoded
     }
 
-    /// Reads what [`encode`](Self::encode) wrote; `None` if there are fewer words than word 0
-    /// promises. What follows the table in `words` is ignored: a map may be longer than its table.
-    /// Not for one with candidates.
+    /// Reads the words of [`encode`](Self::encode), without candidates. `None` if there are fewer words
+    /// than word 0 requires. Words after the table are ignored: a map may be longer than its table.
     pub fn decode(words: &[u64]) -> Option<Self> {
         let (&header, mut rest) = words.split_first()?;
         let mut list = |len: u64| {

@@ -1,4 +1,4 @@
-//! What the fills work with: a member's share, and its turns.
+//! The input of the fills: members' shares and turns.
 
 use crate::model::id::{Slot, State, Weight};
 
@@ -7,13 +7,13 @@ use crate::model::id::{Slot, State, Weight};
 pub struct Share {
     /// The slot that the member occupies.
     pub slot: Slot,
-    /// Its share in relation to the others'; 0 is treated as draining.
+    /// Its weight; 0 is treated as draining.
     pub weight: Weight,
     /// Its state: only active members are in the table.
     pub state: State,
 }
 
-/// What a fill works with: a slot and how many turns it has in relation to the others, not 0.
+/// A slot and its number of turns relative to the others; not 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turns {
     pub(super) slot: Slot,

@@ -1,4 +1,4 @@
-//! What the fills promise, as properties.
+//! The documented properties of the fills.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -27,7 +27,7 @@ fn interleave(weights: &[u16]) -> Vec<u16> {
     table.entries.iter().map(|slot| slot.get()).collect()
 }
 
-/// How often each slot is in the table.
+/// The number of entries of each slot.
 fn counts(entries: &[Slot], members: usize) -> Vec<u64> {
     let mut counts = vec![0; members];
     for slot in entries {
@@ -36,7 +36,7 @@ fn counts(entries: &[Slot], members: usize) -> Vec<u64> {
     counts
 }
 
-/// Whether everybody has its share, as far as the documentation of [`Fill`] promises it.
+/// Whether each member has its share, as documented for [`Fill`].
 fn in_proportion(entries: &[Slot], weights: &[u16]) -> Result<(), TestCaseError> {
     let sum: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
     for (&weight, count) in weights.iter().zip(counts(entries, weights.len())) {
@@ -44,13 +44,13 @@ fn in_proportion(entries: &[Slot], weights: &[u16]) -> Result<(), TestCaseError>
         prop_assert!(count > 0, "weight {weight} of {sum} got nothing");
         prop_assert!(
             (count as f64 - share).abs() <= 1.0 + share * 0.008,
-            "weight {weight} of {sum} got {count} entries, its share is {share}"
+            "weight {weight} of {sum} got {count} entries, for a share of {share}"
         );
     }
     Ok(())
 }
 
-/// The weights of a few members: equal, somehow, or as unequal as can be.
+/// Weights: equal, arbitrary, or as unequal as possible.
 fn weights(members: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Vec<u16>> {
     prop_oneof![
         (1..=1000_u16, members.clone()).prop_map(|(weight, n)| vec![weight; n]),
@@ -73,14 +73,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn maglev_gives_everybody_its_share(weights in weights(1..=64), seed: u64) {
+    fn maglev_gives_each_member_its_share(weights in weights(1..=64), seed: u64) {
         let entries = maglev(&shares(&weights), seed);
         prop_assert_eq!(entries.len(), 65_521);
         in_proportion(&entries, &weights)?;
     }
 
     #[test]
-    fn maglev_moves_little_more_than_the_share_of_who_comes_or_goes(
+    fn maglev_moves_little_more_than_the_share_of_a_member_that_comes_or_goes(
         weights in weights(2..=64), seed: u64, who: prop::sample::Index,
     ) {
         let with = shares(&weights);
@@ -101,8 +101,8 @@ proptest! {
     ) {
         let mut shares = shares(&weights);
         let entries = maglev(&shares, seed);
-        // A replaced member is another socket in the same slot. Nothing here knows of sockets, so
-        // what could move a key is the order of members, or the room the group has.
+        // A replaced member is another socket in the same slot, which the table does not know. The order
+        // of members or the capacity could move a key, and must not.
         let turn = turn % shares.len();
         shares.rotate_left(turn);
         let again = Table::build(&shares, Fill::Maglev { seed }, capacity);
@@ -115,7 +115,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn interleave_is_exact_and_as_short_as_can_be(weights in weights(1..=64)) {
+    fn interleave_is_exact_and_as_short_as_possible(weights in weights(1..=64)) {
         let divisor = (1..=1000).rev().find(|d| weights.iter().all(|w| w.is_multiple_of(*d))).unwrap();
         let entries = Table::build(&shares(&weights), Fill::Interleave, 64).entries;
         let turns: Vec<u64> = weights.iter().map(|w| u64::from(w / divisor)).collect();
@@ -126,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn interleave_leaves_nobody_a_whole_turn_behind_or_ahead(weights in weights(1..=12)) {
+    fn interleave_leaves_no_member_a_whole_turn_behind_or_ahead(weights in weights(1..=12)) {
         let round = interleave(&weights);
         let sum: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();
         for (slot, &weight) in (0..).zip(&weights) {
@@ -147,7 +147,7 @@ proptest! {
     }
 
     #[test]
-    fn interleave_has_everybody_as_often_in_every_window_of_a_round(weights in weights(1..=6)) {
+    fn interleave_has_the_same_counts_in_every_window_of_a_round(weights in weights(1..=6)) {
         let round = interleave(&weights);
         let count = |window: &[u16]| {
             weights.iter().enumerate().map(|(slot, _)| {
@@ -217,19 +217,19 @@ fn maglev_keeps_no_two_members_in_step() {
 }
 
 #[test]
-fn rounds_look_as_one_would_write_them() {
+fn small_rounds_are_as_written_by_hand() {
     assert_eq!(interleave(&[1, 1, 1]), [0, 1, 2]);
     assert_eq!(interleave(&[7]), [0]);
     assert_eq!(interleave(&[500, 1000]), [1, 1, 0]);
     assert_eq!(interleave(&[5, 1, 1]), [0, 0, 0, 1, 0, 0, 2]);
     assert_eq!(interleave(&[3, 3, 3, 3, 12]), [4, 0, 4, 1, 4, 2, 4, 3]);
-    // Eight light members beside one as heavy as all of them: it has every other turn.
+    // Eight light members and one as heavy as all of them: it has every other turn.
     let round = interleave(&[1, 1, 1, 1, 1, 1, 1, 1, 8]);
     assert!(round.chunks(2).all(|pair| pair.contains(&8)), "{round:?}");
 }
 
 #[test]
-fn the_words_are_where_the_kernel_program_looks_for_them() {
+fn words_are_where_the_kernel_program_reads_them() {
     let slots = |list: &[u16]| list.iter().copied().map(Slot::new).collect::<Vec<_>>();
     let table = Table {
         candidates: Vec::new(),
@@ -244,7 +244,7 @@ fn the_words_are_where_the_kernel_program_looks_for_them() {
 }
 
 #[test]
-fn an_encoding_fits_the_words_set_aside_for_it() {
+fn an_encoding_fits_maximum_words() {
     for capacity in [1, 4, 512, 513] {
         let mut shares = shares(&vec![1; capacity as usize]);
         shares[0].state = State::Draining;
@@ -254,7 +254,7 @@ fn an_encoding_fits_the_words_set_aside_for_it() {
 }
 
 #[test]
-fn large_groups_have_their_shares_too() {
+fn large_groups_have_their_shares() {
     let unequal: Vec<u16> = (0..512_u32).map(|i| (i * 7919 % 1000 + 1) as u16).collect();
     let mut light = vec![1000; 512];
     light[0] = 1;
@@ -295,10 +295,10 @@ fn sizes_are_primes() {
     }
 }
 
-/// If this fails, tables of running groups would change when they are next built: raise
-/// [`FILL_VERSION`] and put the new numbers here.
+/// If this fails, tables of running groups change when they are next built: raise [`FILL_VERSION`] and
+/// put the new numbers here.
 #[test]
-fn the_fill_of_this_version_stays_as_it_is() {
+fn the_fill_does_not_change_within_a_version() {
     let print = |entries: Vec<Slot>| {
         entries.iter().fold(0_u64, |sum, slot| {
             sum.wrapping_mul(0x100_0000_01b3).wrapping_add(u64::from(slot.get()) + 1)
