@@ -1,15 +1,15 @@
-//! A web server of N workers, each a thread with a tokio runtime and a listener of its own, under the
-//! policy least-loaded.
+//! A web server with N workers under the policy least-loaded. Each worker is a thread with its own tokio
+//! runtime and listener.
 //!
 //!     cargo run -p reuseport --example http -- [ADDRESS:PORT [WORKERS]]
 //!
-//! `/` says which worker answers. `/slow` blocks its worker's thread for a second, as a careless
-//! handler would: meanwhile the others get what comes.
+//! `/` returns the number of the worker. `/slow` blocks its worker's thread for a second, as a blocking
+//! handler does; meanwhile the other workers get the new connections.
 //!
 //!     curl http://127.0.0.1:8080/slow & for i in $(seq 20); do curl http://127.0.0.1:8080/; done
 //!
-//! Every two seconds, and in the end, it shows what each worker got. ^C detaches and ends. Root, or
-//! CAP_BPF and CAP_PERFMON and the right to write below /sys/fs/bpf.
+//! Every two seconds, and at the end, it shows each worker's picks. ^C detaches and exits. It needs root, or
+//! CAP_BPF, CAP_PERFMON and write access to /sys/fs/bpf.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -28,8 +28,9 @@ use reuseport::{Balancer, Host, Policy};
 
 pub(crate) type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// What `/slow` takes, and how often is shown what workers got.
+/// The duration of `/slow`.
 const SLOW: Duration = Duration::from_secs(1);
+/// The interval at which picks are shown.
 const SHOW_EVERY: Duration = Duration::from_secs(2);
 
 fn main() -> Result {
@@ -43,29 +44,29 @@ fn main() -> Result {
 pub(crate) fn run(address: SocketAddr, workers: usize) -> Result {
     let listeners = Bind::new(address).nonblocking(true).listeners(workers)?;
 
-    // The three lines. The default policy for TCP is least-loaded.
+    // The default policy for TCP is least-loaded.
     let host = Host::open()?;
     let group = host.group_of(listeners.first().ok_or("no workers")?)?;
     let least_loaded = Policy::default_for(group.key.protocol);
     let (balancer, attached) = Balancer::attach(&host, &group.key, &least_loaded.into())?;
 
-    if let Some(lost) = attached.degraded {
-        eprintln!("queues cannot be read, so open connections decide: {lost}");
+    if let Some(error) = attached.degraded {
+        eprintln!("comparing open connections alone: {}", error.report());
     }
     for (worker, listener) in listeners.iter().enumerate() {
         let listener = listener.try_clone()?;
         let name = format!("worker {worker}");
         thread::Builder::new().name(name).spawn(move || {
             if let Err(error) = serve(worker, listener) {
-                eprintln!("worker {worker} ends: {error}");
+                eprintln!("worker {worker} failed: {error}");
             }
         })?;
     }
     println!("listening on {}, {least_loaded} decides", group.key.address);
-    let shown = show_until_interrupted(&host, &balancer, &listeners);
-    // Without this, what is pinned would stay until somebody changes any group.
+    let result = show_until_interrupted(&host, &balancer, &listeners);
+    // Otherwise the pinned state would stay until the next operation on any group.
     balancer.detach(&host)?;
-    shown
+    result
 }
 
 /// A runtime for this thread alone.
@@ -81,7 +82,7 @@ fn serve(worker: usize, listener: TcpListener) -> Result {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of descriptors, say. Others may be better off meanwhile.
+                    // Too many open descriptors, for example: wait, and let the other workers accept.
                     eprintln!("worker {worker} cannot accept: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
@@ -103,7 +104,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.uri().path() == "/slow" {
-        // Not tokio's sleep, which would let this thread go on with others.
+        // Not tokio's sleep, which would let this thread handle other requests.
         thread::sleep(SLOW);
     }
     Ok(Response::new(Full::from(format!("worker {worker}\n"))))
@@ -113,9 +114,9 @@ fn show_until_interrupted(host: &Host, balancer: &Balancer, listeners: &[TcpList
     runtime()?.block_on(async {
         let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
-            let over = tokio::time::timeout(SHOW_EVERY, &mut interrupted).await;
+            let interrupt = tokio::time::timeout(SHOW_EVERY, &mut interrupted).await;
             show(host, balancer, listeners)?;
-            if let Ok(result) = over {
+            if let Ok(result) = interrupt {
                 return Ok(result?);
             }
         }
@@ -127,7 +128,7 @@ fn show(host: &Host, balancer: &Balancer, listeners: &[TcpListener]) -> Result {
     for (worker, listener) in listeners.iter().enumerate() {
         let of = stats.of(listener).ok_or("a worker left the group")?;
         let (picks, open) = (of.picks.unwrap_or(0), of.open.unwrap_or(0));
-        println!("worker {worker}: {picks} picks, {} wait, {open} open", of.queue.waiting);
+        println!("worker {worker}: {picks} picks, {} waiting, {open} open", of.queue.waiting);
     }
     println!();
     Ok(())

@@ -1,15 +1,15 @@
-//! An eBPF program of one's own decides for listeners of one's own.
+//! Your own eBPF program decides for your own listeners.
 //!
 //!     cargo run -p reuseport --example own_program -- [OBJECT [ADDRESS:PORT [LISTENERS]]]
 //!
-//! The library finds the group, fills the program's socket array and attaches it. Without OBJECT it is
-//! `tests/bpf/by_source.bpf.o`, which docs/own-program.md explains: it sends all connections of a
-//! client's address to the same one of two listeners. Each answers with its number:
+//! The library finds the group, fills the program's socket array and attaches the program. The default
+//! OBJECT is `tests/bpf/by_source.bpf.o`, which docs/own-program.md explains: it sends all connections from
+//! one client address to the same one of two listeners. Each listener answers with its number:
 //!
 //!     for i in 1 2 3; do curl --interface 127.0.0.2 http://127.0.0.1:8080/; done
 //!
-//! ^C shows how many connections each listener got, detaches and ends. Root, or CAP_BPF and CAP_PERFMON
-//! and the right to write below /sys/fs/bpf.
+//! ^C shows how many connections each listener accepted, detaches and exits. It needs root, or CAP_BPF,
+//! CAP_PERFMON and write access to /sys/fs/bpf.
 
 use std::error::Error;
 use std::io::{Read as _, Write as _};
@@ -40,7 +40,7 @@ fn main() -> Result {
 pub(crate) fn run(path: PathBuf, address: SocketAddr, listeners: usize) -> Result {
     let listeners = Bind::new(address).listeners(listeners)?;
 
-    // An object with several programs, or several maps for sockets, needs their names here.
+    // An object with several programs or several maps for sockets needs their names here.
     let object = ObjectSpec { path, program: None, map: None };
     let host = Host::open()?;
     let group = host.group_of(listeners.first().ok_or("no listeners")?)?;
@@ -62,7 +62,7 @@ pub(crate) fn run(path: PathBuf, address: SocketAddr, listeners: usize) -> Resul
         .build()?
         .block_on(tokio::signal::ctrl_c())?;
 
-    // What the program itself counts is in its own maps; picks are known of our policies alone.
+    // Picks are counted for policies only. Your own program may count in its own maps.
     for ((number, listener), accepted) in listeners.iter().enumerate().zip(&accepted) {
         let stats = balancer.stats(&host)?;
         let slot = stats.of(listener).and_then(|member| member.slot).ok_or("it has no slot")?;
@@ -72,12 +72,12 @@ pub(crate) fn run(path: PathBuf, address: SocketAddr, listeners: usize) -> Resul
     Ok(balancer.detach(&host)?)
 }
 
-/// The smallest web server: one request at a time, whatever it is.
+/// A minimal web server: one request at a time, any request.
 fn serve(number: usize, listener: &TcpListener, accepted: &AtomicU64) {
     loop {
         let answered = listener.accept().and_then(|(mut stream, _)| {
             accepted.fetch_add(1, Ordering::Relaxed);
-            // Nobody may keep all others waiting.
+            // A silent client must not block the others.
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;
             let _request = stream.read(&mut [0; 4096])?;
             let body = format!("listener {number}\n");

@@ -1,15 +1,15 @@
-//! A UDP echo server of N threads with a socket each, under a policy from the command line.
+//! A UDP echo server with N threads, one socket for each, under a policy from the command line.
 //!
 //!     cargo run -p reuseport --example udp_echo -- POLICY [ADDRESS:PORT [SOCKETS]]
 //!
-//! POLICY is one that `reuseport attach` takes: `hash`, `source`, `round-robin`, `payload:0:4`. Each
-//! datagram comes back with the number of the socket that received it before it. With `payload:0:4`,
-//! whatever begins with the same four bytes meets the same socket, whoever sends it:
+//! POLICY is one that `reuseport attach` accepts: `hash`, `source`, `round-robin`, `payload:0:4`. Each
+//! datagram comes back prefixed with the number of the socket that received it. With `payload:0:4`,
+//! datagrams that begin with the same four bytes reach the same socket, from any sender:
 //!
 //!     for i in $(seq 5); do echo "abcd $i" | nc -u -w1 127.0.0.1 9000; done
 //!
-//! ^C shows what each socket got, detaches and ends. Root, or CAP_BPF and CAP_PERFMON and the right to
-//! write below /sys/fs/bpf.
+//! ^C shows each socket's picks, detaches and exits. It needs root, or CAP_BPF, CAP_PERFMON and write access
+//! to /sys/fs/bpf.
 
 use std::error::Error;
 use std::net::{SocketAddr, UdpSocket};
@@ -22,7 +22,7 @@ pub(crate) type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::
 
 fn main() -> Result {
     let mut arguments = std::env::args().skip(1);
-    let policy = arguments.next().ok_or("say a policy: hash, round-robin, payload:0:4, ...")?;
+    let policy = arguments.next().ok_or("name a policy: hash, round-robin, payload:0:4, ...")?;
     let address = arguments.next().unwrap_or_else(|| "127.0.0.1:9000".to_owned()).parse()?;
     let sockets = arguments.next().unwrap_or_else(|| "4".to_owned()).parse()?;
     run(policy.parse()?, address, sockets)
@@ -36,14 +36,14 @@ pub(crate) fn run(policy: Policy, address: SocketAddr, sockets: usize) -> Result
     let group = host.group_of(sockets.first().ok_or("no sockets")?)?;
     let (balancer, attached) = Balancer::attach(&host, &group.key, &policy.into())?;
 
-    if let Some(lost) = attached.degraded {
-        eprintln!("queues cannot be read: {lost}");
+    if let Some(error) = attached.degraded {
+        eprintln!("{}", error.report());
     }
     for (number, socket) in sockets.iter().enumerate() {
         let socket = socket.try_clone()?;
         thread::Builder::new().name(format!("socket {number}")).spawn(move || {
             if let Err(error) = echo(number, &socket) {
-                eprintln!("socket {number} ends: {error}");
+                eprintln!("socket {number} failed: {error}");
             }
         })?;
     }
@@ -68,7 +68,7 @@ fn echo(number: usize, socket: &UdpSocket) -> Result {
         let (length, client) = socket.recv_from(&mut datagram)?;
         let mut answer = format!("{number} ").into_bytes();
         answer.extend(&datagram[..length]);
-        // One that cannot be answered must not end the others' service.
+        // A client that cannot be answered must not end the service for the others.
         if let Err(error) = socket.send_to(&answer, client) {
             eprintln!("socket {number} cannot answer {client}: {error}");
         }

@@ -75,7 +75,7 @@ impl Error {
         self.kind
     }
 
-    /// What the reader can do about it, where that is known.
+    /// What to do about it, if known.
     pub fn hint(&self) -> Option<&Hint> {
         self.hint.as_ref()
     }
@@ -110,18 +110,18 @@ impl StdError for Error {
     }
 }
 
-/// What the reader can do about a failure: a clause such as "try again".
+/// What to do about a failure: a clause such as "try again".
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hint {
-    /// Run with these capabilities, of which the caller has not all.
+    /// Run with these capabilities; the caller lacks some.
     Grant {
         /// All that the operation takes.
         needed: Vec<&'static str>,
         /// Those that the calling thread lacks.
         missing: Vec<&'static str>,
     },
-    /// The caller has these capabilities, and the kernel does not accept them: they are of another user
+    /// The caller has these capabilities and the kernel does not accept them: they belong to another user
     /// namespace, or the kernel is locked down.
     NotInEffect {
         /// All that the operation takes.
@@ -187,7 +187,7 @@ impl<'a> Report<'a> {
     /// [`sk_reuseport`], which knows the call that failed.
     pub fn hint(&self) -> Option<String> {
         let own = self.chain().find_map(|error| error.downcast_ref::<Error>()?.hint());
-        // What the caller lacks, this crate's hint names more exactly.
+        // This crate's hint names missing capabilities more exactly.
         let of_call = match own {
             Some(Hint::Grant { .. } | Hint::NotInEffect { .. }) => None,
             _ => sk_reuseport::hint_of(self.0),

@@ -1,4 +1,4 @@
-//! Attaching to a group, and bringing an attachment up to date.
+//! Attaches to a group, or updates an attachment.
 
 use super::build::if_busy;
 use super::prepare::prepare;
@@ -115,7 +115,7 @@ impl Transaction {
         let changes = self.sync(group, request, &mut state)?;
         let attached = self
             .place_on_cpus(group, &mut state, request.cpus.as_ref())
-            .and_then(|()| Self::weigh(&mut state, &request.weights).map(|_| ()))
+            .and_then(|()| Self::set_weights(&mut state, &request.weights).map(|_| ()))
             .and_then(|()| self.refuse_if_changed(group))
             .and_then(|()| attach_to(group, &program));
         if let Err(error) = attached {

@@ -1,4 +1,4 @@
-//! Building a group's state in staging, and attaching its program.
+//! Builds a group's state in staging, and attaches its program.
 
 use std::time::{Duration, Instant};
 
@@ -98,8 +98,8 @@ impl Transaction {
         Ok(changes)
     }
 
-    /// Puts a program with maps of its own in the place of this tool's. A socket is in one array only: the
-    /// new one can be filled when the old one is empty, and in between the kernel's hash decides.
+    /// Replaces this tool's program by one with other maps. A socket fits one array only, so the old array is
+    /// emptied before the new one is filled; in between the kernel's hash decides.
     pub(super) fn replace(
         &mut self,
         group: &Group,
@@ -108,7 +108,7 @@ impl Transaction {
         mut old: GroupState,
     ) -> Result<Attached> {
         let mut old_program = old.program()?;
-        // A fault of the new one shows before anything is touched.
+        // Errors of the new program show before anything changes.
         let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
         enrol::check_room(group, &prepared.state)?;
         self.refuse_if_changed(group)?;

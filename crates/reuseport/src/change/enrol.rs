@@ -1,7 +1,7 @@
 //! Enrolment: members into slots and out of them.
 //!
-//! A member that comes: mark, record, socket array, and then the table. A member that goes: the table,
-//! and when no program reads the old one, the rest. The caller has the lock.
+//! A new member: mark, record, socket array, and then the table. A leaving member: the table, and the rest
+//! when no program reads the old table. The caller holds the lock.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -29,7 +29,7 @@ pub(crate) struct Enroller<'a> {
     pub(crate) state: &'a mut GroupState,
     pub(crate) layer: &'a mut HostLayer,
     pub(crate) stop: &'a Stop,
-    /// How newcomers begin.
+    /// How least-loaded starts with newcomers.
     pub(crate) start: Start,
     /// Weights of newcomers; those not listed have the default.
     pub(crate) weights: &'a [(Cookie, Weight)],
@@ -46,7 +46,7 @@ impl<'a> Enroller<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Full`] before anything is changed; after any other one, newcomers are out again.
+    /// [`ErrorKind::Full`] before anything is changed; after any other one, newcomers are taken out again.
     pub(crate) fn sync(&mut self, group: &Group) -> Result<Changes> {
         check_room(group, self.state)?;
         let capacity = self.state.all_slots().count();

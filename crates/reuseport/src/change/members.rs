@@ -1,4 +1,4 @@
-//! Changing members' weights and states.
+//! Changes the weights and states of members.
 
 use super::request::MemberChange;
 use super::settle::settle;
@@ -15,8 +15,8 @@ use crate::pins::steering::steering;
 use crate::wire::slot::SlotRecord;
 
 impl Transaction {
-    /// Gives members other weights or states: all or none, in one step for the traffic. Returns the
-    /// members' parts afterwards.
+    /// Changes weights and states, all or none, in one step for the traffic. Returns the new weights and
+    /// states of all members.
     pub(crate) fn change_members(
         self,
         key: &GroupKey,
@@ -73,7 +73,7 @@ impl Transaction {
 
     /// Applies the weights of an attachment to members that have a slot. Returns the records that it
     /// changed, as they were.
-    pub(super) fn weigh(
+    pub(super) fn set_weights(
         state: &mut GroupState,
         weights: &[(Cookie, Weight)],
     ) -> Result<Vec<(Slot, SlotRecord)>> {

@@ -1,4 +1,4 @@
-//! Changing a group: one transaction for each operation, from the lock to the last step.
+//! Changes groups: one transaction for each operation, from the lock to the last step.
 
 mod attach;
 mod build;

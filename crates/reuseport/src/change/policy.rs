@@ -1,4 +1,4 @@
-//! Changing the policy of a group that this tool's program decides for.
+//! Changes the policy of a group for which this tool's program decides.
 
 use super::prepare::program_id;
 use super::reach::attach_to;
@@ -52,8 +52,8 @@ impl Transaction {
         }
     }
 
-    /// Applies the part of an attachment that concerns members and policy of a group that is steered. If
-    /// it fails, weights and policy are as they were.
+    /// Applies an attachment's CPUs, weights and policy to a steered group. If it fails, weights and policy
+    /// are as before.
     pub(super) fn update_program(
         &mut self,
         group: &Group,
@@ -62,7 +62,7 @@ impl Transaction {
         state: &mut GroupState,
     ) -> Result<(Steering, Option<Error>)> {
         self.place_on_cpus(group, state, request.cpus.as_ref())?;
-        let before = Self::weigh(state, &request.weights)?;
+        let before = Self::set_weights(state, &request.weights)?;
         let Some(old) = now.selection() else { return Ok((*now, None)) };
         let requested = request.program.as_ref().and_then(|program| program.selection());
         let policy = requested.unwrap_or(old).policy;

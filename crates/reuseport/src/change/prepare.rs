@@ -1,4 +1,4 @@
-//! Preparing an attachment, before anything is touched: the program loaded, the maps made.
+//! Prepares an attachment without changing the group: loads the program, creates the maps.
 
 use sk_reuseport::programs::SkReuseport;
 

@@ -1,4 +1,4 @@
-//! Attaching and detaching through a member: either affects the whole group.
+//! Attaches and detaches through any member, which affects the whole group.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 

@@ -1,4 +1,4 @@
-//! What an operation is asked for, and what it reports.
+//! Requests of operations, and their results.
 
 use crate::error::Error;
 use crate::model::group::AttachedProgram;

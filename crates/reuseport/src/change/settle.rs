@@ -1,4 +1,4 @@
-//! Ending a change of policy that did not end.
+//! Completes or takes back an unfinished change of policy.
 //!
 //! The header announces the next program, the program is attached, and then the header names it. After
 //! an interruption at any point, the program that is attached tells how far the change came.
@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::selection::Program;
 use crate::pins::group::GroupState;
 
-/// Ends a change of policy that was interrupted or failed: the `attached` program stays.
+/// Completes or takes back a change of policy that was interrupted or failed. The `attached` program stays.
 pub(super) fn settle(state: &mut GroupState, attached: Option<u32>) -> Result<()> {
     let failed =
         |error| Error::new(ErrorKind::System, "cannot read a group's state").because(error);

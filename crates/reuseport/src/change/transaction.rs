@@ -1,8 +1,8 @@
-//! One operation on a group, from the lock to the last step. If a step fails, the transaction takes
-//! those before it back.
+//! One operation on a group, from the lock to the last step. If a step fails, the transaction takes the
+//! earlier ones back.
 //!
 //! Every step that can fail comes before the one that counts, which is one call: attaching or
-//! detaching the program. The steps after it are housekeeping that the next operation can do as well.
+//! detaching the program. The steps after it can be left to the next operation.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -44,7 +44,7 @@ pub(crate) struct Transaction {
     pub(super) root: Root,
     /// Opened on first use: a refused request creates no state.
     pub(super) layer: Option<HostLayer>,
-    /// Whether this operation made it.
+    /// Whether this operation created it.
     made_layer: bool,
     groups: Vec<Group>,
     pub(super) observer: Arc<Observer>,
@@ -75,7 +75,7 @@ impl Transaction {
         Ok(Self { root, layer: None, made_layer: false, groups, observer, _lock: lock })
     }
 
-    /// The host-wide layer, made if there is none.
+    /// The host-wide layer, created if necessary.
     pub(super) fn layer(&mut self) -> Result<&mut HostLayer> {
         let layer = match self.layer.take() {
             Some(layer) => layer,
@@ -89,7 +89,7 @@ impl Transaction {
         self.made_layer = existing.is_none();
         let layer = match existing {
             Some(layer) if layer.counts() => layer,
-            // Also one that was made without the right to count.
+            // Also a layer that was created without the right to count.
             _ => HostLayer::create(&self.root)?,
         };
         match group::host_members(&self.root) {

@@ -1,8 +1,7 @@
-//! Borrows sockets of other processes for the length of a call.
+//! Borrows sockets of other processes for the duration of a call.
 //!
-//! Attaching a program or filling a socket array takes a descriptor of the member, so one is copied
-//! out of a process that has it (`pidfd_getfd`, Linux 5.6). The process itself notices nothing.
-//! Nothing here keeps a descriptor: see [`Borrowed`].
+//! Attaching a program or filling a socket array takes a descriptor of the member. [`borrow`] duplicates one
+//! from a process that holds the socket (`pidfd_getfd`, Linux 5.6); that process is not disturbed.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -14,12 +13,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::group::{Holder, Member};
 use crate::model::id::Cookie;
 
-/// A member's socket, on loan; dropping it closes our descriptor of it.
+/// A borrowed socket. Dropping it closes the duplicated descriptor.
 ///
-/// Do not keep it beyond the call that needs it. A socket lives as long as anybody has it open: with
-/// a copy of ours the listener of a worker that died stays in its group, the kernel goes on
-/// dealing it connections, and nobody accepts them. (Half of all connections went there when it was
-/// tried.)
+/// Do not keep it beyond the call that needs it. A socket lives as long as any descriptor: while a duplicate
+/// exists, the listener of a dead worker stays in its group, and the kernel gives it connections that no
+/// process accepts. (In an experiment, half of all connections.)
 #[derive(Debug)]
 #[must_use = "the socket is given back at once when this is dropped"]
 pub struct Borrowed(OwnedFd);
@@ -30,9 +28,9 @@ impl AsFd for Borrowed {
     }
 }
 
-/// Why one holder could not lend the socket.
+/// Why the socket could not be borrowed from one holder.
 enum Refusal {
-    /// The process or its descriptor is gone, or the number means something else by now.
+    /// The process or its descriptor is gone, or its number has been reused.
     Gone,
     Denied(Errno),
     Failed(Errno),
@@ -40,17 +38,20 @@ enum Refusal {
 
 /// Borrows the member's socket from the first of its holders that still has it.
 ///
-/// Process ids and descriptors are numbers that are used again: what was got is compared by its
-/// cookie with the member, so this never returns another socket.
+/// Process ids and descriptors may be reused, so the cookie is compared: this never returns another socket.
+///
+/// # Minimum kernel version
+///
+/// Linux 5.6. Needs the right to trace a holder: the same user, or CAP_SYS_PTRACE.
 ///
 /// # Errors
 ///
 /// [`Vanished`](ErrorKind::Vanished): no holder has it any more.
-/// [`Denied`](ErrorKind::Denied): the caller may not trace any holder that has it, or sees none of
-/// them. [`System`](ErrorKind::System): descriptors ran out.
+/// [`Denied`](ErrorKind::Denied): the caller may trace no holder that has it, or sees none of them.
+/// [`System`](ErrorKind::System): for example too many open descriptors.
 pub fn borrow(member: &Member) -> Result<Borrowed> {
     let Some(first) = member.holders.first() else {
-        return Err(Error::new(ErrorKind::Denied, tried(member, None))
+        return Err(Error::new(ErrorKind::Denied, failed(member, None))
             .with_hint("only processes of another pid namespace hold it: run this in the host's"));
     };
     let mut worst = (first, Refusal::Gone);
@@ -62,20 +63,20 @@ pub fn borrow(member: &Member) -> Result<Borrowed> {
         }
     }
     let (holder, refusal) = worst;
-    let tried = tried(member, Some(holder));
+    let failed = failed(member, Some(holder));
     Err(match refusal {
-        Refusal::Gone => Error::new(ErrorKind::Vanished, tried)
+        Refusal::Gone => Error::new(ErrorKind::Vanished, failed)
             .because("the process closed it or is gone")
             .with_hint("list the group again"),
-        Refusal::Denied(errno) => Error::new(ErrorKind::Denied, tried).because(errno).with_hint(
+        Refusal::Denied(errno) => Error::new(ErrorKind::Denied, failed).because(errno).with_hint(
             "it takes the right to trace the process: CAP_SYS_PTRACE, or the same user and \
              kernel.yama.ptrace_scope=0",
         ),
-        Refusal::Failed(errno) => Error::new(ErrorKind::System, tried).because(errno),
+        Refusal::Failed(errno) => Error::new(ErrorKind::System, failed).because(errno),
     })
 }
 
-fn tried(member: &Member, holder: Option<&Holder>) -> String {
+fn failed(member: &Member, holder: Option<&Holder>) -> String {
     match holder {
         Some(Holder { pid, fd, comm }) => {
             format!("cannot borrow socket {} from {comm} (pid {pid}, fd {fd})", member.cookie)
@@ -87,12 +88,12 @@ fn tried(member: &Member, holder: Option<&Holder>) -> String {
 fn borrow_from(holder: &Holder, member: &Member) -> Result<Borrowed, Refusal> {
     let pid = i32::try_from(holder.pid).ok().and_then(Pid::from_raw).ok_or(Refusal::Gone)?;
     let fd = i32::try_from(holder.fd).map_err(|_| Refusal::Gone)?;
-    // Our own process is no exception: everybody may trace himself (__ptrace_may_access).
+    // This works for the calling process, too: a process may trace itself (__ptrace_may_access).
     let process = pidfd_open(pid, PidfdFlags::empty()).map_err(refusal)?;
     let socket = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).map_err(refusal)?;
     match socket_cookie(&socket) {
         Ok(cookie) if cookie == member.cookie.get() => Ok(Borrowed(socket)),
-        // Another socket, or none at all.
+        // Another socket, or not a socket.
         _ => Err(Refusal::Gone),
     }
 }
@@ -106,7 +107,7 @@ pub(crate) fn cookie_of(socket: impl AsFd) -> Result<Cookie> {
 
 fn refusal(errno: Errno) -> Refusal {
     match errno {
-        // EINVAL: the number is a thread's by now (pidfd_open takes processes only).
+        // EINVAL: the number is now a thread's, which pidfd_open refuses.
         Errno::SRCH | Errno::BADF | Errno::INVAL | Errno::NOENT => Refusal::Gone,
         Errno::PERM | Errno::ACCESS => Refusal::Denied(errno),
         errno => Refusal::Failed(errno),

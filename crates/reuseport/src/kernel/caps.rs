@@ -1,4 +1,4 @@
-//! Capabilities: which an operation takes, and which the caller lacks.
+//! Capabilities: those that an operation needs, and those that the caller lacks.
 
 use std::error::Error as StdError;
 use std::fs;
@@ -22,7 +22,7 @@ pub(crate) const SOCKET_MAPS: &[(CapabilitySet, &str)] =
 /// An error with its cause; where the kernel refused for lack of a capability, with the hint that names
 /// it.
 pub(crate) fn failed(
-    tried: &str,
+    failed: &str,
     source: impl Into<Box<dyn StdError + Send + Sync>>,
     needed: &[(CapabilitySet, &'static str)],
 ) -> Error {
@@ -30,19 +30,19 @@ pub(crate) fn failed(
     let missing = missing(needed);
     let denied = match os_error(source.as_ref()) {
         Some(Errno::PERM) => true,
-        // The verifier also says EACCES, of a program that it refuses to every caller.
+        // The verifier also returns EACCES for a program that it refuses to every caller.
         Some(Errno::ACCESS) => !missing.is_empty(),
         _ => false,
     };
     if !denied {
-        return Error::new(ErrorKind::System, tried).because(source);
+        return Error::new(ErrorKind::System, failed).because(source);
     }
     let needed = needed.iter().map(|(_, name)| *name).collect();
     let hint = match missing.is_empty() {
         true => Hint::NotInEffect { needed },
         false => Hint::Grant { needed, missing },
     };
-    Error::new(ErrorKind::Denied, tried).because(source).with_hint(hint)
+    Error::new(ErrorKind::Denied, failed).because(source).with_hint(hint)
 }
 
 /// The first OS error in the chain of causes.

@@ -22,8 +22,7 @@ struct Entry {
     former: Option<&'static str>,
     /// Whether it has one element for each slot.
     per_slot: bool,
-    /// For a map that earlier versions did not have: makes an empty one. It holds from the next
-    /// program on.
+    /// For a map that earlier versions did not have: creates an empty one, which the next program uses.
     make: Option<fn(u32) -> Result<Map, MapError>>,
 }
 
@@ -53,8 +52,8 @@ pub(crate) struct PolicyMaps {
     cursor: Array<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
     picks: PerCpuArray<MapData, u64>,
-    /// The kernel's addresses of the members' sockets, by slot, for reading their queues. A secret of
-    /// the kernel: pinned for its owner only, and never mapped into memory.
+    /// The kernel's addresses of the members' sockets, by slot, for reading their queues. They are secret:
+    /// the pin is readable for its owner only, and the map is never mapped into memory.
     addresses: Array<MapData, u64>,
     limiters: Array<MapData, Limiter>,
     /// What workers report, by slot.
@@ -76,7 +75,7 @@ impl PolicyMaps {
         })
     }
 
-    /// The maps with the names that the object has for them.
+    /// The maps with their names in the object.
     pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &MapData)> {
         let maps = [
             self.tables.map_data(),
@@ -90,7 +89,7 @@ impl PolicyMaps {
         LIST.iter().map(|entry| entry.name).zip(maps)
     }
 
-    /// The maps of which the loader has to be told the number of slots.
+    /// The maps whose length is the number of slots.
     pub(crate) fn per_slot() -> impl Iterator<Item = &'static str> {
         LIST.iter().filter(|entry| entry.per_slot).map(|entry| entry.name)
     }

@@ -1,5 +1,4 @@
-//! The kernel's objects: programs, maps, sockets, CPUs, capabilities. What they mean for a group is
-//! decided above.
+//! The kernel's objects: programs, maps, sockets, iterators, CPUs, capabilities. No rules about groups.
 
 pub mod borrow;
 pub(crate) mod caps;

@@ -12,40 +12,40 @@ use crate::model::selection::ObjectSpec;
 
 /// Loads the object and returns its program and its map for sockets. The program keeps its other maps.
 pub(crate) fn load(spec: &ObjectSpec) -> Result<(SkReuseport, Sockets)> {
-    let tried = format!("cannot use {}", spec.path.display());
+    let failed = format!("cannot use {}", spec.path.display());
     let mut ebpf = EbpfLoader::new().load_file(&spec.path).map_err(|error| match error {
-        EbpfError::MapError(_) => caps::failed(&tried, error, caps::LOADING),
-        EbpfError::NoBTF => Error::new(ErrorKind::Unsupported, &tried).because(error),
-        _ => Error::new(ErrorKind::Invalid, &tried).because(error),
+        EbpfError::MapError(_) => caps::failed(&failed, error, caps::LOADING),
+        EbpfError::NoBTF => Error::new(ErrorKind::Unsupported, &failed).because(error),
+        _ => Error::new(ErrorKind::Invalid, &failed).because(error),
     })?;
-    let program = program_name(&ebpf, spec, &tried)?;
-    let map = map_name(&ebpf, spec, &tried)?;
-    let sockets = ebpf.take_map(&map).ok_or_else(|| missing(&tried, "map", &map))?;
+    let program = program_name(&ebpf, spec, &failed)?;
+    let map = map_name(&ebpf, spec, &failed)?;
+    let sockets = ebpf.take_map(&map).ok_or_else(|| missing(&failed, "map", &map))?;
     let sockets = Sockets::from_map(sockets).map_err(|error| {
-        Error::new(ErrorKind::Invalid, &tried)
+        Error::new(ErrorKind::Invalid, &failed)
             .because(error)
             .with_hint(format!("map `{map}` must be a socket array or a socket map with u32 keys"))
     })?;
     match ebpf.take_program(&program) {
         Some(Program::SkReuseport(mut program)) => {
-            program.load().map_err(|error| cannot_load(&tried, error))?;
+            program.load().map_err(|error| cannot_load(&failed, error))?;
             Ok((program, sockets))
         }
-        _ => Err(missing(&tried, "program", &program)),
+        _ => Err(missing(&failed, "program", &program)),
     }
 }
 
 /// A program that the verifier refuses is invalid input.
-fn cannot_load(tried: &str, error: ProgramError) -> Error {
+fn cannot_load(failed: &str, error: ProgramError) -> Error {
     let verdict =
         matches!(caps::os_error(&error), Some(Errno::ACCESS | Errno::INVAL | Errno::TOOBIG));
     match verdict && caps::has(caps::LOADING) {
-        true => Error::new(ErrorKind::Invalid, tried).because(error),
-        false => caps::failed(tried, error, caps::LOADING),
+        true => Error::new(ErrorKind::Invalid, failed).because(error),
+        false => caps::failed(failed, error, caps::LOADING),
     }
 }
 
-fn program_name(ebpf: &Ebpf, spec: &ObjectSpec, tried: &str) -> Result<String> {
+fn program_name(ebpf: &Ebpf, spec: &ObjectSpec, failed: &str) -> Result<String> {
     let all = ebpf.programs().map(|(name, _)| name);
     let mut selecting: Vec<&str> = ebpf
         .programs()
@@ -55,24 +55,24 @@ fn program_name(ebpf: &Ebpf, spec: &ObjectSpec, tried: &str) -> Result<String> {
     selecting.sort_unstable();
     match (&spec.program, selecting.as_slice()) {
         (Some(name), names) if names.contains(&name.as_str()) => Ok(name.clone()),
-        (Some(name), names) => Err(Error::new(ErrorKind::Invalid, tried)
+        (Some(name), names) => Err(Error::new(ErrorKind::Invalid, failed)
             .because(format!("it has no program `{name}` that selects sockets"))
             .with_hint(format!("it has: {}", listed(names)))),
         (None, [name]) => Ok((*name).to_owned()),
-        (None, []) => Err(Error::new(ErrorKind::Invalid, tried)
+        (None, []) => Err(Error::new(ErrorKind::Invalid, failed)
             .because("it has no program that selects sockets (SEC(\"sk_reuseport\"))")
             .with_hint(format!("its programs: {}", listed(&all.collect::<Vec<_>>())))),
-        (None, names) => Err(Error::new(ErrorKind::Invalid, tried)
+        (None, names) => Err(Error::new(ErrorKind::Invalid, failed)
             .because(format!("it has {} programs that select sockets", names.len()))
             .with_hint(format!("choose one with --program: {}", listed(names)))),
     }
 }
 
-fn map_name(ebpf: &Ebpf, spec: &ObjectSpec, tried: &str) -> Result<String> {
+fn map_name(ebpf: &Ebpf, spec: &ObjectSpec, failed: &str) -> Result<String> {
     if let Some(name) = &spec.map {
         return match ebpf.map(name) {
             Some(_) => Ok(name.clone()),
-            None => Err(missing(tried, "map", name)),
+            None => Err(missing(failed, "map", name)),
         };
     }
     let of = |wanted: fn(&Map) -> bool| {
@@ -85,16 +85,16 @@ fn map_name(ebpf: &Ebpf, spec: &ObjectSpec, tried: &str) -> Result<String> {
     let maps = of(|map| matches!(map, Map::SockMap(_)));
     match (arrays.as_slice(), maps.as_slice()) {
         ([name], _) | ([], [name]) => Ok((*name).to_owned()),
-        ([], []) => Err(Error::new(ErrorKind::Invalid, tried)
+        ([], []) => Err(Error::new(ErrorKind::Invalid, failed)
             .because("it has no map for sockets (BPF_MAP_TYPE_REUSEPORT_SOCKARRAY)")),
-        ([], names) | (names, _) => Err(Error::new(ErrorKind::Invalid, tried)
+        ([], names) | (names, _) => Err(Error::new(ErrorKind::Invalid, failed)
             .because(format!("it has {} maps for sockets", names.len()))
             .with_hint(format!("choose one with --map: {}", listed(names)))),
     }
 }
 
-fn missing(tried: &str, what: &str, name: &str) -> Error {
-    Error::new(ErrorKind::Invalid, tried).because(format!("it has no {what} `{name}`"))
+fn missing(failed: &str, what: &str, name: &str) -> Error {
+    Error::new(ErrorKind::Invalid, failed).because(format!("it has no {what} `{name}`"))
 }
 
 fn listed(names: &[&str]) -> String {

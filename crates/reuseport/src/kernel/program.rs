@@ -21,15 +21,15 @@ use crate::wire::host::HostMember;
 const OBJECT: &[u8] = include_bytes!("../../bpf/select.bpf.o");
 /// Reads queues by a helper call for each field.
 const OBJECT_WITH_HELPER: &[u8] = include_bytes!("../../bpf/select_load.bpf.o");
-/// Reads queues as memory is read, through `bpf_rdonly_cast` (Linux 6.2).
+/// Reads queues by direct memory access, through `bpf_rdonly_cast` (Linux 6.2).
 const OBJECT_DIRECT: &[u8] = include_bytes!("../../bpf/select_direct.bpf.o");
-/// Asks whether programs may read the kernel's memory.
+/// Tests whether programs may read the kernel's memory.
 const PROBE: &[u8] = include_bytes!("../../bpf/probe.bpf.o");
 
 /// The program's name in each object.
 const PROGRAM: &str = "reuseport";
 
-/// What the program needs to know before it is loaded.
+/// The configuration of a program, fixed when it is loaded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Config {
     pub(crate) policy: Policy,
@@ -69,7 +69,7 @@ enum QueueAccess {
     None(Error),
 }
 
-/// The ids of kernel types that reading directly takes.
+/// The kernel's BTF ids that direct reads need.
 #[derive(Debug)]
 struct Direct {
     btf: KernelBtf,
@@ -77,7 +77,7 @@ struct Direct {
     socket: u32,
 }
 
-/// Makes the maps, with `sockets` and the host's `members`, and loads the program over them.
+/// Creates the maps and loads the program over them, `sockets` and the host's `members`.
 pub(crate) fn load(
     config: Config,
     sockets: &Sockets,
@@ -133,7 +133,7 @@ pub(crate) fn load_over(
     Ok(Loaded { program, degraded })
 }
 
-/// Asks the kernel how a program of the caller may read queues.
+/// Asks the kernel how the caller's programs may read queues.
 fn queue_access(protocol: Protocol) -> QueueAccess {
     const FAILED: &str = "cannot read the members' queues";
     if !caps::has(caps::TRACING) {
@@ -172,7 +172,7 @@ fn probe() -> Result<SkReuseport> {
     loaded(&mut ebpf, "read_kernel")
 }
 
-/// What reading directly takes; `None` where the kernel lacks the function or the JIT that calls it.
+/// The ids for direct reads; `None` if the kernel lacks the function or the JIT that calls it.
 fn direct_access(btf: KernelBtf, protocol: Protocol) -> Option<Direct> {
     let jit = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").ok()?;
     if jit.trim() == "0" {
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::kernel::sockets::SocketsKind;
 
-    /// The tests of least-loaded then are about the direct program.
+    /// Makes sure that the tests of least-loaded test the direct program.
     #[test]
     fn queues_are_read_directly_where_the_kernel_can() {
         let can = KernelBtf::from_sys_fs().unwrap().ids([("bpf_rdonly_cast", BtfKind::Func)]);

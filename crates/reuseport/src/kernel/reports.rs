@@ -28,8 +28,7 @@ impl Reports {
         self.map.map_data()
     }
 
-    /// Prepares a slot's entry for a new member, which has not reported. Reports of the member before
-    /// count for none.
+    /// Prepares a slot's entry for a new member. Later reports of the previous member are ignored.
     pub(crate) fn reset(&self, slot: Slot, epoch: u32) {
         for offset in [Report::BUSY, Report::IN_FLIGHT] {
             store(&self.memory, slot, offset, 0);
@@ -37,7 +36,7 @@ impl Reports {
         self.set_epoch(slot, epoch);
     }
 
-    /// From here on, what the member with this epoch reports counts.
+    /// From here on, reports of the member with this epoch count.
     pub(crate) fn set_epoch(&self, slot: Slot, epoch: u32) {
         store(&self.memory, slot, Report::EPOCH, epoch.into());
     }
@@ -87,7 +86,7 @@ impl Entry {
     }
 
     /// If the slot goes to another member between the check and the store, this overwrites that
-    /// member's last report; the word has the wrong epoch, so it counts for none.
+    /// member's last report; the word has the old epoch, so it is ignored.
     fn set(&self, offset: usize, number: u64) {
         if self.is_current() {
             store(&self.memory, self.slot, offset, report::word(self.epoch, number));
@@ -99,7 +98,7 @@ fn word(memory: &MappedArray<Report>, slot: Slot, offset: usize) -> Option<&Atom
     memory.atomic_u64(slot.index(), offset)
 }
 
-/// Sequentially consistent: whatever the caller reads afterwards, it reads after this store.
+/// Sequentially consistent: the caller's later reads come after this store.
 fn store(memory: &MappedArray<Report>, slot: Slot, offset: usize, value: u64) {
     // There is a report for every slot of the group.
     if let Some(word) = word(memory, slot, offset) {

@@ -11,8 +11,8 @@ use crate::model::id::{Cookie, Slot};
 pub(crate) enum SocketsKind {
     /// `BPF_MAP_TYPE_REUSEPORT_SOCKARRAY`.
     Array,
-    /// `BPF_MAP_TYPE_SOCKMAP`, for sockets that are in another program's socket maps: a socket can be
-    /// in any number of those, or in one socket array, never in both.
+    /// `BPF_MAP_TYPE_SOCKMAP`, for sockets that are in another program's socket maps: a socket can be in
+    /// any number of socket maps or in one socket array, never in both.
     Map,
 }
 
@@ -65,7 +65,7 @@ impl Sockets {
 
     /// Empties a slot, which may be empty already.
     pub(crate) fn clear(&mut self, slot: Slot) {
-        // ENOENT (array) and EINVAL (map) say that it was empty.
+        // ENOENT (array) and EINVAL (map): it was empty.
         let _ = match self {
             Self::Array(array) => array.clear_index(&slot.index()),
             Self::Map(map) => map.clear_index(&slot.index()),

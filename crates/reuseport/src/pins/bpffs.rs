@@ -1,4 +1,4 @@
-//! The directory on the BPF filesystem: finding it, mounting it, locking it.
+//! The root directory on the BPF filesystem: found, created, locked. Mounts bpffs if necessary.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -13,34 +13,34 @@ use rustix::mount::{MountFlags, mount};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stop::Stop;
 
-/// Where bpffs is mounted by convention.
+/// The conventional mount point of bpffs.
 const MOUNT: &str = "/sys/fs/bpf";
 
-/// Our directory on it: permanent, because it is what locks are taken on.
+/// The root directory. It is never removed, because it carries the lock.
 const ROOT: &str = "/sys/fs/bpf/reuseport";
 
 /// `BPF_FS_MAGIC` in include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
-/// Our directory. Having one says that it exists, not that it is locked.
+/// The root directory. It exists; it need not be locked.
 #[derive(Debug, Clone)]
 pub(crate) struct Root {
     path: PathBuf,
 }
 
-/// The right to change what is pinned, or to rely on nobody else changing it, until dropped. The
-/// kernel takes it back when the process ends, however it ends.
+/// The lock on the root directory, until dropped: exclusive for changes, shared for reading. The kernel
+/// releases it when the process ends, for whatever reason.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _directory: File,
 }
 
 impl Root {
-    /// Our directory if there is one: whoever only looks creates nothing.
+    /// The root directory if it exists. Reading creates nothing.
     ///
     /// # Errors
     ///
-    /// If there is one that the caller may not read.
+    /// If it exists and the caller may not read it.
     pub(crate) fn existing() -> Result<Option<Self>> {
         match fs::read_dir(ROOT) {
             Ok(_) => Ok(Some(Self { path: PathBuf::from(ROOT) })),
@@ -49,7 +49,7 @@ impl Root {
         }
     }
 
-    /// Our directory, made if it is not there; bpffs is mounted if nobody did.
+    /// The root directory, created if necessary, after mounting bpffs if necessary.
     pub(crate) fn create() -> Result<Self> {
         ensure_mounted()?;
         let root = Self { path: PathBuf::from(ROOT) };
@@ -58,41 +58,41 @@ impl Root {
         Ok(root)
     }
 
-    /// Waits until nobody else changes anything, or until somebody asks to stop.
+    /// Takes the exclusive lock. Waits until it is free or a stop is requested.
     pub(crate) fn lock(&self, stop: &Stop) -> Result<Lock> {
         const PAUSE: Duration = Duration::from_millis(2);
 
-        let (directory, tried) = self.open()?;
+        let (directory, failed) = self.open()?;
         loop {
-            // Whoever has it may be stopped (^Z) for hours. A wait inside the kernel would not end
-            // when a signal is handled: handlers are installed so that such calls begin again.
+            // The process that holds it may be stopped (^Z) for hours. A wait inside the kernel would not
+            // end at a signal: handlers are installed with SA_RESTART.
             match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Lock { _directory: directory }),
-                Err(Errno::AGAIN | Errno::INTR) => stop.check(&tried)?,
-                Err(error) => return Err(denied(tried, error.into())),
+                Err(Errno::AGAIN | Errno::INTR) => stop.check(&failed)?,
+                Err(error) => return Err(denied(failed, error.into())),
             }
             std::thread::sleep(PAUSE);
         }
     }
 
-    /// Waits until nobody changes anything; others may look at the same time.
+    /// Takes the shared lock. Waits until no process holds the exclusive one.
     pub(crate) fn lock_shared(&self) -> Result<Lock> {
-        let (directory, tried) = self.open()?;
+        let (directory, failed) = self.open()?;
         loop {
             match flock(&directory, FlockOperation::LockShared) {
                 Ok(()) => return Ok(Lock { _directory: directory }),
-                // A signal that somebody handles: the wait goes on.
+                // A signal was handled: wait on.
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(denied(tried, error.into())),
+                Err(error) => return Err(denied(failed, error.into())),
             }
         }
     }
 
     fn open(&self) -> Result<(File, String)> {
-        let tried = format!("cannot lock {}", self.path.display());
+        let failed = format!("cannot lock {}", self.path.display());
         match File::open(&self.path) {
-            Ok(directory) => Ok((directory, tried)),
-            Err(error) => Err(denied(tried, error)),
+            Ok(directory) => Ok((directory, failed)),
+            Err(error) => Err(denied(failed, error)),
         }
     }
 
@@ -101,18 +101,18 @@ impl Root {
         self.path.join("host")
     }
 
-    /// The directory that holds a directory for each group.
+    /// The parent of the groups' directories.
     pub(crate) fn groups(&self) -> PathBuf {
         self.path.join("groups")
     }
 
-    /// Where a group is built before it takes its place, and where things go to be removed.
+    /// The directory in which a group is built, and from which directories are removed.
     pub(crate) fn staging(&self) -> PathBuf {
         self.path.join("staging")
     }
 
-    /// Removes a directory of ours in one step as far as others can see: an interruption leaves
-    /// what is left of it in staging, and never a part of it in its place. The caller has the lock.
+    /// Removes a directory, atomically for other processes: it moves to staging first, so an interruption
+    /// leaves no part of it in its place. The caller holds the lock.
     pub(crate) fn discard(&self, directory: &Path) -> Result<()> {
         let staging = self.staging();
         if directory != staging {
@@ -129,7 +129,7 @@ impl Root {
     }
 }
 
-/// Makes a directory that only its owner and group may look into.
+/// Creates a directory that only its owner and its group may read.
 pub(crate) fn make_directory(path: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o750).create(path) {
         Ok(()) => Ok(()),
@@ -138,12 +138,12 @@ pub(crate) fn make_directory(path: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a directory in which somebody else could put something in place of what we pin.
+/// Refuses a directory in which other users could replace pins.
 fn refuse_if_others_may_write(path: &Path) -> Result<()> {
     const OTHERS_WRITE: u32 = 0o002;
 
     let metadata = fs::symlink_metadata(path)
-        .map_err(|error| denied(format!("cannot look at {}", path.display()), error))?;
+        .map_err(|error| denied(format!("cannot check {}", path.display()), error))?;
     let own = rustix::process::geteuid().as_raw();
     let trusted = metadata.is_dir()
         && (metadata.uid() == own || metadata.uid() == 0)
@@ -156,7 +156,7 @@ fn refuse_if_others_may_write(path: &Path) -> Result<()> {
         .with_hint("remove it, or give it to root with mode 750"))
 }
 
-/// Removes a directory with what is pinned in it. One that is not there is fine.
+/// Removes a directory and the pins in it, if it exists.
 pub(crate) fn remove_directory(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Ok(()) => Ok(()),
@@ -165,31 +165,31 @@ pub(crate) fn remove_directory(path: &Path) -> Result<()> {
     }
 }
 
-/// The names in a directory; none if it is not there.
+/// The names in a directory, sorted; none if it does not exist.
 pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
-    let tried = |error| denied(format!("cannot read {}", path.display()), error);
+    let failed = |error| denied(format!("cannot read {}", path.display()), error);
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(tried(error)),
+        Err(error) => return Err(failed(error)),
     };
     let mut names = Vec::new();
     for entry in entries {
-        names.push(entry.map_err(tried)?.file_name().to_string_lossy().into_owned());
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
     }
     names.sort_unstable();
     Ok(names)
 }
 
-/// Says that somebody watches over a group's directory, until what is returned is dropped.
-pub(crate) fn watch(directory: &Path) -> Result<File> {
-    let tried = || format!("cannot watch over {}", directory.display());
-    let file = File::open(directory).map_err(|error| denied(tried(), error))?;
-    flock(&file, FlockOperation::LockShared).map_err(|error| denied(tried(), error.into()))?;
+/// Marks a group as watched until the returned file is dropped: a shared lock on its directory.
+pub(crate) fn mark_watched(directory: &Path) -> Result<File> {
+    let failed = || format!("cannot lock {}", directory.display());
+    let file = File::open(directory).map_err(|error| denied(failed(), error))?;
+    flock(&file, FlockOperation::LockShared).map_err(|error| denied(failed(), error.into()))?;
     Ok(file)
 }
 
-/// A lock on a directory until the file is dropped; `None` if somebody else has it.
+/// An exclusive lock on a directory until the file is dropped; `None` if another process holds one.
 pub(crate) fn try_lock(directory: &Path) -> io::Result<Option<File>> {
     let file = File::open(directory)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -199,7 +199,7 @@ pub(crate) fn try_lock(directory: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Whether somebody watches over a group's directory.
+/// Whether a process watches a group.
 pub(crate) fn is_watched(directory: &Path) -> bool {
     File::open(directory)
         .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
@@ -210,10 +210,10 @@ fn ensure_mounted() -> Result<()> {
     if mounted() {
         return Ok(());
     }
-    // As systemd mounts it. By default everybody may create names there.
+    // As systemd mounts it. By default all users may create names there.
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let result = mount("bpf", MOUNT, "bpf", flags, Some(c"mode=700"));
-    // Somebody may have been faster.
+    // Another process may have been faster.
     if mounted() {
         return Ok(());
     }
@@ -223,13 +223,13 @@ fn ensure_mounted() -> Result<()> {
         .with_hint(format!("run it as root, or let root run: mount -t bpf bpf {MOUNT}")))
 }
 
-fn denied(tried: String, error: io::Error) -> Error {
+fn denied(failed: String, error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::PermissionDenied => ErrorKind::Denied,
         _ => ErrorKind::System,
     };
     let denied = kind == ErrorKind::Denied;
-    let error = Error::new(kind, tried).because(error);
+    let error = Error::new(kind, failed).because(error);
     if denied {
         error.with_hint("run it as root, or as the user who owns that directory")
     } else {

@@ -1,4 +1,4 @@
-//! One group's pinned state: opened, built in staging, put into place, removed.
+//! One group's pinned state: created in staging, moved into place, opened, removed.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -23,7 +23,7 @@ use crate::model::selection::Program;
 use crate::wire::header::{Header, MAGIC, SCHEMA};
 use crate::wire::slot::SlotRecord;
 
-/// The name of the program's pin, and of one that is about to take its place.
+/// The pins of the program and of one that is about to replace it.
 const PROGRAM: &str = "select";
 const NEXT_PROGRAM: &str = "select_next";
 
@@ -33,15 +33,15 @@ pub(crate) struct GroupState {
     directory: PathBuf,
     header: Array<MapData, Header>,
     slots: Array<MapData, SlotRecord>,
-    /// `slots`, in memory.
+    /// `slots`, mapped into memory.
     records: MappedArray<SlotRecord>,
     pub(crate) sockets: Sockets,
-    /// None for a user's own program.
+    /// `None` for a user's own program.
     pub(crate) policy_maps: Option<PolicyMaps>,
 }
 
 impl GroupState {
-    /// Makes the maps of a group's state, pinned nowhere yet.
+    /// Creates the maps of a group's state, unpinned.
     pub(crate) fn create(
         header: &Header,
         sockets: Sockets,
@@ -66,7 +66,7 @@ impl GroupState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Schema`] for one of another version.
+    /// [`ErrorKind::Schema`] for the state of another version.
     pub(crate) fn existing(root: &Root, key: &GroupKey) -> Result<Option<Self>> {
         let directory = root.groups().join(directory_name(key));
         if bpffs::names(&directory)?.is_empty() {
@@ -75,13 +75,13 @@ impl GroupState {
         Self::open(directory).map(Some)
     }
 
-    /// Opens what is pinned in a directory.
+    /// Opens the state in a directory.
     pub(crate) fn open(directory: PathBuf) -> Result<Self> {
-        let tried = format!("cannot open the state in {}", directory.display());
-        let failed = |error: MapError| unreadable(&tried, error);
+        let failed = format!("cannot open the state in {}", directory.display());
+        let unreadable = |error: MapError| unreadable(&failed, error);
         let open = |name: &str| MapData::from_pin(directory.join(name));
-        let header_map = open("header").map_err(failed)?;
-        check_schema(&header_map, &tried)?;
+        let header_map = open("header").map_err(unreadable)?;
+        check_schema(&header_map, &failed)?;
         let parts = || -> Result<_, MapError> {
             let header: Array<_, Header> = Map::from_map_data(header_map)?.try_into()?;
             let slots: Array<_, SlotRecord> = Map::from_map_data(open("slots")?)?.try_into()?;
@@ -101,20 +101,20 @@ impl GroupState {
                 policy_maps,
             })
         };
-        let state = parts().map_err(failed)?;
-        let named = state.header().map_err(failed)?.key().map(|key| directory_name(&key));
+        let state = parts().map_err(unreadable)?;
+        let named = state.header().map_err(unreadable)?.key().map(|key| directory_name(&key));
         if named.as_deref().map(OsStr::new) != directory.file_name() {
-            return Err(another_schema(&tried, "its header names another group"));
+            return Err(another_schema(&failed, "its header names another group"));
         }
         if state.program_kind()?.is_none() {
-            return Err(another_schema(&tried, "its policy is of a newer version"));
+            return Err(another_schema(&failed, "its policy is of a newer version"));
         }
         Ok(state)
     }
 
-    /// Pins everything with its program in staging. Before any socket is in it: a socket that is in
-    /// an array without a name could be put into no other one until the kernel has taken that
-    /// array apart, some time after whoever made it was killed.
+    /// Pins the state and its program in staging, before any socket is in it. If the process were killed
+    /// with sockets in an unpinned array, they would fit no other array until the kernel frees that one,
+    /// some time later.
     pub(crate) fn stage(&mut self, root: &Root, program: &mut SkReuseport) -> Result<()> {
         let staging = root.staging();
         bpffs::make_directory(&staging)?;
@@ -132,7 +132,7 @@ impl GroupState {
         program.pin(staging.join(PROGRAM)).map_err(failed)
     }
 
-    /// Moves what is staged into its place: from here on others see it, whole.
+    /// Moves the state from staging into place. From here on other processes see all of it.
     pub(crate) fn place(&mut self, root: &Root, key: &GroupKey) -> Result<()> {
         bpffs::make_directory(&root.groups())?;
         let place = root.groups().join(directory_name(key));
@@ -143,8 +143,7 @@ impl GroupState {
         Ok(())
     }
 
-    /// Puts another program's pin in place of the one that is there. In between, [`NEXT_PROGRAM`]
-    /// names the one that may or may not be attached already.
+    /// Pins the program that is about to replace the present one, as [`NEXT_PROGRAM`].
     pub(crate) fn pin_next(&self, program: &mut SkReuseport) -> Result<()> {
         let next = self.directory.join(NEXT_PROGRAM);
         program.pin(&next).map_err(|error| {
@@ -152,8 +151,8 @@ impl GroupState {
         })
     }
 
-    /// The next program is attached: its pin takes the place of the other one's. Not there is fine:
-    /// that has been done, and what follows it has not.
+    /// The next program is attached: its pin replaces the old one. Without a pin, an interrupted command
+    /// has done so already.
     pub(crate) fn adopt_next(&self) -> Result<()> {
         let (next, current) = (self.directory.join(NEXT_PROGRAM), self.directory.join(PROGRAM));
         match fs::rename(next, current) {
@@ -164,9 +163,9 @@ impl GroupState {
         }
     }
 
-    /// The next program, if there is one, was not attached.
+    /// Removes the pin of a next program that was not attached, if there is one.
     pub(crate) fn forget_next(&self) {
-        // Not there is fine; left behind, the next change removes it.
+        // After a failure, the next change removes it.
         let _ = fs::remove_file(self.directory.join(NEXT_PROGRAM));
     }
 
@@ -178,13 +177,13 @@ impl GroupState {
         })
     }
 
-    /// Whether the program with this id is ours: the one that decides, or one that was about to.
+    /// Whether the program with this id is pinned here, as the present program or the next one.
     pub(crate) fn is_ours(&self, id: u32) -> Result<bool> {
         for name in [PROGRAM, NEXT_PROGRAM] {
             match ProgramInfo::from_pin(self.directory.join(name)) {
                 Ok(info) if info.id() == id => return Ok(true),
                 Ok(_) => {}
-                // Not there, or no program.
+                // No such pin, or not a program.
                 Err(error) if matches!(caps::os_error(&error), Some(Errno::NOENT) | None) => {}
                 Err(error) => {
                     return Err(Error::new(ErrorKind::System, "cannot open the pinned program")
@@ -195,9 +194,9 @@ impl GroupState {
         Ok(false)
     }
 
-    /// Takes everything from its place: the members' sockets are free for other maps at once, and
-    /// the rest goes when its last user goes, which this is one of. The program must be detached
-    /// before.
+    /// Empties the socket array, so that other maps accept the sockets at once, and removes the pins. The
+    /// program must be detached before. The kernel frees the rest when its last user is dropped; this value
+    /// is one.
     pub(crate) fn unpin(&mut self, root: &Root) -> Result<()> {
         for slot in self.all_slots() {
             self.sockets.clear(slot);
@@ -211,10 +210,10 @@ impl GroupState {
         }
     }
 
-    /// Says, until the returned file is dropped, that the group is watched: its state is kept while
-    /// the server restarts.
+    /// Marks the group as watched until the returned file is dropped: its state is kept while the server
+    /// restarts.
     pub(crate) fn watch(&self) -> Result<fs::File> {
-        bpffs::watch(&self.directory)
+        bpffs::mark_watched(&self.directory)
     }
 
     pub(crate) fn header(&self) -> Result<Header, MapError> {
@@ -242,7 +241,7 @@ impl GroupState {
         self.sockets.slots()
     }
 
-    /// A slot's record. Free beyond the end, where nobody is.
+    /// A slot's record. Slots beyond the end are free.
     pub(crate) fn record(&self, slot: Slot) -> SlotRecord {
         self.records.get(slot.index()).unwrap_or(SlotRecord::free(0))
     }
@@ -252,12 +251,12 @@ impl GroupState {
         let _ = self.records.set(slot.index(), record);
     }
 
-    /// Whether no socket is left in any slot. False where nobody can tell.
+    /// Whether all slots are empty. False if cookies cannot be read.
     fn is_deserted(&self) -> bool {
         self.all_slots().all(|slot| matches!(self.sockets.occupant(slot), Ok(Occupant::None)))
     }
 
-    /// The slots that have a member, with who it is.
+    /// The slots with a member, its cookie, and the record.
     pub(crate) fn occupied(&self) -> impl Iterator<Item = (Slot, Cookie, SlotRecord)> + '_ {
         self.all_slots().filter_map(|slot| {
             let record = self.record(slot);
@@ -266,11 +265,11 @@ impl GroupState {
     }
 }
 
-/// The host-wide layer's members that groups say are theirs.
+/// The indices in the host-wide layer that groups use.
 ///
 /// # Errors
 ///
-/// If there is a state that cannot be read, because it is of another version, say.
+/// If a group's state cannot be read, for example because it is of another version.
 pub(crate) fn host_members(root: &Root) -> Result<HashSet<u32>> {
     let mut members = HashSet::new();
     for name in names(root)? {
@@ -280,12 +279,12 @@ pub(crate) fn host_members(root: &Root) -> Result<HashSet<u32>> {
     Ok(members)
 }
 
-/// The group that has this member, which is bound to `port`, with the member's slot.
+/// The group and slot of this member, which is bound to `port`.
 ///
 /// # Errors
 ///
-/// If it is not found, and a group at that port has a state that cannot be read; other people may have
-/// groups at the same port, which are none of ours to read.
+/// If the member is not found, and the state of a group at that port cannot be read. Another user's group
+/// at the same port is no error if the member is found elsewhere.
 pub(crate) fn with_member(
     root: &Root,
     cookie: Cookie,
@@ -309,16 +308,15 @@ pub(crate) fn with_member(
     unreadable.map_or(Ok(None), Err)
 }
 
-/// The directories of all groups.
+/// The names of all groups' directories.
 pub(crate) fn names(root: &Root) -> Result<Vec<String>> {
     bpffs::names(&root.groups())
 }
 
-/// Removes the state of groups that no longer exist, unless somebody waits for them to come back.
+/// Removes the state of groups that no longer exist, unless they are watched.
 ///
-/// That a group is not among `groups` proves nothing: the caller may not see its processes, or its
-/// sockets may be on their way from one to another. What proves it is that the kernel has emptied
-/// every slot.
+/// A group that is not among `groups` may still exist: the caller may not see its processes, or its sockets
+/// may be in flight between two processes. It is gone when the kernel has emptied every slot.
 pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
     let alive: HashSet<String> = groups.iter().map(|group| directory_name(&group.key)).collect();
     for name in names(root)? {
@@ -329,17 +327,17 @@ pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
         match GroupState::open(directory.clone()) {
             Ok(mut state) if state.is_deserted() => state.unpin(root)?,
             Ok(_) => {}
-            // Of another version: not ours to judge.
+            // Another version's state is left alone.
             Err(error) if error.kind() == ErrorKind::Schema && is_whole(&directory) => {}
             Err(error) if error.kind() == ErrorKind::Schema => root.discard(&directory)?,
-            // It could not be read this time.
+            // Unreadable this time: the next command tries again.
             Err(error) => tracing::debug!("{}", error.report()),
         }
     }
     Ok(())
 }
 
-/// Whether a state that cannot be opened is another version's, and not what is left of one.
+/// Whether a state that cannot be opened is another version's, not an incomplete one.
 fn is_whole(directory: &Path) -> bool {
     MapData::from_pin(directory.join("header"))
         .is_ok_and(|header| check_schema(&header, "").is_err())
@@ -351,7 +349,7 @@ pub(crate) fn clear_staging(root: &Root) -> Result<()> {
     if !staging.exists() {
         return Ok(());
     }
-    // Its sockets could not be enrolled elsewhere while they are in this array.
+    // No other array accepts its sockets while they are in this one.
     if let Ok(mut sockets) = open_sockets(&staging) {
         sockets.slots().for_each(|slot| sockets.clear(slot));
     }
@@ -363,29 +361,29 @@ fn open_sockets(directory: &Path) -> Result<Sockets, MapError> {
 }
 
 /// Refuses a header that this version would misread.
-fn check_schema(header: &MapData, tried: &str) -> Result<()> {
+fn check_schema(header: &MapData, failed: &str) -> Result<()> {
     let info =
-        header.info().map_err(|error| Error::new(ErrorKind::System, tried).because(error))?;
+        header.info().map_err(|error| Error::new(ErrorKind::System, failed).because(error))?;
     if info.value_size() as usize != size_of::<Header>() {
-        return Err(another_schema(tried, "its header has another length"));
+        return Err(another_schema(failed, "its header has another length"));
     }
-    let header: Array<&MapData, Header> =
-        Array::over(header).map_err(|error| Error::new(ErrorKind::System, tried).because(error))?;
+    let header: Array<&MapData, Header> = Array::over(header)
+        .map_err(|error| Error::new(ErrorKind::System, failed).because(error))?;
     let header =
-        header.get(&0, 0).map_err(|error| Error::new(ErrorKind::System, tried).because(error))?;
+        header.get(&0, 0).map_err(|error| Error::new(ErrorKind::System, failed).because(error))?;
     if header.magic != MAGIC {
-        return Err(another_schema(tried, "it was not written by this program"));
+        return Err(another_schema(failed, "it was not written by this program"));
     }
     if header.schema != SCHEMA {
-        let said =
+        let cause =
             format!("it has schema {}, and this version knows schema {SCHEMA}", header.schema);
-        return Err(another_schema(tried, said));
+        return Err(another_schema(failed, cause));
     }
     Ok(())
 }
 
-/// Why state could not be read: the kernel would not let us, or it is not what we pin.
-fn unreadable(tried: &str, error: MapError) -> Error {
+/// The error for state that cannot be read: the kernel refused, or the pins are not this version's.
+fn unreadable(failed: &str, error: MapError) -> Error {
     let other = match &error {
         MapError::NotAMap { .. }
         | MapError::InvalidMapType { .. }
@@ -393,16 +391,19 @@ fn unreadable(tried: &str, error: MapError) -> Error {
         | MapError::InvalidValueSize { .. } => true,
         error => caps::os_error(error) == Some(Errno::NOENT),
     };
-    if other { another_schema(tried, error) } else { caps::failed(tried, error, caps::LOADING) }
+    if other { another_schema(failed, error) } else { caps::failed(failed, error, caps::LOADING) }
 }
 
-fn another_schema(tried: &str, said: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::new(ErrorKind::Schema, tried)
-        .because(said)
+fn another_schema(
+    failed: &str,
+    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    Error::new(ErrorKind::Schema, failed)
+        .because(cause)
         .with_hint("detach the group with the version that attached it, or remove that directory")
 }
 
-/// A group's directory: everything that makes it that group, without dots, which bpffs refuses.
+/// The name of a group's directory: its whole key, without dots, which bpffs refuses.
 fn directory_name(key: &GroupKey) -> String {
     let address = match key.address.ip() {
         IpAddr::V4(ip) => format!("{:08x}", ip.to_bits()),
@@ -424,7 +425,7 @@ mod tests {
     use crate::model::id::Netns;
 
     #[test]
-    fn groups_that_differ_in_anything_have_directories_of_their_own_and_no_dots() {
+    fn groups_that_differ_in_any_part_have_different_directories_without_dots() {
         let key = GroupKey {
             netns: Netns { cookie: 1, inode: 2 },
             protocol: Protocol::Tcp,

@@ -1,7 +1,7 @@
-//! The host-wide layer: marks on sockets, and how many connections each member has open.
+//! The host-wide layer: marks on sockets, and the open connections of each member.
 //!
-//! It is there while any group is steered, and goes with the last one. Counting needs CAP_PERFMON;
-//! without it everything else works, and the numbers of open connections are unknown.
+//! It exists while this tool steers any group. Counting needs CAP_PERFMON; without it, open connections are
+//! unknown and everything else works.
 
 use std::collections::HashSet;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -21,8 +21,8 @@ const OBJECT: &[u8] = include_bytes!("../../bpf/host.bpf.o");
 
 const TRACEPOINT: &str = "inet_sock_set_state";
 
-/// The programs that count, and the pins of their attachments. One would do, but for what it misses
-/// while it is running already (`bpf/host.bpf.c`).
+/// The programs that count, and the pins of their links. There are two because the kernel skips a program
+/// that is already running on the CPU (`bpf/host.bpf.c`).
 const COUNTING: [&str; 2] = ["count_open", "count_nested"];
 
 /// The host-wide layer, opened.
@@ -31,13 +31,13 @@ pub(crate) struct HostLayer {
     path: PathBuf,
     marks: SkStorage<MapData, Mark>,
     members_map: Array<MapData, HostMember>,
-    /// `members_map`, in memory.
+    /// `members_map`, mapped into memory.
     members: MappedArray<HostMember>,
     recount: Option<Recount>,
 }
 
 impl HostLayer {
-    /// The layer if there is one. One that an interrupted command began to make is none.
+    /// The layer if it exists, complete.
     pub(crate) fn existing(root: &Root) -> Result<Option<Self>> {
         let path = root.host();
         let pinned = bpffs::names(&path)?;
@@ -45,15 +45,14 @@ impl HostLayer {
         if whole { Self::open(path).map(Some) } else { Ok(None) }
     }
 
-    /// The layer, made if it is not there. The caller has the lock.
+    /// The layer, created or completed if necessary. The caller holds the lock.
     pub(crate) fn create(root: &Root) -> Result<Self> {
         let path = root.host();
         if counts(&path) {
             return Self::open(path);
         }
         bpffs::make_directory(&path)?;
-        // Maps that are pinned already, by a command that was interrupted or that may not trace,
-        // are used again.
+        // Reuses maps that a command without CAP_PERFMON, or an interrupted one, has pinned.
         let mut ebpf = EbpfLoader::new()
             .map_pin_path("marks", path.join("marks"))
             .map_pin_path("members", path.join("members"))
@@ -88,7 +87,7 @@ impl HostLayer {
         Ok(Self { path, marks, members_map, members, recount })
     }
 
-    /// The members with their open connections, for programs that read these.
+    /// The members with their open connections, for select programs.
     pub(crate) fn members_map(&self) -> &Array<MapData, HostMember> {
         &self.members_map
     }
@@ -98,11 +97,11 @@ impl HostLayer {
         counts(&self.path)
     }
 
-    /// Gives a new member its index and epoch; `None` if all are taken.
+    /// Allocates an index and an epoch for a new member; `None` if all are in use.
     ///
-    /// The index is one that was nobody's before, or else the one that was given least often: the program
-    /// may be between its look at an epoch and its change of a count when an index is taken back, and would
-    /// count for whoever got it right then.
+    /// It is an index that was never used, or the one that was used least often. The kernel program may have
+    /// checked the epoch of a released index and not yet changed its count: a member that got the index
+    /// right then would get that count.
     pub(crate) fn allocate(&self) -> Option<(u32, u32)> {
         let mut least: Option<(u32, u32)> = None;
         for index in 0..self.members.len() {
@@ -121,7 +120,7 @@ impl HostLayer {
             .then_some((index, epoch))
     }
 
-    /// Takes a member's index back. Its connections, which may live on, count for nobody then.
+    /// Releases a member's index. Its open connections are no longer counted.
     pub(crate) fn release(&self, index: u32) {
         if let Some(member) = self.members.get(index) {
             let epoch = member.epoch.wrapping_add(1);
@@ -129,7 +128,7 @@ impl HostLayer {
         }
     }
 
-    /// Takes back what belongs to nobody: commands that were interrupted leave such.
+    /// Releases indices that no member uses: interrupted commands leave them.
     pub(crate) fn release_all_but(&self, used: &HashSet<u32>) {
         for index in 0..self.members.len().min(HOST_MEMBERS) {
             if !used.contains(&index)
@@ -140,7 +139,7 @@ impl HostLayer {
         }
     }
 
-    /// Connections that the member has open; `None` if they are not counted.
+    /// The member's open connections; `None` if they are not counted.
     pub(crate) fn open_connections(&self, index: u32) -> Option<u64> {
         if index == NO_HOST_MEMBER || !self.counts() {
             return None;
@@ -148,7 +147,7 @@ impl HostLayer {
         Some(self.members.get(index)?.open())
     }
 
-    /// Finds connections that have ended unseen, and subtracts them.
+    /// Subtracts connections whose end the counting programs missed.
     pub(crate) fn recount(&self) {
         let Some(recount) = &self.recount else { return };
         if let Err(error) = recount.run(&self.members) {
@@ -156,7 +155,7 @@ impl HostLayer {
         }
     }
 
-    /// Marks a member's socket: what it accepts from now on inherits the mark.
+    /// Marks a member's socket. Connections that it accepts from now on inherit the mark.
     pub(crate) fn mark(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -168,23 +167,22 @@ impl HostLayer {
 
     /// Removes a socket's mark, if it has one.
     pub(crate) fn unmark(&mut self, socket: BorrowedFd<'_>) {
-        // Without a mark there is nothing to remove, and nothing else can go wrong that matters:
-        // a mark without a member counts for nobody.
+        // There may be no mark, and a mark that stays has an old epoch and counts for no member.
         let _ = self.marks.remove(&socket.as_raw_fd());
     }
 
-    /// A member's epoch as it is now.
+    /// A member's present epoch.
     pub(crate) fn epoch(&self, index: u32) -> u32 {
         self.members.get(index).map_or(0, |member| member.epoch)
     }
 
-    /// Whether it knows no member.
+    /// Whether no index is in use.
     pub(crate) fn is_unused(&self) -> bool {
         (0..self.members.len())
             .all(|index| self.members.get(index).is_none_or(|member| member.used == 0))
     }
 
-    /// Removes the layer, or what there is of it: nothing then runs at connections any more.
+    /// Removes the layer, complete or not. No program then runs at connections.
     pub(crate) fn remove(root: &Root) -> Result<()> {
         root.discard(&root.host())
     }
@@ -200,20 +198,20 @@ fn counts(path: &Path) -> bool {
     COUNTING.iter().all(|program| path.join(program).exists())
 }
 
-/// Has open connections counted, once as they come and go, and once more by who looks.
+/// Attaches the counting programs, and creates the recount.
 fn count(ebpf: &mut Ebpf, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let btf = KernelBtf::from_sys_fs()?;
-    // First, because the others' pins say that nothing is missing.
+    // First, because the pins of the counting programs mark the layer as complete.
     if let Err(error) = Recount::create(path, &btf) {
         tracing::warn!(
-            "open connections that end unseen will stay counted: {}",
+            "missed closes of connections will stay counted: {}",
             Report::new(error.as_ref())
         );
     }
     attach_counting(ebpf, path, &btf)
 }
 
-/// Loads and attaches the programs that count, and pins their attachments.
+/// Loads and attaches the counting programs, and pins their links.
 fn attach_counting(
     ebpf: &mut Ebpf,
     path: &Path,
@@ -222,7 +220,7 @@ fn attach_counting(
     for name in COUNTING {
         let pin = path.join(name);
         if pin.exists() {
-            continue; // an interrupted command's
+            continue; // from an interrupted command
         }
         let program: &mut BtfTracePoint =
             ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;

@@ -1,26 +1,26 @@
-//! The state that outlives a command: maps and programs pinned on the BPF filesystem, and nothing else.
-//! There is no daemon.
+//! The pinned state: maps and programs on the BPF filesystem. They outlive the command; there is no daemon
+//! and no other state.
 //!
 //! ```text
 //! /sys/fs/bpf/reuseport/         locked (flock) during every change
 //!   host/                        once per host
-//!     marks  members             which member a socket belongs to; how many connections it has
+//!     marks  members             the member of each socket; the connections of each member
 //!     count_open  count_nested   the attached programs that count them
-//!     recount  live              a walk over all marks, and what it found
+//!     recount  live              an iterator over all marks; its counts
 //!   groups/NAME/                 once per group
 //!     header  slots              the group and its members
 //!     sockets                    the socket array that the program selects from
-//!     tables  cursor             what the policy picks by
-//!     addresses  limiters        what least-loaded reads of the members, and remembers
-//!     reports                    what workers report
-//!     counters  picks            what the program did
+//!     tables  cursor             the table; the next turn
+//!     addresses  limiters        addresses of the members' sockets; limits of least-loaded
+//!     reports                    the workers' load reports
+//!     counters  picks            runs by reason; picks by slot
 //!     select                     the program
-//!   staging/                     a group that is being built; what an interrupted command leaves here
-//!                                is removed by the next one
+//!   staging/                     a group that is being built; the next command removes what an
+//!                                interrupted one leaves
 //! ```
 //!
-//! The order of changes makes every interruption harmless: everything is built and pinned before
-//! the program is attached, and the program is detached before anything is unpinned.
+//! Interruptions are harmless: all state is built and pinned before the program is attached, and the program
+//! is detached before anything is unpinned.
 
 pub(crate) mod bpffs;
 pub(crate) mod group;

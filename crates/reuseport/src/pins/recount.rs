@@ -1,9 +1,9 @@
-//! Open connections counted once more, by a walk over the marks on them.
+//! Recounts open connections by a walk over their marks, and subtracts those whose close was missed.
 //!
-//! What the program of the host-wide layer does not see stays counted. That no close passes it by is
-//! what its two copies are for, but there are kernels that run no tracing program beneath some
-//! interrupts, and say so nowhere. A connection that is gone has no mark any more: that is how
-//! a count that is too high is found. What was never counted, because nobody saw it open, is not.
+//! A close that the counting programs miss would stay counted. There are two of them so that none is missed,
+//! but some kernels run no tracing program inside certain interrupts, without a report. A connection that is
+//! gone has no mark, so the walk finds counts that are too high. It does not find connections whose opening
+//! was missed.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -20,29 +20,30 @@ use crate::wire::host::HostMember;
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/recount.bpf.o");
 
-/// The map that the walk counts in, and its pin.
+/// The map in which the walk counts, and its pin.
 const LIVE: &str = "live";
 
-/// The program that walks, and its pin: a file that runs it as it is read.
+/// The iterator that walks, and its pin: reading this file runs it.
 const WALK: &str = "recount";
 
 #[derive(Debug)]
 pub(super) struct Recount {
-    /// The host-wide layer's.
+    /// The host-wide layer's directory.
     directory: PathBuf,
-    /// Connections that the walk has found, by member.
+    /// Connections that the walk found, by member.
     live: MappedArray<u32>,
 }
 
 impl Recount {
-    /// Makes what it takes, if it is not there, in a layer that has its maps. The caller has the lock.
+    /// Creates the map and the iterator, if necessary, in a layer that has its maps. The caller holds the
+    /// lock.
     pub(super) fn create(
         directory: &Path,
         btf: &KernelBtf,
     ) -> Result<(), Box<dyn std::error::Error>> {
         let pin = directory.join(WALK);
         if pin.exists() {
-            return Ok(()); // an interrupted command's
+            return Ok(()); // from an interrupted command
         }
         let mut loader = EbpfLoader::new();
         loader.kernel_btf(btf);
@@ -60,7 +61,7 @@ impl Recount {
         Ok(())
     }
 
-    /// `None` where it is not to be had: in a layer that does not count.
+    /// Opens the map; `None` in a layer that does not count.
     pub(super) fn open(directory: &Path) -> Result<Option<Self>, MapError> {
         if !directory.join(WALK).exists() {
             return Ok(None);
@@ -70,12 +71,11 @@ impl Recount {
         Ok(Some(Self { directory: directory.to_owned(), live: live.mapped()? }))
     }
 
-    /// Subtracts from members' counts what is certainly not open any more: all that was missed if
-    /// no connection ends meanwhile, else all but as many as end. With more than a million marks the walk
-    /// breaks off (EAGAIN), and nothing is subtracted: what is left of it would begin by number, at a
-    /// place that others' ends have moved.
+    /// Subtracts connections that are certainly closed: all missed ones if no connection closes during the
+    /// walk, otherwise fewer by at most the number that closes. With more than a million marks the walk
+    /// stops (EAGAIN), and nothing is subtracted: it would continue at a position that closes have shifted.
     ///
-    /// If somebody else does so right now, that is enough.
+    /// Does nothing if another process is recounting.
     pub(super) fn run(&self, members: &MappedArray<HostMember>) -> io::Result<()> {
         let Some(_lock) = bpffs::try_lock(&self.directory)? else { return Ok(()) };
         let used = |index: u32| Some((index, members.get(index)?)).filter(|(_, m)| m.used != 0);
@@ -97,7 +97,7 @@ impl Recount {
             if missed == 0 {
                 continue;
             }
-            // Whoever changes it first has looked at what we have not: another time.
+            // If the count has changed since, the next recount corrects it.
             if let Some(closed) = members.atomic_u32(index, HostMember::CLOSED)
                 && closed
                     .compare_exchange(
@@ -108,19 +108,18 @@ impl Recount {
                     )
                     .is_ok()
             {
-                tracing::debug!("{missed} connections of host member {index} had ended unseen");
+                tracing::debug!("subtracted {missed} missed closes of host member {index}");
             }
         }
         Ok(())
     }
 }
 
-/// How many connections have ended unseen at least, after a walk that found so many `live`.
+/// The least number of missed closes, after a walk that found `live` connections.
 ///
-/// Whatever was open before the walk and was not found has ended: it was missed, or it is among those
-/// that were closed since. Some of these may be found and some not, and so may what was
-/// opened since; both only make this number smaller. That relies on the order in which `host.bpf.c`
-/// changes marks and counters.
+/// A connection that was open before the walk and was not found is closed: its close was missed or has been
+/// counted since. The walk may also find connections that closed or opened since; both only make this
+/// number smaller. This relies on the order in which `host.bpf.c` changes marks and counters.
 fn missed(before: &HostMember, live: u32, after: &HostMember) -> u32 {
     if before.epoch != after.epoch {
         return 0;
@@ -138,27 +137,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_found_was_missed() {
+    fn a_connection_that_is_not_found_was_missed() {
         assert_eq!(missed(&member(10, 4), 6, &member(10, 4)), 0);
         assert_eq!(missed(&member(10, 4), 5, &member(10, 4)), 1);
         assert_eq!(missed(&member(10, 4), 0, &member(10, 4)), 6);
     }
 
     #[test]
-    fn what_closes_meanwhile_was_not_missed() {
+    fn a_close_during_the_walk_was_not_missed() {
         assert_eq!(missed(&member(10, 4), 4, &member(10, 6)), 0);
         assert_eq!(missed(&member(10, 4), 6, &member(10, 6)), 0, "found before they closed");
         assert_eq!(missed(&member(10, 4), 3, &member(10, 6)), 1);
     }
 
     #[test]
-    fn what_opens_meanwhile_is_not_held_against_anybody() {
+    fn what_opens_meanwhile_does_not_count_as_missed() {
         assert_eq!(missed(&member(10, 4), 8, &member(12, 4)), 0);
         assert_eq!(missed(&member(10, 4), 6, &member(12, 4)), 0);
     }
 
     #[test]
-    fn counters_that_have_come_round_are_counters() {
+    fn counters_may_wrap() {
         let before = member(3, u32::MAX - 1);
         assert_eq!(before.balance(), 5);
         assert_eq!(missed(&before, 4, &before), 1);
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn of_somebody_who_came_meanwhile_nothing_is_known() {
+    fn a_new_member_has_missed_nothing() {
         let after = HostMember { epoch: 8, ..member(0, 0) };
         assert_eq!(missed(&member(10, 4), 0, &after), 0);
     }

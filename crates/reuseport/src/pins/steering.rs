@@ -6,8 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::group::Group;
 use crate::model::selection::Steering;
 
-/// The group's steering, with its state where this tool's program decides. Without a `root` there is no
-/// state.
+/// The group's steering, and its state if this tool's program decides. Without a `root` there is no state.
 pub(crate) fn steering(
     group: &Group,
     root: Option<&Root>,
@@ -17,7 +16,7 @@ pub(crate) fn steering(
         Some(Ok(state)) => state,
         // Another version's state: this one treats the program as another owner's.
         Some(Err(error)) if error.kind() == ErrorKind::Schema => None,
-        // Another user's, unreadable for the caller. The group itself is visible to all.
+        // Another user's state, which the caller may not read. The group itself is visible to all.
         Some(Err(error)) if error.kind() == ErrorKind::Denied => {
             tracing::warn!("the policy of {} is not shown: {}", group.key, error.report());
             None

@@ -1,13 +1,13 @@
-//! What the watching program writes to its ring buffer: `struct event` in `bpf/wire/event.h`.
+//! The events of the watching program's ring buffer: `struct event` in `bpf/wire/event.h`.
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-/// A listener on the watched port came or went.
+/// A listener on the watched port started or stopped listening.
 #[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Event {
     pub(crate) cookie: u64,
-    /// 1: it began to listen; 0: it stopped.
+    /// 1: started; 0: stopped.
     pub(crate) listening: u32,
     reserved: u32,
 }

@@ -1,5 +1,4 @@
-//! A group's header: what does not change with its members. Pinned; the kernel program does not read
-//! it.
+//! A group's header: its key, its program and its secret. Pinned; the kernel program does not read it.
 //!
 //! Schema 1. A field keeps its place and meaning; reserved bytes are zero, except where an earlier
 //! version of schema 1 wrote a field that no version reads. A change that an older version would
@@ -45,7 +44,7 @@ pub(crate) struct Header {
     reserved_3: [u32; 2],
     /// The key of hashes.
     pub(crate) seed: u64,
-    /// The generation of members that enter next.
+    /// The generation of the next new members.
     pub(crate) generation: u32,
     /// The id of the program that is about to take over; 0: none.
     next_program_id: u32,

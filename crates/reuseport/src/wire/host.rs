@@ -8,7 +8,7 @@ pub(crate) const HOST_MEMBERS: u32 = 32_768;
 /// The index of a member that the host-wide layer has no room for: its connections are not counted.
 pub(crate) const NO_HOST_MEMBER: u32 = u32::MAX;
 
-/// On a socket: the member that it is, or that accepted it.
+/// On a socket: its member, or the member that accepted it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Mark {
@@ -44,12 +44,12 @@ impl HostMember {
     /// The offset of `closed`.
     pub(crate) const CLOSED: usize = std::mem::offset_of!(Self, closed);
 
-    /// Connections open at this moment.
+    /// Open connections.
     pub(crate) fn open(&self) -> u64 {
         u64::try_from(self.balance()).unwrap_or(0)
     }
 
-    /// The same, below 0 if more were closed than opened.
+    /// The same, negative if more were closed than opened.
     pub(crate) fn balance(&self) -> i32 {
         self.opened.wrapping_sub(self.closed).cast_signed()
     }

@@ -1,5 +1,5 @@
-//! The records that the iterators of `bpf/observe.bpf.c` write: bytes in, records out. The layouts are
-//! those of `bpf/wire/record.h`.
+//! The records that the iterators of `bpf/observe.bpf.c` write, in the layout of `bpf/wire/record.h`, and
+//! their parser.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -80,7 +80,7 @@ pub(crate) struct MemberRecord {
     pub(crate) cookie: Cookie,
     pub(crate) sock_address: u64,
     pub(crate) netns: Netns,
-    /// Names the group as long as it exists; given again afterwards.
+    /// The kernel's id of the group, reused once the group is gone.
     pub(crate) reuseport_id: u32,
     pub(crate) uid: u32,
     pub(crate) device: Option<u32>,
@@ -93,7 +93,7 @@ pub(crate) struct MemberRecord {
     pub(crate) holder: Option<Holder>,
 }
 
-/// What the kernel programs tell.
+/// A record of a kernel program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Record {
     /// The namespace of the reading thread.
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_out_of_sight_is_no_holder_and_a_classic_program_has_no_id() {
+    fn an_invisible_process_is_no_holder_and_a_classic_program_has_no_id() {
         let mut bytes = member_bytes();
         bytes[48..52].fill(0); // pid
         bytes[68..72].fill(0); // program_id
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_not_ours_is_named() {
+    fn unexpected_bytes_are_named() {
         let whole = member_bytes();
         let at = |at: usize, byte: u8| {
             let mut bytes = whole.clone();

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Report {
-    /// Of the member that has the slot; 0: none.
+    /// The epoch of the member in the slot; 0: none.
     epoch: u64,
     busy: u64,
     in_flight: u64,
@@ -21,20 +21,21 @@ const _: () = assert!(size_of::<Report>() == 64);
 impl Report {
     /// The offset of the slot's epoch.
     pub(crate) const EPOCH: usize = offset_of!(Self, epoch);
-    /// The offset of the time since which the worker has been busy, in units of 2^[`TIME_SHIFT`] ns; 0: it is idle.
+    /// The offset of the time since which the worker has been busy, in units of 2^[`TIME_SHIFT`] ns; 0:
+    /// idle.
     pub(crate) const BUSY: usize = offset_of!(Self, busy);
     /// The offset of the number of requests in flight.
     pub(crate) const IN_FLIGHT: usize = offset_of!(Self, in_flight);
 }
 
-/// The lower bits of a worker's word are a number; the bits above are the low bits of the epoch for
-/// which the number counts.
+/// The bits of a reported number in its word; the bits above are the low bits of the epoch for which it
+/// counts.
 pub(crate) const WORD_BITS: u32 = 48;
 
 /// Times are in units of 2 to this power, in ns.
 pub(crate) const TIME_SHIFT: u32 = 16;
 
-/// A worker's word.
+/// A number with the epoch for which it counts.
 pub(crate) fn word(epoch: u32, number: u64) -> u64 {
     u64::from(epoch) << WORD_BITS | number & ((1 << WORD_BITS) - 1)
 }

@@ -1,4 +1,4 @@
-//! Values by slot: the pinned record, and what the limiter remembers (`struct limiter` in
+//! Values by slot: the pinned record, and the limiter of least-loaded (`struct limiter` in
 //! `bpf/wire/slot.h`).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -108,7 +108,7 @@ fn state_code(state: State) -> u8 {
     }
 }
 
-/// What least-loaded remembers of a slot: `struct limiter`.
+/// The state of least-loaded for a slot: `struct limiter`.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Limiter {
@@ -120,7 +120,7 @@ pub(crate) struct Limiter {
     joined: u32,
 }
 
-/// How least-loaded begins with a member.
+/// How least-loaded starts with a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
     /// At its full limit, together with the other members: `START_OVER`.

@@ -1,4 +1,4 @@
-//! From records to groups and owners: joins and sorts, no I/O.
+//! Turns records into groups and owners: joins and sorts, no I/O.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -7,11 +7,11 @@ use crate::model::group::{Device, Group, GroupKey, KernelAddress, Member, Protoc
 use crate::model::id::{Cookie, Netns};
 use crate::wire::records::{MemberRecord, Record};
 
-/// What all records of one group agree in, in the order in which groups are listed.
+/// The fields that identify a group among the records, in the order in which groups are listed.
 ///
-/// The kernel's own id of a group comes last: it alone would do, were it not given again as soon
-/// as a group is gone, which may happen while the iterator runs. Device and user are not in it:
-/// the kernel compares them only when a socket joins, and both can be changed afterwards.
+/// The kernel's id of a group comes last. It alone is not enough: the kernel reuses it once a group is gone,
+/// perhaps during the walk. Device and user are left out: the kernel compares them only when a socket joins,
+/// and both can change afterwards.
 type Identity = (Protocol, u16, SocketAddr, Netns, u32);
 
 fn identity(record: &MemberRecord) -> Identity {
@@ -62,8 +62,8 @@ fn member(records: &[MemberRecord]) -> Member {
     Member { cookie, holders, queue, sock_address: KernelAddress(sock_address), protocol }
 }
 
-/// Who owns each of these members: the process, if exactly one has an epoll instance that watches
-/// it.
+/// The owner of each of these members: the process whose epoll instance watches it, if there is exactly
+/// one.
 pub(super) fn owners(records: &[Record], of: &BTreeSet<Cookie>) -> HashMap<Cookie, u32> {
     let mut processes: HashMap<u64, BTreeSet<Option<u32>>> = HashMap::new();
     let mut watches: HashMap<Cookie, BTreeSet<Option<u64>>> = HashMap::new();
@@ -78,7 +78,7 @@ pub(super) fn owners(records: &[Record], of: &BTreeSet<Cookie>) -> HashMap<Cooki
             _ => {}
         }
     }
-    // An instance that nobody has is one that we cannot see: its process counts, as unknown.
+    // An instance without a visible process counts as one unknown process.
     let unknown = BTreeSet::from([None]);
     let watchers = |epolls: BTreeSet<Option<u64>>| -> BTreeSet<Option<u32>> {
         let of_one = |epoll: Option<u64>| epoll.and_then(|e| processes.get(&e)).unwrap_or(&unknown);
@@ -187,7 +187,7 @@ mod tests {
             watch(2, Some(0xc)),
             // One instance that a fork shares.
             watch(3, Some(0xd)),
-            // An instance that nobody in sight has, or only a process out of sight.
+            // An instance without a visible process, or only with an invisible one.
             watch(4, Some(0xa)),
             watch(4, Some(0xe)),
             watch(5, Some(0xf)),

@@ -1,20 +1,19 @@
-//! What the kernel has: every `SO_REUSEPORT` group on the host, its members, who holds them, what
-//! waits there and which program decides.
+//! Lists every `SO_REUSEPORT` group on the host: members, holders, queues, and the program that decides.
 //!
-//! BPF iterators read all of it from the kernel's own structures, in all network namespaces at
-//! once and without a scan of `/proc` (about 50 ms on a host with 100,000 sockets). Nothing is
-//! changed, no descriptor of another process is taken. What *this tool* pinned about a group is not
-//! known here.
+//! BPF iterators read the kernel's structures in all network namespaces at once, without a scan of `/proc`
+//! (about 50 ms with 100,000 sockets). They change nothing and borrow no descriptor. Pinned state is not
+//! read here.
 //!
-//! # What is not seen
+//! # Limits
 //!
-//! * Processes that the caller's pid namespace does not show, and so members that only they hold:
-//!   inside a container, look from the host instead.
-//! * Sockets without a descriptor: in flight between processes, or registered with io_uring alone.
-//! * Descriptors of a thread that unshared its table from its process (`CLONE_FILES`).
+//! The list lacks
 //!
-//! It is a walk, not a snapshot: what changes while it runs may be seen or not. A child between
-//! fork and exec has all that its parent has, and is a holder for that moment.
+//! * processes outside the caller's pid namespace, as holders: run it on the host, not in a container;
+//! * sockets without a descriptor: in flight between processes, or registered with io_uring alone;
+//! * descriptors of a thread that does not share its process's table (`CLONE_FILES`).
+//!
+//! It is a walk, not a snapshot: it may miss changes during the walk. Between fork and exec, a child holds
+//! all descriptors of its parent and is listed as a holder.
 
 mod assemble;
 mod netns;
@@ -40,19 +39,21 @@ pub use netns::names as netns_names;
 /// The kernel programs of `bpf/observe.bpf.c`; `cargo xtask bpf` builds them.
 static OBJECT: &[u8] = include_bytes!("../../../bpf/observe.bpf.o");
 
-/// What both programs iterate over.
+/// The target of both iterators.
 const OVER: &str = "task_file";
 
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// What we were doing when something failed.
-const TRIED: &str = "cannot list sockets";
+const FAILED: &str = "cannot list sockets";
 
 /// Lists the host's groups with BPF iterators.
 ///
-/// Loading costs more than listing (the kernel's types are looked through); keep the observer and
-/// ask it again. Listing needs `CAP_BPF` and `CAP_PERFMON` in the initial user namespace, and neither
-/// `CAP_SYS_PTRACE` nor `CAP_NET_ADMIN`. Linux 5.12 with `CONFIG_DEBUG_INFO_BTF`.
+/// Loading takes longer than listing, because it reads the kernel's BTF: reuse the observer.
+///
+/// # Minimum kernel version
+///
+/// Linux 5.12 with `CONFIG_DEBUG_INFO_BTF`. Needs CAP_BPF and CAP_PERFMON in the initial user namespace, and
+/// neither CAP_SYS_PTRACE nor CAP_NET_ADMIN.
 ///
 /// # Example
 ///
@@ -65,7 +66,7 @@ const TRIED: &str = "cannot list sockets";
 /// ```
 #[derive(Debug)]
 pub struct Observer {
-    /// A new link and a new iterator are made for each walk.
+    /// Each walk creates a new link and a new iterator.
     programs: Mutex<Ebpf>,
 }
 
@@ -79,13 +80,13 @@ impl Observer {
     /// is locked down for confidentiality.
     pub fn new() -> Result<Self> {
         if !std::path::Path::new(VMLINUX_BTF).exists() {
-            return Err(Error::new(ErrorKind::Unsupported, TRIED)
+            return Err(Error::new(ErrorKind::Unsupported, FAILED)
                 .because(format!("there is no {VMLINUX_BTF}"))
                 .with_hint(Hint::KernelOption("CONFIG_DEBUG_INFO_BTF")));
         }
         let btf = KernelBtf::from_sys_fs().map_err(failed)?;
         let mut programs = EbpfLoader::new().kernel_btf(&btf).load(OBJECT).map_err(failed)?;
-        // The other one is loaded when it is needed: `ls` can do without.
+        // The other program is loaded on first use; `ls` does not need it.
         iterator(&mut programs, "members")?.load(OVER, &btf).map_err(failed)?;
         Ok(Self { programs: Mutex::new(programs) })
     }
@@ -95,7 +96,7 @@ impl Observer {
     ///
     /// # Errors
     ///
-    /// As for [`new`](Self::new), should rights have been given up meanwhile.
+    /// As [`new`](Self::new), if the process has given up its rights since.
     pub fn groups(&self) -> Result<Vec<Group>> {
         let records = self.walk("members")?;
         let own = records.iter().find_map(|record| match record {
@@ -105,9 +106,9 @@ impl Observer {
         Ok(assemble::groups(records, |netns, index| device_name(own, netns, index)))
     }
 
-    /// The owners of a group's members: the process whose epoll instance watches the member, if it
-    /// is exactly one. Members without an entry have no known owner: their server does not use
-    /// epoll, or several processes watch the socket.
+    /// The owners of a group's members: for each member the process whose epoll instance watches it, if
+    /// there is exactly one. A member without an entry has no known owner: its server does not use epoll,
+    /// or several processes watch the socket.
     ///
     /// # Errors
     ///
@@ -123,13 +124,15 @@ impl Observer {
     ///
     /// As for [`groups`](Self::groups).
     pub fn own_netns(&self) -> Result<Netns> {
-        // The reader's record comes first, and a walk goes no further than its output is read.
+        // The reader's record comes first, and the walk stops when its output is not read.
         let mut first = [0; 24];
         self.start("members")?.read_exact(&mut first).map_err(failed)?;
         match records::parse(&first).map_err(failed)?.first() {
             Some(Record::Reader(netns)) => Ok(*netns),
-            other => Err(Error::new(ErrorKind::System, "cannot tell the own network namespace")
-                .because(format!("unexpected record {other:?}"))),
+            other => {
+                Err(Error::new(ErrorKind::System, "cannot find the caller's network namespace")
+                    .because(format!("unexpected record {other:?}")))
+            }
         }
     }
 
@@ -138,7 +141,7 @@ impl Observer {
         records::parse(&bytes).map_err(failed)
     }
 
-    /// A new walk, which runs as it is read.
+    /// Starts a walk, which runs as its output is read.
     fn start(&self, program: &str) -> Result<File> {
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         let iterator = iterator(&mut programs, program)?;
@@ -161,10 +164,10 @@ fn iterator<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Iter> {
 
 /// Reads an iterator to its end.
 ///
-/// EAGAIN means "go on reading": a read gives up after a million objects without output
+/// EAGAIN means "read again": a read stops after a million objects without output
 /// (`MAX_ITER_OBJECTS` in `kernel/bpf/bpf_iter.c`), which is a million descriptors here.
 fn read_all(mut walk: impl Read) -> io::Result<Vec<u8>> {
-    // The kernel's own buffer has eight pages; more is never filled by one call.
+    // One call returns at most the kernel's buffer, eight pages.
     let mut chunk = vec![0; 32 << 10];
     let mut bytes = Vec::new();
     loop {
@@ -178,19 +181,19 @@ fn read_all(mut walk: impl Read) -> io::Result<Vec<u8>> {
     }
 }
 
-/// A network device's name, which can be asked for in our `own` namespace only.
+/// A network device's name, which only the caller's namespace, `own`, tells.
 fn device_name(own: Option<Netns>, netns: Netns, index: u32) -> Option<String> {
     if own != Some(netns) {
         return None;
     }
-    // Any socket will do to ask with.
+    // The ioctl takes any socket.
     let (family, kind) = (AddressFamily::UNIX, SocketType::DGRAM);
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None).ok()?;
     netdevice::index_to_name(socket, index).ok()
 }
 
 fn failed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
-    caps::failed(TRIED, source, caps::TRACING)
+    caps::failed(FAILED, source, caps::TRACING)
 }
 
 #[cfg(test)]
@@ -199,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers each read with the next of its results.
+    /// A reader that returns these results in turn.
     struct Script(Vec<io::Result<&'static [u8]>>);
 
     impl Read for Script {
@@ -214,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_goes_on_after_a_million_objects_without_output() {
+    fn a_walk_continues_after_a_million_objects_without_output() {
         let again = || Err(io::Error::from(Errno::AGAIN));
         let walk = Script(vec![again(), Ok(b"ab"), again(), Ok(b"c")]);
         assert_eq!(read_all(walk).unwrap(), b"abc");

@@ -1,31 +1,32 @@
-//! The names that people gave to network namespaces (`ip netns add`).
+//! The names of network namespaces (`ip netns add`).
 
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Where iproute2 keeps a file for each named namespace, mounted over with the namespace itself.
+/// iproute2 has a file here for each named namespace, over which it mounts the namespace.
 const NAMED: &str = "/run/netns";
 
 /// The names in `/run/netns` by the namespaces' inode numbers
-/// ([`Netns::inode`](crate::model::id::Netns::inode)); of several names for one the first by alphabet.
+/// ([`Netns::inode`](crate::model::id::Netns::inode)). Of several names for one, the first in alphabetical
+/// order.
 ///
-/// For display only: a name may be missing (containers have none), and what cannot be read is left
-/// out.
+/// For display only: a namespace need not have a name (those of containers have none), and unreadable
+/// entries are left out.
 pub fn names() -> HashMap<u32, String> {
     names_in(Path::new(NAMED))
 }
 
 fn names_in(directory: &Path) -> HashMap<u32, String> {
     let mut names = HashMap::new();
-    // All namespaces live on one pseudo file system. A file that is not on it is a leftover that
-    // nothing is mounted over.
-    let Ok(ours) = fs::metadata("/proc/self/ns/net") else { return names };
+    // All namespaces are on one pseudo file system. A file on another one is a leftover without a
+    // mount.
+    let Ok(nsfs) = fs::metadata("/proc/self/ns/net") else { return names };
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let Ok(metadata) = fs::metadata(entry.path()) else { continue };
         let Ok(inode) = u32::try_from(metadata.ino()) else { continue };
-        if metadata.dev() != ours.dev() {
+        if metadata.dev() != nsfs.dev() {
             continue;
         }
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -52,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_no_namespace_is_mounted_over_is_left_out() {
+    fn a_file_without_a_mounted_namespace_is_left_out() {
         assert!(names_in(Path::new("/etc")).is_empty());
         assert!(names_in(Path::new("/nonexistent")).is_empty());
     }

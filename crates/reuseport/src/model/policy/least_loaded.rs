@@ -36,11 +36,11 @@ fn options(parameters: u64) -> LeastLoaded {
     LeastLoaded::unpack(parameters).unwrap_or_default()
 }
 
-/// What a least-loaded choice compares.
+/// The parameters of the policy least-loaded.
 ///
-/// The member with the shortest queue is picked, in relation to its weight. TCP: connections that
-/// wait to be accepted, and half-open ones up to 256. UDP: bytes that wait to be received. Open
-/// connections break ties; members that are equal in that as well take turns.
+/// It picks the member with the shortest queue per weight. TCP: connections that wait to be accepted, and
+/// half-open ones up to 256. UDP: bytes that wait to be received. Open connections break ties; members that
+/// are equal in both take turns.
 ///
 /// A worker may add its own report: see [`report`](crate::report).
 ///
@@ -54,16 +54,16 @@ fn options(parameters: u64) -> LeastLoaded {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeastLoaded {
-    /// Which terms count.
+    /// The terms that count.
     pub load: LoadTerms,
-    /// How much of the picks any member may get.
+    /// The most picks that a member may get, as a multiple of its fair share.
     pub max_share: MaxShare,
-    /// How long a worker that [reports](crate::report) may hang before others go first.
+    /// How long a worker that [reports](crate::report) may hang before other members are preferred.
     pub stale_after: StaleAfter,
 }
 
 impl LeastLoaded {
-    /// Queue and open connections; twice a fair share; a tenth of a second.
+    /// Queue and open connections; twice the fair share; 100 ms.
     pub const DEFAULT: Self = Self {
         load: LoadTerms::QUEUE_AND_OPEN,
         max_share: MaxShare::DEFAULT,
@@ -101,11 +101,11 @@ impl Default for LeastLoaded {
 pub struct LoadTerms(u8);
 
 impl LoadTerms {
-    /// What waits, and the requests in flight that workers [report](crate::report).
+    /// The queue, and the requests in flight that workers [report](crate::report).
     pub const QUEUE: Self = Self(1);
     /// Open connections. TCP only: with UDP, members then take turns.
     pub const OPEN: Self = Self(2);
-    /// What waits; among members that are equal in it, the fewest open connections.
+    /// The queue; among members with equal queues, the fewest open connections.
     pub const QUEUE_AND_OPEN: Self = Self(3);
 
     /// The bits of `enum load_term`.

@@ -31,7 +31,7 @@ pub use payload::Payload;
 pub use rule::BadOption;
 pub(crate) use rule::{Global, Members};
 
-/// Picks among the active members.
+/// How a member is picked among the active ones.
 ///
 /// ```
 /// use reuseport::policy::Policy;
@@ -43,7 +43,7 @@ pub(crate) use rule::{Global, Members};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Policy {
-    /// The member with the shortest queue at this moment, see [`LeastLoaded`].
+    /// The member with the shortest queue, see [`LeastLoaded`].
     LeastLoaded(LeastLoaded),
     /// One member after the other, exactly in proportion to their weights.
     RoundRobin,
