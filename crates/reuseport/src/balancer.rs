@@ -162,7 +162,8 @@ impl Balancer {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] for a slot without a member, [`ErrorKind::Vanished`] if another
-    /// member than the given one has the slot, [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`], [`ErrorKind::Invalid`] where the user's own program decides.
+    /// member than the given one has the slot, [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`],
+    /// [`ErrorKind::Invalid`] where the user's own program decides.
     pub fn change_members(&self, host: &Host, changes: &[MemberChange]) -> Result<Vec<Share>> {
         Transaction::begin(host.observer(), &Stop::default())?.change_members(&self.key, changes)
     }

@@ -156,12 +156,12 @@ impl fmt::Display for Hint {
             ),
             Self::NotInEffect { needed } => write!(
                 f,
-                "{} do not count here although they are there: run it outside of the container (in \
-                 the initial user namespace), and without kernel lockdown in confidentiality mode",
+                "the kernel does not accept {} here: run it outside of the container (in the initial user \
+                 namespace), and without kernel lockdown in confidentiality mode",
                 needed.join(" and ")
             ),
             Self::KernelOption(option) => {
-                write!(f, "this kernel was built without {option}: use one with it")
+                write!(f, "use a kernel that was built with {option}")
             }
             Self::Advice(text) => f.write_str(text),
         }

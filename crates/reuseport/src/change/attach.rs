@@ -17,8 +17,8 @@ use crate::pins::group::GroupState;
 use crate::pins::steering::steering;
 use crate::stop::Stop;
 
-const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again: that takes sockets \
-                            that are in another program's socket map";
+const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again, with a socket map: \
+                            it accepts sockets that are in another program's socket map";
 
 impl Transaction {
     pub(crate) fn attach(mut self, group: &Group, request: &Attach) -> Result<Attached> {
@@ -68,7 +68,7 @@ impl Transaction {
         }
     }
 
-    /// Another program decides, or none.
+    /// Another owner's program decides, or none.
     fn attach_anew(&mut self, group: &Group, request: &Attach, now: Steering) -> Result<Attached> {
         let leftover = GroupState::existing(&self.root, &group.key)?;
         let replaced = group.program.clone().filter(|_| now == Steering::Foreign);
@@ -87,8 +87,7 @@ impl Transaction {
         }
         let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
         let (changes, degraded) = match self.build_either(group, request, program, prepared) {
-            // The program to be replaced holds the sockets in an array of its own, which goes when
-            // the program goes.
+            // The old program holds the sockets in its array, which the kernel frees with the program.
             Err(error) if error.kind() == ErrorKind::Busy && replaced.is_some() => {
                 let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
                 detach_from(group)?;
@@ -100,7 +99,7 @@ impl Transaction {
         Ok(Attached { steering: Steering::Ours(program.kind()), changes, replaced, degraded })
     }
 
-    /// Attaches what is pinned: the server restarted, which ended the group and its attachment, or a
+    /// Attaches the pinned program: the server restarted, which ended the group and its attachment, or a
     /// command was interrupted just before it attached.
     fn resume(
         &mut self,

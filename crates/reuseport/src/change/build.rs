@@ -17,15 +17,15 @@ use crate::model::selection::{ObjectSpec, Program, Steering};
 use crate::pins::group::GroupState;
 use crate::stop::Stop;
 
-const TAKE_OUT: &str = "a socket that is in another program's socket array can be in no second \
-                        one: take it out there, or restart the server";
+const TAKE_OUT: &str = "a socket can be in only one socket array, and is in another program's: \
+                        take it out there, or restart the server";
 
 impl Transaction {
-    /// Builds with a socket array; if a socket is in another program's socket map, with a socket map,
+    /// Builds with a socket array or, if a socket is in another program's socket map, with a socket map,
     /// which accepts it.
     ///
-    /// Neither accepts a socket that is in another array. The kernel takes an array apart only some
-    /// time after its last user is gone (`bpf_map_put`), so this tries for a moment.
+    /// Neither accepts a socket that is in another array. The kernel frees an array only some time
+    /// after its last user is gone (`bpf_map_put`), so this retries for a moment.
     pub(super) fn build_either(
         &mut self,
         group: &Group,
@@ -58,7 +58,7 @@ impl Transaction {
         }
     }
 
-    /// Pins everything, fills it, attaches the program. A failure leaves nothing behind.
+    /// Pins the state, fills it, attaches the program. A failure leaves no state.
     fn build(
         &mut self,
         group: &Group,
@@ -130,7 +130,7 @@ impl Transaction {
         }
     }
 
-    /// Attaches again what [`replace`](Self::replace) took away.
+    /// Attaches the program again that [`replace`](Self::replace) detached.
     fn put_back(
         &mut self,
         group: &Group,

@@ -42,7 +42,7 @@ impl<'a> Enroller<'a> {
         self
     }
 
-    /// Makes the slots agree with the group: newcomers get one, gone members free theirs.
+    /// Updates the slots: newcomers get one, those of members that are gone are freed.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ impl<'a> Enroller<'a> {
         }
         let newcomers = self.newcomers(group, &mut changes)?;
         if newcomers.len() > capacity - self.state.occupied().count() {
-            // Their slots are needed.
+            // The newcomers need these slots.
             self.release(std::mem::take(&mut gone), &mut changes)?;
         }
         self.enrol_all(&newcomers, &gone, &mut changes)?;
@@ -183,8 +183,8 @@ impl<'a> Enroller<'a> {
             }
         }
         if enrolled.is_empty() && changes.kept == 0 && changes.enrolled.is_empty() {
-            // No member is within reach, as while a server becomes a daemon: the process that held its
-            // sockets has ended. Nothing to change.
+            // No member can be borrowed. While a server becomes a daemon, for example, the process that held
+            // its sockets has ended.
             if let Some(LeftOut { why, .. }) = changes.left_out.pop() {
                 return Err(why);
             }
@@ -221,7 +221,7 @@ impl<'a> Enroller<'a> {
             self.fill(slot, socket.as_fd())
         };
         steps().map_err(|error| {
-            // The record says what to take back.
+            // `free_slot` reads the record.
             self.state.set_record(slot, record);
             self.free_slot(slot);
             self.layer.unmark(socket.as_fd());
@@ -242,7 +242,7 @@ impl<'a> Enroller<'a> {
     fn take_back(&mut self, enrolled: &[(Slot, &Member)]) {
         for (slot, member) in enrolled {
             self.free_slot(*slot);
-            // A socket that is gone took its mark along.
+            // A closed socket has no mark.
             if let Ok(socket) = borrow::borrow(member) {
                 self.layer.unmark(socket.as_fd());
             }
@@ -298,7 +298,7 @@ impl<'a> Enroller<'a> {
         let failed = format!("cannot enrol socket {}", member.cookie);
         match caps::os_error(&error) {
             Some(Errno::BUSY) => Error::new(ErrorKind::Busy, failed).because(error),
-            // It stopped listening between listing and enrolment. A socket array says EINVAL
+            // It stopped listening between listing and enrolment. A socket array returns EINVAL
             // (reuseport_array_update_check), a socket map EOPNOTSUPP (sock_map_sk_state_allowed).
             Some(Errno::INVAL | Errno::OPNOTSUPP) => {
                 Error::new(ErrorKind::Vanished, failed).because(error)

@@ -85,7 +85,7 @@ impl Transaction {
 
     /// Loads another instance over the same maps and replaces the attachment, which is atomic in the
     /// kernel. The table is filled for the new policy just before: for a moment, the old policy picks
-    /// from it by its own kind of key.
+    /// from the new table.
     fn change_policy(
         &mut self,
         group: &Group,

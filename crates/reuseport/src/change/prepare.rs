@@ -91,7 +91,7 @@ fn seed() -> Result<u64> {
 /// A program's id.
 pub(super) fn program_id(program: &SkReuseport) -> Result<u32> {
     let info = program.info().map_err(|error| {
-        Error::new(ErrorKind::System, "cannot ask for the program's id").because(error)
+        Error::new(ErrorKind::System, "cannot read the program's id").because(error)
     })?;
     Ok(info.id())
 }

@@ -55,25 +55,25 @@ pub struct MemberChange {
 /// The result of an attachment.
 #[derive(Debug)]
 pub struct Attached {
-    /// What decides now.
+    /// The program that decides now.
     pub steering: Steering,
-    /// Members that came and went.
+    /// Members that joined or left.
     pub changes: Changes,
     /// The program of another owner that was replaced.
     pub replaced: Option<AttachedProgram>,
     /// Why the program cannot read the members' queues, if it cannot: without CAP_PERFMON, for example.
-    /// `least-loaded` then goes by open connections, and no policy passes a full member over.
+    /// `least-loaded` then compares open connections, and no policy passes over a full member.
     pub degraded: Option<Error>,
 }
 
-/// Members that came and went.
+/// Members that joined or left.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Members that got a slot.
     pub enrolled: Vec<Cookie>,
     /// Members that had a slot already.
     pub kept: usize,
-    /// Members that were gone: their slots are free again.
+    /// Members that had left: their slots are free.
     pub released: Vec<Cookie>,
     /// Members that vanished during enrolment.
     pub left_out: Vec<LeftOut>,
@@ -91,6 +91,6 @@ impl Changes {
 pub struct LeftOut {
     /// The member.
     pub cookie: Cookie,
-    /// Why.
+    /// The reason.
     pub why: Error,
 }

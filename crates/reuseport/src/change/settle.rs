@@ -1,7 +1,7 @@
 //! Completes or takes back an unfinished change of policy.
 //!
 //! The header announces the next program, the program is attached, and then the header names it. After
-//! an interruption at any point, the program that is attached tells how far the change came.
+//! an interruption, the id of the attached program tells whether the change took effect.
 
 use super::table;
 use crate::error::{Error, ErrorKind, Result};

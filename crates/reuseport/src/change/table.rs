@@ -1,4 +1,4 @@
-//! The table that follows from the members' records: built, and swapped in.
+//! Builds the table from the members' records and swaps it in.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ pub(super) fn swap(state: &mut GroupState, policy: Policy) -> Result<()> {
     swap_without(state, policy, &HashSet::new())
 }
 
-/// The same, leaving out members that go.
+/// The same, without the members that are `leaving`.
 pub(super) fn swap_without(
     state: &mut GroupState,
     policy: Policy,
@@ -31,7 +31,7 @@ pub(super) fn swap_without(
         shares: &shares,
         seed: header.seed,
         capacity: state.capacity(),
-        // A member for which the layer had no room has an index that no member has.
+        // NO_HOST_MEMBER does not fit 16 bits.
         host: &|slot| u16::try_from(state.record(slot).host_member).ok(),
         cpu: &|slot| state.record(slot).cpu(),
         topology: &cpus::topology,
@@ -44,7 +44,7 @@ pub(super) fn swap_without(
     }
 }
 
-/// The members' parts in the table, by slot.
+/// The members' weights and states, by slot.
 pub(super) fn shares(state: &GroupState) -> Vec<Share> {
     state
         .occupied()

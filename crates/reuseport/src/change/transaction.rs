@@ -106,7 +106,7 @@ impl Transaction {
         !matches!(GroupState::existing(&self.root, key), Ok(None))
     }
 
-    /// Refuses to go on if another process attached or detached a program since the operation began.
+    /// Fails if another process attached or detached a program since the operation began.
     pub(super) fn refuse_if_changed(&self, group: &Group) -> Result<()> {
         let groups = self.observer.groups()?;
         let Some(now) = groups.into_iter().find(|other| other.key == group.key) else {
@@ -125,8 +125,8 @@ impl Transaction {
         .with_hint("try again"))
     }
 
-    /// Two groups can have the same address, and then the same name here: a program attached before bind
-    /// makes a group of its own. Refuses to touch the state of one that is steered.
+    /// Fails if the state belongs to another, steered group. Two groups can have the same key: sockets to
+    /// which a program is attached before bind form a separate group.
     pub(super) fn refuse_if_in_use(&self, state: &GroupState, group: &Group) -> Result<()> {
         let ids = self.groups.iter().filter_map(|other| other.program.as_ref()?.id);
         let in_use = ids.map(|id| state.is_ours(id)).collect::<Result<Vec<_>>>()?;

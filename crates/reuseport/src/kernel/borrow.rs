@@ -19,7 +19,7 @@ use crate::model::id::Cookie;
 /// exists, the listener of a dead worker stays in its group, and the kernel gives it connections that no
 /// process accepts. (In an experiment, half of all connections.)
 #[derive(Debug)]
-#[must_use = "the socket is given back at once when this is dropped"]
+#[must_use = "dropping it closes the socket's descriptor at once"]
 pub struct Borrowed(OwnedFd);
 
 impl AsFd for Borrowed {
@@ -52,7 +52,7 @@ enum Refusal {
 pub fn borrow(member: &Member) -> Result<Borrowed> {
     let Some(first) = member.holders.first() else {
         return Err(Error::new(ErrorKind::Denied, failed(member, None))
-            .with_hint("only processes of another pid namespace hold it: run this in the host's"));
+            .with_hint("only processes of another pid namespace hold it: run this on the host"));
     };
     let mut worst = (first, Refusal::Gone);
     for holder in &member.holders {
@@ -100,9 +100,9 @@ fn borrow_from(holder: &Holder, member: &Member) -> Result<Borrowed, Refusal> {
 
 /// A socket's cookie.
 pub(crate) fn cookie_of(socket: impl AsFd) -> Result<Cookie> {
-    let failed = || Error::new(ErrorKind::Invalid, "cannot ask for a socket's cookie (SO_COOKIE)");
+    let failed = || Error::new(ErrorKind::Invalid, "cannot read a socket's cookie (SO_COOKIE)");
     let cookie = socket_cookie(socket).map_err(|errno| failed().because(errno))?;
-    Cookie::new(cookie).ok_or_else(|| failed().because("the kernel gave it none"))
+    Cookie::new(cookie).ok_or_else(|| failed().because("the kernel returned 0"))
 }
 
 fn refusal(errno: Errno) -> Refusal {

@@ -15,12 +15,11 @@ pub(crate) const TRACING: &[(CapabilitySet, &str)] =
 /// To make maps and load select programs.
 pub(crate) const LOADING: &[(CapabilitySet, &str)] = &[(CapabilitySet::BPF, "CAP_BPF")];
 
-/// To steer sockets that another program holds, by a socket map.
+/// To steer sockets that are in another program's socket map.
 pub(crate) const SOCKET_MAPS: &[(CapabilitySet, &str)] =
     &[(CapabilitySet::BPF, "CAP_BPF"), (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN")];
 
-/// An error with its cause; where the kernel refused for lack of a capability, with the hint that names
-/// it.
+/// An error with its cause. If the kernel refused for lack of a capability, the hint names it.
 pub(crate) fn failed(
     failed: &str,
     source: impl Into<Box<dyn StdError + Send + Sync>>,
@@ -58,8 +57,8 @@ pub(crate) fn os_error(error: &(dyn StdError + 'static)) -> Option<Errno> {
     None
 }
 
-/// Whether the kernel is locked down for confidentiality: no program may read its memory. False where
-/// securityfs does not tell.
+/// Whether the kernel is locked down for confidentiality, so that no program may read its memory. False if
+/// securityfs is not readable.
 pub(crate) fn confidential() -> bool {
     let lockdown = fs::read_to_string("/sys/kernel/security/lockdown");
     lockdown.is_ok_and(|modes| modes.contains("[confidentiality]"))

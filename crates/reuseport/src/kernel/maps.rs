@@ -1,4 +1,4 @@
-//! The maps of a select program, next to its sockets: made, pinned, opened, changed.
+//! The maps of a select program, except its sockets: created, pinned, opened, changed.
 
 use std::path::Path;
 
@@ -136,7 +136,7 @@ impl PolicyMaps {
         self.tables.set(0, map.map_data(), 0)
     }
 
-    /// Prepares a slot for a new member with this epoch, whose socket is at this address.
+    /// Prepares a slot for a new member with this epoch and socket address.
     pub(crate) fn reset_slot(
         &mut self,
         slot: Slot,
@@ -181,7 +181,7 @@ impl PolicyMaps {
 /// One map for each entry of the list.
 fn each(get: impl FnMut(&Entry) -> Result<Map, MapError>) -> Result<[Map; LIST.len()], MapError> {
     let maps: Vec<Map> = LIST.iter().map(get).collect::<Result<_, _>>()?;
-    // There is one for each entry.
+    // `LIST` has as many entries.
     maps.try_into().map_err(|_| MapError::KeyNotFound)
 }
 

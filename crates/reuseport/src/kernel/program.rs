@@ -138,8 +138,8 @@ fn queue_access(protocol: Protocol) -> QueueAccess {
     const FAILED: &str = "cannot read the members' queues";
     if !caps::has(caps::TRACING) {
         return QueueAccess::None(
-            Error::new(ErrorKind::Denied, FAILED).because("that takes CAP_PERFMON").with_hint(
-                "attach again as root or with CAP_PERFMON: that changes it, under traffic",
+            Error::new(ErrorKind::Denied, FAILED).because("this needs CAP_PERFMON").with_hint(
+                "attach again as root or with CAP_PERFMON; this does not interrupt traffic",
             ),
         );
     }
@@ -157,7 +157,7 @@ fn queue_access(protocol: Protocol) -> QueueAccess {
     if caps::confidential() {
         return QueueAccess::None(
             unsupported("the kernel is locked down for confidentiality".into())
-                .with_hint("a kernel that is locked down for confidentiality forbids it"),
+                .with_hint("boot without lockdown in confidentiality mode"),
         );
     }
     if let Err(error) = probe() {
@@ -207,7 +207,7 @@ fn loaded(ebpf: &mut sk_reuseport::Ebpf, name: &str) -> Result<SkReuseport> {
             program.load().map_err(cannot_load)?;
             Ok(program)
         }
-        _ => Err(Error::new(ErrorKind::System, "the built-in program is missing")),
+        _ => Err(Error::new(ErrorKind::System, "the embedded object lacks its program")),
     }
 }
 
