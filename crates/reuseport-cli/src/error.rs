@@ -82,7 +82,7 @@ mod tests {
         let error = "3-1".parse::<reuseport::CpuList>().unwrap_err();
         assert_eq!(
             message(&error.into()),
-            "reuseport: `3-1` is no list of CPUs\n\
+            "reuseport: `3-1` is not a list of CPUs\n\
              hint: give numbers and ranges, such as 0-3,8\n"
         );
     }

@@ -86,10 +86,10 @@ impl Error {
     ///
     /// ```
     /// let error = "3-1".parse::<reuseport::CpuList>().unwrap_err();
-    /// assert_eq!(error.to_string(), "`3-1` is no list of CPUs");
+    /// assert_eq!(error.to_string(), "`3-1` is not a list of CPUs");
     /// assert_eq!(
     ///     error.report().to_string(),
-    ///     "`3-1` is no list of CPUs; give numbers and ranges, such as 0-3,8",
+    ///     "`3-1` is not a list of CPUs; give numbers and ranges, such as 0-3,8",
     /// );
     /// ```
     pub fn report(&self) -> Report<'_> {

@@ -37,8 +37,11 @@ impl FromStr for CpuList {
 
     fn from_str(list: &str) -> Result<Self> {
         parse_list(list).map(Self).ok_or_else(|| {
-            Error::new(ErrorKind::Invalid, format!("`{}` is no list of CPUs", list.escape_debug()))
-                .with_hint("give numbers and ranges, such as 0-3,8")
+            Error::new(
+                ErrorKind::Invalid,
+                format!("`{}` is not a list of CPUs", list.escape_debug()),
+            )
+            .with_hint("give numbers and ranges, such as 0-3,8")
         })
     }
 }

@@ -106,7 +106,7 @@ impl FromStr for Payload {
 }
 
 fn bad(given: &str) -> BadOption {
-    BadOption::new("choice of payload bytes", given, "payload:OFFSET:LENGTH with 1 to 64 bytes")
+    BadOption::new("range of payload bytes", given, "payload:OFFSET:LENGTH with 1 to 64 bytes")
 }
 
 #[cfg(test)]
@@ -123,7 +123,7 @@ mod tests {
         }
         assert_eq!(
             "0:65".parse::<Payload>().unwrap_err().to_string(),
-            "`0:65` is no choice of payload bytes: it takes payload:OFFSET:LENGTH with 1 to 64 bytes"
+            "`0:65` is not a valid range of payload bytes: give payload:OFFSET:LENGTH with 1 to 64 bytes"
         );
     }
 

@@ -115,7 +115,7 @@ impl Members<'_> {
 
 /// An option that a policy does not accept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is no {what}: it takes {takes}", given.escape_debug())]
+#[error("`{}` is not a valid {what}: give {takes}", given.escape_debug())]
 pub struct BadOption {
     what: &'static str,
     given: String,

@@ -67,7 +67,10 @@ fn another_word_gets_no_suggestion() {
 fn parameters_belong_to_the_policies_that_take_them() {
     assert!("hash:1:2".parse::<Policy>().is_err());
     let error = "payload".parse::<Policy>().unwrap_err();
-    assert!(error.to_string().starts_with("`payload` is no choice of payload bytes"), "{error}");
+    assert!(
+        error.to_string().starts_with("`payload` is not a valid range of payload bytes"),
+        "{error}"
+    );
 }
 
 #[test]
