@@ -11,7 +11,7 @@ pub(crate) fn no_group(key: &GroupKey) -> Error {
 
 /// No program of this tool is attached.
 pub(crate) fn not_attached(key: &GroupKey) -> Error {
-    Error::new(ErrorKind::NotAttached, format!("nothing of this tool is attached to {key}"))
+    Error::new(ErrorKind::NotAttached, format!("no program of this tool is attached to {key}"))
 }
 
 /// Another owner's program decides; `what` names the operation: "attach to".
@@ -28,6 +28,6 @@ pub(crate) fn foreign_program(key: &GroupKey, program: &AttachedProgram, what: &
 /// No member of the group is left.
 pub(crate) fn vanished(key: &GroupKey) -> Error {
     Error::new(ErrorKind::Vanished, format!("cannot reach any member of {key}"))
-        .because("all of them were closed meanwhile")
+        .because("all of them have closed")
         .with_hint("`reuseport ls` shows what is there now")
 }

@@ -60,7 +60,7 @@ impl Drop for Holder {
 fn policies_can_follow_one_another() {
     isolated(|| {
         let (listeners, group) = group(3);
-        assert!(error(1, &["policy", &group, "hash"]).contains("nothing of this tool"));
+        assert!(error(1, &["policy", &group, "hash"]).contains("no program of this tool"));
         stdout(&["attach", &group]);
         assert_eq!(show(&group)["policy"], "least-loaded", "the default");
         let policies = ["round-robin", "hash", "source", "random", "cpu", "least-loaded"];
@@ -157,7 +157,7 @@ fn members_get_the_given_cpus() {
 fn weights_are_shares_of_new_connections() {
     isolated(|| {
         let (listeners, group) = group(3);
-        assert!(error(1, &["weight", &group, "slot:0=3"]).contains("nothing of this tool"));
+        assert!(error(1, &["weight", &group, "slot:0=3"]).contains("no program of this tool"));
         stdout(&["attach", &group, "--policy", "round-robin"]);
         let text = stdout(&["weight", &group, "slot:0=3", "slot:2=6"]);
         assert!(text.contains("weight 3, was 1: 30.0% of new picks"), "{text}");

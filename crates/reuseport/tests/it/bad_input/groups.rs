@@ -108,7 +108,7 @@ fn attaching_twice_changes_nothing() {
 fn detaching_where_nothing_is_attached() {
     alone(|| {
         let scene = Scene::new(2);
-        let words = ["nothing of this tool is attached to", &scene.key.to_string()];
+        let words = ["no program of this tool is attached to", &scene.key.to_string()];
         scene.refuses(ErrorKind::NotAttached, &words, |scene| scene.detach());
         scene.refuses(ErrorKind::NotAttached, &words, |scene| scene.set_weight(0, 1));
         assert!(nothing_pinned());
