@@ -1,8 +1,8 @@
 //! Policies: how a member is picked among the active ones.
 //!
-//! A policy is one file here and one header in `bpf/policy/`. Its file defines a [`Rule`]: number,
+//! A policy is one file here and one header in `bpf/policy/`. Its file defines a `Rule`: number,
 //! name, help, parameters, protocols, and how it fills the table. To add one, write the file, and add
-//! its `mod`, its variant of [`Policy`] and its line in [`LIST`].
+//! its `mod`, its variant of [`Policy`] and its line in `LIST`.
 
 mod cpu;
 mod hash;
@@ -162,8 +162,8 @@ impl Policy {
         self.rule().help
     }
 
-    /// What it costs where the program cannot read the members' queues: a clause, such as "it goes by
-    /// open connections alone".
+    /// The effect if the program cannot read the members' queues: a clause, such as "it compares open
+    /// connections alone".
     pub fn without_queues(self) -> &'static str {
         (self.rule().without_queues)(self.parameters())
     }

@@ -14,7 +14,7 @@ pub(super) struct Rule {
     pub(super) name: &'static str,
     /// One line of help.
     pub(super) help: &'static str,
-    /// What it costs where the program cannot read queues: a clause.
+    /// The effect if the program cannot read queues: a clause.
     pub(super) without_queues: fn(u64) -> &'static str,
     /// The parameters that are part of the name.
     pub(super) written: Option<Written>,
