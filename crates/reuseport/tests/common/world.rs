@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::traffic::by_slot;
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
 use reuseport::status::{GroupStatus, Steering};
@@ -32,9 +33,9 @@ pub(crate) fn listeners(count: usize) -> Vec<TcpListener> {
     more("127.0.0.1:0".parse().unwrap(), count)
 }
 
-/// More members for a group.
+/// More members for a group, in the order in which they get slots.
 pub(crate) fn more(address: SocketAddr, count: usize) -> Vec<TcpListener> {
-    Bind::new(address).nonblocking(true).listeners(count).unwrap()
+    by_slot(Bind::new(address).nonblocking(true).listeners(count).unwrap())
 }
 
 pub(crate) fn key_of(host: &Host, listener: &TcpListener) -> GroupKey {

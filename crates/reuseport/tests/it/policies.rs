@@ -201,7 +201,7 @@ fn each_cpu_has_its_member() {
 #[test]
 fn the_policy_payload_is_refused_for_tcp() {
     alone(|| {
-        let members = Bind::new(loopback(false)).listeners(2).unwrap();
+        let members = by_slot(Bind::new(loopback(false)).listeners(2).unwrap());
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let policy: Policy = "payload:0:8".parse().unwrap();
