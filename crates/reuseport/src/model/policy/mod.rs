@@ -163,7 +163,7 @@ impl Policy {
     }
 
     /// The effect if the program cannot read the members' queues: a clause, such as "it compares open
-    /// connections alone".
+    /// connections only".
     pub fn without_queues(self) -> &'static str {
         (self.rule().without_queues)(self.parameters())
     }
