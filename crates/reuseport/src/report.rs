@@ -299,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reporters_go_to_any_thread_and_into_any_callback() {
+    fn reporters_may_move_to_threads_and_callbacks() {
         fn check<T: Send + Sync + 'static>() {}
         check::<Reporter>();
         check::<Request>();

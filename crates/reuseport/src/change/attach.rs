@@ -126,7 +126,7 @@ impl Transaction {
 
     fn sync(&mut self, group: &Group, request: &Attach, state: &mut GroupState) -> Result<Changes> {
         self.enroller(state, &request.stop)?
-            .weighing(&request.weights)
+            .with_weights(&request.weights)
             .sync(group)
             .map_err(|error| if_busy(error, DETACH_FIRST))
     }

@@ -86,7 +86,7 @@ impl Transaction {
     ) -> Result<Changes> {
         state.stage(&self.root, program)?;
         let changes =
-            self.enroller(state, &request.stop)?.weighing(&request.weights).sync(group)?;
+            self.enroller(state, &request.stop)?.with_weights(&request.weights).sync(group)?;
         if changes.enrolled.is_empty() {
             return Err(vanished(&group.key));
         }

@@ -37,7 +37,7 @@ pub(crate) struct Enroller<'a> {
 
 impl<'a> Enroller<'a> {
     /// Sets the weights of newcomers.
-    pub(crate) fn weighing(mut self, weights: &'a [(Cookie, Weight)]) -> Self {
+    pub(crate) fn with_weights(mut self, weights: &'a [(Cookie, Weight)]) -> Self {
         self.weights = weights;
         self
     }

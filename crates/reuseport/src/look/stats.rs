@@ -183,7 +183,7 @@ mod tests {
     const ACTIVE: State = State::Active;
 
     #[test]
-    fn shares_are_next_to_those_that_weights_ask_for() {
+    fn shares_are_next_to_weight_shares() {
         let all = [Some((ACTIVE, 1, 100)), Some((ACTIVE, 3, 300)), None];
         let stats = stats((0..).zip(all).map(|(n, enrolled)| member(n, enrolled)).collect());
         let shares: Vec<_> = stats.members.iter().map(|m| (m.share, m.weight_share)).collect();

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_numbers_lead_back_to_the_stickiness() {
+    fn names_and_codes_convert_back_to_the_stickiness() {
         for stickiness in Stickiness::ALL.iter().copied() {
             assert_eq!(stickiness.to_string().parse(), Ok(stickiness));
             assert_eq!(Stickiness::from_code(stickiness.code()), Some(stickiness));

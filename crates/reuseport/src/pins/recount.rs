@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_opens_meanwhile_does_not_count_as_missed() {
+    fn connections_opened_during_the_walk_are_not_missed() {
         assert_eq!(missed(&member(10, 4), 8, &member(12, 4)), 0);
         assert_eq!(missed(&member(10, 4), 6, &member(12, 4)), 0);
     }

@@ -41,7 +41,7 @@ mod tests {
     use crate::wire::mirror::{map, object, value};
 
     #[test]
-    fn policies_have_the_numbers_of_both_sides() {
+    fn policies_have_the_same_numbers_on_both_sides() {
         let btf = object("select");
         let payload = "payload:0:1".parse().unwrap();
         let mut ours: Vec<(String, i64)> = Policy::ALL
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn globals_have_the_sizes_of_both_sides() {
+    fn globals_have_the_same_sizes_on_both_sides() {
         let btf = object("select");
         let theirs = btf.variables(".rodata");
         let mut ours = vec![(POLICY, 4), (PROTOCOL, 4), (SEED, 8), (CPUS, 4), (SOCKET_TYPE, 4)];
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_have_the_layout_of_both_sides() {
+    fn tables_have_the_same_layout_on_both_sides() {
         let btf = object("select");
         let layout = |name| value(&btf, "table_layout", name);
         let table = Table {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_that_of_both_sides() {
+    fn both_sides_have_the_same_window() {
         let btf = object("select");
         assert_eq!(value(&btf, "tuning", "WINDOW"), i64::from(Candidate::WINDOW));
         assert_eq!(value(&btf, "kernel_call", "CALL_RDONLY_CAST"), i64::from(RDONLY_CAST));

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_gives_back_its_group_and_program() {
+    fn a_header_converts_back_to_its_group_and_program() {
         let eth0 = Device { index: 2, name: Some("eth0".to_owned()) };
         let nameless = Device { index: 3, name: None };
         for device in [None, Some(eth0), Some(nameless)] {
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_bytes_name_nothing() {
+    fn unknown_bytes_have_no_group_and_no_program() {
         let header = Header::read_from_bytes(&[0xa5; 256]).unwrap();
         assert_eq!(header.key(), None);
         assert_eq!(header.program(), None);

@@ -306,7 +306,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_behind_a_true_header_never_panics(
+        fn garbage_after_a_valid_header_never_panics(
             kind in 0u32..6,
             size in prop::sample::select(vec![0u32, 8, 24, 128, u32::MAX]),
             rest in proptest::collection::vec(any::<u8>(), 0..300),

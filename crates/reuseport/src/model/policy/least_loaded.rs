@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_are_read_as_they_are_shown() {
+    fn shown_options_parse_back() {
         for terms in ["queue", "open", "queue,open"] {
             assert_eq!(terms.parse::<LoadTerms>().unwrap().to_string(), terms);
         }
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn packed_options_lead_back() {
+    fn packed_options_unpack() {
         for load in [LoadTerms::QUEUE, LoadTerms::OPEN, LoadTerms::QUEUE_AND_OPEN] {
             for share in [100, 150, 10_000] {
                 let max_share = MaxShare::from_hundredths(share).unwrap();

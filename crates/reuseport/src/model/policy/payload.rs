@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_read_as_they_are_shown() {
+    fn shown_bytes_parse_back() {
         for payload in ["0:1", "4:8", "65443:64"] {
             assert_eq!(payload.parse::<Payload>().unwrap().to_string(), payload);
         }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn packed_bytes_lead_back() {
+    fn packed_bytes_unpack() {
         let payload = Payload::new(9, 64).unwrap();
         assert_eq!(Payload::unpack(payload.pack()), Some(payload));
         assert_eq!(Payload::unpack(0), None);

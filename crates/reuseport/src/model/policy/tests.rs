@@ -7,7 +7,7 @@ use crate::model::table::{Share, Topology};
 const PAYLOAD: &str = "payload:4:8";
 
 #[test]
-fn every_name_and_number_leads_back_to_its_policy() {
+fn names_and_codes_convert_back_to_the_policy() {
     for policy in Policy::ALL.iter().copied().chain([PAYLOAD.parse().unwrap()]) {
         assert_eq!(policy.to_string().parse(), Ok(policy));
         assert_eq!(Policy::from_code(policy.code(), policy.parameters()), Some(policy));
@@ -27,7 +27,7 @@ fn each_policy_is_on_the_list_once() {
 }
 
 #[test]
-fn numbers_stay_as_they_are_pinned() {
+fn pinned_numbers_do_not_change() {
     let codes: Vec<u32> = Policy::ALL.iter().copied().map(Policy::code).collect();
     assert_eq!(codes, [6, 3, 1, 2, 4, 5]);
     assert_eq!("payload:0:1".parse::<Policy>().unwrap().code(), 7);
@@ -55,7 +55,7 @@ fn a_misspelt_name_is_recognised() {
 }
 
 #[test]
-fn another_word_gets_no_suggestion() {
+fn a_different_word_gets_no_suggestion() {
     for word in ["", "maglev", "leastconn", "x\u{1b}[31m"] {
         let error = word.parse::<Policy>().unwrap_err();
         assert_eq!(error.nearest(), None, "{word}");

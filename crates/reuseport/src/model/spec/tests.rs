@@ -169,7 +169,7 @@ fn one_match_is_chosen_wherever_it_is() {
 }
 
 #[test]
-fn the_preferred_network_namespace_decides_if_it_can() {
+fn the_preferred_network_namespace_breaks_ties() {
     let keys = [
         key(Protocol::Tcp, "127.0.0.1:80", 1),
         key(Protocol::Tcp, "127.0.0.1:80", 2),
@@ -260,7 +260,7 @@ fn any_spec() -> impl Strategy<Value = GroupSpec> {
 
 proptest! {
     #[test]
-    fn every_name_reads_back(spec in any_spec()) {
+    fn every_name_parses_back(spec in any_spec()) {
         prop_assert_eq!(spec.to_string().parse(), Ok(spec));
     }
 
@@ -279,7 +279,7 @@ proptest! {
     }
 
     #[test]
-    fn nearly_right_texts_read_back_or_are_refused(
+    fn nearly_valid_texts_parse_back_or_are_refused(
         text in "(tcp:|udp:|sctp:)?[\\[\\]:%*.0-9a-f]{0,20}(%eth0)?:[0-9]{1,6}",
     ) {
         if let Ok(spec) = text.parse::<GroupSpec>() {
