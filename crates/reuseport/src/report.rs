@@ -154,7 +154,9 @@ impl Reporter {
         let nowhere = || {
             Error::new(ErrorKind::NotFound, &failed)
                 .because("it has no slot in any group")
-                .with_hint("attach to its group, again if it joined after that")
+                .with_hint(
+                    "attach to its group; if that was done before the socket joined, attach again",
+                )
         };
         let root = Root::existing()?.ok_or_else(nowhere)?;
         let _lock = root.lock_shared()?;
