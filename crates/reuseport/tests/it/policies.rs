@@ -370,7 +370,7 @@ fn a_change_applies_only_to_the_member_that_it_names() {
 #[test]
 fn attaching_can_set_weights() {
     alone(|| {
-        let members = Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap();
+        let members = by_slot(Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap());
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let cookies: Vec<Cookie> =
