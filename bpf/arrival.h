@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * First stage: what has arrived. Only something new is a pick; the rest runs the program too.
+ * First stage: classifies the packet as new, stray or a migration. Only new ones count as picks.
  */
 #pragma once
 

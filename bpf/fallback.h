@@ -14,7 +14,7 @@
 /* How many active members to try, and then how many draining ones. */
 #define TRIES 16
 
-/* That one was not there. */
+/* The slot was empty or its queue full. */
 #define TRY_NEXT (-2)
 
 /*
@@ -62,8 +62,6 @@ __noinline int select_another(struct sk_reuseport_md *ctx, __u32 start, __u32 dr
 
 static __always_inline void fallback(struct request *req, struct choice *choice)
 {
-	if (req->check_full)
-		note(req, REASON_QUEUE_FULL);
 	choice->reason = REASON_FALLBACK_ACTIVE;
 	choice->slot = select_another(req->ctx, req->key, false);
 	if (choice->slot >= 0)

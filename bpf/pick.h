@@ -38,6 +38,9 @@ static __always_inline void attempts(struct request *req, struct choice *choice,
 		/* A policy that knows whose queues are full picks such a member only if all are. */
 		if (!req->check_full && queue_is_full(slot)) {
 			req->check_full = true;
+			/* To least-loaded it is only one more thing to know of that member. */
+			if (!accounts)
+				note(req, REASON_QUEUE_FULL);
 			continue;
 		}
 		if (slot_select(req, slot)) {

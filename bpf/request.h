@@ -30,7 +30,7 @@ enum arrival {
 	ARRIVAL_MIGRATION,
 };
 
-/* What a policy that accounts for its picks needs once the member is selected. */
+/* For least-loaded: from its pick to its account of the selected member. */
 struct pick {
 	__u32 window;
 	__u32 members;
@@ -44,7 +44,7 @@ struct request {
 	enum arrival arrival;
 	/* The policy sets it with its first pick. The fallback begins there. */
 	__u64 key;
-	/* A pick's queue was full: a policy that picks again must find out whose queues are. */
+	/* The last pick's queue was full: later attempts must check queues. */
 	bool check_full;
 	/* Events on the way, see note(). */
 	__u64 noted;

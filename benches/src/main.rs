@@ -2,7 +2,7 @@
 //! one bench, in a network namespace and with a bpffs of its own.
 //!
 //! The machine need not be idle: what is compared is measured in turn, in many short rounds, and
-//! compared round by round. Nothing here fails because something is slow.
+//! compared round by round. A slow result is not a failure.
 
 mod hermes;
 mod latency;
@@ -30,7 +30,7 @@ use report::Common;
 #[command(
     bin_name = "cargo xtask bench",
     about = "Measures what this project costs",
-    after_help = "Needs root. docs/figures.md has what came out, and what each figure should be."
+    after_help = "Needs root. docs/figures.md has results and aims."
 )]
 struct Args {
     #[command(subcommand)]

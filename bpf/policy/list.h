@@ -38,7 +38,7 @@ static __always_inline int policy_pick(struct request *req, int attempt)
 	return NO_SLOT;
 }
 
-/* Whether the policy is told what became of its picks, as follows. */
+/* Whether the policy has the two callbacks below. */
 static __always_inline bool policy_accounts(struct request *req)
 {
 	return req->policy == POLICY_LEAST_LOADED;

@@ -13,7 +13,7 @@
 
 enum start {
 	START_OVER = 0,
-	START_NEW = 1, /* never picked, and the others were there before */
+	START_NEW = 1, /* joined a serving group, not picked yet */
 	START_SLOW = 2,
 };
 

@@ -5,7 +5,7 @@
  * Word 0:   entries (32 bits), active members (16), draining members (16)
  * Word 1-:  entries, then active members' slots, then draining members' slots;
  *           four 16-bit slots to a word, each list begins a new word
- * Then:     for least-loaded a word for each slot, its candidate; 0: none
+ * Then:     a word for each slot, its candidate; 0: none
  *
  * A new table takes the old one's place in one store, and the kernel waits until no program reads the old
  * one (maybe_wait_bpf_programs in kernel/bpf/syscall.c) before user space reuses slots that it names.

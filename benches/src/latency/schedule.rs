@@ -1,5 +1,5 @@
-//! When what is asked, from where and over which connection: drawn beforehand from a seed, so that
-//! every contender of a round gets the same.
+//! The request schedule: times, sources and connections, drawn from a seed, the same for all contenders
+//! of a round.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How a worker misbehaves, as one does that waits for a disk, a lock or a database.
+//! Fault models of a worker: it hangs, fails fast, drops connections, or stops accepting.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,4 @@
-//! Processes that only have sockets: servers' workers, each with its members of some groups, and the
-//! crowd of other sockets that a busy host has.
-//!
-//! Every socket is watched by its process's epoll instance, as an event-driven server's are. Ports
-//! are fixed: they are in a network namespace that has no other sockets.
+//! Idle processes that hold sockets: workers with members of groups, and other sockets.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::ops::Range;

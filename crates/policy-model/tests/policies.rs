@@ -203,7 +203,7 @@ fn loads_are_per_weight() {
 #[test]
 fn ties_are_not_always_broken_alike() {
     let mut model = least_loaded(4);
-    // Whose turn it is has something to do, and the other three are equal.
+    // The member in turn is busy, and the other three are equal.
     model.set_queue(0, Queue::new(9, 0));
     let dealt = deal(&mut model, 4000, 4);
     assert_eq!(dealt[0], 0);

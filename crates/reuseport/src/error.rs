@@ -31,7 +31,7 @@ pub enum ErrorKind {
     Vanished,
     /// Another version wrote the pinned state.
     Schema,
-    /// A signal stopped the operation. It changed nothing.
+    /// A signal stopped the operation. What it had changed is as it was before.
     Interrupted,
     /// The caller's input is wrong.
     Invalid,
@@ -150,9 +150,9 @@ impl fmt::Display for Hint {
         match self {
             Self::Grant { needed, missing } => write!(
                 f,
-                "missing here: {}; run it as root, or grant {}",
-                missing.join(" and "),
-                needed.join(" and ")
+                "run it as root, or grant {} (missing here: {})",
+                needed.join(" and "),
+                missing.join(" and ")
             ),
             Self::NotInEffect { needed } => write!(
                 f,
@@ -183,18 +183,12 @@ impl<'a> Report<'a> {
         self.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
     }
 
-    /// The hint: that of the first [`Error`] in the chain that has one, behind the one of
+    /// The hint of the first [`Error`] in the chain that has one, which knows the operation; else that of
     /// [`sk_reuseport`], which knows the call that failed.
     pub fn hint(&self) -> Option<String> {
         let own = self.chain().find_map(|error| error.downcast_ref::<Error>()?.hint());
-        // This crate's hint names missing capabilities more exactly.
-        let of_call = match own {
-            Some(Hint::Grant { .. } | Hint::NotInEffect { .. }) => None,
-            _ => sk_reuseport::hint_of(self.0),
-        };
-        let hints =
-            of_call.map(|hint| hint.to_string()).into_iter().chain(own.map(Hint::to_string));
-        hints.reduce(|one, other| format!("{one}; {other}"))
+        let of_call = || sk_reuseport::hint_of(self.0).map(|hint| hint.to_string());
+        own.map(Hint::to_string).or_else(of_call)
     }
 
     /// The error and its causes.

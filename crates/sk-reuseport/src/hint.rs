@@ -78,6 +78,8 @@ pub enum Hint {
     NotMmapable,
     /// The map's values are too narrow to be read.
     NarrowValues,
+    /// The object does not describe its types, which its maps need.
+    NoTypes,
     /// The verifier refused the program, for the reason at the end of its output.
     Verifier {
         /// The end of the verifier's output; empty where it has none.
@@ -169,6 +171,7 @@ impl Hint {
             Self::NotAnObject => {
                 "expected an ELF file as built by `clang -target bpf -g -O2 -c` or aya-ebpf"
             }
+            Self::NoTypes => "compile it with -g, which describes its types (BTF)",
             Self::ByteOrder => "compile it with -target bpf on this machine",
             Self::MapDefinition => {
                 "its definition is too short, or its pinning neither 0 (none) nor 1 (by name)"

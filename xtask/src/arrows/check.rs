@@ -81,7 +81,7 @@ fn short(tree: &Tree, folder: usize, module: usize) -> String {
     name.map_or_else(|| tree.0[module].file.display().to_string(), |(name, _)| name.clone())
 }
 
-/// `state/group.rs → steer.rs: Program, attach`, a line for each pair of files.
+/// `pins/group.rs → kernel/maps.rs: PolicyMaps`, a line for each pair of files.
 fn listed(tree: &Tree, arrows: &[&Arrow]) -> Vec<String> {
     let mut pairs = BTreeMap::<_, Vec<_>>::new();
     for arrow in arrows {

@@ -325,7 +325,7 @@ pub(crate) fn check_room(group: &Group, state: &GroupState) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Full, format!("cannot enrol the members of {}", group.key))
-        .because(format!("{} members, {capacity} slots", group.members.len()))
+        .because(format!("members: {}, slots: {capacity}", group.members.len()))
         .with_hint(match state.policy_maps {
             Some(_) => "choose a larger `--slots`; a group that is attached must be detached first",
             None => "give the object's map for sockets more elements",

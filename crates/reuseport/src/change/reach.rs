@@ -62,9 +62,7 @@ fn through_any_member(
 
 fn refused(failed: String, error: ProgramError) -> Error {
     match caps::os_error(&error) {
-        Some(Errno::PERM) => Error::new(ErrorKind::Denied, failed)
-            .because(error)
-            .with_hint("every member refuses it: ask the operator of the server"),
+        Some(Errno::PERM) => Error::new(ErrorKind::Denied, failed).because(error),
         _ => Error::new(ErrorKind::System, failed).because(error),
     }
 }

@@ -1,5 +1,6 @@
 //! The maps of a select program, except its sockets: created, pinned, opened, changed.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -15,23 +16,25 @@ use crate::model::table::{self, Table};
 use crate::wire::reason::REASONS;
 use crate::wire::slot::{Limiter, Start};
 
-/// A map by its name in the object, which is also the name of its pin.
+/// A map of the select program.
 struct Entry {
+    /// Its name in the object.
     name: &'static str,
-    /// The name of the pin in earlier versions.
-    former: Option<&'static str>,
+    /// The name of its pin.
+    pin: &'static str,
     /// Whether it has one element for each slot.
     per_slot: bool,
-    /// For a map that earlier versions did not have: creates an empty one, which the next program uses.
+    /// For a map that pinned state may lack, as that of a version without it does: makes an empty one
+    /// for this number of slots. The next program that is loaded uses it.
     make: Option<fn(u32) -> Result<Map, MapError>>,
 }
 
 const fn entry(name: &'static str) -> Entry {
-    Entry { name, former: None, per_slot: false, make: None }
+    Entry { name, pin: name, per_slot: false, make: None }
 }
 
 const fn per_slot(name: &'static str) -> Entry {
-    Entry { name, former: None, per_slot: true, make: None }
+    Entry { per_slot: true, ..entry(name) }
 }
 
 /// Every map, in the order of [`PolicyMaps::new`].
@@ -41,9 +44,16 @@ const LIST: [Entry; 7] = [
     entry("counters"),
     per_slot("picks"),
     per_slot("addresses"),
-    Entry { former: Some("paces"), ..per_slot("limiters") },
+    // Pins keep their names: other versions look for them.
+    Entry { pin: "paces", make: Some(make_limiters), ..per_slot("limiters") },
     per_slot("reports"),
 ];
+
+fn make_limiters(slots: u32) -> Result<Map, MapError> {
+    let map = Array::<MapData, Limiter>::create_named("limiters", slots, 0)?;
+    let fd = map.map_data().fd().as_fd().try_clone_to_owned().map_err(MapError::from)?;
+    Map::from_map_data(MapData::from_fd(fd)?)
+}
 
 /// The maps of a program with a policy.
 #[derive(Debug)]
@@ -99,25 +109,21 @@ impl PolicyMaps {
         Self::new(each(|entry| ebpf.take_map(entry.name).ok_or(MapError::KeyNotFound))?)
     }
 
+    /// Pins the maps that are not pinned there.
     pub(crate) fn pin(&self, directory: &Path) -> Result<(), PinError> {
-        self.named().try_for_each(|(name, map)| map.pin(directory.join(name)))
+        LIST.iter()
+            .zip(self.named())
+            .map(|(entry, (_, map))| (directory.join(entry.pin), map))
+            .filter(|(path, _)| !path.exists())
+            .try_for_each(|(path, map)| map.pin(path))
     }
 
     /// Opens the maps of a group with this number of slots.
-    pub(crate) fn from_pins(directory: &Path, capacity: u32) -> Result<Self, MapError> {
+    pub(crate) fn from_pins(directory: &Path, slots: u32) -> Result<Self, MapError> {
         let open = |name| Map::from_map_data(MapData::from_pin(directory.join(name))?);
-        let absent = |error: &MapError| caps::os_error(error) == Some(Errno::NOENT);
-        Self::new(each(|entry| {
-            let mut result = open(entry.name);
-            if let (Err(error), Some(former)) = (&result, entry.former)
-                && absent(error)
-            {
-                result = open(former);
-            }
-            match (result, entry.make) {
-                (Err(error), Some(make)) if absent(&error) => make(capacity),
-                (result, _) => result,
-            }
+        Self::new(each(|entry| match (open(entry.pin), entry.make) {
+            (Err(error), Some(make)) if caps::os_error(&error) == Some(Errno::NOENT) => make(slots),
+            (result, _) => result,
         })?)
     }
 

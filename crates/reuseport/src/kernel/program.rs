@@ -1,7 +1,6 @@
 //! The select program: configured, and loaded over a group's maps.
 
 use std::error::Error as StdError;
-use std::fs;
 
 use sk_reuseport::maps::{Array, MapData};
 use sk_reuseport::programs::{Program, SkReuseport};
@@ -124,10 +123,10 @@ pub(crate) fn load_over(
             Ok(program) => (program, None),
             Err(error) => {
                 tracing::debug!("reading queues by helper instead: {}", error.report());
-                (load_object(OBJECT_WITH_HELPER, &mut loader)?, None)
+                load_with_helper(&mut loader)?
             }
         },
-        QueueAccess::Helper => (load_object(OBJECT_WITH_HELPER, &mut loader)?, None),
+        QueueAccess::Helper => load_with_helper(&mut loader)?,
         QueueAccess::None(why) => (load_object(OBJECT, &mut loader)?, Some(why)),
     };
     Ok(Loaded { program, degraded })
@@ -135,49 +134,50 @@ pub(crate) fn load_over(
 
 /// Asks the kernel how the caller's programs may read queues.
 fn queue_access(protocol: Protocol) -> QueueAccess {
-    const FAILED: &str = "cannot read the members' queues";
     if !caps::has(caps::TRACING) {
         return QueueAccess::None(
-            Error::new(ErrorKind::Denied, FAILED).because("this needs CAP_PERFMON").with_hint(
+            Error::new(ErrorKind::Denied, UNREADABLE).because("this needs CAP_PERFMON").with_hint(
                 "attach again as root or with CAP_PERFMON; this does not interrupt traffic",
             ),
         );
     }
-    let unsupported = |error: Box<dyn StdError + Send + Sync>| {
-        Error::new(ErrorKind::Unsupported, FAILED).because(error)
-    };
     let btf = match KernelBtf::from_sys_fs() {
         Ok(btf) => btf,
-        Err(error) => {
-            let hint = Hint::KernelOption("CONFIG_DEBUG_INFO_BTF");
-            return QueueAccess::None(unsupported(error.into()).with_hint(hint));
-        }
+        Err(error) => return QueueAccess::None(unreadable(error)),
     };
     // The verifier accepts direct reads where lockdown forbids the helper.
     if caps::confidential() {
         return QueueAccess::None(
-            unsupported("the kernel is locked down for confidentiality".into())
-                .with_hint("boot without lockdown in confidentiality mode"),
+            unreadable("the kernel is locked down for confidentiality").with_hint(LOCKDOWN),
         );
     }
     if let Err(error) = probe() {
-        return QueueAccess::None(unsupported(error.into()));
+        return QueueAccess::None(unreadable(error));
     }
     direct_access(btf, protocol).map_or(QueueAccess::Helper, QueueAccess::Direct)
 }
 
-/// Loads a program that reads the kernel's memory.
-fn probe() -> Result<SkReuseport> {
-    let mut ebpf = EbpfLoader::new().load(PROBE).map_err(cannot_load)?;
-    loaded(&mut ebpf, "read_kernel")
+const UNREADABLE: &str = "cannot read the members' queues";
+const LOCKDOWN: &str = "boot without lockdown in confidentiality mode";
+
+fn unreadable(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::Unsupported, UNREADABLE).because(error)
 }
 
-/// The ids for direct reads; `None` if the kernel lacks the function or the JIT that calls it.
+/// Loads a program that reads the kernel's memory.
+fn probe() -> Result<SkReuseport> {
+    const FAILED: &str = "cannot load a program that reads the kernel's memory";
+    let failed = |error: EbpfError| match caps::failed(FAILED, error, caps::TRACING) {
+        error if error.hint().is_some() => error,
+        // Lockdown that securityfs does not show, for example because it is not mounted.
+        error => error.with_hint(LOCKDOWN),
+    };
+    let mut ebpf = EbpfLoader::new().load(PROBE).map_err(failed)?;
+    loaded(&mut ebpf, "read_kernel", failed)
+}
+
+/// The ids for direct reads; `None` if the kernel lacks the function. Without the JIT, loading fails.
 fn direct_access(btf: KernelBtf, protocol: Protocol) -> Option<Direct> {
-    let jit = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").ok()?;
-    if jit.trim() == "0" {
-        return None;
-    }
     // Each begins with a struct sock.
     let socket = match protocol {
         Protocol::Tcp => "inet_connection_sock",
@@ -186,6 +186,18 @@ fn direct_access(btf: KernelBtf, protocol: Protocol) -> Option<Direct> {
     let types = [("bpf_rdonly_cast", BtfKind::Func), (socket, BtfKind::Struct)];
     let [rdonly_cast, socket] = btf.ids(types).ok()?;
     Some(Direct { btf, rdonly_cast, socket })
+}
+
+/// With the helper; if that program does not load although it may read, without reading queues.
+fn load_with_helper(loader: &mut EbpfLoader<'_>) -> Result<(SkReuseport, Option<Error>)> {
+    let error = match load_object(OBJECT_WITH_HELPER, loader) {
+        Ok(program) => return Ok((program, None)),
+        Err(error) => error,
+    };
+    match load_object(OBJECT, loader) {
+        Ok(program) => Ok((program, Some(unreadable(error)))),
+        Err(_) => Err(error),
+    }
 }
 
 fn load_direct(direct: &Direct, loader: &EbpfLoader<'_>) -> Result<SkReuseport> {
@@ -198,16 +210,20 @@ fn load_direct(direct: &Direct, loader: &EbpfLoader<'_>) -> Result<SkReuseport> 
 }
 
 fn load_object(object: &[u8], loader: &mut EbpfLoader<'_>) -> Result<SkReuseport> {
-    loaded(&mut loader.load(object).map_err(cannot_load)?, PROGRAM)
+    loaded(&mut loader.load(object).map_err(cannot_load)?, PROGRAM, cannot_load)
 }
 
-fn loaded(ebpf: &mut sk_reuseport::Ebpf, name: &str) -> Result<SkReuseport> {
+fn loaded(
+    ebpf: &mut sk_reuseport::Ebpf,
+    name: &str,
+    failed: impl Fn(EbpfError) -> Error,
+) -> Result<SkReuseport> {
     match ebpf.take_program(name) {
         Some(Program::SkReuseport(mut program)) => {
-            program.load().map_err(cannot_load)?;
+            program.load().map_err(|error| failed(error.into()))?;
             Ok(program)
         }
-        _ => Err(Error::new(ErrorKind::System, "the embedded object lacks its program")),
+        _ => Err(Error::new(ErrorKind::System, "the built-in program is missing")),
     }
 }
 

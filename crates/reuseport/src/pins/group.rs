@@ -146,7 +146,9 @@ impl GroupState {
     /// Pins the program that is about to replace the present one, as [`NEXT_PROGRAM`].
     pub(crate) fn pin_next(&self, program: &mut SkReuseport) -> Result<()> {
         let next = self.directory.join(NEXT_PROGRAM);
-        program.pin(&next).map_err(|error| {
+        // Maps that the state lacked are the program's from here on.
+        let maps = self.policy_maps.as_ref().map_or(Ok(()), |maps| maps.pin(&self.directory));
+        maps.and_then(|()| Ok(program.pin(&next)?)).map_err(|error| {
             Error::new(ErrorKind::System, "cannot pin the new program").because(error)
         })
     }

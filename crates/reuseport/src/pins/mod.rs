@@ -11,7 +11,7 @@
 //!     header  slots              the group and its members
 //!     sockets                    the socket array that the program selects from
 //!     tables  cursor             the table; the next turn
-//!     addresses  limiters        addresses of the members' sockets; limits of least-loaded
+//!     addresses  paces           addresses of the members' sockets; limits of least-loaded
 //!     reports                    the workers' load reports
 //!     counters  picks            runs by reason; picks by slot
 //!     select                     the program

@@ -1,8 +1,8 @@
 //! A group's header: its key, its program and its secret. Pinned; the kernel program does not read it.
 //!
-//! Schema 1. A field keeps its place and meaning; reserved bytes are zero, except where an earlier
-//! version of schema 1 wrote a field that no version reads. A change that an older version would
-//! misread raises [`SCHEMA`], and the older version then refuses the state by name.
+//! Schema 1. A field keeps its place and meaning. `reserved` bytes are zero. `retired` fields have numbers
+//! that earlier versions wrote and no version reads: they never get another meaning. A change that an
+//! older version would misread raises [`SCHEMA`], and the older version then refuses the state by name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -27,13 +27,13 @@ pub(crate) const MAGIC: [u8; 8] = *b"reusport";
 pub(crate) struct Header {
     pub(crate) magic: [u8; 8],
     pub(crate) schema: u32,
-    reserved_0: u32,
+    retired_capacity: u32,
     netns_cookie: u64,
     netns_inode: u32,
     protocol: u8,
     family: u8,
     v6only: u8,
-    reserved_1: u8,
+    retired_sockets: u8,
     address: [u8; 16],
     port: u16,
     reserved_2: u16,
@@ -41,7 +41,7 @@ pub(crate) struct Header {
     device_name: [u8; 16],
     uid: u32,
     program: ProgramCode,
-    reserved_3: [u32; 2],
+    retired_numbers: [u32; 2],
     /// The key of hashes.
     pub(crate) seed: u64,
     /// The generation of the next new members.
@@ -104,13 +104,13 @@ impl Header {
         Self {
             magic: MAGIC,
             schema: SCHEMA,
-            reserved_0: 0,
+            retired_capacity: 0,
             netns_cookie: key.netns.cookie,
             netns_inode: key.netns.inode,
             protocol: config::protocol_number(key.protocol),
             family,
             v6only: u8::from(key.v6only),
-            reserved_1: 0,
+            retired_sockets: 0,
             address,
             port: key.address.port(),
             reserved_2: 0,
@@ -118,7 +118,7 @@ impl Header {
             device_name,
             uid: key.uid,
             program: code,
-            reserved_3: [0; 2],
+            retired_numbers: [0; 2],
             seed,
             generation: 1,
             next_program_id: 0,

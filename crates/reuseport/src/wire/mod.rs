@@ -1,7 +1,8 @@
-//! Every value that the kernel programs and this crate share, once: pinned records, map values,
-//! records of iterators, codes. The C side is `bpf/wire/`.
+//! The records, map values and globals that the kernel programs and this crate share, byte for byte, and
+//! the pinned records. The C side is `bpf/wire/`. Policies have their own numbers and globals, and
+//! [`Table`](crate::model::table::Table) encodes itself; this module's tests compare these as well.
 //!
-//! Each file's tests compare it with the C side, which they read from the BTF of the compiled objects.
+//! The tests read the C side from the BTF of the compiled objects.
 
 pub(crate) mod config;
 pub(crate) mod event;

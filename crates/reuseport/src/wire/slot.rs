@@ -1,5 +1,5 @@
 //! Values by slot: the pinned record, and the limiter of least-loaded (`struct limiter` in
-//! `bpf/wire/slot.h`).
+//! `bpf/wire/limiter.h`).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

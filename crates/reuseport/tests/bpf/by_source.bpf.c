@@ -8,7 +8,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-// How many sockets the server has. `clang -DMEMBERS=4` says otherwise.
+// The number of sockets. Override it with `clang -DMEMBERS=4`.
 #ifndef MEMBERS
 #define MEMBERS 2
 #endif

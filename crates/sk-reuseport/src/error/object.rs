@@ -88,6 +88,7 @@ impl EbpfError {
             Self::ParseError(error) => match error {
                 ParseError::ElfError(_) => Some(Hint::NotAnObject),
                 ParseError::InvalidMapDefinition { .. } => Some(Hint::MapDefinition),
+                ParseError::NoBTF => Some(Hint::NoTypes),
                 ParseError::SymbolNotFound { .. } => Some(Hint::NoGlobal),
                 _ => None,
             },

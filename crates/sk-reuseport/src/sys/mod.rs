@@ -1,4 +1,4 @@
-//! Every system call of this crate, and every `unsafe` of the workspace.
+//! Every system call and every `unsafe` block of this crate.
 //!
 //! Calls pass through one funnel, where tests can make a chosen one fail or return a made-up
 //! result. The rest of the crate calls safe functions with typed parameters. Files and sockets are

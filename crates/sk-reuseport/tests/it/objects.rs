@@ -201,3 +201,14 @@ fn a_map_can_be_taken_whatever_its_type() {
     assert_eq!(map.data().max_entries(), 8);
     assert_eq!(map.into_data().info().unwrap().name_as_str(), Some("sockets"));
 }
+
+#[test]
+fn an_object_without_debug_information_says_how_to_compile_it() {
+    let mut object = SELECT.to_vec();
+    // The section's name, as in an object that was compiled without `-g`.
+    let at = object.windows(6).position(|name| name == b"\0.BTF\0").unwrap();
+    object[at + 1] = b'_';
+    let error = Ebpf::load(&object).unwrap_err();
+    assert!(matches!(error, EbpfError::ParseError(_)), "{error:?}");
+    assert_eq!(error.hint(), Some(sk_reuseport::Hint::NoTypes));
+}

@@ -63,7 +63,7 @@ impl GroupSpec {
         candidates.sort_by_key(|group| Some(group.key.netns.cookie) != prefer_netns);
         let addresses: BTreeSet<String> = candidates.iter().map(|g| g.key.to_string()).collect();
         let namespaces: BTreeSet<u64> = candidates.iter().map(|g| g.key.netns.cookie).collect();
-        let remedy = match (addresses.len(), namespaces.len()) {
+        let hint = match (addresses.len(), namespaces.len()) {
             (_, 1) => "write the full address",
             (1, _) => "choose a network namespace with `--netns`",
             _ => "write the full address, or choose a network namespace with `--netns`",
@@ -71,7 +71,7 @@ impl GroupSpec {
         let count = candidates.len();
         let named = enumerate(candidates.iter().map(|g| with_netns(&g.key)).collect(), CANDIDATES);
         let text = format!("`{self}` matches {count} groups: {named}");
-        Error::new(ErrorKind::Ambiguous, text).with_hint(remedy)
+        Error::new(ErrorKind::Ambiguous, text).with_hint(hint)
     }
 }
 

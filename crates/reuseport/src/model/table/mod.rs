@@ -23,12 +23,6 @@ pub use cpu::Topology;
 pub use share::Share;
 use share::Turns;
 
-/// The version of what [`Table::build`] computes, kept with the pinned state.
-///
-/// With the same version, the same members, seed and capacity give the same table. With another version,
-/// the next table of a running group moves nearly all flows once.
-pub const FILL_VERSION: u32 = 1;
-
 /// How a table is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

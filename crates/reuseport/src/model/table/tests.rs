@@ -295,17 +295,16 @@ fn sizes_are_primes() {
     }
 }
 
-/// If this fails, tables of running groups change when they are next built: raise [`FILL_VERSION`] and
-/// put the new numbers here.
+/// If this fails, an upgrade moves nearly all flows of a running group, once, when its table is next built:
+/// say so in CHANGELOG.md, and put the new numbers here.
 #[test]
-fn the_fill_does_not_change_within_a_version() {
+fn the_fill_stays_the_same() {
     let print = |entries: Vec<Slot>| {
         entries.iter().fold(0_u64, |sum, slot| {
             sum.wrapping_mul(0x100_0000_01b3).wrapping_add(u64::from(slot.get()) + 1)
         })
     };
     let weights = [1, 2, 3, 1000, 500, 7, 7, 7];
-    assert_eq!(FILL_VERSION, 1);
     assert_eq!(print(maglev(&shares(&weights), 0x5eed)), 9_664_539_498_904_802_916);
     assert_eq!(
         print(Table::build(&shares(&weights), Fill::Interleave, 64).entries),

@@ -64,7 +64,7 @@ fn more_members_than_slots() {
     alone(|| {
         let mut scene = Scene::new(3);
         let two = Attach { slots: Some(2), ..with(Policy::RoundRobin) };
-        let words = ["cannot enrol the members", "3 members, 2 slots", "--slots"];
+        let words = ["cannot enrol the members", "members: 3, slots: 2", "--slots"];
         scene.refuses(ErrorKind::Full, &words, |scene| scene.attach(&two));
         for slots in [0, 32_769, u32::MAX] {
             let attach = Attach { slots: Some(slots), ..Attach::default() };
@@ -74,7 +74,7 @@ fn more_members_than_slots() {
         close(scene.members.pop());
         scene.attach(&two).unwrap();
         scene.members.extend(more(scene.key.address, 1));
-        scene.refuses(ErrorKind::Full, &["3 members, 2 slots"], |scene| {
+        scene.refuses(ErrorKind::Full, &["members: 3, slots: 2"], |scene| {
             scene.attach(&Attach::default())
         });
         let more_slots = Attach { slots: Some(64), ..Attach::default() };
@@ -138,7 +138,7 @@ fn udp_sockets_are_refused_like_listeners() {
         let key = key_at(&host, "udp", sockets[0].local_addr().unwrap());
         let attach = |attach: &Attach| Balancer::attach(&host, &key, attach).map(|_| ());
         let full = Attach { slots: Some(2), ..with(Policy::RoundRobin) };
-        refused(attach(&full).unwrap_err(), ErrorKind::Full, &["3 members, 2 slots"]);
+        refused(attach(&full).unwrap_err(), ErrorKind::Full, &["members: 3, slots: 2"]);
         let mut theirs = ReusePortSockArray::create("theirs", 4).unwrap();
         theirs.set(0, &sockets[1], 0).unwrap();
         refused(attach(&with(Policy::Hash)).unwrap_err(), ErrorKind::Busy, &["take it out"]);

@@ -122,7 +122,7 @@ fn an_object_whose_map_is_too_small() {
             ..object("two")
         };
         for scene in [Scene::new(3), Scene::steered(3)] {
-            let words = ["3 members, 2 slots", "more elements"];
+            let words = ["members: 3, slots: 2", "more elements"];
             scene.refuses(ErrorKind::Full, &words, |scene| {
                 scene.attach(&with_object(small.clone()))
             });

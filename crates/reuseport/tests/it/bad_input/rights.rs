@@ -27,7 +27,7 @@ fn looking_without_rights() {
         refused(capable_of(none, open).unwrap_err(), ErrorKind::Denied, &both);
         refused(user_capable_of(none, open).unwrap_err(), ErrorKind::Denied, &both);
         let error = capable_of(CapabilitySet::BPF, open).unwrap_err();
-        refused(error, ErrorKind::Denied, &["missing here: CAP_PERFMON;"]);
+        refused(error, ErrorKind::Denied, &["missing here: CAP_PERFMON)"]);
         user_capable_of(TRACING, open).unwrap();
     });
 }

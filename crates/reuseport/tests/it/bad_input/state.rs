@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use reuseport::group::GroupKey;
+use reuseport::group::{GroupKey, Protocol};
 use reuseport::status::Steering;
 use reuseport::{Attach, ErrorKind, Policy, Stop};
 use rustix::fs::{FlockOperation, flock};
@@ -13,7 +13,7 @@ use test_support::process::close;
 use test_support::wait;
 
 use super::{Scene, directory_of, refused};
-use crate::common::world::{ROOT, alone, theirs, with};
+use crate::common::world::{ROOT, alone, deal, theirs, with};
 
 /// Overwrites the header of a group, and returns the old one.
 fn change_header(key: &GroupKey, change: impl FnOnce(&mut [u8; 256])) -> [u8; 256] {
@@ -70,6 +70,24 @@ fn state_of_another_version() {
             (0..4).map(|_| std::net::TcpStream::connect(scene.key.address).unwrap()).collect();
         assert_eq!(open(&scene), [Some(2), Some(2)]);
         drop(clients);
+    });
+}
+
+/// As that of a version that did not have the map.
+#[test]
+fn state_that_lacks_an_optional_map() {
+    alone(|| {
+        let scene = Scene::steered(2);
+        let pin = directory_of(&scene.key).join("paces");
+        std::fs::remove_file(&pin).unwrap();
+        assert_eq!(scene.host.status(&scene.key).unwrap().unsteered(), 0);
+        scene.attach(&Attach::default()).unwrap();
+        assert_eq!(deal(&scene.members, 10), [5, 5]);
+        assert!(!pin.exists(), "the program does not use the new one yet");
+        scene.attach(&with(Policy::default_for(Protocol::Tcp))).unwrap();
+        assert!(pin.exists());
+        assert_eq!(deal(&scene.members, 10), [5, 5]);
+        scene.detach().unwrap();
     });
 }
 
