@@ -148,7 +148,7 @@ impl GroupState {
         let next = self.directory.join(NEXT_PROGRAM);
         // Maps that the state lacked are the program's from here on.
         let maps = self.policy_maps.as_ref().map_or(Ok(()), |maps| maps.pin(&self.directory));
-        maps.and_then(|()| Ok(program.pin(&next)?)).map_err(|error| {
+        maps.and_then(|()| program.pin(&next)).map_err(|error| {
             Error::new(ErrorKind::System, "cannot pin the new program").because(error)
         })
     }
