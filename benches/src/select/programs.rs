@@ -140,7 +140,7 @@ impl Programs {
         Ok(())
     }
 
-    /// Tells that so many datagrams or connections arrive for the attached program.
+    /// Records that `count` datagrams or connections arrive for the attached program.
     pub(super) fn arrive(&mut self, count: usize) {
         if let Some(attached) = self.attached {
             self.loaded[attached].arrived += count as u64;

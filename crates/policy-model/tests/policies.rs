@@ -1,6 +1,7 @@
 //! The policies: what they pick, what they count, what they do about members that are not there.
 
 use policy_model::{Arrival, Candidate, Config, Model, Packet, Policy, Queue, Reason, Table};
+use test_support::btf::Btf;
 
 /// A group with members 0, 1, … in it, of equal weight.
 fn group(config: Config, members: u16) -> Model {
@@ -36,6 +37,44 @@ const EVERY: [Policy; 7] = [
     Policy::Cpu,
     Policy::LeastLoaded,
     Policy::Payload,
+];
+
+/// The enumerations of this crate against those that the compiled program describes.
+#[test]
+fn policies_and_reasons_have_the_programs_numbers() {
+    let btf = Btf::of(include_bytes!("../../reuseport/bpf/select.bpf.o"));
+    let name = |prefix: &str, variant: String| {
+        variant.chars().fold(prefix.to_owned(), |name, c| match c.is_uppercase() {
+            true => format!("{name}_{c}"),
+            false => format!("{name}{}", c.to_ascii_uppercase()),
+        })
+    };
+    let ours = EVERY.map(|policy| (name("POLICY", format!("{policy:?}")), policy as i64));
+    assert_eq!(btf.enumeration("policy").unwrap(), ours.to_vec());
+    for (reason, code) in btf.enumeration("reason").unwrap() {
+        let found = REASONS.iter().find(|other| name("REASON", format!("{other:?}")) == reason);
+        match found {
+            Some(found) => assert_eq!(*found as i64, code, "{reason}"),
+            None => assert_eq!((reason.as_str(), code), ("REASONS", REASONS.len() as i64)),
+        }
+    }
+}
+
+/// In the program's order.
+const REASONS: [Reason; 13] = [
+    Reason::Pick,
+    Reason::FallbackActive,
+    Reason::FallbackDraining,
+    Reason::FallbackKernel,
+    Reason::Stray,
+    Reason::Migration,
+    Reason::MigrationKernel,
+    Reason::EmptySlot,
+    Reason::SelectError,
+    Reason::QueueFull,
+    Reason::ShareCapped,
+    Reason::PayloadShort,
+    Reason::Stale,
 ];
 
 #[test]

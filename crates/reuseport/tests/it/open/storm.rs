@@ -159,7 +159,7 @@ fn is_emulated() -> bool {
     wait::scaled(BOUND) > BOUND
 }
 
-/// So many connections that some close in an interrupt while the counting program already runs, at
+/// Enough connections that some close in an interrupt while the counting program already runs, at
 /// least on an emulated machine: there, one program alone missed 44 of 316,182 closes.
 #[test]
 fn after_many_connections_nothing_is_open() {
