@@ -124,9 +124,9 @@ fn check_map_definitions(file: &object::File<'_>) -> Result<(), EbpfError> {
 /// Checks that functions lie inside their sections, at whole instructions, and that relocations are
 /// of the kinds that aya-obj's `relocation.rs` handles.
 fn check_code(file: &object::File<'_>) -> Result<(), EbpfError> {
-    // Compiled without `-g`: the parser says that the types of its maps are missing.
+    // Compiled without `-g`.
     if file.section_by_name(".BTF").is_none() && file.section_by_name(".maps").is_some() {
-        return Ok(());
+        return Err(ParseError::NoBTF.into());
     }
     let code = Code::of(file).ok_or(damaged("a function lies outside its section"))?;
     for section in file.sections().filter(|section| code.sections.contains(&section.index())) {
