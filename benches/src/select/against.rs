@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use reuseport::Policy;
 use reuseport::policy::Payload;
 
-use super::programs::{SELECT, Variant, Variants};
-use super::udp::{Group, Traffic};
+use super::programs::{SELECT, Steered, Variant};
+use super::traffic::{Group, Traffic};
 use crate::report::{Figure, Report, Table, number};
 use crate::stats::{median, ratios, spread, turns};
 
@@ -33,19 +33,18 @@ pub(super) fn compare(
 ) -> Result<()> {
     let path = directory.join("select_direct.bpf.o");
     let other = std::fs::read(&path).with_context(|| path.display().to_string())?;
-    let both = |policy| [(Variant::Policy(policy), &other[..]), (Variant::Policy(policy), SELECT)];
-    let variants = [(Variant::Empty, SELECT)].into_iter().chain(policies().flat_map(both));
-    let variants: Variants<'_> = variants.collect();
+    let both = |policy| [Variant::of(policy, &other), Variant::of(policy, SELECT)];
+    let variants = || [Variant::empty()].into_iter().chain(policies().flat_map(both)).collect();
     for &members in sizes {
-        let mut times: Vec<Vec<f64>> = vec![Vec::new(); variants.len()];
+        let mut times: Vec<Vec<f64>> = vec![Vec::new(); 1 + 2 * policies().count()];
         for _ in 0..rounds.div_ceil(LOADED_FOR) {
-            let mut group = Group::new(members.into(), Traffic::Scattered, &variants)?;
+            let group = Group::new(Traffic::Scattered, members.into())?;
+            let mut group = Steered::new(group, variants())?;
             for round in 0..LOADED_FOR.min(rounds) as usize {
-                for variant in turns(round, variants.len()) {
+                for variant in turns(round, times.len()) {
                     times[variant].push(group.time_program(variant)?);
                 }
             }
-            group.check()?;
         }
         let empty = median(&times[0]);
         let mut table = Table::new(["policy", "other, ns", "this, ns", "ratio: p10", "p50", "p90"]);

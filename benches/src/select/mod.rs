@@ -7,21 +7,19 @@
 //! Not measured: how evenly or how well a policy deals (`latency`), and real network devices.
 
 mod against;
-mod lap;
 mod programs;
-mod tcp;
-mod udp;
+mod traffic;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use reuseport::Policy;
+use serde::Serialize;
 
 use crate::report::{Common, Figure, Report, Table, number};
-use crate::stats::{Median, median, ratios, turns};
-use programs::{Variant, built_in};
-use tcp::Way;
-use udp::{Group, Traffic};
+use crate::stats::{Median, median, turns};
+use programs::{Steered, Variant};
+use traffic::{Group, Traffic};
 
 /// What a policy may cost on a datagram, in times of what no program costs.
 const AIM_DATAGRAM: f64 = 1.05;
@@ -29,12 +27,11 @@ const AIM_DATAGRAM: f64 = 1.05;
 const AIM_DATAGRAM_COMPARING: f64 = 1.15;
 /// What any policy may cost on a connection.
 const AIM_CONNECTION: f64 = 1.02;
-/// What counting may cost a connection to a server that is not steered, with these numbers of groups
-/// attached elsewhere.
-const AIM_COUNTING: f64 = 1.03;
-const GROUPS: [usize; 2] = [1, 200];
 /// What the most members may cost, in times of what the fewest cost.
 const AIM_MANY: f64 = 1.2;
+const DATAGRAM: &str = "datagram of 64 bytes, sent and received";
+/// Listeners of a group: a usual number of workers.
+const MEMBERS: u16 = 8;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -60,159 +57,125 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(directory) = &args.against {
         against::compare(directory, &args.members, args.rounds, &mut report)?;
     } else {
-        udp(args, &mut report)?;
-        tcp(args, &mut report)?;
-        counting(args, &mut report)?;
+        let few = args.members.first().copied().unwrap_or(2);
+        let scattered = args.members.iter().map(|members| (Traffic::Scattered, *members));
+        let udp = [(Traffic::Hot, few)].into_iter().chain(scattered);
+        let udp = measure(udp, args.rounds, &mut report)?;
+        if let [_, few, .., many] | [_, few @ many] = udp.as_slice() {
+            compare_members(few, many, &mut report);
+        }
+        measure([(Traffic::Connections, MEMBERS)], args.tcp_rounds, &mut report)?;
     }
     report.finish(args.common.json.as_deref())
 }
 
-fn udp(args: &Args, report: &mut Report) -> Result<()> {
-    let few = args.members.first().copied().unwrap_or(2);
-    let scattered = args.members.iter().map(|members| (*members, Traffic::Scattered));
-    let groups = [(few, Traffic::Hot)].into_iter().chain(scattered);
-    let groups = groups.map(|(members, traffic)| Group::new(members.into(), traffic, &built_in()));
-    let mut groups = groups.collect::<Result<Vec<_>>>()?;
-    for round in 0..args.rounds as usize {
-        groups.iter_mut().try_for_each(|group| group.round(round))?;
+/// Measures groups with this traffic and this number of members in turns.
+fn measure(
+    groups: impl IntoIterator<Item = (Traffic, u16)>,
+    rounds: u32,
+    report: &mut Report,
+) -> Result<Vec<Section>> {
+    let mut sections = groups.into_iter().map(Section::new).collect::<Result<Vec<_>>>()?;
+    for round in 0..rounds as usize {
+        sections.iter_mut().try_for_each(|section| section.round(round))?;
     }
-    groups.iter().try_for_each(Group::check)?;
-    for group in &groups {
-        datagram_table(group, args.rounds, report)?;
-    }
-    groups.iter().for_each(|group| datagram_figures(group, report));
-    if let [_, few, .., many] | [_, few @ many] = groups.as_slice() {
-        member_figures(few, many, report);
-    }
-    Ok(())
+    sections.iter().try_for_each(|section| section.report(rounds, report))?;
+    Ok(sections)
 }
 
-fn name(group: &Group) -> String {
-    let kind = match group.traffic {
-        Traffic::Hot => "few flows",
-        Traffic::Scattered => "each of another flow",
-    };
-    format!("UDP, {} members, {kind}", group.members.len())
+/// What one variant costs, round by round: nanoseconds per datagram or connection.
+#[derive(Default, Serialize)]
+struct Costs {
+    whole: Vec<f64>,
+    /// The program's running time, by the kernel's own count.
+    program: Vec<f64>,
 }
 
-fn datagram_table(group: &Group, rounds: u32, report: &mut Report) -> Result<()> {
-    let mut table = Table::new([
-        "decides",
-        "p10",
-        "p50",
-        "p90",
-        "to no program",
-        "to an empty one",
-        "sent",
-        "program's own",
-    ]);
-    let empty = Variant::ALL.iter().position(|variant| *variant == Variant::Empty);
-    let (none, empty) = (&group.costs[0], &group.costs[empty.context("no empty program")?]);
-    let empty_own = median(&empty.program);
-    for (variant, costs) in Variant::ALL.iter().zip(&group.costs) {
-        let to = |other: &[f64]| format!("{:.3}", Median::of_ratios(&costs.whole, other).value);
-        let own = match costs.program.as_slice() {
-            [] => String::new(),
-            own => number(median(own) - empty_own),
-        };
-        let more = [to(&none.whole), to(&empty.whole), number(median(&costs.sent)), own];
-        table.spread_row(variant.name(), &costs.whole, more);
-        for (what, values) in
-            [("whole", &costs.whole), ("sent", &costs.sent), ("program", &costs.program)]
-        {
-            report.raw(format!("{}, {}: {what}", name(group), variant.name()), values)?;
+/// A group with its variants, and what each costs.
+struct Section {
+    traffic: Traffic,
+    members: u16,
+    steered: Steered<'static>,
+    costs: Vec<Costs>,
+}
+
+impl Section {
+    fn new((traffic, members): (Traffic, u16)) -> Result<Self> {
+        let steered = Steered::new(Group::new(traffic, members.into())?, Variant::all(traffic))?;
+        let costs = steered.variants.iter().map(|_| Costs::default()).collect();
+        Ok(Self { traffic, members, steered, costs })
+    }
+
+    /// Measures each variant once.
+    fn round(&mut self, round: usize) -> Result<()> {
+        for variant in turns(round, self.costs.len()) {
+            let (whole, program) = self.steered.measure(variant)?;
+            self.costs[variant].whole.push(whole);
+            self.costs[variant].program.extend(program);
         }
+        Ok(())
     }
-    let title = format!(
-        "{}: nanoseconds for a datagram of 64 bytes, sent and received, {rounds} rounds; of that until \
-         it is in a member's queue; and the program's own time beyond the empty one's",
-        name(group)
-    );
-    report.table(title, table);
-    Ok(())
-}
 
-/// Each policy to no program.
-fn datagram_figures(group: &Group, report: &mut Report) {
-    for (variant, costs) in Variant::ALL.iter().zip(&group.costs) {
-        let Variant::Policy(policy) = variant else { continue };
-        let aim = match policy {
-            Policy::LeastLoaded(_) => AIM_DATAGRAM_COMPARING,
+    fn aim(&self, policy: Policy) -> f64 {
+        match (self.traffic, policy) {
+            (Traffic::Connections, _) => AIM_CONNECTION,
+            (_, Policy::LeastLoaded(_)) => AIM_DATAGRAM_COMPARING,
             _ => AIM_DATAGRAM,
+        }
+    }
+
+    /// Reports each variant, and each policy to no program.
+    fn report(&self, rounds: u32, report: &mut Report) -> Result<()> {
+        let members = self.members;
+        let (section, what) = match self.traffic {
+            Traffic::Hot => (format!("UDP, {members} members, few flows"), DATAGRAM),
+            Traffic::Scattered => {
+                (format!("UDP, {members} members, each of another flow"), DATAGRAM)
+            }
+            Traffic::Connections => ("TCP".to_owned(), "connection, made, accepted and closed"),
         };
-        let name = format!("{}: {policy} to no program", name(group));
-        report.figure(Figure::ratio(name, &costs.whole, &group.costs[0].whole).at_most(aim));
-    }
-}
-
-/// Many members to few: each variant, and each policy less what more members cost the kernel.
-fn member_figures(few: &Group, many: &Group, report: &mut Report) {
-    let members = format!("{} members to {}", many.members.len(), few.members.len());
-    let of = |group: &Group, variant: usize| group.costs[variant].whole.clone();
-    for (index, variant) in Variant::ALL.iter().enumerate() {
-        let name = format!("UDP, {}: {members}", variant.name());
-        let figure = Figure::ratio(name, &of(many, index), &of(few, index));
-        report.figure(match variant {
-            Variant::Policy(_) => figure.at_most(AIM_MANY),
-            _ => figure,
-        });
-    }
-    for (index, variant) in Variant::ALL.iter().enumerate() {
-        let Variant::Policy(policy) = variant else { continue };
-        let to_none = |group| ratios(&of(group, index), &of(group, 0));
-        let name = format!("UDP, {policy}: {members}, each to no program");
-        report.figure(Figure::ratio(name, &to_none(many), &to_none(few)).at_most(AIM_MANY));
-    }
-}
-
-fn tcp(args: &Args, report: &mut Report) -> Result<()> {
-    let ways = Way::all();
-    let mut groups = tcp::Groups::new()?;
-    let mut costs: Vec<Vec<f64>> = vec![Vec::new(); ways.len()];
-    for round in 0..args.tcp_rounds as usize {
-        for way in turns(round, ways.len()) {
-            costs[way].push(groups.measure(ways[way])?);
-        }
-    }
-    groups.check()?;
-    let mut table = Table::new(["decides", "p10", "p50", "p90", "time, to no program"]);
-    for (way, nanoseconds) in ways.iter().zip(&costs) {
-        let per_second: Vec<f64> =
-            nanoseconds.iter().map(|nanoseconds| 1e9 / nanoseconds).collect();
-        let ratio = Median::of_ratios(nanoseconds, &costs[0]);
-        table.spread_row(way.name(), &per_second, [format!("{:.3}", ratio.value)]);
-        report.raw(format!("TCP, {}: nanoseconds", way.name()), nanoseconds)?;
-        if way.has_aim() {
-            let name = format!("TCP: {}, to no program", way.name());
-            report.figure(Figure::median(name, ratio, "").at_most(AIM_CONNECTION));
-        }
-    }
-    let title = format!(
-        "TCP, {} members: connections per second, made, accepted and closed by one thread, {} rounds",
-        tcp::MEMBERS,
-        args.tcp_rounds
-    );
-    report.table(title, table);
-    Ok(())
-}
-
-/// What counting open connections costs a server that is not steered.
-fn counting(args: &Args, report: &mut Report) -> Result<()> {
-    let mut bystander = tcp::Bystander::new()?;
-    for groups in GROUPS {
-        bystander.grow(groups)?;
-        let mut costs = [Vec::new(), Vec::new()];
-        for round in 0..args.tcp_rounds as usize {
-            for counted in turns(round, 2) {
-                costs[counted].push(bystander.measure(counted == 1)?);
+        let mut table = Table::new([
+            "decides",
+            "p10",
+            "p50",
+            "p90",
+            "to no program",
+            "to an empty one",
+            "program's own",
+        ]);
+        let [none, empty] = [&self.costs[0], &self.costs[1]];
+        for (variant, costs) in self.steered.variants.iter().zip(&self.costs) {
+            let name = &variant.name;
+            let to = |other: &Costs| {
+                format!("{:.3}", Median::of_ratios(&costs.whole, &other.whole).value)
+            };
+            let own = match costs.program.as_slice() {
+                [] => String::new(),
+                own => number(median(own) - median(&empty.program)),
+            };
+            table.spread_row(name, &costs.whole, [to(none), to(empty), own]);
+            report.raw(format!("{section}, {name}"), costs)?;
+            if let Some(policy) = variant.policy {
+                let comma = if name.contains(',') { "," } else { "" };
+                let name = format!("{section}: {name}{comma} to no program");
+                let figure = Figure::ratio(name, &costs.whole, &none.whole);
+                report.figure(figure.at_most(self.aim(policy)));
             }
         }
-        let [without, with] = &costs;
-        let name = format!(
-            "TCP: a server of no group, open connections counted for {groups}, to not counted"
+        let title = format!(
+            "{section}: nanoseconds for a {what}, {rounds} rounds; and the program's own time beyond the empty one's"
         );
-        report.raw(format!("{name}: nanoseconds"), &costs)?;
-        report.figure(Figure::ratio(name, with, without).at_most(AIM_COUNTING));
+        report.table(title, table);
+        Ok(())
     }
-    bystander.detach()
+}
+
+/// What many members cost in times of what few cost.
+fn compare_members(few: &Section, many: &Section, report: &mut Report) {
+    for (variant, (to, costs)) in few.steered.variants.iter().zip(few.costs.iter().zip(&many.costs))
+    {
+        let name = format!("UDP, {}: {} members to {}", variant.name, many.members, few.members);
+        let figure = Figure::ratio(name, &costs.whole, &to.whole);
+        report.figure(if variant.policy.is_some() { figure.at_most(AIM_MANY) } else { figure });
+    }
 }

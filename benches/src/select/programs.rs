@@ -1,21 +1,20 @@
-//! The programs of one group, loaded once over one socket array: changing from one to another is one
-//! socket option.
+//! What decides for a group. Programs are loaded once over one socket array: changing from one to another
+//! is one socket option.
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use reuseport::id::{MaxShare, Slot, State, Weight};
-use reuseport::policy::LeastLoaded;
-use reuseport::table::{self, Fill, Share, Table};
-use reuseport::{Attach, Balancer, Host, Policy};
-use rustix::net::sockopt;
-use sk_reuseport::maps::{Array, ArrayOfMaps, Map, MapData, PerCpuArray, ReusePortSockArray};
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::sys::{Stats, enable_stats};
+use reuseport::group::{GroupKey, Protocol};
+use reuseport::{Balancer, Host, Policy};
+use rustix::net::sockopt::socket_cookie;
+use sk_reuseport::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, ReusePortSockArray};
 use sk_reuseport::programs::{Program, SkReuseport};
 use sk_reuseport::{BtfKind, EbpfLoader, KernelBtf};
+
+use super::traffic::{Group, Traffic};
 
 static BARE: &[u8] = include_bytes!("../../bpf/bare.bpf.o");
 /// The variant that reads queues directly, which is attached where the kernel allows it.
@@ -23,267 +22,259 @@ pub(super) static SELECT: &[u8] =
     include_bytes!("../../../crates/reuseport/bpf/select_direct.bpf.o");
 /// The number in that object that stands for the kernel's function `bpf_rdonly_cast`.
 const RDONLY_CAST: u32 = 0x7265_6164;
-
-/// The hash policy's secret; any will do.
-const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Where the command pins a group's maps, and the programs that count open connections, which run as
+/// long as they are pinned.
+const GROUPS: &str = "/sys/fs/bpf/reuseport/groups";
+const COUNTING: [&str; 2] =
+    ["/sys/fs/bpf/reuseport/host/count_open", "/sys/fs/bpf/reuseport/host/count_nested"];
 
 /// What decides for a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Variant {
+pub(super) struct Variant<'a> {
+    pub(super) name: String,
+    /// The policy that is compared.
+    pub(super) policy: Option<Policy>,
+    by: By<'a>,
+}
+
+enum By<'a> {
     /// No program: the kernel's hash.
-    None,
+    Hash,
+    /// The program with this name in this object, and nothing else.
+    Program(&'static str, &'a [u8]),
+    /// What the command attaches, anew for each measurement.
+    Command(Policy, Parts),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    /// Nothing, right after it detached: what attaching leaves behind.
+    Nothing,
+    /// All but the programs that count: sockets are only marked.
+    Marks,
+    /// Open connections are counted.
+    All,
+}
+
+impl<'a> Variant<'a> {
+    fn new(name: impl Into<String>, policy: Option<Policy>, by: By<'a>) -> Self {
+        Self { name: name.into(), policy, by }
+    }
+
     /// A program that leaves the choice to the kernel's hash.
-    Empty,
-    /// The least that a program which selects can do.
-    Bare,
-    Policy(Policy),
-}
+    pub(super) fn empty() -> Self {
+        Self::new("empty program", None, By::Program("empty", BARE))
+    }
 
-impl Variant {
-    pub(super) const ALL: [Self; 9] = [
-        Self::None,
-        Self::Empty,
-        Self::Bare,
-        Self::Policy(Policy::LeastLoaded(LeastLoaded::DEFAULT)),
-        Self::Policy(Policy::RoundRobin),
-        Self::Policy(Policy::Hash),
-        Self::Policy(Policy::Source),
-        Self::Policy(Policy::Random),
-        Self::Policy(Policy::Cpu),
-    ];
+    /// The program of a policy, from this object.
+    pub(super) fn of(policy: Policy, object: &'a [u8]) -> Self {
+        Self::new(policy.name(), Some(policy), By::Program("reuseport", object))
+    }
 
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::None => "no program",
-            Self::Empty => "empty program",
-            Self::Bare => "bare select",
-            Self::Policy(policy) => policy.name(),
+    /// The variants that are compared, first the one without a program, then the empty program.
+    pub(super) fn all(traffic: Traffic) -> Vec<Self> {
+        let none = Self::new("no program", None, By::Hash);
+        // The least that a program which selects can do.
+        let bare = Self::new("bare select", None, By::Program("bare", BARE));
+        let mut all = vec![none, Self::empty(), bare];
+        all.extend(Policy::ALL.iter().map(|policy| Self::of(*policy, SELECT)));
+        if traffic != Traffic::Connections {
+            return all;
         }
+        for alone in all.iter_mut().filter(|variant| variant.policy.is_some()) {
+            alone.name += ", the program alone";
+        }
+        let by = |parts| By::Command(Policy::RoundRobin, parts);
+        all.push(Self::new("no program, just detached", None, by(Parts::Nothing)));
+        all.push(Self::new("round-robin, attached, marked only", None, by(Parts::Marks)));
+        all.extend(Policy::ALL.iter().map(|policy| {
+            let name = format!("{policy}, attached by the command");
+            Self::new(name, Some(*policy), By::Command(*policy, Parts::All))
+        }));
+        all
     }
 }
 
-/// The transport protocol of a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
-    Tcp = 6,
-    Udp = 17,
-}
-
-/// Variants, each with the object that a policy's program comes from.
-pub(super) type Variants<'a> = Vec<(Variant, &'a [u8])>;
-
-/// [`Variant::ALL`], with the object that the command attaches.
-pub(super) fn built_in() -> Variants<'static> {
-    Variant::ALL.into_iter().map(|variant| (variant, SELECT)).collect()
-}
-
-/// A variant's program, and whether it picked whenever it should have.
-struct Loaded {
-    name: &'static str,
-    program: Option<SkReuseport>,
-    /// What a policy's program has counted, by reason.
-    counters: Option<PerCpuArray<MapData, u64>>,
-    /// Datagrams or connections that arrived while it was attached.
-    arrived: u64,
-}
-
-/// The programs of one group, in the order of the variants.
-pub(super) struct Programs {
-    loaded: Vec<Loaded>,
+/// A group with the variants that take turns in deciding for it.
+pub(super) struct Steered<'a> {
+    pub(super) variants: Vec<Variant<'a>>,
+    programs: Vec<Option<SkReuseport>>,
+    /// Whose program is attached.
     attached: Option<usize>,
-    // The programs hold a reference of their own; this one keeps the array's entries.
-    _sockets: ReusePortSockArray<MapData>,
+    group: Group,
+    host: Host,
+    key: GroupKey,
+    /// The maps of the programs, and the slot of each member.
+    sockets: ReusePortSockArray<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    slots: Vec<u32>,
 }
 
-impl Programs {
-    /// For the group of `members` at this address.
-    pub(super) fn load<S: AsRawFd + AsFd>(
-        members: &[S],
-        address: SocketAddr,
-        protocol: Protocol,
-        variants: &Variants<'_>,
-    ) -> Result<Self> {
-        let addresses = addresses(members, address, protocol)?;
-        // As `attach` has it: room for four times the members.
-        let capacity = (members.len() as u32).saturating_mul(4).next_power_of_two();
-        let mut sockets = ReusePortSockArray::create("sockets", capacity.clamp(64, Slot::LIMIT))?;
-        for (index, member) in (0..).zip(members) {
-            sockets.set(index, member, 0)?;
+impl<'a> Steered<'a> {
+    /// Loads the programs over the maps of the command, which knows where the kernel keeps each member's
+    /// socket and fills each policy's table, and detaches the command.
+    pub(super) fn new(group: Group, variants: Vec<Variant<'a>>) -> Result<Self> {
+        let host = Host::open()?;
+        let key = host.group_of(&group.members[0])?.key;
+        let (balancer, attached) = Balancer::attach(&host, &key, &Policy::RoundRobin.into())?;
+        ensure!(attached.degraded.is_none(), "queues cannot be read");
+        let sockets: ReusePortSockArray<MapData> = pinned("sockets")?.try_into()?;
+        let counters: PerCpuArray<MapData, u64> = pinned("counters")?.try_into()?;
+        let cpus = counters.get(&0, 0)?.len() as u32;
+        let mut programs = Vec::new();
+        for Variant { policy, by, .. } in &variants {
+            policy.map(|policy| balancer.set_policy(&host, policy)).transpose()?;
+            let globals = [
+                ("MEMBERS", group.members.len() as u32),
+                ("POLICY", policy.map_or(0, Policy::code)),
+                ("CPUS", cpus),
+            ];
+            programs.push(match by {
+                By::Program(name, object) => Some(load(name, object, key.protocol, &globals)?),
+                _ => None,
+            });
         }
-        let load = |&(variant, object): &(Variant, &[u8])| {
-            let (program, counters) = match variant {
-                Variant::None => (None, None),
-                Variant::Empty => (Some(bare("empty", members.len(), &sockets)?), None),
-                Variant::Bare => (Some(bare("bare", members.len(), &sockets)?), None),
-                Variant::Policy(policy) => {
-                    let (program, counters) =
-                        select(policy, &addresses, protocol, &sockets, object)?;
-                    (Some(program), Some(counters))
-                }
-            };
-            Ok(Loaded { name: variant.name(), program, counters, arrived: 0 })
-        };
-        let loaded = variants.iter().map(load).collect::<Result<_>>()?;
-        Ok(Self { loaded, attached: None, _sockets: sockets })
+        let mut slots = HashMap::new();
+        for slot in 0..sockets.map_data().max_entries() {
+            sockets.get(&slot)?.map(|cookie| slots.insert(cookie, slot));
+        }
+        balancer.detach(&host)?;
+        let slot = |member| slots.get(&socket_cookie(member)?).copied().context("not enrolled");
+        let slots = group.members.iter().map(slot).collect::<Result<_>>()?;
+        let (attached, variants) = (None, variants);
+        let mut steered =
+            Self { variants, programs, attached, group, host, key, sockets, counters, slots };
+        steered.enrol()?;
+        Ok(steered)
     }
 
-    /// Lets the variant with this index decide for the group of `socket`.
-    pub(super) fn attach(&mut self, variant: usize, socket: impl AsFd) -> Result<()> {
-        if self.attached != Some(variant) {
-            match &self.loaded[variant].program {
-                Some(program) => program.attach(socket)?,
-                None if self.attached.is_none() => {}
-                None => SkReuseport::detach(socket)?,
-            }
-            self.attached = Some(variant);
+    /// Puts the members into the programs' socket array.
+    fn enrol(&mut self) -> Result<()> {
+        for (slot, member) in self.slots.iter().zip(&self.group.members) {
+            self.sockets.set(*slot, member, 0)?;
         }
         Ok(())
     }
 
-    /// Records that `count` datagrams or connections arrive for the attached program.
-    pub(super) fn arrive(&mut self, count: usize) {
-        if let Some(attached) = self.attached {
-            self.loaded[attached].arrived += count as u64;
+    /// Attaches the program of this variant, or none if it has none.
+    fn attach(&mut self, variant: usize) -> Result<()> {
+        let program = self.programs[variant].as_ref();
+        let attached = program.map(|_| variant);
+        if self.attached != attached {
+            let socket = &self.group.members[0];
+            program
+                .map_or_else(|| SkReuseport::detach(socket), |program| program.attach(socket))?;
+            self.attached = attached;
         }
+        Ok(())
     }
 
-    /// How long the attached program ran, in nanoseconds, and how often, while runs were counted.
-    pub(super) fn ran(&self) -> Result<(u64, u64)> {
-        let attached = self.attached.and_then(|attached| self.loaded[attached].program.as_ref());
-        let program = attached.context("no program runs")?;
-        let info = program.info()?;
-        Ok((info.run_time_ns(), info.run_count()))
+    /// Nanoseconds of a datagram or connection, and of the program. Fails if a policy did not pick
+    /// each time.
+    pub(super) fn measure(&mut self, variant: usize) -> Result<(f64, Option<f64>)> {
+        self.attach(variant)?;
+        if let By::Command(policy, parts) = self.variants[variant].by {
+            return Ok((self.measure_command(policy, parts)?, None));
+        }
+        let (arrived, picks) = (self.group.arrived, self.picks()?);
+        let whole = self.group.measure()?;
+        let (arrived, picks) = (self.group.arrived - arrived, self.picks()? - picks);
+        let picked = self.variants[variant].policy.is_none() || picks == arrived;
+        ensure!(picked, "{picks} picks for {arrived} arrivals");
+        let program = self.attached.map(|variant| self.time_program(variant)).transpose()?;
+        Ok((whole, program))
     }
 
-    /// Refuses the measurements if a policy's program did not pick for each arrival.
-    pub(super) fn check(&self) -> Result<()> {
+    fn picks(&self) -> Result<u64> {
         const REASON_PICK: u32 = 0;
+        Ok(self.counters.get(&REASON_PICK, 0)?.iter().sum())
+    }
 
-        for Loaded { name, counters, arrived, .. } in &self.loaded {
-            let Some(counters) = counters else { continue };
-            let picks: u64 = counters.get(&REASON_PICK, 0)?.iter().sum();
-            ensure!(picks == *arrived, "{name} picked {picks} times for {arrived} arrivals");
+    /// The kernel's own count of a program's running time in nanoseconds, which includes two looks at
+    /// the clock.
+    pub(super) fn time_program(&mut self, variant: usize) -> Result<f64> {
+        self.attach(variant)?;
+        let program = self.programs[variant].as_ref().context("no program runs")?;
+        self.group.lap()?;
+        let counting = enable_stats(Stats::RunTime).context("cannot count programs' runs")?;
+        let before = program.info()?;
+        self.group.send()?;
+        let after = program.info()?;
+        drop(counting);
+        self.group.receive()?;
+        let runs = after.run_count() - before.run_count();
+        Ok((after.run_time_ns() - before.run_time_ns()) as f64 / runs.max(1) as f64)
+    }
+
+    /// A socket can be in one socket array only: meanwhile, the members are in the command's.
+    fn measure_command(&mut self, policy: Policy, parts: Parts) -> Result<f64> {
+        for slot in &self.slots {
+            self.sockets.clear_index(slot)?;
         }
-        Ok(())
+        let (balancer, _) = Balancer::attach(&self.host, &self.key, &policy.into())?;
+        if parts == Parts::Marks {
+            let stop = |pin| fs::remove_file(pin).with_context(|| format!("cannot remove {pin}"));
+            COUNTING.into_iter().try_for_each(stop)?;
+        }
+        let before = self.group.arrived;
+        let whole = if parts == Parts::Nothing {
+            balancer.detach(&self.host)?;
+            self.group.measure()?
+        } else {
+            let whole = self.group.measure()?;
+            let arrived = self.group.arrived - before;
+            let stats = balancer.stats(&self.host)?;
+            let picks: u64 = stats.members.iter().filter_map(|member| member.picks).sum();
+            ensure!(picks == arrived, "{picks} picks for {arrived} connections");
+            balancer.detach(&self.host)?;
+            whole
+        };
+        self.enrol()?;
+        Ok(whole)
     }
 }
 
-fn bare(name: &str, members: usize, sockets: &ReusePortSockArray<MapData>) -> Result<SkReuseport> {
-    let mut ebpf = EbpfLoader::new()
-        .override_global("MEMBERS", &(members as u32), true)
-        .map("sockets", sockets.map_data())
-        .load(BARE)?;
-    into_kernel(ebpf.take_program(name))
+/// The state of the one group to which the command is attached.
+fn state() -> Result<PathBuf> {
+    Ok(fs::read_dir(GROUPS)?.next().context("no group is attached")??.path())
 }
 
-/// Where the kernel keeps each member's socket, in the members' order: `attach` finds it out.
-fn addresses<S: AsFd>(members: &[S], address: SocketAddr, protocol: Protocol) -> Result<Vec<u64>> {
-    let host = Host::open()?;
-    let name = if protocol == Protocol::Tcp { "tcp" } else { "udp" };
-    let key = host.find(&format!("{name}:{address}").parse()?)?.key;
-    let (balancer, _) = Balancer::attach(&host, &key, &Attach::default())?;
-    let by_cookie = pinned_addresses()?;
-    balancer.detach(&host)?;
-    let of = |member: &S| {
-        let cookie = sockopt::socket_cookie(member)?;
-        by_cookie.get(&cookie).copied().context("a member was not enrolled")
-    };
-    members.iter().map(of).collect()
+fn pinned(name: &str) -> Result<Map> {
+    Ok(Map::from_map_data(MapData::from_pin(state()?.join(name))?)?)
 }
 
-/// By cookie, of the one group that is attached.
-fn pinned_addresses() -> Result<HashMap<u64, u64>> {
-    let mut groups = fs::read_dir("/sys/fs/bpf/reuseport/groups")?;
-    let group: PathBuf = groups.next().context("no group is attached")??.path();
-    let pinned = |name| Map::from_map_data(MapData::from_pin(group.join(name))?);
-    let sockets: ReusePortSockArray<MapData> = pinned("sockets")?.try_into()?;
-    let addresses: Array<MapData, u64> = pinned("addresses")?.try_into()?;
-    let mut by_cookie = HashMap::new();
-    for slot in 0..sockets.map_data().max_entries() {
-        if let Some(cookie) = sockets.get(&slot)? {
-            by_cookie.insert(cookie, addresses.get(&slot, 0)?);
-        }
-    }
-    Ok(by_cookie)
-}
-
-/// A policy's program with its counters.
-fn select(
-    policy: Policy,
-    addresses: &[u64],
-    protocol: Protocol,
-    sockets: &ReusePortSockArray<MapData>,
+/// Loads a program over the maps of the group to which the command is attached, with its present table.
+/// An object ignores maps and globals that it does not have.
+fn load(
+    name: &str,
     object: &[u8],
-) -> Result<(SkReuseport, PerCpuArray<MapData, u64>)> {
-    let capacity = sockets.map_data().max_entries();
-    let cpus = std::thread::available_parallelism()?.get();
-    let topology = table::Topology { nodes: vec![0; cpus] };
-    let table = table(policy, addresses.len(), capacity, &topology)?;
-    let mut tables = ArrayOfMaps::create("tables", 1, table.map_data())?;
-    tables.set(0, table.map_data(), 0)?;
-    let btf = KernelBtf::from_sys_fs()?;
-    let socket = match protocol {
-        Protocol::Tcp => "inet_connection_sock",
-        Protocol::Udp => "udp_sock",
+    protocol: Protocol,
+    globals: &[(&str, u32)],
+) -> Result<SkReuseport> {
+    let tables: ArrayOfMaps<MapData> = pinned("tables")?.try_into()?;
+    let table = MapData::from_id(tables.get(&0, 0)?)?;
+    let mut tables = ArrayOfMaps::create("tables", 1, &table)?;
+    tables.set(0, &table, 0)?;
+    let (number, socket) = match protocol {
+        Protocol::Tcp => (6_u32, "inet_connection_sock"),
+        Protocol::Udp => (17, "udp_sock"),
     };
+    let btf = KernelBtf::from_sys_fs()?;
     let types = [("bpf_rdonly_cast", BtfKind::Func), (socket, BtfKind::Struct)];
     let [rdonly_cast, socket] = btf.ids(types)?;
-    let mut ebpf = EbpfLoader::new()
-        .kernel_btf(&btf)
-        .kernel_function(RDONLY_CAST, rdonly_cast)
-        .override_global("SOCKET_TYPE", &socket, true)
-        .override_global("POLICY", &policy.code(), true)
-        .override_global("PROTOCOL", &(protocol as u32), true)
-        .override_global("SEED", &SEED, true)
-        .override_global("CPUS", &(cpus as u32), true)
-        .map("sockets", sockets.map_data())
-        .map("tables", tables.map_data())
-        .map_max_entries("picks", capacity)
-        .map_max_entries("addresses", capacity)
-        .map_max_entries("limiters", capacity)
-        .map_max_entries("reports", capacity)
-        .load(object)?;
-    let mut queues: Array<MapData, u64> =
-        ebpf.take_map("addresses").context("no addresses")?.try_into()?;
-    for (slot, address) in (0..).zip(addresses) {
-        queues.set(slot, *address, 0)?;
+    let kernel = [("PROTOCOL", number), ("SOCKET_TYPE", socket)];
+    let mut loader = EbpfLoader::new();
+    loader.kernel_btf(&btf).kernel_function(RDONLY_CAST, rdonly_cast);
+    loader.map("tables", tables.map_data());
+    for (name, value) in globals.iter().chain(&kernel) {
+        loader.override_global(name, value, false);
     }
-    let counters = ebpf.take_map("counters").context("no counters")?.try_into()?;
-    Ok((into_kernel(ebpf.take_program("reuseport"))?, counters))
-}
-
-/// A policy's table of equal members, which are in the first slots.
-fn table(
-    policy: Policy,
-    members: usize,
-    capacity: u32,
-    topology: &table::Topology,
-) -> Result<Array<MapData, u64>> {
-    let share = |slot| Share { slot, weight: Weight::DEFAULT, state: State::Active };
-    let shares: Vec<Share> = (0..members as u16).map(|slot| share(Slot::new(slot))).collect();
-    let index = |slot: Slot| Some(slot.get());
-    let fill = match policy {
-        Policy::Hash | Policy::Source | Policy::Payload(_) => Fill::Maglev { seed: SEED },
-        _ => Fill::Interleave,
-    };
-    let table = Table::build(&shares, fill, capacity);
-    let mut table = table.comparing(&shares, MaxShare::DEFAULT, index);
-    if policy == Policy::Cpu {
-        let cpus = topology.nodes.len() as u16;
-        table = table.by_cpu(capacity, topology, |slot| Some(slot.get() % cpus));
+    for name in ["sockets", "cursor", "counters", "picks", "addresses", "reports"] {
+        loader.map_pin_path(name, state()?.join(name));
     }
-    let words = table::maximum_words(capacity) as u32;
-    let map: Array<_, u64> = Array::create_named("table", words, Array::<MapData, u64>::MMAPABLE)?;
-    let memory = map.mapped()?;
-    for (index, word) in (0..).zip(&table.encode()) {
-        ensure!(memory.set(index, *word), "the table is longer than its map");
-    }
-    Ok(map)
-}
-
-fn into_kernel(program: Option<Program>) -> Result<SkReuseport> {
-    let Some(Program::SkReuseport(mut program)) = program else {
-        anyhow::bail!("no such program");
+    loader.map_pin_path("limiters", state()?.join("paces"));
+    let mut ebpf = loader.load(object)?;
+    let Some(Program::SkReuseport(mut program)) = ebpf.take_program(name) else {
+        bail!("no program {name}");
     };
     program.load()?;
     Ok(program)
