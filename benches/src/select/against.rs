@@ -18,12 +18,6 @@ use crate::stats::{median, ratios, spread, turns};
 /// Rounds after which all programs are loaded again: where in memory a program lies matters, too.
 const LOADED_FOR: u32 = 20;
 
-/// All, with a payload for the one that needs to know which.
-fn policies() -> impl Iterator<Item = Policy> {
-    let payload = Payload::new(0, 8).map(Policy::Payload);
-    Policy::ALL.iter().copied().chain(payload)
-}
-
 /// With groups of these sizes.
 pub(super) fn compare(
     directory: &Path,
@@ -33,29 +27,32 @@ pub(super) fn compare(
 ) -> Result<()> {
     let path = directory.join("select_direct.bpf.o");
     let other = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    // With a payload for the policy that needs to know which.
+    let policies = || Policy::ALL.iter().copied().chain(Payload::new(0, 8).map(Policy::Payload));
     let both = |policy| [Variant::of(policy, &other), Variant::of(policy, SELECT)];
-    let variants = || [Variant::empty()].into_iter().chain(policies().flat_map(both)).collect();
     for &members in sizes {
-        let mut times: Vec<Vec<f64>> = vec![Vec::new(); 1 + 2 * policies().count()];
+        let variants = [Variant::empty()].into_iter().chain(policies().flat_map(both));
+        let mut variants: Vec<Variant<'_>> = variants.collect();
         for _ in 0..rounds.div_ceil(LOADED_FOR) {
             let group = Group::new(Traffic::Scattered, members.into())?;
-            let mut group = Steered::new(group, variants())?;
+            let mut group = Steered::new(group, variants)?;
             for round in 0..LOADED_FOR.min(rounds) as usize {
-                for variant in turns(round, times.len()) {
-                    times[variant].push(group.time_program(variant)?);
-                }
+                let mut turns = turns(round, group.variants.len());
+                turns.try_for_each(|variant| group.time_program(variant))?;
             }
+            variants = group.variants;
         }
-        let empty = median(&times[0]);
+        let empty = median(&variants[0].program);
+        let own = |variant: &Variant<'_>| variant.program.iter().map(|time| time - empty).collect();
         let mut table = Table::new(["policy", "other, ns", "this, ns", "ratio: p10", "p50", "p90"]);
-        for (policy, times) in policies().zip(times[1..].chunks(2)) {
-            let own = |times: &[f64]| times.iter().map(|time| time - empty).collect::<Vec<f64>>();
-            let [other, this] = [own(&times[0]), own(&times[1])];
-            let name = [policy.name().to_owned(), number(median(&other)), number(median(&this))];
+        for pair in variants[1..].chunks(2) {
+            let [other, this]: [Vec<f64>; 2] = [own(&pair[0]), own(&pair[1])];
+            let policy = &pair[0].name;
+            let name = [policy.clone(), number(median(&other)), number(median(&this))];
             let spread = spread(&ratios(&this, &other)).map(|ratio| format!("{ratio:.3}"));
             table.row(name.into_iter().chain(spread));
-            let name = format!("UDP, {members} members, {}: this to other", policy.name());
-            report.raw(&name, times)?;
+            let name = format!("UDP, {members} members, {policy}: this to other");
+            report.raw(&name, [&pair[0].program, &pair[1].program])?;
             report.figure(Figure::ratio(name, &this, &other).at_most_beyond_spread(1.0));
         }
         report.table(format!("UDP, {members} members: the program's own time"), table);

@@ -14,7 +14,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use reuseport::Policy;
-use serde::Serialize;
 
 use crate::report::{Common, Figure, Report, Table, number};
 use crate::stats::{Median, median, turns};
@@ -74,108 +73,65 @@ fn measure(
     groups: impl IntoIterator<Item = (Traffic, u16)>,
     rounds: u32,
     report: &mut Report,
-) -> Result<Vec<Section>> {
-    let mut sections = groups.into_iter().map(Section::new).collect::<Result<Vec<_>>>()?;
+) -> Result<Vec<Steered<'static>>> {
+    let new = |(traffic, members)| {
+        Steered::new(Group::new(traffic, usize::from(members))?, Variant::all(traffic))
+    };
+    let mut groups = groups.into_iter().map(new).collect::<Result<Vec<_>>>()?;
     for round in 0..rounds as usize {
-        sections.iter_mut().try_for_each(|section| section.round(round))?;
-    }
-    sections.iter().try_for_each(|section| section.report(rounds, report))?;
-    Ok(sections)
-}
-
-/// What one variant costs, round by round: nanoseconds per datagram or connection.
-#[derive(Default, Serialize)]
-struct Costs {
-    whole: Vec<f64>,
-    /// The program's running time, by the kernel's own count.
-    program: Vec<f64>,
-}
-
-/// A group with its variants, and what each costs.
-struct Section {
-    traffic: Traffic,
-    members: u16,
-    steered: Steered<'static>,
-    costs: Vec<Costs>,
-}
-
-impl Section {
-    fn new((traffic, members): (Traffic, u16)) -> Result<Self> {
-        let steered = Steered::new(Group::new(traffic, members.into())?, Variant::all(traffic))?;
-        let costs = steered.variants.iter().map(|_| Costs::default()).collect();
-        Ok(Self { traffic, members, steered, costs })
-    }
-
-    /// Measures each variant once.
-    fn round(&mut self, round: usize) -> Result<()> {
-        for variant in turns(round, self.costs.len()) {
-            let (whole, program) = self.steered.measure(variant)?;
-            self.costs[variant].whole.push(whole);
-            self.costs[variant].program.extend(program);
-        }
-        Ok(())
-    }
-
-    fn aim(&self, policy: Policy) -> f64 {
-        match (self.traffic, policy) {
-            (Traffic::Connections, _) => AIM_CONNECTION,
-            (_, Policy::LeastLoaded(_)) => AIM_DATAGRAM_COMPARING,
-            _ => AIM_DATAGRAM,
+        for group in &mut groups {
+            turns(round, group.variants.len()).try_for_each(|variant| group.measure(variant))?;
         }
     }
+    groups.iter().try_for_each(|group| report_group(group, rounds, report))?;
+    Ok(groups)
+}
 
-    /// Reports each variant, and each policy to no program.
-    fn report(&self, rounds: u32, report: &mut Report) -> Result<()> {
-        let members = self.members;
-        let (section, what) = match self.traffic {
-            Traffic::Hot => (format!("UDP, {members} members, few flows"), DATAGRAM),
-            Traffic::Scattered => {
-                (format!("UDP, {members} members, each of another flow"), DATAGRAM)
-            }
-            Traffic::Connections => ("TCP".to_owned(), "connection, made, accepted and closed"),
+/// Reports each variant, and each policy to no program.
+fn report_group(steered: &Steered<'_>, rounds: u32, report: &mut Report) -> Result<()> {
+    let (traffic, members) = (steered.group.traffic, steered.group.members.len());
+    let (group, what) = match traffic {
+        Traffic::Hot => (format!("UDP, {members} members, few flows"), DATAGRAM),
+        Traffic::Scattered => (format!("UDP, {members} members, each of another flow"), DATAGRAM),
+        Traffic::Connections => ("TCP".to_owned(), "connection, made, accepted and closed"),
+    };
+    let percentiles = ["decides", "p10", "p50", "p90"];
+    let more = ["to no program", "to an empty one", "program's own"];
+    let mut table = Table::new(percentiles.into_iter().chain(more));
+    let [none, empty] = [&steered.variants[0], &steered.variants[1]];
+    for Variant { name, policy, whole, program, .. } in &steered.variants {
+        let to = |other: &[f64]| format!("{:.3}", Median::of_ratios(whole, other).value);
+        let own = match program.as_slice() {
+            [] => String::new(),
+            own => number(median(own) - median(&empty.program)),
         };
-        let mut table = Table::new([
-            "decides",
-            "p10",
-            "p50",
-            "p90",
-            "to no program",
-            "to an empty one",
-            "program's own",
-        ]);
-        let [none, empty] = [&self.costs[0], &self.costs[1]];
-        for (variant, costs) in self.steered.variants.iter().zip(&self.costs) {
-            let name = &variant.name;
-            let to = |other: &Costs| {
-                format!("{:.3}", Median::of_ratios(&costs.whole, &other.whole).value)
-            };
-            let own = match costs.program.as_slice() {
-                [] => String::new(),
-                own => number(median(own) - median(&empty.program)),
-            };
-            table.spread_row(name, &costs.whole, [to(none), to(empty), own]);
-            report.raw(format!("{section}, {name}"), costs)?;
-            if let Some(policy) = variant.policy {
-                let comma = if name.contains(',') { "," } else { "" };
-                let name = format!("{section}: {name}{comma} to no program");
-                let figure = Figure::ratio(name, &costs.whole, &none.whole);
-                report.figure(figure.at_most(self.aim(policy)));
-            }
-        }
-        let title = format!(
-            "{section}: nanoseconds for a {what}, {rounds} rounds; and the program's own time beyond the empty one's"
-        );
-        report.table(title, table);
-        Ok(())
+        table.spread_row(name, whole, [to(&none.whole), to(&empty.whole), own]);
+        report.raw(format!("{group}, {name}: whole"), whole)?;
+        report.raw(format!("{group}, {name}: program"), program)?;
+        let aim = match (traffic, policy) {
+            (_, None) => continue,
+            (Traffic::Connections, _) => AIM_CONNECTION,
+            (_, Some(Policy::LeastLoaded(_))) => AIM_DATAGRAM_COMPARING,
+            _ => AIM_DATAGRAM,
+        };
+        let comma = if name.contains(',') { "," } else { "" };
+        let name = format!("{group}: {name}{comma} to no program");
+        report.figure(Figure::ratio(name, whole, &none.whole).at_most(aim));
     }
+    let title = format!(
+        "{group}: nanoseconds for a {what}, {rounds} rounds; and the program's own time beyond the \
+         empty one's"
+    );
+    report.table(title, table);
+    Ok(())
 }
 
 /// What many members cost in times of what few cost.
-fn compare_members(few: &Section, many: &Section, report: &mut Report) {
-    for (variant, (to, costs)) in few.steered.variants.iter().zip(few.costs.iter().zip(&many.costs))
-    {
-        let name = format!("UDP, {}: {} members to {}", variant.name, many.members, few.members);
-        let figure = Figure::ratio(name, &costs.whole, &to.whole);
-        report.figure(if variant.policy.is_some() { figure.at_most(AIM_MANY) } else { figure });
+fn compare_members(few: &Steered<'_>, many: &Steered<'_>, report: &mut Report) {
+    let members = [many, few].map(|steered| steered.group.members.len());
+    for (few, many) in few.variants.iter().zip(&many.variants) {
+        let name = format!("UDP, {}: {} members to {}", few.name, members[0], members[1]);
+        let figure = Figure::ratio(name, &many.whole, &few.whole);
+        report.figure(if few.policy.is_some() { figure.at_most(AIM_MANY) } else { figure });
     }
 }

@@ -34,6 +34,10 @@ pub(super) struct Variant<'a> {
     /// The policy that is compared.
     pub(super) policy: Option<Policy>,
     by: By<'a>,
+    /// What it costs, round by round: nanoseconds per datagram or connection.
+    pub(super) whole: Vec<f64>,
+    /// The program's running time, by the kernel's own count, which includes two looks at the clock.
+    pub(super) program: Vec<f64>,
 }
 
 enum By<'a> {
@@ -57,7 +61,7 @@ enum Parts {
 
 impl<'a> Variant<'a> {
     fn new(name: impl Into<String>, policy: Option<Policy>, by: By<'a>) -> Self {
-        Self { name: name.into(), policy, by }
+        Self { name: name.into(), policy, by, whole: Vec::new(), program: Vec::new() }
     }
 
     /// A program that leaves the choice to the kernel's hash.
@@ -94,18 +98,21 @@ impl<'a> Variant<'a> {
     }
 }
 
+/// What a policy's program has counted, by reason.
+type Counters = PerCpuArray<MapData, u64>;
+
 /// A group with the variants that take turns in deciding for it.
 pub(super) struct Steered<'a> {
     pub(super) variants: Vec<Variant<'a>>,
     programs: Vec<Option<SkReuseport>>,
     /// Whose program is attached.
     attached: Option<usize>,
-    group: Group,
+    pub(super) group: Group,
     host: Host,
     key: GroupKey,
     /// The maps of the programs, and the slot of each member.
     sockets: ReusePortSockArray<MapData>,
-    counters: PerCpuArray<MapData, u64>,
+    counters: Counters,
     slots: Vec<u32>,
 }
 
@@ -118,7 +125,7 @@ impl<'a> Steered<'a> {
         let (balancer, attached) = Balancer::attach(&host, &key, &Policy::RoundRobin.into())?;
         ensure!(attached.degraded.is_none(), "queues cannot be read");
         let sockets: ReusePortSockArray<MapData> = pinned("sockets")?.try_into()?;
-        let counters: PerCpuArray<MapData, u64> = pinned("counters")?.try_into()?;
+        let counters: Counters = pinned("counters")?.try_into()?;
         let cpus = counters.get(&0, 0)?.len() as u32;
         let mut programs = Vec::new();
         for Variant { policy, by, .. } in &variants {
@@ -168,30 +175,20 @@ impl<'a> Steered<'a> {
         Ok(())
     }
 
-    /// Nanoseconds of a datagram or connection, and of the program. Fails if a policy did not pick
-    /// each time.
-    pub(super) fn measure(&mut self, variant: usize) -> Result<(f64, Option<f64>)> {
+    /// Measures a variant once.
+    pub(super) fn measure(&mut self, variant: usize) -> Result<()> {
         self.attach(variant)?;
-        if let By::Command(policy, parts) = self.variants[variant].by {
-            return Ok((self.measure_command(policy, parts)?, None));
-        }
-        let (arrived, picks) = (self.group.arrived, self.picks()?);
-        let whole = self.group.measure()?;
-        let (arrived, picks) = (self.group.arrived - arrived, self.picks()? - picks);
-        let picked = self.variants[variant].policy.is_none() || picks == arrived;
-        ensure!(picked, "{picks} picks for {arrived} arrivals");
-        let program = self.attached.map(|variant| self.time_program(variant)).transpose()?;
-        Ok((whole, program))
+        let Variant { policy, by, .. } = &self.variants[variant];
+        let whole = match *by {
+            By::Command(policy, parts) => self.measure_command(policy, parts)?,
+            _ => measure(&mut self.group, policy.map(|_| &self.counters))?,
+        };
+        self.variants[variant].whole.push(whole);
+        self.attached.map_or(Ok(()), |variant| self.time_program(variant))
     }
 
-    fn picks(&self) -> Result<u64> {
-        const REASON_PICK: u32 = 0;
-        Ok(self.counters.get(&REASON_PICK, 0)?.iter().sum())
-    }
-
-    /// The kernel's own count of a program's running time in nanoseconds, which includes two looks at
-    /// the clock.
-    pub(super) fn time_program(&mut self, variant: usize) -> Result<f64> {
+    /// Measures only the program's running time.
+    pub(super) fn time_program(&mut self, variant: usize) -> Result<()> {
         self.attach(variant)?;
         let program = self.programs[variant].as_ref().context("no program runs")?;
         self.group.lap()?;
@@ -201,8 +198,10 @@ impl<'a> Steered<'a> {
         let after = program.info()?;
         drop(counting);
         self.group.receive()?;
+        let time = (after.run_time_ns() - before.run_time_ns()) as f64;
         let runs = after.run_count() - before.run_count();
-        Ok((after.run_time_ns() - before.run_time_ns()) as f64 / runs.max(1) as f64)
+        self.variants[variant].program.push(time / runs.max(1) as f64);
+        Ok(())
     }
 
     /// A socket can be in one socket array only: meanwhile, the members are in the command's.
@@ -215,22 +214,30 @@ impl<'a> Steered<'a> {
             let stop = |pin| fs::remove_file(pin).with_context(|| format!("cannot remove {pin}"));
             COUNTING.into_iter().try_for_each(stop)?;
         }
-        let before = self.group.arrived;
         let whole = if parts == Parts::Nothing {
             balancer.detach(&self.host)?;
-            self.group.measure()?
+            measure(&mut self.group, None)?
         } else {
-            let whole = self.group.measure()?;
-            let arrived = self.group.arrived - before;
-            let stats = balancer.stats(&self.host)?;
-            let picks: u64 = stats.members.iter().filter_map(|member| member.picks).sum();
-            ensure!(picks == arrived, "{picks} picks for {arrived} connections");
+            let whole = measure(&mut self.group, Some(&pinned("counters")?.try_into()?))?;
             balancer.detach(&self.host)?;
             whole
         };
         self.enrol()?;
         Ok(whole)
     }
+}
+
+/// Fails if the program that counts here did not pick each time.
+fn measure(group: &mut Group, counters: Option<&Counters>) -> Result<f64> {
+    const REASON_PICK: u32 = 0;
+
+    let Some(counters) = counters else { return group.measure() };
+    let picks = || -> Result<u64> { Ok(counters.get(&REASON_PICK, 0)?.iter().sum()) };
+    let (picks_before, arrived_before) = (picks()?, group.arrived);
+    let whole = group.measure()?;
+    let (picks, arrived) = (picks()? - picks_before, group.arrived - arrived_before);
+    ensure!(picks == arrived, "{picks} picks for {arrived} arrivals");
+    Ok(whole)
 }
 
 /// The state of the one group to which the command is attached.

@@ -46,7 +46,7 @@ pub(super) struct Group {
     pub(super) members: Vec<OwnedFd>,
     /// Datagrams and connections until now.
     pub(super) arrived: u64,
-    traffic: Traffic,
+    pub(super) traffic: Traffic,
     address: SocketAddrV4,
     senders: Vec<UdpSocket>,
     /// Both ends of the connections of this lap.
