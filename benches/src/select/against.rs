@@ -11,7 +11,7 @@ use reuseport::Policy;
 use reuseport::policy::Payload;
 
 use super::programs::{SELECT, Steered, Variant};
-use super::traffic::{Group, Traffic};
+use super::traffic::Traffic;
 use crate::report::{Figure, Report, Table, number};
 use crate::stats::{median, ratios, spread, turns};
 
@@ -34,8 +34,7 @@ pub(super) fn compare(
         let variants = [Variant::empty()].into_iter().chain(policies().flat_map(both));
         let mut variants: Vec<Variant<'_>> = variants.collect();
         for _ in 0..rounds.div_ceil(LOADED_FOR) {
-            let group = Group::new(Traffic::Scattered, members.into())?;
-            let mut group = Steered::new(group, variants)?;
+            let mut group = Steered::new(Traffic::Scattered, members, variants)?;
             for round in 0..LOADED_FOR.min(rounds) as usize {
                 let mut turns = turns(round, group.variants.len());
                 turns.try_for_each(|variant| group.time_program(variant))?;

@@ -18,7 +18,7 @@ use reuseport::Policy;
 use crate::report::{Common, Figure, Report, Table, number};
 use crate::stats::{Median, median, turns};
 use programs::{Steered, Variant};
-use traffic::{Group, Traffic};
+use traffic::Traffic;
 
 /// What a policy may cost on a datagram, in times of what no program costs.
 const AIM_DATAGRAM: f64 = 1.05;
@@ -74,9 +74,7 @@ fn measure(
     rounds: u32,
     report: &mut Report,
 ) -> Result<Vec<Steered<'static>>> {
-    let new = |(traffic, members)| {
-        Steered::new(Group::new(traffic, usize::from(members))?, Variant::all(traffic))
-    };
+    let new = |(traffic, members)| Steered::new(traffic, members, Variant::all(traffic));
     let mut groups = groups.into_iter().map(new).collect::<Result<Vec<_>>>()?;
     for round in 0..rounds as usize {
         for group in &mut groups {

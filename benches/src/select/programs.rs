@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::sys::{Stats, enable_stats};
-use reuseport::group::{GroupKey, Protocol};
+use reuseport::group::GroupKey;
 use reuseport::{Balancer, Host, Policy};
 use rustix::net::sockopt::socket_cookie;
 use sk_reuseport::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, ReusePortSockArray};
@@ -22,9 +22,7 @@ pub(super) static SELECT: &[u8] =
     include_bytes!("../../../crates/reuseport/bpf/select_direct.bpf.o");
 /// The number in that object that stands for the kernel's function `bpf_rdonly_cast`.
 const RDONLY_CAST: u32 = 0x7265_6164;
-/// Where the command pins a group's maps, and the programs that count open connections, which run as
-/// long as they are pinned.
-const GROUPS: &str = "/sys/fs/bpf/reuseport/groups";
+/// Pins of the programs that count open connections. They run as long as they are pinned.
 const COUNTING: [&str; 2] =
     ["/sys/fs/bpf/reuseport/host/count_open", "/sys/fs/bpf/reuseport/host/count_nested"];
 
@@ -119,8 +117,8 @@ pub(super) struct Steered<'a> {
 impl<'a> Steered<'a> {
     /// Loads the programs over the maps of the command, which knows where the kernel keeps each member's
     /// socket and fills each policy's table, and detaches the command.
-    pub(super) fn new(group: Group, variants: Vec<Variant<'a>>) -> Result<Self> {
-        let host = Host::open()?;
+    pub(super) fn new(traffic: Traffic, members: u16, variants: Vec<Variant<'a>>) -> Result<Self> {
+        let (group, host) = (Group::new(traffic, members.into())?, Host::open()?);
         let key = host.group_of(&group.members[0])?.key;
         let (balancer, attached) = Balancer::attach(&host, &key, &Policy::RoundRobin.into())?;
         ensure!(attached.degraded.is_none(), "queues cannot be read");
@@ -128,17 +126,9 @@ impl<'a> Steered<'a> {
         let counters: Counters = pinned("counters")?.try_into()?;
         let cpus = counters.get(&0, 0)?.len() as u32;
         let mut programs = Vec::new();
-        for Variant { policy, by, .. } in &variants {
-            policy.map(|policy| balancer.set_policy(&host, policy)).transpose()?;
-            let globals = [
-                ("MEMBERS", group.members.len() as u32),
-                ("POLICY", policy.map_or(0, Policy::code)),
-                ("CPUS", cpus),
-            ];
-            programs.push(match by {
-                By::Program(name, object) => Some(load(name, object, key.protocol, &globals)?),
-                _ => None,
-            });
+        for variant in &variants {
+            variant.policy.map(|policy| balancer.set_policy(&host, policy)).transpose()?;
+            programs.push(load(variant, &group, cpus)?);
         }
         let mut slots = HashMap::new();
         for slot in 0..sockets.map_data().max_entries() {
@@ -147,7 +137,7 @@ impl<'a> Steered<'a> {
         balancer.detach(&host)?;
         let slot = |member| slots.get(&socket_cookie(member)?).copied().context("not enrolled");
         let slots = group.members.iter().map(slot).collect::<Result<_>>()?;
-        let (attached, variants) = (None, variants);
+        let attached = None;
         let mut steered =
             Self { variants, programs, attached, group, host, key, sockets, counters, slots };
         steered.enrol()?;
@@ -209,19 +199,19 @@ impl<'a> Steered<'a> {
         for slot in &self.slots {
             self.sockets.clear_index(slot)?;
         }
+        let whole;
         let (balancer, _) = Balancer::attach(&self.host, &self.key, &policy.into())?;
         if parts == Parts::Marks {
             let stop = |pin| fs::remove_file(pin).with_context(|| format!("cannot remove {pin}"));
             COUNTING.into_iter().try_for_each(stop)?;
         }
-        let whole = if parts == Parts::Nothing {
+        if parts == Parts::Nothing {
             balancer.detach(&self.host)?;
-            measure(&mut self.group, None)?
+            whole = self.group.measure()?;
         } else {
-            let whole = measure(&mut self.group, Some(&pinned("counters")?.try_into()?))?;
+            whole = measure(&mut self.group, Some(&pinned("counters")?.try_into()?))?;
             balancer.detach(&self.host)?;
-            whole
-        };
+        }
         self.enrol()?;
         Ok(whole)
     }
@@ -242,47 +232,46 @@ fn measure(group: &mut Group, counters: Option<&Counters>) -> Result<f64> {
 
 /// The state of the one group to which the command is attached.
 fn state() -> Result<PathBuf> {
-    Ok(fs::read_dir(GROUPS)?.next().context("no group is attached")??.path())
+    Ok(fs::read_dir("/sys/fs/bpf/reuseport/groups")?.next().context("no group")??.path())
 }
 
 fn pinned(name: &str) -> Result<Map> {
     Ok(Map::from_map_data(MapData::from_pin(state()?.join(name))?)?)
 }
 
-/// Loads a program over the maps of the group to which the command is attached, with its present table.
-/// An object ignores maps and globals that it does not have.
-fn load(
-    name: &str,
-    object: &[u8],
-    protocol: Protocol,
-    globals: &[(&str, u32)],
-) -> Result<SkReuseport> {
+/// Loads a variant's program over the maps of the group to which the command is attached, with its
+/// present table. An object ignores maps that it does not have.
+fn load(variant: &Variant<'_>, group: &Group, cpus: u32) -> Result<Option<SkReuseport>> {
+    let By::Program(name, object) = variant.by else { return Ok(None) };
     let tables: ArrayOfMaps<MapData> = pinned("tables")?.try_into()?;
     let table = MapData::from_id(tables.get(&0, 0)?)?;
     let mut tables = ArrayOfMaps::create("tables", 1, &table)?;
     tables.set(0, &table, 0)?;
-    let (number, socket) = match protocol {
-        Protocol::Tcp => (6_u32, "inet_connection_sock"),
-        Protocol::Udp => (17, "udp_sock"),
+    let (protocol, socket) = match group.traffic {
+        Traffic::Connections => (6, "inet_connection_sock"),
+        _ => (17, "udp_sock"),
     };
     let btf = KernelBtf::from_sys_fs()?;
     let types = [("bpf_rdonly_cast", BtfKind::Func), (socket, BtfKind::Struct)];
     let [rdonly_cast, socket] = btf.ids(types)?;
-    let kernel = [("PROTOCOL", number), ("SOCKET_TYPE", socket)];
+    let policy = variant.policy.map_or(0, Policy::code);
+    let globals =
+        [("POLICY", policy), ("PROTOCOL", protocol), ("SOCKET_TYPE", socket), ("CPUS", cpus)];
+    let members = group.members.len() as u32;
     let mut loader = EbpfLoader::new();
     loader.kernel_btf(&btf).kernel_function(RDONLY_CAST, rdonly_cast);
-    loader.map("tables", tables.map_data());
-    for (name, value) in globals.iter().chain(&kernel) {
-        loader.override_global(name, value, false);
+    loader.override_global("MEMBERS", &members, variant.policy.is_none());
+    for (name, value) in &globals {
+        loader.override_global(name, value, variant.policy.is_some());
     }
+    loader.map("tables", tables.map_data()).map_pin_path("limiters", state()?.join("paces"));
     for name in ["sockets", "cursor", "counters", "picks", "addresses", "reports"] {
         loader.map_pin_path(name, state()?.join(name));
     }
-    loader.map_pin_path("limiters", state()?.join("paces"));
     let mut ebpf = loader.load(object)?;
     let Some(Program::SkReuseport(mut program)) = ebpf.take_program(name) else {
         bail!("no program {name}");
     };
     program.load()?;
-    Ok(program)
+    Ok(Some(program))
 }

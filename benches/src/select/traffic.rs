@@ -1,6 +1,5 @@
-//! A group on loopback and its traffic: one thread sends a lap's datagrams or makes its connections, and
-//! then receives them. Sending on loopback runs all of the way to the receiver's queue, the program
-//! included.
+//! A group on loopback and its traffic: one thread sends a lap and then receives it. Sending on loopback
+//! runs all of the way to the receiver's queue, the program included.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
@@ -100,9 +99,7 @@ impl Group {
         for _ in 0..LAP {
             let sender = &self.senders[self.arrived as usize % self.senders.len()];
             match self.traffic {
-                Traffic::Hot => {
-                    send(sender, &DATAGRAM, SendFlags::empty())?;
-                }
+                Traffic::Hot => _ = send(sender, &DATAGRAM, SendFlags::empty())?,
                 Traffic::Scattered => {
                     let source = source(self.arrived as u32 % FLOWS);
                     let source = [ControlMessage::Ipv4PacketInfo(&source)];
