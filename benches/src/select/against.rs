@@ -1,8 +1,7 @@
 //! Do the policies cost more than in another build of the program, from a directory?
 //!
 //! Each policy's two programs take turns within a round; what counts is the ratio of each round. The
-//! measure is the kernel's own count of the programs' running time, less the empty program's, which is
-//! what the clock and the call cost.
+//! measure is the kernel's own count of the programs' running time, less the empty program's.
 
 use std::path::Path;
 

@@ -171,7 +171,7 @@ impl<'a> Steered<'a> {
         let Variant { policy, by, .. } = &self.variants[variant];
         let whole = match *by {
             By::Command(policy, parts) => self.measure_command(policy, parts)?,
-            _ => measure(&mut self.group, policy.map(|_| &self.counters))?,
+            _ => check(&mut self.group, policy.map(|_| &self.counters), Group::measure)?,
         };
         self.variants[variant].whole.push(whole);
         self.attached.map_or(Ok(()), |variant| self.time_program(variant))
@@ -181,16 +181,18 @@ impl<'a> Steered<'a> {
     pub(super) fn time_program(&mut self, variant: usize) -> Result<()> {
         self.attach(variant)?;
         let program = self.programs[variant].as_ref().context("no program runs")?;
-        self.group.lap()?;
-        let counting = enable_stats(Stats::RunTime).context("cannot count programs' runs")?;
-        let before = program.info()?;
-        self.group.send()?;
-        let after = program.info()?;
-        drop(counting);
-        self.group.receive()?;
-        let time = (after.run_time_ns() - before.run_time_ns()) as f64;
-        let runs = after.run_count() - before.run_count();
-        self.variants[variant].program.push(time / runs.max(1) as f64);
+        let Variant { policy, program: times, .. } = &mut self.variants[variant];
+        times.push(check(&mut self.group, policy.map(|_| &self.counters), |group| {
+            group.lap()?;
+            let counting = enable_stats(Stats::RunTime).context("cannot count programs' runs")?;
+            let before = program.info()?;
+            group.send()?;
+            let after = program.info()?;
+            drop(counting);
+            group.receive()?;
+            let runs = after.run_count() - before.run_count();
+            Ok((after.run_time_ns() - before.run_time_ns()) as f64 / runs.max(1) as f64)
+        })?);
         Ok(())
     }
 
@@ -202,32 +204,34 @@ impl<'a> Steered<'a> {
         let whole;
         let (balancer, _) = Balancer::attach(&self.host, &self.key, &policy.into())?;
         if parts == Parts::Marks {
-            let stop = |pin| fs::remove_file(pin).with_context(|| format!("cannot remove {pin}"));
-            COUNTING.into_iter().try_for_each(stop)?;
+            COUNTING.iter().try_for_each(fs::remove_file).context("cannot stop counting")?;
         }
         if parts == Parts::Nothing {
             balancer.detach(&self.host)?;
             whole = self.group.measure()?;
         } else {
-            whole = measure(&mut self.group, Some(&pinned("counters")?.try_into()?))?;
+            let counters = pinned("counters")?.try_into()?;
+            whole = check(&mut self.group, Some(&counters), Group::measure)?;
             balancer.detach(&self.host)?;
         }
-        self.enrol()?;
-        Ok(whole)
+        self.enrol().map(|()| whole)
     }
 }
 
-/// Fails if the program that counts here did not pick each time.
-fn measure(group: &mut Group, counters: Option<&Counters>) -> Result<f64> {
-    const REASON_PICK: u32 = 0;
-
-    let Some(counters) = counters else { return group.measure() };
-    let picks = || -> Result<u64> { Ok(counters.get(&REASON_PICK, 0)?.iter().sum()) };
+/// Measures a group. Fails if the program that counts here did not pick each time.
+fn check(
+    group: &mut Group,
+    counters: Option<&Counters>,
+    measure: impl FnOnce(&mut Group) -> Result<f64>,
+) -> Result<f64> {
+    let Some(counters) = counters else { return measure(group) };
+    // Reason 0 is a pick.
+    let picks = || -> Result<u64> { Ok(counters.get(&0, 0)?.iter().sum()) };
     let (picks_before, arrived_before) = (picks()?, group.arrived);
-    let whole = group.measure()?;
+    let measured = measure(group)?;
     let (picks, arrived) = (picks()? - picks_before, group.arrived - arrived_before);
     ensure!(picks == arrived, "{picks} picks for {arrived} arrivals");
-    Ok(whole)
+    Ok(measured)
 }
 
 /// The state of the one group to which the command is attached.

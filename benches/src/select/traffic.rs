@@ -20,8 +20,6 @@ use crate::stats::median;
 const LAP: usize = 128;
 /// Laps to a measurement.
 const LAPS: usize = 5;
-/// Flows of [`Traffic::Scattered`].
-const FLOWS: u32 = 1 << 16;
 /// Flows of [`Traffic::Hot`].
 const CONNECTED: usize = 64;
 const DATAGRAM: [u8; 64] = [0; 64];
@@ -48,9 +46,8 @@ pub(super) struct Group {
     pub(super) traffic: Traffic,
     address: SocketAddrV4,
     senders: Vec<UdpSocket>,
-    /// Both ends of the connections of this lap.
+    /// Both ends of this lap's connections.
     open: Vec<OwnedFd>,
-    /// Watches the members.
     epoll: OwnedFd,
 }
 
@@ -101,7 +98,7 @@ impl Group {
             match self.traffic {
                 Traffic::Hot => _ = send(sender, &DATAGRAM, SendFlags::empty())?,
                 Traffic::Scattered => {
-                    let source = source(self.arrived as u32 % FLOWS);
+                    let source = source(self.arrived as u16);
                     let source = [ControlMessage::Ipv4PacketInfo(&source)];
                     let (data, to) = ([IoSlice::new(&DATAGRAM)], SockaddrIn::from(self.address));
                     sendmsg(sender.as_raw_fd(), &data, &source, MsgFlags::empty(), Some(&to))?;
@@ -142,7 +139,8 @@ impl Group {
 }
 
 /// The source address of a flow, 127.1.0.0 and following.
-fn source(flow: u32) -> in_pktinfo {
+fn source(flow: u16) -> in_pktinfo {
     let address = |bits: u32| in_addr { s_addr: bits.to_be() };
-    in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address(0x7f01_0000 + flow), ipi_addr: address(0) }
+    let source = address(0x7f01_0000 + u32::from(flow));
+    in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: address(0) }
 }
