@@ -98,10 +98,9 @@ impl Group {
             match self.traffic {
                 Traffic::Hot => _ = send(sender, &DATAGRAM, SendFlags::empty())?,
                 Traffic::Scattered => {
-                    let source = source(self.arrived as u16);
-                    let source = [ControlMessage::Ipv4PacketInfo(&source)];
+                    let source = &[ControlMessage::Ipv4PacketInfo(&source(self.arrived as u16))];
                     let (data, to) = ([IoSlice::new(&DATAGRAM)], SockaddrIn::from(self.address));
-                    sendmsg(sender.as_raw_fd(), &data, &source, MsgFlags::empty(), Some(&to))?;
+                    sendmsg(sender.as_raw_fd(), &data, source, MsgFlags::empty(), Some(&to))?;
                 }
                 Traffic::Connections => {
                     let client = TcpStream::connect(self.address)?;
