@@ -24,8 +24,6 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use report::Common;
-
 #[derive(Parser)]
 #[command(
     bin_name = "cargo xtask bench",
