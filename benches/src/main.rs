@@ -51,7 +51,7 @@ enum Bench {
     Simulate(simulate::Args),
     /// One load in a fresh process: a part of `load`
     #[command(hide = true)]
-    LoadOnce { subject: String },
+    LoadOnce { subject: usize },
     /// A worker of a server: a part of `latency`
     #[command(hide = true)]
     LatencyWorker { role: String },
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Bench::Latency(args) => alone(|| latency::run(&args)),
         Bench::LatencyWorker { role } => latency::worker::run(&role),
         Bench::Simulate(args) => simulate::run(&args),
-        Bench::LoadOnce { subject } => alone(|| load::once(&subject)),
+        Bench::LoadOnce { subject } => alone(|| load::once(subject)),
         Bench::Peak { command } => process::print_peak(&command),
     };
     match result {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::machine::Machine;
+use crate::machine;
 use crate::stats::{self, Median};
 
 /// The options of all benches.
@@ -23,7 +23,8 @@ pub(crate) struct Common {
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     bench: &'static str,
-    machine: Machine,
+    /// With the date and the load.
+    machine: String,
     figures: Vec<Figure>,
     /// Every single measurement, by what was measured.
     raw: BTreeMap<String, Value>,
@@ -33,9 +34,8 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(bench: &'static str) -> Result<Self> {
-        let machine = Machine::this()?;
-        let (figures, raw, sections) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Ok(Self { bench, machine, figures, raw, sections })
+        let machine = machine::describe()?;
+        Ok(Self { bench, machine, figures: vec![], raw: BTreeMap::new(), sections: vec![] })
     }
 
     pub(crate) fn table(&mut self, title: impl Into<String>, table: Table) {
@@ -104,20 +104,17 @@ impl Figure {
     }
 
     fn row(&self) -> [String; 4] {
-        let bounds = self.bounds.map(|(low, high)| format!(" ({})", range(low, high)));
         let unit = if self.unit.is_empty() { String::new() } else { format!(" {}", self.unit) };
-        let verdict = match (self.met, self.aim) {
-            (Some(true), Some(aim)) if self.value > aim => "met within the spread",
-            (Some(true), _) => "met",
-            (Some(false), _) => "missed",
-            (None, _) => "",
+        let bounds = self.bounds.map(|(low, high)| format!(" ({})", range(low, high)));
+        let value = format!("{}{}{unit}", number(self.value), bounds.unwrap_or_default());
+        let aim = self.aim.map(|aim| format!("{}{unit}", number(aim))).unwrap_or_default();
+        let verdict = match self.met {
+            Some(true) if self.aim.is_some_and(|aim| self.value > aim) => "met within the spread",
+            Some(true) => "met",
+            Some(false) => "missed",
+            None => "",
         };
-        [
-            self.name.clone(),
-            format!("{}{}{unit}", number(self.value), bounds.unwrap_or_default()),
-            self.aim.map(|aim| format!("{}{unit}", number(aim))).unwrap_or_default(),
-            verdict.to_owned(),
-        ]
+        [self.name.clone(), value, aim, verdict.to_owned()]
     }
 }
 
@@ -147,23 +144,20 @@ impl Table {
     }
 
     fn render(&self) -> String {
-        let columns = self.rows[0].len();
         let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max();
-        let widths: Vec<usize> = (0..columns).map(|c| width(c).unwrap_or(0).max(3)).collect();
+        let widths: Vec<usize> =
+            (0..self.rows[0].len()).map(|column| width(column).unwrap_or(0).max(3)).collect();
         let line = |row: &Vec<String>| {
-            let cell = |(column, (cell, width)): (usize, (&String, &usize))| match column {
-                0 => format!("{cell:<width$}"),
-                _ => format!("{cell:>width$}"),
-            };
-            let cells: Vec<String> = row.iter().zip(&widths).enumerate().map(cell).collect();
-            format!("| {} |\n", cells.join(" | "))
+            let mut line = format!("| {:<1$} |", row[0], widths[0]);
+            for (cell, width) in row.iter().zip(&widths).skip(1) {
+                line += &format!(" {cell:>width$} |");
+            }
+            line + "\n"
         };
-        let rule = |column: usize| match column {
-            0 => "-".repeat(widths[0]),
-            _ => "-".repeat(widths[column] - 1) + ":",
-        };
-        let rules = line(&(0..columns).map(rule).collect());
-        line(&self.rows[0]) + &rules + &self.rows[1..].iter().map(line).collect::<String>()
+        let mut rules: Vec<String> =
+            widths.iter().map(|width| "-".repeat(width - 1) + ":").collect();
+        rules[0] = "-".repeat(widths[0]);
+        line(&self.rows[0]) + &line(&rules) + &self.rows[1..].iter().map(line).collect::<String>()
     }
 }
 
@@ -190,10 +184,10 @@ pub(crate) fn number(value: f64) -> String {
 
 /// `12,345,678`
 fn grouped(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let (sign, digits) = digits.split_at(usize::from(value < 0.0));
-    let groups: Vec<&[u8]> = digits.as_bytes().rchunks(3).rev().collect();
-    sign.to_owned() + &String::from_utf8_lossy(&groups.join(&b','))
+    let mut text = format!("{value:.0}");
+    let digits = usize::from(value < 0.0)..text.len();
+    digits.rev().step_by(3).skip(1).for_each(|place| text.insert(place + 1, ','));
+    text
 }
 
 #[cfg(test)]
@@ -204,32 +198,23 @@ mod tests {
     fn a_table_is_markdown_in_columns() {
         let mut table = Table::new(["what", "ns"]);
         table.row(["hash".into(), "1,234".into()]);
-        table.row(["round-robin".into(), "5".into()]);
-        assert_eq!(
-            table.render(),
-            "| what        |    ns |\n\
-             | ----------- | ----: |\n\
-             | hash        | 1,234 |\n\
-             | round-robin |     5 |\n"
-        );
+        let lines = ["| what |    ns |", "| ---- | ----: |", "| hash | 1,234 |", ""];
+        assert_eq!(table.render(), lines.join("\n"));
     }
 
     #[test]
     fn a_figure_says_whether_its_aim_is_met() {
-        let median = Median { value: 1.034, low: 1.03, high: 1.04 };
-        let figure = Figure::median("hash", median, "").at_most(1.05);
-        assert_eq!(figure.row(), ["hash", "1.034 (1.030 to 1.040)", "1.050", "met"]);
-        let figure = Figure::median("hash", median, "").at_most_beyond_spread(1.03);
-        assert_eq!(figure.row()[3], "met within the spread");
-        let figure = Figure::median("hash", median, "").at_most_beyond_spread(1.02);
-        assert_eq!(figure.row()[3], "missed");
-        let figure = Figure::new("ls", 51.0, "ms").at_most(50.0);
-        assert_eq!(figure.row(), ["ls", "51.0 ms", "50.0 ms", "missed"]);
+        let figure = Figure::median("hash", Median { value: 1.034, low: 1.03, high: 1.04 }, "ms");
+        let met = figure.at_most(1.05);
+        assert_eq!(met.row(), ["hash", "1.034 (1.030 to 1.040) ms", "1.050 ms", "met"]);
+        let within = met.at_most_beyond_spread(1.03);
+        assert_eq!(within.row()[3], "met within the spread");
+        assert_eq!(within.at_most_beyond_spread(1.02).row()[3], "missed");
     }
 
     #[test]
     fn numbers_are_as_long_as_they_mean() {
-        let shown = [0.0, 0.5, 12.34, 123.4, 1234.0, 12345.6, 1_234_567.0].map(number);
-        assert_eq!(shown, ["0", "0.500", "12.3", "123", "1234", "12,346", "1,234,567"]);
+        let shown = [0.0, 0.5, 12.34, 123.4, 1234.0, 12345.6, -1_234_567.0].map(number);
+        assert_eq!(shown, ["0", "0.500", "12.3", "123", "1234", "12,346", "-1,234,567"]);
     }
 }

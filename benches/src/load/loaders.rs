@@ -5,9 +5,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-/// Microseconds that the parts of a load took: until the object is parsed and adapted and its maps are
-/// there, the listeners are in the socket array, the programs are in the kernel, and the program
-/// decides for the group.
+/// Microseconds until the object is parsed and adapted and its maps are there, then until the listeners are
+/// in the socket array, the programs in the kernel, and the program attached.
 pub(super) type Parts = [f64; 4];
 
 /// An object with tracing programs: iterators with what they are over, and programs with their

@@ -51,23 +51,8 @@ pub(crate) struct Args {
     processes: u32,
 }
 
-/// One way to load one object.
-struct Subject {
-    /// On the command line of `load-once`.
-    name: &'static str,
-    object: &'static str,
-    loader: &'static str,
-    load: fn(&[TcpListener]) -> Result<Parts>,
-}
-
-const fn subject(
-    name: &'static str,
-    object: &'static str,
-    loader: &'static str,
-    load: fn(&[TcpListener]) -> Result<Parts>,
-) -> Subject {
-    Subject { name, object, loader, load }
-}
+/// One way to load one object: the names of the object and of the loader, and what it runs.
+type Subject = (&'static str, &'static str, fn(&[TcpListener]) -> Result<Parts>);
 
 const PLAIN_NAME: &str = "select, plain";
 const OBSERVE_NAME: &str = "observe, CO-RE";
@@ -76,21 +61,17 @@ const OURS: &str = "sk-reuseport";
 const AYA: &str = "aya, EbpfLoader";
 
 static SUBJECTS: [Subject; 8] = [
-    subject("plain-ours", PLAIN_NAME, OURS, |l| ours::select(PLAIN, "plain", l, ours::load)),
-    subject("plain-aya", PLAIN_NAME, AYA, |l| theirs::select(PLAIN, "plain", l, theirs::load)),
-    subject("plain-aya-twice", PLAIN_NAME, "aya, Ebpf::load", |l| {
-        theirs::select(PLAIN, "plain", l, theirs::load_simply)
-    }),
-    subject("policies-ours", "select, our policies", OURS, |l| {
-        ours::select(SELECT, "reuseport", l, ours::load)
-    }),
-    subject("observe-ours", OBSERVE_NAME, OURS, |_| ours::trace(&OBSERVE)),
-    subject("observe-aya", OBSERVE_NAME, AYA, |_| theirs::trace(&OBSERVE)),
-    subject("watch-ours", WATCH_NAME, OURS, |_| ours::trace(&WATCH)),
-    subject("watch-aya", WATCH_NAME, AYA, |_| theirs::trace(&WATCH)),
+    (PLAIN_NAME, OURS, |l| ours::select(PLAIN, "plain", l, ours::load)),
+    (PLAIN_NAME, AYA, |l| theirs::select(PLAIN, "plain", l, theirs::load)),
+    (PLAIN_NAME, "aya, Ebpf::load", |l| theirs::select(PLAIN, "plain", l, theirs::load_simply)),
+    ("select, our policies", OURS, |l| ours::select(SELECT, "reuseport", l, ours::load)),
+    (OBSERVE_NAME, OURS, |_| ours::trace(&OBSERVE)),
+    (OBSERVE_NAME, AYA, |_| theirs::trace(&OBSERVE)),
+    (WATCH_NAME, OURS, |_| ours::trace(&WATCH)),
+    (WATCH_NAME, AYA, |_| theirs::trace(&WATCH)),
 ];
 
-/// Times in microseconds, round by round.
+/// Microseconds, round by round.
 #[derive(Default)]
 struct Times {
     warm: Vec<Parts>,
@@ -107,26 +88,17 @@ impl Times {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("load")?;
     let times = measure(args)?;
-    let mut table = Table::new([
-        "object and loader",
-        "object",
-        "sockets",
-        "programs",
-        "attach",
-        "p10",
-        "p50",
-        "p90",
-        "first in a process",
-    ]);
-    for (subject, times) in SUBJECTS.iter().zip(&times) {
+    let heading = "object and loader|object|sockets|programs|attach|p10|p50|p90|first in a process";
+    let mut table = Table::new(heading.split('|'));
+    for ((object, loader, _), times) in SUBJECTS.iter().zip(&times) {
         let part = |part: usize| {
             number(median(&times.warm.iter().map(|parts| parts[part]).collect::<Vec<_>>()))
         };
-        let name = [format!("{}: {}", subject.object, subject.loader)];
-        let cells = name.into_iter().chain((0..4).map(part)).chain(spread(&times.totals()));
-        table.row(cells.chain([number(median(&times.first))]));
-        report.raw(subject.name, times.totals())?;
-        report.raw(format!("{}, first in a process", subject.name), &times.first)?;
+        let name = format!("{object}: {loader}");
+        let cells = [name.clone()].into_iter().chain((0..4).map(part));
+        table.row(cells.chain(spread(&times.totals())).chain([number(median(&times.first))]));
+        report.raw(&name, times.totals())?;
+        report.raw(format!("{name}, first in a process"), &times.first)?;
     }
     report.table(
         format!(
@@ -138,7 +110,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     for object in [PLAIN_NAME, OBSERVE_NAME, WATCH_NAME] {
         let by = |loader| {
-            let index = SUBJECTS.iter().position(|s| (s.object, s.loader) == (object, loader));
+            let index =
+                SUBJECTS.iter().position(|subject| (subject.0, subject.1) == (object, loader));
             index.map(|index| &times[index]).context("no such subject")
         };
         let (ours, aya) = (by(OURS)?, by(AYA)?);
@@ -154,9 +127,8 @@ fn measure(args: &Args) -> Result<Vec<Times>> {
     let listeners = listeners()?;
     let mut times: Vec<Times> = SUBJECTS.iter().map(|_| Times::default()).collect();
     for round in 0..=args.rounds {
-        for (subject, times) in SUBJECTS.iter().zip(&mut times) {
-            let parts = (subject.load)(&listeners)
-                .with_context(|| format!("{} with {}", subject.object, subject.loader))?;
+        for ((object, loader, load), times) in SUBJECTS.iter().zip(&mut times) {
+            let parts = load(&listeners).with_context(|| format!("{object} with {loader}"))?;
             // The first round warms what lasts: aya probes the kernel's features once.
             if round > 0 {
                 times.warm.push(parts);
@@ -164,8 +136,8 @@ fn measure(args: &Args) -> Result<Vec<Times>> {
         }
     }
     for _ in 0..args.processes {
-        for (subject, times) in SUBJECTS.iter().zip(&mut times) {
-            let (_, microseconds) = run_process(own("load-once")?.arg(subject.name))?;
+        for (index, times) in times.iter_mut().enumerate() {
+            let (_, microseconds) = run_process(own("load-once")?.arg(index.to_string()))?;
             times.first.push(microseconds.trim().parse().context("not a number")?);
         }
     }
@@ -177,10 +149,10 @@ fn listeners() -> Result<Vec<TcpListener>> {
     Bind::new(loopback(false)).listeners(2).context("cannot listen on loopback")
 }
 
-/// Loads once and prints how many microseconds it took, in a process that has loaded nothing before, as
-/// a command that runs once.
-pub(crate) fn once(subject: &str) -> Result<()> {
-    let subject = SUBJECTS.iter().find(|one| one.name == subject).context("no such subject")?;
-    println!("{}", (subject.load)(&listeners()?)?.iter().sum::<f64>());
+/// Loads one of [`SUBJECTS`] in a process that has loaded nothing before, as a command that runs once, and
+/// prints how many microseconds that took.
+pub(crate) fn once(subject: usize) -> Result<()> {
+    let (.., load) = SUBJECTS.get(subject).context("no such subject")?;
+    println!("{}", load(&listeners()?)?.iter().sum::<f64>());
     Ok(())
 }
