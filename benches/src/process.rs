@@ -45,11 +45,7 @@ impl Reuseport {
             Some(path) => path.clone(),
             None => std::env::current_exe()?.with_file_name("reuseport"),
         };
-        ensure!(
-            path.is_file(),
-            "there is no {}: build it with `cargo build --release --package reuseport-cli`",
-            path.display()
-        );
+        ensure!(path.is_file(), "there is no {}: build `reuseport-cli`", path.display());
         Ok(path)
     }
 

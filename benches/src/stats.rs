@@ -69,23 +69,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn order_statistics_of_a_hundred() {
+    fn order_statistics() {
         let values: Vec<f64> = (1..=101).rev().map(f64::from).collect();
         assert_eq!(spread(&values), [11.0, 51.0, 91.0]);
-        let median = Median::of(&values);
+        let Median { value, low, high } = Median::of(&values);
         // 50.5 +- 1.96 * sqrt(101) / 2
-        assert_eq!((median.low, median.value, median.high), (41.0, 51.0, 62.0));
-    }
-
-    #[test]
-    fn a_single_value_is_its_own_bounds() {
-        let median = Median::of(&[7.0]);
-        assert_eq!((median.low, median.value, median.high), (7.0, 7.0, 7.0));
-        assert_eq!(super::median(&[1.0, 2.0]), 1.5);
-    }
-
-    #[test]
-    fn ratios_are_taken_round_by_round() {
+        assert_eq!((low, value, high), (41.0, 51.0, 62.0));
+        let Median { value, low, high } = Median::of(&[7.0]);
+        assert_eq!((low, value, high), (7.0, 7.0, 7.0));
+        assert_eq!(median(&[2.0, 1.0]), 1.5);
         assert_eq!(Median::of_ratios(&[2.0, 30.0, 4.0], &[1.0, 10.0, 2.0]).value, 2.0);
     }
 
