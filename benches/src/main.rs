@@ -25,11 +25,8 @@ use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[derive(Parser)]
-#[command(
-    bin_name = "cargo xtask bench",
-    about = "Measures what this project costs",
-    after_help = "Needs root. docs/figures.md has results and aims."
-)]
+#[command(bin_name = "cargo xtask bench", about = "Measures what this project costs")]
+#[command(after_help = "Needs root. docs/figures.md has results and aims.")]
 struct Args {
     #[command(subcommand)]
     bench: Bench,

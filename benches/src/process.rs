@@ -59,15 +59,14 @@ impl Reuseport {
         // A process inherits the peak of what it was before `exec` (exec_mmap in fs/exec.c), so a small
         // process starts the command.
         let (_, bytes) = run(own("peak")?.arg(self.path()?).args(arguments))?;
-        bytes.trim().parse().with_context(|| format!("not a number of bytes: {bytes:?}"))
+        bytes.trim().parse().context("not a number of bytes")
     }
 }
 
 /// Runs a command and prints its peak of resident memory: a part of [`Reuseport::peak`].
 pub(crate) fn print_peak(command: &[OsString]) -> Result<()> {
     run(Command::new(&command[0]).args(&command[1..]))?;
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("cannot tell what it used")?;
-    println!("{}", u64::try_from(usage.max_rss())? * 1024);
+    println!("{}", getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss() * 1024);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What a bench prints: Markdown tables, figures with their aims, and the raw numbers as JSON.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +20,8 @@ pub(crate) struct Common {
     pub(crate) json: Option<PathBuf>,
 }
 
-/// Everything that one bench measured.
-#[derive(Debug, Serialize)]
+/// Everything that one bench measured. Tables are printed at once.
+#[derive(Serialize)]
 pub(crate) struct Report {
     bench: &'static str,
     /// With the date and the load.
@@ -28,18 +29,17 @@ pub(crate) struct Report {
     figures: Vec<Figure>,
     /// Every single measurement, by what was measured.
     raw: BTreeMap<String, Value>,
-    #[serde(skip)]
-    sections: Vec<String>,
 }
 
 impl Report {
     pub(crate) fn new(bench: &'static str) -> Result<Self> {
         let machine = machine::describe()?;
-        Ok(Self { bench, machine, figures: vec![], raw: BTreeMap::new(), sections: vec![] })
+        println!("`cargo xtask bench {bench}`, {machine}\n");
+        Ok(Self { bench, machine, figures: Vec::new(), raw: BTreeMap::new() })
     }
 
-    pub(crate) fn table(&mut self, title: impl Into<String>, table: Table) {
-        self.sections.push(format!("{}\n\n{}", title.into(), table.render()));
+    pub(crate) fn table(&mut self, title: impl Display, table: Table) {
+        println!("{title}\n\n{}", table.render());
     }
 
     pub(crate) fn figure(&mut self, figure: Figure) {
@@ -52,12 +52,8 @@ impl Report {
         Ok(())
     }
 
-    /// Prints the report, and writes it as JSON if a file is named.
+    /// Prints the figures, and writes everything as JSON if a file is named.
     pub(crate) fn finish(self, json: Option<&Path>) -> Result<()> {
-        println!("`cargo xtask bench {}`, {}\n", self.bench, self.machine);
-        for section in &self.sections {
-            println!("{section}");
-        }
         let mut figures = Table::new(["figure", "value", "aim: at most", ""]);
         self.figures.iter().for_each(|figure| figures.row(figure.row()));
         println!("{}", figures.render());
@@ -68,7 +64,7 @@ impl Report {
 }
 
 /// One number, with its aim if there is one.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 pub(crate) struct Figure {
     name: String,
     value: f64,
@@ -119,7 +115,6 @@ impl Figure {
 }
 
 /// Rows under a heading. The first column is text, the others are numbers.
-#[derive(Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -193,14 +188,6 @@ fn grouped(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_table_is_markdown_in_columns() {
-        let mut table = Table::new(["what", "ns"]);
-        table.row(["hash".into(), "1,234".into()]);
-        let lines = ["| what |    ns |", "| ---- | ----: |", "| hash | 1,234 |", ""];
-        assert_eq!(table.render(), lines.join("\n"));
-    }
 
     #[test]
     fn a_figure_says_whether_its_aim_is_met() {

@@ -43,12 +43,9 @@ static WATCH: Tracing = Tracing {
 pub(crate) struct Args {
     #[command(flatten)]
     common: Common,
-    /// How often each loads each object
+    /// How often each loads each object; a tenth as often in a process of its own
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How often each loads each object in a process of its own
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    processes: u32,
 }
 
 /// One way to load one object: the names of the object and of the loader, and what it runs.
@@ -71,19 +68,8 @@ static SUBJECTS: [Subject; 8] = [
     (WATCH_NAME, AYA, |_| theirs::trace(&WATCH)),
 ];
 
-/// Microseconds, round by round.
-#[derive(Default)]
-struct Times {
-    warm: Vec<Parts>,
-    /// Each the first load in its process.
-    first: Vec<f64>,
-}
-
-impl Times {
-    fn totals(&self) -> Vec<f64> {
-        self.warm.iter().map(|parts| parts.iter().sum()).collect()
-    }
-}
+/// Microseconds by round: the four parts, the whole, and the first load in a process.
+type Times = [Vec<f64>; 6];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("load")?;
@@ -91,54 +77,52 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let heading = "object and loader|object|sockets|programs|attach|p10|p50|p90|first in a process";
     let mut table = Table::new(heading.split('|'));
     for ((object, loader, _), times) in SUBJECTS.iter().zip(&times) {
-        let part = |part: usize| {
-            number(median(&times.warm.iter().map(|parts| parts[part]).collect::<Vec<_>>()))
-        };
         let name = format!("{object}: {loader}");
-        let cells = [name.clone()].into_iter().chain((0..4).map(part));
-        table.row(cells.chain(spread(&times.totals())).chain([number(median(&times.first))]));
-        report.raw(&name, times.totals())?;
-        report.raw(format!("{name}, first in a process"), &times.first)?;
+        let [parts @ .., whole, first] = times;
+        let parts = parts.iter().map(|part| number(median(part)));
+        let cells = [name.clone()].into_iter().chain(parts).chain(spread(whole));
+        table.row(cells.chain([number(median(first))]));
+        report.raw(&name, whole)?;
+        report.raw(format!("{name}, first in a process"), first)?;
     }
-    report.table(
-        format!(
-            "Microseconds, medians of the parts and percentiles of the whole, {} rounds in turn; \
-             the first load in a process, median of {} processes",
-            args.rounds, args.processes
-        ),
-        table,
+    let (warm, first) = (args.rounds, args.rounds.div_ceil(10));
+    let title = format!(
+        "Microseconds, medians of the parts and percentiles of the whole, {warm} rounds in turn; \
+         the first load in a process, median of {first} processes"
     );
+    report.table(title, table);
     for object in [PLAIN_NAME, OBSERVE_NAME, WATCH_NAME] {
         let by = |loader| {
-            let index =
-                SUBJECTS.iter().position(|subject| (subject.0, subject.1) == (object, loader));
-            index.map(|index| &times[index]).context("no such subject")
+            let mut all = SUBJECTS.iter().zip(&times);
+            let found = all.find(|(subject, _)| (subject.0, subject.1) == (object, loader));
+            found.map(|(_, times)| times).context("no such subject")
         };
-        let (ours, aya) = (by(OURS)?, by(AYA)?);
+        let ([.., ours, ours_first], [.., aya, aya_first]) = (by(OURS)?, by(AYA)?);
         let name = format!("{object}: ours to aya");
-        report.figure(Figure::ratio(&name, &ours.totals(), &aya.totals()).at_most(1.0));
+        report.figure(Figure::ratio(&name, ours, aya).at_most(1.0));
         let name = format!("{name}, first in a process");
-        report.figure(Figure::ratio(name, &ours.first, &aya.first).at_most(1.0));
+        report.figure(Figure::ratio(name, ours_first, aya_first).at_most(1.0));
     }
     report.finish(args.common.json.as_deref())
 }
 
 fn measure(args: &Args) -> Result<Vec<Times>> {
     let listeners = listeners()?;
-    let mut times: Vec<Times> = SUBJECTS.iter().map(|_| Times::default()).collect();
+    let mut times: Vec<Times> = vec![Times::default(); SUBJECTS.len()];
     for round in 0..=args.rounds {
         for ((object, loader, load), times) in SUBJECTS.iter().zip(&mut times) {
             let parts = load(&listeners).with_context(|| format!("{object} with {loader}"))?;
             // The first round warms what lasts: aya probes the kernel's features once.
             if round > 0 {
-                times.warm.push(parts);
+                let all = parts.into_iter().chain([parts.iter().sum()]);
+                times.iter_mut().zip(all).for_each(|(times, part)| times.push(part));
             }
         }
     }
-    for _ in 0..args.processes {
+    for _ in 0..args.rounds.div_ceil(10) {
         for (index, times) in times.iter_mut().enumerate() {
             let (_, microseconds) = run_process(own("load-once")?.arg(index.to_string()))?;
-            times.first.push(microseconds.trim().parse().context("not a number")?);
+            times[5].push(microseconds.trim().parse().context("not a number")?);
         }
     }
     Ok(times)

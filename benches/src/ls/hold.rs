@@ -41,8 +41,8 @@ impl Members {
     pub(super) fn start(&self) -> Result<Vec<Holder>> {
         let start = |process: u32| {
             let first = FIRST_PORT + (process / WORKERS * EACH) as u16;
-            let bind = |port| Bind::new((Ipv4Addr::LOCALHOST, port).into());
             let last = first + EACH as u16 - 1;
+            let bind = |port| Bind::new((Ipv4Addr::LOCALHOST, port).into());
             let mut sockets: Vec<OwnedFd> = Vec::new();
             for port in first..last {
                 sockets.extend(bind(port).listeners(1)?.into_iter().map(OwnedFd::from));
@@ -83,12 +83,12 @@ fn crowd(process: u32, count: u32) -> Result<Vec<OwnedFd>> {
 pub(super) struct Holder(Child);
 
 impl Holder {
-    /// The process inherits the sockets and an epoll instance that watches them. No
-    /// other process has them when this returns.
+    /// The process inherits the sockets and an epoll instance that watches them. No other process has them
+    /// when this returns.
     fn start(sockets: Vec<OwnedFd>) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::empty())?;
-        for (index, socket) in (0..).zip(&sockets) {
-            epoll::add(&epoll, socket, epoll::EventData::new_u64(index), epoll::EventFlags::IN)?;
+        for socket in &sockets {
+            epoll::add(&epoll, socket, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
             fcntl_setfd(socket, FdFlags::empty())?;
         }
         // It waits for the end of its input.
@@ -99,7 +99,7 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        drop(self.0.stdin.take());
+        // This closes its input.
         let _ = self.0.wait();
     }
 }

@@ -39,7 +39,7 @@ impl Decider {
 }
 
 /// How long a request keeps its worker busy.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Work {
     /// What a short one takes, exactly or on average.
     pub(super) unit: f64,
@@ -72,7 +72,7 @@ fn exponential(random: &mut Rng, mean: f64) -> f64 {
 const HANG_EVERY: Time = 500 * MS;
 const HANG_LASTING: Time = 200 * MS;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Scenario {
     pub(super) workers: usize,
     pub(super) per_second: f64,
@@ -80,8 +80,6 @@ pub(super) struct Scenario {
     pub(super) connections: u64,
     pub(super) work: Work,
     pub(super) round_trip: Time,
-    /// The most connections that a worker accepts in a turn of its loop.
-    pub(super) accepts: usize,
     /// The first ones of this number stop again and again.
     pub(super) hanging: usize,
     /// The first worker fails every request, which takes it a microsecond.
@@ -120,9 +118,8 @@ enum Event {
 #[derive(Default)]
 struct Worker {
     half_open: u32,
-    /// Accepted ones, which are left of this turn of its loop, and then the accept queue.
+    /// Accepted only when it is to be served.
     queue: VecDeque<Request>,
-    accepted: usize,
     busy: bool,
     hangs_until: Time,
 }
@@ -231,10 +228,10 @@ impl<'a> Simulation<'a> {
     fn show(&mut self, index: usize) {
         let Some(program) = &mut self.program else { return };
         let worker = &self.workers[index];
-        let waiting = worker.queue.len() - worker.accepted;
-        program.set_queue(index as u16, Queue::new(waiting as u32, worker.half_open));
+        let waiting = worker.queue.len() as u32;
+        program.set_queue(index as u16, Queue::new(waiting, worker.half_open));
         // A connection that waits is open already.
-        program.set_open(index as u16, worker.queue.len() as u32 + u32::from(worker.busy));
+        program.set_open(index as u16, waiting + u32::from(worker.busy));
     }
 
     fn established(&mut self, member: usize, request: Request) {
@@ -260,12 +257,8 @@ impl<'a> Simulation<'a> {
         if !self.is_free(index) {
             return;
         }
-        let from = &mut self.workers[if self.program.is_some() { index } else { 0 }];
-        if from.accepted == 0 {
-            from.accepted = from.queue.len().min(self.scenario.accepts);
-        }
-        if let Some(Request { since, takes }) = from.queue.pop_front() {
-            from.accepted -= 1;
+        let from = if self.program.is_some() { index } else { 0 };
+        if let Some(Request { since, takes }) = self.workers[from].queue.pop_front() {
             self.workers[index].busy = true;
             let takes = if self.scenario.failing && index == 0 { 1000 } else { takes };
             self.after(takes, Event::Done(index, since));

@@ -13,11 +13,8 @@ fn markov(utilisation: f64) -> Scenario {
         per_second: utilisation * SERVERS as f64 * 1000.0,
         connections: 400_000,
         work: Work { unit: MS as f64, exponential: true, long: (0.0, 1.0) },
-        round_trip: 0,
-        accepts: 1,
-        hanging: 0,
-        failing: false,
         seed: 7,
+        ..Scenario::default()
     }
 }
 
@@ -54,7 +51,7 @@ fn means_are_what_queueing_theory_says() {
 #[test]
 fn every_request_is_served_once_and_the_same_again_is_the_same() {
     let plain = Scenario { connections: 20_000, round_trip: MS, ..markov(0.7) };
-    let hanging = Scenario { hanging: 2, accepts: 64, ..plain };
+    let hanging = Scenario { hanging: 2, ..plain };
     for scenario in [plain, hanging, Scenario { failing: true, ..hanging }] {
         let programs = [Policy::Hash, Policy::RoundRobin, Policy::LeastLoaded].map(program);
         for decider in programs.into_iter().chain([Decider::Central]) {
