@@ -16,26 +16,18 @@ pub(super) type Time = u64;
 pub(super) const MS: Time = 1_000_000;
 pub(super) const SECOND: Time = 1000 * MS;
 
-/// What decides which worker serves a connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Decider {
-    /// One queue for all workers: the bound of what is possible.
-    Central,
-    /// A policy's C, for flows that are independent of each other. With a `limit`, a member gets at most
-    /// twice its share of a window.
-    Program { config: Config, limit: bool },
-}
+/// What deals connections to workers: a policy's C, for flows that are independent of each other, or without
+/// one a queue that all workers share: the bound of what is possible.
+pub(super) type Decider = Option<Config>;
 
-impl Decider {
-    fn model(self, members: u16) -> Option<Model> {
-        let Self::Program { config, limit } = self else { return None };
-        let limit = if limit { 2 * config.window as u16 } else { u16::MAX };
-        let candidates = (0..members).map(|slot| Candidate { slot, weight: 1, limit }).collect();
-        let mut model = Model::new(config, members);
-        model.set_table(&Table { candidates, ..Table::equal(members) });
-        (0..members).for_each(|slot| model.fill(slot));
-        Some(model)
-    }
+/// The program among members of weight 1, each with at most twice its share of a window.
+fn program(config: Config, members: u16) -> Model {
+    let limit = 2 * config.window as u16;
+    let candidates = (0..members).map(|slot| Candidate { slot, weight: 1, limit }).collect();
+    let mut program = Model::new(config, members);
+    program.set_table(&Table { candidates, ..Table::equal(members) });
+    (0..members).for_each(|slot| program.fill(slot));
+    program
 }
 
 /// How long a request keeps its worker busy.
@@ -165,7 +157,7 @@ impl<'a> Simulation<'a> {
         let mut new = Self {
             scenario,
             now: 0,
-            program: decider.model(scenario.workers as u16),
+            program: decider.map(|config| program(config, scenario.workers as u16)),
             flows: stream(0),
             arrivals: stream(1),
             work: stream(2),

@@ -4,7 +4,8 @@
 use std::thread;
 
 use anyhow::Result;
-use policy_model::{Config, Policy};
+use policy_model::Config;
+use policy_model::Policy::{self, Hash, LeastLoaded, RoundRobin};
 
 use super::model::{Decider, MS, Outcome, SECOND, Scenario, Work, simulate};
 use crate::report::{Figure, Report, Table, number};
@@ -17,7 +18,7 @@ const RATE: f64 = 100_000.0;
 
 /// One number of a simulation.
 type Value = fn(&Scenario, &Outcome) -> f64;
-type Row = (String, Decider);
+type Row = (&'static str, Decider);
 
 fn quantile(outcome: &Outcome, quantile: f64) -> f64 {
     outcome.latencies.value_at_quantile(quantile) as f64
@@ -58,10 +59,10 @@ fn grid(
     });
     let mut table = Table::new(heading.split('|'));
     for ((name, _), values) in rows.iter().zip(&by_row) {
-        table.row([name.clone()].into_iter().chain(values.iter().map(|runs| shown(runs))));
+        table.row([(*name).to_owned()].into_iter().chain(values.iter().map(|runs| shown(runs))));
     }
     report.table(title, table);
-    report.raw(title, rows.iter().map(|row| &row.0).zip(&by_row).collect::<Vec<_>>())?;
+    report.raw(title, rows.iter().map(|row| row.0).zip(&by_row).collect::<Vec<_>>())?;
     Ok(by_row.iter().map(|row| row.iter().map(|runs| median(runs)).collect()).collect())
 }
 
@@ -97,28 +98,23 @@ fn hanging(connections: u64) -> Scenario {
     Scenario { hanging: 1, ..scenario(SHORT, 0.7, 16, connections) }
 }
 
-fn named(name: &str, policy: Policy) -> Row {
-    (name.to_owned(), Decider::Program { config: Config::tcp(policy), limit: true })
-}
-
-fn central(name: &str) -> Row {
-    (name.to_owned(), Decider::Central)
+fn policy(policy: Policy) -> Decider {
+    Some(Config::tcp(policy))
 }
 
 /// least-loaded with other constants than those of `bpf/wire/tuning.h`.
-fn changed(name: impl ToString, change: impl Fn(&mut Config)) -> Row {
-    let mut config = Config::tcp(Policy::LeastLoaded);
+fn changed(change: impl Fn(&mut Config)) -> Decider {
+    let mut config = Config::tcp(LeastLoaded);
     change(&mut config);
-    (name.to_string(), Decider::Program { config, limit: true })
+    Some(config)
 }
 
 /// How many members to examine.
 pub(super) fn sample(report: &mut Report, connections: u64) -> Result<()> {
     let examined = [("d = 4", 4), ("d = 8", 8), ("d = 16", 16), ("d = 32", 32), ("all", 1024)];
-    let mut rows =
-        vec![named("kernel hash", Policy::Hash), named("d = 1 (round-robin)", Policy::RoundRobin)];
-    rows.extend(examined.map(|(name, d)| changed(name, |config| config.sample = d)));
-    rows.push(central("central queue"));
+    let mut rows = vec![("kernel hash", policy(Hash)), ("d = 1 (round-robin)", policy(RoundRobin))];
+    rows.extend(examined.map(|(name, d)| (name, changed(|config| config.sample = d))));
+    rows.push(("central queue", None));
     let kinds = [
         ("short requests, 70 %", SHORT, 0.7, false),
         ("short requests, 90 %", SHORT, 0.9, false),
@@ -142,10 +138,11 @@ pub(super) fn sample(report: &mut Report, connections: u64) -> Result<()> {
 
 /// How long the window is in which a member gets at most twice its share.
 pub(super) fn window(report: &mut Report, connections: u64) -> Result<()> {
-    let mut rows =
-        [1, 2, 4, 8, 16, 64].map(|picks| changed(picks, |config| config.window = picks)).to_vec();
-    let config = Config::tcp(Policy::LeastLoaded);
-    rows.push(("no limit".to_owned(), Decider::Program { config, limit: false }));
+    let rows = ["1", "2", "4", "8", "16", "64", "no limit"].map(|window| {
+        // None of the simulations is as long as 32,767 picks for each member.
+        let picks = window.parse().unwrap_or(32_767);
+        (window, changed(|config| config.window = picks))
+    });
     let of = |kind, utilisation, workers| scenario(kind, utilisation, workers, connections);
     let failing = |workers| Scenario { failing: true, ..of(SHORT, 0.9, workers) };
     let columns: [(Scenario, &[Value]); 6] = [
@@ -165,10 +162,12 @@ pub(super) fn window(report: &mut Report, connections: u64) -> Result<()> {
 
 /// How many half-open requests count.
 pub(super) fn half_open(report: &mut Report, connections: u64) -> Result<()> {
-    let of = |name: &str, bound| changed(name, |config| config.half_open_bound = bound);
-    let mut rows = [0, 4, 16, 64, 128, 256, 1024].map(|n| of(&n.to_string(), n)).to_vec();
-    rows.push(of("no bound", i32::MAX as u32));
-    rows.extend([named("(round-robin)", Policy::RoundRobin), central("(central queue)")]);
+    let mut rows: Vec<Row> = Vec::new();
+    for bound in ["0", "4", "16", "64", "128", "256", "1024", "no bound"] {
+        let number = bound.parse().unwrap_or(i32::MAX as u32);
+        rows.push((bound, changed(|config| config.half_open_bound = number)));
+    }
+    rows.extend([("(round-robin)", policy(RoundRobin)), ("(central queue)", None)]);
     let of = |utilisation, workers| scenario(BLOCKING, utilisation, workers, connections);
     let far = |scenario: Scenario| Scenario { round_trip: 20 * MS, ..scenario };
     let columns: [(Scenario, &[Value]); 5] = [
@@ -187,10 +186,9 @@ pub(super) fn half_open(report: &mut Report, connections: u64) -> Result<()> {
 /// Which terms count.
 pub(super) fn terms(report: &mut Report, connections: u64) -> Result<()> {
     let terms = [("queue,open", true, true), ("queue", true, false), ("open", false, true)];
-    let mut rows =
-        vec![named("kernel hash", Policy::Hash), named("round-robin", Policy::RoundRobin)];
+    let mut rows = vec![("kernel hash", policy(Hash)), ("round-robin", policy(RoundRobin))];
     rows.extend(terms.map(|(name, queue, open)| {
-        changed(name, |config| (config.load_queue, config.load_open) = (queue, open))
+        (name, changed(|config| (config.load_queue, config.load_open) = (queue, open)))
     }));
     let of = |kind| scenario(kind, 0.7, 16, connections);
     let columns: [(Scenario, &[Value]); 3] =
@@ -203,10 +201,10 @@ pub(super) fn terms(report: &mut Report, connections: u64) -> Result<()> {
 /// What the bench of latencies measures: 8 workers, 1 ms, of which 0.2 % block for 100 ms.
 pub(super) fn like_bench(report: &mut Report, connections: u64) -> Result<()> {
     let rows = [
-        named("kernel hash", Policy::Hash),
-        named("round-robin", Policy::RoundRobin),
-        named("least-loaded", Policy::LeastLoaded),
-        central("central queue"),
+        ("kernel hash", policy(Hash)),
+        ("round-robin", policy(RoundRobin)),
+        ("least-loaded", policy(LeastLoaded)),
+        ("central queue", None),
     ];
     let work = Work { unit: MS as f64, exponential: false, ..BLOCKING };
     let in_ms: [Value; 3] = [

@@ -2,7 +2,7 @@
 
 use policy_model::{Config, Policy};
 
-use super::model::{Decider, MS, Scenario, Work, simulate};
+use super::model::{MS, Scenario, Work, simulate};
 
 const SERVERS: usize = 8;
 
@@ -16,10 +16,6 @@ fn markov(utilisation: f64) -> Scenario {
         seed: 7,
         ..Scenario::default()
     }
-}
-
-fn program(policy: Policy) -> Decider {
-    Decider::Program { config: Config::tcp(policy), limit: true }
 }
 
 /// The mean time in an M/M/c queue with a service of 1, by Erlang's C formula.
@@ -37,13 +33,13 @@ fn erlang_c(servers: usize, utilisation: f64) -> f64 {
 fn means_are_what_queueing_theory_says() {
     for utilisation in [0.5, 0.8] {
         let mean = |decider| simulate(&markov(utilisation), decider).latencies.mean() / MS as f64;
-        let (central, random) = (mean(Decider::Central), mean(program(Policy::Hash)));
+        let (central, random) = (mean(None), mean(Some(Config::tcp(Policy::Hash))));
         for (simulated, known) in
             [(central, erlang_c(SERVERS, utilisation)), (random, erlang_c(1, utilisation))]
         {
             assert!((simulated / known - 1.0).abs() < 0.03, "{simulated} is not about {known}");
         }
-        let shortest = mean(program(Policy::LeastLoaded));
+        let shortest = mean(Some(Config::tcp(Policy::LeastLoaded)));
         assert!(central < shortest && shortest < 1.3 * central, "{central} {shortest} {random}");
     }
 }
@@ -53,8 +49,9 @@ fn every_request_is_served_once_and_the_same_again_is_the_same() {
     let plain = Scenario { connections: 20_000, round_trip: MS, ..markov(0.7) };
     let hanging = Scenario { hanging: 2, ..plain };
     for scenario in [plain, hanging, Scenario { failing: true, ..hanging }] {
-        let programs = [Policy::Hash, Policy::RoundRobin, Policy::LeastLoaded].map(program);
-        for decider in programs.into_iter().chain([Decider::Central]) {
+        let programs = [Policy::Hash, Policy::RoundRobin, Policy::LeastLoaded]
+            .map(|policy| Some(Config::tcp(policy)));
+        for decider in programs.into_iter().chain([None]) {
             let outcome = simulate(&scenario, decider);
             assert_eq!((outcome.arrived, outcome.served), (20_000, 20_000));
             assert_eq!(outcome.dealt.iter().sum::<u64>(), 20_000);
