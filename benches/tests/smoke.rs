@@ -71,7 +71,7 @@ fn slow_latency_measures_every_contender_in_every_scenario() {
     figure(&found, "blocking, 90 %: p99, least-loaded to shared socket");
     let refused = |contender| found["raw"][format!("fail-fast, {contender}")][0]["reset"].clone();
     assert!(refused("round-robin").as_f64().unwrap() > 0.0);
-    let reached = &found["raw"]["stops accepting, round-robin: reached it"][0];
+    let reached = &found["raw"]["stops accepting, round-robin"][0]["first_reached"];
     assert!(reached.as_f64().unwrap() > 100.0, "{reached}");
 }
 

@@ -4,7 +4,7 @@
 //!
 //! Each worker reports in shared memory when it came round its loop, how many connections it has and
 //! how many events wait for it. At the end of each round it reads all reports, computes which workers
-//! may get connections ([`schedule()`]) and publishes them as 64 bits. The kernel's program picks among
+//! may get connections ([`schedule`]) and publishes them as 64 bits. The kernel's program picks among
 //! the set bits by the flow's hash (`bpf/hermes.bpf.c`).
 //!
 //! From the paper: the three values, the filters and their order, θ as half the average, the schedule
@@ -22,8 +22,6 @@
 //!
 //! Left out: resetting connections of hung workers, more than 64 workers.
 
-mod schedule;
-
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,18 +30,17 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use sk_reuseport::EbpfLoader;
 use sk_reuseport::maps::{Array, MapData, MappedArray, PerCpuArray, ReusePortSockArray};
-use sk_reuseport::programs::{Program, SkReuseport};
-
-use schedule::{MOST_WORKERS, Status, schedule};
+use sk_reuseport::programs::Program;
 
 static OBJECT: &[u8] = include_bytes!("../../bpf/hermes.bpf.o");
 
 /// How long a worker may wait for events, as in the paper.
 pub(crate) const WAIT: Duration = Duration::from_millis(5);
-
 /// A worker that has not come round its loop for this long is hung. Ten times as long as one waits:
 /// shorter than the stalls that it is to find, longer than a busy round.
 const HUNG_AFTER: Duration = Duration::from_millis(50);
+/// A bit for each.
+const MOST_WORKERS: usize = u64::BITS as usize;
 
 /// A worker's report, one word each. On a cache line of its own.
 type Row = [u64; 8];
@@ -53,23 +50,21 @@ const PENDING: usize = 2;
 /// In the place of a time: the worker waits for events.
 const WAITING: u64 = 0;
 
-/// `enum count` in bpf/hermes.bpf.c.
-const COUNT_PICKS: u32 = 0;
-const COUNT_FALLBACKS: u32 = 1;
+/// `enum count` in bpf/hermes.bpf.c: picks among the candidates, and choices left to the kernel.
+const COUNTS: [u32; 2] = [0, 1];
 
 /// The maps that workers share, and the program. It stays attached when this is dropped.
 pub(crate) struct Hermes {
     status: Array<MapData, Row>,
     bitmap: Array<MapData, u64>,
     counts: PerCpuArray<MapData, u64>,
-    program: SkReuseport,
 }
 
 impl Hermes {
-    /// For the listeners of a group, each that of the worker with its index.
+    /// Lets the program decide for these listeners of a group, each that of the worker with its index.
     ///
     /// Until a worker comes to the end of its loop, the kernel's hash decides.
-    pub(crate) fn load<S: AsFd>(listeners: &[S]) -> Result<Self> {
+    pub(crate) fn attach<S: AsFd>(listeners: &[S]) -> Result<Self> {
         let workers = listeners.len();
         ensure!((1..=MOST_WORKERS).contains(&workers), "Hermes is for 1 to {MOST_WORKERS} workers");
         let workers = workers as u32;
@@ -82,25 +77,18 @@ impl Hermes {
             bail!("no such program")
         };
         program.load()?;
+        program.attach(&listeners[0])?;
         let status = Array::create_named("status", workers, Array::<MapData, Row>::MMAPABLE)?;
         let bitmap = ebpf.take_map("bitmap").context("no bitmap")?.try_into()?;
         let counts = ebpf.take_map("counts").context("no counters")?.try_into()?;
-        Ok(Self { status, bitmap, counts, program })
+        Ok(Self { status, bitmap, counts })
     }
 
-    /// Lets the program decide for the group of `listener`.
-    pub(crate) fn attach(&self, listener: impl AsFd) -> Result<()> {
-        Ok(self.program.attach(listener)?)
-    }
-
-    /// How often the program picked one of the candidates.
-    pub(crate) fn picks(&self) -> Result<u64> {
-        Ok(self.counts.get(&COUNT_PICKS, 0)?.iter().sum())
-    }
-
-    /// How often it left the choice to the kernel.
-    pub(crate) fn fallbacks(&self) -> Result<u64> {
-        Ok(self.counts.get(&COUNT_FALLBACKS, 0)?.iter().sum())
+    /// How often the program picked one of the candidates, and how often it left the choice to the
+    /// kernel.
+    pub(crate) fn counts(&self) -> Result<[u64; 2]> {
+        let [picks, fallbacks] = COUNTS.map(|count| self.counts.get(&count, 0));
+        Ok([picks?.iter().sum(), fallbacks?.iter().sum()])
     }
 
     /// The maps of reports and of bits, for [`HermesWorker::new`].
@@ -109,13 +97,11 @@ impl Hermes {
     }
 }
 
-/// One worker's part. Its loop calls, in this order: [`loop_entered`](Self::loop_entered),
-/// [`pending`](Self::pending) for each event, [`loop_ended`](Self::loop_ended).
+/// One worker's part, to be told of each step of its loop.
 pub(crate) struct HermesWorker {
     status: MappedArray<Row>,
     bitmap: MappedArray<u64>,
     index: u32,
-    open: u64,
 }
 
 impl HermesWorker {
@@ -124,57 +110,46 @@ impl HermesWorker {
         let status: Array<_, Row> = Array::over(MapData::from_id(maps[0])?)?;
         let bitmap: Array<_, u64> = Array::over(MapData::from_id(maps[1])?)?;
         ensure!(index < status.len(), "there is no worker {index} among {}", status.len());
-        Ok(Self { status: status.mapped()?, bitmap: bitmap.mapped()?, index, open: 0 })
+        Ok(Self { status: status.mapped()?, bitmap: bitmap.mapped()?, index })
     }
 
     /// `epoll_wait` has returned.
-    pub(crate) fn loop_entered(&mut self) {
-        self.report(ENTERED, now().as_nanos() as u64);
+    pub(crate) fn loop_entered(&self) {
+        self.word(self.index, ENTERED).store(now().as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// How many events are still to be handled, the one at hand included.
-    pub(crate) fn pending(&mut self, events: usize) {
-        self.report(PENDING, events as u64);
+    pub(crate) fn pending(&self, events: usize) {
+        self.word(self.index, PENDING).store(events as u64, Ordering::Relaxed);
     }
 
-    /// A connection was accepted.
-    pub(crate) fn opened(&mut self) {
-        self.open += 1;
-        self.report(OPEN, self.open);
-    }
-
-    /// A connection was closed.
-    pub(crate) fn closed(&mut self) {
-        self.open = self.open.saturating_sub(1);
-        self.report(OPEN, self.open);
+    /// A connection was accepted or closed; this many are open.
+    pub(crate) fn open(&self, connections: usize) {
+        self.word(self.index, OPEN).store(connections as u64, Ordering::Relaxed);
     }
 
     /// All events are handled, `epoll_wait` comes next: publishes who may get connections.
-    pub(crate) fn loop_ended(&mut self) -> Result<()> {
-        self.report(PENDING, 0);
+    pub(crate) fn loop_ended(&self) {
+        self.pending(0);
         let now = now();
         let workers: Vec<Status> = (0..self.status.len()).map(|i| self.read(i, now)).collect();
-        let bitmap = self.bitmap.atomic_u64(0, 0).context("there is no bitmap")?;
-        bitmap.store(schedule(&workers, HUNG_AFTER), Ordering::Relaxed);
-        self.report(ENTERED, WAITING);
-        Ok(())
-    }
-
-    fn report(&self, what: usize, value: u64) {
-        if let Some(word) = self.word(self.index, what) {
-            word.store(value, Ordering::Relaxed);
-        }
+        self.bitmap().store(schedule(&workers), Ordering::Relaxed);
+        self.word(self.index, ENTERED).store(WAITING, Ordering::Relaxed);
     }
 
     fn read(&self, worker: u32, now: Duration) -> Status {
-        let word = |what| self.word(worker, what).map_or(0, |word| word.load(Ordering::Relaxed));
-        let entered = word(ENTERED);
+        let [entered, open, pending] =
+            [ENTERED, OPEN, PENDING].map(|what| self.word(worker, what).load(Ordering::Relaxed));
         let busy = || now.saturating_sub(Duration::from_nanos(entered));
-        Status { busy: (entered != WAITING).then(busy), open: word(OPEN), pending: word(PENDING) }
+        Status { busy: (entered != WAITING).then(busy), open, pending }
     }
 
-    fn word(&self, worker: u32, what: usize) -> Option<&AtomicU64> {
-        self.status.atomic_u64(worker, what * size_of::<u64>())
+    fn word(&self, worker: u32, what: usize) -> &AtomicU64 {
+        self.status.atomic_u64(worker, what * size_of::<u64>()).expect("a row for each worker")
+    }
+
+    fn bitmap(&self) -> &AtomicU64 {
+        self.bitmap.atomic_u64(0, 0).expect("the map has one element")
     }
 }
 
@@ -182,6 +157,41 @@ impl HermesWorker {
 fn now() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// A worker's last report.
+#[derive(Debug, Clone, Copy)]
+struct Status {
+    /// How long it has been in this round of its loop; `None` while it waits for events.
+    busy: Option<Duration>,
+    /// Open connections.
+    open: u64,
+    /// Events that it has not handled yet.
+    pending: u64,
+}
+
+/// The paper's algorithm 1: the workers that may be picked, as bits. First those that are not hung, of
+/// these those without too many connections, of these those without too many events.
+fn schedule(workers: &[Status]) -> u64 {
+    let lively = |worker: &Status| worker.busy.is_none_or(|busy| busy < HUNG_AFTER);
+    let all = workers.iter().zip(0..MOST_WORKERS as u32);
+    let bits = all.fold(0, |bits, (worker, bit)| bits | u64::from(lively(worker)) << bit);
+    let bits = not_above_average(bits, workers, |worker| worker.open);
+    not_above_average(bits, workers, |worker| worker.pending)
+}
+
+/// Those that have less than the average and θ, which is half the average.
+///
+/// All stay if none has anything: none has less than that, and the kernel's hash would feed hung ones.
+fn not_above_average(bits: u64, workers: &[Status], count: impl Fn(&Status) -> u64) -> u64 {
+    let candidates = || workers.iter().zip(0u32..).filter(|(_, bit)| bits >> bit & 1 == 1);
+    let sum: u64 = candidates().map(|(worker, _)| count(worker)).sum();
+    if sum == 0 {
+        return bits;
+    }
+    // count < 3/2 * sum / candidates, in whole numbers
+    let few = |worker: &Status| 2 * count(worker) * u64::from(bits.count_ones()) < 3 * sum;
+    candidates().filter(|(worker, _)| few(worker)).fold(0, |bits, (_, bit)| bits | 1 << bit)
 }
 
 #[cfg(test)]
@@ -193,109 +203,80 @@ mod tests {
 
     use super::*;
 
-    const CONNECTIONS: u64 = 60;
+    const CONNECTIONS: u64 = 300;
 
-    struct Group {
-        listeners: Vec<TcpListener>,
-        hermes: Hermes,
-        workers: Vec<HermesWorker>,
+    /// A group of 64; its workers are not running.
+    fn group() -> (Vec<TcpListener>, Hermes, Vec<HermesWorker>) {
+        let bind = Bind::new(loopback(false)).nonblocking(true);
+        let listeners = bind.listeners(MOST_WORKERS).unwrap();
+        let hermes = Hermes::attach(&listeners).unwrap();
+        let maps = hermes.map_ids().unwrap();
+        let workers = (0..MOST_WORKERS as u32).map(|index| HermesWorker::new(maps, index).unwrap());
+        (listeners, hermes, workers.collect())
     }
 
-    impl Group {
-        fn new(members: usize) -> Self {
-            let listeners = Bind::new(loopback(false)).nonblocking(true).listeners(members);
-            let listeners = listeners.unwrap();
-            let hermes = Hermes::load(&listeners).unwrap();
-            hermes.attach(&listeners[0]).unwrap();
-            let maps = hermes.map_ids().unwrap();
-            let worker = |index| HermesWorker::new(maps, index).unwrap();
-            let workers = (0..members as u32).map(worker).collect();
-            Self { listeners, hermes, workers }
-        }
+    /// Who gets some of [`CONNECTIONS`].
+    fn deal(listeners: &[TcpListener]) -> Vec<usize> {
+        let address = listeners[0].local_addr().unwrap();
+        let clients: Vec<TcpStream> =
+            (0..CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut got = vec![0; listeners.len()];
+        wait::until("all connections are accepted", wait::BOUND, || {
+            for (listener, got) in listeners.iter().zip(&mut got) {
+                *got += std::iter::from_fn(|| listener.accept().ok()).count() as u64;
+            }
+            got.iter().sum::<u64>() == CONNECTIONS
+        });
+        drop(clients);
+        (0..listeners.len()).filter(|&worker| got[worker] > 0).collect()
+    }
 
-        /// How many of [`CONNECTIONS`] each worker got.
-        fn deal(&self) -> Vec<u64> {
-            let address = self.listeners[0].local_addr().unwrap();
-            let clients: Vec<TcpStream> =
-                (0..CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
-            let mut got = vec![0; self.listeners.len()];
-            wait::until("all connections are accepted", wait::BOUND, || {
-                for (listener, got) in self.listeners.iter().zip(&mut got) {
-                    *got += std::iter::from_fn(|| listener.accept().ok()).count() as u64;
-                }
-                got.iter().sum::<u64>() == CONNECTIONS
+    #[test]
+    fn the_program_picks_those_whose_reports_are_good_or_leaves_it_to_the_kernel() {
+        netns::isolated(|| {
+            let (listeners, hermes, workers) = group();
+            assert!(deal(&listeners).len() > 32);
+            assert_eq!(hermes.counts().unwrap(), [0, CONNECTIONS]);
+            let good = [0, 31, 32, 63];
+            let others = (0..MOST_WORKERS).filter(|worker| !good.contains(worker));
+            others.for_each(|worker| workers[worker].open(10));
+            // One hangs.
+            workers[31].loop_entered();
+            wait::until("it is hung", wait::BOUND, || {
+                workers[0].loop_ended();
+                workers[0].bitmap().load(Ordering::Relaxed) == 1 | 1 << 32 | 1 << 63
             });
-            drop(clients);
-            got
-        }
-
-        fn bits(&self, bits: u64) {
-            self.workers[0].bitmap.atomic_u64(0, 0).unwrap().store(bits, Ordering::Relaxed);
-        }
-
-        fn counts(&self) -> (u64, u64) {
-            (self.hermes.picks().unwrap(), self.hermes.fallbacks().unwrap())
-        }
-    }
-
-    #[test]
-    fn a_worker_whose_bit_is_not_set_gets_nothing() {
-        netns::isolated(|| {
-            let mut group = Group::new(3);
-            (0..10).for_each(|_| group.workers[1].opened());
-            group.workers[0].loop_ended().unwrap();
-            let got = group.deal();
-            assert!(got[1] == 0 && got[0] > 0 && got[2] > 0, "{got:?}");
-            assert_eq!(group.counts(), (CONNECTIONS, 0));
-
-            // It closes them, and is one of them again.
-            (0..10).for_each(|_| group.workers[1].closed());
-            group.workers[2].loop_ended().unwrap();
-            let got = group.deal();
-            assert!(got.iter().all(|&got| got > 0), "{got:?}");
-            assert_eq!(group.counts(), (2 * CONNECTIONS, 0));
+            assert_eq!(deal(&listeners), [0, 32, 63]);
+            workers[31].loop_ended();
+            workers[0].loop_ended();
+            assert_eq!(deal(&listeners), good);
+            assert_eq!(hermes.counts().unwrap(), [2 * CONNECTIONS, CONNECTIONS]);
         });
     }
 
-    #[test]
-    fn with_fewer_than_two_candidates_the_kernel_decides() {
-        netns::isolated(|| {
-            let mut group = Group::new(2);
-            group.deal();
-            assert_eq!(group.counts(), (0, CONNECTIONS));
-            group.workers[0].opened();
-            group.workers[1].loop_ended().unwrap();
-            let got = group.deal();
-            assert!(got[0] > 0 && got[1] > 0, "{got:?}");
-            assert_eq!(group.counts(), (0, 2 * CONNECTIONS));
-        });
+    fn worker(open: u64, pending: u64) -> Status {
+        Status { busy: Some(Duration::from_millis(1)), open, pending }
     }
 
     #[test]
-    fn a_worker_that_does_not_come_round_its_loop_is_hung() {
-        netns::isolated(|| {
-            let mut group = Group::new(3);
-            group.workers[0].loop_entered();
-            group.workers[0].pending(1);
-            wait::until("the first worker is hung", wait::BOUND, || {
-                group.workers[1].loop_ended().unwrap();
-                group.workers[1].bitmap.get(0) == Some(0b110)
-            });
-            assert_eq!(group.deal()[0], 0);
-            assert_eq!(group.counts(), (CONNECTIONS, 0));
-            group.workers[0].loop_ended().unwrap();
-            assert!(group.deal().iter().all(|&got| got > 0));
-        });
+    fn equal_workers_are_all_candidates_and_hung_ones_are_none() {
+        assert_eq!(schedule(&[worker(0, 0); 64]), u64::MAX);
+        assert_eq!(schedule(&[worker(7, 2); 3]), 0b111);
+        let hung = Status { busy: Some(HUNG_AFTER), ..worker(0, 0) };
+        let waiting = Status { busy: None, ..worker(0, 0) };
+        assert_eq!(schedule(&[worker(0, 0), hung, waiting]), 0b101);
+        assert_eq!(schedule(&[hung; 2]), 0);
     }
 
     #[test]
-    fn a_bit_names_its_worker_among_64() {
-        netns::isolated(|| {
-            let group = Group::new(MOST_WORKERS);
-            group.bits(1 | 1 << 31 | 1 << 32 | 1 << 63);
-            let got = group.deal();
-            let who: Vec<usize> = (0..MOST_WORKERS).filter(|&worker| got[worker] > 0).collect();
-            assert_eq!(who, [0, 31, 32, 63]);
-        });
+    fn candidates_have_less_than_the_average_of_those_left_and_a_half() {
+        // The average is 10: 14 is below 15, 15 is not.
+        assert_eq!(schedule(&[worker(14, 0), worker(6, 0)]), 0b11);
+        assert_eq!(schedule(&[worker(15, 0), worker(5, 0)]), 0b10);
+        // With the first one, which has too many connections, the average of events would be 13.
+        let workers = [worker(30, 30), worker(3, 2), worker(3, 4), worker(3, 0)];
+        assert_eq!(schedule(&workers), 0b1010);
+        let hung = Status { busy: Some(HUNG_AFTER), ..worker(100, 100) };
+        assert_eq!(schedule(&[hung, worker(2, 0), worker(1, 0), worker(0, 0)]), 0b1100);
     }
 }

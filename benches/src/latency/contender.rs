@@ -1,6 +1,7 @@
 //! The ways to deal connections to workers, and proof that they did.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
 use anyhow::{Result, ensure};
 use reuseport::policy::LeastLoaded;
@@ -11,50 +12,46 @@ use sk_reuseport::net::Bind;
 use crate::hermes::Hermes;
 
 /// A way to deal connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contender {
-    /// The kernel's hash of addresses and ports: no program
+    /// The kernel's hash of addresses and ports: no program.
     Hash,
-    /// The kernel's choice with SO_INCOMING_CPU at each listener: the CPU that received the SYN
+    /// The kernel's choice with SO_INCOMING_CPU at each listener: the CPU that received the SYN.
     IncomingCpu,
-    /// Our policy of that name
-    RoundRobin,
-    /// Our policy of that name
-    Random,
-    /// Our policy of that name
-    Source,
-    /// Our policy of that name
-    LeastLoaded,
-    /// No group: one listener that all workers watch (EPOLLEXCLUSIVE)
+    Policy(Policy),
+    /// No group: one listener that all workers watch (EPOLLEXCLUSIVE).
     Shared,
-    /// As published (SIGCOMM 2025): workers report their state, a program picks among the best
+    /// As published (SIGCOMM 2025): workers report their state, a program picks among the best.
     Hermes,
 }
+
+/// The contender that has aims.
+pub(super) const OURS: Contender = Contender::Policy(Policy::LeastLoaded(LeastLoaded::DEFAULT));
+pub(super) const ALL: [Contender; 8] = [
+    Contender::Hash,
+    Contender::IncomingCpu,
+    Contender::Policy(Policy::RoundRobin),
+    Contender::Policy(Policy::Random),
+    Contender::Policy(Policy::Source),
+    OURS,
+    Contender::Shared,
+    Contender::Hermes,
+];
 
 impl Contender {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Hash => "kernel hash",
             Self::IncomingCpu => "SO_INCOMING_CPU",
+            Self::Policy(policy) => policy.name(),
             Self::Shared => "shared socket",
             Self::Hermes => "Hermes",
-            _ => self.policy().map_or("", Policy::name),
         }
     }
 
     /// Whether each worker has a queue of its own.
     pub(super) fn has_queues(self) -> bool {
         self != Self::Shared
-    }
-
-    fn policy(self) -> Option<Policy> {
-        match self {
-            Self::RoundRobin => Some(Policy::RoundRobin),
-            Self::Random => Some(Policy::Random),
-            Self::Source => Some(Policy::Source),
-            Self::LeastLoaded => Some(Policy::LeastLoaded(LeastLoaded::DEFAULT)),
-            Self::Hash | Self::IncomingCpu | Self::Shared | Self::Hermes => None,
-        }
     }
 
     /// Listeners for this number of workers, or the one that they share.
@@ -75,12 +72,11 @@ impl Contender {
         address: SocketAddr,
         listeners: &[TcpListener],
     ) -> Result<Dealer<'a>> {
-        if self == Self::Hermes {
-            let hermes = Hermes::load(listeners)?;
-            hermes.attach(&listeners[0])?;
-            return Ok(Dealer::Hermes(Box::new(hermes)));
-        }
-        let Some(policy) = self.policy() else { return Ok(Dealer::Kernel) };
+        let policy = match self {
+            Self::Policy(policy) => policy,
+            Self::Hermes => return Ok(Dealer::Hermes(Box::new(Hermes::attach(listeners)?))),
+            _ => return Ok(Dealer::Kernel),
+        };
         let key = host.find(&format!("tcp:{address}").parse()?)?.key;
         let attach = Attach { program: Some(policy.into()), ..Attach::default() };
         let (balancer, attached) = Balancer::attach(host, &key, &attach)?;
@@ -90,7 +86,7 @@ impl Contender {
 }
 
 /// Gives each listener a CPU whose connections it prefers.
-pub(super) fn prefer_cpus<S: std::os::fd::AsFd>(listeners: &[S]) -> Result<()> {
+pub(super) fn prefer_cpus<S: AsFd>(listeners: &[S]) -> Result<()> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     for (index, listener) in listeners.iter().enumerate() {
         set_socket_incoming_cpu(listener, (index % cpus) as u32)?;
@@ -120,17 +116,16 @@ impl Dealer<'_> {
 
     /// Refuses a measurement in which it did not deal every single connection.
     pub(super) fn check(&self, connections: u64) -> Result<()> {
-        let (picks, others) = match self {
+        let [picks, others] = match self {
             Self::Kernel => return Ok(()),
             Self::Policy { host, balancer } => {
                 let status = host.status(balancer.key())?;
-                let count = |reason| {
+                ["picks", "fallback_active"].map(|reason| {
                     let counter = status.counters.iter().find(|counter| counter.reason == reason);
                     counter.map_or(0, |counter| counter.count)
-                };
-                (count("picks"), count("fallback_active"))
+                })
             }
-            Self::Hermes(hermes) => (hermes.picks()?, hermes.fallbacks()?),
+            Self::Hermes(hermes) => hermes.counts()?,
         };
         // Hermes does not tell SYNs from stray segments: resets for connections that are gone already.
         let more_is_fine = matches!(self, Self::Hermes(_));
@@ -144,9 +139,9 @@ impl Dealer<'_> {
 
     /// The kernel's hash decides again.
     pub(super) fn detach(self) -> Result<()> {
-        match self {
-            Self::Kernel | Self::Hermes(_) => Ok(()),
-            Self::Policy { host, balancer } => Ok(balancer.detach(host)?),
+        if let Self::Policy { host, balancer } = self {
+            balancer.detach(host)?;
         }
+        Ok(())
     }
 }

@@ -3,7 +3,8 @@
 //! how late it was is recorded.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -11,35 +12,27 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv, send,
-    socket_with, sockopt,
-};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
+use serde::{Serialize, Serializer};
 
 use super::schedule::{Arrival, Schedule};
 use super::wire::Dialect;
 
 /// Few at once, so that arrivals do not wait for answers.
 const EVENTS: usize = 64;
-/// The timer's key among the connections'.
-const TIMER: u64 = u64::MAX;
-/// Bytes received at once.
-const BUFFER: usize = 64 * 1024;
 /// Between two samples of how many connections each worker has.
 const SAMPLE: Duration = Duration::from_millis(10);
 
 /// What became of a schedule's requests.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(super) struct Observed {
     /// Microseconds from scheduled to answered; of unanswered requests, until the end.
+    #[serde(serialize_with = "percentiles")]
     pub(super) latency: Histogram<u64>,
     /// Microseconds from scheduled to sent.
+    #[serde(serialize_with = "percentiles")]
     pub(super) lag: Histogram<u64>,
     /// Requests answered in the schedule's time.
     pub(super) in_time: u64,
@@ -51,6 +44,11 @@ pub(super) struct Observed {
     pub(super) connections: u64,
     /// Standard deviation over workers of their open connections, on average over time.
     pub(super) deviation: f64,
+}
+
+fn percentiles<S: Serializer>(times: &Histogram<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    let all = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)];
+    serializer.collect_map(all.map(|(name, quantile)| (name, times.value_at_quantile(quantile))))
 }
 
 /// A histogram of microseconds, up to ten minutes.
@@ -68,22 +66,16 @@ pub(super) fn drive(
     patience: Duration,
 ) -> Result<Observed> {
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
-    let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
-    epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), edge)?;
     let mut generator = Generator {
         target,
         dialect,
         schedule,
-        epoll,
-        timer,
+        epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         start: Instant::now(),
         clients: (0..schedule.connections).map(|_| None).collect(),
-        buffer: Vec::with_capacity(BUFFER),
         outstanding: 0,
         open: vec![0; workers.into()],
-        deviations: Vec::new(),
+        samples: 0,
         seen: Observed {
             latency: histogram(),
             lag: histogram(),
@@ -106,22 +98,20 @@ struct Generator<'a> {
     dialect: Dialect,
     schedule: &'a Schedule,
     epoll: OwnedFd,
-    /// More precise than a timeout of epoll, which is in milliseconds.
-    timer: OwnedFd,
     start: Instant,
     /// By number of the connection.
     clients: Vec<Option<Client>>,
-    buffer: Vec<u8>,
     /// Requests under way.
     outstanding: usize,
     /// Open connections by worker.
     open: Vec<u32>,
-    deviations: Vec<f64>,
+    /// How many are in the sum of deviations.
+    samples: u32,
     seen: Observed,
 }
 
 struct Client {
-    stream: OwnedFd,
+    stream: TcpStream,
     to_send: Vec<u8>,
     /// When the requests were scheduled that wait for an answer.
     pending: VecDeque<Duration>,
@@ -146,30 +136,27 @@ impl Generator<'_> {
                 now = self.start.elapsed();
             }
             if now >= sample && now < self.schedule.length {
-                self.deviations.push(deviation(&self.open));
+                self.seen.deviation += deviation(&self.open);
+                self.samples += 1;
                 sample = now + SAMPLE;
             }
             if next == arrivals.len() && self.outstanding == 0 || now >= end {
                 return Ok(());
             }
             let wake = arrivals.get(next).map_or(end, |arrival| arrival.at);
-            self.wake_in(wake.saturating_sub(now))?;
-            events.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno).context("cannot wait for answers"),
-            }
-            for event in events.iter().filter(|event| event.data.u64() != TIMER) {
-                self.progress(event.data.u64() as usize);
-            }
+            self.wait(&mut events, wake.saturating_sub(now)).context("cannot wait for answers")?;
+            events.iter().for_each(|event| self.progress(event.data.u64() as usize));
         }
     }
 
-    fn wake_in(&self, time: Duration) -> Result<()> {
-        // Zero would disarm it.
-        let it_value = Timespec::try_from(time.max(Duration::from_nanos(1)))?;
-        let once = Itimerspec { it_interval: Timespec::default(), it_value };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+    fn wait(&self, events: &mut Vec<epoll::Event>, longest: Duration) -> Result<()> {
+        // A timeout of epoll is in whole milliseconds.
+        let mut readable = [PollFd::new(&self.epoll, PollFlags::IN)];
+        let longest = Timespec::try_from(longest)?;
+        retry_on_intr(|| poll(&mut readable, Some(&longest)))?;
+        events.clear();
+        let at_once = Timespec::default();
+        retry_on_intr(|| epoll::wait(&self.epoll, spare_capacity(events), Some(&at_once)))?;
         Ok(())
     }
 
@@ -197,18 +184,8 @@ impl Generator<'_> {
     /// Something happened on a connection.
     fn progress(&mut self, key: usize) {
         let Some(client) = &mut self.clients[key] else { return };
-        let (mut lost, mut end) = (client.flush().is_err(), false);
-        while !lost && !end {
-            self.buffer.clear();
-            match recv(&client.stream, spare_capacity(&mut self.buffer), RecvFlags::empty()) {
-                Ok((0, _)) => end = true,
-                Ok(_) => client.received.extend(&self.buffer),
-                // Not connected yet: there was no answer to the SYN.
-                Err(Errno::AGAIN | Errno::NOTCONN) => break,
-                Err(Errno::INTR) => {}
-                Err(_) => lost = true,
-            }
-        }
+        let received = client.flush().and_then(|()| client.receive());
+        let end = matches!(received, Ok(true));
         let (answers, worker) = self.dialect.answers(&mut client.received, end);
         let now = self.start.elapsed();
         for scheduled in client.pending.drain(..answers.min(client.pending.len())) {
@@ -223,17 +200,13 @@ impl Generator<'_> {
             *open += 1;
         }
         let done = client.last && client.pending.is_empty();
-        if lost || end || done {
-            self.close(key);
-        }
-    }
-
-    fn close(&mut self, key: usize) {
-        let Some(client) = self.clients[key].take() else { return };
-        self.outstanding -= client.pending.len();
-        self.seen.reset += client.pending.len() as u64;
-        if let Some(worker) = client.worker {
-            self.open[usize::from(worker)] -= 1;
+        if end || done || received.is_err() {
+            self.outstanding -= client.pending.len();
+            self.seen.reset += client.pending.len() as u64;
+            if let Some(worker) = client.worker {
+                self.open[usize::from(worker)] -= 1;
+            }
+            self.clients[key] = None;
         }
     }
 
@@ -244,48 +217,55 @@ impl Generator<'_> {
             self.seen.latency.saturating_record((now - *scheduled).as_micros() as u64);
             self.seen.unanswered += 1;
         }
-        let samples = self.deviations.len().max(1) as f64;
-        self.seen.deviation = self.deviations.iter().sum::<f64>() / samples;
+        self.seen.deviation /= f64::from(self.samples.max(1));
         self.seen
     }
 }
 
 impl Client {
-    fn new(stream: OwnedFd) -> Self {
+    fn new(stream: TcpStream) -> Self {
         let (to_send, pending, received) = (Vec::new(), VecDeque::new(), Vec::new());
         Self { stream, to_send, pending, received, worker: None, last: false }
     }
 
-    fn flush(&mut self) -> rustix::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         while !self.to_send.is_empty() {
-            match send(&self.stream, &self.to_send, SendFlags::NOSIGNAL) {
+            match self.stream.write(&self.to_send) {
                 Ok(sent) => drop(self.to_send.drain(..sent)),
-                Err(Errno::AGAIN | Errno::NOTCONN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
+                Err(error) => return unless_early(error),
             }
         }
         Ok(())
     }
+
+    /// `true`: nothing more will come.
+    fn receive(&mut self) -> io::Result<bool> {
+        match self.stream.read_to_end(&mut self.received) {
+            Ok(_) => Ok(true),
+            Err(error) => unless_early(error).map(|()| false),
+        }
+    }
+}
+
+/// Fine if it is too early: the connection is not made, or there is nothing, or no room.
+fn unless_early(error: io::Error) -> io::Result<()> {
+    let early = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected);
+    if early { Ok(()) } else { Err(error) }
 }
 
 /// A connection on its way. It leaves nothing in TIME_WAIT: closing resets it.
-fn connecting(target: SocketAddr, source: u16) -> rustix::io::Result<OwnedFd> {
+fn connecting(target: SocketAddr, source: u16) -> rustix::io::Result<TcpStream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let stream = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
     sockopt::set_tcp_nodelay(&stream, true)?;
-    bind(&stream, &SocketAddr::new(address(source), 0))?;
+    // One of the many loopback addresses.
+    let [high, low] = source.to_be_bytes();
+    bind(&stream, &SocketAddr::from((Ipv4Addr::new(127, 1, high, low), 0)))?;
     match connect(&stream, &target) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(stream),
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(stream.into()),
         Err(errno) => Err(errno),
     }
-}
-
-/// One of the many loopback addresses.
-fn address(source: u16) -> IpAddr {
-    let [high, low] = source.to_be_bytes();
-    Ipv4Addr::new(127, 1, high, low).into()
 }
 
 fn deviation(open: &[u32]) -> f64 {
@@ -295,19 +275,8 @@ fn deviation(open: &[u32]) -> f64 {
     (squares / count).sqrt()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equal_workers_do_not_deviate() {
-        assert_eq!(deviation(&[5, 5, 5]), 0.0);
-        assert_eq!(deviation(&[2, 4]), 1.0);
-    }
-
-    #[test]
-    fn sources_are_addresses_of_this_machine() {
-        assert_eq!(address(0).to_string(), "127.1.0.0");
-        assert_eq!(address(258).to_string(), "127.1.1.2");
-    }
+#[test]
+fn equal_workers_do_not_deviate() {
+    assert_eq!(deviation(&[5, 5, 5]), 0.0);
+    assert_eq!(deviation(&[2, 4]), 1.0);
 }

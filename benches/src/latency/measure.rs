@@ -7,17 +7,16 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use hdrhistogram::Histogram;
 use reuseport::Host;
 use serde::Serialize;
 
 use super::contender::{Contender, Dealer};
 use super::generator::{Observed, drive};
+use super::nginx::Wrk;
 use super::priority;
 use super::schedule::Schedule;
-use super::temper::Temper;
 use super::wire::Dialect;
-use super::worker::{Counts, Role};
+use super::worker::{Counts, Role, Temper};
 use crate::process::Helper;
 
 /// With what it is measured.
@@ -33,45 +32,51 @@ pub(super) struct Setup<'a> {
     pub(super) seed: u64,
 }
 
-/// What one measurement found. Times are microseconds, from scheduled to answered.
-#[derive(Debug, Clone, Serialize)]
+/// What one measurement found.
+#[derive(Debug, Serialize)]
 pub(super) struct Outcome {
-    pub(super) p50: f64,
-    pub(super) p90: f64,
-    pub(super) p99: f64,
-    pub(super) p999: f64,
-    pub(super) max: f64,
+    #[serde(flatten)]
+    pub(super) seen: Observed,
     /// Answers in a second, while requests came.
     pub(super) throughput: f64,
-    /// Requests that had no answer in the end, or were refused.
-    pub(super) failed: f64,
-    pub(super) reset: f64,
-    pub(super) connections: f64,
     /// Which part of the connections the first worker had, which misbehaves if one does.
     pub(super) first_share: f64,
     /// Connections that reached the first worker.
     pub(super) first_reached: f64,
-    /// Standard deviation over workers of their open connections, average over time.
-    pub(super) deviation: f64,
     /// How busy workers were, from 0 to 1.
     pub(super) busy: f64,
     /// How busy the machine's processors were, from 0 to 1, with everything that ran on them.
     pub(super) machine: f64,
-    /// How late the generator was: 99th percentile.
-    pub(super) lag: f64,
     /// From wrk, where it ran.
     pub(super) wrk: Option<Wrk>,
-    #[serde(skip)]
-    pub(super) latency: Histogram<u64>,
 }
 
-/// What wrk measured.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(super) struct Wrk {
-    /// Answers in a second.
-    pub(super) answers: f64,
-    /// 99th percentile, milliseconds.
-    pub(super) p99: f64,
+impl Outcome {
+    /// `counts` is empty for workers that report nothing.
+    pub(super) fn new(
+        (seen, machine): (Observed, f64),
+        counts: &[Counts],
+        setup: &Setup<'_>,
+    ) -> Self {
+        let seconds = setup.schedule.length.as_secs_f64();
+        let all: u64 = counts.iter().map(|counts| counts.reached).sum();
+        let first = counts.first().map_or(0, |counts| counts.reached) as f64;
+        let busy: u64 = counts.iter().map(|counts| counts.busy).sum();
+        Self {
+            throughput: seen.in_time as f64 / seconds,
+            first_share: first / all.max(1) as f64,
+            first_reached: first,
+            busy: busy as f64 / 1e6 / seconds / counts.len().max(1) as f64,
+            machine,
+            wrk: None,
+            seen,
+        }
+    }
+
+    /// In milliseconds.
+    pub(super) fn latency(&self, quantile: f64) -> f64 {
+        self.seen.latency.value_at_quantile(quantile) as f64 / 1e3
+    }
 }
 
 /// With workers of this bench.
@@ -79,32 +84,31 @@ pub(super) fn measure(host: &Host, contender: Contender, setup: &Setup<'_>) -> R
     let listeners = contender.listen(setup.workers)?;
     let address = listeners[0].local_addr()?;
     let dealer = contender.attach(host, address, &listeners)?;
-    let mut workers = start(setup, &listeners, dealer.report_maps()?)?;
+    let hermes = dealer.report_maps()?;
+    let start = |index| start(index, setup.temper, &listeners, hermes);
+    let mut workers = (0..setup.workers).map(start).collect::<Result<Vec<Helper>>>()?;
     workers.iter_mut().try_for_each(Helper::wait_until_ready)?;
     drop(listeners);
-    let (observed, machine) = observe(address, Dialect::Worker, &dealer, setup)?;
+    let observed = observe(address, Dialect::Worker, &dealer, setup)?;
     dealer.detach()?;
     workers.iter().try_for_each(Helper::stop)?;
     let counts = |worker: Helper| {
         serde_json::from_str(&worker.report()?).context("a worker reports no counts")
     };
     let counts = workers.into_iter().map(counts).collect::<Result<Vec<Counts>>>()?;
-    Ok(outcome(observed, &counts, machine, setup))
+    Ok(Outcome::new(observed, &counts, setup))
 }
 
 fn start(
-    setup: &Setup<'_>,
+    index: u8,
+    first: Temper,
     listeners: &[TcpListener],
     hermes: Option<[u32; 2]>,
-) -> Result<Vec<Helper>> {
-    let start = |index: u8| {
-        let temper = if index == 0 { setup.temper } else { Temper::Steady };
-        let shared = listeners.len() == 1;
-        let role = serde_json::to_string(&Role { index, temper, shared, hermes })?;
-        let listener = listeners[usize::from(index) % listeners.len()].try_clone()?;
-        Helper::start("latency-worker", &role, OwnedFd::from(listener))
-    };
-    (0..setup.workers).map(start).collect()
+) -> Result<Helper> {
+    let temper = if index == 0 { first } else { Temper::Steady };
+    let role = Role { index, temper, shared: listeners.len() == 1, hermes };
+    let listener = listeners[usize::from(index) % listeners.len()].try_clone()?;
+    Helper::start("latency-worker", &serde_json::to_string(&role)?, OwnedFd::from(listener))
 }
 
 /// What becomes of the schedule's requests, and how busy the machine is meanwhile. Refused if the dealer
@@ -115,11 +119,11 @@ pub(super) fn observe(
     dealer: &Dealer<'_>,
     setup: &Setup<'_>,
 ) -> Result<(Observed, f64)> {
-    let before = Ticks::now()?;
+    let [all, idle] = ticks()?;
     let observed = ask(address, dialect, setup.schedule, setup)?;
-    let machine = Ticks::now()?.busy_since(&before);
+    let [all_now, idle_now] = ticks()?;
     dealer.check(observed.connections)?;
-    Ok((observed, machine))
+    Ok((observed, 1.0 - (idle_now - idle) / (all_now - all).max(1.0)))
 }
 
 /// Sends a schedule's requests, from a thread that goes before the workers.
@@ -138,78 +142,12 @@ pub(super) fn ask(
     })
 }
 
-/// `counts` is empty for workers that report nothing.
-pub(super) fn outcome(
-    observed: Observed,
-    counts: &[Counts],
-    machine: f64,
-    setup: &Setup<'_>,
-) -> Outcome {
-    let latency = observed.latency;
-    let at = |quantile| latency.value_at_quantile(quantile) as f64;
-    let seconds = setup.schedule.length.as_secs_f64();
-    let reached = |counts: &Counts| (counts.accepted + counts.waiting) as f64;
-    let all: f64 = counts.iter().map(reached).sum();
-    let first = counts.first().map_or(0.0, reached);
-    let busy: u64 = counts.iter().map(|counts| counts.busy).sum();
-    Outcome {
-        p50: at(0.5),
-        p90: at(0.9),
-        p99: at(0.99),
-        p999: at(0.999),
-        max: latency.max() as f64,
-        throughput: observed.in_time as f64 / seconds,
-        failed: (observed.unanswered + observed.reset) as f64,
-        reset: observed.reset as f64,
-        connections: observed.connections as f64,
-        first_share: first / all.max(1.0),
-        first_reached: first,
-        deviation: observed.deviation,
-        busy: busy as f64 / 1e6 / seconds / counts.len().max(1) as f64,
-        machine,
-        lag: observed.lag.value_at_quantile(0.99) as f64,
-        wrk: None,
-        latency,
-    }
-}
-
-/// What the machine's processors have done, in ticks. Time of nice threads counts as idle: those that
-/// keep processors awake are nice.
-struct Ticks {
-    all: u64,
-    idle: u64,
-}
-
-impl Ticks {
-    fn now() -> Result<Self> {
-        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-        Self::parse(&stat).context("/proc/stat is not as expected")
-    }
-
-    /// `cpu user nice system idle iowait irq softirq steal guest guest_nice`; guests' time is in
-    /// user's, too.
-    fn parse(stat: &str) -> Option<Self> {
-        let line = stat.lines().next()?.strip_prefix("cpu ")?;
-        let ticks: Option<Vec<u64>> = line.split_whitespace().map(|n| n.parse().ok()).collect();
-        let ticks = ticks?;
-        let idle = ticks.get(1)? + ticks.get(3)? + ticks.get(4)?;
-        Some(Self { all: ticks.iter().take(8).sum(), idle })
-    }
-
-    fn busy_since(&self, before: &Self) -> f64 {
-        let all = self.all.saturating_sub(before.all).max(1) as f64;
-        1.0 - self.idle.saturating_sub(before.idle) as f64 / all
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waiting_and_being_nice_is_idle() {
-        let parsed = Ticks::parse("cpu  10 1 9 70 5 1 2 2 3 0\ncpu0 1\n").unwrap();
-        assert_eq!((parsed.all, parsed.idle), (100, 76));
-        assert!(Ticks::parse("cpu").is_none());
-    }
+/// How long the machine's processors have run, and for how much of that they were idle. Time of nice
+/// threads counts as idle: those that keep processors awake are nice.
+fn ticks() -> Result<[f64; 2]> {
+    let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    // `cpu user nice system idle iowait irq softirq steal ...` in the first line
+    let ticks = stat.split_whitespace().skip(1).take(8).map(|ticks| Ok(ticks.parse()?));
+    let ticks = ticks.collect::<Result<Vec<f64>>>().context("/proc/stat is not as expected")?;
+    Ok([ticks.iter().sum(), ticks[1] + ticks[3] + ticks[4]])
 }

@@ -34,26 +34,21 @@ mod priority;
 mod results;
 mod scenario;
 mod schedule;
-mod temper;
 mod wire;
 pub(crate) mod worker;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::ValueEnum as _;
-use hdrhistogram::Histogram;
 use reuseport::Host;
 
 use crate::report::{Common, Report};
-use contender::Contender;
 use measure::{Setup, measure};
 use nginx::Site;
-use priority::Awake;
 use results::{Cell, Measured};
-use scenario::{Aim, Scenario, Server};
+use scenario::Scenario;
 use schedule::Schedule;
 
 /// How long after the last request answers are waited for at most.
@@ -68,11 +63,7 @@ pub(crate) struct Args {
     common: Common,
     /// Only this scenario; may be given several times [default: all]
     #[arg(long, value_name = "NAME", value_parser = Scenario::parser())]
-    scenario: Vec<&'static Scenario>,
-    /// Only this contender; may be given several times. Comparisons with others are left out
-    /// [default: all]
-    #[arg(long, value_name = "NAME")]
-    contender: Vec<Contender>,
+    scenario: Vec<String>,
     /// Turns of each contender in each scenario
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -88,9 +79,6 @@ pub(crate) struct Args {
     /// Write a plot of latencies by percentile for each scenario into this directory, as SVG
     #[arg(long, value_name = "DIRECTORY")]
     plots: Option<PathBuf>,
-    /// The seed of everything that is drawn at random
-    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
-    seed: u64,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -100,56 +88,33 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("latency")?;
-    let _awake = Awake::start();
+    priority::keep_processors_awake();
     priority::set(priority::WORKER); // which workers inherit
     let measured = measure_all(args)?;
     measured.iter().try_for_each(|one| one.tables(&mut report))?;
     if let Some(directory) = &args.plots {
         fs::create_dir_all(directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
-        measured.iter().try_for_each(|one| plot(one, directory))?;
+        measured.iter().try_for_each(|one| one.plot(directory))?;
     }
     measured.iter().for_each(|one| one.figures(&mut report));
     report.finish(args.common.json.as_deref())
 }
 
-/// All rounds together, a line for each contender.
-fn plot(measured: &Measured, directory: &Path) -> Result<()> {
-    let latencies: Vec<Histogram<u64>> =
-        measured.cells.iter().map(Cell::latency).collect::<Result<_>>()?;
-    let names = measured.cells.iter().map(|cell| cell.contender.name());
-    let series: Vec<(&str, &Histogram<u64>)> = names.zip(&latencies).collect();
-    let path = directory.join(format!("latency-{}.svg", measured.scenario.name));
-    crate::plot::distribution(&path, &measured.scenario.describe(measured.workers), &series)
-}
-
-/// Whether a contender can be measured in a scenario.
-fn suits(contender: Contender, scenario: &Scenario) -> bool {
-    // Hermes needs workers that report. A shared queue has no connections that reach one worker.
-    let is_nginx = scenario.server == Server::Nginx;
-    let is_reached = matches!(scenario.aims, [Aim::Reached(_)]);
-    !(contender == Contender::Hermes && is_nginx || !contender.has_queues() && is_reached)
-}
-
 fn measure_all(args: &Args) -> Result<Vec<Measured>> {
     let host = Host::open()?;
-    let contenders: Vec<Contender> = Contender::value_variants()
-        .iter()
-        .copied()
-        .filter(|one| args.contender.is_empty() || args.contender.contains(one))
-        .collect();
-    let scenarios = scenario::ALL.iter().filter(|one| {
-        args.scenario.is_empty() || args.scenario.iter().any(|asked| asked.name == one.name)
-    });
-    let new = |scenario: &'static Scenario| {
-        let suitable = contenders.iter().filter(|contender| suits(**contender, scenario));
-        let cells = suitable.map(|contender| Cell { contender: *contender, outcomes: Vec::new() });
-        Measured { scenario, workers: scenario.workers(args.workers), cells: cells.collect() }
+    let asked = |scenario: &&Scenario| {
+        args.scenario.is_empty() || args.scenario.iter().any(|name| name == scenario.name)
     };
-    let mut measured: Vec<Measured> = scenarios.map(new).collect();
-    let nginx = measured.iter().any(|one| one.scenario.server == Server::Nginx);
+    let new = |scenario: &'static Scenario| {
+        let suitable = contender::ALL.into_iter().filter(|one| scenario.suits(*one));
+        let cells = suitable.map(|contender| Cell { contender, outcomes: Vec::new() }).collect();
+        Measured { scenario, workers: scenario.workers(args.workers), cells }
+    };
+    let mut measured: Vec<Measured> = scenario::ALL.iter().filter(asked).map(new).collect();
+    let nginx = measured.iter().any(|one| one.scenario.nginx);
     let site = nginx.then(Site::new).transpose()?;
-    let mut random = fastrand::Rng::with_seed(args.seed);
+    let mut random = fastrand::Rng::with_seed(1);
     let rounds = if args.quick { 2 } else { args.rounds };
     for round in 1..=rounds {
         for one in &mut measured {
@@ -168,27 +133,25 @@ fn measure_round(
     one: &mut Measured,
     random: &mut fastrand::Rng,
 ) -> Result<()> {
+    let scenario = one.scenario;
     let length = Duration::from_secs_f64(if args.quick { 1.0 } else { args.seconds });
-    let (length, patience) = match one.scenario.aims {
-        [Aim::Reached(_)] => (SHORT, SHORT_PATIENCE),
-        _ => (length * one.scenario.stretch, length.min(PATIENCE)),
+    let (length, patience) = match scenario.is_reached() {
+        true => (SHORT, SHORT_PATIENCE),
+        false => (length * scenario.stretch, length.min(PATIENCE)),
     };
     let seed = random.u64(..);
-    let schedule = Schedule::draw(&one.scenario.traffic(args.workers), length, seed);
-    let temper = one.scenario.temper;
+    let schedule = Schedule::draw(&scenario.traffic(args.workers), length, seed);
+    let temper = scenario.temper;
     let setup = Setup { workers: one.workers, temper, schedule: &schedule, patience, seed };
     let mut turns: Vec<&mut Cell> = one.cells.iter_mut().collect();
     random.shuffle(&mut turns);
     for cell in turns {
-        let outcome = match site {
-            Some(site) if one.scenario.server == Server::Nginx => {
-                site.measure(host, cell.contender, &setup)
-            }
-            _ => measure(host, cell.contender, &setup),
+        let outcome = match site.filter(|_| scenario.nginx) {
+            Some(site) => site.measure(host, cell.contender, &setup),
+            None => measure(host, cell.contender, &setup),
         };
-        let outcome = outcome
-            .with_context(|| format!("{}, {}", one.scenario.title, cell.contender.name()))?;
-        cell.outcomes.push(outcome);
+        let what = || format!("{}, {}", scenario.title, cell.contender.name());
+        cell.outcomes.push(outcome.with_context(what)?);
     }
     Ok(())
 }

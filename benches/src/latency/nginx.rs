@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use reuseport::{Host, borrow};
+use serde::Serialize;
 use tempfile::TempDir;
 use test_support::server::Nginx;
 
 use super::contender::{Contender, prefer_cpus};
-use super::measure::{Outcome, Setup, Wrk, ask, observe, outcome};
+use super::measure::{Outcome, Setup, ask, observe};
 use super::schedule::{Schedule, Service, Traffic};
 use super::wire::Dialect;
 use crate::process::run;
@@ -35,6 +36,15 @@ const LISTEN: &[&str] = &["127.0.0.1:PORT backlog=4096"];
 /// How long wrk runs, in seconds.
 const WRK_SECONDS: u64 = 2;
 const WRK_CONNECTIONS: u32 = 8;
+
+/// What wrk measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Wrk {
+    /// Answers in a second.
+    pub(super) answers: f64,
+    /// 99th percentile, milliseconds.
+    pub(super) p99: f64,
+}
 
 /// What nginx serves: a directory with one with many files in it.
 pub(super) struct Site(TempDir);
@@ -71,7 +81,7 @@ impl Site {
             prefer_cpus(&borrowed?)?;
         }
         let dealer = contender.attach(host, address, &[])?;
-        let (observed, machine) = observe(address, Dialect::Http, &dealer, setup)?;
+        let observed = observe(address, Dialect::Http, &dealer, setup)?;
         let slow = Schedule::draw(&WITH_WRK, Duration::from_secs(WRK_SECONDS), setup.seed);
         let wrk = std::thread::scope(|scope| {
             let wrk = scope.spawn(|| wrk(address));
@@ -80,7 +90,7 @@ impl Site {
         })?;
         dealer.detach()?;
         drop(nginx);
-        Ok(Outcome { wrk: Some(wrk), ..outcome(observed, &[], machine, setup) })
+        Ok(Outcome { wrk: Some(wrk), ..Outcome::new(observed, &[], setup) })
     }
 }
 
@@ -99,25 +109,15 @@ fn parse(printed: &str) -> Option<Wrk> {
     let p99 = after("99%")?.trim();
     // The longest units first.
     let units = [("us", 1e-3), ("ms", 1.0), ("s", 1e3)];
-    let in_unit =
-        |&(unit, millis): &(&str, f64)| Some(p99.strip_suffix(unit)?.parse::<f64>().ok()? * millis);
-    Some(Wrk { answers, p99: units.iter().find_map(in_unit)? })
+    let number = |unit: &str| p99.strip_suffix(unit)?.parse::<f64>().ok();
+    let p99 = units.iter().find_map(|(unit, millis)| Some(number(unit)? * millis))?;
+    Some(Wrk { answers, p99 })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_wrk_prints_is_parsed() {
-        let printed = |p99| {
-            format!(
-                "  Latency Distribution\n     50%  635.00us\n     99%  {p99}\nRequests/sec:  12.5\n"
-            )
-        };
-        for (p99, millis) in [("500.00us", 0.5), ("31.20ms", 31.2), ("1.50s", 1500.0)] {
-            assert_eq!(parse(&printed(p99)), Some(Wrk { answers: 12.5, p99: millis }));
-        }
-        assert_eq!(parse("unable to connect"), None);
+#[test]
+fn what_wrk_prints_is_parsed() {
+    for (p99, millis) in [("500.00us", 0.5), ("31.20ms", 31.2), ("1.50s", 1500.0)] {
+        let printed = format!("     50%  635.00us\n     99%  {p99}\nRequests/sec:  12.5\n");
+        assert_eq!(parse(&printed), Some(Wrk { answers: 12.5, p99: millis }));
     }
 }

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser};
 
+use super::contender::Contender;
 use super::schedule::{Lasting, Service, Traffic};
-use super::temper::Temper;
+use super::worker::Temper;
 use crate::report::number;
 
 /// A situation that servers get into.
@@ -17,7 +18,8 @@ pub(super) struct Scenario {
     /// In tables and figures.
     pub(super) title: &'static str,
     what: &'static str,
-    pub(super) server: Server,
+    /// A real nginx instead of workers of this bench.
+    pub(super) nginx: bool,
     /// The first worker's; the others are steady.
     pub(super) temper: Temper,
     rate: Rate,
@@ -31,14 +33,6 @@ pub(super) struct Scenario {
     pub(super) aims: &'static [Aim],
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Server {
-    /// Workers of this bench.
-    Workers,
-    /// A real nginx.
-    Nginx,
-}
-
 #[derive(Debug, Clone, Copy)]
 enum Rate {
     /// A part of the workers' capacity.
@@ -49,10 +43,8 @@ enum Rate {
 /// What `least-loaded` should reach at most, in addition to what holds in every scenario.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Aim {
-    /// p99, in times of the kernel hash's.
-    P99ToHash(f64),
-    /// p99, in times of the shared socket's.
-    P99ToShared(f64),
+    /// p99, in times of another contender's.
+    P99To(Contender, f64),
     /// The misbehaving worker's share of connections, in times of a fair one.
     FirstShare(f64),
     /// Deviation of open connections, in times of the kernel hash's.
@@ -84,7 +76,7 @@ const USUAL: Scenario = Scenario {
     name: "uniform",
     title: "uniform",
     what: "requests of 1 ms",
-    server: Server::Workers,
+    nginx: false,
     temper: Temper::Steady,
     rate: Rate::Capacity(0.5),
     service: Service::always(MS),
@@ -99,7 +91,7 @@ const BLOCKING_25: Scenario = Scenario {
     what: "0.2 % of requests block for 100 ms, others for 1 ms,",
     rate: Rate::Capacity(0.25),
     service: BLOCKING,
-    aims: &[Aim::P99ToHash(1.0 / 15.0), Aim::P99ToShared(1.0)],
+    aims: &[Aim::P99To(Contender::Hash, 1.0 / 15.0), Aim::P99To(Contender::Shared, 1.0)],
     ..USUAL
 };
 const KEEP_ALIVE: Scenario = Scenario {
@@ -119,7 +111,7 @@ pub(super) static ALL: [Scenario; 12] = [
         name: "blocking-70",
         title: "blocking, 70 %",
         rate: Rate::Capacity(0.7),
-        aims: &[Aim::P99ToShared(2.0)],
+        aims: &[Aim::P99To(Contender::Shared, 2.0)],
         ..BLOCKING_25
     },
     Scenario {
@@ -127,7 +119,7 @@ pub(super) static ALL: [Scenario; 12] = [
         title: "blocking, 90 %",
         rate: Rate::Capacity(0.9),
         stretch: 2,
-        aims: &[Aim::P99ToShared(2.0)],
+        aims: &[Aim::P99To(Contender::Shared, 2.0)],
         ..BLOCKING_25
     },
     Scenario {
@@ -179,7 +171,7 @@ pub(super) static ALL: [Scenario; 12] = [
         title: "nginx",
         what: "a real nginx; 0.2 % of requests are for the index of a directory with 20,000 files, which \
                blocks its worker for some 100 ms, others are answered at once",
-        server: Server::Nginx,
+        nginx: true,
         rate: Rate::PerSecond(600.0),
         service: SLOW_INDEX,
         stretch: 2,
@@ -198,19 +190,29 @@ pub(super) static ALL: [Scenario; 12] = [
 ];
 
 impl Scenario {
-    /// For the command line.
-    pub(super) fn parser() -> impl TypedValueParser<Value = &'static Self> {
-        let values =
-            ALL.iter().map(|scenario| PossibleValue::new(scenario.name).help(scenario.summary()));
-        PossibleValuesParser::new(values).map(|name| {
-            let one = ALL.iter().find(|scenario| scenario.name == name);
-            one.expect("a possible value is a name")
-        })
+    /// The values of the option.
+    pub(super) fn parser() -> PossibleValuesParser {
+        let value = |one: &Self| PossibleValue::new(one.name).help(one.summary());
+        PossibleValuesParser::new(ALL.iter().map(value))
+    }
+
+    /// Whether only the connections that reach one worker are counted.
+    pub(super) fn is_reached(&self) -> bool {
+        matches!(self.aims, [Aim::Reached(_)])
+    }
+
+    /// Whether a contender can be measured in it.
+    pub(super) fn suits(&self, contender: Contender) -> bool {
+        match contender {
+            Contender::Hermes => !self.nginx, // needs workers that report
+            Contender::Shared => !self.is_reached(), // no connection belongs to one worker
+            _ => true,
+        }
     }
 
     /// How many workers there are if `asked` are asked for.
     pub(super) fn workers(&self, asked: u8) -> u8 {
-        if self.server == Server::Nginx { NGINX_WORKERS } else { asked }
+        if self.nginx { NGINX_WORKERS } else { asked }
     }
 
     /// What comes to this number of workers.
@@ -244,26 +246,11 @@ impl Scenario {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rates_are_parts_of_capacity() {
-        let rate =
-            |name: &str| ALL.iter().find(|scenario| scenario.name == name).unwrap().traffic(8).rate;
-        assert!((rate("uniform") - 0.5 * 8.0 / 1.09e-3).abs() < 0.1);
-        // 0.998 * 1 ms + 0.002 * 100 ms + 0.09 ms
-        assert!((rate("blocking-25") - 0.25 * 8.0 / 1.288e-3).abs() < 0.1);
-        assert!((rate("bimodal") - 0.85 * 8.0 / 19.59e-3).abs() < 0.1);
-    }
-
-    #[test]
-    fn names_are_different_and_good_for_files() {
-        let names: std::collections::BTreeSet<&str> =
-            ALL.iter().map(|scenario| scenario.name).collect();
-        assert_eq!(names.len(), ALL.len());
-        assert!(names.contains("blocking-25"), "{names:?}");
-        assert!(names.iter().all(|n| n.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')));
-    }
+#[test]
+fn rates_are_parts_of_capacity() {
+    let rate = |name| ALL.iter().find(|scenario| scenario.name == name).unwrap().traffic(8).rate;
+    assert!((rate("uniform") - 0.5 * 8.0 / 1.09e-3).abs() < 0.1);
+    // 0.998 * 1 ms + 0.002 * 100 ms + 0.09 ms
+    assert!((rate("blocking-25") - 0.25 * 8.0 / 1.288e-3).abs() < 0.1);
+    assert!((rate("bimodal") - 0.85 * 8.0 / 19.59e-3).abs() < 0.1);
 }

@@ -5,21 +5,20 @@
 //! It knows of no balancing, except for Hermes, which takes workers that report. Its listener is
 //! descriptor 0; descriptor 1 is its control stream.
 
-use std::io::Write as _;
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt};
+use rustix::io::retry_on_intr;
 use serde::{Deserialize, Serialize};
 
-use super::temper::{HANG, NextHang, Temper};
 use super::wire::{REQUEST, Request};
 use crate::hermes::{HermesWorker, WAIT};
 use crate::process;
@@ -28,6 +27,27 @@ use crate::process;
 const EVENTS: usize = 512;
 const LISTENER: u64 = u64::MAX;
 const CONTROL: u64 = u64::MAX - 1;
+/// From the first connection to the first hang, so that every measurement begins alike.
+const FIRST_HANG: Duration = Duration::from_millis(200);
+/// How long a worker hangs.
+const HANG: Duration = Duration::from_millis(400);
+/// From the beginning of one hang to the next.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// How a worker misbehaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Temper {
+    /// Does what it is asked.
+    Steady,
+    /// Sleeps for 400 ms once a second, whatever comes.
+    Hangs,
+    /// Accepts and closes at once.
+    FailsFast,
+    /// Closes all its connections and then sleeps for 400 ms, once a second.
+    DropsAndHangs,
+    /// Never accepts.
+    StopsAccepting,
+}
 
 /// What a worker is to be: its only argument, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,10 +63,8 @@ pub(super) struct Role {
 /// What a worker did.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct Counts {
-    /// Connections that it accepted.
-    pub(super) accepted: u64,
-    /// Connections that waited at its listener when it was told to stop.
-    pub(super) waiting: u64,
+    /// Connections that it accepted, or that waited at its listener when it was told to stop.
+    pub(super) reached: u64,
     /// How long it was busy, microseconds.
     pub(super) busy: u64,
 }
@@ -54,73 +72,56 @@ pub(super) struct Counts {
 pub(crate) fn run(role: &str) -> Result<()> {
     // A sleep ends within microseconds of its time.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-    let role = serde_json::from_str(role).context("not a worker's role")?;
-    let mut worker = Worker::new(role)?;
-    while worker.turn()? {}
-    while accept_with(&worker.listener, SocketFlags::CLOEXEC).is_ok() {
-        worker.counts.waiting += 1;
+    let role: Role = serde_json::from_str(role).context("not a worker's role")?;
+    let listener = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let mut flags = epoll::EventFlags::IN;
+    flags.set(epoll::EventFlags::EXCLUSIVE, role.shared);
+    if role.temper != Temper::StopsAccepting {
+        epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), flags)?;
     }
+    let hermes = role.hermes.map(|maps| HermesWorker::new(maps, role.index.into()));
+    let mut worker = Worker {
+        role,
+        next_hang: None,
+        epoll,
+        listener: TcpListener::from(listener),
+        connections: HashMap::new(),
+        counts: Counts::default(),
+        hermes: hermes.transpose()?,
+    };
+    let mut control = process::ready()?;
+    let data = epoll::EventData::new_u64(CONTROL);
+    epoll::add(&worker.epoll, &control, data, epoll::EventFlags::IN)?;
+    let mut events = Vec::with_capacity(EVENTS);
+    while worker.turn(&mut events)? {}
+    worker.counts.reached += std::iter::from_fn(|| worker.listener.accept().ok()).count() as u64;
     let counts = serde_json::to_vec(&worker.counts)?;
-    worker.control.write_all(&counts).context("the bench has ended")
+    control.write_all(&counts).context("the bench has ended")
 }
 
 struct Worker {
     role: Role,
-    next_hang: NextHang,
+    /// The first connection sets it, if this one hangs.
+    next_hang: Option<Instant>,
     epoll: OwnedFd,
-    listener: OwnedFd,
-    control: UnixStream,
-    /// By descriptor.
-    connections: Vec<Option<Connection>>,
-    events: Vec<epoll::Event>,
+    listener: TcpListener,
+    /// By descriptor, each with a request that is not whole yet.
+    connections: HashMap<u64, (TcpStream, Vec<u8>)>,
     counts: Counts,
     hermes: Option<HermesWorker>,
 }
 
-struct Connection {
-    stream: OwnedFd,
-    /// A request that is not whole yet.
-    begun: Vec<u8>,
-}
-
 impl Worker {
-    fn new(role: Role) -> Result<Self> {
-        let listener = std::io::stdin().as_fd().try_clone_to_owned()?;
-        let hermes = role.hermes.map(|maps| HermesWorker::new(maps, role.index.into()));
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mut flags = epoll::EventFlags::IN;
-        flags.set(epoll::EventFlags::EXCLUSIVE, role.shared);
-        if role.temper != Temper::StopsAccepting {
-            epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), flags)?;
-        }
-        let control = process::ready()?;
-        let data = epoll::EventData::new_u64(CONTROL);
-        epoll::add(&epoll, &control, data, epoll::EventFlags::IN)?;
-        Ok(Self {
-            role,
-            next_hang: NextHang::default(),
-            epoll,
-            listener,
-            control,
-            connections: Vec::new(),
-            events: Vec::with_capacity(EVENTS),
-            counts: Counts::default(),
-            hermes: hermes.transpose()?,
-        })
-    }
-
     /// Once round the loop. `false`: it is to stop.
-    fn turn(&mut self) -> Result<bool> {
-        self.hermes.as_mut().map_or(Ok(()), HermesWorker::loop_ended)?;
+    fn turn(&mut self, events: &mut Vec<epoll::Event>) -> Result<bool> {
+        self.report(HermesWorker::loop_ended);
         let longest = self.hermes.as_ref().map(|_| WAIT);
-        let timeout = self.next_hang.until(Instant::now()).into_iter().chain(longest).min();
-        let timeout = timeout.map(Timespec::try_from).transpose()?;
-        let mut events = std::mem::take(&mut self.events);
+        let hang = self.next_hang.map(|next| next.saturating_duration_since(Instant::now()));
+        let timeout = hang.into_iter().chain(longest).min().map(Timespec::try_from).transpose()?;
         events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno).context("cannot wait for events"),
-        }
+        retry_on_intr(|| epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()))
+            .context("cannot wait for events")?;
         let start = Instant::now();
         self.report(HermesWorker::loop_entered);
         let mut go_on = true;
@@ -129,82 +130,82 @@ impl Worker {
             match event.data.u64() {
                 LISTENER => self.accept()?,
                 CONTROL => go_on = false,
-                connection => self.serve(connection as usize),
+                connection if self.serve(connection).is_none() => self.close(connection),
+                _ => {}
             }
         }
         self.report(|hermes| hermes.pending(0));
-        self.events = events;
-        if self.next_hang.is_due(Instant::now()) {
-            self.hang();
-        }
+        self.hang_if_due();
         self.counts.busy += start.elapsed().as_micros() as u64;
         Ok(go_on)
     }
 
-    fn report(&mut self, what: impl FnOnce(&mut HermesWorker)) {
-        if let Some(hermes) = &mut self.hermes {
-            what(hermes);
-        }
+    fn report(&self, what: impl Fn(&HermesWorker)) {
+        self.hermes.iter().for_each(what);
     }
 
     fn accept(&mut self) -> Result<()> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let stream = match accept_with(&self.listener, flags) {
-            Ok(stream) => stream,
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
             // Another worker was quicker, or the client has given up.
-            Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return Ok(()),
-            Err(errno) => return Err(errno).context("cannot accept"),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error).context("cannot accept"),
         };
-        // As nginx does for connections that last: an answer would wait for the one before to be
-        // acknowledged, and the client's kernel takes 40 ms for that.
-        sockopt::set_tcp_nodelay(&stream, true)?;
-        self.counts.accepted += 1;
-        self.next_hang.accepted(self.role.temper, Instant::now());
+        self.counts.reached += 1;
+        if matches!(self.role.temper, Temper::Hangs | Temper::DropsAndHangs) {
+            self.next_hang.get_or_insert_with(|| Instant::now() + FIRST_HANG);
+        }
         if self.role.temper == Temper::FailsFast {
             return Ok(()); // closes it
         }
-        let key = stream.as_raw_fd() as usize;
-        let data = epoll::EventData::new_u64(key as u64);
-        epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
-        let length = self.connections.len().max(key + 1);
-        self.connections.resize_with(length, || None);
-        self.connections[key] = Some(Connection { stream, begun: Vec::new() });
-        self.report(HermesWorker::opened);
+        stream.set_nonblocking(true)?;
+        // As nginx does for connections that last: an answer would wait for the one before to be
+        // acknowledged, and the client's kernel takes 40 ms for that.
+        stream.set_nodelay(true)?;
+        let key = stream.as_raw_fd() as u64;
+        epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(key), epoll::EventFlags::IN)?;
+        self.connections.insert(key, (stream, Vec::new()));
+        self.report(|hermes| hermes.open(self.connections.len()));
         Ok(())
     }
 
-    /// Does what a connection asks for, if an event before has not closed it.
-    fn serve(&mut self, key: usize) {
-        let Some(connection) = &mut self.connections[key] else { return };
-        let mut bytes = std::mem::take(&mut connection.begun);
-        bytes.reserve(4096);
-        match recv(&connection.stream, spare_capacity(&mut bytes), RecvFlags::empty()) {
-            Ok((1.., _)) | Err(Errno::INTR | Errno::AGAIN) => {}
-            Ok(_) | Err(_) => return self.close(key),
+    /// Does what a connection asks for. `None`: it has ended, or an event before has closed it.
+    fn serve(&mut self, key: u64) -> Option<()> {
+        let (stream, begun) = self.connections.get_mut(&key)?;
+        let mut bytes = [0; 4096];
+        match stream.read(&mut bytes) {
+            Ok(0) => return None,
+            Ok(read) => begun.extend_from_slice(&bytes[..read]),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => return None,
         }
-        let (requests, rest) = bytes.as_chunks::<REQUEST>();
-        for request in requests {
+        while let Some((request, rest)) = begun.split_first_chunk::<REQUEST>() {
             let request = Request::parse(*request);
+            *begun = rest.to_vec();
             if !request.block.is_zero() {
                 thread::sleep(request.block);
             }
-            let sent = send(&connection.stream, &[self.role.index], SendFlags::NOSIGNAL);
+            let sent = stream.write_all(&[self.role.index]);
             if request.last || sent.is_err() {
-                return self.close(key);
+                return None;
             }
         }
-        connection.begun.extend_from_slice(rest);
+        Some(())
     }
 
-    fn close(&mut self, key: usize) {
-        if self.connections[key].take().is_some() {
-            self.report(HermesWorker::closed);
-        }
+    fn close(&mut self, key: u64) {
+        self.connections.remove(&key);
+        self.report(|hermes| hermes.open(self.connections.len()));
     }
 
-    fn hang(&mut self) {
+    fn hang_if_due(&mut self) {
+        let Some(next) = self.next_hang.filter(|next| *next <= Instant::now()) else { return };
+        self.next_hang = Some(next + PERIOD);
         if self.role.temper == Temper::DropsAndHangs {
-            (0..self.connections.len()).for_each(|key| self.close(key));
+            self.connections.clear();
+            self.report(|hermes| hermes.open(0));
         }
         thread::sleep(HANG);
     }
