@@ -92,31 +92,13 @@ fn percentiles(latencies: &Histogram<u64>) -> Vec<(f64, f64)> {
     (0..=STEPS).map(at).take_while(|point| point.0 <= known).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_ends_where_hardly_anything_lies_beyond() {
-        let mut latencies = Histogram::<u64>::new(3).unwrap();
-        (1..=1000).for_each(|ms| latencies.record(ms * 1000).unwrap());
-        let points = percentiles(&latencies);
-        let (one_in, ms) = points[points.len() - 1];
-        let nines = one_in.log10();
-        assert!((1.97..=2.0).contains(&nines) && (988.0..993.0).contains(&ms), "{nines} {ms}");
-        assert_eq!(percentiles(&Histogram::new(3).unwrap()).len(), 1);
-    }
-
-    #[test]
-    fn a_plot_has_a_title_names_and_marks() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("plot.svg");
-        let mut latencies = Histogram::<u64>::new(3).unwrap();
-        (1..=100_000).for_each(|us| latencies.record(us).unwrap());
-        distribution(&path, "A title", &[("contender <&>", latencies)]).unwrap();
-        let svg = std::fs::read_to_string(&path).unwrap();
-        for text in ["A title", "contender &lt;&amp;&gt;", "99.99 %", "latency in ms", "100"] {
-            assert!(svg.contains(text), "{text} is not in {svg}");
-        }
-    }
+#[test]
+fn a_line_ends_where_hardly_anything_lies_beyond() {
+    let mut latencies = Histogram::<u64>::new(3).unwrap();
+    (1..=1000).for_each(|ms| latencies.record(ms * 1000).unwrap());
+    let points = percentiles(&latencies);
+    let (one_in, ms) = points[points.len() - 1];
+    let nines = one_in.log10();
+    assert!((1.97..=2.0).contains(&nines) && (988.0..993.0).contains(&ms), "{nines} {ms}");
+    assert_eq!(percentiles(&Histogram::new(3).unwrap()).len(), 1);
 }

@@ -59,8 +59,11 @@ fn select_measures_every_policy() {
 
 #[test]
 fn slow_latency_measures_every_contender_in_every_scenario() {
-    let options = ["--rounds", "1", "--seconds", "0.1", "--workers", "3"];
+    let plots = env!("CARGO_TARGET_TMPDIR");
+    let options = ["--rounds", "1", "--seconds", "0.1", "--workers", "3", "--plots", plots];
     let found = bench("latency", &options);
+    let plot = std::fs::read_to_string(Path::new(plots).join("latency-hang.svg")).unwrap();
+    assert!(["99.99 %", "shared socket"].iter().all(|text| plot.contains(text)), "{plot}");
     // The bench itself fails unless the programs dealt every connection.
     for scenario in ["uniform", "blocking, 25 %", "bimodal", "hang", "drop-hang", "one-source"] {
         for contender in ["kernel hash", "SO_INCOMING_CPU", "source", "shared socket"] {

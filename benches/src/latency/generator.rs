@@ -25,35 +25,60 @@ const EVENTS: usize = 64;
 /// Between two samples of how many connections each worker has.
 const SAMPLE: Duration = Duration::from_millis(10);
 
-/// What became of a schedule's requests.
-#[derive(Debug, Serialize)]
-pub(super) struct Observed {
-    /// Microseconds from scheduled to answered; of unanswered requests, until the end.
-    #[serde(serialize_with = "percentiles")]
-    pub(super) latency: Histogram<u64>,
-    /// Microseconds from scheduled to sent.
-    #[serde(serialize_with = "percentiles")]
-    pub(super) lag: Histogram<u64>,
-    /// Requests answered in the schedule's time.
-    pub(super) in_time: u64,
+/// What one measurement found.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Outcome {
+    /// From scheduled to answered; of unanswered requests, until the end.
+    pub(super) latency: Times,
+    /// From scheduled to sent.
+    pub(super) lag: Times,
+    /// Answers in a second, in the schedule's time.
+    pub(super) throughput: f64,
     /// Requests not answered until the end.
-    pub(super) unanswered: u64,
+    pub(super) unanswered: u32,
     /// Requests whose connection was reset or closed instead.
-    pub(super) reset: u64,
+    pub(super) reset: u32,
     /// Connections that were made.
-    pub(super) connections: u64,
+    pub(super) connections: u32,
     /// Standard deviation over workers of their open connections, on average over time.
     pub(super) deviation: f64,
-}
-
-fn percentiles<S: Serializer>(times: &Histogram<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-    let all = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)];
-    serializer.collect_map(all.map(|(name, quantile)| (name, times.value_at_quantile(quantile))))
+    /// Which part of the connections the first worker had, which misbehaves if one does.
+    pub(super) first_share: f64,
+    /// Connections that reached the first worker.
+    pub(super) first_reached: u32,
+    /// How busy workers were, from 0 to 1.
+    pub(super) busy: f64,
+    /// How busy the machine's processors were, from 0 to 1, with everything that ran on them.
+    pub(super) machine: f64,
+    /// Answers in a second, and the 99th percentile of milliseconds: from wrk, where it ran.
+    pub(super) wrk: [f64; 2],
 }
 
 /// A histogram of microseconds, up to ten minutes.
-pub(super) fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 600_000_000, 3).expect("these bounds are valid")
+#[derive(Debug)]
+pub(super) struct Times(pub(super) Histogram<u64>);
+
+impl Default for Times {
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(1, 600_000_000, 3).expect("these bounds are valid"))
+    }
+}
+
+impl Times {
+    fn record(&mut self, time: Duration) {
+        self.0.saturating_record(time.as_micros() as u64);
+    }
+
+    pub(super) fn millis(&self, quantile: f64) -> f64 {
+        self.0.value_at_quantile(quantile) as f64 / 1e3
+    }
+}
+
+impl Serialize for Times {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let all = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)];
+        serializer.collect_map(all.map(|(name, quantile)| (name, self.millis(quantile))))
+    }
 }
 
 /// Asks `target`, which has this number of workers, for what is scheduled. Returns when all is answered,
@@ -64,7 +89,7 @@ pub(super) fn drive(
     dialect: Dialect,
     schedule: &Schedule,
     patience: Duration,
-) -> Result<Observed> {
+) -> Result<Outcome> {
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
     let mut generator = Generator {
         target,
@@ -76,21 +101,14 @@ pub(super) fn drive(
         outstanding: 0,
         open: vec![0; workers.into()],
         samples: 0,
-        seen: Observed {
-            latency: histogram(),
-            lag: histogram(),
-            in_time: 0,
-            unanswered: 0,
-            reset: 0,
-            connections: 0,
-            deviation: 0.0,
-        },
+        seen: Outcome::default(),
     };
     generator.run(schedule.length + patience)?;
-    let observed = generator.observed();
-    let (seen, asked) = (observed.latency.len() + observed.reset, schedule.arrivals.len());
+    let outcome = generator.outcome();
+    let seen = outcome.latency.0.len() + u64::from(outcome.reset);
+    let asked = schedule.arrivals.len();
     ensure!(seen == asked as u64, "{seen} requests are accounted for, {asked} were sent");
-    Ok(observed)
+    Ok(outcome)
 }
 
 struct Generator<'a> {
@@ -107,7 +125,7 @@ struct Generator<'a> {
     open: Vec<u32>,
     /// How many are in the sum of deviations.
     samples: u32,
-    seen: Observed,
+    seen: Outcome,
 }
 
 struct Client {
@@ -130,7 +148,7 @@ impl Generator<'_> {
         loop {
             let mut now = self.start.elapsed();
             while let Some(arrival) = arrivals.get(next).filter(|arrival| arrival.at <= now) {
-                self.seen.lag.saturating_record((now - arrival.at).as_micros() as u64);
+                self.seen.lag.record(now - arrival.at);
                 self.ask(arrival)?;
                 next += 1;
                 now = self.start.elapsed();
@@ -172,9 +190,9 @@ impl Generator<'_> {
                 none.insert(Client::new(stream))
             }
         };
-        client.to_send.extend(self.dialect.request(arrival.request));
+        client.to_send.extend(self.dialect.request(arrival.block, arrival.last));
         client.pending.push_back(arrival.at);
-        client.last = arrival.request.last;
+        client.last = arrival.last;
         self.outstanding += 1;
         // It fails if the connection is lost; then reading fails, too, which an event starts.
         let _ = client.flush();
@@ -190,8 +208,8 @@ impl Generator<'_> {
         let now = self.start.elapsed();
         for scheduled in client.pending.drain(..answers.min(client.pending.len())) {
             self.outstanding -= 1;
-            self.seen.latency.saturating_record((now - scheduled).as_micros() as u64);
-            self.seen.in_time += u64::from(now <= self.schedule.length);
+            self.seen.latency.record(now - scheduled);
+            self.seen.throughput += f64::from(u8::from(now <= self.schedule.length));
         }
         if client.worker.is_none()
             && let Some(open) = worker.and_then(|worker| self.open.get_mut(usize::from(worker)))
@@ -202,7 +220,7 @@ impl Generator<'_> {
         let done = client.last && client.pending.is_empty();
         if end || done || received.is_err() {
             self.outstanding -= client.pending.len();
-            self.seen.reset += client.pending.len() as u64;
+            self.seen.reset += client.pending.len() as u32;
             if let Some(worker) = client.worker {
                 self.open[usize::from(worker)] -= 1;
             }
@@ -211,12 +229,13 @@ impl Generator<'_> {
     }
 
     /// Enters what was never answered with how long it has waited.
-    fn observed(mut self) -> Observed {
+    fn outcome(mut self) -> Outcome {
         let now = self.start.elapsed();
         for scheduled in self.clients.iter().flatten().flat_map(|client| &client.pending) {
-            self.seen.latency.saturating_record((now - *scheduled).as_micros() as u64);
+            self.seen.latency.record(now - *scheduled);
             self.seen.unanswered += 1;
         }
+        self.seen.throughput /= self.schedule.length.as_secs_f64();
         self.seen.deviation /= f64::from(self.samples.max(1));
         self.seen
     }

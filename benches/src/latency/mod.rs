@@ -42,6 +42,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::builder::PossibleValuesParser;
 use reuseport::Host;
 
 use crate::report::{Common, Report};
@@ -62,7 +63,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     common: Common,
     /// Only this scenario; may be given several times [default: all]
-    #[arg(long, value_name = "NAME", value_parser = Scenario::parser())]
+    #[arg(long, value_name = "NAME", value_parser = names())]
     scenario: Vec<String>,
     /// Turns of each contender in each scenario
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -79,6 +80,10 @@ pub(crate) struct Args {
     /// Write a plot of latencies by percentile for each scenario into this directory, as SVG
     #[arg(long, value_name = "DIRECTORY")]
     plots: Option<PathBuf>,
+}
+
+fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(scenario::ALL.iter().map(|scenario| scenario.name))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use reuseport::{Host, borrow};
-use serde::Serialize;
 use tempfile::TempDir;
 use test_support::server::Nginx;
 
 use super::contender::{Contender, prefer_cpus};
-use super::measure::{Outcome, Setup, ask, observe};
+use super::generator::Outcome;
+use super::measure::{Setup, ask, observe};
 use super::schedule::{Schedule, Service, Traffic};
 use super::wire::Dialect;
 use crate::process::run;
@@ -29,22 +29,12 @@ const WITH_WRK: Traffic = Traffic {
     rate: 2.0,
     service: Service::always(Duration::from_millis(100)),
     sources: 500,
-    lasting: None,
+    lasting: 0,
 };
 /// With room for all the connections that wait.
 const LISTEN: &[&str] = &["127.0.0.1:PORT backlog=4096"];
 /// How long wrk runs, in seconds.
 const WRK_SECONDS: u64 = 2;
-const WRK_CONNECTIONS: u32 = 8;
-
-/// What wrk measured.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(super) struct Wrk {
-    /// Answers in a second.
-    pub(super) answers: f64,
-    /// 99th percentile, milliseconds.
-    pub(super) p99: f64,
-}
 
 /// What nginx serves: a directory with one with many files in it.
 pub(super) struct Site(TempDir);
@@ -81,7 +71,7 @@ impl Site {
             prefer_cpus(&borrowed?)?;
         }
         let dealer = contender.attach(host, address, &[])?;
-        let observed = observe(address, Dialect::Http, &dealer, setup)?;
+        let outcome = observe(address, Dialect::Http, &dealer, setup)?;
         let slow = Schedule::draw(&WITH_WRK, Duration::from_secs(WRK_SECONDS), setup.seed);
         let wrk = std::thread::scope(|scope| {
             let wrk = scope.spawn(|| wrk(address));
@@ -90,20 +80,21 @@ impl Site {
         })?;
         dealer.detach()?;
         drop(nginx);
-        Ok(Outcome { wrk: Some(wrk), ..Outcome::new(observed, &[], setup) })
+        Ok(Outcome { wrk, ..outcome })
     }
 }
 
-fn wrk(address: SocketAddr) -> Result<Wrk> {
+/// Answers in a second, and the 99th percentile of milliseconds.
+fn wrk(address: SocketAddr) -> Result<[f64; 2]> {
     let mut command = Command::new(test_support::program("wrk"));
-    command.args(["--threads", "1", "--latency", "--header", "Connection: close"]);
-    command.args(["--connections", &WRK_CONNECTIONS.to_string()]);
+    command.args(["--threads", "1", "--connections", "8", "--header", "Connection: close"]);
+    command.arg("--latency");
     command.args(["--duration", &format!("{WRK_SECONDS}s"), &format!("http://{address}/")]);
     let (_, printed) = run(&mut command)?;
     parse(&printed).with_context(|| format!("wrk printed {printed:?}"))
 }
 
-fn parse(printed: &str) -> Option<Wrk> {
+fn parse(printed: &str) -> Option<[f64; 2]> {
     let after = |word: &str| printed.lines().find_map(|line| line.trim().strip_prefix(word));
     let answers = after("Requests/sec:")?.trim().parse().ok()?;
     let p99 = after("99%")?.trim();
@@ -111,13 +102,13 @@ fn parse(printed: &str) -> Option<Wrk> {
     let units = [("us", 1e-3), ("ms", 1.0), ("s", 1e3)];
     let number = |unit: &str| p99.strip_suffix(unit)?.parse::<f64>().ok();
     let p99 = units.iter().find_map(|(unit, millis)| Some(number(unit)? * millis))?;
-    Some(Wrk { answers, p99 })
+    Some([answers, p99])
 }
 
 #[test]
 fn what_wrk_prints_is_parsed() {
     for (p99, millis) in [("500.00us", 0.5), ("31.20ms", 31.2), ("1.50s", 1500.0)] {
         let printed = format!("     50%  635.00us\n     99%  {p99}\nRequests/sec:  12.5\n");
-        assert_eq!(parse(&printed), Some(Wrk { answers: 12.5, p99: millis }));
+        assert_eq!(parse(&printed), Some([12.5, millis]));
     }
 }

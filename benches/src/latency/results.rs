@@ -6,11 +6,9 @@ use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 
 use super::contender::{Contender, OURS};
-use super::generator::histogram;
-use super::measure::Outcome;
-use super::nginx::Wrk;
+use super::generator::{Outcome, Times};
 use super::scenario::{Aim, Scenario};
-use crate::report::{Figure, Report, Table, number, range};
+use crate::report::{Figure, Report, Table, number, range, spread};
 use crate::stats::{Median, median};
 
 /// Any other contender with a queue for each worker may be better by this factor.
@@ -23,54 +21,75 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    fn each(&self, of: impl Fn(&Outcome) -> f64) -> Vec<f64> {
+    fn each(&self, of: fn(&Outcome) -> f64) -> Vec<f64> {
         self.outcomes.iter().map(of).collect()
     }
 
-    fn median(&self, of: impl Fn(&Outcome) -> f64) -> f64 {
+    fn median(&self, of: fn(&Outcome) -> f64) -> f64 {
         median(&self.each(of))
+    }
+
+    fn number(&self, of: fn(&Outcome) -> f64) -> String {
+        number(self.median(of))
+    }
+
+    fn bounds(&self, of: fn(&Outcome) -> f64) -> String {
+        let median = Median::of(&self.each(of));
+        range(median.low, median.high)
     }
 
     /// Of all rounds together.
     fn latency(&self) -> Result<Histogram<u64>> {
-        let mut all = histogram();
+        let Times(mut all) = Times::default();
         for outcome in &self.outcomes {
-            all.add(&outcome.seen.latency).context("cannot add up")?;
+            all.add(&outcome.latency.0).context("cannot add up")?;
         }
         Ok(all)
     }
 }
 
 fn p99(outcome: &Outcome) -> f64 {
-    outcome.latency(0.99)
+    outcome.latency.millis(0.99)
 }
 
-/// A column of the table of latencies: its heading, and what it shows of a contender.
+fn reached(outcome: &Outcome) -> f64 {
+    outcome.first_reached.into()
+}
+
+/// A column of a table: its heading, and what it shows of a contender.
 type Column = (&'static str, fn(&Measured, &Cell) -> String);
 
+const DECIDES: Column = ("decides", |_, cell| cell.contender.name().to_owned());
 /// Medians over rounds. Workers report the last three.
-const COLUMNS: [Column; 14] = [
-    ("decides", |_, cell| cell.contender.name().to_owned()),
-    ("p50", |_, cell| number(cell.median(|outcome| outcome.latency(0.5)))),
-    ("p90", |_, cell| number(cell.median(|outcome| outcome.latency(0.9)))),
-    ("p99", |_, cell| number(cell.median(p99))),
-    ("bounds", |_, cell| bounds(Median::of(&cell.each(p99)))),
-    ("p99.9", |_, cell| number(cell.median(|outcome| outcome.latency(0.999)))),
-    ("max", |_, cell| number(cell.median(|outcome| outcome.latency(1.0)))),
+const LATENCY: [Column; 14] = [
+    DECIDES,
+    ("p50", |_, cell| cell.number(|one| one.latency.millis(0.5))),
+    ("p90", |_, cell| cell.number(|one| one.latency.millis(0.9))),
+    ("p99", |_, cell| cell.number(p99)),
+    ("bounds", |_, cell| cell.bounds(p99)),
+    ("p99.9", |_, cell| cell.number(|one| one.latency.millis(0.999))),
+    ("max", |_, cell| cell.number(|one| one.latency.millis(1.0))),
     ("p99 to hash", |all, cell| all.p99_ratio(cell, Contender::Hash)),
     ("to shared", |all, cell| all.p99_ratio(cell, Contender::Shared)),
-    ("answers/s", |_, cell| number(cell.median(|outcome| outcome.throughput))),
-    ("failed", |_, cell| {
-        number(cell.median(|outcome| (outcome.seen.unanswered + outcome.seen.reset) as f64))
-    }),
-    ("first's share", |_, cell| format!("{:.3}", cell.median(|outcome| outcome.first_share))),
-    ("open, dev.", |_, cell| number(cell.median(|outcome| outcome.seen.deviation))),
-    ("busy", |_, cell| format!("{:.2}", cell.median(|outcome| outcome.busy))),
+    ("answers/s", |_, cell| cell.number(|one| one.throughput)),
+    ("failed", |_, cell| cell.number(|one| f64::from(one.unanswered + one.reset))),
+    ("first's share", |_, cell| format!("{:.3}", cell.median(|one| one.first_share))),
+    ("open, dev.", |_, cell| cell.number(|one| one.deviation)),
+    ("busy", |_, cell| format!("{:.2}", cell.median(|one| one.busy))),
 ];
-
-fn bounds(median: Median) -> String {
-    range(median.low, median.high)
-}
+const WRK: [Column; 5] = [
+    DECIDES,
+    ("answers/s", |_, cell| cell.number(|one| one.wrk[0])),
+    ("bounds", |_, cell| cell.bounds(|one| one.wrk[0])),
+    ("p99", |_, cell| cell.number(|one| one.wrk[1])),
+    ("bounds", |_, cell| cell.bounds(|one| one.wrk[1])),
+];
+const REACHED: [Column; 4] = [
+    DECIDES,
+    ("p10", |_, cell| spread(&cell.each(reached))[0].clone()),
+    ("p50", |_, cell| spread(&cell.each(reached))[1].clone()),
+    ("p90", |_, cell| spread(&cell.each(reached))[2].clone()),
+];
 
 /// All contenders in one scenario.
 pub(super) struct Measured {
@@ -96,68 +115,45 @@ impl Measured {
             let name = format!("{}, {}", self.scenario.title, cell.contender.name());
             report.raw(name, &cell.outcomes)?;
         }
+        let (title, described) = (self.scenario.title, self.scenario.describe(self.workers));
+        let all = |of: fn(&Outcome) -> f64| {
+            median(&self.cells.iter().flat_map(|cell| cell.each(of)).collect::<Vec<f64>>())
+        };
         if self.scenario.is_reached() {
-            self.reached_table(report);
+            let connections = number(all(|one| one.connections.into()));
+            let title = format!(
+                "{described}. Of some {connections} connections, how many reached the worker that does \
+                 not accept"
+            );
+            self.table(report, title, &REACHED);
             return Ok(());
         }
-        self.latency_table(report);
-        if self.scenario.nginx {
-            self.wrk_table(report);
+        let latency = format!(
+            "{described}. Milliseconds from scheduled to answered, medians of {} rounds; generator late \
+             by {} ms (p99); machine {:.0} % busy",
+            self.cells[0].outcomes.len(),
+            number(all(|one| one.lag.millis(0.99))),
+            all(|one| one.machine) * 100.0,
+        );
+        if !self.scenario.nginx {
+            self.table(report, latency, &LATENCY);
+            return Ok(());
         }
+        self.table(report, latency, &LATENCY[..LATENCY.len() - 3]);
+        let wrk = format!(
+            "{title}, wrk with 8 clients, a connection for each request, while 2 slow requests come a \
+             second: answers in a second, and wrk's own p99 in milliseconds, which does not include the \
+             requests that it did not send while it waited"
+        );
+        self.table(report, wrk, &WRK);
         Ok(())
     }
 
-    fn latency_table(&self, report: &mut Report) {
-        // nginx reports nothing of what its workers did.
-        let columns = &COLUMNS[..COLUMNS.len() - if self.scenario.nginx { 3 } else { 0 }];
+    fn table(&self, report: &mut Report, title: String, columns: &[Column]) {
         let mut table = Table::new(columns.iter().map(|(heading, _)| *heading));
         for cell in &self.cells {
             table.row(columns.iter().map(|(_, show)| show(self, cell)));
         }
-        let all = |of: fn(&Outcome) -> f64| {
-            median(&self.cells.iter().flat_map(|cell| cell.each(of)).collect::<Vec<f64>>())
-        };
-        let title = format!(
-            "{}. Milliseconds from scheduled to answered, medians of {} rounds; generator late by {} ms \
-             (p99); machine {:.0} % busy",
-            self.scenario.describe(self.workers),
-            self.cells[0].outcomes.len(),
-            number(all(|outcome| outcome.seen.lag.value_at_quantile(0.99) as f64 / 1e3)),
-            all(|outcome| outcome.machine) * 100.0,
-        );
-        report.table(title, table);
-    }
-
-    fn wrk_table(&self, report: &mut Report) {
-        let mut table = Table::new(["decides", "answers/s", "bounds", "p99", "bounds"]);
-        for cell in &self.cells {
-            let of = |of: fn(Wrk) -> f64| {
-                Median::of(&cell.each(|outcome| outcome.wrk.map_or(f64::NAN, of)))
-            };
-            let (answers, p99) = (of(|wrk| wrk.answers), of(|wrk| wrk.p99));
-            let name = cell.contender.name().to_owned();
-            let [answers, p99] = [answers, p99].map(|m| [number(m.value), bounds(m)]);
-            table.row([name].into_iter().chain(answers).chain(p99));
-        }
-        let title = format!(
-            "{}, wrk with 8 clients, a connection for each request, while 2 slow requests come a \
-             second: answers in a second, and wrk's own p99 in milliseconds, which does not include the \
-             requests that it did not send while it waited",
-            self.scenario.title
-        );
-        report.table(title, table);
-    }
-
-    fn reached_table(&self, report: &mut Report) {
-        let mut table = Table::new(["decides", "p10", "p50", "p90"]);
-        for cell in &self.cells {
-            table.spread_row(cell.contender.name(), &cell.each(|o| o.first_reached), []);
-        }
-        let title = format!(
-            "{}. Of some {} connections, how many reached the worker that does not accept",
-            self.scenario.describe(self.workers),
-            number(self.cells[0].median(|outcome| outcome.seen.connections as f64)),
-        );
         report.table(title, table);
     }
 
@@ -183,8 +179,8 @@ impl Measured {
         let p99 = self.ratio("p99, the best other with queues", p99, OURS, best);
         report.figure(p99.at_most_beyond_spread(AIM_TO_BEST));
         // Aims are upper bounds, so it is the hash's to ours.
-        let throughput = self.ratio("answers/s", |o| o.throughput, Contender::Hash, OURS);
-        report.figure(throughput.at_most_beyond_spread(1.0));
+        let answers = self.ratio("answers/s", |one| one.throughput, Contender::Hash, OURS);
+        report.figure(answers.at_most_beyond_spread(1.0));
     }
 
     fn figure(&self, aim: Aim) -> Figure {
@@ -193,17 +189,16 @@ impl Measured {
             Aim::P99To(other, aim) => self.ratio("p99", p99, OURS, other).at_most(aim),
             Aim::Deviation(aim) => {
                 let what = "deviation of open connections";
-                self.ratio(what, |o| o.seen.deviation, OURS, Contender::Hash).at_most(aim)
+                self.ratio(what, |one| one.deviation, OURS, Contender::Hash).at_most(aim)
             }
             Aim::FirstShare(aim) => {
-                let shares = self.each(OURS, |outcome| outcome.first_share);
+                let shares = self.each(OURS, |one| one.first_share);
                 let fair = vec![1.0 / f64::from(self.workers); shares.len()];
                 let name = format!("{title}: share of the one that fails, {ours}, to a fair one");
                 Figure::ratio(name, &shares, &fair).at_most(aim)
             }
             Aim::Reached(aim) => {
-                let reached = self.each(OURS, |outcome| outcome.first_reached);
-                let most = reached.into_iter().fold(0.0, f64::max);
+                let most = self.each(OURS, reached).into_iter().fold(0.0, f64::max);
                 let name = format!("{title}: reached it, {ours}, the most of all rounds");
                 Figure::new(name, most, "connections").at_most(aim)
             }

@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use clap::builder::{PossibleValue, PossibleValuesParser};
-
 use super::contender::Contender;
-use super::schedule::{Lasting, Service, Traffic};
+use super::schedule::{Service, Traffic};
 use super::worker::Temper;
 use crate::report::number;
 
@@ -190,12 +188,6 @@ pub(super) static ALL: [Scenario; 12] = [
 ];
 
 impl Scenario {
-    /// The values of the option.
-    pub(super) fn parser() -> PossibleValuesParser {
-        let value = |one: &Self| PossibleValue::new(one.name).help(one.summary());
-        PossibleValuesParser::new(ALL.iter().map(value))
-    }
-
     /// Whether only the connections that reach one worker are counted.
     pub(super) fn is_reached(&self) -> bool {
         matches!(self.aims, [Aim::Reached(_)])
@@ -223,26 +215,19 @@ impl Scenario {
                 part * f64::from(workers) / (self.service.mean() + HANDLING).as_secs_f64()
             }
         };
-        let lasting = self.lasting.then(|| Lasting {
-            connections: LASTING * u32::from(workers),
-            life: Duration::from_secs(4),
-            burst: 5,
-        });
+        let lasting = if self.lasting { LASTING * u32::from(workers) } else { 0 };
         Traffic { rate, service: self.service, sources: self.sources, lasting }
-    }
-
-    fn summary(&self) -> String {
-        match self.rate {
-            Rate::Capacity(part) => format!("{} at {:.0} % of capacity", self.what, part * 100.0),
-            Rate::PerSecond(_) => self.what.to_owned(),
-        }
     }
 
     /// For tables' titles.
     pub(super) fn describe(&self, workers: u8) -> String {
-        let (title, summary) = (self.title, self.summary());
-        let rate = number(self.traffic(workers).rate);
-        format!("{title}: {summary} ({rate} a second, {} workers)", self.workers(workers))
+        let (title, what) = (self.title, self.what);
+        let part = match self.rate {
+            Rate::Capacity(part) => format!(" at {:.0} % of capacity", part * 100.0),
+            Rate::PerSecond(_) => String::new(),
+        };
+        let (rate, workers) = (number(self.traffic(workers).rate), self.workers(workers));
+        format!("{title}: {what}{part} ({rate} a second, {workers} workers)")
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use super::wire::Request;
+/// How long a connection that lasts does so, on average (exponentially distributed), in seconds.
+const LIFE: f64 = 4.0;
+/// How many requests come at once on connections that last.
+const BURST: u32 = 5;
 
 /// Requests of clients that do not wait for answers.
 #[derive(Debug, Clone, Copy)]
@@ -13,8 +16,8 @@ pub(super) struct Traffic {
     pub(super) service: Service,
     /// How many addresses they come from.
     pub(super) sources: u16,
-    /// `None`: a connection for each request.
-    pub(super) lasting: Option<Lasting>,
+    /// How many connections that last are open, on average; 0: a connection for each request.
+    pub(super) lasting: u32,
 }
 
 /// How long requests block their worker.
@@ -36,17 +39,6 @@ impl Service {
     }
 }
 
-/// Connections that last, with bursts of requests on them.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Lasting {
-    /// How many are open, on average.
-    pub(super) connections: u32,
-    /// How long one lasts, on average (exponentially distributed).
-    pub(super) life: Duration,
-    /// Requests at once.
-    pub(super) burst: u32,
-}
-
 /// One request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival {
@@ -56,7 +48,10 @@ pub(super) struct Arrival {
     pub(super) connection: u32,
     /// The number of the address that it comes from.
     pub(super) source: u16,
-    pub(super) request: Request,
+    /// How long it blocks its worker, from when the worker has it in hand.
+    pub(super) block: Duration,
+    /// Whether the connection ends after the answer.
+    pub(super) last: bool,
 }
 
 /// Requests, in the order of their times.
@@ -71,70 +66,59 @@ pub(super) struct Schedule {
 
 impl Schedule {
     pub(super) fn draw(traffic: &Traffic, length: Duration, seed: u64) -> Self {
+        let schedule = Self { arrivals: Vec::new(), connections: 0, length, settled: length / 4 };
         let random = fastrand::Rng::with_seed(seed);
-        let mut drawing = Drawing { traffic, length, random, arrivals: Vec::new(), connections: 0 };
+        let mut drawing = Drawing { traffic, random, schedule };
         match traffic.lasting {
-            None => drawing.short(),
-            Some(lasting) => drawing.lasting(lasting),
+            0 => drawing.short(),
+            connections => drawing.lasting(connections),
         }
-        let Drawing { mut arrivals, connections, .. } = drawing;
-        arrivals.sort_by_key(|arrival| arrival.at); // stable: a burst stays in order
-        Self { arrivals, connections, length, settled: length / 4 }
+        let mut schedule = drawing.schedule;
+        schedule.arrivals.sort_by_key(|arrival| arrival.at); // stable: a burst stays in order
+        schedule
     }
 }
 
 struct Drawing<'a> {
     traffic: &'a Traffic,
-    length: Duration,
     random: fastrand::Rng,
-    arrivals: Vec<Arrival>,
-    connections: u32,
+    schedule: Schedule,
 }
 
 impl Drawing<'_> {
-    /// A Poisson process: gaps are exponentially distributed.
     fn short(&mut self) {
-        let mut at = self.gap(self.traffic.rate);
-        while at < self.length {
+        for at in self.moments(Duration::ZERO, self.schedule.length, self.traffic.rate) {
             let (source, connection) = self.connection();
             self.push(at, connection, source, true);
-            at += self.gap(self.traffic.rate);
         }
     }
 
     /// The connections of the start are opened within the first quarter; what is left of a life that
     /// is exponentially distributed is so, too. Then as many come as go.
-    fn lasting(&mut self, lasting: Lasting) {
-        let first = self.length / 4;
-        let coming = f64::from(lasting.connections) / lasting.life.as_secs_f64();
-        // Each connection has an opening and an ending request; bursts make up the rest of the rate.
+    fn lasting(&mut self, connections: u32) {
+        let Schedule { settled, length, .. } = self.schedule;
+        let coming = f64::from(connections) / LIFE;
+        // Each has a request that opens it and one that ends it; the others come in bursts.
         let in_bursts = (self.traffic.rate - 2.0 * coming).max(f64::MIN_POSITIVE);
-        let bursts = in_bursts / f64::from(lasting.connections * lasting.burst);
-        for _ in 0..lasting.connections {
-            let at = first.mul_f64(self.random.f64());
-            self.life(at, lasting, bursts);
+        let bursts = in_bursts / f64::from(connections * BURST);
+        for _ in 0..connections {
+            let start = settled.mul_f64(self.random.f64());
+            self.life(start, bursts);
         }
-        let mut at = first + self.gap(coming);
-        while at < self.length {
-            self.life(at, lasting, bursts);
-            at += self.gap(coming);
+        for start in self.moments(settled, length, coming) {
+            self.life(start, bursts);
         }
     }
 
-    /// One connection's requests: one that opens it, bursts at the moments of a Poisson process, this
-    /// many a second, and one that ends it.
-    fn life(&mut self, start: Duration, lasting: Lasting, bursts: f64) {
+    /// One connection's requests, with this many bursts a second.
+    fn life(&mut self, start: Duration, bursts: f64) {
         let (source, connection) = self.connection();
-        let end = start + self.gap(1.0 / lasting.life.as_secs_f64());
+        let end = start + self.gap(1.0 / LIFE);
         self.push(start, connection, source, false);
-        let mut at = start + self.gap(bursts);
-        while at < end.min(self.length) {
-            for _ in 0..lasting.burst {
-                self.push(at, connection, source, false);
-            }
-            at += self.gap(bursts);
+        for at in self.moments(start, end.min(self.schedule.length), bursts) {
+            (0..BURST).for_each(|_| self.push(at, connection, source, false));
         }
-        if end < self.length {
+        if end < self.schedule.length {
             self.push(end, connection, source, true);
         }
     }
@@ -142,16 +126,22 @@ impl Drawing<'_> {
     fn push(&mut self, at: Duration, connection: u32, source: u16, last: bool) {
         let Service { usual, slow, slow_share } = self.traffic.service;
         let block = if self.random.f64() < slow_share { slow } else { usual };
-        self.arrivals.push(Arrival { at, connection, source, request: Request { block, last } });
+        self.schedule.arrivals.push(Arrival { at, connection, source, block, last });
     }
 
     /// The source and the number of a new connection.
     fn connection(&mut self) -> (u16, u32) {
-        self.connections += 1;
-        (self.random.u16(0..self.traffic.sources.max(1)), self.connections - 1)
+        self.schedule.connections += 1;
+        (self.random.u16(0..self.traffic.sources), self.schedule.connections - 1)
     }
 
-    /// Between two of this many a second, on average.
+    /// A Poisson process: gaps are exponentially distributed.
+    fn moments(&mut self, from: Duration, to: Duration, rate: f64) -> Vec<Duration> {
+        let next = |at: &Duration| Some(*at + self.gap(rate));
+        std::iter::successors(Some(from), next).skip(1).take_while(|at| *at < to).collect()
+    }
+
+    /// Between two of this many a second.
     fn gap(&mut self, rate: f64) -> Duration {
         // 1 - [0, 1) is never 0.
         Duration::from_secs_f64(-(1.0 - self.random.f64()).ln() / rate)
@@ -168,7 +158,7 @@ mod tests {
         rate: 5_000.0,
         service: Service { usual: MS, slow: Duration::from_millis(100), slow_share: 0.01 },
         sources: 16,
-        lasting: None,
+        lasting: 0,
     };
 
     #[test]
@@ -178,27 +168,26 @@ mod tests {
         let count = arrivals.len() as f64;
         assert!((count - 1e5).abs() < 5.0 * 1e5_f64.sqrt(), "{count}");
         assert_eq!(schedule.connections as usize, arrivals.len());
-        assert!(arrivals.iter().all(|a| a.request.last && a.source < 16 && a.at < LENGTH));
+        assert!(arrivals.iter().all(|a| a.last && a.source < 16 && a.at < LENGTH));
         // Of exponentially distributed gaps a part of 1/e is longer than the mean.
         let gaps = arrivals.windows(2).map(|pair| (pair[1].at - pair[0].at).as_secs_f64());
         let long = gaps.filter(|gap| *gap > 1.0 / 5_000.0).count() as f64;
         assert!((long / count - 0.368).abs() < 0.01, "{long}");
-        let slow = arrivals.iter().filter(|a| a.request.block > MS).count() as f64;
+        let slow = arrivals.iter().filter(|a| a.block > MS).count() as f64;
         assert!((slow / count - 0.01).abs() < 0.002, "{slow}");
     }
 
     #[test]
     fn lasting_connections_are_as_many_as_they_should_be_and_end_once() {
-        let lasting = Lasting { connections: 200, life: Duration::from_secs(2), burst: 5 };
-        let schedule = Schedule::draw(&Traffic { lasting: Some(lasting), ..SHORT }, LENGTH, 1);
-        // 200 at first, and one comes every 10 ms from 5 s on.
+        let schedule = Schedule::draw(&Traffic { lasting: 400, ..SHORT }, LENGTH, 1);
+        // 400 at first, and one comes every 10 ms from 5 s on.
         let connections = f64::from(schedule.connections);
-        assert!((connections - 1_700.0).abs() < 5.0 * 1_500_f64.sqrt(), "{connections}");
+        assert!((connections - 1_900.0).abs() < 5.0 * 1_500_f64.sqrt(), "{connections}");
         let mut ended = vec![false; schedule.connections as usize];
         for arrival in &schedule.arrivals {
             let ended = &mut ended[arrival.connection as usize];
             assert!(!*ended, "a request after the last one");
-            *ended = arrival.request.last;
+            *ended = arrival.last;
         }
         let settled = schedule.arrivals.iter().filter(|arrival| arrival.at >= schedule.settled);
         let rate = settled.count() as f64 / 15.0;

@@ -5,28 +5,18 @@ use std::time::Duration;
 /// Bytes of a request to a worker. Its answer is one byte: the worker's index.
 pub(super) const REQUEST: usize = 8;
 
-/// What a server is asked to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Request {
-    /// How long it blocks its worker, from when the worker has it in hand.
-    pub(super) block: Duration,
-    /// Whether the connection ends after the answer.
-    pub(super) last: bool,
+/// How long a request blocks its worker, and whether the connection ends after the answer.
+pub(super) fn encode(block: Duration, last: bool) -> [u8; REQUEST] {
+    ((block.as_micros() as u64) << 1 | u64::from(last)).to_le_bytes()
 }
 
-impl Request {
-    pub(super) fn bytes(self) -> [u8; REQUEST] {
-        ((self.block.as_micros() as u64) << 1 | u64::from(self.last)).to_le_bytes()
-    }
-
-    pub(super) fn parse(bytes: [u8; REQUEST]) -> Self {
-        let word = u64::from_le_bytes(bytes);
-        Self { block: Duration::from_micros(word >> 1), last: word & 1 == 1 }
-    }
+pub(super) fn decode(bytes: [u8; REQUEST]) -> (Duration, bool) {
+    let word = u64::from_le_bytes(bytes);
+    (Duration::from_micros(word >> 1), word & 1 == 1)
 }
 
 /// What is spoken on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Dialect {
     Worker,
     /// HTTP, with a connection for each request: `/slow/` if it blocks, `/` if not.
@@ -34,11 +24,11 @@ pub(super) enum Dialect {
 }
 
 impl Dialect {
-    pub(super) fn request(self, request: Request) -> Vec<u8> {
+    pub(super) fn request(self, block: Duration, last: bool) -> Vec<u8> {
         match self {
-            Self::Worker => request.bytes().to_vec(),
+            Self::Worker => encode(block, last).to_vec(),
             Self::Http => {
-                let path = if request.block > Duration::ZERO { "/slow/" } else { "/" };
+                let path = if block.is_zero() { "/" } else { "/slow/" };
                 format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").into()
             }
         }
@@ -66,7 +56,7 @@ impl Dialect {
 #[test]
 fn what_is_sent_is_what_is_read() {
     for (micros, last) in [(0, false), (1_000, true), (u32::MAX, false)] {
-        let request = Request { block: Duration::from_micros(micros.into()), last };
-        assert_eq!(Request::parse(request.bytes()), request);
+        let block = Duration::from_micros(micros.into());
+        assert_eq!(decode(encode(block, last)), (block, last));
     }
 }

@@ -19,7 +19,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::retry_on_intr;
 use serde::{Deserialize, Serialize};
 
-use super::wire::{REQUEST, Request};
+use super::wire::{REQUEST, decode};
 use crate::hermes::{HermesWorker, WAIT};
 use crate::process;
 
@@ -64,9 +64,9 @@ pub(super) struct Role {
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct Counts {
     /// Connections that it accepted, or that waited at its listener when it was told to stop.
-    pub(super) reached: u64,
-    /// How long it was busy, microseconds.
-    pub(super) busy: u64,
+    pub(super) reached: u32,
+    /// How long it was busy, in seconds.
+    pub(super) busy: f64,
 }
 
 pub(crate) fn run(role: &str) -> Result<()> {
@@ -95,7 +95,7 @@ pub(crate) fn run(role: &str) -> Result<()> {
     epoll::add(&worker.epoll, &control, data, epoll::EventFlags::IN)?;
     let mut events = Vec::with_capacity(EVENTS);
     while worker.turn(&mut events)? {}
-    worker.counts.reached += std::iter::from_fn(|| worker.listener.accept().ok()).count() as u64;
+    worker.counts.reached += std::iter::from_fn(|| worker.listener.accept().ok()).count() as u32;
     let counts = serde_json::to_vec(&worker.counts)?;
     control.write_all(&counts).context("the bench has ended")
 }
@@ -136,7 +136,7 @@ impl Worker {
         }
         self.report(|hermes| hermes.pending(0));
         self.hang_if_due();
-        self.counts.busy += start.elapsed().as_micros() as u64;
+        self.counts.busy += start.elapsed().as_secs_f64();
         Ok(go_on)
     }
 
@@ -182,13 +182,13 @@ impl Worker {
             Err(_) => return None,
         }
         while let Some((request, rest)) = begun.split_first_chunk::<REQUEST>() {
-            let request = Request::parse(*request);
+            let (block, last) = decode(*request);
             *begun = rest.to_vec();
-            if !request.block.is_zero() {
-                thread::sleep(request.block);
+            if !block.is_zero() {
+                thread::sleep(block);
             }
             let sent = stream.write_all(&[self.role.index]);
-            if request.last || sent.is_err() {
+            if last || sent.is_err() {
                 return None;
             }
         }
