@@ -1,9 +1,9 @@
 //! The ways to deal connections to workers, and proof that they did.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::AsFd;
 
 use anyhow::{Result, ensure};
+use reuseport::borrow::borrow;
 use reuseport::policy::LeastLoaded;
 use reuseport::{Attach, Balancer, Host, Policy};
 use rustix::net::sockopt::set_socket_incoming_cpu;
@@ -58,11 +58,7 @@ impl Contender {
     pub(super) fn listen(self, workers: u8) -> Result<Vec<TcpListener>> {
         let count = if self.has_queues() { workers.into() } else { 1 };
         let bind = Bind::new((Ipv4Addr::LOCALHOST, 0).into()).nonblocking(true);
-        let listeners = bind.listeners(count)?;
-        if self == Self::IncomingCpu {
-            prefer_cpus(&listeners)?;
-        }
-        Ok(listeners)
+        Ok(bind.listeners(count)?)
     }
 
     /// Lets it deal the connections to this address. `listeners` are the workers', for Hermes.
@@ -72,26 +68,25 @@ impl Contender {
         address: SocketAddr,
         listeners: &[TcpListener],
     ) -> Result<Dealer<'a>> {
-        let policy = match self {
-            Self::Policy(policy) => policy,
-            Self::Hermes => return Ok(Dealer::Hermes(Box::new(Hermes::attach(listeners)?))),
-            _ => return Ok(Dealer::Kernel),
-        };
-        let key = host.find(&format!("tcp:{address}").parse()?)?.key;
-        let attach = Attach { program: Some(policy.into()), ..Attach::default() };
-        let (balancer, attached) = Balancer::attach(host, &key, &attach)?;
-        ensure!(attached.degraded.is_none(), "{policy} cannot read queues here");
-        Ok(Dealer::Policy { host, balancer })
+        let group = || host.find(&format!("tcp:{address}").parse()?);
+        match self {
+            Self::Hash | Self::Shared => Ok(Dealer::Kernel),
+            Self::IncomingCpu => {
+                let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+                for (index, member) in group()?.members.iter().enumerate() {
+                    set_socket_incoming_cpu(borrow(member)?, (index % cpus) as u32)?;
+                }
+                Ok(Dealer::Kernel)
+            }
+            Self::Policy(policy) => {
+                let attach = Attach { program: Some(policy.into()), ..Attach::default() };
+                let (balancer, attached) = Balancer::attach(host, &group()?.key, &attach)?;
+                ensure!(attached.degraded.is_none(), "{policy} cannot read queues here");
+                Ok(Dealer::Policy { host, balancer })
+            }
+            Self::Hermes => Ok(Dealer::Hermes(Box::new(Hermes::attach(listeners)?))),
+        }
     }
-}
-
-/// Gives each listener a CPU whose connections it prefers.
-pub(super) fn prefer_cpus<S: AsFd>(listeners: &[S]) -> Result<()> {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    for (index, listener) in listeners.iter().enumerate() {
-        set_socket_incoming_cpu(listener, (index % cpus) as u32)?;
-    }
-    Ok(())
 }
 
 /// What deals now.

@@ -42,16 +42,12 @@ pub(super) struct Outcome {
     pub(super) connections: u32,
     /// Standard deviation over workers of their open connections, on average over time.
     pub(super) deviation: f64,
-    /// Which part of the connections the first worker had, which misbehaves if one does.
-    pub(super) first_share: f64,
-    /// Connections that reached the first worker.
-    pub(super) first_reached: u32,
+    /// Connections that reached the first worker, which misbehaves if one does.
+    pub(super) first: u32,
     /// How busy workers were, from 0 to 1.
     pub(super) busy: f64,
-    /// How busy the machine's processors were, from 0 to 1, with everything that ran on them.
-    pub(super) machine: f64,
-    /// Answers in a second, and the 99th percentile of milliseconds: from wrk, where it ran.
-    pub(super) wrk: [f64; 2],
+    /// Answers in a second to wrk, where it ran.
+    pub(super) wrk: f64,
 }
 
 /// A histogram of microseconds, up to ten minutes.
@@ -104,11 +100,7 @@ pub(super) fn drive(
         seen: Outcome::default(),
     };
     generator.run(schedule.length + patience)?;
-    let outcome = generator.outcome();
-    let seen = outcome.latency.0.len() + u64::from(outcome.reset);
-    let asked = schedule.arrivals.len();
-    ensure!(seen == asked as u64, "{seen} requests are accounted for, {asked} were sent");
-    Ok(outcome)
+    generator.outcome()
 }
 
 struct Generator<'a> {
@@ -122,7 +114,7 @@ struct Generator<'a> {
     /// Requests under way.
     outstanding: usize,
     /// Open connections by worker.
-    open: Vec<u32>,
+    open: Vec<u64>,
     /// How many are in the sum of deviations.
     samples: u32,
     seen: Outcome,
@@ -154,7 +146,9 @@ impl Generator<'_> {
                 now = self.start.elapsed();
             }
             if now >= sample && now < self.schedule.length {
-                self.seen.deviation += deviation(&self.open);
+                let mut open = Histogram::<u64>::new(3)?;
+                self.open.iter().try_for_each(|connections| open.record(*connections))?;
+                self.seen.deviation += open.stdev();
                 self.samples += 1;
                 sample = now + SAMPLE;
             }
@@ -187,23 +181,35 @@ impl Generator<'_> {
                 let both = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
                 epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(key as u64), both)?;
                 self.seen.connections += 1;
-                none.insert(Client::new(stream))
+                none.insert(Client {
+                    stream,
+                    to_send: Vec::new(),
+                    pending: VecDeque::new(),
+                    received: Vec::new(),
+                    worker: None,
+                    last: false,
+                })
             }
         };
         client.to_send.extend(self.dialect.request(arrival.block, arrival.last));
         client.pending.push_back(arrival.at);
         client.last = arrival.last;
         self.outstanding += 1;
-        // It fails if the connection is lost; then reading fails, too, which an event starts.
-        let _ = client.flush();
+        self.progress(key);
         Ok(())
     }
 
-    /// Something happened on a connection.
+    /// Sends what a connection takes, and receives what there is.
     fn progress(&mut self, key: usize) {
         let Some(client) = &mut self.clients[key] else { return };
-        let received = client.flush().and_then(|()| client.receive());
-        let end = matches!(received, Ok(true));
+        let (end, lost) = match client.exchange() {
+            Ok(()) => (true, false),
+            // It is not connected, or takes no more, or has no more.
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
+                (false, false)
+            }
+            Err(_) => (false, true),
+        };
         let (answers, worker) = self.dialect.answers(&mut client.received, end);
         let now = self.start.elapsed();
         for scheduled in client.pending.drain(..answers.min(client.pending.len())) {
@@ -218,7 +224,7 @@ impl Generator<'_> {
             *open += 1;
         }
         let done = client.last && client.pending.is_empty();
-        if end || done || received.is_err() {
+        if end || lost || done {
             self.outstanding -= client.pending.len();
             self.seen.reset += client.pending.len() as u32;
             if let Some(worker) = client.worker {
@@ -229,7 +235,7 @@ impl Generator<'_> {
     }
 
     /// Enters what was never answered with how long it has waited.
-    fn outcome(mut self) -> Outcome {
+    fn outcome(mut self) -> Result<Outcome> {
         let now = self.start.elapsed();
         for scheduled in self.clients.iter().flatten().flat_map(|client| &client.pending) {
             self.seen.latency.record(now - *scheduled);
@@ -237,39 +243,22 @@ impl Generator<'_> {
         }
         self.seen.throughput /= self.schedule.length.as_secs_f64();
         self.seen.deviation /= f64::from(self.samples.max(1));
-        self.seen
+        let seen = self.seen.latency.0.len() + u64::from(self.seen.reset);
+        let asked = self.schedule.arrivals.len();
+        ensure!(seen == asked as u64, "{seen} requests are accounted for, {asked} were sent");
+        Ok(self.seen)
     }
 }
 
 impl Client {
-    fn new(stream: TcpStream) -> Self {
-        let (to_send, pending, received) = (Vec::new(), VecDeque::new(), Vec::new());
-        Self { stream, to_send, pending, received, worker: None, last: false }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
+    /// It is done when nothing more will come.
+    fn exchange(&mut self) -> io::Result<()> {
         while !self.to_send.is_empty() {
-            match self.stream.write(&self.to_send) {
-                Ok(sent) => drop(self.to_send.drain(..sent)),
-                Err(error) => return unless_early(error),
-            }
+            let sent = self.stream.write(&self.to_send)?;
+            self.to_send.drain(..sent);
         }
-        Ok(())
+        self.stream.read_to_end(&mut self.received).map(drop)
     }
-
-    /// `true`: nothing more will come.
-    fn receive(&mut self) -> io::Result<bool> {
-        match self.stream.read_to_end(&mut self.received) {
-            Ok(_) => Ok(true),
-            Err(error) => unless_early(error).map(|()| false),
-        }
-    }
-}
-
-/// Fine if it is too early: the connection is not made, or there is nothing, or no room.
-fn unless_early(error: io::Error) -> io::Result<()> {
-    let early = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected);
-    if early { Ok(()) } else { Err(error) }
 }
 
 /// A connection on its way. It leaves nothing in TIME_WAIT: closing resets it.
@@ -285,17 +274,4 @@ fn connecting(target: SocketAddr, source: u16) -> rustix::io::Result<TcpStream> 
         Ok(()) | Err(Errno::INPROGRESS) => Ok(stream.into()),
         Err(errno) => Err(errno),
     }
-}
-
-fn deviation(open: &[u32]) -> f64 {
-    let count = open.len().max(1) as f64;
-    let mean = open.iter().map(|open| f64::from(*open)).sum::<f64>() / count;
-    let squares = open.iter().map(|open| (f64::from(*open) - mean).powi(2)).sum::<f64>();
-    (squares / count).sqrt()
-}
-
-#[test]
-fn equal_workers_do_not_deviate() {
-    assert_eq!(deviation(&[5, 5, 5]), 0.0);
-    assert_eq!(deviation(&[2, 4]), 1.0);
 }

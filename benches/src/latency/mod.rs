@@ -13,15 +13,13 @@
 //!
 //! Workers are processes with an event loop as nginx has it, one listener each, and no knowledge of
 //! any balancing ([`worker`]). Requests come at times that were drawn beforehand (open loop, Poisson),
-//! and tell the worker for how long to block; it sleeps, so that more workers can be busy than there
-//! are processors. Latency counts from the scheduled time ([`generator`]). Requests that are never
-//! answered count with the time that they waited, two seconds or more; refused ones, which have no
-//! latency, are counted apart, and both are `failed`.
+//! and tell the worker for how long to block. Latency counts from the scheduled time ([`generator`]).
+//! Requests that are never answered count with the time that they waited, two seconds or more; refused
+//! ones, which have no latency, are counted apart, and both are `failed`.
 //!
 //! Contenders ([`contender`]) have their turns in another random order each round, each with new
-//! workers and the same requests. What is compared is compared round by round; figures are medians
-//! over rounds, with bounds. A measurement is refused if the program that was to deal did not deal
-//! every single connection, or if a request is unaccounted for.
+//! workers and the same requests, and are compared round by round. A measurement is refused if the
+//! program that was to deal did not deal every connection, or if a request is unaccounted for.
 //!
 //! Not measured: what a program costs (`select`), more than a few processors (`simulate`), and a
 //! network: it is loopback.
@@ -68,14 +66,14 @@ pub(crate) struct Args {
     /// Turns of each contender in each scenario
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How long requests come, each time
-    #[arg(long, default_value_t = 2.0, value_name = "SECONDS", value_parser = seconds)]
-    seconds: f64,
+    /// How many milliseconds requests come, each time
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(50..))]
+    millis: u64,
     /// How many workers there are; rates follow
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(2..=64))]
     workers: u8,
     /// Two rounds of a second: to see whether it works
-    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    #[arg(long, conflicts_with_all = ["rounds", "millis"])]
     quick: bool,
     /// Write a plot of latencies by percentile for each scenario into this directory, as SVG
     #[arg(long, value_name = "DIRECTORY")]
@@ -83,12 +81,8 @@ pub(crate) struct Args {
 }
 
 fn names() -> PossibleValuesParser {
-    PossibleValuesParser::new(scenario::ALL.iter().map(|scenario| scenario.name))
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.05..=600.0).contains(seconds));
-    seconds.ok_or_else(|| "a number of seconds from 0.05 to 600".to_owned())
+    // For clap, they live as long as the program.
+    PossibleValuesParser::new(scenario::ALL.iter().map(|scenario| &*scenario.name().leak()))
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -109,7 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn measure_all(args: &Args) -> Result<Vec<Measured>> {
     let host = Host::open()?;
     let asked = |scenario: &&Scenario| {
-        args.scenario.is_empty() || args.scenario.iter().any(|name| name == scenario.name)
+        args.scenario.is_empty() || args.scenario.iter().any(|name| *name == scenario.name())
     };
     let new = |scenario: &'static Scenario| {
         let suitable = contender::ALL.into_iter().filter(|one| scenario.suits(*one));
@@ -139,7 +133,7 @@ fn measure_round(
     random: &mut fastrand::Rng,
 ) -> Result<()> {
     let scenario = one.scenario;
-    let length = Duration::from_secs_f64(if args.quick { 1.0 } else { args.seconds });
+    let length = Duration::from_millis(if args.quick { 1000 } else { args.millis });
     let (length, patience) = match scenario.is_reached() {
         true => (SHORT, SHORT_PATIENCE),
         false => (length * scenario.stretch, length.min(PATIENCE)),

@@ -32,20 +32,13 @@ pub(super) fn set(priority: u8) {
 /// late by 1.5 ms (p99), and by 0.13 ms with these threads.
 pub(super) fn keep_processors_awake() {
     for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-        thread::spawn(|| match yield_to_all() {
+        thread::spawn(|| match chrt("--idle", 0) {
             Ok(()) => loop {
                 std::hint::spin_loop();
             },
             Err(error) => eprintln!("bench: processors may fall asleep: {error:#}"),
         });
     }
-}
-
-/// The calling thread runs only when no other wants to, and its time counts as `nice`.
-fn yield_to_all() -> Result<()> {
-    // Niceness is a thread's (setpriority(2), BUGS).
-    rustix::process::setpriority_process(None, 19)?;
-    chrt("--idle", 0)
 }
 
 fn chrt(class: &str, priority: u8) -> Result<()> {

@@ -53,7 +53,11 @@ fn p99(outcome: &Outcome) -> f64 {
 }
 
 fn reached(outcome: &Outcome) -> f64 {
-    outcome.first_reached.into()
+    outcome.first.into()
+}
+
+fn first_share(outcome: &Outcome) -> f64 {
+    f64::from(outcome.first) / f64::from(outcome.connections.max(1))
 }
 
 /// A column of a table: its heading, and what it shows of a contender.
@@ -73,16 +77,14 @@ const LATENCY: [Column; 14] = [
     ("to shared", |all, cell| all.p99_ratio(cell, Contender::Shared)),
     ("answers/s", |_, cell| cell.number(|one| one.throughput)),
     ("failed", |_, cell| cell.number(|one| f64::from(one.unanswered + one.reset))),
-    ("first's share", |_, cell| format!("{:.3}", cell.median(|one| one.first_share))),
+    ("first's share", |_, cell| format!("{:.3}", cell.median(first_share))),
     ("open, dev.", |_, cell| cell.number(|one| one.deviation)),
     ("busy", |_, cell| format!("{:.2}", cell.median(|one| one.busy))),
 ];
-const WRK: [Column; 5] = [
+const WRK: [Column; 3] = [
     DECIDES,
-    ("answers/s", |_, cell| cell.number(|one| one.wrk[0])),
-    ("bounds", |_, cell| cell.bounds(|one| one.wrk[0])),
-    ("p99", |_, cell| cell.number(|one| one.wrk[1])),
-    ("bounds", |_, cell| cell.bounds(|one| one.wrk[1])),
+    ("answers/s", |_, cell| cell.number(|one| one.wrk)),
+    ("bounds", |_, cell| cell.bounds(|one| one.wrk)),
 ];
 const REACHED: [Column; 4] = [
     DECIDES,
@@ -130,10 +132,9 @@ impl Measured {
         }
         let latency = format!(
             "{described}. Milliseconds from scheduled to answered, medians of {} rounds; generator late \
-             by {} ms (p99); machine {:.0} % busy",
+             by {} ms (p99)",
             self.cells[0].outcomes.len(),
             number(all(|one| one.lag.millis(0.99))),
-            all(|one| one.machine) * 100.0,
         );
         if !self.scenario.nginx {
             self.table(report, latency, &LATENCY);
@@ -142,8 +143,7 @@ impl Measured {
         self.table(report, latency, &LATENCY[..LATENCY.len() - 3]);
         let wrk = format!(
             "{title}, wrk with 8 clients, a connection for each request, while 2 slow requests come a \
-             second: answers in a second, and wrk's own p99 in milliseconds, which does not include the \
-             requests that it did not send while it waited"
+             second"
         );
         self.table(report, wrk, &WRK);
         Ok(())
@@ -160,7 +160,7 @@ impl Measured {
     /// All rounds together, a line for each contender.
     pub(super) fn plot(&self, directory: &Path) -> Result<()> {
         let series = self.cells.iter().map(|cell| Ok((cell.contender.name(), cell.latency()?)));
-        let path = directory.join(format!("latency-{}.svg", self.scenario.name));
+        let path = directory.join(format!("latency-{}.svg", self.scenario.name()));
         let title = self.scenario.describe(self.workers);
         crate::plot::distribution(&path, &title, &series.collect::<Result<Vec<_>>>()?)
     }
@@ -192,7 +192,7 @@ impl Measured {
                 self.ratio(what, |one| one.deviation, OURS, Contender::Hash).at_most(aim)
             }
             Aim::FirstShare(aim) => {
-                let shares = self.each(OURS, |one| one.first_share);
+                let shares = self.each(OURS, first_share);
                 let fair = vec![1.0 / f64::from(self.workers); shares.len()];
                 let name = format!("{title}: share of the one that fails, {ours}, to a fair one");
                 Figure::ratio(name, &shares, &fair).at_most(aim)

@@ -11,8 +11,6 @@ use crate::report::number;
 /// A situation that servers get into.
 #[derive(Debug)]
 pub(super) struct Scenario {
-    /// On the command line and in names of files.
-    pub(super) name: &'static str,
     /// In tables and figures.
     pub(super) title: &'static str,
     what: &'static str,
@@ -51,17 +49,10 @@ pub(super) enum Aim {
     Reached(f64),
 }
 
-const MS: Duration = Duration::from_millis(1);
-const BLOCKING: Service =
-    Service { usual: MS, slow: Duration::from_millis(100), slow_share: 0.002 };
-const BIMODAL: Service = Service {
-    usual: Duration::from_millis(10),
-    slow: Duration::from_millis(200),
-    slow_share: 0.05,
-};
+const BLOCKING: Service = Service::of_ms(1, 100, 0.002);
+const BIMODAL: Service = Service::of_ms(10, 200, 0.05);
 /// Of nginx: a nonzero time means the slow location.
-const SLOW_INDEX: Service =
-    Service { usual: Duration::ZERO, slow: Duration::from_millis(100), slow_share: 0.002 };
+const SLOW_INDEX: Service = Service::of_ms(0, 100, 0.002);
 /// What a request takes in addition: a worker accepts, reads, wakes up, answers and closes. About what
 /// was measured; how well it is met is in the column `busy`.
 const HANDLING: Duration = Duration::from_micros(90);
@@ -71,20 +62,18 @@ const LASTING: u32 = 200;
 const NGINX_WORKERS: u8 = 4;
 
 const USUAL: Scenario = Scenario {
-    name: "uniform",
     title: "uniform",
     what: "requests of 1 ms",
     nginx: false,
     temper: Temper::Steady,
     rate: Rate::Capacity(0.5),
-    service: Service::always(MS),
+    service: Service::of_ms(1, 1, 0.0),
     sources: 500,
     lasting: false,
     stretch: 1,
     aims: &[],
 };
 const BLOCKING_25: Scenario = Scenario {
-    name: "blocking-25",
     title: "blocking, 25 %",
     what: "0.2 % of requests block for 100 ms, others for 1 ms,",
     rate: Rate::Capacity(0.25),
@@ -93,7 +82,6 @@ const BLOCKING_25: Scenario = Scenario {
     ..USUAL
 };
 const KEEP_ALIVE: Scenario = Scenario {
-    name: "keep-alive",
     title: "keep-alive",
     what: "connections that last 4 s, bursts of 5 requests of 1 ms,",
     rate: Rate::Capacity(0.25),
@@ -106,14 +94,12 @@ pub(super) static ALL: [Scenario; 12] = [
     USUAL,
     BLOCKING_25,
     Scenario {
-        name: "blocking-70",
         title: "blocking, 70 %",
         rate: Rate::Capacity(0.7),
         aims: &[Aim::P99To(Contender::Shared, 2.0)],
         ..BLOCKING_25
     },
     Scenario {
-        name: "blocking-90",
         title: "blocking, 90 %",
         rate: Rate::Capacity(0.9),
         stretch: 2,
@@ -121,7 +107,6 @@ pub(super) static ALL: [Scenario; 12] = [
         ..BLOCKING_25
     },
     Scenario {
-        name: "bimodal",
         title: "bimodal",
         what: "requests of 10 ms and 5 % of 200 ms,",
         rate: Rate::Capacity(0.85),
@@ -130,7 +115,6 @@ pub(super) static ALL: [Scenario; 12] = [
         ..USUAL
     },
     Scenario {
-        name: "hang",
         title: "hang",
         what: "one worker hangs for 400 ms once a second; requests of 1 ms",
         temper: Temper::Hangs,
@@ -138,7 +122,6 @@ pub(super) static ALL: [Scenario; 12] = [
         ..USUAL
     },
     Scenario {
-        name: "fail-fast",
         title: "fail-fast",
         what: "one worker accepts and closes at once; requests of 1 ms",
         temper: Temper::FailsFast,
@@ -147,7 +130,6 @@ pub(super) static ALL: [Scenario; 12] = [
         ..USUAL
     },
     Scenario {
-        name: "drop-hang",
         title: "drop-hang",
         what: "one worker drops its connections and hangs for 400 ms, once a second; connections \
                that last 4 s, bursts of 5 requests of 1 ms,",
@@ -157,7 +139,6 @@ pub(super) static ALL: [Scenario; 12] = [
     },
     KEEP_ALIVE,
     Scenario {
-        name: "one-source",
         title: "one-source",
         what: "requests of 1 ms from one address,",
         rate: Rate::Capacity(0.25),
@@ -165,7 +146,6 @@ pub(super) static ALL: [Scenario; 12] = [
         ..USUAL
     },
     Scenario {
-        name: "nginx",
         title: "nginx",
         what: "a real nginx; 0.2 % of requests are for the index of a directory with 20,000 files, which \
                blocks its worker for some 100 ms, others are answered at once",
@@ -176,12 +156,11 @@ pub(super) static ALL: [Scenario; 12] = [
         ..USUAL
     },
     Scenario {
-        name: "stops-accepting",
         title: "stops accepting",
         what: "one worker never accepts, the others are idle most of the time",
         temper: Temper::StopsAccepting,
         rate: Rate::PerSecond(4000.0),
-        service: Service::always(Duration::ZERO),
+        service: Service::of_ms(0, 0, 0.0),
         aims: &[Aim::Reached(2.0)],
         ..USUAL
     },
@@ -200,6 +179,11 @@ impl Scenario {
             Contender::Shared => !self.is_reached(), // no connection belongs to one worker
             _ => true,
         }
+    }
+
+    /// On the command line and in names of files: `blocking-25`.
+    pub(super) fn name(&self) -> String {
+        self.title.replace(" %", "").replace(", ", "-").replace(' ', "-")
     }
 
     /// How many workers there are if `asked` are asked for.
@@ -233,7 +217,8 @@ impl Scenario {
 
 #[test]
 fn rates_are_parts_of_capacity() {
-    let rate = |name| ALL.iter().find(|scenario| scenario.name == name).unwrap().traffic(8).rate;
+    let rate =
+        |name: &str| ALL.iter().find(|scenario| scenario.name() == name).unwrap().traffic(8).rate;
     assert!((rate("uniform") - 0.5 * 8.0 / 1.09e-3).abs() < 0.1);
     // 0.998 * 1 ms + 0.002 * 100 ms + 0.09 ms
     assert!((rate("blocking-25") - 0.25 * 8.0 / 1.288e-3).abs() < 0.1);

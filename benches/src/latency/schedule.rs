@@ -23,15 +23,16 @@ pub(super) struct Traffic {
 /// How long requests block their worker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Service {
-    pub(super) usual: Duration,
-    pub(super) slow: Duration,
+    usual: Duration,
+    slow: Duration,
     /// Which part of them is slow, from 0 to 1.
-    pub(super) slow_share: f64,
+    slow_share: f64,
 }
 
 impl Service {
-    pub(super) const fn always(usual: Duration) -> Self {
-        Self { usual, slow: usual, slow_share: 0.0 }
+    pub(super) const fn of_ms(usual: u64, slow: u64, slow_share: f64) -> Self {
+        let (usual, slow) = (Duration::from_millis(usual), Duration::from_millis(slow));
+        Self { usual, slow, slow_share }
     }
 
     pub(super) fn mean(self) -> Duration {
@@ -152,14 +153,9 @@ impl Drawing<'_> {
 mod tests {
     use super::*;
 
-    const MS: Duration = Duration::from_millis(1);
     const LENGTH: Duration = Duration::from_secs(20);
-    const SHORT: Traffic = Traffic {
-        rate: 5_000.0,
-        service: Service { usual: MS, slow: Duration::from_millis(100), slow_share: 0.01 },
-        sources: 16,
-        lasting: 0,
-    };
+    const SHORT: Traffic =
+        Traffic { rate: 5_000.0, service: Service::of_ms(1, 100, 0.01), sources: 16, lasting: 0 };
 
     #[test]
     fn short_requests_come_as_often_as_they_should() {
@@ -173,7 +169,7 @@ mod tests {
         let gaps = arrivals.windows(2).map(|pair| (pair[1].at - pair[0].at).as_secs_f64());
         let long = gaps.filter(|gap| *gap > 1.0 / 5_000.0).count() as f64;
         assert!((long / count - 0.368).abs() < 0.01, "{long}");
-        let slow = arrivals.iter().filter(|a| a.block > MS).count() as f64;
+        let slow = arrivals.iter().filter(|a| a.block.as_millis() > 1).count() as f64;
         assert!((slow / count - 0.01).abs() < 0.002, "{slow}");
     }
 

@@ -54,30 +54,20 @@ pub(super) enum Temper {
 pub(super) struct Role {
     pub(super) index: u8,
     pub(super) temper: Temper,
-    /// Whether all workers have the same listener.
-    pub(super) shared: bool,
     /// The ids of the maps in which it reports to Hermes.
     pub(super) hermes: Option<[u32; 2]>,
 }
 
-/// What a worker did.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(super) struct Counts {
-    /// Connections that it accepted, or that waited at its listener when it was told to stop.
-    pub(super) reached: u32,
-    /// How long it was busy, in seconds.
-    pub(super) busy: f64,
-}
-
+/// Its report is how many connections reached its listener, and how many seconds it was busy.
 pub(crate) fn run(role: &str) -> Result<()> {
     // A sleep ends within microseconds of its time.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
     let role: Role = serde_json::from_str(role).context("not a worker's role")?;
     let listener = std::io::stdin().as_fd().try_clone_to_owned()?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let mut flags = epoll::EventFlags::IN;
-    flags.set(epoll::EventFlags::EXCLUSIVE, role.shared);
     if role.temper != Temper::StopsAccepting {
+        // All workers may have the same listener.
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
         epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), flags)?;
     }
     let hermes = role.hermes.map(|maps| HermesWorker::new(maps, role.index.into()));
@@ -87,7 +77,8 @@ pub(crate) fn run(role: &str) -> Result<()> {
         epoll,
         listener: TcpListener::from(listener),
         connections: HashMap::new(),
-        counts: Counts::default(),
+        reached: 0,
+        busy: 0.0,
         hermes: hermes.transpose()?,
     };
     let mut control = process::ready()?;
@@ -95,8 +86,8 @@ pub(crate) fn run(role: &str) -> Result<()> {
     epoll::add(&worker.epoll, &control, data, epoll::EventFlags::IN)?;
     let mut events = Vec::with_capacity(EVENTS);
     while worker.turn(&mut events)? {}
-    worker.counts.reached += std::iter::from_fn(|| worker.listener.accept().ok()).count() as u32;
-    let counts = serde_json::to_vec(&worker.counts)?;
+    let waiting = std::iter::from_fn(|| worker.listener.accept().ok()).count() as u32;
+    let counts = serde_json::to_vec(&(worker.reached + waiting, worker.busy))?;
     control.write_all(&counts).context("the bench has ended")
 }
 
@@ -108,7 +99,8 @@ struct Worker {
     listener: TcpListener,
     /// By descriptor, each with a request that is not whole yet.
     connections: HashMap<u64, (TcpStream, Vec<u8>)>,
-    counts: Counts,
+    reached: u32,
+    busy: f64,
     hermes: Option<HermesWorker>,
 }
 
@@ -136,7 +128,7 @@ impl Worker {
         }
         self.report(|hermes| hermes.pending(0));
         self.hang_if_due();
-        self.counts.busy += start.elapsed().as_secs_f64();
+        self.busy += start.elapsed().as_secs_f64();
         Ok(go_on)
     }
 
@@ -153,7 +145,7 @@ impl Worker {
             }
             Err(error) => return Err(error).context("cannot accept"),
         };
-        self.counts.reached += 1;
+        self.reached += 1;
         if matches!(self.role.temper, Temper::Hangs | Temper::DropsAndHangs) {
             self.next_hang.get_or_insert_with(|| Instant::now() + FIRST_HANG);
         }
