@@ -60,6 +60,7 @@ pub(crate) fn distribution(
         .x_desc("percentile of requests")
         .y_desc("latency in ms")
         .x_label_formatter(&|one_in| format!("{} %", 100.0 - 100.0 / one_in))
+        .y_label_formatter(&f64::to_string)
         .axis_style(INK)
         .bold_line_style(GRID)
         .light_line_style(TRANSPARENT)

@@ -205,16 +205,6 @@ mod tests {
 
     const CONNECTIONS: u64 = 300;
 
-    /// A group of 64; its workers are not running.
-    fn group() -> (Vec<TcpListener>, Hermes, Vec<HermesWorker>) {
-        let bind = Bind::new(loopback(false)).nonblocking(true);
-        let listeners = bind.listeners(MOST_WORKERS).unwrap();
-        let hermes = Hermes::attach(&listeners).unwrap();
-        let maps = hermes.map_ids().unwrap();
-        let workers = (0..MOST_WORKERS as u32).map(|index| HermesWorker::new(maps, index).unwrap());
-        (listeners, hermes, workers.collect())
-    }
-
     /// Who gets some of [`CONNECTIONS`].
     fn deal(listeners: &[TcpListener]) -> Vec<usize> {
         let address = listeners[0].local_addr().unwrap();
@@ -234,7 +224,14 @@ mod tests {
     #[test]
     fn the_program_picks_those_whose_reports_are_good_or_leaves_it_to_the_kernel() {
         netns::isolated(|| {
-            let (listeners, hermes, workers) = group();
+            let bind = Bind::new(loopback(false)).nonblocking(true);
+            let listeners = bind.listeners(MOST_WORKERS).unwrap();
+            let hermes = Hermes::attach(&listeners).unwrap();
+            let maps = hermes.map_ids().unwrap();
+            // None is running.
+            let workers: Vec<HermesWorker> = (0..MOST_WORKERS as u32)
+                .map(|index| HermesWorker::new(maps, index).unwrap())
+                .collect();
             assert!(deal(&listeners).len() > 32);
             assert_eq!(hermes.counts().unwrap(), [0, CONNECTIONS]);
             let good = [0, 31, 32, 63];

@@ -17,8 +17,10 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 use serde::{Serialize, Serializer};
 
+use super::priority;
 use super::schedule::{Arrival, Schedule};
 use super::wire::Dialect;
+use super::worker::Temper;
 
 /// Few at once, so that arrivals do not wait for answers.
 const EVENTS: usize = 64;
@@ -77,16 +79,25 @@ impl Serialize for Times {
     }
 }
 
-/// Asks `target`, which has this number of workers, for what is scheduled. Returns when all is answered,
-/// but not later than `patience` after the schedule's end.
-pub(super) fn drive(
-    target: SocketAddr,
-    workers: u8,
-    dialect: Dialect,
-    schedule: &Schedule,
-    patience: Duration,
-) -> Result<Outcome> {
+/// With what a contender is measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setup<'a> {
+    pub(super) workers: u8,
+    /// The first worker's; the others are steady.
+    pub(super) temper: Temper,
+    pub(super) schedule: &'a Schedule,
+    /// How long answers are waited for after the schedule's end.
+    pub(super) patience: Duration,
+    /// For what is drawn in addition to the schedule.
+    pub(super) seed: u64,
+}
+
+/// Asks `target` for what is scheduled, at a priority above the workers'. Returns when all is answered,
+/// but not later than the patience after the schedule's end.
+pub(super) fn drive(target: SocketAddr, dialect: Dialect, setup: &Setup<'_>) -> Result<Outcome> {
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
+    let schedule = setup.schedule;
+    priority::set(priority::GENERATOR);
     let mut generator = Generator {
         target,
         dialect,
@@ -95,12 +106,14 @@ pub(super) fn drive(
         start: Instant::now(),
         clients: (0..schedule.connections).map(|_| None).collect(),
         outstanding: 0,
-        open: vec![0; workers.into()],
+        open: vec![0; setup.workers.into()],
         samples: 0,
         seen: Outcome::default(),
     };
-    generator.run(schedule.length + patience)?;
-    generator.outcome()
+    let driven = generator.run(schedule.length + setup.patience);
+    let outcome = generator.outcome();
+    priority::set(priority::WORKER);
+    driven.and(outcome)
 }
 
 struct Generator<'a> {

@@ -44,7 +44,8 @@ use clap::builder::PossibleValuesParser;
 use reuseport::Host;
 
 use crate::report::{Common, Report};
-use measure::{Setup, measure};
+use generator::Setup;
+use measure::measure;
 use nginx::Site;
 use results::{Cell, Measured};
 use scenario::Scenario;

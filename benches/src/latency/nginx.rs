@@ -14,8 +14,7 @@ use tempfile::TempDir;
 use test_support::{load, server::Nginx, wait};
 
 use super::contender::Contender;
-use super::generator::Outcome;
-use super::measure::{Setup, ask};
+use super::generator::{Outcome, Setup, drive};
 use super::schedule::{Schedule, Service, Traffic};
 use super::wire::Dialect;
 
@@ -58,13 +57,13 @@ impl Site {
         let nginx = Nginx::start_serving(LISTEN, workers, reuseport, content);
         let address = nginx.addr();
         let dealer = contender.attach(host, address, &[])?;
-        let outcome = ask(address, Dialect::Http, setup.schedule, setup)?;
+        let outcome = drive(address, Dialect::Http, setup)?;
         dealer.check(outcome.connections.into())?;
         let length = wait::scaled(Duration::from_secs(WRK_SECONDS.into()));
         let slow = Schedule::draw(&WITH_WRK, length, setup.seed);
         let answered = std::thread::scope(|scope| {
             let wrk = scope.spawn(|| load::wrk(address, WRK_SECONDS));
-            ask(address, Dialect::Http, &slow, setup)?;
+            drive(address, Dialect::Http, &Setup { schedule: &slow, ..*setup })?;
             wrk.join().map(|outcome| outcome.answered).map_err(|_| anyhow!("wrk failed"))
         })?;
         let wrk = answered as f64 / length.as_secs_f64();

@@ -117,35 +117,31 @@ impl Measured {
             let name = format!("{}, {}", self.scenario.title, cell.contender.name());
             report.raw(name, &cell.outcomes)?;
         }
-        let (title, described) = (self.scenario.title, self.scenario.describe(self.workers));
+        let described = self.scenario.describe(self.workers);
         let all = |of: fn(&Outcome) -> f64| {
-            median(&self.cells.iter().flat_map(|cell| cell.each(of)).collect::<Vec<f64>>())
+            number(median(&self.cells.iter().flat_map(|cell| cell.each(of)).collect::<Vec<f64>>()))
         };
         if self.scenario.is_reached() {
-            let connections = number(all(|one| one.connections.into()));
             let title = format!(
-                "{described}. Of some {connections} connections, how many reached the worker that does \
-                 not accept"
+                "{described}. Of some {} connections, how many reached the worker that does not accept",
+                all(|one| one.connections.into()),
             );
             self.table(report, title, &REACHED);
             return Ok(());
         }
-        let latency = format!(
+        let title = format!(
             "{described}. Milliseconds from scheduled to answered, medians of {} rounds; generator late \
              by {} ms (p99)",
             self.cells[0].outcomes.len(),
-            number(all(|one| one.lag.millis(0.99))),
+            all(|one| one.lag.millis(0.99)),
         );
-        if !self.scenario.nginx {
-            self.table(report, latency, &LATENCY);
-            return Ok(());
+        let unreported = if self.scenario.nginx { 3 } else { 0 };
+        self.table(report, title, &LATENCY[..LATENCY.len() - unreported]);
+        if self.scenario.nginx {
+            let title = "nginx, wrk with 8 clients, a connection for each request, while 2 slow \
+                         requests come a second";
+            self.table(report, title.to_owned(), &WRK);
         }
-        self.table(report, latency, &LATENCY[..LATENCY.len() - 3]);
-        let wrk = format!(
-            "{title}, wrk with 8 clients, a connection for each request, while 2 slow requests come a \
-             second"
-        );
-        self.table(report, wrk, &WRK);
         Ok(())
     }
 

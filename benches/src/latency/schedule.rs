@@ -175,10 +175,11 @@ mod tests {
 
     #[test]
     fn lasting_connections_are_as_many_as_they_should_be_and_end_once() {
-        let schedule = Schedule::draw(&Traffic { lasting: 400, ..SHORT }, LENGTH, 1);
-        // 400 at first, and one comes every 10 ms from 5 s on.
+        let traffic = Traffic { lasting: 1_600, ..SHORT };
+        let schedule = Schedule::draw(&traffic, Duration::from_secs(2), 1);
+        // 1,600 at first, and 400 come in a second from 0.5 s on.
         let connections = f64::from(schedule.connections);
-        assert!((connections - 1_900.0).abs() < 5.0 * 1_500_f64.sqrt(), "{connections}");
+        assert!((connections - 2_200.0).abs() < 5.0 * 600_f64.sqrt(), "{connections}");
         let mut ended = vec![false; schedule.connections as usize];
         for arrival in &schedule.arrivals {
             let ended = &mut ended[arrival.connection as usize];
@@ -186,7 +187,7 @@ mod tests {
             *ended = arrival.last;
         }
         let settled = schedule.arrivals.iter().filter(|arrival| arrival.at >= schedule.settled);
-        let rate = settled.count() as f64 / 15.0;
+        let rate = settled.count() as f64 / 1.5;
         assert!((rate - 5_000.0).abs() < 500.0, "{rate}");
     }
 }
