@@ -101,14 +101,6 @@ pub(super) enum Dealer<'a> {
 }
 
 impl Dealer<'_> {
-    /// The ids of the maps in which workers report, if it takes reports.
-    pub(super) fn report_maps(&self) -> Result<Option<[u32; 2]>> {
-        match self {
-            Self::Hermes(hermes) => hermes.map_ids().map(Some),
-            _ => Ok(None),
-        }
-    }
-
     /// Refuses a measurement in which it did not deal every single connection.
     pub(super) fn check(&self, connections: u64) -> Result<()> {
         let [picks, others] = match self {

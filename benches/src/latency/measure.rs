@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result};
 use reuseport::Host;
 
-use super::contender::Contender;
+use super::contender::{Contender, Dealer};
 use super::generator::{Outcome, Setup, drive};
 use super::wire::Dialect;
 use super::worker::{Role, Temper};
@@ -16,7 +16,10 @@ pub(super) fn measure(host: &Host, contender: Contender, setup: &Setup<'_>) -> R
     let listeners = contender.listen(setup.workers)?;
     let address = listeners[0].local_addr()?;
     let dealer = contender.attach(host, address, &listeners)?;
-    let hermes = dealer.report_maps()?;
+    let hermes = match &dealer {
+        Dealer::Hermes(hermes) => Some(hermes.map_ids()?),
+        _ => None,
+    };
     let start = |index| {
         let temper = if index == 0 { setup.temper } else { Temper::Steady };
         let role = serde_json::to_string(&Role { index, temper, hermes })?;

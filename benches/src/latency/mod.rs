@@ -42,20 +42,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::builder::PossibleValuesParser;
 use reuseport::Host;
+use tempfile::TempDir;
 
 use crate::report::{Common, Report};
 use generator::Setup;
 use measure::measure;
-use nginx::Site;
 use results::{Cell, Measured};
 use scenario::Scenario;
 use schedule::Schedule;
 
 /// How long after the last request answers are waited for at most.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same, and how long requests come, where one worker never answers.
-const SHORT_PATIENCE: Duration = Duration::from_millis(200);
-const SHORT: Duration = Duration::from_millis(500);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -112,8 +109,8 @@ fn measure_all(args: &Args) -> Result<Vec<Measured>> {
         Measured { scenario, workers: scenario.workers(args.workers), cells }
     };
     let mut measured: Vec<Measured> = scenario::ALL.iter().filter(asked).map(new).collect();
-    let nginx = measured.iter().any(|one| one.scenario.nginx);
-    let site = nginx.then(Site::new).transpose()?;
+    let needs_site = measured.iter().any(|one| one.scenario.nginx);
+    let site = needs_site.then(nginx::site).transpose()?;
     let mut random = fastrand::Rng::with_seed(1);
     let rounds = if args.quick { 2 } else { args.rounds };
     for round in 1..=rounds {
@@ -129,14 +126,15 @@ fn measure_all(args: &Args) -> Result<Vec<Measured>> {
 fn measure_round(
     args: &Args,
     host: &Host,
-    site: Option<&Site>,
+    site: Option<&TempDir>,
     one: &mut Measured,
     random: &mut fastrand::Rng,
 ) -> Result<()> {
     let scenario = one.scenario;
     let length = Duration::from_millis(if args.quick { 1000 } else { args.millis });
     let (length, patience) = match scenario.is_reached() {
-        true => (SHORT, SHORT_PATIENCE),
+        // A worker that does not accept never answers.
+        true => (Duration::from_millis(500), Duration::from_millis(200)),
         false => (length * scenario.stretch, length.min(PATIENCE)),
     };
     let seed = random.u64(..);
@@ -147,7 +145,7 @@ fn measure_round(
     random.shuffle(&mut turns);
     for cell in turns {
         let outcome = match site.filter(|_| scenario.nginx) {
-            Some(site) => site.measure(host, cell.contender, &setup),
+            Some(site) => nginx::measure(host, cell.contender, &setup, site),
             None => measure(host, cell.contender, &setup),
         };
         let what = || format!("{}, {}", scenario.title, cell.contender.name());

@@ -29,46 +29,42 @@ const LISTEN: &[&str] = &["127.0.0.1:PORT backlog=4096"];
 const WRK_SECONDS: u32 = 2;
 
 /// What nginx serves: a directory with one with many files in it.
-pub(super) struct Site(TempDir);
-
-impl Site {
-    pub(super) fn new() -> Result<Self> {
-        let directory = tempfile::tempdir().context("no directory for nginx to serve")?;
-        let slow = directory.path().join("slow");
-        fs::create_dir(&slow)?;
-        for file in 0..FILES {
-            File::create(slow.join(format!("{file:05}"))).context("cannot fill a directory")?;
-        }
-        Ok(Self(directory))
+pub(super) fn site() -> Result<TempDir> {
+    let directory = tempfile::tempdir().context("no directory for nginx to serve")?;
+    let slow = directory.path().join("slow");
+    fs::create_dir(&slow)?;
+    for file in 0..FILES {
+        File::create(slow.join(format!("{file:05}"))).context("cannot fill a directory")?;
     }
+    Ok(directory)
+}
 
-    /// A new nginx under this contender.
-    pub(super) fn measure(
-        &self,
-        host: &Host,
-        contender: Contender,
-        setup: &Setup<'_>,
-    ) -> Result<Outcome> {
-        let content = format!(
-            r#"location / {{ return 200 "ok\n"; }} location /slow/ {{ root {}; autoindex on; }}"#,
-            self.0.path().display()
-        );
-        let (workers, reuseport) = (setup.workers.into(), contender.has_queues());
-        let nginx = Nginx::start_serving(LISTEN, workers, reuseport, content);
-        let address = nginx.addr();
-        let dealer = contender.attach(host, address, &[])?;
-        let outcome = drive(address, Dialect::Http, setup)?;
-        dealer.check(outcome.connections.into())?;
-        let length = wait::scaled(Duration::from_secs(WRK_SECONDS.into()));
-        let slow = Schedule::draw(&WITH_WRK, length, setup.seed);
-        let answered = std::thread::scope(|scope| {
-            let wrk = scope.spawn(|| load::wrk(address, WRK_SECONDS));
-            drive(address, Dialect::Http, &Setup { schedule: &slow, ..*setup })?;
-            wrk.join().map(|outcome| outcome.answered).map_err(|_| anyhow!("wrk failed"))
-        })?;
-        let wrk = answered as f64 / length.as_secs_f64();
-        dealer.detach()?;
-        drop(nginx);
-        Ok(Outcome { wrk, ..outcome })
-    }
+/// With a new nginx.
+pub(super) fn measure(
+    host: &Host,
+    contender: Contender,
+    setup: &Setup<'_>,
+    site: &TempDir,
+) -> Result<Outcome> {
+    let content = format!(
+        r#"location / {{ return 200 "ok\n"; }} location /slow/ {{ root {}; autoindex on; }}"#,
+        site.path().display()
+    );
+    let (workers, reuseport) = (setup.workers.into(), contender.has_queues());
+    let nginx = Nginx::start_serving(LISTEN, workers, reuseport, content);
+    let address = nginx.addr();
+    let dealer = contender.attach(host, address, &[])?;
+    let outcome = drive(address, Dialect::Http, setup)?;
+    dealer.check(outcome.connections.into())?;
+    let length = wait::scaled(Duration::from_secs(WRK_SECONDS.into()));
+    let slow = Schedule::draw(&WITH_WRK, length, setup.seed);
+    let answered = std::thread::scope(|scope| {
+        let wrk = scope.spawn(|| load::wrk(address, WRK_SECONDS));
+        drive(address, Dialect::Http, &Setup { schedule: &slow, ..*setup })?;
+        wrk.join().map(|outcome| outcome.answered).map_err(|_| anyhow!("wrk failed"))
+    })?;
+    let wrk = answered as f64 / length.as_secs_f64();
+    dealer.detach()?;
+    drop(nginx);
+    Ok(Outcome { wrk, ..outcome })
 }

@@ -49,10 +49,6 @@ pub(super) enum Aim {
     Reached(f64),
 }
 
-const BLOCKING: Service = Service::of_ms(1, 100, 0.002);
-const BIMODAL: Service = Service::of_ms(10, 200, 0.05);
-/// Of nginx: a nonzero time means the slow location.
-const SLOW_INDEX: Service = Service::of_ms(0, 100, 0.002);
 /// What a request takes in addition: a worker accepts, reads, wakes up, answers and closes. About what
 /// was measured; how well it is met is in the column `busy`.
 const HANDLING: Duration = Duration::from_micros(90);
@@ -77,7 +73,7 @@ const BLOCKING_25: Scenario = Scenario {
     title: "blocking, 25 %",
     what: "0.2 % of requests block for 100 ms, others for 1 ms,",
     rate: Rate::Capacity(0.25),
-    service: BLOCKING,
+    service: Service::of_ms(1, 100, 0.002),
     aims: &[Aim::P99To(Contender::Hash, 1.0 / 15.0), Aim::P99To(Contender::Shared, 1.0)],
     ..USUAL
 };
@@ -110,7 +106,7 @@ pub(super) static ALL: [Scenario; 12] = [
         title: "bimodal",
         what: "requests of 10 ms and 5 % of 200 ms,",
         rate: Rate::Capacity(0.85),
-        service: BIMODAL,
+        service: Service::of_ms(10, 200, 0.05),
         stretch: 2,
         ..USUAL
     },
@@ -151,7 +147,7 @@ pub(super) static ALL: [Scenario; 12] = [
                blocks its worker for some 100 ms, others are answered at once",
         nginx: true,
         rate: Rate::PerSecond(600.0),
-        service: SLOW_INDEX,
+        service: Service::of_ms(0, 100, 0.002), // a nonzero time means the slow location
         stretch: 2,
         ..USUAL
     },
@@ -217,10 +213,7 @@ impl Scenario {
 
 #[test]
 fn rates_are_parts_of_capacity() {
-    let rate =
-        |name: &str| ALL.iter().find(|scenario| scenario.name() == name).unwrap().traffic(8).rate;
-    assert!((rate("uniform") - 0.5 * 8.0 / 1.09e-3).abs() < 0.1);
+    assert!((USUAL.traffic(8).rate - 0.5 * 8.0 / 1.09e-3).abs() < 0.1);
     // 0.998 * 1 ms + 0.002 * 100 ms + 0.09 ms
-    assert!((rate("blocking-25") - 0.25 * 8.0 / 1.288e-3).abs() < 0.1);
-    assert!((rate("bimodal") - 0.85 * 8.0 / 19.59e-3).abs() < 0.1);
+    assert!((BLOCKING_25.traffic(8).rate - 0.25 * 8.0 / 1.288e-3).abs() < 0.1);
 }
