@@ -65,9 +65,8 @@ impl Hermes {
     ///
     /// Until a worker comes to the end of its loop, the kernel's hash decides.
     pub(crate) fn attach<S: AsFd>(listeners: &[S]) -> Result<Self> {
-        let workers = listeners.len();
-        ensure!((1..=MOST_WORKERS).contains(&workers), "Hermes is for 1 to {MOST_WORKERS} workers");
-        let workers = workers as u32;
+        ensure!(listeners.len() <= MOST_WORKERS, "Hermes is for {MOST_WORKERS} workers at most");
+        let workers = listeners.len() as u32;
         let mut sockets = ReusePortSockArray::create("sockets", workers)?;
         for (index, listener) in (0..).zip(listeners) {
             sockets.set(index, &listener.as_fd(), 0)?;
@@ -91,7 +90,7 @@ impl Hermes {
         Ok([picks?.iter().sum(), fallbacks?.iter().sum()])
     }
 
-    /// The maps of reports and of bits, for [`HermesWorker::new`].
+    /// Of reports and of bits, for [`HermesWorker::new`].
     pub(crate) fn map_ids(&self) -> Result<[u32; 2]> {
         Ok([self.status.map_data().info()?.id(), self.bitmap.map_data().info()?.id()])
     }
@@ -109,7 +108,6 @@ impl HermesWorker {
     pub(crate) fn new(maps: [u32; 2], index: u32) -> Result<Self> {
         let status: Array<_, Row> = Array::over(MapData::from_id(maps[0])?)?;
         let bitmap: Array<_, u64> = Array::over(MapData::from_id(maps[1])?)?;
-        ensure!(index < status.len(), "there is no worker {index} among {}", status.len());
         Ok(Self { status: status.mapped()?, bitmap: bitmap.mapped()?, index })
     }
 

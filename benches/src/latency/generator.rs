@@ -194,11 +194,12 @@ impl Generator<'_> {
                 let both = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
                 epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(key as u64), both)?;
                 self.seen.connections += 1;
+                let (to_send, pending, received) = (Vec::new(), VecDeque::new(), Vec::new());
                 none.insert(Client {
                     stream,
-                    to_send: Vec::new(),
-                    pending: VecDeque::new(),
-                    received: Vec::new(),
+                    to_send,
+                    pending,
+                    received,
                     worker: None,
                     last: false,
                 })
