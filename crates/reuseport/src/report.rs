@@ -1,4 +1,4 @@
-//! Load reports: what a worker itself reports of its load.
+//! Load reports from workers.
 //!
 //! A queue shows what waits at a worker, not what the worker has already accepted. A server that can call
 //! this crate may also report how many requests are *in flight* (accepted and not finished), and that it
