@@ -97,7 +97,7 @@ impl Group {
 fn equal_members_take_turns_and_the_program_reads_queues() {
     alone(|| {
         for address in [loopback(false), loopback(true)] {
-            let members = Bind::new(address).listeners(4).unwrap();
+            let members = by_slot(Bind::new(address).listeners(4).unwrap());
             let host = Host::open().unwrap();
             let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
             let program = Some(LEAST_LOADED.into());

@@ -156,7 +156,8 @@ fn each_cpu_has_its_member() {
             let set = sched_getaffinity(None).unwrap();
             (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
         };
-        let members = Bind::new(loopback(false)).nonblocking(true).udp_sockets(cpus.len()).unwrap();
+        let members =
+            by_slot(Bind::new(loopback(false)).nonblocking(true).udp_sockets(cpus.len()).unwrap());
         let host = Host::open().unwrap();
         let key = key_at(&host, "udp", members[0].local_addr().unwrap());
         // In reverse, so that it cannot match by accident.
@@ -302,8 +303,9 @@ fn a_change_of_policy_under_traffic_sends_nothing_to_a_draining_member() {
 fn under_every_policy_a_member_with_a_full_queue_is_skipped() {
     alone(|| {
         for policy in Policy::ALL {
-            let members =
-                Bind::new(loopback(false)).backlog(1).nonblocking(true).listeners(3).unwrap();
+            let members = by_slot(
+                Bind::new(loopback(false)).backlog(1).nonblocking(true).listeners(3).unwrap(),
+            );
             let host = Host::open().unwrap();
             let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
             let balancer = attach(&host, &key, *policy);
@@ -322,7 +324,7 @@ fn under_every_policy_a_member_with_a_full_queue_is_skipped() {
 #[test]
 fn a_refused_change_changes_nothing() {
     alone(|| {
-        let members = Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap();
+        let members = by_slot(Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap());
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let balancer = attach(&host, &key, Policy::RoundRobin);
@@ -346,7 +348,7 @@ fn a_refused_change_changes_nothing() {
 #[test]
 fn a_change_applies_only_to_the_member_that_it_names() {
     alone(|| {
-        let members = Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap();
+        let members = by_slot(Bind::new(loopback(false)).nonblocking(true).listeners(2).unwrap());
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let balancer = attach(&host, &key, Policy::RoundRobin);

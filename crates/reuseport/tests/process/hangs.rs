@@ -1,6 +1,7 @@
 //! A worker that stops accepting, under least-loaded and load from all CPUs: while another member
 //! has an empty queue, it gets at most two connections.
 
+use crate::common::traffic::by_slot;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -77,7 +78,7 @@ impl Drop for Listeners {
 /// Serves with all members but the first `hanging`, until clients on all CPUs have got `requests`
 /// answers.
 fn hang(hanging: usize, requests: usize) -> (Stats, Vec<u64>) {
-    let listeners = Listeners(Bind::new(loopback(false)).listeners(MEMBERS).unwrap());
+    let listeners = Listeners(by_slot(Bind::new(loopback(false)).listeners(MEMBERS).unwrap()));
     let at = listeners.0[0].local_addr().unwrap();
     let host = Host::open().unwrap();
     let key = host.group_of(&listeners.0[0]).unwrap().key;

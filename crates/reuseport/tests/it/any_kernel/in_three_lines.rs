@@ -1,6 +1,7 @@
 //! The library as its front page shows it: three lines for your own sockets, and the same for those
 //! of a running server.
 
+use crate::common::traffic::by_slot;
 use std::fs::File;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -22,7 +23,7 @@ fn picks_of(stats: &Stats, listeners: &[TcpListener]) -> Vec<u64> {
 #[test]
 fn your_own_listeners_without_the_right_to_trace() {
     alone(|| {
-        let listeners = Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap();
+        let listeners = by_slot(Bind::new(loopback(false)).nonblocking(true).listeners(3).unwrap());
         capable_of(CapabilitySet::BPF.union(CapabilitySet::PERFMON), || {
             let host = Host::open().unwrap();
             let group = host.group_of(&listeners[0]).unwrap();
@@ -80,7 +81,7 @@ fn changes_are_seen(host: &Host, balancer: &Balancer, listeners: &[TcpListener])
 #[test]
 fn your_own_udp_sockets() {
     alone(|| {
-        let sockets = Bind::new(loopback(true)).udp_sockets(2).unwrap();
+        let sockets = by_slot(Bind::new(loopback(true)).udp_sockets(2).unwrap());
         let host = Host::open().unwrap();
         let group = host.group_of(&sockets[1]).unwrap();
         let (balancer, _) =
@@ -134,7 +135,7 @@ fn a_socket_in_no_group_is_refused_with_the_reason() {
 #[test]
 fn there_are_no_statistics_without_a_policy() {
     alone(|| {
-        let listeners = Bind::new(loopback(false)).listeners(2).unwrap();
+        let listeners = by_slot(Bind::new(loopback(false)).listeners(2).unwrap());
         let host = Host::open().unwrap();
         let group = host.group_of(&listeners[0]).unwrap();
         let (balancer, _) = Balancer::attach(&host, &group.key, &Attach::default()).unwrap();

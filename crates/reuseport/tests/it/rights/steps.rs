@@ -1,5 +1,6 @@
 //! The steps: what root prepares, and what the ordinary user attempts.
 
+use crate::common::traffic::by_slot;
 use std::error::Error;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
@@ -167,7 +168,7 @@ fn with(server: Server, attempt: impl FnOnce() -> Outcome + Send + 'static) -> P
 
 /// A group of two sockets that belong to the user of the calling thread.
 pub(crate) fn sockets() -> Vec<UdpSocket> {
-    Bind::new(loopback(false)).udp_sockets(2).unwrap()
+    by_slot(Bind::new(loopback(false)).udp_sockets(2).unwrap())
 }
 
 pub(crate) fn select<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SkReuseport {
