@@ -127,9 +127,7 @@ impl Transaction {
 
     /// Whether the group's program cannot read queues, and another instance could.
     fn may_read_more(&self, state: &GroupState) -> Result<bool> {
-        let unreadable =
-            |error| Error::new(ErrorKind::System, "cannot read a group's state").because(error);
-        Ok(caps::has(caps::TRACING) && !state.header().map_err(unreadable)?.reads_queues())
+        Ok(caps::has(caps::TRACING) && !state.read_header()?.reads_queues())
     }
 
     /// With a policy that needs CPUs: gives one to members without one, or to all if some are `given`.

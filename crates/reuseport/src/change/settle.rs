@@ -4,15 +4,13 @@
 //! an interruption, the id of the attached program tells whether the change took effect.
 
 use super::table;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::model::selection::Program;
-use crate::pins::group::GroupState;
+use crate::pins::group::{GroupState, header_failed};
 
 /// Completes or takes back a change of policy that was interrupted or failed. The `attached` program stays.
 pub(super) fn settle(state: &mut GroupState, attached: Option<u32>) -> Result<()> {
-    let failed =
-        |error| Error::new(ErrorKind::System, "cannot read a group's state").because(error);
-    let mut header = state.header().map_err(failed)?;
+    let mut header = state.read_header()?;
     let Some(announced) = header.announced() else {
         state.forget_next();
         return Ok(());
@@ -24,7 +22,7 @@ pub(super) fn settle(state: &mut GroupState, attached: Option<u32>) -> Result<()
         table::swap(state, selection.policy)?;
     }
     header.settle(taken_over);
-    state.set_header(&header).map_err(failed)?;
+    state.set_header(&header).map_err(header_failed)?;
     state.forget_next();
     Ok(())
 }

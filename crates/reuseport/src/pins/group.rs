@@ -222,16 +222,18 @@ impl GroupState {
         self.header.get(&0, 0)
     }
 
+    /// The header, with an error that says that it is the group's state.
+    pub(crate) fn read_header(&self) -> Result<Header> {
+        self.header().map_err(header_failed)
+    }
+
     pub(crate) fn set_header(&mut self, header: &Header) -> Result<(), MapError> {
         self.header.set(0, header, 0)
     }
 
     /// The program that decides; `None` for one of a newer version.
     pub(crate) fn program_kind(&self) -> Result<Option<Program>> {
-        let header = self.header().map_err(|error| {
-            Error::new(ErrorKind::System, "cannot read a group's state").because(error)
-        })?;
-        Ok(header.program())
+        Ok(self.read_header()?.program())
     }
 
     pub(crate) fn capacity(&self) -> u32 {
@@ -360,6 +362,11 @@ pub(crate) fn clear_staging(root: &Root) -> Result<()> {
 
 fn open_sockets(directory: &Path) -> Result<Sockets, MapError> {
     Sockets::from_map(Map::from_map_data(MapData::from_pin(directory.join("sockets"))?)?)
+}
+
+/// The error of an operation on the header.
+pub(crate) fn header_failed(error: MapError) -> Error {
+    Error::new(ErrorKind::System, "cannot read a group's state").because(error)
 }
 
 /// Refuses a header that this version would misread.

@@ -2,7 +2,7 @@
 
 use super::bpffs::Root;
 use super::group::GroupState;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::model::group::Group;
 use crate::model::selection::Steering;
 
@@ -30,9 +30,7 @@ pub(crate) fn steering(
     if !state.is_ours(id)? {
         return Ok((Steering::Foreign, None));
     }
-    let header = state.header().map_err(|error| {
-        Error::new(ErrorKind::System, "cannot read a group's state").because(error)
-    })?;
+    let header = state.read_header()?;
     let steering = header.program_with_id(id).map_or(Steering::Foreign, Steering::Ours);
     Ok((steering, Some(state)))
 }
