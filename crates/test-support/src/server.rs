@@ -11,7 +11,7 @@ mod nginx;
 mod proc;
 mod unbound;
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 pub use daemon::Daemon;
 pub use gunicorn::Gunicorn;
@@ -20,17 +20,22 @@ pub use nginx::Nginx;
 pub use proc::{Transport, bound_sockets, bound_sockets_here, open_descriptors};
 pub use unbound::Unbound;
 
-/// A port that is free for TCP and UDP on 127.0.0.1 in this network namespace.
+/// A port that no socket of this network namespace is bound to, over TCP or UDP, and that no other
+/// call in this process returned.
+///
+/// It is below the range that the kernel takes source ports from. No socket is opened to find it:
+/// a walk over the descriptors of all processes, which other tests do, can keep a closed socket,
+/// and so its port, for a moment.
 ///
 /// # Panics
 ///
 /// If there is none.
 pub fn free_port() -> u16 {
-    let free = || {
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
-        let port = tcp.local_addr().ok()?.port();
-        UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok().map(|_| port)
-    };
-    // A port that is free for TCP may be taken for UDP: try several.
-    (0..100).find_map(|_| free()).unwrap_or_else(|| panic!("no port is free on 127.0.0.1"))
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    (0..COUNT)
+        .map(|_| FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT)
+        .find(|&port| !proc::is_used_here(port))
+        .unwrap_or_else(|| panic!("no port is free"))
 }

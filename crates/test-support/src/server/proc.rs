@@ -42,11 +42,24 @@ fn bound(process: &str, transport: Transport, port: u16) -> usize {
         .sum()
 }
 
+/// Whether a socket in the network namespace of the calling thread has `port`, in any state.
+pub(super) fn is_used_here(port: u16) -> bool {
+    ["tcp", "tcp6", "udp", "udp6"]
+        .iter()
+        .map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")))
+        .any(|table| table.is_ok_and(|table| table.lines().any(|line| has_port(line, port))))
+}
+
+fn has_port(line: &str, port: u16) -> bool {
+    let local = line.split_whitespace().nth(1);
+    local.is_some_and(|local| local.ends_with(&format!(":{port:04X}")))
+}
+
 /// A line: `sl local_address rem_address st ...`, where an address is hexadecimal `IP:PORT`.
 fn is_bound(line: &str, state: &str, port: u16) -> bool {
     let fields: Vec<&str> = line.split_whitespace().take(4).collect();
-    let &[_, local, _, st] = fields.as_slice() else { return false };
-    st == state && local.ends_with(&format!(":{port:04X}"))
+    let &[_, _, _, st] = fields.as_slice() else { return false };
+    st == state && has_port(line, port)
 }
 
 /// The children of all threads of `pid`, sorted.
@@ -185,6 +198,7 @@ mod tests {
         assert!(!is_bound(listening, "0A", 8081));
         assert!(!is_bound(accepted, "0A", 8080));
         assert!(!is_bound(head, "0A", 8080));
+        assert!(has_port(accepted, 8080) && !has_port(accepted, 50000) && !has_port(head, 8080));
     }
 
     #[test]

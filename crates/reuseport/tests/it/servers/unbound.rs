@@ -7,7 +7,7 @@ use reuseport::status::GroupStatus;
 use reuseport::{Host, Policy};
 use test_support::client::{dns_ask, dns_query};
 use test_support::load::{self, Outcome};
-use test_support::server::{Unbound, free_port};
+use test_support::server::Unbound;
 use test_support::wait;
 
 use crate::common::steering::{Followed, attach, cookies, followed, picks, picks_since, steered};
@@ -66,7 +66,7 @@ fn a_flow_keeps_its_thread_under_hash() {
         attach(&host, &key, Policy::Hash);
         let mut picked = Vec::new();
         for _ in 0..12 {
-            let socket = UdpSocket::bind(("127.0.0.1", free_port())).unwrap();
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.connect(unbound.addr()).unwrap();
             socket.set_read_timeout(Some(wait::scaled(wait::BOUND))).unwrap();
             let before = steered(&host, &key).unwrap();
