@@ -172,7 +172,7 @@ impl OwnGroup {
     /// If the caller lacks the rights to find it.
     pub(crate) fn find<'a>(listeners: impl Iterator<Item = &'a TcpListener>) -> Result<Self> {
         let cookies: Vec<Cookie> = listeners.map(cookie).collect::<Result<_>>()?;
-        let host = Host::open()?;
+        let host = Host::open_temporary()?;
         let ours = |group: &Group| cookies.iter().any(|cookie| group.member(*cookie).is_some());
         let group = host.groups()?.into_iter().find(ours);
         let key = group.context("cannot find our own listeners among the host's groups")?.key;

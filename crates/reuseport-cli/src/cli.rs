@@ -16,7 +16,7 @@ use crate::verb::{
 /// over such a group by a hash, without regard to load. This command lists the groups on the host,
 /// and attaches an eBPF program that decides instead, to running servers, without changes to them.
 ///
-/// There is no daemon: the program and its tables live in the kernel, pinned below
+/// There is no daemon: the program and its tables live in the kernel, pinned below the host's
 /// /sys/fs/bpf/reuseport, until `detach`.
 #[derive(Debug, Parser)]
 #[command(
@@ -56,9 +56,11 @@ Rights:
   right to write below /sys/fs/bpf.
 
 Environment:
-  REUSEPORT_LOG   what to log on standard error: error, warn (the default),
-                  info, debug, trace; or by module, as in `reuseport=debug`
-  NO_COLOR        if set and not empty, no colours; only terminals get them
+  REUSEPORT_LOG    what to log on standard error: error, warn (the default),
+                   info, debug, trace; or by module, as in `reuseport=debug`
+  REUSEPORT_BPFFS  the BPF filesystem that holds the pinned state, instead of
+                   the host's /sys/fs/bpf; for containers
+  NO_COLOR         if set and not empty, no colours; only terminals get them
 
 Exit status:
   0   done

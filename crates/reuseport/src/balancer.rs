@@ -59,7 +59,7 @@ impl Balancer {
     /// [`ErrorKind::Denied`], [`ErrorKind::Schema`], [`ErrorKind::Interrupted`]. The group is
     /// then as it was.
     pub fn attach(host: &Host, key: &GroupKey, attach: &Attach) -> Result<(Self, Attached)> {
-        let transaction = Transaction::begin(host.observer(), &attach.stop)?;
+        let transaction = Transaction::begin(host.observer(), host.place(), &attach.stop)?;
         let group = transaction.group(key)?.clone();
         let attached = transaction.attach(&group, attach)?;
         Ok((Self { key: key.clone() }, attached))
@@ -132,7 +132,8 @@ impl Balancer {
         policy: Policy,
         cpus: Option<&CpuList>,
     ) -> Result<Option<Error>> {
-        Transaction::begin(host.observer(), &Stop::default())?.set_policy(&self.key, policy, cpus)
+        Transaction::begin(host.observer(), host.place(), &Stop::default())?
+            .set_policy(&self.key, policy, cpus)
     }
 
     /// Changes the weights of members, in one step for the traffic.
@@ -165,7 +166,8 @@ impl Balancer {
     /// member than the given one has the slot, [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`],
     /// [`ErrorKind::Invalid`] where the user's own program decides.
     pub fn change_members(&self, host: &Host, changes: &[MemberChange]) -> Result<Vec<Share>> {
-        Transaction::begin(host.observer(), &Stop::default())?.change_members(&self.key, changes)
+        Transaction::begin(host.observer(), host.place(), &Stop::default())?
+            .change_members(&self.key, changes)
     }
 
     /// Detaches and removes all state. From now on the kernel's hash decides.
@@ -195,5 +197,5 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
 /// [`ErrorKind::NotAttached`] if no program is attached, [`ErrorKind::Foreign`] if another owner's program
 /// decides, [`ErrorKind::NotFound`] if the group is gone.
 pub fn detach(host: &Host, key: &GroupKey) -> Result<()> {
-    Transaction::begin(host.observer(), &Stop::default())?.detach(key)
+    Transaction::begin(host.observer(), host.place(), &Stop::default())?.detach(key)
 }

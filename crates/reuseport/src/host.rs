@@ -11,6 +11,7 @@ use crate::model::group::{Group, GroupKey};
 use crate::model::id::Netns;
 use crate::model::spec::GroupSpec;
 use crate::model::status::GroupStatus;
+use crate::pins::place::Place;
 
 /// Finds the groups of the host. Changes nothing.
 ///
@@ -26,6 +27,8 @@ use crate::model::status::GroupStatus;
 #[derive(Debug)]
 pub struct Host {
     observer: Arc<Observer>,
+    /// Where state is pinned.
+    place: Place,
 }
 
 impl Host {
@@ -35,7 +38,23 @@ impl Host {
     ///
     /// As [`Observer::new`].
     pub fn open() -> Result<Self> {
-        Ok(Self { observer: Arc::new(Observer::new()?) })
+        Ok(Self { observer: Arc::new(Observer::new()?), place: Place::default() })
+    }
+
+    /// Like [`open`](Self::open), for groups whose steering ends with this process. Where the BPF filesystem
+    /// of the host is out of reach, as in most containers, state is pinned on one that only this process
+    /// has. Detach before the process ends: other processes cannot change such a group, only detach it.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// Linux 5.2 for a filesystem of its own, which takes CAP_SYS_ADMIN.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); [`ErrorKind::Denied`] if the host's BPF filesystem is out of reach and the
+    /// process may not mount one.
+    pub fn open_temporary() -> Result<Self> {
+        Ok(Self { observer: Arc::new(Observer::new()?), place: Place::of_host_or_process()? })
     }
 
     /// Every group on the host, without pinned state.
@@ -50,6 +69,11 @@ impl Host {
     /// For operations that list the groups themselves.
     pub(crate) fn observer(&self) -> Arc<Observer> {
         Arc::clone(&self.observer)
+    }
+
+    /// Where operations find and pin state.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The calling thread's network namespace.
@@ -117,7 +141,7 @@ impl Host {
     /// As [`groups`](Self::groups). A group whose pinned state cannot be read is shown as one for which
     /// another owner's program decides.
     pub fn statuses(&self) -> Result<Vec<GroupStatus>> {
-        view::statuses(&self.observer)
+        view::statuses(&self.observer, &self.place)
     }
 
     /// The status of one group, with the members' owners.
@@ -126,6 +150,6 @@ impl Host {
     ///
     /// [`ErrorKind::NotFound`] if it is gone, and as [`statuses`](Self::statuses).
     pub fn status(&self, key: &GroupKey) -> Result<GroupStatus> {
-        view::status(&self.observer, key)
+        view::status(&self.observer, &self.place, key)
     }
 }

@@ -62,7 +62,8 @@
 //! The kernel attaches a program to the group, not to a value or a process. Dropping a [`Balancer`], a
 //! [`Watch`](watch::Watch) or a [`Host`] detaches nothing. The program stays until a process
 //! [detaches](detach()) or replaces it, or the group's last socket closes. Its state is pinned below
-//! `/sys/fs/bpf/reuseport`, where later processes with the same rights find it. There is no daemon.
+//! the host's `/sys/fs/bpf/reuseport`, where later processes with the same rights find it, from every mount
+//! namespace. The environment variable `REUSEPORT_BPFFS` names another BPF filesystem. There is no daemon.
 //!
 //! A process that binds the same address joins the group, and gets nothing until it attaches, too;
 //! [`Attach::default`] keeps the policy. After the last socket has closed, the next operation on any

@@ -95,6 +95,7 @@ use crate::kernel::reports::Entry;
 use crate::model::id::Cookie;
 use crate::pins::bpffs::Root;
 use crate::pins::group::{self, GroupState};
+use crate::pins::place::Place;
 use crate::wire::report::TIME_SHIFT;
 
 /// Reports the load of one member of a group: see the [module](self).
@@ -158,7 +159,7 @@ impl Reporter {
                     "attach to its group; if that was done before the socket joined, attach again",
                 )
         };
-        let root = Root::existing()?.ok_or_else(nowhere)?;
+        let root = Root::existing(&Place::default())?.ok_or_else(nowhere)?;
         let _lock = root.lock_shared()?;
         let Some((GroupState { policy_maps, .. }, slot, record)) =
             group::with_member(&root, cookie, port)?

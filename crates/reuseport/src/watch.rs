@@ -80,7 +80,7 @@ impl Watch {
         // Later updates enrol members and change nothing else.
         let attach =
             Attach { program: None, force: false, slots: None, weights: Vec::new(), ..attach };
-        let keep = watch_over(key)?;
+        let keep = watch_over(host.place(), key)?;
         Ok((Self { host, key: key.clone(), attach, events, last: None, keep }, attached))
     }
 
@@ -153,7 +153,8 @@ impl Watch {
 
         let mut pause = Duration::from_millis(1);
         for _ in 0..TRIES {
-            let transaction = Transaction::begin(self.host.observer(), &self.attach.stop)?;
+            let transaction =
+                Transaction::begin(self.host.observer(), self.host.place(), &self.attach.stop)?;
             if came.iter().all(|cookie| transaction.knows(*cookie)) {
                 match self.update(transaction) {
                     Err(error) if error.kind() == ErrorKind::Vanished => {}
@@ -164,7 +165,8 @@ impl Watch {
             pause *= 2;
         }
         // Some closed again, or only processes of another pid namespace hold them.
-        self.update(Transaction::begin(self.host.observer(), &self.attach.stop)?).map(Some)
+        self.update(Transaction::begin(self.host.observer(), self.host.place(), &self.attach.stop)?)
+            .map(Some)
     }
 
     /// Updates the group if it has changed. Otherwise takes no lock.
@@ -172,7 +174,8 @@ impl Watch {
         if self.last.is_some() && self.last == Some(Seen::of(&self.host.refresh(&self.key)?)) {
             return Ok(None);
         }
-        self.update(Transaction::begin(self.host.observer(), &self.attach.stop)?).map(Some)
+        self.update(Transaction::begin(self.host.observer(), self.host.place(), &self.attach.stop)?)
+            .map(Some)
     }
 
     /// Updates the group as the transaction found it. With many sockets, listing them again would take
@@ -185,7 +188,7 @@ impl Watch {
             return Err(not_attached(&self.key));
         }
         let attached = transaction.attach(&group, &self.attach)?;
-        self.keep = watch_over(&self.key)?;
+        self.keep = watch_over(self.host.place(), &self.key)?;
         if attached.changes.left_out.is_empty() {
             self.last = Some(Seen::of(&group));
         }

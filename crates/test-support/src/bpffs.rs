@@ -11,10 +11,15 @@ pub const PATH: &str = "/sys/fs/bpf";
 /// because the thread cannot go back. Threads and processes started afterwards share it; all pins
 /// are gone when the last of them ends.
 ///
+/// REUSEPORT_BPFFS must name [`PATH`], or the library would use the host's bpffs. `.cargo/run-as-root`
+/// sets it for the tests that cargo starts.
+///
 /// # Panics
 ///
-/// Without the right to mount (CAP_SYS_ADMIN).
+/// Without REUSEPORT_BPFFS, or without the right to mount (CAP_SYS_ADMIN).
 pub fn private() {
+    let named = std::env::var("REUSEPORT_BPFFS").unwrap_or_default();
+    assert_eq!(named, PATH, "set REUSEPORT_BPFFS={PATH}, as .cargo/run-as-root does");
     unshare(CloneFlags::CLONE_NEWNS)
         .unwrap_or_else(|errno| panic!("cannot make a mount namespace: {errno}"));
     // A shared mount would propagate the new one to the rest of the machine.

@@ -4,6 +4,8 @@
 # tests goes to the second one. Lines with a byte 1 are for `cargo xtask vm` (vm/machine.rs).
 set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/vm/bin
+# As .cargo/run-as-root does.
+export REUSEPORT_BPFFS=/sys/fs/bpf
 export HOME=/root USER=root TERM=dumb LANG=C.UTF-8
 bb=/bin/busybox
 results=/dev/ttyS1

@@ -4,4 +4,5 @@
 
 mod any_kernel;
 mod common;
+mod places;
 mod steering;

@@ -22,6 +22,7 @@ use crate::model::refusal::{foreign_program, no_group, not_attached, vanished};
 use crate::pins::bpffs::{Lock, Root};
 use crate::pins::group::{self, GroupState};
 use crate::pins::host_layer::HostLayer;
+use crate::pins::place::Place;
 use crate::pins::steering::steering;
 use crate::stop::Stop;
 use crate::wire::host::NO_HOST_MEMBER;
@@ -29,8 +30,8 @@ use crate::wire::slot::Start;
 
 /// Keeps a group's state while the server restarts, until the returned file is dropped. `None` if
 /// there is no state.
-pub(crate) fn watch_over(key: &GroupKey) -> Result<Option<File>> {
-    let Some(root) = Root::existing()? else { return Ok(None) };
+pub(crate) fn watch_over(place: &Place, key: &GroupKey) -> Result<Option<File>> {
+    let Some(root) = Root::existing(place)? else { return Ok(None) };
     let Some(state) = GroupState::existing(&root, key)? else { return Ok(None) };
     match state.watch() {
         // Another process detached the group a moment ago.
@@ -66,8 +67,8 @@ impl Drop for Transaction {
 
 impl Transaction {
     /// Waits for the lock, and removes what interrupted commands left.
-    pub(crate) fn begin(observer: Arc<Observer>, stop: &Stop) -> Result<Self> {
-        let root = Root::create()?;
+    pub(crate) fn begin(observer: Arc<Observer>, place: &Place, stop: &Stop) -> Result<Self> {
+        let root = Root::create(place)?;
         let lock = root.lock(stop)?;
         let groups = observer.groups()?;
         group::clear_staging(&root)?;

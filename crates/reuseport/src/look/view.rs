@@ -15,13 +15,14 @@ use crate::model::status::{Enrolment, GroupStatus, MemberStatus};
 use crate::pins::bpffs::Root;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
+use crate::pins::place::Place;
 use crate::pins::steering::steering;
 use crate::wire::slot::SlotRecord;
 
 /// The status of every group, without the members' owners. A group whose pinned state cannot be read
 /// is shown as one for which another owner's program decides.
-pub(crate) fn statuses(observer: &Observer) -> Result<Vec<GroupStatus>> {
-    let root = readable_root()?;
+pub(crate) fn statuses(observer: &Observer, place: &Place) -> Result<Vec<GroupStatus>> {
+    let root = readable_root(place)?;
     let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
     let layer = layer(root.as_ref());
     let owners = HashMap::new();
@@ -36,8 +37,8 @@ pub(crate) fn statuses(observer: &Observer) -> Result<Vec<GroupStatus>> {
 }
 
 /// The status of one group.
-pub(crate) fn status(observer: &Observer, key: &GroupKey) -> Result<GroupStatus> {
-    let root = readable_root()?;
+pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Result<GroupStatus> {
+    let root = readable_root(place)?;
     let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
     let layer = layer(root.as_ref());
     let group = group(observer, key)?;
@@ -52,9 +53,9 @@ pub(crate) fn group(observer: &Observer, key: &GroupKey) -> Result<Group> {
 
 /// The state directory, if it exists and the caller may read it. A caller who may list sockets sees
 /// every group; policies and slots are for those who may read the directory too.
-fn readable_root() -> Result<Option<Root>> {
-    match Root::existing() {
-        Err(error) if error.kind() == ErrorKind::Denied => {
+fn readable_root(place: &Place) -> Result<Option<Root>> {
+    match Root::existing(place) {
+        Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
             tracing::warn!("policies, slots and picks are not shown: {}", error.report());
             Ok(None)
         }

@@ -3,6 +3,7 @@
 pub mod group;
 pub mod id;
 mod name;
+pub(crate) mod place;
 pub mod policy;
 pub(crate) mod refusal;
 pub(crate) mod selection;

@@ -1,4 +1,4 @@
-//! The root directory on the BPF filesystem: found, created, locked. Mounts bpffs if necessary.
+//! The root directory on the BPF filesystem: created, locked; the directories in it.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -8,19 +8,13 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
 
+use super::place::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::stop::Stop;
 
-/// The conventional mount point of bpffs.
-const MOUNT: &str = "/sys/fs/bpf";
-
-/// The root directory. It is never removed, because it carries the lock.
-const ROOT: &str = "/sys/fs/bpf/reuseport";
-
-/// `BPF_FS_MAGIC` in include/uapi/linux/magic.h.
-const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// The root directory's name on the bpffs. It is never removed, because it carries the lock.
+const ROOT: &str = "reuseport";
 
 /// The root directory. It exists; it need not be locked.
 #[derive(Debug, Clone)]
@@ -40,19 +34,19 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// If it exists and the caller may not read it.
-    pub(crate) fn existing() -> Result<Option<Self>> {
-        match fs::read_dir(ROOT) {
-            Ok(_) => Ok(Some(Self { path: PathBuf::from(ROOT) })),
+    /// If it exists and the caller may not read it, or if the host's bpffs cannot be found.
+    pub(crate) fn existing(place: &Place) -> Result<Option<Self>> {
+        let Some(path) = place.existing()?.map(|bpffs| bpffs.join(ROOT)) else { return Ok(None) };
+        match fs::read_dir(&path) {
+            Ok(_) => Ok(Some(Self { path })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(denied(format!("cannot read {ROOT}"), error)),
+            Err(error) => Err(denied(format!("cannot read {}", path.display()), error)),
         }
     }
 
     /// The root directory, created if necessary, after mounting bpffs if necessary.
-    pub(crate) fn create() -> Result<Self> {
-        ensure_mounted()?;
-        let root = Self { path: PathBuf::from(ROOT) };
+    pub(crate) fn create(place: &Place) -> Result<Self> {
+        let root = Self { path: place.create()?.join(ROOT) };
         make_directory(&root.path)?;
         refuse_if_others_may_write(&root.path)?;
         Ok(root)
@@ -203,24 +197,6 @@ pub(crate) fn try_lock(directory: &Path) -> io::Result<Option<File>> {
 pub(crate) fn is_watched(directory: &Path) -> bool {
     File::open(directory)
         .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
-}
-
-fn ensure_mounted() -> Result<()> {
-    let mounted = || rustix::fs::statfs(MOUNT).is_ok_and(|fs| fs.f_type as u64 == BPF_FS_MAGIC);
-    if mounted() {
-        return Ok(());
-    }
-    // As systemd mounts it. By default all users may create names there.
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let result = mount("bpf", MOUNT, "bpf", flags, Some(c"mode=700"));
-    // Another process may have been faster.
-    if mounted() {
-        return Ok(());
-    }
-    let error = result.err().map_or_else(|| io::Error::other("not a bpffs"), io::Error::from);
-    Err(Error::new(ErrorKind::Denied, format!("cannot mount a BPF filesystem at {MOUNT}"))
-        .because(error)
-        .with_hint(format!("run it as root, or let root run: mount -t bpf bpf {MOUNT}")))
 }
 
 fn denied(failed: String, error: io::Error) -> Error {

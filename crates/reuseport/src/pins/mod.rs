@@ -2,7 +2,7 @@
 //! and no other state.
 //!
 //! ```text
-//! /sys/fs/bpf/reuseport/         locked (flock) during every change
+//! /sys/fs/bpf/reuseport/         of the host (`place`); locked (flock) during every change
 //!   host/                        once per host
 //!     marks  members             the member of each socket; the connections of each member
 //!     count_open  count_nested   the attached programs that count them
@@ -25,5 +25,6 @@
 pub(crate) mod bpffs;
 pub(crate) mod group;
 pub(crate) mod host_layer;
+pub(crate) mod place;
 mod recount;
 pub(crate) mod steering;
