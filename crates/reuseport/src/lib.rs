@@ -126,7 +126,7 @@ pub mod watch;
 mod wire;
 
 pub use balancer::{Balancer, detach};
-pub use change::request::{Attach, Attached, Changes, LeftOut, MemberChange};
+pub use change::request::{Attach, Attached, Changes, Inherited, LeftOut, MemberChange};
 pub use error::{Error, ErrorKind, Hint, Report, Result};
 pub use host::Host;
 pub use kernel::{borrow, observe};

@@ -36,7 +36,8 @@ pub enum Change {
 /// the program stays attached.
 ///
 /// A full restart of the server ends the group and its attachment. The program, its counters and its
-/// secret are kept while the group is watched; the new sockets are new members with the default weight.
+/// secret are kept while the group is watched. New members take the slots of those that left, with their
+/// weights and drains ([`Changes::inherited`](crate::Changes::inherited)).
 ///
 /// [Detaching](crate::detach) the group, in any process, ends the watch.
 ///

@@ -12,7 +12,8 @@ use reuseport::observe::netns_names;
 use reuseport::status::GroupStatus;
 use reuseport::watch::{Change, Watch};
 use reuseport::{
-    Attach as LibraryAttach, Attached, Balancer, Host, LeftOut, ObjectSpec, Policy, Program, Stop,
+    Attach as LibraryAttach, Attached, Balancer, Host, Inherited, LeftOut, ObjectSpec, Policy,
+    Program, State, Stop,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -60,7 +61,7 @@ pub(crate) struct Attach {
     #[command(flatten)]
     options: PolicyOptions,
 
-    /// Initial weight of a member, 0 to 1000; others get 1, or keep theirs
+    /// Initial weight of a member, 0 to 1000; others get 1 or their slot's, or keep theirs
     ///
     /// MEMBER is cookie:N, fd:N or pid:N (the owner); in a group that is already steered, also
     /// slot:N or gen:N. Can be given several times.
@@ -86,8 +87,9 @@ pub(crate) struct Attach {
 
     /// Stay and follow the group, until ^C
     ///
-    /// Adds new sockets as they come, over reloads and restarts of the server. After ^C, the
-    /// program stays attached.
+    /// Adds new sockets as they come, over reloads and restarts of the server. After a restart, new
+    /// sockets take the slots of the old ones, with their weights and drains. After ^C, the program
+    /// stays attached.
     #[arg(long)]
     watch: bool,
 
@@ -200,6 +202,14 @@ fn report(key: &GroupKey, attached: &Attached) -> String {
     }
     if let Some(why) = without {
         let _ = writeln!(out, "{NOTE}{}{NOTE:#}", output::safe(&degraded(policy, why)));
+    }
+    for Inherited { cookie, slot, weight, state } in &changes.inherited {
+        let drains = if *state == State::Draining { ", draining" } else { "" };
+        let _ = writeln!(
+            out,
+            "{NOTE}slot {slot}: weight {weight}{drains}, as before; now the socket with cookie \
+             {cookie}{NOTE:#}"
+        );
     }
     for LeftOut { cookie, why } in &changes.left_out {
         let _ = writeln!(

@@ -7,9 +7,10 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
 use sk_reuseport::maps::MapError;
 
-use super::request::{Changes, LeftOut};
+use super::request::{Changes, Inherited, LeftOut};
 use super::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
@@ -18,6 +19,7 @@ use crate::kernel::sockets::{Occupant, Sockets};
 use crate::model::group::{Group, Member, Protocol};
 use crate::model::id::{Cookie, Slot, Weight};
 use crate::model::selection::Program;
+use crate::model::succession::{self, Role, Seat, Succession};
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
 use crate::stop::Stop;
@@ -31,7 +33,7 @@ pub(crate) struct Enroller<'a> {
     pub(crate) stop: &'a Stop,
     /// How least-loaded starts with newcomers.
     pub(crate) start: Start,
-    /// Weights of newcomers; those not listed have the default.
+    /// Weights of newcomers; those not listed have that of the member before them, or the default.
     pub(crate) weights: &'a [(Cookie, Weight)],
 }
 
@@ -42,22 +44,22 @@ impl<'a> Enroller<'a> {
         self
     }
 
-    /// Updates the slots: newcomers get one, those of members that are gone are freed.
+    /// Updates the slots: those of members that are gone are freed, and newcomers take them
+    /// ([`succession`]).
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Full`] before anything is changed; after any other one, newcomers are taken out again.
     pub(crate) fn sync(&mut self, group: &Group) -> Result<Changes> {
         check_room(group, self.state)?;
-        let capacity = self.state.all_slots().count();
         let mut changes = Changes::default();
         let mut gone = self.gone(group);
         if self.state.occupied().count() > gone.len() {
             self.start = Start::Slow;
         }
         let newcomers = self.newcomers(group, &mut changes)?;
-        if newcomers.len() > capacity - self.state.occupied().count() {
-            // The newcomers need these slots.
+        if !newcomers.is_empty() {
+            // The newcomers take these slots.
             self.release(std::mem::take(&mut gone), &mut changes)?;
         }
         self.enrol_all(&newcomers, &gone, &mut changes)?;
@@ -161,18 +163,26 @@ impl<'a> Enroller<'a> {
         leaving: &[(Slot, Cookie)],
         changes: &mut Changes,
     ) -> Result<()> {
-        let free: Vec<Slot> = self
-            .state
-            .all_slots()
-            .filter(|slot| self.state.record(*slot).cookie().is_none())
-            .take(newcomers.len())
-            .collect();
-        let mut enrolled = Vec::new();
-        for (member, slot) in newcomers.iter().zip(free) {
-            let result =
-                self.stop.check("enrolling members").and_then(|()| self.enrol(slot, member));
+        let now = self.now();
+        let successions = succession::succeed(&self.seats(), newcomers.len());
+        let (mut enrolled, mut inherited) = (Vec::new(), Vec::new());
+        let mut next = successions.iter();
+        for member in newcomers {
+            let Some(succession) = next.as_slice().first() else { break };
+            let Succession { slot, .. } = *succession;
+            let result = self
+                .stop
+                .check("enrolling members")
+                .and_then(|()| self.enrol(succession, now, member));
             match result {
-                Ok(()) => enrolled.push((slot, *member)),
+                Ok(Role { weight, state }) => {
+                    next.next();
+                    enrolled.push((slot, *member));
+                    let cookie = member.cookie;
+                    if succession.succeeds && (Role { weight, state }) != Role::NEW {
+                        inherited.push(Inherited { cookie, slot, weight, state });
+                    }
+                }
                 Err(why) if why.kind() == ErrorKind::Vanished => {
                     changes.left_out.push(LeftOut { cookie: member.cookie, why });
                 }
@@ -194,20 +204,26 @@ impl<'a> Enroller<'a> {
             return Err(error);
         }
         changes.enrolled.extend(enrolled.iter().map(|(_, member)| member.cookie));
+        changes.inherited.extend(inherited);
         Ok(())
     }
 
-    fn enrol(&mut self, slot: Slot, member: &Member) -> Result<()> {
+    /// Gives a member its slot. Returns its weight and state.
+    fn enrol(&mut self, succession: &Succession, now: u64, member: &Member) -> Result<Role> {
+        let slot = succession.slot;
         let socket = borrow::borrow(member)?;
         let generation =
             self.state.header().map_err(|error| self.failed(member, error))?.generation;
-        let epoch = self.state.record(slot).epoch.wrapping_add(1);
+        let before = self.state.record(slot);
+        let epoch = before.epoch.wrapping_add(1);
         let counted = member.protocol == Protocol::Tcp;
         let allocated = counted.then(|| self.layer.allocate()).flatten();
         let (host_member, host_epoch) = allocated.unwrap_or((NO_HOST_MEMBER, 0));
-        let weight = self.weights.iter().find(|(cookie, _)| *cookie == member.cookie);
-        let weight = weight.map_or(Weight::DEFAULT, |(_, weight)| *weight);
-        let record = SlotRecord::occupied(member.cookie, epoch, host_member, generation, weight);
+        let given = self.weights.iter().find(|(cookie, _)| *cookie == member.cookie);
+        let weight = given.map_or(succession.role.weight, |(_, weight)| *weight);
+        let role = Role { weight, ..succession.role };
+        let record = SlotRecord::occupied(member.cookie, epoch, host_member, generation, role)
+            .entered(&before, now, succession);
         let mut steps = || -> Result<(), MapError> {
             if host_member != NO_HOST_MEMBER {
                 self.layer.mark(socket.as_fd(), host_member, host_epoch)?;
@@ -220,10 +236,10 @@ impl<'a> Enroller<'a> {
             self.state.sockets.clear(slot);
             self.fill(slot, socket.as_fd())
         };
-        steps().map_err(|error| {
+        steps().map(|()| role).map_err(|error| {
             // `free_slot` reads the record.
             self.state.set_record(slot, record);
-            self.free_slot(slot);
+            self.free_slot(slot, SlotRecord::taken_back);
             self.layer.unmark(socket.as_fd());
             self.failed(member, error)
         })
@@ -241,7 +257,7 @@ impl<'a> Enroller<'a> {
     /// Takes enrolments back that no table names.
     fn take_back(&mut self, enrolled: &[(Slot, &Member)]) {
         for (slot, member) in enrolled {
-            self.free_slot(*slot);
+            self.free_slot(*slot, SlotRecord::taken_back);
             // A closed socket has no mark.
             if let Ok(socket) = borrow::borrow(member) {
                 self.layer.unmark(socket.as_fd());
@@ -261,14 +277,37 @@ impl<'a> Enroller<'a> {
 
     /// Frees slots that no table names any more.
     fn free(&mut self, gone: Vec<(Slot, Cookie)>, changes: &mut Changes) {
-        for (slot, cookie) in gone {
-            self.free_slot(slot);
-            changes.released.push(cookie);
+        if gone.is_empty() {
+            return;
         }
+        let now = self.now();
+        let leaving: Vec<Slot> = gone.iter().map(|(slot, _)| *slot).collect();
+        let (passed_on, counted) = succession::leave(&self.seats(), &leaving, now);
+        for slot in counted {
+            let mut record = self.state.record(slot);
+            record.set_counted();
+            self.state.set_record(slot, record);
+        }
+        for (slot, role) in passed_on {
+            self.free_slot(slot, |record| record.vacated(now, role));
+        }
+        changes.released.extend(gone.into_iter().map(|(_, cookie)| cookie));
     }
 
-    /// Frees a slot that no table names.
-    fn free_slot(&mut self, slot: Slot) {
+    /// All slots, for the rules of succession.
+    fn seats(&self) -> Vec<(Slot, Seat)> {
+        self.state.all_slots().map(|slot| (slot, self.state.record(slot).seat())).collect()
+    }
+
+    /// The time since boot in milliseconds.
+    fn now(&self) -> u64 {
+        let now = clock_gettime(ClockId::Boottime);
+        let part = |value: i64| u64::try_from(value).unwrap_or(0);
+        part(now.tv_sec) * 1000 + part(now.tv_nsec) / 1_000_000
+    }
+
+    /// Frees a slot that no table names, and replaces its record.
+    fn free_slot(&mut self, slot: Slot, free: impl FnOnce(&SlotRecord) -> SlotRecord) {
         let record = self.state.record(slot);
         self.state.sockets.clear(slot);
         if let Some(maps) = &mut self.state.policy_maps {
@@ -277,7 +316,7 @@ impl<'a> Enroller<'a> {
         if record.cookie().is_some() && record.host_member != NO_HOST_MEMBER {
             self.layer.release(record.host_member);
         }
-        self.state.set_record(slot, SlotRecord::free(record.epoch));
+        self.state.set_record(slot, free(&record));
     }
 
     fn swap_table(&mut self) -> Result<()> {

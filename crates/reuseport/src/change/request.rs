@@ -20,7 +20,8 @@ pub struct Attach {
     pub force: bool,
     /// The number of slots; by default room for four times the members.
     pub slots: Option<u32>,
-    /// Weights to apply; members not listed keep theirs, and newcomers have [`Weight::DEFAULT`].
+    /// Weights to apply; members not listed keep theirs, and newcomers have the weight of the member
+    /// whose slot they take, or [`Weight::DEFAULT`].
     /// Cookies of sockets that are not members are ignored.
     pub weights: Vec<(Cookie, Weight)>,
     /// For the policy `cpu`: the members' CPUs, in the order of their slots, repeated if there are more
@@ -73,8 +74,11 @@ pub struct Changes {
     pub enrolled: Vec<Cookie>,
     /// Members that had a slot already.
     pub kept: usize,
-    /// Members that had left: their slots are free.
+    /// Members that had left: their slots are free, or went to members that were enrolled.
     pub released: Vec<Cookie>,
+    /// Weights and drains that enrolled members have from the members whose slots they took, where they
+    /// are not those of a new member.
+    pub inherited: Vec<Inherited>,
     /// Members that vanished during enrolment.
     pub left_out: Vec<LeftOut>,
 }
@@ -84,6 +88,19 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.enrolled.is_empty() && self.released.is_empty() && self.left_out.is_empty()
     }
+}
+
+/// A weight and a state that a member has from the one before it in its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inherited {
+    /// The member.
+    pub cookie: Cookie,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its weight.
+    pub weight: Weight,
+    /// Its state.
+    pub state: State,
 }
 
 /// A member that could not be enrolled although others were.

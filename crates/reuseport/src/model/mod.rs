@@ -10,4 +10,5 @@ pub(crate) mod selection;
 pub mod spec;
 pub mod status;
 pub(crate) mod sticky;
+pub(crate) mod succession;
 pub mod table;

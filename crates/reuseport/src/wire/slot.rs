@@ -5,8 +5,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::host::NO_HOST_MEMBER;
 use crate::model::id::{Cookie, State, Weight};
+use crate::model::succession::{Role, Seat, Succession};
 
-/// A slot and the member that occupies it. The kernel program does not read it. All zero: free.
+/// A slot and the member that occupies it. The kernel program does not read it. All zero: free, and never
+/// used. A free slot keeps the weight and the state of its last member, if it passes them on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct SlotRecord {
@@ -18,13 +20,17 @@ pub(crate) struct SlotRecord {
     pub(crate) host_member: u32,
     pub(crate) generation: u32,
     weight: u16,
-    /// 0: free, else a [`state_code`].
+    /// A [`state_code`]; 0: free, with nothing to pass on.
     state: u8,
-    reserved_0: u8,
+    /// 1: the member succeeded another one in this slot, 2: it succeeded none and found others there.
+    entry: u8,
     /// The member's CPU plus 1; 0: none.
     cpu: u16,
     reserved_1: [u16; 3],
-    reserved_2: [u64; 4],
+    /// When the member came, and when the one before it left, in milliseconds since boot.
+    came: u64,
+    left: u64,
+    reserved_2: [u64; 2],
 }
 
 const _: () = assert!(size_of::<SlotRecord>() == 64);
@@ -36,16 +42,62 @@ impl SlotRecord {
         epoch: u32,
         host_member: u32,
         generation: u32,
-        weight: Weight,
+        role: Role,
     ) -> Self {
         Self {
             cookie: cookie.get(),
             host_member,
             generation,
-            weight: weight.get(),
-            state: state_code(State::Active),
+            weight: role.weight.get(),
+            state: state_code(role.state),
             ..Self::free(epoch)
         }
+    }
+
+    /// Notes when and how the member came into a slot whose record was `before`.
+    pub(crate) fn entered(self, before: &Self, now: u64, succession: &Succession) -> Self {
+        let entry = match succession {
+            Succession { succeeds: true, .. } => ENTRY_SUCCEEDED,
+            Succession { extra: true, .. } => ENTRY_EXTRA,
+            _ => 0,
+        };
+        Self { entry, came: now, left: before.left, ..self }
+    }
+
+    /// The slot after its member left at `now`, with the role that it passes on.
+    pub(crate) fn vacated(&self, now: u64, role: Option<Role>) -> Self {
+        let free = Self::free(self.epoch);
+        match role {
+            Some(role) => {
+                Self { weight: role.weight.get(), state: state_code(role.state), left: now, ..free }
+            }
+            None => free,
+        }
+    }
+
+    /// The slot after its member was taken out again before it served: as the member found it.
+    pub(crate) fn taken_back(&self) -> Self {
+        self.vacated(self.left, (self.entry == ENTRY_SUCCEEDED).then(|| self.role()))
+    }
+
+    /// The member is no longer the possible successor of one that leaves.
+    pub(crate) fn set_counted(&mut self) {
+        self.entry = 0;
+    }
+
+    /// The slot in the rules of succession.
+    pub(crate) fn seat(&self) -> Seat {
+        match (self.cookie(), self.state) {
+            (Some(_), _) => {
+                Seat::Taken { came: self.came, extra: self.entry == ENTRY_EXTRA, role: self.role() }
+            }
+            (None, 0) => Seat::Free,
+            (None, _) => Seat::Vacant { left: self.left, role: self.role() },
+        }
+    }
+
+    fn role(&self) -> Role {
+        Role { weight: self.weight(), state: self.state() }
     }
 
     /// A free slot that keeps its epoch.
@@ -57,10 +109,12 @@ impl SlotRecord {
             generation: 0,
             weight: 0,
             state: 0,
-            reserved_0: 0,
+            entry: 0,
             cpu: 0,
             reserved_1: [0; 3],
-            reserved_2: [0; 4],
+            came: 0,
+            left: 0,
+            reserved_2: [0; 2],
         }
     }
 
@@ -99,6 +153,9 @@ impl SlotRecord {
         }
     }
 }
+
+const ENTRY_SUCCEEDED: u8 = 1;
+const ENTRY_EXTRA: u8 = 2;
 
 fn state_code(state: State) -> u8 {
     match state {
@@ -143,15 +200,41 @@ impl Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::id::Slot;
     use crate::wire::mirror::{assert_mirrors, map, object, value};
 
     #[test]
     fn a_free_slot_has_no_member_and_an_unknown_state_gets_nothing() {
         assert_eq!(SlotRecord::free(3).cookie(), None);
-        let mut record = SlotRecord::occupied(Cookie::new(9).unwrap(), 1, 2, 3, Weight::DEFAULT);
+        let mut record = SlotRecord::occupied(Cookie::new(9).unwrap(), 1, 2, 3, Role::NEW);
         assert_eq!(record.state(), State::Active);
         record.state = 99;
         assert_eq!(record.state(), State::Standby);
+    }
+
+    #[test]
+    fn a_slot_passes_on_what_its_member_had_and_takes_it_back_from_one_that_failed() {
+        let slot = Slot::new(0);
+        let drained = Role { weight: Weight::MAX, state: State::Draining };
+        let cookie = Cookie::new(9).unwrap();
+        let record = SlotRecord::occupied(cookie, 1, 2, 3, drained);
+        let vacant = record.vacated(7, Some(drained));
+        assert_eq!(vacant.cookie(), None);
+        assert_eq!(vacant.seat(), Seat::Vacant { left: 7, role: drained });
+        let next = Succession { slot, role: drained, succeeds: true, extra: false };
+        let next = SlotRecord::occupied(cookie, 2, 2, 3, drained).entered(&vacant, 8, &next);
+        assert_eq!(next.seat(), Seat::Taken { came: 8, extra: false, role: drained });
+        assert_eq!(next.taken_back().seat(), vacant.seat());
+        let first = Succession { slot, role: Role::NEW, succeeds: false, extra: true };
+        let mut first = SlotRecord::occupied(cookie, 2, 2, 3, Role::NEW).entered(
+            &SlotRecord::free(1),
+            8,
+            &first,
+        );
+        assert_eq!(first.seat(), Seat::Taken { came: 8, extra: true, role: Role::NEW });
+        assert_eq!(first.taken_back().seat(), Seat::Free);
+        first.set_counted();
+        assert_eq!(first.seat(), Seat::Taken { came: 8, extra: false, role: Role::NEW });
     }
 
     #[test]

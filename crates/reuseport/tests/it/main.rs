@@ -22,5 +22,6 @@ mod policies;
 mod report;
 mod rights;
 mod servers;
+mod succession;
 mod verifier;
 mod watch;

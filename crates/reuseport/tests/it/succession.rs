@@ -1,0 +1,220 @@
+//! Which slots newcomers take, and which weights and drains they have from the members before them.
+
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+
+use reuseport::group::GroupKey;
+use reuseport::id::{Slot, Weight};
+use reuseport::status::GroupStatus;
+use reuseport::watch::{Change, Watch};
+use reuseport::{Attach, Balancer, Host, MemberChange, Policy, State, Stop};
+use sk_reuseport::net::Bind;
+use test_support::process::close;
+use test_support::wait;
+
+use crate::common::steering::steered;
+use crate::common::world::{
+    alone, counter, deal, key_of, listeners, more, object, with, with_object,
+};
+
+/// Slot, weight and state of each member, by slot.
+fn roles(status: &GroupStatus) -> Vec<(u32, u16, State)> {
+    let role = |m: &reuseport::status::MemberStatus| {
+        let enrolment = m.enrolment.as_ref().unwrap();
+        (enrolment.slot.index(), enrolment.weight.get(), enrolment.state)
+    };
+    status.members.iter().map(role).collect()
+}
+
+fn slots(host: &Host, key: &GroupKey) -> Vec<u32> {
+    roles(&host.status(key).unwrap()).into_iter().map(|(slot, ..)| slot).collect()
+}
+
+/// Gives slot 0 the weight 5, and drains slot 1.
+fn weigh_and_drain(host: &Host, key: &GroupKey) {
+    let change = |slot, weight, state| MemberChange { slot, member: None, weight, state };
+    let changes = [
+        change(Slot::new(0), Weight::new(5), None),
+        change(Slot::new(1), None, Some(State::Draining)),
+    ];
+    Balancer::open(host, key).unwrap().change_members(host, &changes).unwrap();
+}
+
+const WEIGHED: [(u32, u16, State); 3] =
+    [(0, 5, State::Active), (1, 1, State::Draining), (2, 1, State::Active)];
+
+/// All sockets close, and as many open, one by one: the server restarts.
+fn restart(members: Vec<TcpListener>) -> Vec<TcpListener> {
+    let address = members[0].local_addr().unwrap();
+    let count = members.len();
+    close(members);
+    more(address, count)
+}
+
+#[test]
+fn a_users_program_finds_the_sockets_at_the_same_indices_after_a_restart() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = listeners(2);
+        let key = key_of(&host, &members[0]);
+        Balancer::attach(&host, &key, &with_object(object("first"))).unwrap();
+        assert_eq!(deal(&members, 10), [10, 0]);
+        let members = restart(members);
+        Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        assert_eq!(slots(&host, &key), [0, 1]);
+        assert_eq!(deal(&members, 10), [10, 0], "the program selects index 0");
+    });
+}
+
+#[test]
+fn a_newcomer_takes_the_slot_of_a_member_that_left_and_the_others_stay() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        for attach in [with(Policy::RoundRobin), with_object(object("first"))] {
+            let mut members = listeners(3);
+            let key = key_of(&host, &members[0]);
+            Balancer::attach(&host, &key, &attach).unwrap();
+            let cookies = |host: &Host| {
+                let status = host.status(&key).unwrap();
+                status.members.iter().map(|m| m.member.cookie).collect::<Vec<_>>()
+            };
+            let before = cookies(&host);
+            close(members.remove(1));
+            members.extend(more(key.address, 2));
+            Balancer::attach(&host, &key, &Attach::default()).unwrap();
+            assert_eq!(slots(&host, &key), [0, 1, 2, 3]);
+            let after = cookies(&host);
+            assert_eq!((after[0], after[2]), (before[0], before[2]));
+            assert!(!before.contains(&after[1]) && !before.contains(&after[3]));
+            close(members);
+        }
+    });
+}
+
+/// Runs `body` while a watcher follows the group; it may collect what the watcher reports.
+fn watched(key: &GroupKey, attach: Attach, body: impl FnOnce(&Host)) -> Vec<String> {
+    let stop = Stop::default();
+    let attach = Attach { stop: stop.clone(), ..attach };
+    let (watch, _) = Watch::start(Host::open().unwrap(), key, attach).unwrap();
+    let mut inherited = Vec::new();
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            watch.run(|change| {
+                if let Change::Members(attached) = change {
+                    let roles = attached.changes.inherited.iter();
+                    inherited.extend(
+                        roles.map(|role| format!("{} {} {:?}", role.slot, role.weight, role.state)),
+                    );
+                }
+            })
+        });
+        body(&Host::open().unwrap());
+        stop.set();
+        watcher.join().unwrap().unwrap();
+    });
+    inherited
+}
+
+fn are_steered(host: &Host, key: &GroupKey, count: usize) -> GroupStatus {
+    wait::until_some(&format!("{count} members are steered"), wait::BOUND, || {
+        steered(host, key).filter(|status| status.members.len() == count)
+    })
+}
+
+#[test]
+fn weights_and_drains_survive_a_restart_under_a_watcher() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = listeners(3);
+        let key = key_of(&host, &members[0]);
+        let inherited = watched(&key, with(Policy::RoundRobin), |host| {
+            weigh_and_drain(host, &key);
+            close(members);
+            wait::until("the group is gone", wait::BOUND, || host.status(&key).is_err());
+            // The members come one by one, and the watcher may see each alone.
+            let mut again = Vec::new();
+            for count in 1..=3 {
+                again.extend(one(key.address));
+                are_steered(host, &key, count);
+            }
+            let before = are_steered(host, &key, 3);
+            assert_eq!(roles(&before), WEIGHED);
+            assert_eq!(deal(&again, 12).into_iter().max(), Some(10), "5 to 1 by the program");
+            let picks = |status| counter(status, "picks");
+            assert_eq!(picks(&host.status(&key).unwrap()) - picks(&before), 12);
+        });
+        assert_eq!(inherited, ["0 5 Active", "1 1 Draining"]);
+    });
+}
+
+fn one(address: SocketAddr) -> Vec<TcpListener> {
+    Bind::new(address).nonblocking(true).listeners(1).unwrap()
+}
+
+#[test]
+fn a_replaced_member_leaves_its_weight_and_not_its_drain() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let mut members = listeners(3);
+        let key = key_of(&host, &members[0]);
+        watched(&key, with(Policy::RoundRobin), |host| {
+            weigh_and_drain(host, &key);
+            close(members.drain(..2).collect::<Vec<_>>());
+            are_steered(host, &key, 1);
+            members.extend(more(key.address, 2));
+            are_steered(host, &key, 3);
+            let status = host.status(&key).unwrap();
+            assert!(roles(&status).iter().all(|(.., state)| *state == State::Active));
+            assert_eq!(roles(&status).iter().map(|(_, weight, _)| *weight).sum::<u16>(), 7);
+        });
+    });
+}
+
+#[test]
+fn a_reload_whose_new_workers_come_first_starts_with_the_default() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = listeners(3);
+        let key = key_of(&host, &members[0]);
+        watched(&key, with(Policy::RoundRobin), |host| {
+            weigh_and_drain(host, &key);
+            let new = more(key.address, 3);
+            are_steered(host, &key, 6);
+            close(members);
+            wait::until("the old members left", wait::BOUND, || {
+                let status = host.status(&key).unwrap();
+                status.members.len() == 3
+            });
+            // The next worker does not get the weight of one that was succeeded long ago.
+            Balancer::attach(host, &key, &Attach::default()).unwrap();
+            let _more = more(key.address, 1);
+            let status = are_steered(host, &key, 4);
+            let defaults = |(_, weight, state): &(u32, u16, State)| (*weight, *state);
+            assert!(roles(&status).iter().all(|role| defaults(role) == (1, State::Active)));
+            drop(new);
+        });
+    });
+}
+
+#[test]
+fn a_weight_that_attach_gives_wins_over_the_one_of_the_member_before() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = listeners(2);
+        let key = key_of(&host, &members[0]);
+        Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        let balancer = Balancer::open(&host, &key).unwrap();
+        let weight = |weight| Weight::new(weight).unwrap();
+        balancer
+            .set_weights(&host, &[(Slot::new(0), weight(5)), (Slot::new(1), weight(4))])
+            .unwrap();
+        let members = restart(members);
+        let first = host.group_of(&members[0]).unwrap().members[0].cookie;
+        let attach = Attach { weights: vec![(first, weight(2))], ..Attach::default() };
+        let (_, attached) = Balancer::attach(&host, &key, &attach).unwrap();
+        let weights: Vec<u16> =
+            roles(&host.status(&key).unwrap()).iter().map(|(_, weight, _)| *weight).collect();
+        assert_eq!(weights, [2, 4]);
+        assert_eq!(attached.changes.released.len(), 2);
+    });
+}
