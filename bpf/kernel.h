@@ -28,9 +28,9 @@ typedef __u64 __be64;
 typedef __u32 __wsum;
 
 enum { AF_INET = 2, AF_INET6 = 10 };
-enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
-/* include/net/tcp_states.h */
-enum { TCP_SYN_RECV = 3, TCP_CLOSE = 7, TCP_LISTEN = 10 };
+enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_MPTCP = 262 };
+/* include/net/tcp_states.h; a connected UDP socket is in ESTABLISHED too */
+enum { TCP_ESTABLISHED = 1, TCP_SYN_RECV = 3, TCP_CLOSE = 7, TCP_LISTEN = 10 };
 
 #ifndef NULL
 #define NULL ((void *)0)
@@ -42,10 +42,32 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
 struct in6_addr {
 	union {
 		__u8 u6_addr8[16];
 	} in6_u;
+};
+
+/* Lists. The next pointer of the last element of a "nulls" list is odd. */
+
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+struct hlist_nulls_node {
+	struct hlist_nulls_node *next;
+};
+
+struct hlist_nulls_head {
+	struct hlist_nulls_node *first;
 };
 
 /* Processes and their namespaces. */
@@ -54,8 +76,38 @@ struct ns_common {
 	unsigned int inum;
 };
 
+/* The tables of listeners and of UDP sockets. */
+
+struct inet_listen_hashbucket {
+	struct hlist_nulls_head nulls_head;
+};
+
+struct inet_hashinfo {
+	struct inet_listen_hashbucket *lhash2;
+	unsigned int lhash2_mask;
+};
+
+struct inet_timewait_death_row {
+	struct inet_hashinfo *hashinfo;
+};
+
+struct udp_hslot {
+	struct hlist_head head;
+};
+
+struct udp_table {
+	struct udp_hslot *hash;
+	unsigned int mask;
+};
+
+struct netns_ipv4 {
+	struct inet_timewait_death_row tcp_death_row;
+	struct udp_table *udp_table; /* since 6.2 */
+};
+
 struct net {
 	struct ns_common ns;
+	struct netns_ipv4 ipv4;
 	__u64 net_cookie;
 };
 
@@ -75,27 +127,49 @@ struct pid {
 	struct upid numbers[1];
 };
 
+struct file;
+
+struct fdtable {
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
 struct task_struct {
 	int pid;
 	int tgid;
 	char comm[16];
 	struct pid *thread_pid;
 	struct nsproxy *nsproxy;
+	struct task_struct *group_leader;
+	struct files_struct *files;
 };
 
 /* Sockets. */
+
+struct proto {
+	struct {
+		struct udp_table *udp_table; /* NULL since 6.2 */
+	} h;
+};
 
 struct sock_common {
 	__be32 skc_rcv_saddr;
 	__u16 skc_num; /* the local port, in the host's byte order */
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	unsigned char skc_reuseport : 1;
 	unsigned char skc_ipv6only : 1;
 	int skc_bound_dev_if;
 	struct {
 		struct net *net;
 	} skc_net;
 	struct in6_addr skc_v6_rcv_saddr;
+	struct proto *skc_prot;
+	atomic64_t skc_cookie;
+	struct hlist_nulls_node skc_nulls_node; /* the place in a table, of either kind of list */
 };
 
 struct bpf_prog_aux {
@@ -138,6 +212,17 @@ struct inet_sock {
 struct inet_connection_sock {
 	struct inet_sock icsk_inet; /* first: a pointer to one is a pointer to the other */
 	struct request_sock_queue icsk_accept_queue;
+	struct hlist_node icsk_listen_portaddr_node; /* the place in lhash2 before 5.19 */
+};
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn; /* the same */
+	_Bool is_mptcp;
+};
+
+struct mptcp_sock {
+	struct inet_connection_sock sk; /* the same */
+	struct sock *first;
 };
 
 struct udp_sock {
@@ -155,14 +240,6 @@ struct socket {
 };
 
 /* Files and who watches them by epoll (fs/eventpoll.c). */
-
-struct hlist_node {
-	struct hlist_node *next;
-};
-
-struct hlist_head {
-	struct hlist_node *first;
-};
 
 struct file {
 	void *private_data;
@@ -192,6 +269,13 @@ struct bpf_iter__task_file {
 	struct task_struct *task;
 	__u32 fd;
 	struct file *file;
+};
+
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	void *key;
+	void *value;
 };
 
 struct bpf_iter__udp {

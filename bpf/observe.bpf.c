@@ -1,18 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * What the host's SO_REUSEPORT groups look like: two iterators over every descriptor of every
- * process that the reader's pid namespace shows, in all network namespaces.
+ * What the host's SO_REUSEPORT groups look like, in all network namespaces.
  *
- *   members   one record for the reader, then one for each (process, descriptor) of a group's member
- *   watches   which epoll instance watches which member, and which process has which epoll instance
+ *   tables    one record for each member of a group, from the kernel's tables of listeners and of UDP
+ *             sockets; also for each UDP socket that stands next to its group
+ *   holders   one record for the reader, then one for each (process, descriptor) of such a socket, of
+ *             every process that the reader's pid namespace shows
+ *   members   both in one, from the descriptors alone: for kernels whose tables `tables` cannot read
+ *   watches   which epoll instance watches which socket, and which process has which epoll instance
  *
  * They only read; nothing here changes a socket. wire/record.h has the records.
  *
+ * The tables are the truth about who is a member. A member without a visible descriptor (in an io_uring's
+ * table, in flight between processes, in another pid namespace) gets traffic like any other.
+ *
  * Cost: a host has many more descriptors than members, so the filters come first and cost a few
- * loads. Kernel: 5.12 (bpf_get_socket_cookie in tracing programs).
+ * loads. Kernel: 5.12 (bpf_get_socket_cookie in tracing programs); `tables` 5.19.
  */
 #include "kernel.h"
 
+#include <linux/bpf.h>
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
@@ -25,7 +32,7 @@ char _license[] SEC("license") = "Dual MIT/GPL";
  * this run wrote and runs it again for the next read (kernel/bpf/bpf_iter.c, bpf_seq_read), so the
  * result can be ignored.
  */
-#define EMIT(ctx, record) bpf_seq_write((ctx)->meta->seq, &(record), sizeof(record))
+#define EMIT(seq, record) bpf_seq_write(seq, &(record), sizeof(record))
 #define HEADER(k, type) { .kind = (k), .size = sizeof(type) }
 
 /* The pid's number in the namespace `level` levels below the initial one. */
@@ -51,65 +58,75 @@ static __always_inline __u32 pid_for_reader(struct task_struct *task)
 	return BPF_CORE_READ(upid_at(pid, level), nr);
 }
 
-/*
- * Whether the task is a thread group's leader. The iterator already leaves out threads that share the
- * leader's files; one that unshared its files (CLONE_FILES) is left out here, since a pid and a number do
- * not name its descriptors.
- */
-static __always_inline int is_process(struct task_struct *task)
-{
-	return task->pid == task->tgid;
-}
+/* What a socket is, and its group. BPF_CORE_READ must not see it: it would look for it in the kernel. */
+struct view {
+	struct sock *sk;
+	struct sock_reuseport *group; /* NULL: STANDING_OUTSIDE */
+	__u8 protocol;
+	__u8 standing;
+};
 
 /*
- * The file's socket if it is a member of a group, else NULL.
- *
  * Membership is sk_reuseport_cb, not the flag SO_REUSEPORT: accepted children inherit the flag
  * (sk_clone_lock resets the cb), and a socket that sets it after bind joins nothing. A cb
  * alone is not enough either: attaching a program before bind makes one (reuseport_attach_prog),
  * and a listener that was shut down keeps its own.
- *
- * The state of connected streams is tested first because most sockets of a busy host are in it, and it lies
- * next to a pointer that was followed already: the cost is in the cache lines that are fetched for each.
- * No listener is in that state (inet_listen), and datagram sockets never are.
  */
-static __always_inline struct sock *member_of(struct file *file)
+static __always_inline int is_listening(struct view *view)
 {
-	struct socket *socket = bpf_sock_from_file(file);
-	struct sock *sk;
+	struct sock *sk = view->sk;
+	struct tcp_sock *tcp = (void *)sk;
 
-	if (!socket || socket->state == SS_CONNECTED)
-		return NULL;
-	sk = socket->sk;
-	if (!sk || !sk->sk_reuseport_cb)
-		return NULL;
-	if (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6)
-		return NULL;
-	switch (sk->sk_protocol) {
-	case IPPROTO_TCP:
-		return sk->__sk_common.skc_state == TCP_LISTEN ? sk : NULL;
-	case IPPROTO_UDP:
-		return sk->__sk_common.skc_num ? sk : NULL;
-	default:
-		return NULL;
-	}
+	view->group = BPF_CORE_READ(sk, sk_reuseport_cb);
+	if (!view->group || BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_LISTEN)
+		return 0;
+	view->protocol = IPPROTO_TCP;
+	if (bpf_core_field_exists(tcp->is_mptcp) && BPF_CORE_READ(tcp, is_mptcp))
+		view->standing = STANDING_MPTCP;
+	return 1;
+}
+
+/*
+ * UDP. connect(2) takes a socket out of its group for good: since 6.7 the kernel takes away its cb
+ * (udp_lib_rehash), before it only passes over it. When it disconnects it is in no group, but the
+ * kernel's lookup finds it, and prefers it if it is the first in its table.
+ */
+static __always_inline int is_bound(struct view *view)
+{
+	struct sock *sk = view->sk;
+
+	if (!BPF_CORE_READ(sk, __sk_common.skc_num) ||
+	    BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_ESTABLISHED)
+		return 0;
+	view->protocol = IPPROTO_UDP;
+	view->group = BPF_CORE_READ(sk, sk_reuseport_cb);
+	if (view->group)
+		return 1;
+	view->standing = STANDING_OUTSIDE;
+	return BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_reuseport);
+}
+
+static __always_inline int is_internet(struct sock *sk)
+{
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+	return family == AF_INET || family == AF_INET6;
 }
 
 static __always_inline void read_address(struct member_record *record, struct sock *sk)
 {
-	struct net *net = sk->__sk_common.skc_net.net;
+	struct net *net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
 
 	record->netns_cookie = BPF_CORE_READ(net, net_cookie);
 	record->netns_inode = BPF_CORE_READ(net, ns.inum);
-	record->device = sk->__sk_common.skc_bound_dev_if;
-	record->family = sk->__sk_common.skc_family;
-	record->port = sk->__sk_common.skc_num;
-	record->protocol = sk->sk_protocol;
+	record->device = BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
+	record->family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	record->port = BPF_CORE_READ(sk, __sk_common.skc_num);
 	if (record->family == AF_INET6) {
 		record->v6only = BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_ipv6only);
 		BPF_CORE_READ_INTO(&record->address, sk, __sk_common.skc_v6_rcv_saddr);
 	} else {
-		__be32 address = sk->__sk_common.skc_rcv_saddr;
+		__be32 address = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
 
 		__builtin_memcpy(record->address, &address, sizeof(address));
 	}
@@ -126,15 +143,16 @@ static __always_inline void read_queue(struct member_record *record, struct sock
 		 */
 		record->half_open = BPF_CORE_READ(tcp, icsk_accept_queue.qlen.counter);
 		barrier();
-		record->waiting = sk->sk_ack_backlog;
-		record->limit = sk->sk_max_ack_backlog;
+		record->waiting = BPF_CORE_READ(sk, sk_ack_backlog);
+		record->limit = BPF_CORE_READ(sk, sk_max_ack_backlog);
 	} else {
 		/* As udp_rqueue_get: what was read already may not be given back yet. */
 		struct udp_sock *udp = (void *)sk;
-		int bytes = sk->sk_backlog.rmem_alloc.counter - BPF_CORE_READ(udp, forward_deficit);
+		int bytes = BPF_CORE_READ(sk, sk_backlog.rmem_alloc.counter) -
+			    BPF_CORE_READ(udp, forward_deficit);
 
 		record->waiting = bytes > 0 ? bytes : 0;
-		record->limit = sk->sk_rcvbuf;
+		record->limit = BPF_CORE_READ(sk, sk_rcvbuf);
 	}
 }
 
@@ -149,6 +167,78 @@ static __always_inline void read_program(struct member_record *record, struct so
 	BPF_CORE_READ_INTO(&record->program_name, program, aux, name);
 }
 
+static __always_inline void emit_member(struct seq_file *seq, const struct view *view)
+{
+	struct member_record record = { .header = HEADER(KIND_MEMBER, record) };
+	struct sock_reuseport *group = view->group;
+	struct sock *sk = view->sk;
+
+	record.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	record.sock_address = (__u64)sk;
+	record.uid = BPF_CORE_READ(sk, sk_uid.val);
+	record.protocol = view->protocol;
+	record.standing = view->standing;
+	read_address(&record, sk);
+	read_queue(&record, sk);
+	if (group) {
+		record.reuseport_id = BPF_CORE_READ(group, reuseport_id);
+		read_program(&record, group);
+	}
+	EMIT(seq, record);
+}
+
+#include "observe/tables.h"
+
+/*
+ * The file's socket if the reader should know who has it: a listener that is in a group, or a UDP socket
+ * that is in one or stands next to it.
+ *
+ * The state of connected streams is tested first because most sockets of a busy host are in it, and it lies
+ * next to a pointer that was followed already: the cost is in the cache lines that are fetched for each.
+ * No listener is in that state (inet_listen), and datagram sockets never are.
+ */
+static __always_inline int look_at(struct file *file, struct view *view)
+{
+	struct socket *socket = bpf_sock_from_file(file);
+	struct sock *sk;
+
+	if (!socket || socket->state == SS_CONNECTED)
+		return 0;
+	sk = socket->sk;
+	if (!sk || (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
+		return 0;
+	view->sk = sk;
+	switch (sk->sk_protocol) {
+	case IPPROTO_TCP:
+		return sk->sk_reuseport_cb && is_listening(view);
+	case IPPROTO_UDP:
+		return is_bound(view);
+	case IPPROTO_MPTCP: {
+		/* The member is the TCP socket beneath. */
+		struct mptcp_sock *mptcp = (void *)sk;
+
+		if (!bpf_core_type_exists(struct mptcp_sock))
+			return 0;
+		view->sk = BPF_CORE_READ(mptcp, first);
+		return view->sk && is_listening(view);
+	}
+	default:
+		return 0;
+	}
+}
+
+/* Assigns a cookie on the first request for it; reading the field would give 0. */
+static __always_inline __u64 cookie_of(struct file *file, const struct view *view)
+{
+	struct socket *socket = bpf_sock_from_file(file);
+	struct sock *member = view->sk;
+
+	if (socket && socket->sk == member)
+		return bpf_get_socket_cookie(socket->sk);
+	/* Beneath MPTCP: the helper takes only sockets to which the verifier can follow. */
+	return BPF_CORE_READ(member, __sk_common.skc_cookie.counter);
+}
+
 static __always_inline void emit_reader(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *reader = (void *)bpf_get_current_task();
@@ -157,48 +247,56 @@ static __always_inline void emit_reader(struct bpf_iter__task_file *ctx)
 
 	record.netns_cookie = BPF_CORE_READ(net, net_cookie);
 	record.netns_inode = BPF_CORE_READ(net, ns.inum);
-	EMIT(ctx, record);
+	EMIT(ctx->meta->seq, record);
 }
 
-static __always_inline void emit_member(struct bpf_iter__task_file *ctx, struct task_struct *task,
-					struct sock *sk, struct sock_reuseport *group)
+/*
+ * The iterator passes over threads that share the leader's files. A thread comes here if it has unshared them
+ * (CLONE_FILES), or if the leader has ended: then the pid does not lead to the descriptor, but the tid does.
+ */
+static __always_inline void emit_holder(struct bpf_iter__task_file *ctx, struct task_struct *task,
+					const struct view *view, __u64 cookie)
 {
-	struct member_record record = { .header = HEADER(KIND_MEMBER, record) };
+	struct holder_record record = { .header = HEADER(KIND_HOLDER, record) };
 
-	/* This assigns the cookie on the first request for it; reading the field would give 0. */
-	record.cookie = bpf_get_socket_cookie(sk);
-	record.sock_address = (__u64)sk;
-	record.reuseport_id = BPF_CORE_READ(group, reuseport_id);
-	record.uid = sk->sk_uid.val;
-	record.pid = pid_for_reader(task);
+	record.sock_address = (__u64)view->sk;
+	record.cookie = cookie;
+	record.pid = pid_for_reader(BPF_CORE_READ(task, group_leader));
+	record.tid = pid_for_reader(task);
 	record.fd = ctx->fd;
-	read_address(&record, sk);
-	read_queue(&record, sk);
-	read_program(&record, group);
-	BPF_CORE_READ_STR_INTO(&record.comm, task, comm);
-	EMIT(ctx, record);
+	BPF_CORE_READ_STR_INTO(&record.comm, task, group_leader, comm);
+	EMIT(ctx->meta->seq, record);
+}
+
+static __always_inline int emit_file(struct bpf_iter__task_file *ctx, int tables)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct view view = {};
+	__u64 cookie;
+
+	if (ctx->meta->seq_num == 0)
+		emit_reader(ctx);
+	if (!task || !file || !look_at(file, &view))
+		return 0;
+	/* The record of the socket reads the cookie that this assigns. */
+	cookie = cookie_of(file, &view);
+	if (!tables || (view.protocol == IPPROTO_UDP && !in_walked_table(view.sk)))
+		emit_member(ctx->meta->seq, &view);
+	emit_holder(ctx, task, &view, cookie);
+	return 0;
+}
+
+SEC("iter/task_file")
+int holders(struct bpf_iter__task_file *ctx)
+{
+	return emit_file(ctx, 1);
 }
 
 SEC("iter/task_file")
 int members(struct bpf_iter__task_file *ctx)
 {
-	struct task_struct *task = ctx->task;
-	struct file *file = ctx->file;
-	struct sock_reuseport *group;
-	struct sock *sk;
-
-	if (ctx->meta->seq_num == 0)
-		emit_reader(ctx);
-	if (!task || !file || !is_process(task))
-		return 0;
-	sk = member_of(file);
-	if (!sk)
-		return 0;
-	/* Read once more: it may have left its group since. */
-	group = sk->sk_reuseport_cb;
-	if (group)
-		emit_member(ctx, task, sk, group);
-	return 0;
+	return emit_file(ctx, 0);
 }
 
 /* More epoll instances than this on one socket, and its owner is unknown. */
@@ -219,18 +317,18 @@ static __always_inline void emit_watches(struct bpf_iter__task_file *ctx, struct
 
 	if (!watches)
 		return;
-	record.cookie = bpf_get_socket_cookie(sk);
+	record.sock_address = (__u64)sk;
 	node = BPF_CORE_READ(watches, first);
 	for (int i = 0; node && i < MAX_WATCHES; i++) {
 		struct epitem *item = (void *)node - bpf_core_field_offset(struct epitem, fllink);
 
 		record.epoll = (__u64)BPF_CORE_READ(item, ep);
-		EMIT(ctx, record);
+		EMIT(ctx->meta->seq, record);
 		node = BPF_CORE_READ(node, next);
 	}
 	if (node) {
 		record.epoll = 0;
-		EMIT(ctx, record);
+		EMIT(ctx->meta->seq, record);
 	}
 }
 
@@ -248,13 +346,12 @@ int watches(struct bpf_iter__task_file *ctx)
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
 	struct eventpoll *epoll;
-	struct sock *sk;
+	struct view view = {};
 
-	if (!task || !file || !is_process(task))
+	if (!task || !file)
 		return 0;
-	sk = member_of(file);
-	if (sk) {
-		emit_watches(ctx, file, sk);
+	if (look_at(file, &view)) {
+		emit_watches(ctx, file, view.sk);
 		return 0;
 	}
 	epoll = epoll_of(file);
@@ -262,9 +359,9 @@ int watches(struct bpf_iter__task_file *ctx)
 		struct epoll_record record = { .header = HEADER(KIND_EPOLL, record) };
 
 		record.epoll = (__u64)epoll;
-		record.pid = pid_for_reader(task);
+		record.pid = pid_for_reader(BPF_CORE_READ(task, group_leader));
 		record.fd = ctx->fd;
-		EMIT(ctx, record);
+		EMIT(ctx->meta->seq, record);
 	}
 	return 0;
 }

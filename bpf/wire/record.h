@@ -15,6 +15,8 @@ enum kind {
 	KIND_MEMBER = 2,
 	KIND_WATCH = 3,
 	KIND_EPOLL = 4,
+	KIND_HOLDER = 5,
+	KIND_END = 6,
 };
 
 struct header {
@@ -30,18 +32,23 @@ struct reader_record {
 	__u32 pad;
 };
 
-/* One descriptor of one member. Fields that do not apply are 0. */
+/* What a socket that has a member_record is. */
+enum standing {
+	STANDING_MEMBER = 0,
+	STANDING_MPTCP = 1, /* a member that belongs to an MPTCP listener: no map accepts it */
+	STANDING_OUTSIDE = 2, /* a UDP socket with SO_REUSEPORT that is in no group and not connected */
+};
+
+/* One socket. Fields that do not apply are 0. */
 struct member_record {
 	struct header header;
-	__u64 cookie;
+	__u64 cookie;	    /* 0: no process has ever asked for it */
 	__u64 sock_address;
 	__u64 netns_cookie;
 	__u32 netns_inode;
 	__u32 reuseport_id; /* the same for all members of a group, and as long as it exists */
 	__u32 uid;
 	__u32 device;	    /* interface index, 0: not bound to one */
-	__u32 pid;	    /* in the reader's pid namespace, 0: not visible there */
-	__u32 fd;
 	__u32 waiting;	    /* TCP: connections to accept; UDP: bytes to read */
 	__u32 half_open;    /* TCP: requests in the handshake; UDP: 0 */
 	__u32 limit;	    /* TCP: backlog; UDP: receive buffer in bytes */
@@ -51,16 +58,27 @@ struct member_record {
 	__u8 protocol;
 	__u8 v6only;
 	__u8 has_program;
-	__u8 pad;
+	__u8 standing;
 	__u8 address[16];   /* IPv4 in the first four */
-	char comm[16];
 	char program_name[16];
 };
 
-/* An epoll instance watches a member's file. */
+/* One descriptor of a socket, which need not have a member_record. */
+struct holder_record {
+	struct header header;
+	__u64 sock_address;
+	__u64 cookie;
+	__u32 pid; /* in the reader's pid namespace, 0: not visible there */
+	__u32 tid; /* of the thread whose descriptor it is; the pid unless threads have different files */
+	__u32 fd;
+	__u32 pad;
+	char comm[16];
+};
+
+/* An epoll instance watches a socket's file. */
 struct watch_record {
 	struct header header;
-	__u64 cookie;
+	__u64 sock_address;
 	__u64 epoll; /* the struct eventpoll's address, 0: there are more than MAX_WATCHES */
 };
 
@@ -72,8 +90,37 @@ struct epoll_record {
 	__u32 fd;
 };
 
+/* The kernel's tables were walked to their end. */
+struct end_record {
+	struct header header;
+};
+
+enum stage {
+	STAGE_NONE = 0,
+	STAGE_TCP = 1,
+	STAGE_UDP = 2,
+	STAGE_END = 3,
+};
+
+/* Where a run of the walk over the kernel's tables begins. */
+struct cursor {
+	__u32 stage;
+	__u32 bucket;
+	__u64 last;  /* the address of the last socket of the bucket that was reported, or 0 */
+	__u32 udp_fd; /* a descriptor of the reader: any UDP socket */
+	__u32 pad;
+};
+
+/* Runs of that walk, of up to 300 sockets each. */
+#define MAX_RUNS 4096
+
 WIRE_TYPE(enum, kind);
+WIRE_TYPE(enum, standing);
+WIRE_TYPE(enum, stage);
 WIRE_TYPE(struct, reader_record);
 WIRE_TYPE(struct, member_record);
+WIRE_TYPE(struct, holder_record);
 WIRE_TYPE(struct, watch_record);
 WIRE_TYPE(struct, epoll_record);
+WIRE_TYPE(struct, end_record);
+WIRE_TYPE(struct, cursor);

@@ -8,7 +8,7 @@ use reuseport::group::{Group, GroupKey};
 use reuseport::id::{Cookie, Weight};
 use reuseport::status::{GroupStatus, MemberStatus, State};
 use reuseport::table::Share;
-use reuseport::{Balancer, GroupSpec, Host, MemberChange, Policy, Report};
+use reuseport::{Balancer, Detached, GroupSpec, Host, MemberChange, Policy, Report};
 
 use crate::error::Failure;
 
@@ -59,16 +59,16 @@ pub(crate) fn status(target: &Target) -> Result<GroupStatus> {
     Ok(host.status(&group.key)?)
 }
 
-/// Detaches our program; returns the group.
+/// Detaches our program; returns the group, and why the program stays attached, if it does.
 ///
 /// # Errors
 ///
 /// If none of our programs is attached there.
-pub(crate) fn detach(target: &Target) -> Result<GroupKey> {
+pub(crate) fn detach(target: &Target) -> Result<(GroupKey, Detached)> {
     let host = Host::open()?;
     let group = target.find(&host)?;
-    reuseport::detach(&host, &group.key)?;
-    Ok(group.key)
+    let detached = reuseport::detach(&host, &group.key)?;
+    Ok((group.key, detached))
 }
 
 /// The members of a group under one of our policies, to be changed.
@@ -118,15 +118,19 @@ impl Members {
             let slot = status.enrolment.as_ref().map(|enrolment| enrolment.slot);
             let slot = slot.ok_or_else(|| {
                 let key = self.balancer.key();
-                Failure::nothing(
-                    format!(
-                        "cannot change cookie:{member} of {key}: it joined after `attach` and has \
-                         no slot"
+                let failed = format!("cannot change {} of {key}", status.member.name());
+                match status.member.unborrowable() {
+                    Some(why) => Failure::nothing(
+                        format!("{failed}: it has no slot, because {why}"),
+                        format!("`reuseport show {key}` lists the members"),
                     ),
-                    format!("`reuseport attach {key}` adds it"),
-                )
+                    None => Failure::nothing(
+                        format!("{failed}: it joined after `attach` and has no slot"),
+                        format!("`reuseport attach {key}` adds it"),
+                    ),
+                }
             })?;
-            Ok(MemberChange { slot, member: Some(member), weight, state })
+            Ok(MemberChange { slot, member, weight, state })
         };
         let changes: Vec<MemberChange> = changes.map(change).collect::<Result<_>>()?;
         Ok(self.balancer.change_members(&self.host, &changes)?)
@@ -198,7 +202,7 @@ impl OwnGroup {
     pub(crate) fn picks(&self) -> Result<Picks> {
         let status = self.host.status(&self.key)?;
         let picks = |cookie: &Cookie| {
-            let member = status.members.iter().find(|m| m.member.cookie == *cookie)?;
+            let member = status.members.iter().find(|m| m.member.cookie == Some(*cookie))?;
             member.enrolment.as_ref()?.picks
         };
         let members: Option<Vec<u64>> = self.cookies.iter().map(picks).collect();
@@ -216,7 +220,7 @@ impl OwnGroup {
     /// As `detach`.
     pub(crate) fn detach(&mut self) -> Result<()> {
         match self.balancer.take() {
-            Some(balancer) => Ok(balancer.detach(&self.host)?),
+            Some(balancer) => Ok(balancer.detach(&self.host).map(|_| ())?),
             None => Ok(()),
         }
     }

@@ -67,6 +67,7 @@ Exit status:
   1   nothing to do: no such group, nothing attached
   2   wrong usage, or a failure; standard error says what failed and why,
       with a hint on what to do
+  3   done, but not as wished; standard error says what is left
 ";
 
 #[derive(Debug, Subcommand)]

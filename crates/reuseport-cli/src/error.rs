@@ -11,6 +11,8 @@ use crate::output::safe;
 const NOTHING: u8 = 1;
 /// Wrong usage, or a failure. clap exits with the same number.
 const FAILURE: u8 = 2;
+/// Done, but not as wished.
+const DEGRADED: u8 = 3;
 
 /// A failure that the command itself found, with a hint.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +27,11 @@ impl Failure {
     /// A request that cannot be met.
     pub(crate) fn new(failed: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { failed: failed.into(), hint: hint.into(), code: FAILURE }
+    }
+
+    /// Done, but not as wished.
+    pub(crate) fn degraded(failed: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code: DEGRADED, ..Self::new(failed, hint) }
     }
 
     /// Nothing to do.
@@ -93,6 +100,7 @@ mod tests {
         assert_eq!(message(&error), "reuseport: cannot do it\nhint: do the other\n");
         assert_eq!(code(&error), FAILURE);
         assert_eq!(code(&Failure::nothing("no such thing", "look").into()), NOTHING);
+        assert_eq!(code(&Failure::degraded("not as wished", "look").into()), DEGRADED);
     }
 
     #[test]

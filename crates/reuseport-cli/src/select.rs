@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use reuseport::id::Weight;
+use reuseport::id::{Cookie, Weight};
 use reuseport::status::{GroupStatus, MemberStatus};
 
 use crate::error::Failure;
@@ -73,7 +73,7 @@ impl Selector {
             (Self::Slot(slot), Some(enrolment)) => enrolment.slot.get() == *slot,
             (Self::Generation(generation), Some(enrolment)) => enrolment.generation == *generation,
             (Self::Slot(_) | Self::Generation(_), None) => false,
-            (Self::Cookie(cookie), _) => member.member.cookie.get() == *cookie,
+            (Self::Cookie(cookie), _) => member.member.cookie.map(Cookie::get) == Some(*cookie),
             (Self::Fd(fd), _) => member.member.holders.iter().any(|holder| holder.fd == *fd),
             (Self::Pid(pid), _) => serves(member, *pid),
         };
@@ -139,7 +139,7 @@ fn serves(member: &MemberStatus, pid: u32) -> bool {
 pub(crate) fn name(member: &MemberStatus) -> String {
     let name = match &member.enrolment {
         Some(enrolment) => format!("slot:{}", enrolment.slot),
-        None => format!("cookie:{}", member.member.cookie),
+        None => member.member.name(),
     };
     match (member.owner, member.member.holders.first()) {
         (Some(owner), _) => format!("{name} (pid {owner})"),

@@ -47,7 +47,7 @@ pub(crate) fn run(path: PathBuf, address: SocketAddr, listeners: usize) -> Resul
     let (balancer, attached) = Balancer::attach(&host, &group.key, &object.into())?;
 
     for out in attached.changes.left_out {
-        eprintln!("listener {} gets nothing: {}", out.cookie, out.why);
+        eprintln!("a listener gets nothing: {}", out.why.report());
     }
     let accepted: Vec<Arc<AtomicU64>> = listeners.iter().map(|_| Arc::default()).collect();
     for ((number, listener), accepted) in listeners.iter().enumerate().zip(&accepted) {
@@ -69,7 +69,8 @@ pub(crate) fn run(path: PathBuf, address: SocketAddr, listeners: usize) -> Resul
         let accepted = accepted.load(Ordering::Relaxed);
         println!("listener {number} in slot {slot}: {accepted} accepted");
     }
-    Ok(balancer.detach(&host)?)
+    balancer.detach(&host)?;
+    Ok(())
 }
 
 /// A minimal web server: one request at a time, any request.

@@ -59,7 +59,8 @@ pub(crate) fn run(policy: Policy, address: SocketAddr, sockets: usize) -> Result
         println!("socket {number}: {} picks", of.picks.unwrap_or(0));
     }
     println!("payload_short: {}", stats.count("payload_short").unwrap_or(0));
-    Ok(balancer.detach(&host)?)
+    balancer.detach(&host)?;
+    Ok(())
 }
 
 fn echo(number: usize, socket: &UdpSocket) -> Result {

@@ -2,7 +2,7 @@
 //!
 //! Every operation takes the lock and lists the groups again. If it fails, the program, the members' weights and their states are as they were before.
 
-use crate::change::request::{Attach, Attached, MemberChange};
+use crate::change::request::{Attach, Attached, Detached, MemberChange};
 use crate::change::transaction::Transaction;
 #[cfg(doc)]
 use crate::error::ErrorKind;
@@ -175,7 +175,7 @@ impl Balancer {
     /// # Errors
     ///
     /// As [`detach`].
-    pub fn detach(self, host: &Host) -> Result<()> {
+    pub fn detach(self, host: &Host) -> Result<Detached> {
         detach(host, &self.key)
     }
 }
@@ -192,10 +192,13 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
 
 /// Detaches this tool's program from a group and removes the group's state.
 ///
+/// If no socket of the group can be borrowed, the state is removed all the same, and the program stays attached
+/// without effect: see [`Detached::left_attached`].
+///
 /// # Errors
 ///
 /// [`ErrorKind::NotAttached`] if no program is attached, [`ErrorKind::Foreign`] if another owner's program
 /// decides, [`ErrorKind::NotFound`] if the group is gone.
-pub fn detach(host: &Host, key: &GroupKey) -> Result<()> {
+pub fn detach(host: &Host, key: &GroupKey) -> Result<Detached> {
     Transaction::begin(host.observer(), host.place(), &Stop::default())?.detach(key)
 }

@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Foreign,
     /// The group has more members than slots.
     Full,
+    /// Living members cannot be given a slot: they would get nothing.
+    Starved,
     /// A process, socket or group disappeared during the operation.
     Vanished,
     /// Another version wrote the pinned state.

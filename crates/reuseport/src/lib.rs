@@ -100,7 +100,7 @@
 //! balancer.set_weights(&host, &[(slot, Weight::MAX)])?; // 1000 times the share of each other member
 //!
 //! for member in balancer.stats(&host)?.members {
-//!     println!("{}: {:?} picks, {} waiting", member.cookie, member.picks, member.queue.waiting);
+//!     println!("{:?}: {:?} picks, {} waiting", member.slot, member.picks, member.queue.waiting);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -126,12 +126,12 @@ pub mod watch;
 mod wire;
 
 pub use balancer::{Balancer, detach};
-pub use change::request::{Attach, Attached, Changes, Inherited, LeftOut, MemberChange};
+pub use change::request::{Attach, Attached, Changes, Detached, Inherited, LeftOut, MemberChange};
 pub use error::{Error, ErrorKind, Hint, Report, Result};
 pub use host::Host;
 pub use kernel::{borrow, observe};
 pub use look::stats::{MemberStats, Stats};
-pub use model::group::{self, Group, Member};
+pub use model::group::{self, Group, Member, Unborrowable};
 pub use model::id::{self, State, Weight};
 pub use model::policy::{self, CpuList, Policy};
 pub use model::selection::{ObjectSpec, Program, Selection};

@@ -2,17 +2,18 @@
 //! server restarts.
 
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::balancer::Balancer;
-use crate::change::request::{Attach, Attached};
+use crate::change::request::{Attach, Attached, Changes, LeftOut};
 use crate::change::transaction::{Transaction, watch_over};
 use crate::error::{Error, ErrorKind, Result};
 use crate::follow::source::{Events, Wake};
 use crate::host::Host;
-use crate::model::group::{AttachedProgram, Group, GroupKey};
+use crate::model::group::{AttachedProgram, Group, GroupKey, Member, Unborrowable};
 use crate::model::id::Cookie;
-use crate::model::refusal::not_attached;
+use crate::model::membership::Newborn;
+use crate::model::refusal::{not_attached, vanished};
 
 /// A change that a watcher made or saw.
 #[derive(Debug)]
@@ -31,7 +32,8 @@ pub enum Change {
 /// Follows a group, in the calling thread.
 ///
 /// A TCP listener that starts to listen, listens again, or comes back with a restarted server should be
-/// enrolled within 50 ms; a UDP socket within 250 ms. With some 100,000 sockets on the host it takes
+/// enrolled within 50 ms; a UDP socket within 250 ms (400 ms in another network namespace), if it is not
+/// connected by then: servers such as those of DTLS bind a socket and connect it to one client. With some 100,000 sockets on the host it takes
 /// longer, because each update lists all of them. The watcher holds no socket of the server. When it ends,
 /// the program stays attached.
 ///
@@ -64,6 +66,10 @@ pub struct Watch {
     events: Events,
     /// The group at the last complete update; `None` if an update is due.
     last: Option<Seen>,
+    /// UDP sockets that were bound a moment ago.
+    newborn: Newborn,
+    /// The members that were last reported as left out although they live.
+    starving: Vec<Option<Cookie>>,
     /// A lock that keeps other processes from removing the state.
     keep: Option<File>,
 }
@@ -78,11 +84,21 @@ impl Watch {
         // Events first, so that no change is missed.
         let events = Events::start(key, host.own_netns()?)?;
         let (_, attached) = Balancer::attach(&host, key, &attach)?;
-        // Later updates enrol members and change nothing else.
-        let attach =
-            Attach { program: None, force: false, slots: None, weights: Vec::new(), ..attach };
+        // Later updates enrol members and change nothing else. One that cannot be enrolled is reported, and must
+        // not keep the others out.
+        let attach = Attach {
+            program: None,
+            force: false,
+            slots: None,
+            weights: Vec::new(),
+            partial: true,
+            ..attach
+        };
         let keep = watch_over(host.place(), key)?;
-        Ok((Self { host, key: key.clone(), attach, events, last: None, keep }, attached))
+        let (host, key) = (host, key.clone());
+        let starving = starving(&attached);
+        let newborn = Newborn::default();
+        Ok((Self { host, key, attach, events, last: None, newborn, starving, keep }, attached))
     }
 
     /// Follows the group until [`Attach::stop`] is set or the group is detached, and calls `on_change` for
@@ -109,10 +125,11 @@ impl Watch {
                 Ok(Some(attached)) => {
                     gone = false;
                     reported.clear();
-                    if !attached.changes.is_empty() {
-                        // A change during the update may have been missed, and a member that was left
-                        // out may have another holder now.
-                        again = true;
+                    // A change during the update may have been missed, and a member that was left
+                    // out may have another holder now.
+                    again = self.last.is_none() || self.has_news(&attached);
+                    if self.has_news(&attached) {
+                        self.starving = starving(&attached);
                         on_change(Change::Members(attached));
                     }
                 }
@@ -183,30 +200,55 @@ impl Watch {
     /// long.
     fn update(&mut self, transaction: Transaction) -> Result<Attached> {
         self.last = None;
-        let group = transaction.group(&self.key)?.clone();
+        let mut group = transaction.group(&self.key)?.clone();
         // While the server restarts, the watcher's lock keeps the state.
-        if !transaction.has_state(&self.key) {
+        let Some(slots) = transaction.in_slots(&self.key)? else {
             return Err(not_attached(&self.key));
+        };
+        let seen = Seen::of(&group);
+        let young = self.newborn.look(Instant::now(), &group, |cookie| slots.contains(&cookie));
+        group.members.retain(|member| member.cookie.is_none_or(|cookie| !young.contains(&cookie)));
+        if group.members.is_empty() {
+            return Err(vanished(&self.key));
         }
         let attached = transaction.attach(&group, &self.attach)?;
         self.keep = watch_over(self.host.place(), &self.key)?;
-        if attached.changes.left_out.is_empty() {
-            self.last = Some(Seen::of(&group));
+        if young.is_empty() && attached.changes.left_out.iter().all(LeftOut::is_starving) {
+            self.last = Some(seen);
         }
         Ok(attached)
     }
+
+    /// Whether there is something to report. Members that cannot be enrolled are reported once.
+    fn has_news(&self, attached: &Attached) -> bool {
+        let Changes { enrolled, released, left_out, .. } = &attached.changes;
+        !enrolled.is_empty()
+            || !released.is_empty()
+            || !left_out.iter().all(LeftOut::is_starving)
+            || starving(attached) != self.starving
+    }
+}
+
+/// The members that live and get nothing.
+fn starving(attached: &Attached) -> Vec<Option<Cookie>> {
+    let left_out = attached.changes.left_out.iter();
+    let mut starving: Vec<_> =
+        left_out.filter(|out| out.is_starving()).map(|out| out.cookie).collect();
+    starving.sort_unstable();
+    starving
 }
 
 /// The parts of a group whose change makes an update due.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
-    members: Vec<Cookie>,
+    members: Vec<(Option<Cookie>, Option<Unborrowable>)>,
     program: Option<AttachedProgram>,
 }
 
 impl Seen {
     fn of(group: &Group) -> Self {
-        let members = group.members.iter().map(|member| member.cookie).collect();
+        let member = |member: &Member| (member.cookie, member.unborrowable());
+        let members = group.members.iter().map(member).collect();
         Self { members, program: group.program.clone() }
     }
 }

@@ -8,7 +8,8 @@ use reuseport::id::{Cookie, Netns, Slot, Weight};
 use reuseport::status::{Enrolment, State};
 
 use super::view::{
-    GroupLine, GroupView, Identity, MemberView, PolicyOptionsView, Program, ProgramKind, QueueView,
+    GroupLine, GroupView, Identity, MemberView, OutsideView, PolicyOptionsView, Program,
+    ProgramKind, QueueView,
 };
 use super::{Reader, ls, show};
 
@@ -36,7 +37,7 @@ fn program(kind: ProgramKind, name: &str, id: Option<u32>) -> Option<Program> {
 }
 
 fn holders(pids: impl IntoIterator<Item = u32>, comm: &str, fd: u32) -> Vec<Holder> {
-    pids.into_iter().map(|pid| Holder { pid, fd, comm: comm.to_owned() }).collect()
+    pids.into_iter().map(|pid| Holder { pid, fd, comm: comm.to_owned(), thread: None }).collect()
 }
 
 fn line(identity: Identity, program: Option<Program>, members: usize) -> GroupLine {
@@ -46,6 +47,7 @@ fn line(identity: Identity, program: Option<Program>, members: usize) -> GroupLi
         program,
         members,
         unsteered: 0,
+        unborrowable: 0,
         pids: processes.iter().map(|h| h.pid).collect(),
         queue: QueueView { waiting: 3, half_open: 1, limit: 1022 },
         skew: None,
@@ -100,7 +102,7 @@ fn member(slot: Option<u16>, state: State, cookie: u64, picks: u64) -> MemberVie
         open: Some(picks % 7),
     });
     let view = MemberView::new(
-        Cookie::new(cookie).unwrap(),
+        Cookie::new(cookie),
         &holders(1201..1204, "nginx", 6 + u32::from(slot.unwrap_or(9))),
         Queue { waiting: 0, half_open: 0, limit: 511 },
         slot.map(|slot| 1202 + u32::from(slot)),
@@ -108,7 +110,8 @@ fn member(slot: Option<u16>, state: State, cookie: u64, picks: u64) -> MemberVie
     );
     let share = slot.map(|_| picks as f64 / 225.0);
     let weight_share = slot.map(|_| if state == State::Active { 0.5 } else { 0.0 });
-    MemberView { share, weight_share, ..view }
+    let unsteered_because = slot.is_none().then_some("joined-later");
+    MemberView { share, weight_share, unsteered_because, ..view }
 }
 
 fn ours() -> GroupView {
@@ -119,6 +122,8 @@ fn ours() -> GroupView {
         sticky: Some("none"),
         program: program(ProgramKind::Policy, "select", Some(42)),
         unsteered: 1,
+        unborrowable: 0,
+        outside: Vec::new(),
         skew: Some(0.0),
         members: vec![
             member(Some(0), State::Active, 12_345, 100),
@@ -141,11 +146,13 @@ fn foreign() -> GroupView {
         sticky: None,
         program: program(ProgramKind::Foreign, "quic", Some(9)),
         unsteered: 0,
+        unborrowable: 0,
+        outside: Vec::new(),
         skew: None,
         members: (0..2)
             .map(|n| {
                 MemberView::new(
-                    Cookie::new(77 + n).unwrap(),
+                    Cookie::new(77 + n),
                     &holders(5000..5040, "unbound", 5),
                     Queue { waiting: 212_992, half_open: 0, limit: 212_992 },
                     None,
@@ -215,6 +222,32 @@ fn least_loaded() -> GroupView {
 fn show_with_options_and_cpus() {
     insta::assert_snapshot!(plain(&show(&least_loaded(), &reader(140))));
     insta::assert_json_snapshot!(GroupView { members: Vec::new(), ..least_loaded() });
+}
+
+/// Members that cannot be enrolled, each with its reason, and a socket that is in no group.
+fn faulty() -> GroupView {
+    let without = |reason, mptcp, holders: bool| {
+        let view = member(None, State::Active, 12_400, 0);
+        let holders = if holders { view.holders.clone() } else { Vec::new() };
+        MemberView { unsteered_because: Some(reason), mptcp, holders, ..view }
+    };
+    let mut group = ours();
+    let unnamed = MemberView { cookie: None, ..without("no-holder", false, false) };
+    group.members.extend([without("mptcp", true, true), unnamed]);
+    group.outside =
+        vec![OutsideView { cookie: Some(9), holders: group.members[0].holders.clone() }];
+    GroupView { unsteered: 3, unborrowable: 2, ..group }
+}
+
+#[test]
+fn show_members_that_cannot_be_enrolled() {
+    insta::assert_snapshot!(plain(&show(&faulty(), &reader(80))));
+    let json = serde_json::to_value(faulty()).unwrap();
+    assert_eq!(json["members"][5]["cookie"], serde_json::Value::Null);
+    assert_eq!(json["members"][5]["unsteered_because"], "no-holder");
+    assert_eq!(json["outside"][0]["cookie"], 9);
+    let line = GroupLine { unsteered: 3, unborrowable: 2, ..groups().remove(0) };
+    insta::assert_snapshot!("ls_unborrowable", plain(&ls(&[line], &reader(80))));
 }
 
 #[test]

@@ -49,7 +49,14 @@ pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
     let last = Last { title: "PROCESSES", least: 12, text: &processes };
     let mut out = table.draw(reader.width, &last);
     for group in groups.iter().filter(|g| g.unsteered > 0) {
-        note(&mut out, &group.identity, group.unsteered, reader);
+        let late = group.unsteered.saturating_sub(group.unborrowable);
+        if late > 0 {
+            note(&mut out, &words::unsteered(&group.identity, late, reader.own_netns), reader);
+        }
+        if group.unborrowable > 0 {
+            let text = words::unborrowable(&group.identity, group.unborrowable, reader.own_netns);
+            note(&mut out, &text, reader);
+        }
     }
     out
 }
@@ -77,8 +84,8 @@ fn queue_cell(queue: QueueView, identity: &Identity) -> Cell {
     Cell::new(words::queue(queue, identity.is_udp()), if full { NOTE } else { PLAIN })
 }
 
-fn note(out: &mut String, identity: &Identity, unsteered: usize, reader: &Reader) {
-    let mut text = words::unsteered(identity, unsteered, reader.own_netns);
+fn note(out: &mut String, text: &str, reader: &Reader) {
+    let mut text = text.to_owned();
     if reader.width.is_some_and(|room| width(&text) > room) {
         text = text.replacen("; ", ";\n", 1);
     }
@@ -95,8 +102,12 @@ pub(crate) fn show(group: &GroupView, reader: &Reader) -> String {
     }
     out.push('\n');
     out.push_str(&members(group, reader));
-    if group.unsteered > 0 {
-        note(&mut out, &group.identity, group.unsteered, reader);
+    let late = group.unsteered.saturating_sub(group.unborrowable);
+    if late > 0 {
+        note(&mut out, &words::unsteered(&group.identity, late, reader.own_netns), reader);
+    }
+    for text in words::faults(group) {
+        note(&mut out, &text, reader);
     }
     out
 }
@@ -166,7 +177,7 @@ fn members(group: &GroupView, reader: &Reader) -> String {
     if group.policy.is_some() {
         table.column("WEIGHT", Align::Right, members.iter().map(|m| number(m.weight)));
     }
-    table.column("COOKIE", Align::Right, members.iter().map(|m| m.cookie.to_string().into()));
+    table.column("COOKIE", Align::Right, members.iter().map(|m| number(m.cookie)));
     if members.iter().any(|m| m.owner.is_some()) {
         table.column("OWNER", Align::Right, members.iter().map(|m| number(m.owner)));
     }
@@ -189,10 +200,16 @@ fn members(group: &GroupView, reader: &Reader) -> String {
         let bar = |m: &MemberView| m.share.map_or(String::new(), |share| bar(share, 10));
         table.optional(1, "", Align::Left, members.iter().map(|m| Cell::new(bar(m), GOOD)));
     }
-    let held = |row: usize, room| {
-        let holders = members[row].holders.iter();
+    let held = |row: usize, room: Option<usize>| {
+        let member = &members[row];
+        if member.holders.is_empty() {
+            return "no visible process".to_owned();
+        }
+        let holders = member.holders.iter();
         let held = holders.map(|h| Held { pid: h.pid, comm: &h.comm, fd: Some(h.fd) });
-        words::processes(held.collect(), room)
+        let mptcp = if member.mptcp { "MPTCP: " } else { "" };
+        let room = room.map(|room| room.saturating_sub(mptcp.len()));
+        format!("{mptcp}{}", words::processes(held.collect(), room))
     };
     table.draw(reader.width, &Last { title: "HELD BY", least: 24, text: &held })
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use reuseport::Stats;
-use reuseport::group::{AttachedProgram, Device, GroupKey, Holder, Protocol, Queue};
+use reuseport::group::{AttachedProgram, Device, GroupKey, Holder, Member, Protocol, Queue};
 use reuseport::id::Cookie;
 use reuseport::policy::{LeastLoaded, Policy};
 use reuseport::status::{Enrolment, GroupStatus, MemberStatus, State, Steering};
@@ -21,6 +21,8 @@ pub(crate) struct GroupLine {
     pub(crate) program: Option<Program>,
     pub(crate) members: usize,
     pub(crate) unsteered: usize,
+    /// Members that have no slot and cannot be given one.
+    pub(crate) unborrowable: usize,
     pub(crate) pids: Vec<u32>,
     #[serde(flatten)]
     pub(crate) queue: QueueView,
@@ -40,8 +42,12 @@ pub(crate) struct GroupView {
     pub(crate) sticky: Option<&'static str>,
     pub(crate) program: Option<Program>,
     pub(crate) unsteered: usize,
+    /// Members that have no slot and cannot be given one.
+    pub(crate) unborrowable: usize,
     pub(crate) skew: Option<f64>,
     pub(crate) members: Vec<MemberView>,
+    /// UDP sockets on the address that are in no group and not connected.
+    pub(crate) outside: Vec<OutsideView>,
     pub(crate) counters: BTreeMap<&'static str, u64>,
 }
 
@@ -109,14 +115,25 @@ pub(crate) enum ProgramKind {
     Foreign,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct OutsideView {
+    pub(crate) cookie: Option<u64>,
+    pub(crate) holders: Vec<HolderView>,
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct MemberView {
     pub(crate) slot: Option<u16>,
     pub(crate) state: Option<&'static str>,
     pub(crate) generation: Option<u32>,
     pub(crate) weight: Option<u16>,
-    pub(crate) cookie: u64,
+    /// None if no process has ever asked for it.
+    pub(crate) cookie: Option<u64>,
     pub(crate) holders: Vec<HolderView>,
+    /// Whether it belongs to an MPTCP listener.
+    pub(crate) mptcp: bool,
+    /// Why it has no slot although our program decides: `no-holder`, `mptcp`, `joined-later`.
+    pub(crate) unsteered_because: Option<&'static str>,
     pub(crate) owner: Option<u32>,
     #[serde(flatten)]
     pub(crate) queue: QueueView,
@@ -134,6 +151,8 @@ pub(crate) struct MemberView {
 pub(crate) struct HolderView {
     pub(crate) pid: u32,
     pub(crate) fd: u32,
+    /// The thread whose descriptor it is, if the pid does not lead to it.
+    pub(crate) tid: Option<u32>,
     pub(crate) comm: String,
 }
 
@@ -160,6 +179,7 @@ impl GroupLine {
             program: Program::new(status.group.program.as_ref(), &status.steering),
             members: status.members.len(),
             unsteered: status.unsteered(),
+            unborrowable: unborrowable(status),
             pids: status.group.pids(),
             queue,
             skew: Stats::new(status).skew.map(rounded),
@@ -174,7 +194,9 @@ impl GroupView {
         let selection = status.steering.selection();
         let (policy, sticky) = (selection.map(|s| s.policy), selection.map(|s| s.sticky.name()));
         let stats = Stats::new(status);
+        let steered = status.steering.is_ours();
         let members = status.members.iter().zip(&stats.members).map(|(member, stats)| MemberView {
+            unsteered_because: why_unsteered(member).filter(|_| steered),
             share: stats.share.map(rounded),
             weight_share: policy.and(stats.weight_share).map(rounded),
             ..MemberView::from_status(member)
@@ -186,6 +208,8 @@ impl GroupView {
             sticky,
             program: Program::new(status.group.program.as_ref(), &status.steering),
             unsteered: status.unsteered(),
+            unborrowable: unborrowable(status),
+            outside: status.group.outside.iter().map(OutsideView::new).collect(),
             skew: stats.skew.map(rounded),
             members: members.collect(),
             counters: status.counters.iter().map(|c| (c.reason, c.count)).collect(),
@@ -268,18 +292,19 @@ impl Program {
 impl MemberView {
     fn from_status(status: &MemberStatus) -> Self {
         let member = &status.member;
-        Self::new(
+        let view = Self::new(
             member.cookie,
             &member.holders,
             member.queue,
             status.owner,
             status.enrolment.as_ref(),
-        )
+        );
+        Self { mptcp: member.mptcp, ..view }
     }
 
     /// The view of one member from its parts.
     pub(crate) fn new(
-        cookie: Cookie,
+        cookie: Option<Cookie>,
         holders: &[Holder],
         queue: Queue,
         owner: Option<u32>,
@@ -292,8 +317,10 @@ impl MemberView {
             state: enrolment.map(|e| state_word(e.state)),
             generation: enrolment.map(|e| e.generation),
             weight: enrolment.map(|e| e.weight.get()),
-            cookie: cookie.get(),
+            cookie: cookie.map(Cookie::get),
             holders: holders.iter().map(HolderView::new).collect(),
+            mptcp: false,
+            unsteered_because: None,
             owner,
             queue: view,
             open: enrolment.and_then(|e| e.open),
@@ -305,9 +332,33 @@ impl MemberView {
     }
 }
 
+/// Why a member has no slot; None if it has one.
+fn why_unsteered(status: &MemberStatus) -> Option<&'static str> {
+    match (&status.enrolment, status.member.unborrowable()) {
+        (Some(_), _) => None,
+        (None, Some(why)) => Some(why.name()),
+        (None, None) => Some("joined-later"),
+    }
+}
+
+fn unborrowable(status: &GroupStatus) -> usize {
+    let cannot = |m: &&MemberStatus| m.enrolment.is_none() && m.member.unborrowable().is_some();
+    status.members.iter().filter(cannot).count()
+}
+
+impl OutsideView {
+    fn new(socket: &Member) -> Self {
+        Self {
+            cookie: socket.cookie.map(Cookie::get),
+            holders: socket.holders.iter().map(HolderView::new).collect(),
+        }
+    }
+}
+
 impl HolderView {
     fn new(holder: &Holder) -> Self {
-        Self { pid: holder.pid, fd: holder.fd, comm: holder.comm.clone() }
+        let Holder { pid, fd, comm, thread } = holder;
+        Self { pid: *pid, fd: *fd, tid: *thread, comm: comm.clone() }
     }
 }
 

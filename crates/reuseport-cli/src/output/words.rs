@@ -6,7 +6,9 @@ use reuseport::id::State;
 use reuseport::table::Share;
 
 use crate::output::table::{self, NOTE, safe, shortened};
-use crate::output::view::{Identity, Program, ProgramKind, QueueView};
+use crate::output::view::{
+    GroupView, HolderView, Identity, MemberView, OutsideView, Program, ProgramKind, QueueView,
+};
 
 /// One process that holds a socket; `fd` only if descriptors are shown.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +106,67 @@ pub(crate) fn unsteered(identity: &Identity, n: usize, own_netns: Option<u32>) -
         identity.group,
         argument(identity, own_netns),
     )
+}
+
+/// The note on members that have no slot and cannot be given one.
+pub(crate) fn unborrowable(identity: &Identity, n: usize, own_netns: Option<u32>) -> String {
+    let verb = if n == 1 { "gets" } else { "get" };
+    format!(
+        "{} of {} {verb} nothing and cannot be enrolled; `reuseport show {}` says why",
+        count(n, "socket"),
+        identity.group,
+        argument(identity, own_netns),
+    )
+}
+
+/// What is wrong with sockets of a group, and what helps.
+pub(crate) fn faults(group: &GroupView) -> Vec<String> {
+    let mut faults = Vec::new();
+    let because = |reason: &str| {
+        let of_it = |m: &&MemberView| m.unsteered_because == Some(reason);
+        group.members.iter().filter(of_it).count()
+    };
+    let verb = |n| if n == 1 { "gets" } else { "get" };
+    let hidden = because("no-holder");
+    if hidden > 0 {
+        faults.push(format!(
+            "{} {} nothing: no visible process has a descriptor; \
+             docs/troubleshooting.md says where sockets hide",
+            count(hidden, "socket"),
+            verb(hidden),
+        ));
+    }
+    let mptcp = because("mptcp");
+    if mptcp > 0 {
+        faults.push(format!(
+            "{} {} nothing: the kernel lets no program select an MPTCP listener; let the server \
+             listen without MPTCP",
+            count(mptcp, "socket"),
+            verb(mptcp),
+        ));
+    }
+    if !group.outside.is_empty() {
+        let socket = |socket: &OutsideView| {
+            let name = socket.cookie.map_or("unknown".to_owned(), |c| format!("cookie:{c}"));
+            match socket.holders.first() {
+                Some(HolderView { pid, fd, comm, .. }) => {
+                    format!("{name} ({} {pid} fd {fd})", safe(comm))
+                }
+                None => name,
+            }
+        };
+        let names: Vec<String> = group.outside.iter().take(4).map(socket).collect();
+        let more = match group.outside.len() {
+            n if n > 4 => format!(" and {} more", n - 4),
+            _ => String::new(),
+        };
+        faults.push(format!(
+            "not in the group, and may take its datagrams: {}{more}; \
+             connected once and disconnected, or SO_REUSEPORT set after bind",
+            names.join(", "),
+        ));
+    }
+    faults
 }
 
 /// The warning if no member is active with a weight; else empty.

@@ -18,7 +18,7 @@ use reuseport::{
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::GroupArgs;
-use crate::error;
+use crate::error::{self, Failure};
 use crate::netns;
 use crate::output::view::Identity;
 use crate::output::{self, DIM, NOTE};
@@ -93,6 +93,14 @@ pub(crate) struct Attach {
     #[arg(long)]
     watch: bool,
 
+    /// Attach although living members cannot be enrolled; they get nothing
+    ///
+    /// A member cannot be enrolled if no visible process has a descriptor of its socket (it is in an
+    /// io_uring's file table, or in another pid namespace), or if it belongs to an MPTCP listener.
+    /// Without this option, `attach` then changes nothing. Exit status 3 if a member gets nothing.
+    #[arg(long)]
+    partial: bool,
+
     /// Replace another tool's program; it cannot be put back
     #[arg(long)]
     force: bool,
@@ -127,12 +135,20 @@ impl Attach {
              reuseport attach {again}{DIM:#}\n",
             report(&key, &attached),
         ))?;
-        Ok(())
+        match attached.changes.left_out.iter().filter(|out| out.is_starving()).count() {
+            0 => Ok(()),
+            n => Err(Failure::degraded(
+                format!("{} of {key} get nothing from now on", output::count(n, "living member")),
+                format!("`reuseport show {again}` lists them, with the reason"),
+            )
+            .into()),
+        }
     }
 
     /// The group, and how to attach to it; some options depend on its current state.
     fn look(self, host: &Host, stop: Stop) -> Result<(GroupKey, LibraryAttach)> {
-        let Self { group, policy, options, weights, object, program, map, force, slots, .. } = self;
+        let Self { group, policy, options, weights, object, program, map, force, .. } = self;
+        let Self { slots, partial, .. } = self;
         let key = group.target()?.find(host)?.key;
         let policy = options.decide(policy, &key, || Ok(host.status(&key)?.steering))?;
         let object = object.map(|path| ObjectSpec { path, program, map }.into());
@@ -141,14 +157,20 @@ impl Attach {
             true => Vec::new(),
             false => weigh(&weights, &host.status(&key)?)?,
         };
-        Ok((key, LibraryAttach { program, force, slots, weights, cpus: options.cpus, stop }))
+        Ok((
+            key,
+            LibraryAttach { program, force, partial, slots, weights, cpus: options.cpus, stop },
+        ))
     }
 }
 
 /// Weights by cookie.
 fn weigh(weights: &[WeightOf], group: &GroupStatus) -> Result<Vec<(Cookie, Weight)>> {
     let weights = select::weights(weights, group)?;
-    Ok(weights.into_iter().map(|(member, weight)| (member.member.cookie, weight)).collect())
+    Ok(weights
+        .into_iter()
+        .filter_map(|(member, weight)| Some((member.member.cookie?, weight)))
+        .collect())
 }
 
 /// Attaches, stays, and reports changes, until a signal or until the output is closed.
@@ -211,12 +233,9 @@ fn report(key: &GroupKey, attached: &Attached) -> String {
              {cookie}{NOTE:#}"
         );
     }
-    for LeftOut { cookie, why } in &changes.left_out {
-        let _ = writeln!(
-            out,
-            "{NOTE}left out: the socket with cookie {cookie}: {}{NOTE:#}",
-            output::safe(&why.report().to_string())
-        );
+    for LeftOut { why, .. } in &changes.left_out {
+        let why = output::safe(&why.report().to_string());
+        let _ = writeln!(out, "{NOTE}left out: {why}{NOTE:#}");
     }
     out
 }

@@ -5,17 +5,23 @@ use clap::Args;
 
 use crate::args::GroupArgs;
 use crate::backend;
+use crate::error::Failure;
 use crate::output;
 
 /// Detach our program from a group and remove its pinned state
 ///
 /// The kernel's hash decides again, at once. Connections that are open or wait to be accepted stay
 /// where they are; no socket is closed. Programs of other tools are not touched.
+///
+/// Detaching takes one of the group's sockets. If none can be borrowed (no visible process has a
+/// descriptor, for example), all state is removed, and the program stays attached with an empty
+/// table: it leaves every choice to the kernel's hash.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status:
   1   no such group, or none of our programs is attached to it
   2   another tool's program is attached, or any other failure
+  3   the state is removed, and the program stays attached without members
 
 Examples:
   reuseport detach tcp:127.0.0.1:8080
@@ -28,8 +34,18 @@ pub(crate) struct Detach {
 
 impl Detach {
     pub(crate) fn run(self) -> Result<()> {
-        let key = backend::detach(&self.group.target()?)?;
-        output::print(&format!("detached from {key}: the kernel's hash decides again\n"))?;
-        Ok(())
+        let (key, detached) = backend::detach(&self.group.target()?)?;
+        let Some(why) = detached.left_attached else {
+            output::print(&format!("detached from {key}: the kernel's hash decides again\n"))?;
+            return Ok(());
+        };
+        output::print(&format!(
+            "let go of {key}: the kernel's hash decides again, through a program without members\n"
+        ))?;
+        Err(Failure::degraded(
+            format!("the program stays attached to {key}: {}", why.report().causes()),
+            "it ends with the group, or when the server replaces it",
+        )
+        .into())
     }
 }

@@ -72,7 +72,8 @@ impl Drain {
         let shares =
             members.change(leaving.map(|member| (*member, None, Some(State::Draining))))?;
 
-        let cookies: Vec<Cookie> = wanted.iter().map(|member| member.member.cookie).collect();
+        let cookies: Vec<Cookie> =
+            wanted.iter().filter_map(|member| member.member.cookie).collect();
         let now = members.now()?;
         let mut out = String::new();
         for member in those(&now, &cookies) {
@@ -91,7 +92,10 @@ fn those<'a>(
     group: &'a GroupStatus,
     cookies: &'a [Cookie],
 ) -> impl Iterator<Item = &'a MemberStatus> {
-    group.members.iter().filter(|member| cookies.contains(&member.member.cookie))
+    group
+        .members
+        .iter()
+        .filter(|member| member.member.cookie.is_some_and(|cookie| cookies.contains(&cookie)))
 }
 
 fn is_drained(member: &MemberStatus) -> bool {

@@ -1,5 +1,8 @@
 //! Attaches to a group, or updates an attachment.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use super::build::if_busy;
 use super::prepare::prepare;
 use super::reach::{attach_to, detach_from};
@@ -9,7 +12,9 @@ use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::cpus;
 use crate::kernel::sockets::SocketsKind;
-use crate::model::group::{AttachedProgram, Group};
+use crate::model::group::{AttachedProgram, Group, Unborrowable};
+use crate::model::id::Cookie;
+use crate::model::membership::{refuse_to_starve, starving};
 use crate::model::policy::Policy;
 use crate::model::refusal::foreign_program;
 use crate::model::selection::{Program, Steering};
@@ -30,6 +35,39 @@ impl Transaction {
         }
     }
 
+    /// The group as it is to be enrolled.
+    ///
+    /// A member without a holder may be on its way from one process to another, so this looks again for a
+    /// moment. `slots` are the members that keep their slot: they need no holder.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Starved`] if members cannot be given a slot, unless that is accepted.
+    fn enrollable(
+        &self,
+        group: &Group,
+        request: &Attach,
+        slots: &HashSet<Cookie>,
+    ) -> Result<Group> {
+        const LOOKS: u32 = 3;
+        const PAUSE: Duration = Duration::from_millis(15);
+
+        let mut group = group.clone();
+        for _ in 0..LOOKS {
+            let starving = starving(&group, |cookie| slots.contains(&cookie));
+            if starving.iter().all(|(_, why)| *why != Unborrowable::NoHolder) {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+            group = self.look_again(&group)?;
+        }
+        let starving = starving(&group, |cookie| slots.contains(&cookie));
+        match starving.is_empty() || request.partial {
+            true => Ok(group),
+            false => Err(refuse_to_starve(&group.key, &starving)),
+        }
+    }
+
     /// This tool's program decides already.
     fn update(
         &mut self,
@@ -39,14 +77,16 @@ impl Transaction {
         mut state: GroupState,
     ) -> Result<Attached> {
         settle(&mut state, group.attached_id())?;
-        match &request.program {
-            Some(program @ Program::Object(_)) => {
-                return self.replace(group, request, program, state);
-            }
-            Some(program @ Program::Selection(_)) if now.selection().is_none() => {
-                return self.replace(group, request, program, state);
-            }
-            _ => {}
+        let replacement = match &request.program {
+            Some(program @ Program::Object(_)) => Some(program),
+            Some(program @ Program::Selection(_)) if now.selection().is_none() => Some(program),
+            _ => None,
+        };
+        // Another program has other maps: every member needs a slot there.
+        let slots = if replacement.is_some() { HashSet::new() } else { state.in_slots() };
+        let group = &self.enrollable(group, request, &slots)?;
+        if let Some(program) = replacement {
+            return self.replace(group, request, program, state);
         }
         if request.slots.is_some_and(|slots| slots != state.capacity()) {
             return Err(Error::new(
@@ -75,11 +115,14 @@ impl Transaction {
         if let (Some(program), false) = (&replaced, request.force) {
             return Err(foreign_program(&group.key, program, "attach to"));
         }
+        let resumes = request.program.is_none() && request.slots.is_none();
+        let slots = leftover.as_ref().filter(|_| resumes).map(GroupState::in_slots);
+        let group = &self.enrollable(group, request, &slots.unwrap_or_default())?;
         let default = Policy::default_for(group.key.protocol).into();
         let program = request.program.as_ref().unwrap_or(&default);
         if let Some(leftover) = leftover {
             self.refuse_if_in_use(&leftover, group)?;
-            if request.program.is_none() && request.slots.is_none() {
+            if resumes {
                 return self.resume(group, request, leftover, replaced);
             }
             self.layer()?;
@@ -127,6 +170,7 @@ impl Transaction {
     fn sync(&mut self, group: &Group, request: &Attach, state: &mut GroupState) -> Result<Changes> {
         self.enroller(state, &request.stop)?
             .with_weights(&request.weights)
+            .partially(request.partial)
             .sync(group)
             .map_err(|error| if_busy(error, DETACH_FIRST))
     }

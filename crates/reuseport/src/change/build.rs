@@ -85,8 +85,11 @@ impl Transaction {
         state: &mut GroupState,
     ) -> Result<Changes> {
         state.stage(&self.root, program)?;
-        let changes =
-            self.enroller(state, &request.stop)?.with_weights(&request.weights).sync(group)?;
+        let changes = self
+            .enroller(state, &request.stop)?
+            .with_weights(&request.weights)
+            .partially(request.partial)
+            .sync(group)?;
         if changes.enrolled.is_empty() {
             return Err(vanished(&group.key));
         }

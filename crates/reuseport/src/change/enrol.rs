@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
@@ -15,9 +16,11 @@ use super::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
 use crate::kernel::caps;
-use crate::kernel::sockets::{Occupant, Sockets};
+use crate::kernel::observe::Observer;
+use crate::kernel::sockets::Sockets;
 use crate::model::group::{Group, Member, Protocol};
 use crate::model::id::{Cookie, Slot, Weight};
+use crate::model::membership::Occupant;
 use crate::model::selection::Program;
 use crate::model::succession::{self, Role, Seat, Succession};
 use crate::pins::group::GroupState;
@@ -35,12 +38,21 @@ pub(crate) struct Enroller<'a> {
     pub(crate) start: Start,
     /// Weights of newcomers; those not listed have that of the member before them, or the default.
     pub(crate) weights: &'a [(Cookie, Weight)],
+    /// Whether to go on without members that cannot be borrowed.
+    pub(crate) partial: bool,
+    pub(crate) observer: Arc<Observer>,
 }
 
 impl<'a> Enroller<'a> {
     /// Sets the weights of newcomers.
     pub(crate) fn with_weights(mut self, weights: &'a [(Cookie, Weight)]) -> Self {
         self.weights = weights;
+        self
+    }
+
+    /// Leaves out members that cannot be borrowed, instead of failing.
+    pub(crate) fn partially(mut self, partial: bool) -> Self {
+        self.partial = partial;
         self
     }
 
@@ -53,7 +65,7 @@ impl<'a> Enroller<'a> {
     pub(crate) fn sync(&mut self, group: &Group) -> Result<Changes> {
         check_room(group, self.state)?;
         let mut changes = Changes::default();
-        let mut gone = self.gone(group);
+        let mut gone = self.gone(group)?;
         if self.state.occupied().count() > gone.len() {
             self.start = Start::Slow;
         }
@@ -93,13 +105,11 @@ impl<'a> Enroller<'a> {
     }
 
     /// The slots whose members are no longer in the group.
-    fn gone(&self, group: &Group) -> Vec<(Slot, Cookie)> {
-        let members: HashSet<Cookie> = group.members.iter().map(|member| member.cookie).collect();
-        self.state
-            .occupied()
-            .filter(|(_, cookie, _)| !members.contains(cookie))
-            .map(|(slot, cookie, _)| (slot, cookie))
-            .collect()
+    fn gone(&self, group: &Group) -> Result<Vec<(Slot, Cookie)>> {
+        self.state.left(group).map_err(|error| {
+            Error::new(ErrorKind::System, format!("cannot read the slots of {}", group.key))
+                .because(error)
+        })
     }
 
     /// The members without a slot. One that stopped listening and listens again has a slot that the
@@ -113,7 +123,7 @@ impl<'a> Enroller<'a> {
             self.state.occupied().map(|(slot, cookie, _)| (cookie, slot)).collect();
         let mut newcomers = Vec::new();
         for member in &group.members {
-            let Some(slot) = slots.get(&member.cookie) else {
+            let Some(slot) = member.cookie.and_then(|cookie| slots.get(&cookie)) else {
                 newcomers.push(member);
                 continue;
             };
@@ -140,14 +150,14 @@ impl<'a> Enroller<'a> {
                     self.fill(slot, socket.as_fd())
                 };
                 match steps().map_err(|error| self.failed(member, error)) {
-                    Ok(()) => changes.enrolled.push(member.cookie),
-                    Err(why) if why.kind() == ErrorKind::Vanished => {
+                    Ok(()) => changes.enrolled.extend(member.cookie),
+                    Err(why) if self.goes_on_without(&why) => {
                         changes.left_out.push(LeftOut { cookie: member.cookie, why });
                     }
                     Err(error) => return Err(error),
                 }
             }
-            Err(why) if why.kind() == ErrorKind::Vanished => {
+            Err(why) if self.goes_on_without(&why) => {
                 changes.left_out.push(LeftOut { cookie: member.cookie, why });
             }
             Err(error) => return Err(error),
@@ -178,12 +188,17 @@ impl<'a> Enroller<'a> {
                 Ok(Role { weight, state }) => {
                     next.next();
                     enrolled.push((slot, *member));
-                    let cookie = member.cookie;
                     if succession.succeeds && (Role { weight, state }) != Role::NEW {
-                        inherited.push(Inherited { cookie, slot, weight, state });
+                        let cookie = member.cookie;
+                        inherited.extend(cookie.map(|cookie| Inherited {
+                            cookie,
+                            slot,
+                            weight,
+                            state,
+                        }));
                     }
                 }
-                Err(why) if why.kind() == ErrorKind::Vanished => {
+                Err(why) if self.goes_on_without(&why) => {
                     changes.left_out.push(LeftOut { cookie: member.cookie, why });
                 }
                 Err(error) => {
@@ -199,19 +214,43 @@ impl<'a> Enroller<'a> {
                 return Err(why);
             }
         }
+        self.take_back_connected(&mut enrolled);
         if let Err(error) = self.swap_table_without(&slots_of(leaving)) {
             self.take_back(&enrolled);
             return Err(error);
         }
-        changes.enrolled.extend(enrolled.iter().map(|(_, member)| member.cookie));
+        changes.enrolled.extend(enrolled.iter().filter_map(|(_, member)| member.cookie));
+        inherited.retain(|one| changes.enrolled.contains(&one.cookie));
         changes.inherited.extend(inherited);
         Ok(())
+    }
+
+    /// Whether a member that could not be enrolled for this reason is left out, and the others are enrolled.
+    fn goes_on_without(&self, why: &Error) -> bool {
+        match why.kind() {
+            ErrorKind::Vanished => true,
+            ErrorKind::Denied | ErrorKind::Unsupported => self.partial,
+            _ => false,
+        }
+    }
+
+    /// Takes back UDP sockets that were connected since they were listed. A server may bind a socket and
+    /// connect it to one client: it must not get what others send.
+    fn take_back_connected(&mut self, enrolled: &mut Vec<(Slot, &Member)>) {
+        let Some((_, Member { protocol: Protocol::Udp, .. })) = enrolled.first() else { return };
+        // Without the right to look there would be no list either.
+        let Ok(Some(members)) = self.observer.bound() else { return };
+        let (stay, left): (Vec<_>, Vec<_>) =
+            enrolled.drain(..).partition(|(_, member)| members.contains(&member.sock_address));
+        *enrolled = stay;
+        self.take_back(&left);
     }
 
     /// Gives a member its slot. Returns its weight and state.
     fn enrol(&mut self, succession: &Succession, now: u64, member: &Member) -> Result<Role> {
         let slot = succession.slot;
         let socket = borrow::borrow(member)?;
+        let cookie = borrow::cookie_of(&socket)?;
         let generation =
             self.state.header().map_err(|error| self.failed(member, error))?.generation;
         let before = self.state.record(slot);
@@ -219,10 +258,10 @@ impl<'a> Enroller<'a> {
         let counted = member.protocol == Protocol::Tcp;
         let allocated = counted.then(|| self.layer.allocate()).flatten();
         let (host_member, host_epoch) = allocated.unwrap_or((NO_HOST_MEMBER, 0));
-        let given = self.weights.iter().find(|(cookie, _)| *cookie == member.cookie);
+        let given = self.weights.iter().find(|(of, _)| *of == cookie);
         let weight = given.map_or(succession.role.weight, |(_, weight)| *weight);
         let role = Role { weight, ..succession.role };
-        let record = SlotRecord::occupied(member.cookie, epoch, host_member, generation, role)
+        let record = SlotRecord::occupied(cookie, epoch, host_member, generation, role)
             .entered(&before, now, succession);
         let mut steps = || -> Result<(), MapError> {
             if host_member != NO_HOST_MEMBER {
@@ -334,7 +373,7 @@ impl<'a> Enroller<'a> {
 
     /// Why a member could not be enrolled, with a hint.
     fn failed(&self, member: &Member, error: MapError) -> Error {
-        let failed = format!("cannot enrol socket {}", member.cookie);
+        let failed = format!("cannot enrol {}", member.name());
         match caps::os_error(&error) {
             Some(Errno::BUSY) => Error::new(ErrorKind::Busy, failed).because(error),
             // It stopped listening between listing and enrolment. A socket array returns EINVAL

@@ -32,6 +32,14 @@ pub(super) fn detach_from(group: &Group) -> Result<()> {
     })
 }
 
+/// Whether no member can be borrowed, by anyone: the program cannot be detached.
+pub(super) fn out_of_reach(group: &Group) -> bool {
+    group.members.iter().all(|member| match borrow::borrow(member) {
+        Ok(_) => false,
+        Err(error) => member.unborrowable().is_some() || error.kind() == ErrorKind::Unsupported,
+    })
+}
+
 /// The result of an action on one member.
 enum Outcome {
     Done,

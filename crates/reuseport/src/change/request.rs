@@ -1,6 +1,6 @@
 //! Requests of operations, and their results.
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::model::group::AttachedProgram;
 use crate::model::id::{Cookie, Slot, State, Weight};
 use crate::model::policy::CpuList;
@@ -28,6 +28,9 @@ pub struct Attach {
     /// members. `None`: the CPU to which a member's owner is bound, if it is exactly one, else one of
     /// those with the fewest members.
     pub cpus: Option<CpuList>,
+    /// Whether to attach although living members cannot be given a slot, and get nothing from then on:
+    /// [`Changes::left_out`] names them. Otherwise that is [`ErrorKind::Starved`](crate::ErrorKind::Starved).
+    pub partial: bool,
     /// Checked between steps.
     pub stop: Stop,
 }
@@ -67,6 +70,15 @@ pub struct Attached {
     pub degraded: Option<Error>,
 }
 
+/// The result of detaching.
+#[derive(Debug)]
+pub struct Detached {
+    /// Why the program stays attached, if it does: no socket of the group can be borrowed, which detaching
+    /// takes. Its table and its socket array are empty then, so that it leaves every choice to the kernel's
+    /// hash, and all state is removed. A user's own program finds an empty socket array.
+    pub left_attached: Option<Error>,
+}
+
 /// Members that joined or left.
 #[derive(Debug, Default)]
 pub struct Changes {
@@ -79,7 +91,7 @@ pub struct Changes {
     /// Weights and drains that enrolled members have from the members whose slots they took, where they
     /// are not those of a new member.
     pub inherited: Vec<Inherited>,
-    /// Members that vanished during enrolment.
+    /// Members that vanished during enrolment and, with [`Attach::partial`], those that cannot be enrolled.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -106,8 +118,15 @@ pub struct Inherited {
 /// A member that could not be enrolled although others were.
 #[derive(Debug)]
 pub struct LeftOut {
-    /// The member.
-    pub cookie: Cookie,
+    /// The member; `None` if no process has ever asked for its cookie.
+    pub cookie: Option<Cookie>,
     /// The reason.
     pub why: Error,
+}
+
+impl LeftOut {
+    /// Whether the member lives and gets nothing. Otherwise it vanished.
+    pub fn is_starving(&self) -> bool {
+        self.why.kind() != ErrorKind::Vanished
+    }
 }

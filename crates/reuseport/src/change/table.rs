@@ -7,6 +7,7 @@ use crate::kernel::caps;
 use crate::kernel::cpus;
 use crate::model::id::Slot;
 use crate::model::policy::{Members, Policy};
+use crate::model::selection::Program;
 use crate::model::table::Share;
 use crate::pins::group::GroupState;
 
@@ -41,6 +42,15 @@ pub(super) fn swap_without(
             maps.swap_in(&table).map_err(|error| caps::failed(FAILED, error, caps::LOADING))
         }
         None => Ok(()),
+    }
+}
+
+/// Puts a table without members into force: the kernel's hash decides for each packet.
+pub(super) fn clear(state: &mut GroupState) -> Result<()> {
+    let all = state.all_slots().collect();
+    match state.program_kind()? {
+        Some(Program::Selection(selection)) => swap_without(state, selection.policy, &all),
+        _ => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! Every step that can fail comes before the one that counts, which is one call: attaching or
 //! detaching the program. The steps after it can be left to the next operation.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::enrol::Enroller;
-use super::reach::detach_from;
+use super::reach::{detach_from, out_of_reach};
+use super::request::Detached;
+use super::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
 use crate::kernel::caps;
@@ -102,17 +105,24 @@ impl Transaction {
         Ok(layer)
     }
 
-    /// Whether state of the group is pinned.
-    pub(crate) fn has_state(&self, key: &GroupKey) -> bool {
-        !matches!(GroupState::existing(&self.root, key), Ok(None))
+    /// The members in the group's slots; `None` if no state of the group is pinned.
+    pub(crate) fn in_slots(&self, key: &GroupKey) -> Result<Option<HashSet<Cookie>>> {
+        match GroupState::existing(&self.root, key) {
+            // The operation that follows says what it is about.
+            Err(_) => Ok(Some(HashSet::new())),
+            Ok(state) => Ok(state.map(|state| state.in_slots())),
+        }
+    }
+
+    /// The group as it is now.
+    pub(super) fn look_again(&self, group: &Group) -> Result<Group> {
+        let groups = self.observer.groups()?;
+        groups.into_iter().find(|other| other.key == group.key).ok_or_else(|| vanished(&group.key))
     }
 
     /// Fails if another process attached or detached a program since the operation began.
     pub(super) fn refuse_if_changed(&self, group: &Group) -> Result<()> {
-        let groups = self.observer.groups()?;
-        let Some(now) = groups.into_iter().find(|other| other.key == group.key) else {
-            return Err(vanished(&group.key));
-        };
+        let now = self.look_again(group)?;
         if now.attached_id() == group.attached_id()
             && now.program.is_some() == group.program.is_some()
         {
@@ -153,18 +163,35 @@ impl Transaction {
         state: &'a mut GroupState,
         stop: &'a Stop,
     ) -> Result<Enroller<'a>> {
-        Ok(Enroller { state, layer: self.layer()?, stop, start: Start::Together, weights: &[] })
+        let observer = Arc::clone(&self.observer);
+        Ok(Enroller {
+            state,
+            layer: self.layer()?,
+            stop,
+            start: Start::Together,
+            weights: &[],
+            partial: false,
+            observer,
+        })
     }
 
     /// Detaches this tool's program and removes the group's state.
-    pub(crate) fn detach(mut self, key: &GroupKey) -> Result<()> {
+    pub(crate) fn detach(mut self, key: &GroupKey) -> Result<Detached> {
         let group = self.group(key)?.clone();
         let (_, state) = steering(&group, Some(&self.root))?;
-        if let Some(state) = state {
+        if let Some(mut state) = state {
             self.layer()?;
             self.refuse_if_changed(&group)?;
-            detach_from(&group)?;
-            return self.remove_state(&group, state);
+            let left_attached = match detach_from(&group) {
+                Ok(()) => None,
+                Err(error) if out_of_reach(&group) => {
+                    table::clear(&mut state)?;
+                    Some(error)
+                }
+                Err(error) => return Err(error),
+            };
+            self.remove_state(&group, state)?;
+            return Ok(Detached { left_attached });
         }
         let leftover = GroupState::existing(&self.root, key)?;
         if let Some(program) = &group.program {

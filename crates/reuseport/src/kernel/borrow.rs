@@ -10,7 +10,7 @@ use rustix::net::sockopt::socket_cookie;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::group::{Holder, Member};
+use crate::model::group::{Holder, Member, Unborrowable};
 use crate::model::id::Cookie;
 
 /// A borrowed socket. Dropping it closes the duplicated descriptor.
@@ -33,8 +33,13 @@ enum Refusal {
     /// The process or its descriptor is gone, or its number has been reused.
     Gone,
     Denied(Errno),
+    /// Only a thread has it, and the kernel does not reach threads.
+    Thread,
     Failed(Errno),
 }
+
+/// `PIDFD_THREAD` (Linux 6.9): the descriptor refers to a thread.
+const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(rustix::fs::OFlags::EXCL.bits());
 
 /// Borrows the member's socket from the first of its holders that still has it.
 ///
@@ -42,17 +47,32 @@ enum Refusal {
 ///
 /// # Minimum kernel version
 ///
-/// Linux 5.6. Needs the right to trace a holder: the same user, or CAP_SYS_PTRACE.
+/// Linux 5.6; 6.9 for a process whose main thread has ended, and for a thread with descriptors of its own.
+/// Needs the right to trace a holder: the same user, or CAP_SYS_PTRACE.
 ///
 /// # Errors
 ///
 /// [`Vanished`](ErrorKind::Vanished): no holder has it any more.
-/// [`Denied`](ErrorKind::Denied): the caller may trace no holder that has it, or sees none of them.
+/// [`Denied`](ErrorKind::Denied): the caller may trace no holder that has it, or sees none of them, or it
+/// belongs to an MPTCP listener. [`Unsupported`](ErrorKind::Unsupported): it takes Linux 6.9.
 /// [`System`](ErrorKind::System): for example too many open descriptors.
 pub fn borrow(member: &Member) -> Result<Borrowed> {
-    let Some(first) = member.holders.first() else {
-        return Err(Error::new(ErrorKind::Denied, failed(member, None))
-            .with_hint("only processes of another pid namespace hold it: run this on the host"));
+    let first = match (member.unborrowable(), member.holders.first()) {
+        (None, Some(first)) => first,
+        (why, _) => {
+            let why = why.unwrap_or(Unborrowable::NoHolder);
+            let error =
+                Error::new(ErrorKind::Denied, failed(member, None)).because(why.to_string());
+            return Err(match why {
+                Unborrowable::NoHolder => error.with_hint(
+                    "if a process of another pid namespace holds it, run this on the host; a server \
+                     that uses io_uring has to keep the listener's descriptor open",
+                ),
+                Unborrowable::Mptcp => error.with_hint(
+                    "let the server listen without MPTCP (Go: GODEBUG=multipathtcp=0)",
+                ),
+            });
+        }
     };
     let mut worst = (first, Refusal::Gone);
     for holder in &member.holders {
@@ -72,27 +92,37 @@ pub fn borrow(member: &Member) -> Result<Borrowed> {
             "it takes the right to trace the process: CAP_SYS_PTRACE, or the same user and \
              kernel.yama.ptrace_scope=0",
         ),
+        Refusal::Thread => Error::new(ErrorKind::Unsupported, failed)
+            .because("its main thread has ended, or one of its threads has descriptors of its own")
+            .with_hint("Linux 6.9 and later can reach it"),
         Refusal::Failed(errno) => Error::new(ErrorKind::System, failed).because(errno),
     })
 }
 
 fn failed(member: &Member, holder: Option<&Holder>) -> String {
     match holder {
-        Some(Holder { pid, fd, comm }) => {
-            format!("cannot borrow socket {} from {comm} (pid {pid}, fd {fd})", member.cookie)
+        Some(Holder { pid, fd, comm, .. }) => {
+            format!("cannot borrow {} from {comm} (pid {pid}, fd {fd})", member.name())
         }
-        None => format!("cannot borrow socket {}", member.cookie),
+        None => format!("cannot borrow {}", member.name()),
     }
 }
 
 fn borrow_from(holder: &Holder, member: &Member) -> Result<Borrowed, Refusal> {
-    let pid = i32::try_from(holder.pid).ok().and_then(Pid::from_raw).ok_or(Refusal::Gone)?;
+    let id = holder.thread.unwrap_or(holder.pid);
+    let id = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or(Refusal::Gone)?;
     let fd = i32::try_from(holder.fd).map_err(|_| Refusal::Gone)?;
     // This works for the calling process, too: a process may trace itself (__ptrace_may_access).
-    let process = pidfd_open(pid, PidfdFlags::empty()).map_err(refusal)?;
+    let process = match holder.thread {
+        None => pidfd_open(id, PidfdFlags::empty()).map_err(refusal)?,
+        Some(_) => pidfd_open(id, PIDFD_THREAD).map_err(|errno| match errno {
+            Errno::INVAL => Refusal::Thread,
+            errno => refusal(errno),
+        })?,
+    };
     let socket = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).map_err(refusal)?;
     match socket_cookie(&socket) {
-        Ok(cookie) if cookie == member.cookie.get() => Ok(Borrowed(socket)),
+        Ok(cookie) if Cookie::new(cookie) == member.cookie => Ok(Borrowed(socket)),
         // Another socket, or not a socket.
         _ => Err(Refusal::Gone),
     }

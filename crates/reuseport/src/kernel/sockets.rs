@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use sk_reuseport::maps::{Map, MapData, MapError, ReusePortSockArray, SockMap};
 
 use crate::model::id::{Cookie, Slot};
+use crate::model::membership::{Emptied, Occupant};
 
 /// The type of the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +73,14 @@ impl Sockets {
         };
     }
 
+    /// When the kernel empties a slot.
+    pub(crate) fn emptied(&self) -> Emptied {
+        match self {
+            Self::Array(_) => Emptied::WhenItLeaves,
+            Self::Map(_) => Emptied::WhenItCloses,
+        }
+    }
+
     /// The socket in a slot.
     pub(crate) fn occupant(&self, slot: Slot) -> Result<Occupant, MapError> {
         let cookie = match self {
@@ -84,13 +93,4 @@ impl Sockets {
             Err(error) => Err(error),
         }
     }
-}
-
-/// The content of a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Occupant {
-    None,
-    Socket(Cookie),
-    /// A user's own array, with values too short to read cookies.
-    Unknown,
 }

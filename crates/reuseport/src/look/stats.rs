@@ -32,8 +32,8 @@ pub struct Stats {
 /// One member's statistics.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemberStats {
-    /// The socket.
-    pub cookie: Cookie,
+    /// The socket; `None` if no process has ever asked for its cookie and none that is visible holds it.
+    pub cookie: Option<Cookie>,
     /// The slot that it occupies; `None`: unsteered, it gets nothing while this tool's program decides.
     pub slot: Option<Slot>,
     /// Its part in the balancing; `None` without a slot.
@@ -72,7 +72,7 @@ impl Stats {
     /// The statistics of one of the caller's sockets; `None` if it is not a member.
     pub fn of(&self, socket: impl AsFd) -> Option<&MemberStats> {
         let cookie = cookie_of(socket).ok()?;
-        self.members.iter().find(|member| member.cookie == cookie)
+        self.members.iter().find(|member| member.cookie == Some(cookie))
     }
 
     /// How often the program ran for a reason: `picks`, `fallback_kernel` and so on, as `docs/json.md`
@@ -153,7 +153,8 @@ mod tests {
             open: Some(7),
         });
         let member = Member {
-            cookie: Cookie::new(u64::from(number) + 1).unwrap(),
+            cookie: Cookie::new(u64::from(number) + 1),
+            mptcp: false,
             holders: Vec::new(),
             queue: Queue::default(),
             sock_address: KernelAddress(0),
@@ -172,7 +173,13 @@ mod tests {
             uid: 0,
         };
         Stats::new(&GroupStatus {
-            group: Group { key, members: Vec::new(), program: None },
+            group: Group {
+                key,
+                members: Vec::new(),
+                outside: Vec::new(),
+                program: None,
+                complete: true,
+            },
             steering: Steering::Ours(Policy::RoundRobin.into()),
             members,
             reads_queues: true,

@@ -6,9 +6,9 @@ use sk_reuseport::maps::MapError;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::observe::Observer;
-use crate::kernel::sockets::Occupant;
 use crate::model::group::{Group, GroupKey};
 use crate::model::id::{Cookie, Slot};
+use crate::model::membership::Occupant;
 use crate::model::policy::Policy;
 use crate::model::refusal::no_group;
 use crate::model::status::{Enrolment, GroupStatus, MemberStatus};
@@ -98,13 +98,14 @@ fn join(
         .iter()
         .map(|member| MemberStatus {
             member: member.clone(),
-            owner: owners.get(&member.cookie).copied(),
-            enrolment: enrolled.get(&member.cookie).cloned(),
+            owner: member.cookie.and_then(|cookie| owners.get(&cookie).copied()),
+            enrolment: member.cookie.and_then(|cookie| enrolled.get(&cookie).cloned()),
         })
         .collect();
     members.sort_by_key(|status| {
         let slot = status.enrolment.as_ref().map(|enrolment| enrolment.slot);
-        (slot.is_none(), slot, status.member.cookie)
+        let cookie = status.member.cookie;
+        (slot.is_none(), slot, cookie.is_none(), cookie)
     });
     let counters = match state.as_ref().and_then(|state| state.policy_maps.as_ref()) {
         Some(maps) => maps.counters().map_err(unreadable)?,

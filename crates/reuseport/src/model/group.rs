@@ -78,6 +78,9 @@ pub struct Holder {
     pub fd: u32,
     /// The process's name (`comm`, at most 15 bytes).
     pub comm: String,
+    /// The thread whose descriptor it is, where the pid does not lead to it: the main thread has ended, or
+    /// this thread has descriptors of its own (`CLONE_FILES`).
+    pub thread: Option<u32>,
 }
 
 /// A member's queue.
@@ -91,13 +94,48 @@ pub struct Queue {
     pub limit: u32,
 }
 
+/// Why a member cannot be given a slot: that takes a descriptor of its socket, and a map that accepts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Unborrowable {
+    /// It belongs to an MPTCP listener, which no socket array and no socket map accepts.
+    Mptcp,
+    /// No visible process has a descriptor of it: it is in an io_uring's file table, in flight between two
+    /// processes (`SCM_RIGHTS`), or held in another pid namespace.
+    NoHolder,
+}
+
+impl Unborrowable {
+    /// A word for programs: `mptcp`, `no-holder`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mptcp => "mptcp",
+            Self::NoHolder => "no-holder",
+        }
+    }
+}
+
+/// A clause about the socket: "no visible process has a descriptor of it".
+impl fmt::Display for Unborrowable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mptcp => "it belongs to an MPTCP listener, which the kernel lets no program select",
+            Self::NoHolder => {
+                "no visible process has a descriptor of it (io_uring, in flight, or another pid namespace)"
+            }
+        })
+    }
+}
+
 /// One socket of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// The socket.
-    pub cookie: Cookie,
-    /// Every descriptor of it on the host; empty if only processes of other pid namespaces hold it.
+    /// The socket; `None` if no process has ever asked for its cookie and none that is visible holds it.
+    pub cookie: Option<Cookie>,
+    /// Every visible descriptor of it on the host.
     pub holders: Vec<Holder>,
+    /// Whether it belongs to an MPTCP listener (`IPPROTO_MPTCP`).
+    pub mptcp: bool,
     /// Its queue.
     pub queue: Queue,
     /// The address of its `struct sock` in the kernel. Never shown to users, and never in a map that
@@ -107,8 +145,27 @@ pub struct Member {
     pub(crate) protocol: Protocol,
 }
 
+impl Member {
+    /// Why it cannot be given a slot; `None` if it should be possible.
+    pub fn unborrowable(&self) -> Option<Unborrowable> {
+        match (self.mptcp, self.holders.is_empty()) {
+            (true, _) => Some(Unborrowable::Mptcp),
+            (false, true) => Some(Unborrowable::NoHolder),
+            (false, false) => None,
+        }
+    }
+
+    /// Its name in messages: `cookie:N`, or what it is.
+    pub fn name(&self) -> String {
+        match self.cookie {
+            Some(cookie) => format!("cookie:{cookie}"),
+            None => "a socket without a cookie".to_owned(),
+        }
+    }
+}
+
 /// An address in the kernel. `Debug` does not show it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct KernelAddress(pub(crate) u64);
 
 impl fmt::Debug for KernelAddress {
@@ -131,10 +188,18 @@ pub struct AttachedProgram {
 pub struct Group {
     /// The identity of the group.
     pub key: GroupKey,
-    /// Its members, by cookie.
+    /// Its members, by cookie; those without one come last.
     pub members: Vec<Member>,
+    /// UDP sockets with `SO_REUSEPORT` on the same address that are in no group and not connected: they were
+    /// connected once and have disconnected, or set the option after bind. The kernel prefers one that comes
+    /// first in its table, and no program is asked then.
+    pub outside: Vec<Member>,
     /// The program that decides; `None`: the kernel's hash does.
     pub program: Option<AttachedProgram>,
+    /// Whether the members are from the kernel's tables. Otherwise they are those sockets that a visible
+    /// process has a descriptor of: before Linux 5.19, and for UDP in a network namespace that has a table of
+    /// its own (`net.ipv4.udp_child_hash_entries`).
+    pub complete: bool,
 }
 
 impl Group {
@@ -154,6 +219,6 @@ impl Group {
 
     /// The member with this cookie.
     pub fn member(&self, cookie: Cookie) -> Option<&Member> {
-        self.members.iter().find(|m| m.cookie == cookie)
+        self.members.iter().find(|m| m.cookie == Some(cookie))
     }
 }

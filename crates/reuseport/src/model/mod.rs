@@ -2,6 +2,7 @@
 
 pub mod group;
 pub mod id;
+pub(crate) mod membership;
 mod name;
 pub(crate) mod place;
 pub mod policy;

@@ -16,9 +16,10 @@ use super::bpffs::{self, Root};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::maps::PolicyMaps;
-use crate::kernel::sockets::{Occupant, Sockets};
+use crate::kernel::sockets::Sockets;
 use crate::model::group::{Group, GroupKey};
 use crate::model::id::{Cookie, Slot};
+use crate::model::membership::{self, Occupant};
 use crate::model::selection::Program;
 use crate::wire::header::{Header, MAGIC, SCHEMA};
 use crate::wire::slot::SlotRecord;
@@ -253,6 +254,25 @@ impl GroupState {
     pub(crate) fn set_record(&self, slot: Slot, record: SlotRecord) {
         // Slots come from `all_slots`, which ends where the records end.
         let _ = self.records.set(slot.index(), record);
+    }
+
+    /// The members that are in a slot, and not only in its record: the kernel empties the slots of sockets
+    /// that leave.
+    pub(crate) fn in_slots(&self) -> HashSet<Cookie> {
+        let filled = |slot| !matches!(self.sockets.occupant(slot), Ok(Occupant::None));
+        self.occupied().filter(|(slot, ..)| filled(*slot)).map(|(_, cookie, _)| cookie).collect()
+    }
+
+    /// The slots whose members have left the group.
+    pub(crate) fn left(&self, group: &Group) -> Result<Vec<(Slot, Cookie)>, MapError> {
+        let map = self.sockets.emptied();
+        let mut left = Vec::new();
+        for (slot, cookie, _) in self.occupied() {
+            if membership::has_left(group, cookie, self.sockets.occupant(slot)?, map) {
+                left.push((slot, cookie));
+            }
+        }
+        Ok(left)
     }
 
     /// Whether all slots are empty. False if cookies cannot be read.

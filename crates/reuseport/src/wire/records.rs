@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::config;
 use crate::model::group::{AttachedProgram, Holder, Protocol, Queue};
@@ -36,8 +36,6 @@ struct RawMember {
     reuseport_id: u32,
     uid: u32,
     device: u32,
-    pid: u32,
-    fd: u32,
     waiting: u32,
     half_open: u32,
     limit: u32,
@@ -47,17 +45,29 @@ struct RawMember {
     protocol: u8,
     v6only: u8,
     has_program: u8,
-    pad: u8,
+    standing: u8,
     address: [u8; 16],
-    comm: [u8; 16],
     program_name: [u8; 16],
+}
+
+#[derive(FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawHolder {
+    header: Header,
+    sock_address: u64,
+    cookie: u64,
+    pid: u32,
+    tid: u32,
+    fd: u32,
+    pad: u32,
+    comm: [u8; 16],
 }
 
 #[derive(FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct RawWatch {
     header: Header,
-    cookie: u64,
+    sock_address: u64,
     epoll: u64,
 }
 
@@ -70,14 +80,42 @@ struct RawEpoll {
     fd: u32,
 }
 
+#[derive(FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawEnd {
+    header: Header,
+}
+
+/// Where a run of the walk over the kernel's tables begins.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Cursor {
+    stage: u32,
+    bucket: u32,
+    last: u64,
+    udp_fd: u32,
+    pad: u32,
+}
+
+impl Cursor {
+    /// The beginning. `udp_fd` is any UDP socket of the reading process, through which the walk finds the
+    /// tables.
+    pub(crate) fn start(udp_fd: u32) -> Self {
+        Self { stage: STAGE_TCP, udp_fd, ..Self::default() }
+    }
+}
+
+const STAGE_TCP: u32 = 1;
+
 /// `AF_INET` and `AF_INET6` (`include/linux/socket.h`), the same on every architecture.
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
-/// One descriptor of one member.
+/// One socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MemberRecord {
-    pub(crate) cookie: Cookie,
+    /// `None`: no process has ever asked for it.
+    pub(crate) cookie: Option<Cookie>,
     pub(crate) sock_address: u64,
     pub(crate) netns: Netns,
     /// The kernel's id of the group, reused once the group is gone.
@@ -89,6 +127,25 @@ pub(crate) struct MemberRecord {
     pub(crate) v6only: bool,
     pub(crate) queue: Queue,
     pub(crate) program: Option<AttachedProgram>,
+    pub(crate) standing: Standing,
+}
+
+/// What a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// A member of its group.
+    Member,
+    /// A member that belongs to an MPTCP listener.
+    Mptcp,
+    /// A UDP socket with `SO_REUSEPORT` that is in no group.
+    Outside,
+}
+
+/// One descriptor of a socket that may be a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HolderRecord {
+    pub(crate) sock_address: u64,
+    pub(crate) cookie: Option<Cookie>,
     /// `None` if the reader's pid namespace does not show the process.
     pub(crate) holder: Option<Holder>,
 }
@@ -98,12 +155,16 @@ pub(crate) struct MemberRecord {
 pub(crate) enum Record {
     /// The namespace of the reading thread.
     Reader(Netns),
-    /// A descriptor of a member.
+    /// A socket.
     Member(MemberRecord),
-    /// The epoll instance at this address watches this member; `None`: too many do.
-    Watch { cookie: Cookie, epoll: Option<u64> },
+    /// A descriptor of a socket.
+    Holder(HolderRecord),
+    /// The epoll instance at this address watches the socket at that address; `None`: too many do.
+    Watch { sock_address: u64, epoll: Option<u64> },
     /// This process has the epoll instance at this address; `None`: it is not visible.
     Epoll { epoll: u64, pid: Option<u32> },
+    /// The end of the kernel's tables.
+    End,
 }
 
 /// The bytes are not what the kernel programs of this version write.
@@ -140,6 +201,8 @@ fn parse_one(bytes: &[u8], at: usize) -> Result<(Record, usize), RecordError> {
         2 => size_of::<RawMember>(),
         3 => size_of::<RawWatch>(),
         4 => size_of::<RawEpoll>(),
+        5 => size_of::<RawHolder>(),
+        6 => size_of::<RawEnd>(),
         kind => return Err(RecordError::UnknownKind { at, kind }),
     };
     if header.size as usize != expected {
@@ -148,8 +211,10 @@ fn parse_one(bytes: &[u8], at: usize) -> Result<(Record, usize), RecordError> {
     let record = match header.kind {
         1 => reader(read(rest, at)?),
         2 => Record::Member(member(&read(rest, at)?, at)?),
-        3 => watch(&read(rest, at)?, at)?,
-        _ => epoll(&read(rest, at)?),
+        3 => watch(&read(rest, at)?),
+        4 => epoll(&read(rest, at)?),
+        5 => Record::Holder(holder(&read(rest, at)?)),
+        _ => Record::End,
     };
     Ok((record, expected))
 }
@@ -164,11 +229,8 @@ fn reader(raw: RawReader) -> Record {
     Record::Reader(Netns { cookie: raw.netns_cookie, inode: raw.netns_inode })
 }
 
-fn watch(raw: &RawWatch, at: usize) -> Result<Record, RecordError> {
-    Ok(Record::Watch {
-        cookie: cookie(raw.cookie, at)?,
-        epoll: (raw.epoll != 0).then_some(raw.epoll),
-    })
+fn watch(raw: &RawWatch) -> Record {
+    Record::Watch { sock_address: raw.sock_address, epoll: (raw.epoll != 0).then_some(raw.epoll) }
 }
 
 fn epoll(raw: &RawEpoll) -> Record {
@@ -185,8 +247,14 @@ fn member(raw: &RawMember, at: usize) -> Result<MemberRecord, RecordError> {
     };
     let protocol = config::protocol(raw.protocol)
         .ok_or_else(|| impossible("protocol", raw.protocol.into()))?;
+    let standing = match raw.standing {
+        0 => Standing::Member,
+        1 => Standing::Mptcp,
+        2 => Standing::Outside,
+        other => return Err(impossible("standing", other.into())),
+    };
     Ok(MemberRecord {
-        cookie: cookie(raw.cookie, at)?,
+        cookie: Cookie::new(raw.cookie),
         sock_address: raw.sock_address,
         netns: Netns { cookie: raw.netns_cookie, inode: raw.netns_inode },
         reuseport_id: raw.reuseport_id,
@@ -200,12 +268,18 @@ fn member(raw: &RawMember, at: usize) -> Result<MemberRecord, RecordError> {
             id: (raw.program_id != 0).then_some(raw.program_id),
             name: text(&raw.program_name),
         }),
-        holder: (raw.pid != 0).then(|| Holder { pid: raw.pid, fd: raw.fd, comm: text(&raw.comm) }),
+        standing,
     })
 }
 
-fn cookie(value: u64, at: usize) -> Result<Cookie, RecordError> {
-    Cookie::new(value).ok_or(RecordError::Impossible { at, field: "cookie", value })
+fn holder(raw: &RawHolder) -> HolderRecord {
+    let holder = (raw.pid != 0).then(|| Holder {
+        pid: raw.pid,
+        fd: raw.fd,
+        comm: text(&raw.comm),
+        thread: (raw.tid != raw.pid).then_some(raw.tid),
+    });
+    HolderRecord { sock_address: raw.sock_address, cookie: Cookie::new(raw.cookie), holder }
 }
 
 /// Text up to the first NUL; processes may name themselves by any bytes.
@@ -217,28 +291,35 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::mirror::{assert_mirrors, object};
+    use crate::wire::mirror::{assert_mirrors, object, value};
     use proptest::prelude::*;
 
     /// A member record as the kernel writes it: every field in its place, by hand.
     fn member_bytes() -> Vec<u8> {
         let mut b = Vec::new();
-        for word in [2u32, 128] {
+        for word in [2u32, 104] {
             b.extend(word.to_ne_bytes());
         }
         for word in [77u64, 0xffff_8880_1234_5678, 5] {
             b.extend(word.to_ne_bytes());
         }
-        for word in [4026531840u32, 9, 1000, 0, 4242, 7, 20, 3, 128, 31] {
+        for word in [4026531840u32, 9, 1000, 0, 20, 3, 128, 31] {
             b.extend(word.to_ne_bytes());
         }
         for half in [AF_INET, 8080] {
             b.extend(half.to_ne_bytes());
         }
-        b.extend([config::protocol_number(Protocol::Tcp), 0, 1, 0]);
+        b.extend([config::protocol_number(Protocol::Tcp), 0, 1, 1]);
         b.extend([127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        b.extend(*b"nginx\0\0\0\0\0\0\0\0\0\0\0");
         b.extend(*b"select_main_prog");
+        b
+    }
+
+    fn holder_bytes(pid: u32, tid: u32) -> Vec<u8> {
+        let mut b = [5u32, 56].map(u32::to_ne_bytes).concat();
+        b.extend([0xffff_8880_1234_5678u64, 77].map(u64::to_ne_bytes).concat());
+        b.extend([pid, tid, 7, 0].map(u32::to_ne_bytes).concat());
+        b.extend(*b"nginx\0\0\0\0\0\0\0\0\0\0\0");
         b
     }
 
@@ -246,7 +327,7 @@ mod tests {
     fn a_member_is_read_field_by_field() {
         let records = parse(&member_bytes()).unwrap();
         let expected = MemberRecord {
-            cookie: Cookie::new(77).unwrap(),
+            cookie: Cookie::new(77),
             sock_address: 0xffff_8880_1234_5678,
             netns: Netns { cookie: 5, inode: 4026531840 },
             reuseport_id: 9,
@@ -257,19 +338,38 @@ mod tests {
             v6only: false,
             queue: Queue { waiting: 20, half_open: 3, limit: 128 },
             program: Some(AttachedProgram { id: Some(31), name: "select_main_prog".into() }),
-            holder: Some(Holder { pid: 4242, fd: 7, comm: "nginx".into() }),
+            standing: Standing::Mptcp,
         };
         assert_eq!(records, [Record::Member(expected)]);
     }
 
     #[test]
-    fn an_invisible_process_is_no_holder_and_a_classic_program_has_no_id() {
+    fn a_cookie_that_was_never_asked_for_and_the_id_of_a_classic_program_are_none() {
         let mut bytes = member_bytes();
-        bytes[48..52].fill(0); // pid
-        bytes[68..72].fill(0); // program_id
+        bytes[8..16].fill(0); // cookie
+        bytes[60..64].fill(0); // program_id
         let [Record::Member(member)] = &parse(&bytes).unwrap()[..] else { panic!("no member") };
-        assert_eq!(member.holder, None);
+        assert_eq!(member.cookie, None);
         assert_eq!(member.program.as_ref().unwrap().id, None);
+    }
+
+    #[test]
+    fn a_holder_has_a_thread_only_if_its_process_does_not_name_the_descriptor() {
+        let of = |pid, tid| match &parse(&holder_bytes(pid, tid)).unwrap()[..] {
+            [Record::Holder(record)] => record.clone(),
+            other => panic!("{other:?}"),
+        };
+        let comm = || "nginx".to_owned();
+        let record = of(4242, 4242);
+        assert_eq!(record.sock_address, 0xffff_8880_1234_5678);
+        assert_eq!(record.cookie, Cookie::new(77));
+        assert_eq!(record.holder, Some(Holder { pid: 4242, fd: 7, comm: comm(), thread: None }));
+        assert_eq!(
+            of(4242, 4250).holder,
+            Some(Holder { pid: 4242, fd: 7, comm: comm(), thread: Some(4250) })
+        );
+        // Not visible from the reader's pid namespace.
+        assert_eq!(of(0, 0).holder, None);
     }
 
     #[test]
@@ -281,20 +381,20 @@ mod tests {
             parse(&bytes).unwrap_err()
         };
         assert_eq!(at(0, 99), RecordError::UnknownKind { at: 0, kind: 99 });
-        assert_eq!(at(4, 127), RecordError::WrongSize { at: 0, kind: 2, size: 127 });
-        assert_eq!(at(8, 0), RecordError::Impossible { at: 0, field: "cookie", value: 0 });
-        assert_eq!(at(72, 1), RecordError::Impossible { at: 0, field: "address family", value: 1 });
-        assert_eq!(at(76, 132), RecordError::Impossible { at: 0, field: "protocol", value: 132 });
+        assert_eq!(at(4, 103), RecordError::WrongSize { at: 0, kind: 2, size: 103 });
+        assert_eq!(at(64, 1), RecordError::Impossible { at: 0, field: "address family", value: 1 });
+        assert_eq!(at(68, 132), RecordError::Impossible { at: 0, field: "protocol", value: 132 });
+        assert_eq!(at(71, 9), RecordError::Impossible { at: 0, field: "standing", value: 9 });
     }
 
     #[test]
     fn a_record_cut_off_anywhere_is_truncated() {
         let mut bytes = member_bytes();
         bytes.extend(member_bytes());
-        for cut in 129..256 {
+        for cut in 105..208 {
             assert_eq!(
                 parse(&bytes[..cut]),
-                Err(RecordError::Truncated { at: 128, left: cut - 128 })
+                Err(RecordError::Truncated { at: 104, left: cut - 104 })
             );
         }
     }
@@ -307,8 +407,8 @@ mod tests {
 
         #[test]
         fn garbage_after_a_valid_header_never_panics(
-            kind in 0u32..6,
-            size in prop::sample::select(vec![0u32, 8, 24, 128, u32::MAX]),
+            kind in 0u32..8,
+            size in prop::sample::select(vec![0u32, 8, 24, 56, 104, u32::MAX]),
             rest in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let mut bytes = [kind.to_ne_bytes(), size.to_ne_bytes()].concat();
@@ -322,7 +422,7 @@ mod tests {
         let btf = object("observe");
         assert_mirrors!(btf, "header", Header { kind, size });
         assert_mirrors!(btf, "reader_record", RawReader { header, netns_cookie, netns_inode, pad });
-        assert_mirrors!(btf, "watch_record", RawWatch { header, cookie, epoll });
+        assert_mirrors!(btf, "watch_record", RawWatch { header, sock_address, epoll });
         assert_mirrors!(btf, "epoll_record", RawEpoll { header, epoll, pid, fd });
         assert_mirrors!(
             btf,
@@ -336,8 +436,6 @@ mod tests {
                 reuseport_id,
                 uid,
                 device,
-                pid,
-                fd,
                 waiting,
                 half_open,
                 limit,
@@ -347,13 +445,29 @@ mod tests {
                 protocol,
                 v6only,
                 has_program,
-                pad,
+                standing,
                 address,
-                comm,
                 program_name,
             }
         );
-        let kinds = [("KIND_READER", 1), ("KIND_MEMBER", 2), ("KIND_WATCH", 3), ("KIND_EPOLL", 4)];
+        assert_mirrors!(
+            btf,
+            "holder_record",
+            RawHolder { header, sock_address, cookie, pid, tid, fd, pad, comm }
+        );
+        assert_mirrors!(btf, "end_record", RawEnd { header });
+        assert_mirrors!(btf, "cursor", Cursor { stage, bucket, last, udp_fd, pad });
+        assert_eq!(value(&btf, "stage", "STAGE_TCP"), i64::from(STAGE_TCP));
+        let standings = [("STANDING_MEMBER", 0), ("STANDING_MPTCP", 1), ("STANDING_OUTSIDE", 2)];
+        assert_eq!(btf.enumeration("standing").unwrap(), standings.map(|(n, k)| (n.to_owned(), k)));
+        let kinds = [
+            ("KIND_READER", 1),
+            ("KIND_MEMBER", 2),
+            ("KIND_WATCH", 3),
+            ("KIND_EPOLL", 4),
+            ("KIND_HOLDER", 5),
+            ("KIND_END", 6),
+        ];
         assert_eq!(btf.enumeration("kind").unwrap(), kinds.map(|(n, k)| (n.to_owned(), k)));
     }
 }

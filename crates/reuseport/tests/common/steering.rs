@@ -113,7 +113,7 @@ pub(crate) fn steered(host: &Host, key: &GroupKey) -> Option<GroupStatus> {
 }
 
 pub(crate) fn cookies(status: &GroupStatus) -> Vec<Cookie> {
-    let mut cookies: Vec<_> = status.members.iter().map(|m| m.member.cookie).collect();
+    let mut cookies: Vec<_> = status.members.iter().filter_map(|m| m.member.cookie).collect();
     cookies.sort_unstable();
     cookies
 }

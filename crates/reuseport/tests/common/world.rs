@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::traffic::by_slot;
 use reuseport::group::GroupKey;
-use reuseport::id::{Slot, Weight};
+use reuseport::id::{Cookie, Slot, Weight};
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::{Attach, Balancer, Error, Host, ObjectSpec, Policy};
 use sk_reuseport::maps::{Array, Map, MapData, SkStorage};
@@ -138,7 +138,7 @@ impl World {
     fn from_status(status: &GroupStatus, members: &[TcpListener]) -> Self {
         let slot = |member: &reuseport::status::MemberStatus| {
             let enrolment = member.enrolment.as_ref();
-            (member.member.cookie.get(), enrolment.map(|e| (e.slot, e.weight)))
+            (member.member.cookie.map_or(0, Cookie::get), enrolment.map(|e| (e.slot, e.weight)))
         };
         Self {
             program: status.group.program.as_ref().and_then(|program| program.id),

@@ -39,7 +39,7 @@ fn a_socket_of_another_process_is_borrowed_and_given_back() {
         let observer = Observer::new().unwrap();
         let (helper, member) = foreign_member(&observer);
         let borrowed = borrow(&member).unwrap();
-        assert_eq!(cookie(&borrowed), member.cookie);
+        assert_eq!(Some(cookie(&borrowed)), member.cookie);
         // While it is borrowed, this process is a holder too.
         held_by(&[helper.pid(), std::process::id()], &observer);
         drop(borrowed);
@@ -63,7 +63,7 @@ fn a_socket_is_borrowed_from_the_next_holder_if_the_first_one_closed_it() {
         // Descriptors of another socket and of a file, and process ids that cannot exist.
         let other = tcp("127.0.0.1:0");
         let file = std::fs::File::open("/dev/null").unwrap();
-        let holder = |pid, fd| Holder { pid, fd, comm: "gone".into() };
+        let holder = |pid, fd| Holder { pid, fd, comm: "gone".into(), thread: None };
         let own = std::process::id();
         let no_such_pid = 1 << 22;
         member.holders.splice(
@@ -77,7 +77,7 @@ fn a_socket_is_borrowed_from_the_next_holder_if_the_first_one_closed_it() {
                 holder(u32::MAX, u32::MAX),
             ],
         );
-        assert_eq!(cookie(borrow(&member).unwrap()), member.cookie);
+        assert_eq!(Some(cookie(borrow(&member).unwrap())), member.cookie);
 
         helper.kill();
         let error = borrow(&member).unwrap_err();

@@ -67,7 +67,7 @@ fn threads_attach_while_others_detach() {
                     let host = Host::open().unwrap();
                     while attached.load(Ordering::Relaxed) < 20 {
                         match reuseport::detach(&host, &key) {
-                            Ok(()) => _ = detached.fetch_add(1, Ordering::Relaxed),
+                            Ok(_) => _ = detached.fetch_add(1, Ordering::Relaxed),
                             Err(error) => {
                                 assert_eq!(error.kind(), ErrorKind::NotAttached, "{error}")
                             }
@@ -196,7 +196,7 @@ fn a_member_that_stops_listening_at_the_last_moment_is_not_attached_to() {
         let host = Host::open().unwrap();
         let key = key_of(&host, &members[0]);
         let chosen = host.refresh(&key).unwrap().members[0].cookie;
-        let stopping = members.iter().find(|member| cookie(member) == chosen).unwrap();
+        let stopping = members.iter().find(|member| Some(cookie(member)) == chosen).unwrap();
         let stopping = stopping.try_clone().unwrap();
         let hook = move |call| {
             if call == Call::AttachReuseportEbpf {

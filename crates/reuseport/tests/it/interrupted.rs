@@ -35,7 +35,7 @@ fn operate(host: &Host, key: &GroupKey, operation: &str) -> Result<()> {
         "object" => attach(&with_object(object("first"))),
         "detach" => match reuseport::detach(host, key) {
             Err(error) if error.kind() == ErrorKind::NotAttached => Ok(()),
-            result => result,
+            result => result.map(|_| ()),
         },
         "everything" => loop {
             for operation in ["attach", "change", "refresh", "object", "attach", "detach"] {

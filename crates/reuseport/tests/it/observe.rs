@@ -40,7 +40,7 @@ fn becomes_own(sockets: &[OwnedFd], look: impl Fn() -> Group) -> Group {
 
 fn holders(group: &Group) -> BTreeMap<Cookie, Vec<(u32, u32)>> {
     let of = |member: &Member| member.holders.iter().map(|h| (h.pid, h.fd)).collect();
-    group.members.iter().map(|m| (m.cookie, of(m))).collect()
+    group.members.iter().map(|m| (m.cookie.unwrap(), of(m))).collect()
 }
 
 #[test]

@@ -353,7 +353,7 @@ fn a_change_applies_only_to_the_member_that_it_names() {
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let balancer = attach(&host, &key, Policy::RoundRobin);
         let cookies: Vec<Cookie> =
-            host.status(&key).unwrap().members.iter().map(|m| m.member.cookie).collect();
+            host.status(&key).unwrap().members.iter().filter_map(|m| m.member.cookie).collect();
         let drain = |slot, member| MemberChange {
             slot: Slot::new(slot),
             member: Some(member),
@@ -376,7 +376,7 @@ fn attaching_can_set_weights() {
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let cookies: Vec<Cookie> =
-            host.status(&key).unwrap().members.iter().map(|m| m.member.cookie).collect();
+            host.status(&key).unwrap().members.iter().filter_map(|m| m.member.cookie).collect();
         let weight = |weight| Weight::new(weight).unwrap();
         let weighing = |weights| Attach {
             program: Some(Policy::RoundRobin.into()),

@@ -210,7 +210,7 @@ fn a_weight_that_attach_gives_wins_over_the_one_of_the_member_before() {
             .unwrap();
         let members = restart(members);
         let first = host.group_of(&members[0]).unwrap().members[0].cookie;
-        let attach = Attach { weights: vec![(first, weight(2))], ..Attach::default() };
+        let attach = Attach { weights: vec![(first.unwrap(), weight(2))], ..Attach::default() };
         let (_, attached) = Balancer::attach(&host, &key, &attach).unwrap();
         let weights: Vec<u16> =
             roles(&host.status(&key).unwrap()).iter().map(|(_, weight, _)| *weight).collect();

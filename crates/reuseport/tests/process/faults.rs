@@ -46,7 +46,7 @@ impl Scene {
     }
 
     fn detach(&self) -> Result<()> {
-        reuseport::detach(&self.host, &self.key)
+        reuseport::detach(&self.host, &self.key).map(|_| ())
     }
 
     fn status(&self) -> GroupStatus {

@@ -1,16 +1,17 @@
 //! Lists every `SO_REUSEPORT` group on the host: members, holders, queues, and the program that decides.
 //!
-//! BPF iterators read the kernel's structures in all network namespaces at once, without a scan of `/proc`
-//! (about 50 ms with 100,000 sockets). They change nothing and borrow no descriptor. Pinned state is not
-//! read here.
+//! BPF iterators read the kernel's structures in all network namespaces at once, without a scan of `/proc`.
+//! They change nothing and borrow no descriptor. Pinned state is not read here.
+//!
+//! The members are from the kernel's tables of listeners and of UDP sockets: the sockets that get traffic,
+//! whoever has them. Their holders are from a walk over the descriptors of every process in the caller's pid
+//! namespace. A member that this walk does not find has no holder here, and cannot be borrowed: it is in
+//! flight between processes, in an io_uring's file table, or held in another pid namespace.
 //!
 //! # Limits
 //!
-//! The list lacks
-//!
-//! * processes outside the caller's pid namespace, as holders: run it on the host, not in a container;
-//! * sockets without a descriptor: in flight between processes, or registered with io_uring alone;
-//! * descriptors of a thread that does not share its process's table (`CLONE_FILES`).
+//! Without the tables (before Linux 5.19, and for UDP in a network namespace with a table of its own), members
+//! are the sockets with a visible descriptor: see [`Group::complete`].
 //!
 //! It is a walk, not a snapshot: it may miss changes during the walk. Between fork and exec, a child holds
 //! all descriptors of its parent and is listed as a holder.
@@ -18,29 +19,34 @@
 mod assemble;
 mod netns;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::AsRawFd as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
-use sk_reuseport::programs::Iter;
+use sk_reuseport::maps::{Array, MapData};
+use sk_reuseport::programs::{Iter, ProgramError};
 use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 
 use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::kernel::caps;
-use crate::model::group::Group;
+use crate::model::group::{Group, KernelAddress};
 use crate::model::id::{Cookie, Netns};
-use crate::wire::records::{self, Record};
+use crate::wire::records::{self, Cursor, MemberRecord, Record, Standing};
+
+use assemble::Listing;
 
 pub use netns::names as netns_names;
 
 /// The kernel programs of `bpf/observe.bpf.c`; `cargo xtask bpf` builds them.
 static OBJECT: &[u8] = include_bytes!("../../../bpf/observe.bpf.o");
 
-/// The target of both iterators.
-const OVER: &str = "task_file";
+/// The target of the iterators over descriptors, and of the one over the kernel's tables.
+const DESCRIPTORS: &str = "task_file";
+const TABLES: &str = "bpf_map_elem";
 
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -66,8 +72,15 @@ const FAILED: &str = "cannot list sockets";
 /// ```
 #[derive(Debug)]
 pub struct Observer {
-    /// Each walk creates a new link and a new iterator.
-    programs: Mutex<Ebpf>,
+    programs: Mutex<Programs>,
+}
+
+#[derive(Debug)]
+struct Programs {
+    ebpf: Ebpf,
+    /// Where the walk over the kernel's tables begins, and where its runs leave off; `None` if the kernel's
+    /// tables cannot be read.
+    cursors: Option<Array<MapData, Cursor>>,
 }
 
 impl Observer {
@@ -85,10 +98,17 @@ impl Observer {
                 .with_hint(Hint::KernelOption("CONFIG_DEBUG_INFO_BTF")));
         }
         let btf = KernelBtf::from_sys_fs().map_err(failed)?;
-        let mut programs = EbpfLoader::new().kernel_btf(&btf).load(OBJECT).map_err(failed)?;
-        // The other program is loaded on first use; `ls` does not need it.
-        iterator(&mut programs, "members")?.load(OVER, &btf).map_err(failed)?;
-        Ok(Self { programs: Mutex::new(programs) })
+        let mut ebpf = EbpfLoader::new().kernel_btf(&btf).load(OBJECT).map_err(failed)?;
+        // Programs for which there is no need are loaded on first use.
+        iterator(&mut ebpf, "holders")?.load(DESCRIPTORS, &btf).map_err(failed)?;
+        let cursors = match tables(&mut ebpf, &btf) {
+            Ok(cursors) => Some(cursors),
+            Err(error) => {
+                tracing::debug!("the kernel's tables of sockets cannot be read: {error}");
+                None
+            }
+        };
+        Ok(Self { programs: Mutex::new(Programs { ebpf, cursors }) })
     }
 
     /// Every group on the host, in all network namespaces, sorted by protocol, port, address and
@@ -98,12 +118,36 @@ impl Observer {
     ///
     /// As [`new`](Self::new), if the process has given up its rights since.
     pub fn groups(&self) -> Result<Vec<Group>> {
-        let records = self.walk("members")?;
-        let own = records.iter().find_map(|record| match record {
+        let mut programs = self.lock();
+        // First the tables: what comes later has holders that no member refers to, and no harm is done.
+        let tables = programs.tables()?;
+        let walk = if tables.is_some() { "holders" } else { "members" };
+        let descriptors = programs.descriptors(walk)?;
+        let mut listing = Listing { tables, descriptors };
+        if listing.has_hidden()
+            && let Some(again) = programs.tables()?
+        {
+            listing.confirm_hidden(&again);
+        }
+        let own = listing.descriptors.iter().find_map(|record| match record {
             Record::Reader(netns) => Some(*netns),
             _ => None,
         });
-        Ok(assemble::groups(records, |netns, index| device_name(own, netns, index)))
+        Ok(listing.groups(|netns, index| device_name(own, netns, index)))
+    }
+
+    /// The addresses of all sockets that are members of a group now; `None` without the kernel's tables.
+    pub(crate) fn bound(&self) -> Result<Option<HashSet<KernelAddress>>> {
+        let tables = self.lock().tables()?;
+        Ok(tables.map(|records| {
+            let of = |record| match record {
+                Record::Member(MemberRecord { standing, sock_address, .. }) => {
+                    (standing != Standing::Outside).then_some(KernelAddress(sock_address))
+                }
+                _ => None,
+            };
+            records.into_iter().filter_map(of).collect()
+        }))
     }
 
     /// The owners of a group's members: for each member the process whose epoll instance watches it, if
@@ -114,8 +158,7 @@ impl Observer {
     ///
     /// As for [`groups`](Self::groups).
     pub fn owners(&self, group: &Group) -> Result<HashMap<Cookie, u32>> {
-        let members: BTreeSet<Cookie> = group.members.iter().map(|m| m.cookie).collect();
-        Ok(assemble::owners(&self.walk("watches")?, &members))
+        Ok(assemble::owners(&self.lock().descriptors("watches")?, &group.members))
     }
 
     /// The calling thread's network namespace.
@@ -126,7 +169,7 @@ impl Observer {
     pub fn own_netns(&self) -> Result<Netns> {
         // The reader's record comes first, and the walk stops when its output is not read.
         let mut first = [0; 24];
-        self.start("members")?.read_exact(&mut first).map_err(failed)?;
+        self.lock().start("holders")?.read_exact(&mut first).map_err(failed)?;
         match records::parse(&first).map_err(failed)?.first() {
             Some(Record::Reader(netns)) => Ok(*netns),
             other => {
@@ -136,23 +179,62 @@ impl Observer {
         }
     }
 
-    fn walk(&self, program: &str) -> Result<Vec<Record>> {
+    fn lock(&self) -> MutexGuard<'_, Programs> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Programs {
+    /// What the kernel's tables list; `None` if they cannot be read.
+    fn tables(&mut self) -> Result<Option<Vec<Record>>> {
+        let Some(cursors) = &mut self.cursors else { return Ok(None) };
+        let flags = SocketFlags::CLOEXEC;
+        let (family, kind) = (AddressFamily::INET, SocketType::DGRAM);
+        let socket = socket_with(family, kind, flags, None).map_err(|errno| {
+            Error::new(ErrorKind::System, FAILED).because(io::Error::from(errno))
+        })?;
+        let fd = u32::try_from(socket.as_raw_fd()).unwrap_or_default();
+        cursors.set(0, Cursor::start(fd), 0).map_err(failed)?;
+        let iterator = iterator(&mut self.ebpf, "tables")?;
+        let link = iterator.attach_to_map(cursors.map_data()).map_err(failed)?;
+        let link = iterator.take_link(link).map_err(failed)?;
+        let bytes = read_all(link.into_file().map_err(failed)?).map_err(failed)?;
+        let records = records::parse(&bytes).map_err(failed)?;
+        if records.last() == Some(&Record::End) {
+            return Ok(Some(records));
+        }
+        // Listeners are kept in another way before Linux 5.19, or there are more than a million.
+        tracing::debug!("the kernel's tables of sockets were not read to their end");
+        Ok(None)
+    }
+
+    fn descriptors(&mut self, program: &str) -> Result<Vec<Record>> {
         let bytes = read_all(self.start(program)?).map_err(failed)?;
         records::parse(&bytes).map_err(failed)
     }
 
-    /// Starts a walk, which runs as its output is read.
-    fn start(&self, program: &str) -> Result<File> {
-        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        let iterator = iterator(&mut programs, program)?;
+    /// Starts a walk over descriptors, which runs as its output is read.
+    fn start(&mut self, program: &str) -> Result<File> {
+        let iterator = iterator(&mut self.ebpf, program)?;
         if iterator.fd().is_err() {
             let btf = KernelBtf::from_sys_fs().map_err(failed)?;
-            iterator.load(OVER, &btf).map_err(failed)?;
+            iterator.load(DESCRIPTORS, &btf).map_err(failed)?;
         }
         let link = iterator.attach().map_err(failed)?;
         let link = iterator.take_link(link).map_err(failed)?;
         link.into_file().map_err(failed)
     }
+}
+
+/// Loads the walk over the kernel's tables. Returns its cursors.
+fn tables(
+    ebpf: &mut Ebpf,
+    btf: &KernelBtf,
+) -> std::result::Result<Array<MapData, Cursor>, Box<dyn StdError>> {
+    let program: &mut Iter =
+        ebpf.program_mut("tables").ok_or(ProgramError::NotLoaded)?.try_into()?;
+    program.load(TABLES, btf)?;
+    Ok(ebpf.take_map("cursors").ok_or("the embedded object has no map \"cursors\"")?.try_into()?)
 }
 
 fn iterator<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Iter> {

@@ -38,7 +38,14 @@ fn on_device(mut key: GroupKey, index: u32, name: Option<&str>) -> GroupKey {
 }
 
 fn groups(keys: &[GroupKey]) -> Vec<Group> {
-    keys.iter().map(|key| Group { key: key.clone(), members: vec![], program: None }).collect()
+    let group = |key: &GroupKey| Group {
+        key: key.clone(),
+        members: vec![],
+        outside: vec![],
+        program: None,
+        complete: true,
+    };
+    keys.iter().map(group).collect()
 }
 
 #[test]

@@ -39,11 +39,14 @@ fn come_and_go(at: SocketAddr, over: &AtomicBool, rounds: &AtomicUsize) {
 /// Changes of all members in `stats` but those that stay.
 fn changes(stats: &Stats, stay: &[Cookie], turn: usize) -> Vec<MemberChange> {
     let state = if turn.is_multiple_of(2) { State::Draining } else { State::Active };
-    let passing = stats.members.iter().filter(|member| !stay.contains(&member.cookie));
+    let passing = stats
+        .members
+        .iter()
+        .filter(|member| !member.cookie.is_some_and(|cookie| stay.contains(&cookie)));
     let change = |member: &reuseport::MemberStats| {
         Some(MemberChange {
             slot: member.slot?,
-            member: Some(member.cookie),
+            member: member.cookie,
             weight: Some(PASSING_WEIGHT),
             state: Some(state),
         })

@@ -45,7 +45,7 @@ impl Scene {
     }
 
     fn detach(&self) -> Result<()> {
-        reuseport::detach(&self.host, &self.key)
+        reuseport::detach(&self.host, &self.key).map(|_| ())
     }
 
     fn set_weight(&self, slot: u16, weight: u16) -> Result<()> {

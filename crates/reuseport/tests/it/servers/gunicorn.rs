@@ -48,7 +48,8 @@ fn connections_that_wait_at_a_killed_server_are_answered_by_the_others() {
         let status = steered(&host, &key).unwrap();
         let victim = picks(&status).iter().position(|picks| *picks == 1).unwrap();
         let member = status.members[victim].member.clone();
-        let waiting = || host.refresh(&key).unwrap().member(member.cookie).unwrap().queue.waiting;
+        let waiting =
+            || host.refresh(&key).unwrap().member(member.cookie.unwrap()).unwrap().queue.waiting;
         wait::until("its worker accepted", wait::BOUND, || waiting() == 0);
         let mut clients: Vec<_> = (0..9).map(|_| http_ask(address, "/").unwrap()).collect();
         wait::until("three wait there", wait::BOUND, || waiting() == 3);
