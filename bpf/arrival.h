@@ -4,29 +4,27 @@
  */
 #pragma once
 
-#include <linux/tcp.h>
-
+#include "packet.h"
 #include "request.h"
 #include "wire/config.h"
 
-static __always_inline enum arrival arrival_of(struct sk_reuseport_md *ctx)
+static __always_inline enum arrival arrival_of(struct request *req)
 {
-	void *end = ctx->data_end;
-	struct tcphdr *tcp = ctx->data; /* data begins at the transport header */
+	const __u32 told_apart = FLAG_SYN | FLAG_ACK | FLAG_RST | FLAG_FIN;
 
-	if (ctx->migrating_sk)
+	if (req->ctx->migrating_sk)
 		return ARRIVAL_MIGRATION;
 	if (PROTOCOL != IPPROTO_TCP)
 		return ARRIVAL_NEW;
-	if ((void *)(tcp + 1) > end)
+	if (!segment_open(req->ctx, &req->segment))
 		return ARRIVAL_STRAY;
 	/* A listener ignores a SYN with any of the others (tcp_rcv_state_process, TCP_LISTEN). */
-	return tcp->syn && !tcp->ack && !tcp->rst && !tcp->fin ? ARRIVAL_NEW : ARRIVAL_STRAY;
+	return (segment_flags(&req->segment) & told_apart) == FLAG_SYN ? ARRIVAL_NEW : ARRIVAL_STRAY;
 }
 
 static __always_inline void arrival(struct sk_reuseport_md *ctx, struct request *req)
 {
 	req->ctx = ctx;
 	req->policy = POLICY;
-	req->arrival = arrival_of(ctx);
+	req->arrival = arrival_of(req);
 }

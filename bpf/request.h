@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <bpf/bpf_helpers.h>
 
+#include "packet.h"
 #include "wire/config.h"
 #include "wire/reason.h"
 
@@ -30,22 +31,25 @@ enum arrival {
 	ARRIVAL_MIGRATION,
 };
 
-/* For least-loaded: from its pick to its account of the selected member. */
+/* For least-loaded: from its pick to its account of the selected member. In 64 bits each, see map_key.h. */
 struct pick {
-	__u32 window;
-	__u32 members;
-	__u32 length;
-	bool capped;
+	__u64 window;
+	__u64 members;
+	__u64 length;
+	__u64 capped;
 };
 
 struct request {
 	struct sk_reuseport_md *ctx;
-	enum policy policy;
-	enum arrival arrival;
+	/* In 64 bits each, see map_key.h. */
+	__u64 policy;  /* enum policy */
+	__u64 arrival; /* enum arrival */
+	/* TCP, except migrations. */
+	struct segment segment;
 	/* The policy sets it with its first pick. The fallback begins there. */
 	__u64 key;
 	/* The last pick's queue was full: later attempts must check queues. */
-	bool check_full;
+	__u64 check_full;
 	/* Events on the way, see note(). */
 	__u64 noted;
 	struct pick pick;

@@ -14,6 +14,7 @@
 #include "decided.h"
 #include "fallback.h"
 #include "pick.h"
+#include "repeat.h"
 
 SEC("sk_reuseport/migrate")
 int reuseport(struct sk_reuseport_md *ctx)
@@ -22,10 +23,15 @@ int reuseport(struct sk_reuseport_md *ctx)
 	struct request req = {};
 
 	arrival(ctx, &req);
+	if (repeated(&req)) {
+		count(REASON_REPEATED);
+		return SK_PASS;
+	}
 	pick_and_select(&req, &choice);
 	if (choice.slot < 0)
 		fallback(&req, &choice);
 	decided(&req, &choice);
+	remember(&req, &choice);
 	return SK_PASS;
 }
 

@@ -5,6 +5,7 @@
 #include <linux/udp.h>
 
 #include "../flow.h"
+#include "../packet.h"
 #include "../siphash.h"
 #include "../table.h"
 
@@ -17,7 +18,7 @@ static __always_inline __u64 payload_key(struct request *req)
 	struct siphash hash;
 
 	if (length < 1 || length > PAYLOAD_MAX ||
-	    bpf_skb_load_bytes(req->ctx, sizeof(struct udphdr) + PAYLOAD_OFFSET, bytes, length)) {
+	    load_datagram(req->ctx, sizeof(struct udphdr) + PAYLOAD_OFFSET, bytes, length)) {
 		note(req, REASON_PAYLOAD_SHORT);
 		return flow_key(req);
 	}

@@ -2,10 +2,8 @@
 /* By the source address alone. */
 #pragma once
 
-#include <linux/if_ether.h>
-#include <bpf/bpf_endian.h>
-
 #include "../flow.h"
+#include "../packet.h"
 #include "../siphash.h"
 #include "../table.h"
 
@@ -17,10 +15,10 @@ static __always_inline __u64 source_key(struct request *req)
 	long error;
 
 	/* Offsets of saddr in struct iphdr and struct ipv6hdr: RFC 791, RFC 8200. */
-	if (req->ctx->eth_protocol == bpf_htons(ETH_P_IP))
-		error = bpf_skb_load_bytes_relative(req->ctx, 12, address, 4, BPF_HDR_START_NET);
+	if (is_ipv4(req->ctx))
+		error = load_network(req->ctx, 12, address, 4);
 	else
-		error = bpf_skb_load_bytes_relative(req->ctx, 8, address, 16, BPF_HDR_START_NET);
+		error = load_network(req->ctx, 8, address, 16);
 	if (error)
 		return flow_key(req);
 	siphash_begin(&hash);

@@ -34,6 +34,7 @@ enum map_id {
 	MAP_ADDRESSES,
 	MAP_CURSOR,
 	MAP_DRAWS,
+	MAP_EARLY,
 	MAP_TABLES,
 	MAP_WORDS,
 	MAP_LIMITERS,
@@ -55,6 +56,8 @@ union socket_memory {
 	struct udp_sock udp;
 };
 
+#define EXTENSIONS_ROOM 64
+
 struct model {
 	struct model_config config;
 	struct storage maps[MAPS];
@@ -65,10 +68,10 @@ struct model {
 	__u64 now;
 	__u32 cpu;
 	__s32 selected;
-	/* The packet that is being decided on. */
-	__u8 network[40];
-	__u8 transport[sizeof(struct tcphdr) + 256];
+	/* The packet that is being decided on, from its IP header on; and where `data` begins in it. */
+	__u8 packet[IPV6_HEADER + EXTENSIONS_ROOM + sizeof(struct tcphdr) + 256];
 	__u32 length;
+	__u32 data;
 };
 
 static _Thread_local struct model *current;
@@ -81,6 +84,7 @@ __attribute__((constructor)) static void set_ids(void)
 	SET_ID(addresses, MAP_ADDRESSES);
 	SET_ID(cursor, MAP_CURSOR);
 	SET_ID(draws, MAP_DRAWS);
+	SET_ID(early, MAP_EARLY);
 	SET_ID(tables, MAP_TABLES);
 	SET_ID(limiters, MAP_LIMITERS);
 	SET_ID(reports, MAP_REPORTS);
@@ -113,20 +117,22 @@ long bpf_sk_select_reuseport(struct sk_reuseport_md *ctx, void *map, void *key, 
 	return error;
 }
 
+static long load(__u64 offset, void *to, __u32 length)
+{
+	if (offset + length > current->length)
+		return -EFAULT;
+	memcpy(to, current->packet + offset, length);
+	return 0;
+}
+
 long bpf_skb_load_bytes(const void *ctx, __u32 offset, void *to, __u32 length)
 {
-	if (offset > current->length || length > current->length - offset)
-		return -EFAULT;
-	memcpy(to, current->transport + offset, length);
-	return 0;
+	return load((__u64)current->data + offset, to, length);
 }
 
 long bpf_skb_load_bytes_relative(const void *ctx, __u32 offset, void *to, __u32 length, __u32 start)
 {
-	if (!current->length || start != BPF_HDR_START_NET || offset + length > sizeof(current->network))
-		return -EFAULT;
-	memcpy(to, current->network + offset, length);
-	return 0;
+	return start == BPF_HDR_START_NET ? load(offset, to, length) : -EFAULT;
 }
 
 __u32 bpf_get_smp_processor_id(void)
@@ -135,6 +141,11 @@ __u32 bpf_get_smp_processor_id(void)
 }
 
 __u64 bpf_ktime_get_coarse_ns(void)
+{
+	return current->now;
+}
+
+__u64 bpf_ktime_get_ns(void)
 {
 	return current->now;
 }
@@ -162,6 +173,7 @@ struct model *model_new(const struct model_config *config, __u32 slots, __u32 wo
 	    !allocate(model, MAP_ADDRESSES, sizeof(__u64), slots) ||
 	    !allocate(model, MAP_CURSOR, sizeof(__u64), 1) ||
 	    !allocate(model, MAP_DRAWS, sizeof(__u64), 1) ||
+	    !allocate(model, MAP_EARLY, sizeof(struct seen), 1) ||
 	    !allocate(model, MAP_WORDS, sizeof(__u64), words) ||
 	    !allocate(model, MAP_LIMITERS, sizeof(struct limiter), slots) ||
 	    !allocate(model, MAP_REPORTS, sizeof(struct report), slots) ||
@@ -276,13 +288,50 @@ static void enter(struct model *model)
 	model->selected = NO_SLOT;
 }
 
+static void put_be16(__u8 *at, __u16 value)
+{
+	value = bpf_htons(value);
+	memcpy(at, &value, sizeof(value));
+}
+
+static __u32 extensions_length(const struct model_packet *packet)
+{
+	/* In IPv4 headers there is room for 40. */
+	__u32 room = packet->v6 ? EXTENSIONS_ROOM : 40;
+
+	return packet->extensions_length < room ? packet->extensions_length : room;
+}
+
+/* Writes the IP header of a packet of `length` bytes, and the extensions. */
+static void put_network(__u8 *at, const struct model_packet *packet, __u32 protocol, __u32 length)
+{
+	__u32 extensions = extensions_length(packet);
+
+	if (packet->v6) {
+		at[0] = 0x60;
+		put_be16(at + 4, length - IPV6_HEADER);
+		at[6] = extensions ? packet->first_extension : protocol;
+		memcpy(at + 8, packet->source, 16);
+	} else {
+		at[0] = 0x45 + extensions / 4;
+		put_be16(at + 2, length);
+		at[9] = protocol;
+		memcpy(at + 12, packet->source, 4);
+	}
+	at += packet->v6 ? IPV6_HEADER : 20;
+	if (extensions)
+		memcpy(at, packet->extensions, extensions);
+}
+
 /* The headers in front of the payload, and where the program finds all that. */
 static void receive(struct model *model, const struct model_packet *packet, struct sk_reuseport_md *ctx)
 {
-	bool tcp = model->config.protocol == IPPROTO_TCP;
+	__u32 protocol = model->config.protocol;
+	bool tcp = protocol == IPPROTO_TCP;
+	__u32 network = (packet->v6 ? IPV6_HEADER : 20) + extensions_length(packet);
 	__u32 header = tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr);
-	__u32 room = sizeof(model->transport) - header;
-	__u32 length = packet->payload_length < room ? packet->payload_length : room;
+	__u32 length = packet->payload_length < 236 ? packet->payload_length : 236;
+	__u8 *transport = model->packet + network;
 
 	ctx->hash = packet->hash;
 	ctx->eth_protocol = bpf_htons(packet->v6 ? ETH_P_IPV6 : ETH_P_IP);
@@ -291,14 +340,25 @@ static void receive(struct model *model, const struct model_packet *packet, stru
 		ctx->migrating_sk = (void *)model; /* only compared with NULL */
 		return;
 	}
-	memset(model->transport, 0, header);
-	((struct tcphdr *)model->transport)->syn = tcp && packet->arrival == ARRIVAL_NEW;
+	memset(model->packet, 0, sizeof(model->packet));
+	model->length = network + header + length;
+	model->data = packet->early ? 0 : network;
+	put_network(model->packet, packet, protocol, model->length);
+	put_be16(transport, packet->source_port);
+	put_be16(transport + 2, packet->port);
+	if (tcp) {
+		put_be16(transport + 4, packet->sequence >> 16);
+		put_be16(transport + 6, packet->sequence);
+		((struct tcphdr *)transport)->doff = header / 4;
+		((struct tcphdr *)transport)->syn = packet->arrival == ARRIVAL_NEW;
+	} else {
+		put_be16(transport + 4, header + length);
+	}
 	if (length)
-		memcpy(model->transport + header, packet->payload, length);
-	model->length = header + length;
-	memcpy(model->network + (packet->v6 ? 8 : 12), packet->source, packet->v6 ? 16 : 4);
-	ctx->data = model->transport;
-	ctx->data_end = model->transport + model->length;
+		memcpy(transport + header, packet->payload, length);
+	ctx->data = model->packet + model->data;
+	ctx->data_end = model->packet + model->length;
+	ctx->len = model->length - model->data;
 }
 
 __s32 model_run(struct model *model, const struct model_packet *packet)

@@ -32,6 +32,13 @@ struct model_packet {
 	__u32 payload_length;
 	__u8 source[16];
 	const __u8 *payload;
+	const __u8 *extensions; /* behind the IP header */
+	__u32 extensions_length;
+	__u32 first_extension; /* IPv6: the number of the first */
+	__u32 sequence;
+	__u16 source_port;
+	__u16 port;
+	__u32 early; /* data begins at the IP header */
 };
 
 struct model_queue {

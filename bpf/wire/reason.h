@@ -37,6 +37,8 @@ enum reason {
 	REASON_PAYLOAD_SHORT,
 	/* A member was put behind all others because its worker has been busy for too long (least-loaded). */
 	REASON_STALE,
+	/* A segment that was looked up before got the same answer again. It is counted once, the first time. */
+	REASON_REPEATED,
 	REASONS,
 };
 

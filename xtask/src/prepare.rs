@@ -12,7 +12,7 @@ use crate::shell;
 type Needed = (&'static str, &'static str);
 
 /// What the tests need.
-const NEEDED: [Needed; 14] = [
+const NEEDED: [Needed; 15] = [
     ("clang-14", "clang-14"),
     ("llvm-strip-14", "llvm-14"),
     ("/usr/include/bpf/bpf_helpers.h", "libbpf-dev"),
@@ -24,6 +24,7 @@ const NEEDED: [Needed; 14] = [
     ("gunicorn", "gunicorn"),
     ("python3", "python3"),
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("mount", "mount"),
     ("curl", "curl"),
     ("strace", "strace"),

@@ -3,3 +3,4 @@
 #pragma once
 
 #define bpf_htons(x) __builtin_bswap16(x)
+#define bpf_ntohs(x) __builtin_bswap16(x)

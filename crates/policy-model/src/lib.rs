@@ -107,6 +107,17 @@ pub struct Packet<'a> {
     pub source: [u8; 16],
     /// What follows the transport header, of which 236 bytes are seen at most.
     pub payload: &'a [u8],
+    /// The ports: source, destination.
+    pub ports: (u16, u16),
+    /// TCP: its sequence number.
+    pub sequence: u32,
+    /// Between the IP header and the transport header, 64 bytes at most: IPv4 options, a multiple of 4 bytes; or
+    /// IPv6 extension headers, the last of which names no next one.
+    pub extensions: &'a [u8],
+    /// The number of the first of these extension headers, if there are any.
+    pub first_extension: u8,
+    /// It is looked up before it is delivered, so `data` begins at the IP header.
+    pub early: bool,
 }
 
 /// A member's queue.
@@ -144,6 +155,7 @@ pub enum Reason {
     ShareCapped,
     PayloadShort,
     Stale,
+    Repeated,
 }
 
 /// A group with its program. Slots are empty and the table too at first.
@@ -230,8 +242,7 @@ impl Model {
 
     /// Runs the program: the slot that it selects, or `None` if it leaves the choice to the kernel.
     pub fn run(&mut self, packet: &Packet<'_>) -> Option<u16> {
-        let Packet { hash, arrival, v6, source, payload } = *packet;
-        u16::try_from(self.0.run(hash, arrival as u32, v6, source, payload)).ok()
+        u16::try_from(self.0.run(packet)).ok()
     }
 
     /// A counter.

@@ -4,6 +4,8 @@
 
 use std::ptr::NonNull;
 
+use crate::Packet;
+
 /// `struct model_config`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -31,6 +33,13 @@ struct RawPacket {
     payload_length: u32,
     source: [u8; 16],
     payload: *const u8,
+    extensions: *const u8,
+    extensions_length: u32,
+    first_extension: u32,
+    sequence: u32,
+    source_port: u16,
+    port: u16,
+    early: u32,
 }
 
 /// `struct model_queue`.
@@ -123,23 +132,25 @@ impl Handle {
         unsafe { model_set_cpu(self.0.as_ptr(), cpu) }
     }
 
-    pub(crate) fn run(
-        &mut self,
-        hash: u32,
-        arrival: u32,
-        v6: bool,
-        source: [u8; 16],
-        payload: &[u8],
-    ) -> i32 {
+    pub(crate) fn run(&mut self, packet: &Packet<'_>) -> i32 {
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let packet = RawPacket {
-            hash,
-            arrival,
-            v6: v6.into(),
-            payload_length: u32::try_from(payload.len()).unwrap_or(u32::MAX),
-            source,
-            payload: payload.as_ptr(),
+            hash: packet.hash,
+            arrival: packet.arrival as u32,
+            v6: packet.v6.into(),
+            payload_length: length(packet.payload),
+            source: packet.source,
+            payload: packet.payload.as_ptr(),
+            extensions: packet.extensions.as_ptr(),
+            extensions_length: length(packet.extensions),
+            first_extension: packet.first_extension.into(),
+            sequence: packet.sequence,
+            source_port: packet.ports.0,
+            port: packet.ports.1,
+            early: packet.early.into(),
         };
-        // SAFETY: see above; the packet and its payload, of that many bytes at least, are valid for the call.
+        // SAFETY: see above; the packet, its extensions and its payload, of that many bytes at least, are valid
+        // for the call.
         unsafe { model_run(self.0.as_ptr(), &packet) }
     }
 

@@ -61,7 +61,7 @@ fn policies_and_reasons_have_the_programs_numbers() {
 }
 
 /// In the program's order.
-const REASONS: [Reason; 13] = [
+const REASONS: [Reason; 14] = [
     Reason::Pick,
     Reason::FallbackActive,
     Reason::FallbackDraining,
@@ -75,6 +75,7 @@ const REASONS: [Reason; 13] = [
     Reason::ShareCapped,
     Reason::PayloadShort,
     Reason::Stale,
+    Reason::Repeated,
 ];
 
 #[test]

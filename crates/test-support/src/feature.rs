@@ -55,6 +55,11 @@ pub const RDONLY_CAST: Feature =
 /// Ring buffers between kernel and user space (`BPF_MAP_TYPE_RINGBUF`).
 pub const RING_BUFFER: Feature = Feature::new("ring buffer", (5, 8), probes::ring_buffer);
 
+/// Rules of netfilter that look for a packet's socket (`nft_tproxy`, `nft_socket`). Kernels can be
+/// built without them.
+pub const SOCKET_RULES: Feature =
+    Feature::new("socket rules of netfilter", (5, 0), probes::socket_rules);
+
 /// A feature that not every kernel has.
 #[derive(Debug, Clone, Copy)]
 pub struct Feature {

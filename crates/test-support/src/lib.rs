@@ -1,7 +1,7 @@
 //! Fixtures that the tests of all crates share: private network namespaces ([`netns`]) and bpffs
 //! ([`bpffs`]), real servers ([`server`]), simple clients ([`client`]), load ([`load`]), waiting
-//! for conditions ([`wait`]), starting processes ([`process`]), features of the kernel
-//! ([`feature`]), and the types in compiled objects ([`btf`]).
+//! for conditions ([`wait`]), starting processes ([`process`]), rules of netfilter ([`nft`]), features of
+//! the kernel ([`feature`]), and the types in compiled objects ([`btf`]).
 //!
 //! It is for tests alone: everything panics on failure, with a message for developers. Most of it
 //! needs root.
@@ -12,6 +12,7 @@ pub mod client;
 pub mod feature;
 pub mod load;
 pub mod netns;
+pub mod nft;
 pub mod process;
 mod program;
 pub mod server;

@@ -17,10 +17,10 @@ use crate::shell;
 
 /// Programs that tests start, as far as they are installed. busybox provides everything else that
 /// scripts call.
-const PROGRAMS: [&str; 22] = [
-    "bash", "cat", "curl", "dnsperf", "gunicorn", "haproxy", "ip", "mount", "nginx", "nsenter",
-    "readlink", "setpriv", "sh", "sleep", "ss", "stat", "strace", "tc", "umount", "unbound",
-    "unshare", "wrk",
+const PROGRAMS: [&str; 23] = [
+    "bash", "cat", "curl", "dnsperf", "gunicorn", "haproxy", "ip", "mount", "nft", "nginx",
+    "nsenter", "readlink", "setpriv", "sh", "sleep", "ss", "stat", "strace", "tc", "umount",
+    "unbound", "unshare", "wrk",
 ];
 
 /// System files that programs read, as far as they exist.

@@ -16,8 +16,17 @@ const PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// Modules that tests need. Debian's kernel has IPv6, BPF with its iterators, cgroups, Unix sockets and
 /// BTF built in.
-const MODULES: [&str; 7] =
-    ["veth", "dummy", "inet_diag", "tcp_diag", "udp_diag", "sch_netem", "nf_tables"];
+const MODULES: [&str; 9] = [
+    "veth",
+    "dummy",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
+    "sch_netem",
+    "nf_tables",
+    "nft_tproxy",
+    "nft_socket",
+];
 
 /// An image that QEMU can boot, and the modules to load.
 #[derive(Debug)]

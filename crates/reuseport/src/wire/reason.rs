@@ -1,7 +1,7 @@
 //! The reasons by which the kernel program counts its runs: `enum reason` in `bpf/wire/reason.h`.
 
 /// The reasons in the kernel program's order, as JSON names them.
-pub(crate) const REASONS: [&str; 13] = [
+pub(crate) const REASONS: [&str; 14] = [
     "picks",
     "fallback_active",
     "fallback_draining",
@@ -15,6 +15,7 @@ pub(crate) const REASONS: [&str; 13] = [
     "share_capped",
     "payload_short",
     "stale",
+    "repeated",
 ];
 
 #[cfg(test)]

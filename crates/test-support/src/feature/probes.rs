@@ -8,6 +8,8 @@ use sk_reuseport::maps::MapError;
 use sk_reuseport::programs::{Program, ProgramError};
 use sk_reuseport::{Btf, BtfError, BtfKind, Ebpf, EbpfError, KernelBtf};
 
+use crate::{netns, nft};
+
 const PROGRAMS: &[u8] = include_bytes!("../../bpf/features.bpf.o");
 const RING_BUFFER: &[u8] = include_bytes!("../../bpf/ring_buffer.bpf.o");
 
@@ -75,6 +77,23 @@ pub(super) fn ring_buffer() -> Probe {
         }
         Err(EbpfError::MapError(MapError::Unsupported { .. })) => Probe::No,
         Err(error) => Probe::Unknown(chain(&error)),
+    }
+}
+
+/// Tries to add rules of netfilter that look for a socket.
+pub(super) fn socket_rules() -> Probe {
+    let rules = |family| {
+        format!(
+            "table {family} probe {{ chain pre {{ type filter hook prerouting priority mangle;
+             tcp dport 9 tproxy to :9 accept;
+             tcp dport 9 socket transparent 0 accept;
+             }}
+             }}"
+        )
+    };
+    match netns::isolated(|| nft::try_add(&(rules("ip") + "\n" + &rules("ip6")))) {
+        Ok(()) => Probe::Yes,
+        Err(error) => Probe::Unknown(error),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What counts as a pick, where connections go when the table is empty, and tables that are swapped
 //! under load. The counters of the kernel program prove that it decided.
 
+mod early;
 mod gone;
 mod mixture;
 mod strays;
