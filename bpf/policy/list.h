@@ -38,6 +38,19 @@ static __always_inline int policy_pick(struct request *req, int attempt)
 	return NO_SLOT;
 }
 
+/*
+ * Another entry's key, for the fallback. It belongs to the flow as the policy's own does; or, where the policy
+ * goes by turns, it takes one.
+ */
+static __always_inline __u64 policy_another(__u64 key, __u32 draw, bool is_new)
+{
+	if (POLICY == POLICY_ROUND_ROBIN && is_new)
+		return round_robin_another(key, draw);
+	if (POLICY == POLICY_CPU)
+		return cpu_another(key, draw);
+	return mix(key + draw);
+}
+
 /* Whether the policy has the two callbacks below. */
 static __always_inline bool policy_accounts(struct request *req)
 {

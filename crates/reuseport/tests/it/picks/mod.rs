@@ -4,5 +4,6 @@
 mod early;
 mod gone;
 mod mixture;
+mod passed_over;
 mod strays;
 mod swaps;
