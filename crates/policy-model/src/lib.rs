@@ -242,7 +242,22 @@ impl Model {
 
     /// Runs the program: the slot that it selects, or `None` if it leaves the choice to the kernel.
     pub fn run(&mut self, packet: &Packet<'_>) -> Option<u16> {
-        u16::try_from(self.0.run(packet)).ok()
+        let Packet { hash, arrival, v6, source, payload, ports, sequence, .. } = *packet;
+        let Packet { extensions, first_extension, early, .. } = *packet;
+        let arrival = arrival as u32;
+        let packet = sys::Packet {
+            hash,
+            arrival,
+            v6,
+            source,
+            payload,
+            ports,
+            sequence,
+            extensions,
+            first_extension,
+            early,
+        };
+        u16::try_from(self.0.run(&packet)).ok()
     }
 
     /// A counter.

@@ -4,8 +4,6 @@
 
 use std::ptr::NonNull;
 
-use crate::Packet;
-
 /// `struct model_config`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -40,6 +38,20 @@ struct RawPacket {
     source_port: u16,
     port: u16,
     early: u32,
+}
+
+/// What `struct model_packet` says.
+pub(crate) struct Packet<'a> {
+    pub(crate) hash: u32,
+    pub(crate) arrival: u32,
+    pub(crate) v6: bool,
+    pub(crate) source: [u8; 16],
+    pub(crate) payload: &'a [u8],
+    pub(crate) ports: (u16, u16),
+    pub(crate) sequence: u32,
+    pub(crate) extensions: &'a [u8],
+    pub(crate) first_extension: u8,
+    pub(crate) early: bool,
 }
 
 /// `struct model_queue`.
@@ -136,7 +148,7 @@ impl Handle {
         let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let packet = RawPacket {
             hash: packet.hash,
-            arrival: packet.arrival as u32,
+            arrival: packet.arrival,
             v6: packet.v6.into(),
             payload_length: length(packet.payload),
             source: packet.source,
