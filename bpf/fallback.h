@@ -38,9 +38,16 @@ static __always_inline int try_slot(struct sk_reuseport_md *ctx, __u32 slot)
  */
 __noinline int try_drawn(struct sk_reuseport_md *ctx, __u64 key, __u32 draw, __u32 is_new)
 {
-	int slot = table_entry(policy_another(key, draw, is_new));
+	struct table table;
+	__u32 slot;
 
-	return slot < 0 ? NO_SLOT : try_slot(ctx, slot);
+	/* First, because a policy may take a turn. */
+	if (!table_open(&table) || !table.entries.count)
+		return NO_SLOT;
+	key = policy_another(key, draw, is_new);
+	if (!table_slot(&table, &table.entries, key % table.entries.count, &slot))
+		return NO_SLOT;
+	return try_slot(ctx, slot);
 }
 
 /*
@@ -66,7 +73,7 @@ __noinline int try_another(struct sk_reuseport_md *ctx, __u64 start, __u32 turn,
 }
 
 /*
- * A drawn entry's slot, or NO_SLOT.
+ * A drawn entry's slot, TRY_NEXT if each draw failed, or NO_SLOT if there is none to draw.
  *
  * Unrolled: without CAP_PERFMON the verifier also follows what a mispredicted branch would do, with
  * a counter that it then knows nothing of, and before Linux 6.16 takes such a loop for an endless
@@ -82,7 +89,7 @@ __noinline int draw_another(struct sk_reuseport_md *ctx, __u64 key, __u32 is_new
 		if (slot != TRY_NEXT)
 			return slot;
 	}
-	return NO_SLOT;
+	return TRY_NEXT;
 }
 
 /* The next active or draining member's slot, or NO_SLOT. */
@@ -101,15 +108,20 @@ __noinline int select_another(struct sk_reuseport_md *ctx, __u64 start, __u32 dr
 
 static __always_inline void fallback(struct request *req, struct choice *choice)
 {
-	choice->reason = REASON_FALLBACK_ACTIVE;
 	/* Mixed once more: the keys of round-robin are consecutive. */
-	choice->slot = draw_another(req->ctx, mix(req->key), req->arrival == ARRIVAL_NEW);
+	__u64 mixed = mix(req->key), start = req->key;
+
+	choice->reason = REASON_FALLBACK_ACTIVE;
+	choice->slot = draw_another(req->ctx, mixed, req->arrival == ARRIVAL_NEW);
+	/* The draws may have taken turns, always as many. */
+	if (choice->slot == TRY_NEXT)
+		start = mixed;
 	if (choice->slot < 0)
-		choice->slot = select_another(req->ctx, mix(req->key), false);
+		choice->slot = select_another(req->ctx, mixed, false);
 	if (choice->slot >= 0)
 		return;
 	choice->reason = REASON_FALLBACK_DRAINING;
-	choice->slot = select_another(req->ctx, req->key, true);
+	choice->slot = select_another(req->ctx, start, true);
 	if (choice->slot < 0)
 		choice->reason = REASON_FALLBACK_KERNEL;
 }

@@ -63,19 +63,14 @@ static __always_inline bool table_slot(struct table *table, struct slots *part, 
 }
 
 /* The slot of the entry that `key`, modulo the table's length, names. */
-static __always_inline int table_entry(__u64 key)
+static __always_inline int table_pick(struct request *req, __u64 key)
 {
 	struct table table;
 	__u32 slot;
 
+	req->key = key;
 	if (!table_open(&table) || !table.entries.count ||
 	    !table_slot(&table, &table.entries, key % table.entries.count, &slot))
 		return NO_SLOT;
 	return slot;
-}
-
-static __always_inline int table_pick(struct request *req, __u64 key)
-{
-	req->key = key;
-	return table_entry(key);
 }

@@ -123,6 +123,29 @@ fn turns_of_a_full_member_are_taken_by_all_others_in_turn() {
     assert_eq!(dealt, [2000, 0, 0, 0, 2000]);
 }
 
+/// Without an active member they take turns. If active ones are unable, none of them gets all.
+#[test]
+fn draining_members_share_what_no_active_one_can_take() {
+    for draining in [2, 3, 4, 5] {
+        let config = Config::tcp(Policy::RoundRobin);
+        for active in [0, 1, 3] {
+            let table = Table { draining: (3..3 + draining).collect(), ..Table::equal(active) };
+            let mut model = Model::new(config, 8);
+            model.set_table(&table);
+            table.draining.iter().for_each(|slot| model.fill(*slot));
+            let mut dealt = [0u32; 8];
+            for number in 0..CONNECTIONS {
+                dealt[usize::from(connect(&mut model, number).unwrap())] += 1;
+            }
+            let share = CONNECTIONS / u32::from(draining);
+            for dealt in &dealt[3..usize::from(3 + draining)] {
+                let bound = if active == 0 { 1 } else { share / 5 };
+                assert!(dealt.abs_diff(share) <= bound, "{active} active: {dealt:?}");
+            }
+        }
+    }
+}
+
 /// A flow finds the same member again as long as the same members are unable.
 #[test]
 fn a_flow_that_is_passed_on_keeps_to_its_member() {
