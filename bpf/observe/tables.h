@@ -155,15 +155,16 @@ SEC("iter/bpf_map_elem")
 int tables(struct bpf_iter__bpf_map_elem *ctx)
 {
 	struct cursor *begin = ctx->value, *next;
+	__u32 *index = ctx->key;
 	struct walk walk = { .seq = ctx->meta->seq, .room = RECORDS_PER_RUN };
 	struct sock *any;
 	__u32 following;
 	int found = 0;
 
-	if (!ctx->key || !begin)
+	if (!index || !begin)
 		return 0;
 	walk.at = *begin;
-	following = *(__u32 *)ctx->key + 1;
+	following = *index + 1;
 	next = bpf_map_lookup_elem(&cursors, &following);
 	if (!next)
 		return 0;

@@ -23,7 +23,7 @@ pub(crate) struct Helper {
 
 impl Helper {
     /// Starts a process with a copy of `socket` and waits until it plays `role`: `hold` (does
-    /// nothing), `watch` (with epoll), `look` (lists the holders of the group) or `serve` (accepts
+    /// nothing), `watch` (with epoll), `look` (lists the holders of the group), `reasons` (says which members it cannot borrow) or `serve` (accepts
     /// every connection and keeps it).
     pub(crate) fn holding(socket: &OwnedFd, role: &str) -> Self {
         Self::start(rerun(module_path!(), "holder"), socket, role)
@@ -104,6 +104,16 @@ fn holder() {
             };
             std::thread::spawn(move || listener.incoming().map(greet).collect::<Vec<_>>());
             String::new()
+        }
+        "reasons" => {
+            let group = only_group(&Observer::new().unwrap());
+            let reason = |member: &reuseport::Member| {
+                let why = member.unborrowable().map_or("-", |why| why.name());
+                format!("{}:{why}", member.cookie.map_or(0, |cookie| cookie.get()))
+            };
+            let mut reasons: Vec<String> = group.members.iter().map(reason).collect();
+            reasons.sort();
+            reasons.join(" ")
         }
         "look" => format!("sees {:?}", only_group(&Observer::new().unwrap()).pids()),
         other => panic!("no role {other:?}"),

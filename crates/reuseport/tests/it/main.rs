@@ -14,6 +14,7 @@ mod borrow;
 mod concurrent;
 mod interrupted;
 mod least_loaded;
+mod members;
 mod observe;
 mod open;
 mod own_program;

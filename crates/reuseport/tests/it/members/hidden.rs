@@ -1,0 +1,281 @@
+//! Members that no process has a descriptor of.
+
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+
+use reuseport::observe::Observer;
+use reuseport::status::State;
+use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, Unborrowable, Weight};
+use rustix::net::ipproto;
+use test_support::netns::isolated;
+use test_support::process::close;
+use test_support::wait;
+
+use super::{InFlight, reasons};
+use crate::common::helper::Helper;
+use crate::common::steering::followed;
+use crate::common::world::{
+    accept_all, alone, deal, key_of, listeners, more, nothing_pinned, one_line, with,
+};
+use crate::common::{cookie, groups_here, local_address, only_group, tcp, udp};
+
+const HIDDEN: Option<Unborrowable> = Some(Unborrowable::NoHolder);
+
+fn round_robin(partial: bool) -> Attach {
+    Attach { partial, ..with(Policy::RoundRobin) }
+}
+
+#[test]
+fn a_socket_without_a_visible_descriptor_is_a_member() {
+    for open in [tcp, udp] {
+        isolated(|| {
+            let observer = Observer::new().unwrap();
+            let seen = open("127.0.0.1:0");
+            let address = local_address(&seen).to_string();
+            let second = open(&address);
+            let known = cookie(&second);
+            let second = InFlight::send(second);
+            // No process has asked for the cookie of this one.
+            let third = InFlight::send(open(&address));
+
+            let group = wait::until_some("two hidden members", wait::BOUND, || {
+                let group = only_group(&observer);
+                let hidden = group.members.iter().filter(|m| m.unborrowable() == HIDDEN).count();
+                (hidden == 2).then_some(group)
+            });
+            assert!(group.complete);
+            let reasons = reasons(&group);
+            assert_eq!(reasons.get(&Some(cookie(&seen))), Some(&None));
+            assert_eq!(reasons.get(&Some(known)), Some(&HIDDEN));
+            assert_eq!(reasons.get(&None), Some(&HIDDEN), "{reasons:?}");
+
+            let second = second.receive();
+            wait::until("it has a holder again", wait::BOUND, || {
+                only_group(&observer).member(known).unwrap().unborrowable().is_none()
+            });
+            close((seen, second, third));
+            wait::until("the group ends", wait::BOUND, || groups_here(&observer).is_empty());
+        });
+    }
+}
+
+#[test]
+fn a_group_of_hidden_members_alone_is_listed() {
+    isolated(|| {
+        let observer = Observer::new().unwrap();
+        let hidden = InFlight::send(tcp("127.0.0.1:0"));
+        wait::until("a hidden member", wait::BOUND, || {
+            let groups = groups_here(&observer);
+            groups.len() == 1 && groups[0].members[0].unborrowable() == HIDDEN
+        });
+        drop(hidden);
+    });
+}
+
+#[test]
+fn members_of_another_pid_namespace_are_hidden() {
+    isolated(|| {
+        let own = tcp("127.0.0.1:0");
+        let helpers = tcp(&local_address(&own).to_string());
+        // Inside, only the helper's own member has a holder.
+        let helper = Helper::in_pid_namespace(&helpers, "reasons");
+        let said = helper.said().to_owned();
+        let name = |socket: &OwnedFd, why: &str| format!("{}:{why}", cookie(socket));
+        let mut expected = [name(&own, "no-holder"), name(&helpers, "-")];
+        expected.sort();
+        assert_eq!(said, expected.join(" "));
+    });
+}
+
+#[test]
+fn a_udp_table_of_the_namespaces_own_is_read_through_descriptors() {
+    isolated(|| {
+        let setting = "/proc/sys/net/ipv4/udp_child_hash_entries";
+        // Linux 6.2. It belongs to the namespace of the thread that opens it.
+        if std::fs::write(setting, "128").is_err() {
+            return;
+        }
+        isolated(|| {
+            let first = udp("127.0.0.1:0");
+            let second = udp(&local_address(&first).to_string());
+            let listener = tcp("127.0.0.1:0");
+            let groups = groups_here(&Observer::new().unwrap());
+            let udp = groups.iter().find(|group| group.member(cookie(&first)).is_some()).unwrap();
+            assert!(udp.member(cookie(&second)).is_some(), "{udp:?}");
+            let tcp = groups.iter().find(|group| group.member(cookie(&listener)).is_some());
+            assert!(tcp.unwrap().complete);
+        });
+    });
+}
+
+#[test]
+fn attaching_refuses_to_starve_a_hidden_member_unless_that_is_accepted() {
+    alone(|| {
+        let seen = listeners(2);
+        let address = seen[0].local_addr().unwrap();
+        let late = more(address, 1).remove(0);
+        let hidden_cookie = cookie(&late);
+        let hidden = InFlight::send(late);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &seen[0]);
+        // Until execve, a child of another test has a copy.
+        wait::until("it is hidden", wait::BOUND, || {
+            host.refresh(&key).unwrap().member(hidden_cookie).unwrap().unborrowable() == HIDDEN
+        });
+
+        let error = Balancer::attach(&host, &key, &round_robin(false)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Starved, "{error:?}");
+        let text = one_line(&error);
+        assert!(text.contains(&format!("cookie:{hidden_cookie}")), "{text}");
+        assert!(text.contains("no visible process") && text.contains("--partial"), "{text}");
+        assert!(nothing_pinned());
+        assert!(host.refresh(&key).unwrap().program.is_none());
+
+        let (balancer, attached) = Balancer::attach(&host, &key, &round_robin(true)).unwrap();
+        let [left_out] = &attached.changes.left_out[..] else { panic!("{attached:?}") };
+        assert_eq!((left_out.cookie, left_out.is_starving()), (Some(hidden_cookie), true));
+        assert_eq!(host.status(&key).unwrap().unsteered(), 1);
+        assert_eq!(deal(&seen, 20), [10, 10]);
+        assert_eq!(picks_of_enrolled(&host, &key), [10, 10]);
+        // The same without the option: it would still get nothing.
+        let error = Balancer::attach(&host, &key, &Attach::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Starved);
+
+        // It can be enrolled as soon as a process has it.
+        let back = TcpListener::from(hidden.receive());
+        let (_, attached) = Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        assert_eq!(attached.changes.enrolled, [hidden_cookie]);
+        let all: Vec<TcpListener> = seen.into_iter().chain([back]).collect();
+        assert_eq!(deal(&all, 30), [10, 10, 10]);
+        balancer.detach(&host).unwrap();
+    });
+}
+
+fn picks_of_enrolled(host: &Host, key: &reuseport::group::GroupKey) -> Vec<u64> {
+    let status = host.status(key).unwrap();
+    status.members.iter().filter_map(|m| m.enrolment.as_ref()?.picks).collect()
+}
+
+#[test]
+fn a_member_that_is_merely_not_seen_keeps_its_slot_weight_and_drain() {
+    alone(|| {
+        let mut all = listeners(3);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &all[0]);
+        let (balancer, _) = Balancer::attach(&host, &key, &round_robin(false)).unwrap();
+        let of = |slot: usize| host.status(&key).unwrap().members[slot].enrolment.clone().unwrap();
+        let change = |slot, weight, state| MemberChange { slot, member: None, weight, state };
+        let (first, second) = (of(0).slot, of(1).slot);
+        let weight = Weight::new(3);
+        let changes = [change(first, weight, None), change(second, None, Some(State::Draining))];
+        balancer.change_members(&host, &changes).unwrap();
+
+        let third = all.pop().unwrap();
+        let cookies = [cookie(&all[0]), cookie(&all[1])];
+        let hidden: Vec<InFlight> = all.into_iter().map(InFlight::send).collect();
+        wait::until("two are hidden", wait::BOUND, || {
+            let group = host.refresh(&key).unwrap();
+            cookies.iter().all(|c| group.member(*c).unwrap().unborrowable() == HIDDEN)
+        });
+        let (_, attached) = Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        assert!(attached.changes.is_empty(), "{attached:?}");
+        assert_eq!((of(0).weight, of(1).state), (weight.unwrap(), State::Draining));
+        assert_eq!(host.status(&key).unwrap().unsteered(), 0);
+
+        // 3 of 4 go to the hidden member.
+        let before = picks_of_enrolled(&host, &key);
+        let clients: Vec<_> =
+            (0..8).map(|_| std::net::TcpStream::connect(key.address).unwrap()).collect();
+        let picks: Vec<u64> =
+            picks_of_enrolled(&host, &key).iter().zip(before).map(|(n, b)| n - b).collect();
+        assert_eq!(picks, [6, 0, 2]);
+        drop(clients);
+
+        // They close: the kernel empties their slots.
+        close(hidden);
+        wait::until("their slots are freed", wait::BOUND, || {
+            Balancer::attach(&host, &key, &Attach::default()).unwrap();
+            host.status(&key).unwrap().members.len() == 1
+        });
+        let third = [third];
+        // What waited at them has migrated.
+        accept_all(&third[0]);
+        assert_eq!(deal(&third, 4), [4]);
+    });
+}
+
+#[test]
+fn a_watcher_goes_on_without_a_member_that_cannot_be_enrolled() {
+    alone(|| {
+        let seen = listeners(2);
+        let key = key_of(&Host::open().unwrap(), &seen[0]);
+        followed(&key, |group| {
+            let late = more(key.address, 1).remove(0);
+            let late_cookie = cookie(&late);
+            let hidden = InFlight::send(late);
+            wait::until("it is reported", wait::BOUND, || {
+                let reports = group.reports();
+                reports.iter().any(|report| {
+                    report.contains("no visible process")
+                        && report.contains(&late_cookie.to_string())
+                }) || reports.iter().any(|report| report.contains(&late_cookie.to_string()))
+            });
+            let third = more(key.address, 1);
+            wait::until("the next one is enrolled all the same", wait::BOUND, || {
+                let status = group.host.status(&key).unwrap();
+                let of = |m: &&reuseport::status::MemberStatus| m.enrolment.is_some();
+                status.members.iter().filter(of).any(|m| m.member.cookie == Some(cookie(&third[0])))
+            });
+            let told = || {
+                let reports = group.reports();
+                reports.iter().filter(|report| report.contains("no visible process")).count()
+            };
+            let before = told();
+            let again = TcpListener::from(hidden.receive());
+            group.settled(4);
+            assert!(told() <= before + 1, "it is reported once, not at every look");
+            drop(again);
+        });
+    });
+}
+
+/// An MPTCP listener; `None` if the kernel has none.
+fn mptcp(address: &str) -> Option<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    let (family, flags) = (AddressFamily::INET, SocketFlags::CLOEXEC);
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::MPTCP)).ok()?;
+    sockopt::set_socket_reuseport(&socket, true).unwrap();
+    bind(&socket, &address).unwrap();
+    listen(&socket, 64).unwrap();
+    Some(socket)
+}
+
+#[test]
+fn an_mptcp_listener_is_a_member_that_no_program_can_select() {
+    alone(|| {
+        let seen = listeners(1);
+        let address = seen[0].local_addr().unwrap();
+        let Some(mptcp) = mptcp(&address.to_string()) else { return };
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &seen[0]);
+        let group = host.refresh(&key).unwrap();
+        assert_eq!(group.members.len(), 2, "{group:?}");
+        let member = group.members.iter().find(|member| member.mptcp).unwrap();
+        assert_eq!(member.unborrowable(), Some(Unborrowable::Mptcp));
+        let own = std::process::id();
+        assert!(member.holders.iter().any(|holder| holder.pid == own), "{member:?}");
+
+        let error = Balancer::attach(&host, &key, &round_robin(false)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Starved);
+        assert!(one_line(&error).contains("MPTCP"), "{error:?}");
+        let (balancer, attached) = Balancer::attach(&host, &key, &round_robin(true)).unwrap();
+        assert_eq!(attached.changes.left_out.len(), 1);
+        assert_eq!(deal(&seen, 6), [6]);
+        assert_eq!(picks_of_enrolled(&host, &key), [6]);
+        let status = host.status(&key).unwrap();
+        assert_eq!(picks_of_enrolled(&host, &key).len() + status.unsteered(), 2);
+        balancer.detach(&host).unwrap();
+        close(mptcp.as_fd());
+    });
+}
