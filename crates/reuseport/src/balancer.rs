@@ -12,7 +12,7 @@ use crate::look::stats::Stats;
 use crate::model::group::GroupKey;
 use crate::model::id::{Slot, Weight};
 use crate::model::policy::{CpuList, Policy};
-use crate::model::refusal::{foreign_program, not_attached};
+use crate::model::refusal::{another_program, not_attached};
 use crate::model::status::{GroupStatus, Steering};
 use crate::model::table::Share;
 use crate::stop::Stop;
@@ -185,7 +185,9 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
     let status = host.status(key)?;
     match (&status.steering, &status.group.program) {
         (Steering::Ours(_), _) => Ok(status),
-        (Steering::Foreign, Some(program)) => Err(foreign_program(key, program, what)),
+        (Steering::Foreign | Steering::Elsewhere(_), Some(program)) => {
+            Err(another_program(key, &status.steering, program, what))
+        }
         _ => Err(not_attached(key)),
     }
 }

@@ -64,7 +64,7 @@ pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
 fn program_cell(group: &GroupLine) -> Cell {
     let style = match group.program.as_ref().map(|p| p.kind) {
         Some(ProgramKind::Policy | ProgramKind::Object) => GOOD,
-        Some(ProgramKind::Foreign) => NOTE,
+        Some(ProgramKind::Elsewhere | ProgramKind::Foreign) => NOTE,
         None => DIM,
     };
     Cell::new(words::program(group.program.as_ref()), style)
@@ -127,6 +127,9 @@ fn header(out: &mut String, group: &GroupView, reader: &Reader) {
         let _ = write!(program, " ({}{id})", safe(&ours.name));
     }
     line("program", &program);
+    if group.program.as_ref().is_some_and(|p| p.kind == ProgramKind::Elsewhere) {
+        line("state", "pinned elsewhere or not at all: `detach` removes the program");
+    }
     if let Some(sticky) = group.sticky.filter(|sticky| *sticky != "none") {
         line("sticky", sticky);
     }

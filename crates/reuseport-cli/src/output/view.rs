@@ -111,6 +111,8 @@ pub(crate) enum ProgramKind {
     Policy,
     /// The user's own, attached with `--object`.
     Object,
+    /// Ours or the user's own, with its state pinned elsewhere or not at all.
+    Elsewhere,
     /// Another tool's.
     Foreign,
 }
@@ -283,6 +285,10 @@ impl Program {
                 (ProgramKind::Policy, Some(selection.policy.name()))
             }
             Steering::Ours(reuseport::Program::Object(())) => (ProgramKind::Object, None),
+            Steering::Elsewhere(program) => {
+                let selection = program.and_then(|program| program.selection());
+                (ProgramKind::Elsewhere, selection.map(|selection| selection.policy.name()))
+            }
             Steering::Foreign | Steering::KernelHash => (ProgramKind::Foreign, None),
         };
         Some(Self { id: attached.id, name: attached.name.clone(), kind, policy })

@@ -78,7 +78,8 @@ pub(crate) fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
 }
 
-/// Which program decides: `reuseport hash`, `foreign NAME#7`, `kernel hash`.
+/// Which program decides: `reuseport hash`, `reuseport hash, state elsewhere`, `foreign NAME#7`,
+/// `kernel hash`.
 pub(crate) fn program(program: Option<&Program>) -> String {
     let Some(program) = program else { return "kernel hash".to_owned() };
     let named = || match program.id {
@@ -88,6 +89,9 @@ pub(crate) fn program(program: Option<&Program>) -> String {
     match program.kind {
         ProgramKind::Policy => format!("reuseport {}", program.policy.unwrap_or("?")),
         ProgramKind::Object => format!("object {}", named()),
+        ProgramKind::Elsewhere => {
+            format!("reuseport {}, state elsewhere", program.policy.unwrap_or("object"))
+        }
         ProgramKind::Foreign => format!("foreign {}", named()),
     }
 }

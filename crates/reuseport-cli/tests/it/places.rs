@@ -12,7 +12,7 @@ use serde_json::Value;
 use test_support::process::output;
 use test_support::{bpffs, netns, program};
 
-use crate::common::{group, isolated, pinned_groups};
+use crate::common::{error, group, isolated, json, pinned_groups, stdout};
 
 /// Runs the command as `script` says, which starts it as `"$@"`, in a new mount namespace.
 fn elsewhere(script: &str, arguments: &[&str]) -> Output {
@@ -206,5 +206,33 @@ fn the_directory_that_is_named_holds_the_state() {
             assert!(said.contains("not a directory on a BPF filesystem"), "{said}");
             assert!(said.contains("\nhint: "), "{said}");
         }
+    });
+}
+
+/// What an earlier version did in `ip netns exec`: it mounted a bpffs that ended with the command.
+#[test]
+fn a_program_whose_state_was_lost_is_named_and_detached() {
+    isolated(|| {
+        let (_listeners, group) = group(2);
+        let script = format!(
+            "mount --make-rprivate / && mount -t bpf bpf {0} && REUSEPORT_BPFFS={0} exec \"$@\"",
+            bpffs::PATH,
+        );
+        let attached = elsewhere(&script, &["attach", &group, "--policy", "round-robin"]);
+        assert_eq!(attached.status.code(), Some(0), "{}", text(&attached));
+        assert_eq!(pinned_groups(), 0);
+
+        let program = &json(&["show", &group, "--json"])["program"];
+        assert_eq!(
+            (&program["kind"], &program["policy"]),
+            (&"elsewhere".into(), &"round-robin".into())
+        );
+        let shown = stdout(&["show", &group]);
+        assert!(shown.contains("reuseport round-robin, state elsewhere"), "{shown}");
+        assert!(stdout(&["ls"]).contains("reuseport round-robin, state elsewhere"));
+        let refused = error(2, &["attach", &group]);
+        assert!(refused.contains("round-robin") && refused.contains("hint: `detach`"), "{refused}");
+        assert!(stdout(&["detach", &group]).contains("the kernel's hash decides again"));
+        assert!(stdout(&["attach", &group]).contains("least-loaded"));
     });
 }

@@ -11,12 +11,13 @@ use super::settle::settle;
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::cpus;
+use crate::kernel::recognise::Recognised;
 use crate::kernel::sockets::SocketsKind;
 use crate::model::group::{AttachedProgram, Group, Unborrowable};
 use crate::model::id::Cookie;
 use crate::model::membership::{refuse_to_starve, starving};
 use crate::model::policy::Policy;
-use crate::model::refusal::foreign_program;
+use crate::model::refusal::another_program;
 use crate::model::selection::{Program, Steering};
 use crate::pins::group::GroupState;
 use crate::pins::steering::steering;
@@ -111,9 +112,9 @@ impl Transaction {
     /// Another owner's program decides, or none.
     fn attach_anew(&mut self, group: &Group, request: &Attach, now: Steering) -> Result<Attached> {
         let leftover = GroupState::existing(&self.root, &group.key)?;
-        let replaced = group.program.clone().filter(|_| now == Steering::Foreign);
+        let replaced = group.program.clone().filter(|_| !now.is_ours());
         if let (Some(program), false) = (&replaced, request.force) {
-            return Err(foreign_program(&group.key, program, "attach to"));
+            return Err(another_program(&group.key, &now, program, "attach to"));
         }
         let resumes = request.program.is_none() && request.slots.is_none();
         let slots = leftover.as_ref().filter(|_| resumes).map(GroupState::in_slots);
@@ -133,7 +134,11 @@ impl Transaction {
             // The old program holds the sockets in its array, which the kernel frees with the program.
             Err(error) if error.kind() == ErrorKind::Busy && replaced.is_some() => {
                 let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+                let known = group.attached_id().and_then(Recognised::of);
                 detach_from(group)?;
+                if let Some(mut known) = known {
+                    known.let_go(group);
+                }
                 let bare = Group { program: None, ..group.clone() };
                 self.build_either(&bare, request, program, prepared)?
             }

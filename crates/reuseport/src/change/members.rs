@@ -7,7 +7,7 @@ use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::group::GroupKey;
 use crate::model::id::{Cookie, Slot, Weight};
-use crate::model::refusal::{foreign_program, not_attached};
+use crate::model::refusal::{another_program, not_attached};
 use crate::model::selection::{Program, Steering};
 use crate::model::table::Share;
 use crate::pins::group::GroupState;
@@ -27,8 +27,8 @@ impl Transaction {
         let failed = || format!("cannot change the members of {key}");
         let mut state = match (steering, state, &group.program) {
             (_, Some(state), _) => state,
-            (Steering::Foreign, None, Some(program)) => {
-                return Err(foreign_program(key, program, "change the members of"));
+            (now @ (Steering::Foreign | Steering::Elsewhere(_)), None, Some(program)) => {
+                return Err(another_program(key, &now, program, "change the members of"));
             }
             _ => return Err(not_attached(key)),
         };

@@ -12,7 +12,7 @@ use crate::kernel::cpus;
 use crate::kernel::program::{self, Config, Loaded};
 use crate::model::group::{Group, GroupKey};
 use crate::model::policy::{CpuList, Policy};
-use crate::model::refusal::{foreign_program, not_attached};
+use crate::model::refusal::{another_program, not_attached};
 use crate::model::selection::{Selection, Steering};
 use crate::pins::group::GroupState;
 use crate::pins::steering::steering;
@@ -46,7 +46,7 @@ impl Transaction {
                     .with_hint("`attach --policy` puts a policy in its place"))
             }
             _ => match &group.program {
-                Some(program) => Err(foreign_program(key, program, "change the policy of")),
+                Some(program) => Err(another_program(key, &now, program, "change the policy of")),
                 None => Err(not_attached(key)),
             },
         }
@@ -105,6 +105,7 @@ impl Transaction {
         let members = self.layer()?.members_map();
         let Loaded { mut program, degraded } =
             program::load_over(config, &state.sockets, members, maps)?;
+        state.bind(&program)?;
         let id = program_id(&program)?;
         let old = header.program().and_then(|program| program.selection());
         let selection = Selection { policy, ..old.unwrap_or(policy.into()) };

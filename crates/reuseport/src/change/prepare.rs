@@ -61,6 +61,7 @@ pub(super) fn prepare(
     let Loaded { program, degraded } = loaded;
     header.set_reads_queues(degraded.is_none());
     let state = GroupState::create(&header, sockets, maps).map_err(denied)?;
+    state.bind(&program)?;
     Ok(Prepared { program, state, degraded })
 }
 

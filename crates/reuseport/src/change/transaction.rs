@@ -19,9 +19,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
 use crate::kernel::caps;
 use crate::kernel::observe::Observer;
+use crate::kernel::recognise::Recognised;
 use crate::model::group::{Group, GroupKey};
 use crate::model::id::Cookie;
 use crate::model::refusal::{foreign_program, no_group, not_attached, vanished};
+use crate::model::selection::Steering;
 use crate::pins::bpffs::{Lock, Root};
 use crate::pins::group::{self, GroupState};
 use crate::pins::host_layer::HostLayer;
@@ -178,7 +180,7 @@ impl Transaction {
     /// Detaches this tool's program and removes the group's state.
     pub(crate) fn detach(mut self, key: &GroupKey) -> Result<Detached> {
         let group = self.group(key)?.clone();
-        let (_, state) = steering(&group, Some(&self.root))?;
+        let (now, state) = steering(&group, Some(&self.root))?;
         if let Some(mut state) = state {
             self.layer()?;
             self.refuse_if_changed(&group)?;
@@ -194,6 +196,18 @@ impl Transaction {
             return Ok(Detached { left_attached });
         }
         let leftover = GroupState::existing(&self.root, key)?;
+        if let (Steering::Elsewhere(_), Some(mut known)) =
+            (now, group.attached_id().and_then(Recognised::of))
+        {
+            self.refuse_if_changed(&group)?;
+            detach_from(&group)?;
+            known.let_go(&group);
+            if let Some(leftover) = leftover {
+                self.layer()?;
+                self.remove_state(&group, leftover)?;
+            }
+            return Ok(Detached { left_attached: None });
+        }
         if let Some(program) = &group.program {
             return Err(foreign_program(key, program, "detach from"));
         }

@@ -7,5 +7,6 @@ pub(crate) mod maps;
 pub(crate) mod object;
 pub mod observe;
 pub(crate) mod program;
+pub(crate) mod recognise;
 pub(crate) mod reports;
 pub(crate) mod sockets;

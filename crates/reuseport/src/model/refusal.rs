@@ -1,6 +1,7 @@
 //! Errors about a group that several operations share.
 
 use super::group::{AttachedProgram, GroupKey};
+use super::selection::{Program, Steering};
 use crate::error::{Error, ErrorKind};
 
 /// The group does not exist.
@@ -23,6 +24,28 @@ pub(crate) fn foreign_program(key: &GroupKey, program: &AttachedProgram, what: &
     Error::new(ErrorKind::Foreign, format!("will not {what} {key}"))
         .because(format!("{which} of another owner decides there"))
         .with_hint("`attach --force` replaces it, for good: it cannot be put back")
+}
+
+/// Another program than this state's decides, as `steering` says.
+pub(crate) fn another_program(
+    key: &GroupKey,
+    steering: &Steering,
+    program: &AttachedProgram,
+    what: &str,
+) -> Error {
+    let Steering::Elsewhere(decides) = steering else { return foreign_program(key, program, what) };
+    let by = match decides {
+        Some(Program::Selection(selection)) => format!("reuseport {}", selection.policy.name()),
+        Some(Program::Object(())) => "a user's object".to_owned(),
+        None => "a newer version of reuseport".to_owned(),
+    };
+    let id = program.id.map_or_else(String::new, |id| format!(" (id {id})"));
+    Error::new(ErrorKind::Foreign, format!("will not {what} {key}"))
+        .because(format!("{by}{id} decides there, and its state is pinned elsewhere or not at all"))
+        .with_hint(
+            "`detach` removes it, and `attach --force` replaces it; or set REUSEPORT_BPFFS as it was \
+             when it was attached",
+        )
 }
 
 /// No member of the group is left.

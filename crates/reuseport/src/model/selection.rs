@@ -88,6 +88,10 @@ pub enum Steering {
     KernelHash,
     /// One that this tool attached.
     Ours(Program),
+    /// One that this tool attached, whose state is pinned elsewhere or not at all: another bpffs, or
+    /// pins that were removed. What it decides by; `None` if a newer version attached it. Recognised with
+    /// CAP_SYS_ADMIN only; without it, such a program is [`Foreign`](Self::Foreign).
+    Elsewhere(Option<Program>),
     /// One that another owner attached.
     Foreign,
 }
@@ -97,7 +101,7 @@ impl Steering {
     pub fn selection(&self) -> Option<Selection> {
         match self {
             Self::Ours(program) => program.selection(),
-            Self::KernelHash | Self::Foreign => None,
+            Self::KernelHash | Self::Elsewhere(_) | Self::Foreign => None,
         }
     }
 

@@ -68,7 +68,7 @@ impl GroupStatus {
     pub fn unsteered(&self) -> usize {
         match self.steering {
             Steering::Ours(_) => self.members.iter().filter(|m| m.enrolment.is_none()).count(),
-            Steering::KernelHash | Steering::Foreign => 0,
+            Steering::KernelHash | Steering::Elsewhere(_) | Steering::Foreign => 0,
         }
     }
 }

@@ -16,6 +16,7 @@ use super::bpffs::{self, Root};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::maps::PolicyMaps;
+use crate::kernel::recognise::{self, HEADER};
 use crate::kernel::sockets::Sockets;
 use crate::model::group::{Group, GroupKey};
 use crate::model::id::{Cookie, Slot};
@@ -53,7 +54,7 @@ impl GroupState {
             Array::create_named("slots", capacity, Array::<MapData, SlotRecord>::MMAPABLE)?;
         let mut state = Self {
             directory: PathBuf::new(),
-            header: Array::create_named("header", 1, 0)?,
+            header: Array::create_named(HEADER, 1, 0)?,
             records: slots.mapped()?,
             slots,
             sockets,
@@ -81,7 +82,7 @@ impl GroupState {
         let failed = format!("cannot open the state in {}", directory.display());
         let unreadable = |error: MapError| unreadable(&failed, error);
         let open = |name: &str| MapData::from_pin(directory.join(name));
-        let header_map = open("header").map_err(unreadable)?;
+        let header_map = open(HEADER).map_err(unreadable)?;
         check_schema(&header_map, &failed)?;
         let parts = || -> Result<_, MapError> {
             let header: Array<_, Header> = Map::from_map_data(header_map)?.try_into()?;
@@ -113,6 +114,13 @@ impl GroupState {
         Ok(state)
     }
 
+    /// Binds a program to the state's header, by which it is recognised without its pins.
+    pub(crate) fn bind(&self, program: &SkReuseport) -> Result<()> {
+        recognise::bind(program, &self.header).map_err(|error| {
+            caps::failed("cannot bind the program to the state of the group", error, caps::LOADING)
+        })
+    }
+
     /// Pins the state and its program in staging, before any socket is in it. If the process were killed
     /// with sockets in an unpinned array, they would fit no other array until the kernel frees that one,
     /// some time later.
@@ -124,7 +132,7 @@ impl GroupState {
             Error::new(ErrorKind::System, "cannot pin the state of the group").because(error)
         };
         let pin = |map: &MapData, name: &str| map.pin(staging.join(name)).map_err(failed);
-        pin(self.header.map_data(), "header")?;
+        pin(self.header.map_data(), HEADER)?;
         pin(self.slots.map_data(), "slots")?;
         pin(self.sockets.data(), "sockets")?;
         if let Some(maps) = &self.policy_maps {
@@ -363,8 +371,7 @@ pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
 
 /// Whether a state that cannot be opened is another version's, not an incomplete one.
 fn is_whole(directory: &Path) -> bool {
-    MapData::from_pin(directory.join("header"))
-        .is_ok_and(|header| check_schema(&header, "").is_err())
+    MapData::from_pin(directory.join(HEADER)).is_ok_and(|header| check_schema(&header, "").is_err())
 }
 
 /// Removes what an interrupted command left in staging.

@@ -3,6 +3,7 @@
 use super::bpffs::Root;
 use super::group::GroupState;
 use crate::error::{ErrorKind, Result};
+use crate::kernel::recognise::Recognised;
 use crate::model::group::Group;
 use crate::model::selection::Steering;
 
@@ -12,24 +13,27 @@ pub(crate) fn steering(
     root: Option<&Root>,
 ) -> Result<(Steering, Option<GroupState>)> {
     let Some(program) = &group.program else { return Ok((Steering::KernelHash, None)) };
+    let foreign = Ok((Steering::Foreign, None));
     let state = match root.map(|root| GroupState::existing(root, &group.key)) {
         Some(Ok(state)) => state,
+        None => None,
         // Another version's state: this one treats the program as another owner's.
-        Some(Err(error)) if error.kind() == ErrorKind::Schema => None,
+        Some(Err(error)) if error.kind() == ErrorKind::Schema => return foreign,
         // Another user's state, which the caller may not read. The group itself is visible to all.
         Some(Err(error)) if error.kind() == ErrorKind::Denied => {
             tracing::warn!("the policy of {} is not shown: {}", group.key, error.report());
-            None
+            return foreign;
         }
         Some(Err(error)) => return Err(error),
-        None => None,
     };
-    let (Some(state), Some(id)) = (state, program.id) else {
-        return Ok((Steering::Foreign, None));
+    let Some(id) = program.id else { return foreign };
+    let state = match state {
+        Some(state) if state.is_ours(id)? => state,
+        _ => {
+            let known = Recognised::of(id).map(|program| Steering::Elsewhere(program.program()));
+            return Ok((known.unwrap_or(Steering::Foreign), None));
+        }
     };
-    if !state.is_ours(id)? {
-        return Ok((Steering::Foreign, None));
-    }
     let header = state.read_header()?;
     let steering = header.program_with_id(id).map_or(Steering::Foreign, Steering::Ours);
     Ok((steering, Some(state)))

@@ -12,6 +12,7 @@ mod attach;
 mod bad_input;
 mod borrow;
 mod concurrent;
+mod elsewhere;
 mod interrupted;
 mod least_loaded;
 mod members;

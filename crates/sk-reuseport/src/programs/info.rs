@@ -93,6 +93,37 @@ impl ProgramInfo {
         Ok(ProgramFd(fd))
     }
 
+    /// The kernel's description of the program with this id.
+    ///
+    /// # Errors
+    ///
+    /// If no program has the id, or CAP_SYS_ADMIN is missing.
+    pub fn from_id(id: u32) -> Result<Self, ProgramError> {
+        let fd =
+            sys::bpf_prog_get_fd_by_id(id).map_err(SyscallError::of(Operation::OpenProgram))?;
+        Self::new_from_fd(fd.as_fd())
+    }
+
+    /// The ids of the maps that the program uses or is [bound](super::SkReuseport::bind_map) to. `None` on
+    /// kernels that do not tell (before Linux 4.15).
+    ///
+    /// # Errors
+    ///
+    /// If the program is unloaded, or CAP_SYS_ADMIN is missing.
+    pub fn map_ids(&self) -> Result<Option<Vec<u32>>, ProgramError> {
+        let fd = self.fd()?;
+        let mut most = self.0.nr_map_ids;
+        loop {
+            let (ids, all) = sys::bpf_prog_map_ids(fd.as_fd(), most)
+                .map_err(SyscallError::of(Operation::GetInfo))?;
+            if all <= most {
+                return Ok((all > 0).then_some(ids));
+            }
+            // Another map was bound meanwhile.
+            most = all;
+        }
+    }
+
     /// The kernel's description of a pinned program.
     ///
     /// # Errors

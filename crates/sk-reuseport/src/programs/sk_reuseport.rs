@@ -9,7 +9,8 @@ pub use aya_obj::programs::SkReuseportAttachType;
 use super::data::ProgramData;
 use super::info::ProgramType;
 use crate::error::{ProgramError, SkReuseportError};
-use crate::sys;
+use crate::maps::MapData;
+use crate::sys::{self, Operation, SyscallError};
 
 /// A program that selects the socket of a `SO_REUSEPORT` group that receives a connection or a
 /// datagram.
@@ -107,6 +108,22 @@ impl SkReuseport {
     #[doc(alias = "SO_DETACH_REUSEPORT_BPF")]
     pub fn detach<T: AsFd>(socket: T) -> Result<(), ProgramError> {
         detach(socket)
+    }
+
+    /// Keeps a map for as long as the program is loaded, although the program's code does not use it. The
+    /// map is among [`ProgramInfo::map_ids`](super::ProgramInfo::map_ids) from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError::NotLoaded`], and the kernel's.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// Linux 5.10.
+    #[doc(alias = "BPF_PROG_BIND_MAP")]
+    pub fn bind_map(&self, map: &MapData) -> Result<(), ProgramError> {
+        Ok(sys::bpf_prog_bind_map(self.fd()?.as_fd(), map.fd().as_fd())
+            .map_err(SyscallError::of(Operation::Bind))?)
     }
 
     /// Opens a pinned program. Its attachments are not affected.

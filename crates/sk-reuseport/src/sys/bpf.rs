@@ -326,6 +326,30 @@ pub(crate) fn bpf_map_info_by_fd(map: BorrowedFd<'_>) -> io::Result<bpf_map_info
     unsafe { info(map) }
 }
 
+/// The ids of the maps that a program uses, at most `most` of them, and how many there are.
+pub(crate) fn bpf_prog_map_ids(program: BorrowedFd<'_>, most: u32) -> io::Result<(Vec<u32>, u32)> {
+    let mut ids = vec![0u32; most as usize];
+    // SAFETY: bpf_prog_info is a plain structure, for which zero is a value.
+    let mut value: bpf_prog_info = unsafe { mem::zeroed() };
+    value.nr_map_ids = most;
+    value.map_ids = ids.as_mut_ptr() as u64;
+    let mut attr = empty();
+    attr.info.bpf_fd = program.as_raw_fd() as u32;
+    attr.info.info = (&raw mut value) as u64;
+    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
+    bpf_unit(Call::BpfObjGetInfoByFd, bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    ids.truncate(value.nr_map_ids.min(most) as usize);
+    Ok((ids, value.nr_map_ids))
+}
+
+/// Lets a program keep a map that its code does not use. Linux 5.10.
+pub(crate) fn bpf_prog_bind_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = empty();
+    attr.prog_bind_map.prog_fd = program.as_raw_fd() as u32;
+    attr.prog_bind_map.map_fd = map.as_raw_fd() as u32;
+    bpf_unit(Call::BpfProgBindMap, bpf_cmd::BPF_PROG_BIND_MAP, &mut attr)
+}
+
 fn fd_by_id(call: Call, cmd: bpf_cmd, id: u32) -> io::Result<OwnedFd> {
     let mut attr = empty();
     attr.__bindgen_anon_6.__bindgen_anon_1.start_id = id;

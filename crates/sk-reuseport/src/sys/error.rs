@@ -48,6 +48,7 @@ pub(crate) enum Operation {
     Delete,
     NextKey,
     Freeze,
+    Bind,
     Map,
     AttachTracepoint,
     AttachIterator,
@@ -55,7 +56,7 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Pin,
         Self::OpenPin,
         Self::GetInfo,
@@ -67,6 +68,7 @@ impl Operation {
         Self::Delete,
         Self::NextKey,
         Self::Freeze,
+        Self::Bind,
         Self::Map,
         Self::AttachTracepoint,
         Self::AttachIterator,
@@ -87,6 +89,7 @@ impl Operation {
             Self::Delete => "BPF_MAP_DELETE_ELEM",
             Self::NextKey => "BPF_MAP_GET_NEXT_KEY",
             Self::Freeze => "BPF_MAP_FREEZE",
+            Self::Bind => "BPF_PROG_BIND_MAP",
             Self::Map => "mmap",
             Self::AttachTracepoint => "BPF_RAW_TRACEPOINT_OPEN",
             Self::AttachIterator => "BPF_LINK_CREATE",

@@ -24,6 +24,7 @@ pub enum Call {
     BpfObjGet,
     BpfObjGetInfoByFd,
     BpfProgGetFdById,
+    BpfProgBindMap,
     BpfMapGetFdById,
     BpfRawTracepointOpen,
     BpfLinkCreate,

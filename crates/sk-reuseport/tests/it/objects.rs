@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use rustix::mount::{MountFlags, mount, mount_bind};
-use sk_reuseport::maps::{Array, HashMap, Map, ReusePortSockArray};
-use sk_reuseport::programs::{Program, ProgramError, ProgramType, SkReuseport};
+use sk_reuseport::maps::{Array, HashMap, Map, MapData, ReusePortSockArray};
+use sk_reuseport::programs::{Program, ProgramError, ProgramInfo, ProgramType, SkReuseport};
 use sk_reuseport::{Btf, Ebpf, EbpfError, EbpfLoader};
 use test_support::{bpffs, netns};
 
@@ -190,8 +190,30 @@ fn dropping_an_object_unloads_it() {
     let map = ebpf.map("choice").unwrap().data().info().unwrap().id();
     drop(ebpf);
     once_closed(|| info.fd().is_err());
-    once_closed(|| sk_reuseport::maps::MapData::from_id(map).is_err());
+    once_closed(|| MapData::from_id(map).is_err());
     assert!(!Path::new("/sys/fs/bpf/choice").exists());
+}
+
+#[test]
+fn a_program_keeps_the_maps_that_it_uses_and_those_that_are_bound_to_it() {
+    let mut ebpf = Ebpf::load(SELECT).unwrap();
+    let map = Array::<_, u64>::create_named("bound", 1, 0).unwrap();
+    let bound = map.map_data().info().unwrap().id();
+    let program = loaded(&mut ebpf, "select_socket");
+    let info = program.info().unwrap();
+    let before = info.map_ids().unwrap().unwrap();
+    assert!(!before.is_empty() && !before.contains(&bound), "{before:?}");
+    program.bind_map(map.map_data()).unwrap();
+    program.bind_map(map.map_data()).unwrap(); // changes nothing
+    drop(map);
+    let by_id = ProgramInfo::from_id(info.id()).unwrap();
+    let after = by_id.map_ids().unwrap().unwrap();
+    assert_eq!(after, [before, vec![bound]].concat());
+    assert_eq!(info.map_ids().unwrap().unwrap(), after, "asked again each time");
+    assert_eq!(MapData::from_id(bound).unwrap().max_entries(), 1);
+    drop(ebpf);
+    once_closed(|| MapData::from_id(bound).is_err());
+    assert!(ProgramInfo::from_id(info.id()).is_err());
 }
 
 #[test]
