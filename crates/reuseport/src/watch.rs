@@ -10,6 +10,7 @@ use crate::change::transaction::{Transaction, watch_over};
 use crate::error::{Error, ErrorKind, Result};
 use crate::follow::source::{Events, Wake};
 use crate::host::Host;
+use crate::look::view;
 use crate::model::group::{AttachedProgram, Group, GroupKey, Member, Unborrowable};
 use crate::model::id::Cookie;
 use crate::model::membership::Newborn;
@@ -189,7 +190,7 @@ impl Watch {
 
     /// Updates the group if it has changed. Otherwise takes no lock.
     fn check(&mut self) -> Result<Option<Attached>> {
-        if self.last.is_some() && self.last == Some(Seen::of(&self.host.refresh(&self.key)?)) {
+        if self.last.is_some() && self.last == Some(self.see(&self.host.refresh(&self.key)?)) {
             return Ok(None);
         }
         self.update(Transaction::begin(self.host.observer(), self.host.place(), &self.attach.stop)?)
@@ -205,7 +206,7 @@ impl Watch {
         let Some(slots) = transaction.in_slots(&self.key)? else {
             return Err(not_attached(&self.key));
         };
-        let seen = Seen::of(&group);
+        let seen = self.see(&group);
         let young = self.newborn.look(Instant::now(), &group, |cookie| slots.contains(&cookie));
         group.members.retain(|member| member.cookie.is_none_or(|cookie| !young.contains(&cookie)));
         if group.members.is_empty() {
@@ -214,9 +215,17 @@ impl Watch {
         let attached = transaction.attach(&group, &self.attach)?;
         self.keep = watch_over(self.host.place(), &self.key)?;
         if young.is_empty() && attached.changes.left_out.iter().all(LeftOut::is_starving) {
-            self.last = Some(seen);
+            let counted = view::is_counted(self.host.place(), &self.key);
+            self.last = Some(Seen { counted, ..seen });
         }
         Ok(attached)
+    }
+
+    fn see(&self, group: &Group) -> Seen {
+        let member = |member: &Member| (member.cookie, member.unborrowable());
+        let members = group.members.iter().map(member).collect();
+        let counted = view::is_counted(self.host.place(), &self.key);
+        Seen { members, program: group.program.clone(), counted }
     }
 
     /// Whether there is something to report. Members that cannot be enrolled are reported once.
@@ -238,19 +247,13 @@ fn starving(attached: &Attached) -> Vec<Option<Cookie>> {
     starving
 }
 
-/// The parts of a group whose change makes an update due.
+/// What makes an update due if it changes.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     members: Vec<(Option<Cookie>, Option<Unborrowable>)>,
     program: Option<AttachedProgram>,
-}
-
-impl Seen {
-    fn of(group: &Group) -> Self {
-        let member = |member: &Member| (member.cookie, member.unborrowable());
-        let members = group.members.iter().map(member).collect();
-        Self { members, program: group.program.clone() }
-    }
+    /// Whether open connections are counted.
+    counted: bool,
 }
 
 impl std::fmt::Debug for Watch {

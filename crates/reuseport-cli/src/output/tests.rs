@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use reuseport::group::{Device, GroupKey, Holder, Protocol, Queue};
 use reuseport::id::{Cookie, Netns, Slot, Weight};
-use reuseport::status::{Enrolment, State};
+use reuseport::status::{Enrolment, State, Uncounted};
 
 use super::view::{
     GroupLine, GroupView, Identity, MemberView, OutsideView, PolicyOptionsView, Program,
@@ -124,6 +124,7 @@ fn ours() -> GroupView {
         unsteered: 1,
         unborrowable: 0,
         outside: Vec::new(),
+        uncounted: None,
         skew: Some(0.0),
         members: vec![
             member(Some(0), State::Active, 12_345, 100),
@@ -148,6 +149,7 @@ fn foreign() -> GroupView {
         unsteered: 0,
         unborrowable: 0,
         outside: Vec::new(),
+        uncounted: None,
         skew: None,
         members: (0..2)
             .map(|n| {
@@ -253,6 +255,30 @@ fn show_members_that_cannot_be_enrolled() {
 #[test]
 fn show_foreign() {
     insta::assert_snapshot!(plain(&show(&foreign(), &reader(80))));
+}
+
+#[test]
+fn show_elsewhere() {
+    let mut group = GroupView { policy: None, policy_options: None, ..foreign() };
+    if let Some(program) = &mut group.program {
+        (program.kind, program.policy) = (ProgramKind::Elsewhere, Some("round-robin"));
+    }
+    insta::assert_snapshot!(plain(&show(&group, &reader(80))));
+}
+
+#[test]
+fn show_uncounted() {
+    let show = |why, columns| {
+        let group = GroupView { uncounted: Some(why), ..ours() };
+        let text = plain(&show(&group, &reader(columns)));
+        text[text.find("open connections").unwrap()..].to_owned()
+    };
+    let texts = [
+        show(Uncounted::NotAttached, 140),
+        show(Uncounted::LayerReplaced, 80),
+        show(Uncounted::Unreadable, 80),
+    ];
+    insta::assert_snapshot!(texts.concat());
 }
 
 #[test]

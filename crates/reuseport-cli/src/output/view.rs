@@ -10,7 +10,7 @@ use reuseport::Stats;
 use reuseport::group::{AttachedProgram, Device, GroupKey, Holder, Member, Protocol, Queue};
 use reuseport::id::Cookie;
 use reuseport::policy::{LeastLoaded, Policy};
-use reuseport::status::{Enrolment, GroupStatus, MemberStatus, State, Steering};
+use reuseport::status::{Enrolment, GroupStatus, MemberStatus, State, Steering, Uncounted};
 use serde::Serialize;
 
 /// One element of `ls --json`.
@@ -44,6 +44,9 @@ pub(crate) struct GroupView {
     pub(crate) unsteered: usize,
     /// Members that have no slot and cannot be given one.
     pub(crate) unborrowable: usize,
+    /// Why open connections are not counted.
+    #[serde(serialize_with = "as_text")]
+    pub(crate) uncounted: Option<Uncounted>,
     pub(crate) skew: Option<f64>,
     pub(crate) members: Vec<MemberView>,
     /// UDP sockets on the address that are in no group and not connected.
@@ -212,6 +215,7 @@ impl GroupView {
             unsteered: status.unsteered(),
             unborrowable: unborrowable(status),
             outside: status.group.outside.iter().map(OutsideView::new).collect(),
+            uncounted: status.uncounted,
             skew: stats.skew.map(rounded),
             members: members.collect(),
             counters: status.counters.iter().map(|c| (c.reason, c.count)).collect(),
@@ -374,6 +378,11 @@ impl QueueView {
         self.half_open += u64::from(queue.half_open);
         self.limit += u64::from(queue.limit);
     }
+}
+
+/// Writes a reason as text.
+fn as_text<S: serde::Serializer>(why: &Option<Uncounted>, to: S) -> Result<S::Ok, S::Error> {
+    why.map(|why| why.to_string()).serialize(to)
 }
 
 /// Four digits are precise enough, and keep the JSON short.

@@ -3,6 +3,7 @@
 
 use reuseport::group::GroupKey;
 use reuseport::id::State;
+use reuseport::status::Uncounted;
 use reuseport::table::Share;
 
 use crate::output::table::{self, NOTE, safe, shortened};
@@ -171,6 +172,13 @@ pub(crate) fn faults(group: &GroupView) -> Vec<String> {
         ));
     }
     faults
+}
+
+/// The note on open connections that are not counted: why, and the command that counts them.
+pub(crate) fn uncounted(identity: &Identity, why: Uncounted, own_netns: Option<u32>) -> String {
+    let group = argument(identity, own_netns);
+    let by = if why == Uncounted::Unreadable { " by root" } else { "" };
+    format!("open connections are not counted: {why}; `reuseport attach {group}`{by} counts them")
 }
 
 /// The warning if no member is active with a weight; else empty.

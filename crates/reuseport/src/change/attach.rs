@@ -8,6 +8,7 @@ use super::prepare::prepare;
 use super::reach::{attach_to, detach_from};
 use super::request::{Attach, Attached, Changes};
 use super::settle::settle;
+use super::table;
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::cpus;
@@ -17,11 +18,12 @@ use crate::model::group::{AttachedProgram, Group, Unborrowable};
 use crate::model::id::Cookie;
 use crate::model::membership::{refuse_to_starve, starving};
 use crate::model::policy::Policy;
-use crate::model::refusal::another_program;
+use crate::model::refusal::{another_program, another_users_state};
 use crate::model::selection::{Program, Steering};
 use crate::pins::group::GroupState;
 use crate::pins::steering::steering;
 use crate::stop::Stop;
+use crate::wire::slot::SlotRecord;
 
 const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again, with a socket map: \
                             it accepts sockets that are in another program's socket map";
@@ -31,6 +33,7 @@ impl Transaction {
         request.cpus.as_ref().map_or(Ok(()), cpus::check)?;
         let (now, state) = steering(group, Some(&self.root))?;
         match state {
+            Some(state) if !state.is_trusted() => self.rebuild(group, request, &now, state),
             Some(state) => self.update(group, request, &now, state),
             None => self.attach_anew(group, request, now),
         }
@@ -109,6 +112,52 @@ impl Transaction {
         }
     }
 
+    /// This tool's program decides, and another user may open it and its maps: puts a new one over new maps
+    /// in its place, with the same weights and states.
+    fn rebuild(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        now: &Steering,
+        old: GroupState,
+    ) -> Result<Attached> {
+        if request.program.is_none() && now.selection().is_none() {
+            return Err(another_users_state(&group.key, old.owner(), "attach to")
+                .with_hint("name what is to decide: `--policy`, or `--object` with the file"));
+        }
+        let default = Policy::default_for(group.key.protocol).into();
+        let present = now.selection().map(Program::Selection);
+        let program = request.program.clone().or(present).unwrap_or(default);
+        let members: Vec<_> = old.occupied().map(|(_, cookie, record)| (cookie, record)).collect();
+        let mut weights = request.weights.clone();
+        let given: Vec<Cookie> = weights.iter().map(|(cookie, _)| *cookie).collect();
+        let kept = members.iter().filter(|(cookie, _)| !given.contains(cookie));
+        weights.extend(kept.map(|(cookie, record)| (*cookie, record.weight())));
+        let slots = request.slots.or_else(|| Some(old.capacity()));
+        let request = Attach { weights, slots, ..request.clone() };
+        let group = &self.enrollable(group, &request, &HashSet::new())?;
+        let attached = self.replace(group, &request, &program, old)?;
+        self.set_states(group, &members)?;
+        Ok(attached)
+    }
+
+    /// Sets the members' states to those of these records.
+    fn set_states(&self, group: &Group, from: &[(Cookie, SlotRecord)]) -> Result<()> {
+        let Some(mut state) = GroupState::existing(&self.root, &group.key)? else { return Ok(()) };
+        let Some(Program::Selection(selection)) = state.program_kind()? else { return Ok(()) };
+        let occupied: Vec<_> = state.occupied().collect();
+        let mut changed = false;
+        for (slot, cookie, mut record) in occupied {
+            let before = from.iter().find(|(of, _)| *of == cookie).map(|(_, old)| old.state());
+            if let Some(before) = before.filter(|before| *before != record.state()) {
+                record.set_state(before);
+                state.set_record(slot, record);
+                changed = true;
+            }
+        }
+        if changed { table::swap(&mut state, selection.policy) } else { Ok(()) }
+    }
+
     /// Another owner's program decides, or none.
     fn attach_anew(&mut self, group: &Group, request: &Attach, now: Steering) -> Result<Attached> {
         let leftover = GroupState::existing(&self.root, &group.key)?;
@@ -123,7 +172,7 @@ impl Transaction {
         let program = request.program.as_ref().unwrap_or(&default);
         if let Some(leftover) = leftover {
             self.refuse_if_in_use(&leftover, group)?;
-            if resumes {
+            if resumes && leftover.is_trusted() {
                 return self.resume(group, request, leftover, replaced);
             }
             self.layer()?;

@@ -111,6 +111,7 @@ impl Transaction {
         mut old: GroupState,
     ) -> Result<Attached> {
         let mut old_program = old.program()?;
+        let owner = old.owner();
         // Errors of the new program show before anything changes.
         let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
         enrol::check_room(group, &prepared.state)?;
@@ -125,7 +126,7 @@ impl Transaction {
                 Ok(Attached { steering, changes, replaced: None, degraded })
             }
             Err(error) => {
-                if let Err(second) = self.put_back(group, &mut old, &mut old_program) {
+                if let Err(second) = self.put_back(group, &mut old, &mut old_program, owner) {
                     tracing::warn!("{}", second.report());
                 }
                 Err(error)
@@ -139,8 +140,10 @@ impl Transaction {
         group: &Group,
         old: &mut GroupState,
         program: &mut SkReuseport,
+        owner: u32,
     ) -> Result<()> {
         old.stage(&self.root, program)?;
+        old.give_to(owner)?;
         let stop = Stop::default();
         self.enroller(old, &stop)?.refill_all(group)?;
         old.place(&self.root, &group.key)?;

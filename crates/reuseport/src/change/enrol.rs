@@ -91,6 +91,31 @@ impl<'a> Enroller<'a> {
         self.swap_table()
     }
 
+    /// Gives the members new indices in the host-wide layer, and marks their sockets: the layer in which
+    /// they were counted is gone. The caller swaps the table.
+    pub(crate) fn mark_again(&mut self, group: &Group) -> Result<()> {
+        let occupied: Vec<(Slot, Cookie, SlotRecord)> = self.state.occupied().collect();
+        for (slot, cookie, record) in occupied {
+            let member = group.member(cookie).filter(|member| member.protocol == Protocol::Tcp);
+            // One that cannot be borrowed is not counted.
+            let borrowed = member.and_then(|member| Some((member, borrow::borrow(member).ok()?)));
+            let host_member = match borrowed {
+                Some((member, socket)) => match self.layer.allocate() {
+                    Some((index, epoch)) => {
+                        self.layer
+                            .mark(socket.as_fd(), index, epoch)
+                            .map_err(|error| self.failed(member, error))?;
+                        index
+                    }
+                    None => NO_HOST_MEMBER,
+                },
+                None => NO_HOST_MEMBER,
+            };
+            self.state.set_record(slot, record.counted_as(host_member));
+        }
+        Ok(())
+    }
+
     /// Takes members out again that this operation enrolled.
     pub(crate) fn take_out(&mut self, group: &Group, cookies: &[Cookie]) -> Result<()> {
         let members: Vec<(Slot, &Member)> = self
@@ -140,7 +165,7 @@ impl<'a> Enroller<'a> {
             Ok(socket) => {
                 let SlotRecord { host_member, epoch, .. } = self.state.record(slot);
                 let mut steps = || -> Result<(), MapError> {
-                    if host_member != NO_HOST_MEMBER {
+                    if host_member != NO_HOST_MEMBER && self.state.is_in_layer(self.layer.id()) {
                         let epoch = self.layer.epoch(host_member);
                         self.layer.mark(socket.as_fd(), host_member, epoch)?;
                     }
@@ -352,7 +377,8 @@ impl<'a> Enroller<'a> {
         if let Some(maps) = &mut self.state.policy_maps {
             maps.clear_slot(slot);
         }
-        if record.cookie().is_some() && record.host_member != NO_HOST_MEMBER {
+        let counted = record.cookie().is_some() && record.host_member != NO_HOST_MEMBER;
+        if counted && self.state.is_in_layer(self.layer.id()) {
             self.layer.release(record.host_member);
         }
         self.state.set_record(slot, free(&record));

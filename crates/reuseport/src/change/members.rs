@@ -7,7 +7,7 @@ use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::group::GroupKey;
 use crate::model::id::{Cookie, Slot, Weight};
-use crate::model::refusal::{another_program, not_attached};
+use crate::model::refusal::{another_program, another_users_state, not_attached};
 use crate::model::selection::{Program, Steering};
 use crate::model::table::Share;
 use crate::pins::group::GroupState;
@@ -26,6 +26,9 @@ impl Transaction {
         let (steering, state) = steering(&group, Some(&self.root))?;
         let failed = || format!("cannot change the members of {key}");
         let mut state = match (steering, state, &group.program) {
+            (_, Some(state), _) if !state.is_trusted() => {
+                return Err(another_users_state(key, state.owner(), "change the members of"));
+            }
             (_, Some(state), _) => state,
             (now @ (Steering::Foreign | Steering::Elsewhere(_)), None, Some(program)) => {
                 return Err(another_program(key, &now, program, "change the members of"));

@@ -12,10 +12,11 @@ use crate::kernel::cpus;
 use crate::kernel::program::{self, Config, Loaded};
 use crate::model::group::{Group, GroupKey};
 use crate::model::policy::{CpuList, Policy};
-use crate::model::refusal::{another_program, not_attached};
+use crate::model::refusal::{another_program, another_users_state, not_attached};
 use crate::model::selection::{Selection, Steering};
 use crate::pins::group::GroupState;
 use crate::pins::steering::steering;
+use crate::stop::Stop;
 use crate::wire::slot::SlotRecord;
 
 impl Transaction {
@@ -30,9 +31,12 @@ impl Transaction {
         let group = self.group(key)?.clone();
         let (now, state) = steering(&group, Some(&self.root))?;
         match (now.selection(), state) {
+            (_, Some(state)) if !state.is_trusted() => {
+                Err(another_users_state(key, state.owner(), "change the policy of"))
+            }
             (Some(old), Some(mut state)) => {
                 settle(&mut state, group.attached_id())?;
-                if old.policy != policy || self.may_read_more(&state)? {
+                if old.policy != policy || self.should_reload(&state)? {
                     return self.change_policy(&group, &mut state, policy, cpus);
                 }
                 if cpus.is_some() {
@@ -63,10 +67,15 @@ impl Transaction {
     ) -> Result<(Steering, Option<Error>)> {
         self.place_on_cpus(group, state, request.cpus.as_ref())?;
         let before = Self::set_weights(state, &request.weights)?;
-        let Some(old) = now.selection() else { return Ok((*now, None)) };
+        let Some(old) = now.selection() else {
+            if self.has_left_layer(state)? {
+                self.move_to_layer(group, state)?;
+            }
+            return Ok((*now, None));
+        };
         let requested = request.program.as_ref().and_then(|program| program.selection());
         let policy = requested.unwrap_or(old).policy;
-        if policy == old.policy && !self.may_read_more(state)? {
+        if policy == old.policy && !self.should_reload(state)? {
             return Ok((*now, None));
         }
         match self.change_policy(group, state, policy, request.cpus.as_ref()) {
@@ -101,6 +110,7 @@ impl Transaction {
             |error| Error::new(ErrorKind::System, "cannot change the policy").because(error);
         let mut header = state.header().map_err(unreadable)?;
         let config = Config { policy, seed: header.seed, protocol: group.key.protocol };
+        let moves = self.has_left_layer(state)?;
         let maps = state.policy_maps.as_ref().ok_or_else(|| not_attached(&group.key))?;
         let members = self.layer()?.members_map();
         let Loaded { mut program, degraded } =
@@ -114,6 +124,9 @@ impl Transaction {
             state.pin_next(&mut program)?;
             state.set_header(&header).map_err(unreadable)?;
             self.refuse_if_changed(group)?;
+            if moves {
+                self.mark_again(group, state)?;
+            }
             table::swap(state, policy)?;
             attach_to(group, &program)
         };
@@ -123,12 +136,37 @@ impl Transaction {
         if let Err(error) = settle(state, done) {
             tracing::debug!("{}", error.report());
         }
-        result.map(|()| degraded)
+        result?;
+        if moves {
+            let layer = self.layer()?.id();
+            state.join_layer(layer)?;
+        }
+        Ok(degraded)
     }
 
-    /// Whether the group's program cannot read queues, and another instance could.
-    fn may_read_more(&self, state: &GroupState) -> Result<bool> {
-        Ok(caps::has(caps::TRACING) && !state.read_header()?.reads_queues())
+    /// Whether another instance of the program does more: it reads queues, which the present one cannot, or
+    /// sees the host-wide layer that counts now.
+    fn should_reload(&mut self, state: &GroupState) -> Result<bool> {
+        let reads = caps::has(caps::TRACING) && !state.read_header()?.reads_queues();
+        Ok(reads || self.has_left_layer(state)?)
+    }
+
+    /// Whether the group's connections are counted in a host-wide layer that is no longer in force.
+    pub(super) fn has_left_layer(&mut self, state: &GroupState) -> Result<bool> {
+        let layer = self.layer()?;
+        Ok(layer.is_pinned() && !state.is_in_layer(layer.id()))
+    }
+
+    /// Counts the members' connections in the present layer. A policy's program is loaded again for that
+    /// ([`change_policy`](Self::change_policy)); a user's own does not read it.
+    fn move_to_layer(&mut self, group: &Group, state: &mut GroupState) -> Result<()> {
+        self.mark_again(group, state)?;
+        let layer = self.layer()?.id();
+        state.join_layer(layer)
+    }
+
+    fn mark_again(&mut self, group: &Group, state: &mut GroupState) -> Result<()> {
+        self.enroller(state, &Stop::default())?.mark_again(group)
     }
 
     /// With a policy that needs CPUs: gives one to members without one, or to all if some are `given`.

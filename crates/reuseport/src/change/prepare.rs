@@ -60,6 +60,7 @@ pub(super) fn prepare(
     let mut header = Header::new(&group.key, program.kind(), seed);
     let Loaded { program, degraded } = loaded;
     header.set_reads_queues(degraded.is_none());
+    header.set_host_layer(layer.id());
     let state = GroupState::create(&header, sockets, maps).map_err(denied)?;
     state.bind(&program)?;
     Ok(Prepared { program, state, degraded })

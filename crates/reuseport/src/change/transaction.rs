@@ -24,7 +24,7 @@ use crate::model::group::{Group, GroupKey};
 use crate::model::id::Cookie;
 use crate::model::refusal::{foreign_program, no_group, not_attached, vanished};
 use crate::model::selection::Steering;
-use crate::pins::bpffs::{Lock, Root};
+use crate::pins::bpffs::{self, Lock, Root};
 use crate::pins::group::{self, GroupState};
 use crate::pins::host_layer::HostLayer;
 use crate::pins::place::Place;
@@ -91,7 +91,19 @@ impl Transaction {
     }
 
     fn open_layer(&mut self) -> Result<HostLayer> {
-        let existing = HostLayer::existing(&self.root)?;
+        let existing = match HostLayer::existing(&self.root) {
+            Ok(Some(layer)) if !layer.is_trusted() && bpffs::own_uid() == 0 => {
+                // Its groups lose their counts until their owner attaches again.
+                HostLayer::remove(&self.root)?;
+                None
+            }
+            Ok(Some(layer)) if !layer.is_trusted() => return HostLayer::unpinned(),
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                tracing::warn!("open connections will not be counted: {}", error.report());
+                return HostLayer::unpinned();
+            }
+            result => result?,
+        };
         self.made_layer = existing.is_none();
         let layer = match existing {
             Some(layer) if layer.counts() => layer,
@@ -105,6 +117,16 @@ impl Transaction {
         }
         layer.recount();
         Ok(layer)
+    }
+
+    /// Opens the host-wide layer if there is one, to take members out of it.
+    fn present_layer(&mut self) -> Result<()> {
+        self.layer = match HostLayer::existing(&self.root) {
+            // Another user's: it does not count this group.
+            Err(error) if error.kind() == ErrorKind::Denied => None,
+            result => result?,
+        };
+        Ok(())
     }
 
     /// The members in the group's slots; `None` if no state of the group is pinned.
@@ -182,7 +204,7 @@ impl Transaction {
         let group = self.group(key)?.clone();
         let (now, state) = steering(&group, Some(&self.root))?;
         if let Some(mut state) = state {
-            self.layer()?;
+            self.present_layer()?;
             self.refuse_if_changed(&group)?;
             let left_attached = match detach_from(&group) {
                 Ok(()) => None,
@@ -203,7 +225,7 @@ impl Transaction {
             detach_from(&group)?;
             known.let_go(&group);
             if let Some(leftover) = leftover {
-                self.layer()?;
+                self.present_layer()?;
                 self.remove_state(&group, leftover)?;
             }
             return Ok(Detached { left_attached: None });
@@ -214,7 +236,7 @@ impl Transaction {
         // An interrupted command pinned it and never attached it.
         if let Some(leftover) = leftover {
             self.refuse_if_in_use(&leftover, &group)?;
-            self.layer()?;
+            self.present_layer()?;
             self.remove_state(&group, leftover)?;
         }
         Err(not_attached(key))
@@ -222,7 +244,7 @@ impl Transaction {
 
     /// Removes a state whose program is attached nowhere, and the marks of its members.
     pub(super) fn remove_state(&mut self, group: &Group, mut state: GroupState) -> Result<()> {
-        if let Some(layer) = &mut self.layer {
+        if let Some(layer) = self.layer.as_mut().filter(|layer| state.is_in_layer(layer.id())) {
             for (_, cookie, _) in state.occupied() {
                 if let Some(Ok(socket)) = group.member(cookie).map(borrow::borrow) {
                     layer.unmark(socket.as_fd());
@@ -236,6 +258,9 @@ impl Transaction {
     /// Returns the members' indices to the host-wide layer.
     pub(super) fn release_members(&self, state: &GroupState) {
         let Some(layer) = &self.layer else { return };
+        if !state.is_in_layer(layer.id()) {
+            return;
+        }
         state
             .occupied()
             .filter(|(_, _, record)| record.host_member != NO_HOST_MEMBER)

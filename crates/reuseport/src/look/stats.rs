@@ -183,6 +183,7 @@ mod tests {
             steering: Steering::Ours(Policy::RoundRobin.into()),
             members,
             reads_queues: true,
+            uncounted: None,
             counters: vec![Counter { reason: "picks", count: 400 }],
         })
     }

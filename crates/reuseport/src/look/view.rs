@@ -6,12 +6,12 @@ use sk_reuseport::maps::MapError;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::observe::Observer;
-use crate::model::group::{Group, GroupKey};
+use crate::model::group::{Group, GroupKey, Protocol};
 use crate::model::id::{Cookie, Slot};
 use crate::model::membership::Occupant;
 use crate::model::policy::Policy;
 use crate::model::refusal::no_group;
-use crate::model::status::{Enrolment, GroupStatus, MemberStatus};
+use crate::model::status::{Enrolment, GroupStatus, MemberStatus, Uncounted};
 use crate::pins::bpffs::Root;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
@@ -27,10 +27,10 @@ pub(crate) fn statuses(observer: &Observer, place: &Place) -> Result<Vec<GroupSt
     let layer = layer(root.as_ref());
     let owners = HashMap::new();
     let status = |group: Group| {
-        join(group.clone(), root.as_ref(), layer.as_ref(), &owners).or_else(|error| {
+        join(group.clone(), root.as_ref(), &layer, &owners).or_else(|error| {
             // One group must not hide the others.
             tracing::warn!("{}", error.report());
-            join(group, None, None, &owners)
+            join(group, None, &Err(Uncounted::Unreadable), &owners)
         })
     };
     observer.groups()?.into_iter().map(status).collect()
@@ -43,7 +43,7 @@ pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Resu
     let layer = layer(root.as_ref());
     let group = group(observer, key)?;
     let owners = observer.owners(&group)?;
-    join(group, root.as_ref(), layer.as_ref(), &owners)
+    join(group, root.as_ref(), &layer, &owners)
 }
 
 /// The kernel's view of a group.
@@ -63,23 +63,45 @@ fn readable_root(place: &Place) -> Result<Option<Root>> {
     }
 }
 
-/// The host-wide layer. Without it, or if it cannot be read, open connections are unknown.
-fn layer(root: Option<&Root>) -> Option<HostLayer> {
-    let layer = HostLayer::existing(root?);
-    let layer = layer.inspect_err(|error| tracing::warn!("{}", error.report())).ok().flatten()?;
-    layer.recount();
-    Some(layer)
+/// The host-wide layer, or why it does not count.
+fn layer(root: Option<&Root>) -> Result<HostLayer, Uncounted> {
+    let layer = root.map_or(Ok(None), HostLayer::existing).map_err(|error| {
+        tracing::warn!("{}", error.report());
+        Uncounted::Unreadable
+    })?;
+    let layer = layer.filter(HostLayer::counts).ok_or(Uncounted::NotAttached)?;
+    if layer.is_trusted() {
+        layer.recount();
+    }
+    Ok(layer)
+}
+
+/// Whether the group's open connections are counted, or cannot be.
+pub(crate) fn is_counted(place: &Place, key: &GroupKey) -> bool {
+    let counted = || -> Result<bool> {
+        let Some(root) = Root::existing(place)? else { return Ok(true) };
+        let Some(state) = GroupState::existing(&root, key)? else { return Ok(true) };
+        let layer = HostLayer::existing(&root)?;
+        Ok(layer.is_some_and(|layer| layer.counts() && state.is_in_layer(layer.id())))
+    };
+    key.protocol == Protocol::Udp || counted().unwrap_or(true)
 }
 
 /// The status of a group. Without a `root`, only the kernel's view.
 fn join(
     group: Group,
     root: Option<&Root>,
-    layer: Option<&HostLayer>,
+    layer: &Result<HostLayer, Uncounted>,
     owners: &HashMap<Cookie, u32>,
 ) -> Result<GroupStatus> {
     let (steering, state) = steering(&group, root)?;
     let by_cpu = steering.policy().is_some_and(Policy::places_on_cpus);
+    let layer = match (&state, layer) {
+        (Some(state), Ok(layer)) if !state.is_in_layer(layer.id()) => Err(Uncounted::LayerReplaced),
+        (_, layer) => layer.as_ref().map_err(|why| *why),
+    };
+    let counts = state.is_some() && group.key.protocol == Protocol::Tcp;
+    let uncounted = layer.err().filter(|_| counts);
     let mut enrolled = HashMap::new();
     if let Some(state) = &state {
         for (slot, cookie, record) in state.occupied() {
@@ -87,7 +109,7 @@ fn join(
             // slot: it gets nothing.
             let occupant = state.sockets.occupant(slot).map_err(unreadable)?;
             if matches!(occupant, Occupant::Unknown) || occupant == Occupant::Socket(cookie) {
-                let mut enrolment = enrolment(state, layer, slot, &record)?;
+                let mut enrolment = enrolment(state, layer.ok(), slot, &record)?;
                 enrolment.cpu = record.cpu().filter(|_| by_cpu);
                 enrolled.insert(cookie, enrolment);
             }
@@ -115,7 +137,7 @@ fn join(
         (Some(state), Some(_)) => state.header().map_err(unreadable)?.reads_queues(),
         _ => false,
     };
-    Ok(GroupStatus { group, steering, members, reads_queues, counters })
+    Ok(GroupStatus { group, steering, members, reads_queues, uncounted, counters })
 }
 
 fn enrolment(

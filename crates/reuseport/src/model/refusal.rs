@@ -48,6 +48,13 @@ pub(crate) fn another_program(
         )
 }
 
+/// The state belongs to a user who may open it, too; `what` names the operation: "change the policy of".
+pub(crate) fn another_users_state(key: &GroupKey, owner: u32, what: &str) -> Error {
+    Error::new(ErrorKind::Denied, format!("will not {what} {key}"))
+        .because(format!("its program and maps belong to uid {owner}, who may change them, too"))
+        .with_hint("run it as that user; `attach` as root builds the group again, as root's")
+}
+
 /// No member of the group is left.
 pub(crate) fn vanished(key: &GroupKey) -> Error {
     Error::new(ErrorKind::Vanished, format!("cannot reach any member of {key}"))

@@ -1,5 +1,7 @@
 //! A group with its pinned state: steering, slots, picks, counters.
 
+use std::fmt;
+
 use super::group::{Group, Member};
 use super::id::{Slot, Weight};
 
@@ -59,8 +61,35 @@ pub struct GroupStatus {
     /// and where it was attached without CAP_PERFMON or the kernel is locked down. `least-loaded` then
     /// compares open connections alone, and no policy passes over a full member.
     pub reads_queues: bool,
+    /// Why the members' open connections are not counted; `None` if they are, for UDP, and unless a program
+    /// of this tool decides.
+    pub uncounted: Option<Uncounted>,
     /// The program's runs by reason; empty unless a policy of this tool decides.
     pub counters: Vec<Counter>,
+}
+
+/// Why open connections are not counted. Attaching again counts them, if the caller may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Uncounted {
+    /// The programs that count are not attached: the group was attached without CAP_PERFMON, or their pins
+    /// were removed.
+    NotAttached,
+    /// The maps in which they were counted are no longer those of the host.
+    LayerReplaced,
+    /// The host's maps belong to another user, and the caller may not open them.
+    Unreadable,
+}
+
+/// A reason, such as "the programs that count are not attached".
+impl fmt::Display for Uncounted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAttached => "the programs that count are not attached",
+            Self::LayerReplaced => "the maps in which they were counted have been replaced",
+            Self::Unreadable => "the host's maps belong to another user",
+        })
+    }
 }
 
 impl GroupStatus {

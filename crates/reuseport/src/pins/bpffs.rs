@@ -2,11 +2,12 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 use super::place::Place;
@@ -123,6 +124,48 @@ impl Root {
     }
 }
 
+/// A directory of pins, held open. Its pins are found through the descriptor, so that they are those of the
+/// directory whose owner was checked: the owner of the directory above may rename both.
+#[derive(Debug)]
+pub(crate) struct Held {
+    directory: OwnedFd,
+    owner: u32,
+}
+
+impl Held {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(path, flags, Mode::empty())?;
+        let owner = rustix::fs::fstat(&directory)?.st_uid;
+        Ok(Self { directory, owner })
+    }
+
+    /// The path of a pin in it.
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Its path, for this process, as long as it is held.
+    pub(crate) fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.directory.as_raw_fd()).into()
+    }
+
+    /// The user who pinned what is in it, and who may open that.
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner
+    }
+}
+
+/// Whether the caller may attach programs and fill maps that this user may open, too.
+pub(crate) fn is_trusted(owner: u32) -> bool {
+    owner == own_uid() || owner == 0
+}
+
+/// The caller's effective user id.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// Creates a directory that only its owner and its group may read.
 pub(crate) fn make_directory(path: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o750).create(path) {
@@ -132,22 +175,25 @@ pub(crate) fn make_directory(path: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a directory in which other users could replace pins.
+/// Refuses a directory in which other users could replace pins. Root may use the directory of any user: of
+/// what others pinned there, it uses nothing ([`is_trusted`]).
 fn refuse_if_others_may_write(path: &Path) -> Result<()> {
     const OTHERS_WRITE: u32 = 0o002;
 
     let metadata = fs::symlink_metadata(path)
         .map_err(|error| denied(format!("cannot check {}", path.display()), error))?;
-    let own = rustix::process::geteuid().as_raw();
-    let trusted = metadata.is_dir()
-        && (metadata.uid() == own || metadata.uid() == 0)
-        && metadata.mode() & OTHERS_WRITE == 0;
-    if trusted {
+    let usable = is_trusted(metadata.uid()) || own_uid() == 0;
+    let closed = metadata.mode() & OTHERS_WRITE == 0;
+    if metadata.is_dir() && usable && closed {
         return Ok(());
     }
+    let hint = match usable {
+        true => format!("let its owner run: chmod o-w {}", path.display()),
+        false => "run it as that user, or as root".to_owned(),
+    };
     Err(Error::new(ErrorKind::Denied, format!("will not use {}", path.display()))
         .because(format!("it belongs to uid {}, with mode {:o}", metadata.uid(), metadata.mode()))
-        .with_hint("remove it, or give it to root with mode 750"))
+        .with_hint(hint))
 }
 
 /// Removes a directory and the pins in it, if it exists.
@@ -199,7 +245,7 @@ pub(crate) fn is_watched(directory: &Path) -> bool {
         .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
 }
 
-fn denied(failed: String, error: io::Error) -> Error {
+pub(super) fn denied(failed: String, error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::PermissionDenied => ErrorKind::Denied,
         _ => ErrorKind::System,

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -12,7 +13,7 @@ use sk_reuseport::maps::{Array, Map, MapData, MapError, MappedArray};
 use sk_reuseport::pin::PinError;
 use sk_reuseport::programs::{ProgramInfo, SkReuseport};
 
-use super::bpffs::{self, Root};
+use super::bpffs::{self, Held, Root};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::maps::PolicyMaps;
@@ -33,6 +34,8 @@ const NEXT_PROGRAM: &str = "select_next";
 #[derive(Debug)]
 pub(crate) struct GroupState {
     directory: PathBuf,
+    /// The same, for state that was opened.
+    held: Option<Held>,
     header: Array<MapData, Header>,
     slots: Array<MapData, SlotRecord>,
     /// `slots`, mapped into memory.
@@ -54,6 +57,7 @@ impl GroupState {
             Array::create_named("slots", capacity, Array::<MapData, SlotRecord>::MMAPABLE)?;
         let mut state = Self {
             directory: PathBuf::new(),
+            held: None,
             header: Array::create_named(HEADER, 1, 0)?,
             records: slots.mapped()?,
             slots,
@@ -81,7 +85,8 @@ impl GroupState {
     pub(crate) fn open(directory: PathBuf) -> Result<Self> {
         let failed = format!("cannot open the state in {}", directory.display());
         let unreadable = |error: MapError| unreadable(&failed, error);
-        let open = |name: &str| MapData::from_pin(directory.join(name));
+        let held = Held::open(&directory).map_err(|error| bpffs::denied(failed.clone(), error))?;
+        let open = |name: &str| MapData::from_pin(held.join(name));
         let header_map = open(HEADER).map_err(unreadable)?;
         check_schema(&header_map, &failed)?;
         let parts = || -> Result<_, MapError> {
@@ -90,20 +95,24 @@ impl GroupState {
             let sockets = Sockets::from_map(Map::from_map_data(open("sockets")?)?)?;
             let policy_maps = match header.get(&0, 0)?.program() {
                 Some(Program::Selection(_)) => {
-                    Some(PolicyMaps::from_pins(&directory, sockets.capacity())?)
+                    Some(PolicyMaps::from_pins(&held.path(), sockets.capacity())?)
                 }
                 _ => None,
             };
-            Ok(Self {
-                directory: directory.clone(),
-                header,
-                records: slots.mapped()?,
-                slots,
-                sockets,
-                policy_maps,
-            })
+            let records = slots.mapped()?;
+            Ok((header, slots, records, sockets, policy_maps))
         };
-        let state = parts().map_err(unreadable)?;
+        let (header, slots, records, sockets, policy_maps) = parts().map_err(unreadable)?;
+        let held = Some(held);
+        let state = Self {
+            directory: directory.clone(),
+            held,
+            header,
+            slots,
+            records,
+            sockets,
+            policy_maps,
+        };
         let named = state.header().map_err(unreadable)?.key().map(|key| directory_name(&key));
         if named.as_deref().map(OsStr::new) != directory.file_name() {
             return Err(another_schema(&failed, "its header names another group"));
@@ -128,6 +137,7 @@ impl GroupState {
         let staging = root.staging();
         bpffs::make_directory(&staging)?;
         self.directory.clone_from(&staging);
+        self.held = None;
         let failed = |error: PinError| {
             Error::new(ErrorKind::System, "cannot pin the state of the group").because(error)
         };
@@ -139,6 +149,18 @@ impl GroupState {
             maps.pin(&staging).map_err(failed)?;
         }
         program.pin(staging.join(PROGRAM)).map_err(failed)
+    }
+
+    /// Gives the pins to the user who can open their maps, in case that is another one.
+    pub(crate) fn give_to(&self, owner: u32) -> Result<()> {
+        if owner == self.owner() {
+            return Ok(());
+        }
+        let pins = bpffs::names(&self.directory)?.into_iter().map(|name| self.directory.join(name));
+        let failed = |error| bpffs::denied(format!("cannot give a state to uid {owner}"), error);
+        pins.chain([self.directory.clone()])
+            .try_for_each(|path| chown(path, Some(owner), None))
+            .map_err(failed)
     }
 
     /// Moves the state from staging into place. From here on other processes see all of it.
@@ -154,9 +176,9 @@ impl GroupState {
 
     /// Pins the program that is about to replace the present one, as [`NEXT_PROGRAM`].
     pub(crate) fn pin_next(&self, program: &mut SkReuseport) -> Result<()> {
-        let next = self.directory.join(NEXT_PROGRAM);
+        let next = self.pin(NEXT_PROGRAM);
         // Maps that the state lacked are the program's from here on.
-        let maps = self.policy_maps.as_ref().map_or(Ok(()), |maps| maps.pin(&self.directory));
+        let maps = self.policy_maps.as_ref().map_or(Ok(()), |maps| maps.pin(&self.pins()));
         maps.and_then(|()| program.pin(&next)).map_err(|error| {
             Error::new(ErrorKind::System, "cannot pin the new program").because(error)
         })
@@ -165,7 +187,7 @@ impl GroupState {
     /// The next program is attached: its pin replaces the old one. Without a pin, an interrupted command
     /// has done so already.
     pub(crate) fn adopt_next(&self) -> Result<()> {
-        let (next, current) = (self.directory.join(NEXT_PROGRAM), self.directory.join(PROGRAM));
+        let (next, current) = (self.pin(NEXT_PROGRAM), self.pin(PROGRAM));
         match fs::rename(next, current) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::new(ErrorKind::System, "cannot pin the new program").because(error))
@@ -177,21 +199,41 @@ impl GroupState {
     /// Removes the pin of a next program that was not attached, if there is one.
     pub(crate) fn forget_next(&self) {
         // After a failure, the next change removes it.
-        let _ = fs::remove_file(self.directory.join(NEXT_PROGRAM));
+        let _ = fs::remove_file(self.pin(NEXT_PROGRAM));
     }
 
     /// The pinned program.
     pub(crate) fn program(&self) -> Result<SkReuseport> {
         let attach_type = sk_reuseport::programs::SkReuseportAttachType::SelectOrMigrate;
-        SkReuseport::from_pin(self.directory.join(PROGRAM), attach_type).map_err(|error| {
+        SkReuseport::from_pin(self.pin(PROGRAM), attach_type).map_err(|error| {
             Error::new(ErrorKind::System, "cannot open the pinned program").because(error)
         })
+    }
+
+    /// The directory of the pins, for this process.
+    fn pins(&self) -> PathBuf {
+        self.held.as_ref().map_or_else(|| self.directory.clone(), Held::path)
+    }
+
+    fn pin(&self, name: &str) -> PathBuf {
+        self.pins().join(name)
+    }
+
+    /// The user who pinned it.
+    pub(crate) fn owner(&self) -> u32 {
+        self.held.as_ref().map_or_else(bpffs::own_uid, Held::owner)
+    }
+
+    /// Whether the caller may attach its program and fill its maps: only users whom the caller trusts may
+    /// open them.
+    pub(crate) fn is_trusted(&self) -> bool {
+        bpffs::is_trusted(self.owner())
     }
 
     /// Whether the program with this id is pinned here, as the present program or the next one.
     pub(crate) fn is_ours(&self, id: u32) -> Result<bool> {
         for name in [PROGRAM, NEXT_PROGRAM] {
-            match ProgramInfo::from_pin(self.directory.join(name)) {
+            match ProgramInfo::from_pin(self.pin(name)) {
                 Ok(info) if info.id() == id => return Ok(true),
                 Ok(_) => {}
                 // No such pin, or not a program.
@@ -234,6 +276,18 @@ impl GroupState {
     /// The header, with an error that says that it is the group's state.
     pub(crate) fn read_header(&self) -> Result<Header> {
         self.header().map_err(header_failed)
+    }
+
+    /// Whether the group's connections are counted in the host-wide layer with this id.
+    pub(crate) fn is_in_layer(&self, id: u32) -> bool {
+        self.header().is_ok_and(|header| header.is_in_layer(id))
+    }
+
+    /// Notes that the group's connections are counted in this layer from now on.
+    pub(crate) fn join_layer(&mut self, id: u32) -> Result<()> {
+        let mut header = self.read_header()?;
+        header.set_host_layer(id);
+        self.set_header(&header).map_err(header_failed)
     }
 
     pub(crate) fn set_header(&mut self, header: &Header) -> Result<(), MapError> {

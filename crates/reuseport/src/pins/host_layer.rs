@@ -7,11 +7,11 @@ use std::collections::HashSet;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use sk_reuseport::maps::{Array, MapData, MappedArray, SkStorage};
+use sk_reuseport::maps::{Array, MapData, MapError, MappedArray, SkStorage};
 use sk_reuseport::programs::{BtfTracePoint, FdLink, ProgramError};
 use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 
-use super::bpffs::{self, Root};
+use super::bpffs::{self, Held, Root};
 use super::recount::Recount;
 use crate::error::{Error, ErrorKind, Report, Result};
 use crate::kernel::caps;
@@ -28,7 +28,12 @@ const COUNTING: [&str; 2] = ["count_open", "count_nested"];
 /// The host-wide layer, opened.
 #[derive(Debug)]
 pub(crate) struct HostLayer {
-    path: PathBuf,
+    /// `None`: it is not pinned, and counts nothing.
+    path: Option<PathBuf>,
+    /// The user who pinned it.
+    owner: u32,
+    /// The id of `members_map`.
+    id: u32,
     marks: SkStorage<MapData, Mark>,
     members_map: Array<MapData, HostMember>,
     /// `members_map`, mapped into memory.
@@ -66,14 +71,33 @@ impl HostLayer {
         Self::open(path)
     }
 
-    fn open(path: PathBuf) -> Result<Self> {
-        let open = || -> Result<_, sk_reuseport::maps::MapError> {
-            let marks = MapData::from_pin(path.join("marks"))?;
-            let members: Array<_, HostMember> = map(MapData::from_pin(path.join("members"))?)?;
-            let mapped = members.mapped()?;
-            Ok((map(marks)?, members, mapped))
+    /// One that is not pinned and counts nothing, where the caller must not use the one that is pinned.
+    pub(crate) fn unpinned() -> Result<Self> {
+        let failed = "cannot create the host-wide maps";
+        let mut ebpf = EbpfLoader::new()
+            .load(OBJECT)
+            .map_err(|error| caps::failed(failed, error, caps::LOADING))?;
+        let mut take = |name| ebpf.take_map(name).ok_or(MapError::KeyNotFound);
+        let mut parts = || -> Result<_, MapError> {
+            let members: Array<_, HostMember> = take("members")?.try_into()?;
+            let (mapped, id) = (members.mapped()?, members.map_data().info()?.id());
+            Ok((take("marks")?.try_into()?, members, mapped, id))
         };
-        let (marks, members_map, members) = open().map_err(|error| {
+        let (marks, members_map, members, id) =
+            parts().map_err(|error| Error::new(ErrorKind::System, failed).because(error))?;
+        let owner = bpffs::own_uid();
+        Ok(Self { path: None, owner, id, marks, members_map, members, recount: None })
+    }
+
+    fn open(path: PathBuf) -> Result<Self> {
+        let open = || -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
+            let held = Held::open(&path)?;
+            let marks = MapData::from_pin(held.join("marks"))?;
+            let members: Array<_, HostMember> = map(MapData::from_pin(held.join("members"))?)?;
+            let (mapped, id) = (members.mapped()?, members.map_data().info()?.id());
+            Ok((held.owner(), map(marks)?, members, mapped, id))
+        };
+        let (owner, marks, members_map, members, id) = open().map_err(|error| {
             Error::new(ErrorKind::System, "cannot open the host-wide maps")
                 .because(error)
                 .with_hint(
@@ -84,7 +108,7 @@ impl HostLayer {
             tracing::debug!("open connections cannot be recounted: {}", Report::new(&error));
             None
         });
-        Ok(Self { path, marks, members_map, members, recount })
+        Ok(Self { path: Some(path), owner, id, marks, members_map, members, recount })
     }
 
     /// The members with their open connections, for select programs.
@@ -94,15 +118,31 @@ impl HostLayer {
 
     /// Whether open connections are counted.
     pub(crate) fn counts(&self) -> bool {
-        counts(&self.path)
+        self.path.as_deref().is_some_and(counts)
     }
 
-    /// Allocates an index and an epoch for a new member; `None` if all are in use.
+    /// Whether it is pinned.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// Its identity: each layer has another one.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Whether the caller may fill its maps, and let programs read them.
+    pub(crate) fn is_trusted(&self) -> bool {
+        bpffs::is_trusted(self.owner)
+    }
+
+    /// Allocates an index and an epoch for a new member; `None` if all are in use, or if it counts nothing.
     ///
     /// It is an index that was never used, or the one that was used least often. The kernel program may have
     /// checked the epoch of a released index and not yet changed its count: a member that got the index
     /// right then would get that count.
     pub(crate) fn allocate(&self) -> Option<(u32, u32)> {
+        self.path.as_ref()?;
         let mut least: Option<(u32, u32)> = None;
         for index in 0..self.members.len() {
             let Some(HostMember { epoch, used: 0, .. }) = self.members.get(index) else { continue };
@@ -161,7 +201,7 @@ impl HostLayer {
         socket: BorrowedFd<'_>,
         member: u32,
         epoch: u32,
-    ) -> Result<(), sk_reuseport::maps::MapError> {
+    ) -> Result<(), MapError> {
         self.marks.insert(&socket.as_raw_fd(), Mark::new(member, epoch), 0)
     }
 
@@ -188,9 +228,9 @@ impl HostLayer {
     }
 }
 
-fn map<M: TryFrom<sk_reuseport::maps::Map, Error = sk_reuseport::maps::MapError>>(
+fn map<M: TryFrom<sk_reuseport::maps::Map, Error = MapError>>(
     data: MapData,
-) -> Result<M, sk_reuseport::maps::MapError> {
+) -> Result<M, MapError> {
     sk_reuseport::maps::Map::from_map_data(data)?.try_into()
 }
 

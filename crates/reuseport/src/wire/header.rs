@@ -55,7 +55,10 @@ pub(crate) struct Header {
     /// 1: the program cannot read queues.
     without_queues: u32,
     next_without_queues: u32,
-    reserved_4: [u32; 28],
+    /// The id of the map in which the host-wide layer counts this group's connections; 0: of a version
+    /// that did not note it.
+    host_layer: u32,
+    reserved_4: [u32; 27],
 }
 
 const _: () = assert!(size_of::<Header>() == 256);
@@ -128,7 +131,8 @@ impl Header {
             next_policy_parameters: 0,
             without_queues: 0,
             next_without_queues: 0,
-            reserved_4: [0; 28],
+            host_layer: 0,
+            reserved_4: [0; 27],
         }
     }
 
@@ -158,6 +162,15 @@ impl Header {
 
     pub(crate) fn set_reads_queues(&mut self, reads: bool) {
         self.without_queues = u32::from(!reads);
+    }
+
+    /// Whether the group's connections are counted in the host-wide layer with this id.
+    pub(crate) fn is_in_layer(&self, id: u32) -> bool {
+        self.host_layer == 0 || self.host_layer == id
+    }
+
+    pub(crate) fn set_host_layer(&mut self, id: u32) {
+        self.host_layer = id;
     }
 
     /// Announces that the program with this id is about to take over, and whether it can read queues.

@@ -80,6 +80,11 @@ impl SlotRecord {
         self.vacated(self.left, (self.entry == ENTRY_SUCCEEDED).then(|| self.role()))
     }
 
+    /// The same member with another index in the host-wide layer.
+    pub(crate) fn counted_as(self, host_member: u32) -> Self {
+        Self { host_member, ..self }
+    }
+
     /// The member is no longer the possible successor of one that leaves.
     pub(crate) fn set_counted(&mut self) {
         self.entry = 0;

@@ -4,6 +4,7 @@
 mod closes;
 mod counting;
 mod handshakes;
+mod layer;
 mod members;
 mod storm;
 

@@ -5,6 +5,7 @@
 //! library changes those of all threads of a process; the system calls do not.)
 
 mod handed;
+mod owners;
 mod steps;
 
 use std::error::Error;
