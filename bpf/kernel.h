@@ -163,6 +163,7 @@ struct sock_common {
 	unsigned char skc_reuseport : 1;
 	unsigned char skc_ipv6only : 1;
 	int skc_bound_dev_if;
+	unsigned long skc_flags;
 	struct {
 		struct net *net;
 	} skc_net;
@@ -205,8 +206,19 @@ struct request_sock_queue {
 	atomic_t qlen;
 };
 
+struct ip_mc_socklist;
+struct ipv6_mc_socklist;
+
+struct ipv6_pinfo {
+	struct ipv6_mc_socklist *ipv6_mc_list;
+};
+
 struct inet_sock {
 	struct sock sk;
+	struct ipv6_pinfo *pinet6;
+	unsigned long inet_flags; /* since 6.6 */
+	unsigned char transparent : 1; /* before */
+	struct ip_mc_socklist *mc_list;
 };
 
 struct inet_connection_sock {

@@ -167,6 +167,35 @@ static __always_inline void read_program(struct member_record *record, struct so
 	BPF_CORE_READ_INTO(&record->program_name, program, aux, name);
 }
 
+/* include/net/sock.h, include/net/inet_sock.h: numbers of bits. */
+enum { SOCK_BROADCAST = 6, INET_FLAGS_TRANSPARENT = 15 };
+
+static __always_inline int is_transparent(struct inet_sock *inet)
+{
+	if (bpf_core_field_exists(inet->inet_flags))
+		return BPF_CORE_READ(inet, inet_flags) >> INET_FLAGS_TRANSPARENT & 1;
+	return BPF_CORE_READ_BITFIELD_PROBED(inet, transparent);
+}
+
+/*
+ * The kernel copies multicast and broadcast datagrams to each socket that takes them
+ * (__udp4_lib_mcast_deliver), and TPROXY looks for a UDP socket without the packet (nf_tproxy_get_sock_v4).
+ */
+static __always_inline __u32 not_asked(struct sock *sk)
+{
+	struct inet_sock *inet = (void *)sk;
+	struct ipv6_pinfo *ipv6 = BPF_CORE_READ(inet, pinet6);
+	__u32 bits = 0;
+
+	if (BPF_CORE_READ(inet, mc_list) || (ipv6 && BPF_CORE_READ(ipv6, ipv6_mc_list)))
+		bits |= NOT_ASKED_MULTICAST;
+	if (BPF_CORE_READ(sk, __sk_common.skc_flags) >> SOCK_BROADCAST & 1)
+		bits |= NOT_ASKED_BROADCAST;
+	if (is_transparent(inet))
+		bits |= NOT_ASKED_TRANSPARENT;
+	return bits;
+}
+
 static __always_inline void emit_member(struct seq_file *seq, const struct view *view)
 {
 	struct member_record record = { .header = HEADER(KIND_MEMBER, record) };
@@ -180,6 +209,8 @@ static __always_inline void emit_member(struct seq_file *seq, const struct view 
 	record.standing = view->standing;
 	read_address(&record, sk);
 	read_queue(&record, sk);
+	if (record.protocol == IPPROTO_UDP)
+		record.not_asked = not_asked(sk);
 	if (group) {
 		record.reuseport_id = BPF_CORE_READ(group, reuseport_id);
 		read_program(&record, group);

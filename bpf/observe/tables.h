@@ -12,8 +12,8 @@
  */
 #pragma once
 
-/* Records of one run: 300 of 104 bytes. */
-#define RECORDS_PER_RUN 300
+/* Records of one run: 280 of 112 bytes. */
+#define RECORDS_PER_RUN 280
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

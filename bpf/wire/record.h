@@ -39,6 +39,13 @@ enum standing {
 	STANDING_OUTSIDE = 2, /* a UDP socket with SO_REUSEPORT that is in no group and not connected */
 };
 
+/* Bits: datagrams that may reach a UDP socket without any program being asked. */
+enum not_asked {
+	NOT_ASKED_MULTICAST = 1, /* it has joined a multicast group */
+	NOT_ASKED_BROADCAST = 2, /* SO_BROADCAST */
+	NOT_ASKED_TRANSPARENT = 4, /* IP_TRANSPARENT: TPROXY may assign datagrams to it */
+};
+
 /* One socket. Fields that do not apply are 0. */
 struct member_record {
 	struct header header;
@@ -61,6 +68,8 @@ struct member_record {
 	__u8 standing;
 	__u8 address[16];   /* IPv4 in the first four */
 	char program_name[16];
+	__u32 not_asked;    /* UDP: enum not_asked */
+	__u32 pad;
 };
 
 /* One descriptor of a socket, which need not have a member_record. */
@@ -111,12 +120,13 @@ struct cursor {
 	__u32 pad;
 };
 
-/* Runs of that walk, of up to 300 sockets each. */
+/* Runs of that walk, of up to 280 sockets each. */
 #define MAX_RUNS 4096
 
 WIRE_TYPE(enum, kind);
 WIRE_TYPE(enum, standing);
 WIRE_TYPE(enum, stage);
+WIRE_TYPE(enum, not_asked);
 WIRE_TYPE(struct, reader_record);
 WIRE_TYPE(struct, member_record);
 WIRE_TYPE(struct, holder_record);

@@ -124,6 +124,7 @@ fn ours() -> GroupView {
         unsteered: 1,
         unborrowable: 0,
         outside: Vec::new(),
+        not_asked: Vec::new(),
         uncounted: None,
         skew: Some(0.0),
         members: vec![
@@ -149,6 +150,7 @@ fn foreign() -> GroupView {
         unsteered: 0,
         unborrowable: 0,
         outside: Vec::new(),
+        not_asked: Vec::new(),
         uncounted: None,
         skew: None,
         members: (0..2)

@@ -109,6 +109,11 @@ pub(crate) fn show(group: &GroupView, reader: &Reader) -> String {
     for text in words::faults(group) {
         note(&mut out, &text, reader);
     }
+    if group.program.is_some() {
+        for text in words::not_asked(&group.not_asked) {
+            note(&mut out, &text, reader);
+        }
+    }
     if let Some(why) = group.uncounted {
         note(&mut out, &words::uncounted(&group.identity, why, reader.own_netns), reader);
     }

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use reuseport::Stats;
-use reuseport::group::{AttachedProgram, Device, GroupKey, Holder, Member, Protocol, Queue};
+use reuseport::group::{
+    AttachedProgram, Device, GroupKey, Holder, Member, NotAsked, Protocol, Queue,
+};
 use reuseport::id::Cookie;
 use reuseport::policy::{LeastLoaded, Policy};
 use reuseport::status::{Enrolment, GroupStatus, MemberStatus, State, Steering, Uncounted};
@@ -51,6 +53,9 @@ pub(crate) struct GroupView {
     pub(crate) members: Vec<MemberView>,
     /// UDP sockets on the address that are in no group and not connected.
     pub(crate) outside: Vec<OutsideView>,
+    /// What may reach members without any program being asked: `multicast`, `broadcast`, `transparent`.
+    #[serde(serialize_with = "as_names")]
+    pub(crate) not_asked: Vec<NotAsked>,
     pub(crate) counters: BTreeMap<&'static str, u64>,
 }
 
@@ -215,6 +220,7 @@ impl GroupView {
             unsteered: status.unsteered(),
             unborrowable: unborrowable(status),
             outside: status.group.outside.iter().map(OutsideView::new).collect(),
+            not_asked: status.group.not_asked(),
             uncounted: status.uncounted,
             skew: stats.skew.map(rounded),
             members: members.collect(),
@@ -383,6 +389,11 @@ impl QueueView {
 /// Writes a reason as text.
 fn as_text<S: serde::Serializer>(why: &Option<Uncounted>, to: S) -> Result<S::Ok, S::Error> {
     why.map(|why| why.to_string()).serialize(to)
+}
+
+/// Writes words for programs.
+fn as_names<S: serde::Serializer>(what: &[NotAsked], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(what.iter().map(|what| what.name()))
 }
 
 /// Four digits are precise enough, and keep the JSON short.

@@ -1,7 +1,7 @@
 //! Short texts for people: the holders of a socket, its queue, the program that decides, and the
 //! command that fixes a problem.
 
-use reuseport::group::GroupKey;
+use reuseport::group::{GroupKey, NotAsked};
 use reuseport::id::State;
 use reuseport::status::Uncounted;
 use reuseport::table::Share;
@@ -172,6 +172,15 @@ pub(crate) fn faults(group: &GroupView) -> Vec<String> {
         ));
     }
     faults
+}
+
+/// The notes on datagrams that no program decides on.
+pub(crate) fn not_asked(what: &[NotAsked]) -> Vec<String> {
+    let who = |what| match what {
+        NotAsked::Transparent => "the kernel's hash chooses, and asks no program",
+        _ => "the kernel copies them to each socket that takes them, and asks no program",
+    };
+    what.iter().map(|what| format!("{what} are not dealt: {}", who(*what))).collect()
 }
 
 /// The note on open connections that are not counted: why, and the command that counts them.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use reuseport::group::GroupKey;
+use reuseport::group::{Group, GroupKey, NotAsked};
 use reuseport::id::{Cookie, Slot, Weight};
 use reuseport::observe::netns_names;
 use reuseport::status::GroupStatus;
@@ -123,17 +123,20 @@ impl Attach {
         }
         let host = Host::open()?;
         let watch = self.watch;
-        let (key, attach) = self.look(&host, stop)?;
+        let (group, attach) = self.look(&host, stop)?;
+        let key = group.key.clone();
+        let not_asked = group.not_asked();
         if watch {
-            return follow(host, &key, attach);
+            return follow(host, &key, attach, &not_asked);
         }
         let (_, attached) = Balancer::attach(&host, &key, &attach)?;
         let identity = Identity::new(&key, netns_names().remove(&key.netns.inode));
         let again = output::argument(&identity, netns::own());
         output::print(&format!(
-            "{}{DIM}Sockets that join later get nothing until this runs (--watch follows them):\n  \
+            "{}{}{DIM}Sockets that join later get nothing until this runs (--watch follows them):\n  \
              reuseport attach {again}{DIM:#}\n",
             report(&key, &attached),
+            notes(&not_asked),
         ))?;
         match attached.changes.left_out.iter().filter(|out| out.is_starving()).count() {
             0 => Ok(()),
@@ -146,10 +149,11 @@ impl Attach {
     }
 
     /// The group, and how to attach to it; some options depend on its current state.
-    fn look(self, host: &Host, stop: Stop) -> Result<(GroupKey, LibraryAttach)> {
+    fn look(self, host: &Host, stop: Stop) -> Result<(Group, LibraryAttach)> {
         let Self { group, policy, options, weights, object, program, map, force, .. } = self;
         let Self { slots, partial, .. } = self;
-        let key = group.target()?.find(host)?.key;
+        let found = group.target()?.find(host)?;
+        let key = found.key.clone();
         let policy = options.decide(policy, &key, || Ok(host.status(&key)?.steering))?;
         let object = object.map(|path| ObjectSpec { path, program, map }.into());
         let program = policy.map(Program::from).or(object);
@@ -158,7 +162,7 @@ impl Attach {
             false => weigh(&weights, &host.status(&key)?)?,
         };
         Ok((
-            key,
+            found,
             LibraryAttach { program, force, partial, slots, weights, cpus: options.cpus, stop },
         ))
     }
@@ -174,12 +178,13 @@ fn weigh(weights: &[WeightOf], group: &GroupStatus) -> Result<Vec<(Cookie, Weigh
 }
 
 /// Attaches, stays, and reports changes, until a signal or until the output is closed.
-fn follow(host: Host, key: &GroupKey, attach: LibraryAttach) -> Result<()> {
+fn follow(host: Host, key: &GroupKey, attach: LibraryAttach, not_asked: &[NotAsked]) -> Result<()> {
     let stop = attach.stop.clone();
     let (watch, attached) = Watch::start(host, key, attach)?;
     output::print(&format!(
-        "{}{DIM}Watching; ^C ends this and leaves the program attached.{DIM:#}\n",
+        "{}{}{DIM}Watching; ^C ends this and leaves the program attached.{DIM:#}\n",
         report(key, &attached),
+        notes(not_asked),
     ))?;
     let mut unread = None;
     watch.run(|change| {
@@ -199,6 +204,12 @@ fn tell(key: &GroupKey, change: Change) -> io::Result<()> {
         // The next change may fix it: keep watching.
         Change::Failed(error) => io::stderr().write_all(error::message(&error.into()).as_bytes()),
     }
+}
+
+/// What the program will not decide on.
+fn notes(not_asked: &[NotAsked]) -> String {
+    let notes = output::not_asked(not_asked);
+    notes.iter().map(|note| format!("{NOTE}{note}{NOTE:#}\n")).collect()
 }
 
 /// Reports the result, in one or more lines.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use reuseport::group::{Protocol, Queue};
+use reuseport::group::{GroupKey, Protocol, Queue};
 use reuseport::id::Cookie;
 use reuseport::status::{GroupStatus, MemberStatus, State};
 use reuseport::{ErrorKind, Stop};
@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::GroupArgs;
 use crate::backend::{self, Members};
+use crate::error::Failure;
 use crate::output::{self, count};
 use crate::select::{self, Selector};
 
@@ -32,6 +33,8 @@ Exit status:
   1   no such group or member, or none of our programs is attached
   2   another tool's program is attached, with --wait not drained in time,
       or any other failure
+  3   with --wait: a member is drained, but datagrams still reach it of which
+      no program is asked (multicast, broadcast, TPROXY)
 
 Examples:
   reuseport drain :8080 slot:2
@@ -123,11 +126,28 @@ fn describe(member: &MemberStatus, group: &GroupStatus) -> String {
         let accepted = open.saturating_sub(u64::from(waiting));
         let _ = write!(has, "; {} open", count(accepted as usize, "accepted connection"));
     }
+    for what in &member.member.not_asked {
+        let _ = write!(has, "; {what} still reach it");
+    }
     format!("{name} {has}")
 }
 
 fn wait_word(n: u32) -> String {
     if n == 1 { "1 connection waits".to_owned() } else { format!("{n} connections wait") }
+}
+
+/// Not drained, though the queues are empty: datagrams come that the program does not decide on.
+fn still_reached(members: &[MemberStatus], key: &GroupKey) -> Result<()> {
+    let names: Vec<String> = members.iter().map(select::name).collect();
+    let mut what: Vec<_> = members.iter().flat_map(|m| m.member.not_asked.clone()).collect();
+    what.sort_unstable();
+    what.dedup();
+    let what: Vec<String> = what.iter().map(ToString::to_string).collect();
+    Err(Failure::degraded(
+        format!("{key}: {} still reach {}, which gets nothing else", what.join(", "), names.join(", ")),
+        "no program is asked about them: the server must close the socket, or leave the multicast group",
+    )
+    .into())
 }
 
 /// Returns when the members are drained, or gone.
@@ -140,6 +160,7 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
 
     let begun = Instant::now();
     let mut drained = 0;
+    let mut unasked: Vec<MemberStatus> = Vec::new();
     let key = &members.status.group.key;
     loop {
         let now = match members.now() {
@@ -160,6 +181,10 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
         if left.is_empty() {
             drained += 1;
             if drained == LOOKS {
+                unasked = those(&now, cookies)
+                    .filter(|member| !member.member.not_asked.is_empty())
+                    .cloned()
+                    .collect();
                 break;
             }
             thread::sleep(PAUSE);
@@ -177,6 +202,9 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
             }
         };
         bail!("{key}: {why}: {}; draining continues", left.join(", "));
+    }
+    if !unasked.is_empty() {
+        return still_reached(&unasked, key);
     }
     output::print(&format!("{key}: drained\n"))?;
     Ok(())

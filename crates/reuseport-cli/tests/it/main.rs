@@ -4,5 +4,6 @@
 
 mod any_kernel;
 mod common;
+mod not_asked;
 mod places;
 mod steering;

@@ -157,6 +157,7 @@ mod tests {
             mptcp: false,
             holders: Vec::new(),
             queue: Queue::default(),
+            not_asked: Vec::new(),
             sock_address: KernelAddress(0),
             protocol: Protocol::Tcp,
         };

@@ -127,6 +127,41 @@ impl fmt::Display for Unborrowable {
     }
 }
 
+/// Datagrams that may reach a UDP socket without any program being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum NotAsked {
+    /// To a multicast address: the socket has joined a multicast group, or is bound to one. The kernel copies
+    /// such a datagram to every socket that takes it.
+    Multicast,
+    /// To a broadcast address: the socket has `SO_BROADCAST`. The same.
+    Broadcast,
+    /// Through TPROXY: the socket has `IP_TRANSPARENT`. The kernel's hash chooses.
+    Transparent,
+}
+
+impl NotAsked {
+    /// A word for programs: `multicast`, `broadcast`, `transparent`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Multicast => "multicast",
+            Self::Broadcast => "broadcast",
+            Self::Transparent => "transparent",
+        }
+    }
+}
+
+/// The datagrams: "multicast datagrams".
+impl fmt::Display for NotAsked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Multicast => "multicast datagrams",
+            Self::Broadcast => "broadcast datagrams",
+            Self::Transparent => "datagrams through TPROXY",
+        })
+    }
+}
+
 /// One socket of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
@@ -138,6 +173,8 @@ pub struct Member {
     pub mptcp: bool,
     /// Its queue.
     pub queue: Queue,
+    /// UDP: what may reach it without any program being asked, as far as its options tell.
+    pub not_asked: Vec<NotAsked>,
     /// The address of its `struct sock` in the kernel. Never shown to users, and never in a map that
     /// ordinary users may read.
     pub(crate) sock_address: KernelAddress,
@@ -210,6 +247,15 @@ impl Group {
         pids.sort_unstable();
         pids.dedup();
         pids
+    }
+
+    /// What may reach its members without any program being asked, sorted, without duplicates.
+    pub fn not_asked(&self) -> Vec<NotAsked> {
+        let mut all: Vec<NotAsked> =
+            self.members.iter().flat_map(|m| m.not_asked.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// The id of the program that decides; `None` without a program or for a classic one.

@@ -141,6 +141,7 @@ mod tests {
             holders: vec![Holder { pid: 1, fd: 3, comm: "a".into(), thread: None }],
             mptcp: false,
             queue: Queue::default(),
+            not_asked: Vec::new(),
             sock_address: KernelAddress(n),
             protocol: Protocol::Tcp,
         }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::config;
-use crate::model::group::{AttachedProgram, Holder, Protocol, Queue};
+use crate::model::group::{AttachedProgram, Holder, NotAsked, Protocol, Queue};
 use crate::model::id::{Cookie, Netns};
 
 #[derive(FromBytes, Immutable, KnownLayout)]
@@ -48,6 +48,8 @@ struct RawMember {
     standing: u8,
     address: [u8; 16],
     program_name: [u8; 16],
+    not_asked: u32,
+    pad: u32,
 }
 
 #[derive(FromBytes, Immutable, KnownLayout)]
@@ -128,7 +130,12 @@ pub(crate) struct MemberRecord {
     pub(crate) queue: Queue,
     pub(crate) program: Option<AttachedProgram>,
     pub(crate) standing: Standing,
+    pub(crate) not_asked: Vec<NotAsked>,
 }
+
+/// The bits of `enum not_asked`.
+const NOT_ASKED: [(u32, NotAsked); 3] =
+    [(1, NotAsked::Multicast), (2, NotAsked::Broadcast), (4, NotAsked::Transparent)];
 
 /// What a socket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,6 +276,11 @@ fn member(raw: &RawMember, at: usize) -> Result<MemberRecord, RecordError> {
             name: text(&raw.program_name),
         }),
         standing,
+        not_asked: NOT_ASKED
+            .iter()
+            .filter(|(bit, _)| raw.not_asked & bit != 0)
+            .map(|n| n.1)
+            .collect(),
     })
 }
 
@@ -297,7 +309,7 @@ mod tests {
     /// A member record as the kernel writes it: every field in its place, by hand.
     fn member_bytes() -> Vec<u8> {
         let mut b = Vec::new();
-        for word in [2u32, 104] {
+        for word in [2u32, 112] {
             b.extend(word.to_ne_bytes());
         }
         for word in [77u64, 0xffff_8880_1234_5678, 5] {
@@ -312,6 +324,7 @@ mod tests {
         b.extend([config::protocol_number(Protocol::Tcp), 0, 1, 1]);
         b.extend([127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         b.extend(*b"select_main_prog");
+        b.extend([5u32, 0].map(u32::to_ne_bytes).concat());
         b
     }
 
@@ -339,6 +352,7 @@ mod tests {
             queue: Queue { waiting: 20, half_open: 3, limit: 128 },
             program: Some(AttachedProgram { id: Some(31), name: "select_main_prog".into() }),
             standing: Standing::Mptcp,
+            not_asked: vec![NotAsked::Multicast, NotAsked::Transparent],
         };
         assert_eq!(records, [Record::Member(expected)]);
     }
@@ -391,10 +405,10 @@ mod tests {
     fn a_record_cut_off_anywhere_is_truncated() {
         let mut bytes = member_bytes();
         bytes.extend(member_bytes());
-        for cut in 105..208 {
+        for cut in 113..224 {
             assert_eq!(
                 parse(&bytes[..cut]),
-                Err(RecordError::Truncated { at: 104, left: cut - 104 })
+                Err(RecordError::Truncated { at: 112, left: cut - 112 })
             );
         }
     }
@@ -408,7 +422,7 @@ mod tests {
         #[test]
         fn garbage_after_a_valid_header_never_panics(
             kind in 0u32..8,
-            size in prop::sample::select(vec![0u32, 8, 24, 56, 104, u32::MAX]),
+            size in prop::sample::select(vec![0u32, 8, 24, 56, 112, u32::MAX]),
             rest in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let mut bytes = [kind.to_ne_bytes(), size.to_ne_bytes()].concat();
@@ -448,6 +462,8 @@ mod tests {
                 standing,
                 address,
                 program_name,
+                not_asked,
+                pad,
             }
         );
         assert_mirrors!(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 
-use crate::model::group::{Device, Group, GroupKey, KernelAddress, Member, Protocol};
+use crate::model::group::{Device, Group, GroupKey, KernelAddress, Member, NotAsked, Protocol};
 use crate::model::id::{Cookie, Netns};
 use crate::wire::records::{HolderRecord, MemberRecord, Record, Standing};
 
@@ -156,9 +156,21 @@ fn member(record: &MemberRecord, descriptors: &[&HolderRecord]) -> Member {
         holders,
         mptcp: record.standing == Standing::Mptcp,
         queue: record.queue,
+        not_asked: not_asked(record),
         sock_address: KernelAddress(record.sock_address),
         protocol: record.protocol,
     }
+}
+
+/// A socket that is bound to a multicast address gets nothing else, whether it has joined or not.
+fn not_asked(record: &MemberRecord) -> Vec<NotAsked> {
+    let mut all = record.not_asked.clone();
+    if record.protocol == Protocol::Udp && record.address.ip().is_multicast() {
+        all.push(NotAsked::Multicast);
+        all.sort_unstable();
+        all.dedup();
+    }
+    all
 }
 
 /// The owner of each of these members: the process whose epoll instance watches it, if there is exactly
@@ -218,6 +230,7 @@ mod tests {
             queue: Queue::default(),
             program: None,
             standing: Standing::Member,
+            not_asked: Vec::new(),
         }
     }
 
@@ -315,6 +328,25 @@ mod tests {
         assert_eq!(groups.len(), 1);
         let outside: Vec<_> = groups[0].outside.iter().map(|m| m.cookie).collect();
         assert_eq!((groups[0].members.len(), outside), (1, vec![Cookie::new(6)]));
+    }
+
+    #[test]
+    fn what_reaches_members_unasked_is_collected_and_a_multicast_address_says_it_too() {
+        let udp = |n, address, not_asked| MemberRecord {
+            protocol: Protocol::Udp,
+            not_asked,
+            ..record(1, n, address)
+        };
+        let (multicast, transparent) = (NotAsked::Multicast, NotAsked::Transparent);
+        let of = |records: &[MemberRecord]| assemble(records)[0].not_asked();
+        assert_eq!(of(&[udp(5, "127.0.0.1:53", vec![])]), []);
+        let both = [
+            udp(5, "127.0.0.1:53", vec![transparent]),
+            udp(6, "127.0.0.1:53", vec![multicast, transparent]),
+        ];
+        assert_eq!(of(&both), [multicast, transparent]);
+        assert_eq!(of(&[udp(5, "224.0.0.251:5353", vec![])]), [multicast]);
+        assert_eq!(of(&[udp(5, "[ff02::fb]:5353", vec![multicast])]), [multicast]);
     }
 
     #[test]
