@@ -23,6 +23,7 @@
 //! is detached before anything is unpinned.
 
 pub(crate) mod bpffs;
+mod directory;
 pub(crate) mod group;
 pub(crate) mod host_layer;
 pub(crate) mod place;

@@ -69,6 +69,13 @@ fn host() -> PathBuf {
     Path::new(ROOT).join("host")
 }
 
+/// In one step, as a watcher may be looking.
+fn remove_layer() {
+    let aside = Path::new(ROOT).join("aside");
+    fs::rename(host(), &aside).unwrap();
+    fs::remove_dir_all(aside).unwrap();
+}
+
 fn by_open() -> Attach {
     with(Policy::LeastLoaded(LeastLoaded { load: LoadTerms::OPEN, ..LeastLoaded::DEFAULT }))
 }
@@ -103,7 +110,7 @@ fn a_layer_that_was_replaced_is_named_and_the_group_moves_to_the_new_one() {
         alone(|| {
             let steered = Steered::new(&by_open());
             steered.counts();
-            fs::remove_dir_all(host()).unwrap();
+            remove_layer();
             assert_eq!(steered.status().uncounted, Some(Uncounted::NotAttached));
             let other = Steered::new(&Attach::default());
             assert_eq!(steered.status().uncounted, Some(Uncounted::LayerReplaced));
@@ -127,7 +134,7 @@ fn a_layer_that_was_replaced_is_named_and_the_group_moves_to_the_new_one() {
 fn detaching_releases_nothing_in_another_layer() {
     alone(|| {
         let steered = Steered::new(&Attach::default());
-        fs::remove_dir_all(host()).unwrap();
+        remove_layer();
         let other = Steered::new(&Attach::default());
         other.counts();
         reuseport::detach(&steered.host, &steered.key).unwrap();
@@ -139,7 +146,7 @@ fn detaching_releases_nothing_in_another_layer() {
 fn the_members_of_a_users_own_program_move_too() {
     alone(|| {
         let steered = Steered::new(&with_object(object("by_source")));
-        fs::remove_dir_all(host()).unwrap();
+        remove_layer();
         let other = Steered::new(&Attach::default());
         assert_eq!(steered.status().uncounted, Some(Uncounted::LayerReplaced));
         steered.attach();
@@ -156,7 +163,7 @@ fn a_watcher_counts_again() {
         let key = key_of(&host_, &members[0]);
         followed(&key, |group| {
             group.settled(2);
-            fs::remove_dir_all(host()).unwrap();
+            remove_layer();
             wait::until("the watcher notices", BOUND, || {
                 host_.status(&key).unwrap().uncounted.is_none()
             });
