@@ -22,15 +22,18 @@
 
 /*
  * A connection is cloned from its listener in state LISTEN and goes to SYN_RECV at once
- * (inet_csk_clone_lock), in every case; CLOSE comes last, once, on every path. Counting at
- * ESTABLISHED instead would be wrong with Fast Open, which can skip it.
+ * (inet_csk_clone_lock), in every case. Counting at ESTABLISHED instead would be wrong with Fast Open,
+ * which can skip it.
+ *
+ * It counts until the worker closes its end: what the client has yet to send or to acknowledge, for minutes
+ * perhaps, is no work for the worker. CLOSE comes last, once, on every path; resets have no other state.
  */
 static __always_inline int count(struct sock *sk, int oldstate, int newstate)
 {
 	struct host_member *member;
 	struct mark *mark;
 
-	if (newstate != TCP_CLOSE && !(oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV))
+	if (!worker_has_closed(newstate) && !(oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV))
 		return 0;
 	if (oldstate == TCP_CLOSE)
 		return 0; /* a close that was missed may have been found by a recount */
@@ -38,9 +41,9 @@ static __always_inline int count(struct sock *sk, int oldstate, int newstate)
 	if (!mark)
 		return 0;
 	/*
-	 * At CLOSE, a socket that is not counted is a listener, a connection from before counting began,
-	 * or one that the other program has subtracted. At SYN_RECV, the other program has added those
-	 * that are counted.
+	 * Of those that are closed, a socket that is not counted is a listener, a connection from before
+	 * counting began, or one that was subtracted in an earlier state or by the other program. At
+	 * SYN_RECV, the other program has added those that are counted.
 	 */
 	if (mark->counted == (newstate == TCP_SYN_RECV))
 		return 0;

@@ -10,8 +10,8 @@
 #include "wire/mark.h"
 
 /*
- * A connection that ended unseen is gone, or it is in CLOSE, which the kernel stores after the programs
- * that count have run.
+ * A connection that ended unseen is gone, or it is in a state in which it no longer counts, which the kernel
+ * stores after the programs that count have run.
  *
  * Within one read(2), which covers up to a million marks, each socket that stays is visited: RCU is held
  * over each of the map's buckets, and no mark changes its bucket (bpf_sk_storage_map_seq_find_next). A
@@ -27,8 +27,8 @@ int recount(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 	if (!mark || !sk || !mark->counted)
 		return 0;
-	if (sk->__sk_common.skc_state == TCP_CLOSE) {
-		mark->epoch = 0; /* as count() does at CLOSE: the socket can listen again */
+	if (worker_has_closed(sk->__sk_common.skc_state)) {
+		mark->epoch = 0; /* as count() does: the socket can listen again */
 		return 0;
 	}
 	index = mark->member;

@@ -7,6 +7,7 @@
 #include "../kernel.h"
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include <stdbool.h>
 
 /* Set on a listener; every connection that it accepts inherits it. */
 struct mark {
@@ -22,3 +23,13 @@ struct {
 	__type(key, int);
 	__type(value, struct mark);
 } marks SEC(".maps");
+
+/*
+ * Whether a connection in this state is none of its worker's any more: the worker has closed its end, or has
+ * shut it down for sending. In CLOSE_WAIT only the client has.
+ */
+static __always_inline bool worker_has_closed(int state)
+{
+	return state == TCP_CLOSE || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 ||
+	       state == TCP_CLOSING || state == TCP_LAST_ACK;
+}

@@ -80,6 +80,32 @@ fn a_half_closed_connection_is_open() {
     });
 }
 
+/// What the client does then is no work for the worker: it may keep its end open for minutes.
+#[test]
+fn a_connection_counts_until_the_worker_closes_its_end() {
+    ends_at_zero(2, |scene| {
+        // FIN_WAIT1, then FIN_WAIT2.
+        let closed: Vec<TcpStream> = scene.pairs(4).into_iter().map(|pair| pair.client).collect();
+        none_open();
+        // The worker would still read.
+        let shut_down = scene.pairs(4);
+        for Pair { server, .. } in &shut_down {
+            server.shutdown(Shutdown::Write).unwrap();
+        }
+        none_open();
+        // LAST_ACK.
+        let mut last = scene.pairs(4);
+        for Pair { client, server } in &mut last {
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        }
+        assert_eq!(scene.open(), [2, 2]);
+        let ends: Vec<TcpStream> = last.into_iter().map(|pair| pair.client).collect();
+        none_open();
+        drop((closed, shut_down, ends));
+    });
+}
+
 /// The server still has the descriptor of the connection.
 #[test]
 fn a_connection_that_was_reset_is_not_open() {

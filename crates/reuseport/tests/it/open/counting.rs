@@ -76,6 +76,32 @@ fn the_next_recount_finds_connections_that_ended_unseen() {
     });
 }
 
+/// Clients keep their ends: the kernel still has the connections, in FIN_WAIT2.
+#[test]
+fn the_next_recount_finds_connections_that_workers_closed_unseen() {
+    ends_at_zero(2, |scene| {
+        let pairs = scene.pairs(8);
+        for program in PROGRAMS {
+            fs::remove_file(pin(program)).unwrap();
+        }
+        wait::until("neither program counts", BOUND, || {
+            let before = scene.counted();
+            let _connection = (scene.connect(1), scene.accept(1));
+            scene.counted() == before
+        });
+        let clients: Vec<_> = pairs.into_iter().map(|pair| pair.client).collect();
+        assert!(scene.counted() >= 8);
+        scene.attach();
+        wait::until("the recount finds them", BOUND, || scene.open().iter().sum::<u64>() == 0);
+        // Their ends, which the programs see again, are not counted a second time.
+        drop(clients);
+        none_open();
+        let more = scene.pairs(2);
+        assert_eq!(scene.counted(), 2);
+        drop(more);
+    });
+}
+
 #[test]
 fn without_both_programs_open_connections_are_unknown() {
     ends_at_zero(2, |scene| {
