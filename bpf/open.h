@@ -7,12 +7,25 @@
 #include "map_key.h"
 #include "wire/host.h"
 
-/* Connections of the member with this index in `members`, those that wait to be accepted included. */
-static __always_inline __u64 open_of(__u32 host)
+struct counted {
+	/* Connections ever opened: only whether it moves matters. */
+	__u32 opened;
+	/* Connections that are open, those that wait to be accepted included. */
+	__u32 open;
+};
+
+/* Of the member with this index in `members`. */
+static __always_inline struct counted counted_of(__u32 host)
 {
 	struct host_member *member = bpf_map_lookup_elem(&members, MAP_KEY(host));
+	struct counted counted = {};
 
-	__s64 open = member ? (__s32)(member->opened - member->closed) : 0;
+	if (member) {
+		__s32 open;
 
-	return open > 0 ? open : 0;
+		counted.opened = member->opened;
+		open = counted.opened - member->closed;
+		counted.open = open > 0 ? open : 0;
+	}
+	return counted;
 }

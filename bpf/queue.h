@@ -49,6 +49,8 @@ struct queue {
 	__u32 length;
 	/* TCP: connections to accept. They are open already. */
 	__u32 waiting;
+	/* It was read. */
+	bool known;
 };
 
 /* Bytes. The smallest datagram takes three times as much (its skb's truesize, 768). */
@@ -116,6 +118,7 @@ static __always_inline void queue_of(__u32 slot, struct queue *queue)
 
 	if (!sk)
 		return;
+	queue->known = true;
 	if (PROTOCOL == IPPROTO_TCP)
 		tcp_queue(sk, queue);
 	else

@@ -36,6 +36,9 @@ struct pick {
 	__u64 window;
 	__u64 members;
 	__u64 length;
+	__u64 host;
+	__u64 level;
+	__u64 now;
 	__u64 capped;
 };
 

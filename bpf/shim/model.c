@@ -21,7 +21,7 @@
 
 #define REUSEPORT_TUNING_H
 enum tuning { TUNING_IS_VARIABLE };
-static _Thread_local __u32 SAMPLE, WINDOW, SLOW_START, HALF_OPEN_BOUND;
+static _Thread_local __u32 SAMPLE, WINDOW, SLOW_START, HALF_OPEN_BOUND, UNCOUNTED, UNCOUNTED_BLIND;
 
 /* Sockets are ordinary memory: see bpf/bpf_core_read.h. */
 #define READ_QUEUES 1
@@ -38,6 +38,7 @@ enum map_id {
 	MAP_TABLES,
 	MAP_WORDS,
 	MAP_LIMITERS,
+	MAP_PROGRESS,
 	MAP_REPORTS,
 	MAP_MEMBERS,
 	MAP_COUNTERS,
@@ -87,6 +88,7 @@ __attribute__((constructor)) static void set_ids(void)
 	SET_ID(early, MAP_EARLY);
 	SET_ID(tables, MAP_TABLES);
 	SET_ID(limiters, MAP_LIMITERS);
+	SET_ID(progress, MAP_PROGRESS);
 	SET_ID(reports, MAP_REPORTS);
 	SET_ID(members, MAP_MEMBERS);
 	SET_ID(counters, MAP_COUNTERS);
@@ -176,6 +178,7 @@ struct model *model_new(const struct model_config *config, __u32 slots, __u32 wo
 	    !allocate(model, MAP_EARLY, sizeof(struct seen), 1) ||
 	    !allocate(model, MAP_WORDS, sizeof(__u64), words) ||
 	    !allocate(model, MAP_LIMITERS, sizeof(struct limiter), slots) ||
+	    !allocate(model, MAP_PROGRESS, sizeof(struct progress), slots) ||
 	    !allocate(model, MAP_REPORTS, sizeof(struct report), slots) ||
 	    !allocate(model, MAP_MEMBERS, sizeof(struct host_member), slots) ||
 	    !allocate(model, MAP_COUNTERS, sizeof(__u64), REASONS) ||
@@ -234,12 +237,25 @@ void model_set_queue(struct model *model, __u32 slot, const struct model_queue *
 	}
 }
 
-void model_set_open(struct model *model, __u32 host, __u32 open)
+void model_count(struct model *model, __u32 host, __u32 opened, __u32 closed)
 {
 	struct host_member *member = value_of(model, MAP_MEMBERS, host);
 
 	if (member)
-		*member = (struct host_member){ .epoch = 1, .used = 1, .opened = open };
+		*member = (struct host_member){
+			.epoch = 1,
+			.used = 1,
+			.opened = member->opened + opened,
+			.closed = member->closed + closed,
+		};
+}
+
+void model_set_address(struct model *model, __u32 slot, __u32 known)
+{
+	__u64 *address = value_of(model, MAP_ADDRESSES, slot);
+
+	if (address)
+		*address = known ? (__u64)&model->memory[slot] : 0;
 }
 
 void model_set_report(struct model *model, __u32 slot, __u64 epoch, __u64 busy, __u64 in_flight)
@@ -253,9 +269,12 @@ void model_set_report(struct model *model, __u32 slot, __u64 epoch, __u64 busy, 
 void model_set_start(struct model *model, __u32 slot, __u32 start)
 {
 	struct limiter *limiter = value_of(model, MAP_LIMITERS, slot);
+	struct progress *known = value_of(model, MAP_PROGRESS, slot);
 
-	if (limiter)
+	if (limiter && known) {
 		*limiter = (struct limiter){ .start = start };
+		*known = (struct progress){};
+	}
 }
 
 void model_set_clock(struct model *model, __u64 now)
@@ -284,6 +303,8 @@ static void enter(struct model *model)
 	WINDOW = config->window;
 	SLOW_START = config->slow_start;
 	HALF_OPEN_BOUND = config->half_open_bound;
+	UNCOUNTED = config->uncounted;
+	UNCOUNTED_BLIND = config->uncounted_blind;
 	current = model;
 	model->selected = NO_SLOT;
 }

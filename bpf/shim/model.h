@@ -23,6 +23,8 @@ struct model_config {
 	__u32 window;
 	__u32 slow_start;
 	__u32 half_open_bound;
+	__u32 uncounted;
+	__u32 uncounted_blind;
 };
 
 struct model_packet {
@@ -56,7 +58,10 @@ void model_set_word(struct model *model, __u32 index, __u64 word);
 /* What selecting the slot gives: 0 or a negative error. */
 void model_set_socket(struct model *model, __u32 slot, __s32 error);
 void model_set_queue(struct model *model, __u32 slot, const struct model_queue *queue);
-void model_set_open(struct model *model, __u32 host, __u32 open);
+/* More connections opened and closed; those that wait are open. */
+void model_count(struct model *model, __u32 host, __u32 opened, __u32 closed);
+/* Whether the slot's queue can be read. */
+void model_set_address(struct model *model, __u32 slot, __u32 known);
 void model_set_report(struct model *model, __u32 slot, __u64 epoch, __u64 busy, __u64 in_flight);
 void model_set_start(struct model *model, __u32 slot, __u32 start);
 void model_set_clock(struct model *model, __u64 now);

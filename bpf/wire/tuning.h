@@ -22,6 +22,13 @@ enum tuning {
 	 * are connections whose clients are silent: hence the bound.
 	 */
 	HALF_OPEN_BOUND = 256,
+	/*
+	 * Picks that may stay uncounted, beyond those whose handshakes are under way, before a member's count
+	 * is no longer trusted. Some do without anything being wrong: clients give up.
+	 */
+	UNCOUNTED = 8,
+	/* The same where half-open requests are not known. */
+	UNCOUNTED_BLIND = 64,
 };
 
 #endif

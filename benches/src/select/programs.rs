@@ -269,7 +269,7 @@ fn load(variant: &Variant<'_>, group: &Group, cpus: u32) -> Result<Option<SkReus
         loader.override_global(name, value, variant.policy.is_some());
     }
     loader.map("tables", tables.map_data()).map_pin_path("limiters", state()?.join("paces"));
-    for name in ["sockets", "cursor", "counters", "picks", "addresses", "reports"] {
+    for name in ["sockets", "cursor", "counters", "picks", "addresses", "progress", "reports"] {
         loader.map_pin_path(name, state()?.join(name));
     }
     let mut ebpf = loader.load(object)?;

@@ -195,6 +195,7 @@ impl<'a> Simulation<'a> {
     fn syn(&mut self) {
         let pause = exponential(&mut self.arrivals, SECOND as f64 / self.scenario.per_second);
         let takes = self.scenario.work.draw(&mut self.work);
+        self.tell_time();
         let member = self.choose();
         self.outcome.arrived += 1;
         self.outcome.dealt[member] += 1;
@@ -222,13 +223,25 @@ impl<'a> Simulation<'a> {
         let worker = &self.workers[index];
         let waiting = worker.queue.len() as u32;
         program.set_queue(index as u16, Queue::new(waiting, worker.half_open));
-        // A connection that waits is open already.
-        program.set_open(index as u16, waiting + u32::from(worker.busy));
+    }
+
+    fn count(&mut self, index: usize, opened: u32, closed: u32) {
+        if let Some(program) = &mut self.program {
+            program.count(index as u16, opened, closed);
+        }
+    }
+
+    /// The clock of the program.
+    fn tell_time(&mut self) {
+        if let Some(program) = &mut self.program {
+            program.set_clock(self.now + SECOND); // 0 is no time
+        }
     }
 
     fn established(&mut self, member: usize, request: Request) {
         self.workers[member].queue.push_back(request);
         self.workers[member].half_open -= 1;
+        self.count(member, 1, 0);
         self.show(member);
         if self.program.is_some() {
             return self.go_on(member);
@@ -267,6 +280,7 @@ impl<'a> Simulation<'a> {
         }
         self.outcome.served += 1;
         self.workers[index].busy = false;
+        self.count(index, 0, 1);
         self.show(index);
         self.go_on(index);
     }

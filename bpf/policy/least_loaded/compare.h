@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * A member's load as one number: the queue and the reported requests in flight above, open connections
- * below, both per weight; and in the lowest bits a number that decides between equals.
+ * A member's load as one number: connections (or the queue) above, what waits below, both per weight; and in
+ * the lowest bits a number that decides between equals.
  */
 #pragma once
 
@@ -10,12 +10,15 @@
 #include "../../queue.h"
 #include "../../report.h"
 #include "../../wire/config.h"
+#include "progress.h"
 
 #define TIE_BITS 6
-#define OPEN_BITS 27
-#define QUEUE_SHIFT (TIE_BITS + OPEN_BITS)
-#define OPEN_MAX ((1ULL << OPEN_BITS) - 1)
-#define QUEUE_MAX ((1ULL << (60 - QUEUE_SHIFT)) - 1)
+#define MINOR_BITS 24
+#define MAJOR_SHIFT (TIE_BITS + MINOR_BITS)
+#define MINOR_MAX ((1ULL << MINOR_BITS) - 1)
+#define MAJOR_MAX ((1ULL << (59 - MAJOR_SHIFT)) - 1)
+/* It has taken nothing for too long: it comes after all others that are not. By what waits there. */
+#define LOAD_STALLED (1ULL << 59)
 /* The worker hangs, by its own report: it comes after all others. */
 #define LOAD_STALE (1ULL << 60)
 /* The queue is full: it comes after these, too. Only set by a search that looks for it. */
@@ -24,6 +27,17 @@
 
 /* Weights go up to this: a load per weight keeps the digits. */
 #define SCALE 1000
+
+/* Whether connections are compared, not only queues. */
+#define COMPARES_CONNECTIONS (PROTOCOL == IPPROTO_TCP && LOAD & LOAD_OPEN)
+
+/* What an examination finds, next to the load. In 64 bits each, for the reason that map_key.h gives. */
+struct examined {
+	/* Of the queue. */
+	__u64 length;
+	/* Nothing waits, and it was not picked for a while. */
+	__u64 starved;
+};
 
 static __always_inline __u64 per_weight(__u64 load, __u32 weight, __u64 most)
 {
@@ -43,32 +57,61 @@ static __always_inline __u64 in_queue_units(__u64 in_flight)
 	return in_flight * (PROTOCOL == IPPROTO_TCP ? 1 : 768 / UDP_UNIT);
 }
 
-static __always_inline __u64 load_of(struct candidate *c, __u32 *length)
+/*
+ * Connections: open ones, half-open ones and reported requests. A member that has not taken what it got
+ * counts at least as much as the next best one did then: what is young does not look better than others.
+ */
+static __always_inline __u64 connections_of(struct candidate *c, struct limiter *limiter,
+					    struct queue *queue, __u64 in_flight, __u32 now)
+{
+	struct progress *known = bpf_map_lookup_elem(&progress, MAP_KEY(c->slot));
+	struct counted counted = counted_of(c->host);
+	__u64 connections = counted.open, load, least;
+	__u32 uncounted, delay;
+	bool distrusted;
+
+	if (!known)
+		return 0;
+	uncounted = uncounted_picks(known, counted.opened);
+	distrusted = is_distrusted(uncounted, queue->length);
+	if (distrusted)
+		connections = 0;
+	else if (!queue->known)
+		connections += uncounted;
+	if (connections < queue->waiting)
+		connections = queue->waiting;
+	connections += queue->length - queue->waiting;
+	load = per_weight(connections + in_flight, c->weight, MAJOR_MAX);
+	if (distrusted || !is_proved(limiter, queue->length)) {
+		least = known->level;
+		if (queue->length > known->base)
+			least += per_weight(queue->length - known->base, c->weight, MAJOR_MAX);
+		if (load < least)
+			load = least;
+	}
+	delay = delay_of(known, queue, now);
+	if (delay == STALLED)
+		return LOAD_STALLED |
+		       per_weight(in_flight + queue->length, c->weight, MAJOR_MAX) << MAJOR_SHIFT;
+	return (load + delay < MAJOR_MAX ? load + delay : MAJOR_MAX) << MAJOR_SHIFT;
+}
+
+static __always_inline __u64 load_of(struct candidate *c, struct limiter *limiter, __u32 now,
+				     struct examined *examined)
 {
 	struct reported reported = reported_by(c->slot);
-	__u64 queued = in_queue_units(reported.in_flight), open = 0;
+	__u64 waits = in_queue_units(reported.in_flight), load;
 	__u64 stale = reported.busy && is_stale(reported.busy) ? LOAD_STALE : 0;
 	struct queue queue = {};
 
 	if (LOAD & LOAD_QUEUE)
 		queue_of(c->slot, &queue);
-	if (LOAD & LOAD_OPEN && PROTOCOL == IPPROTO_TCP) {
-		open = open_of(c->host);
-		/* What waits is open already, and in the queue. */
-		open = open > queue.waiting ? open - queue.waiting : 0;
-	}
-	*length = queue.length;
-	return stale | per_weight(queued + queue.length, c->weight, QUEUE_MAX) << QUEUE_SHIFT |
-	       per_weight(open, c->weight, OPEN_MAX) << TIE_BITS;
-}
-
-/* Back from a load to the queue's length. The requests in flight may be another number by now. */
-static __always_inline __u32 length_of(__u64 load, struct candidate *c)
-{
-	__u32 length = (((load & (LOAD_STALE - 1)) >> QUEUE_SHIFT) * c->weight + SCALE - 1) / SCALE;
-	__u64 in_flight = in_queue_units(reported_by(c->slot).in_flight);
-
-	return length > in_flight ? length - in_flight : 0;
+	examined->length = queue.length;
+	if (!COMPARES_CONNECTIONS)
+		return stale | per_weight(waits + queue.length, c->weight, MAJOR_MAX) << MAJOR_SHIFT;
+	load = connections_of(c, limiter, &queue, waits, now);
+	return stale | load |
+	       per_weight(waits + queue.length, c->weight, MINOR_MAX) << TIE_BITS;
 }
 
 /*

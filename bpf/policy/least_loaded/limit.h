@@ -57,7 +57,7 @@ static __always_inline void limiter_pick(struct limiter *limiter, __u32 turn, st
 		limiter->joined = turn;
 		limiter->start = START_SLOW;
 	} else if (limiter->start == START_SLOW &&
-		   turns_since(limiter, turn) >= SLOW_START * WINDOW * pick->members) {
+		   turns_since(limiter, turn) >= (__u32)(SLOW_START * WINDOW * pick->members)) {
 		limiter->start = START_OVER;
 	}
 	if (limiter->window == pick->window) {

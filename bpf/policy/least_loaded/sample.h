@@ -24,6 +24,7 @@
 struct found {
 	__u64 seen;
 	__u64 candidate; /* packed: its weight is never 0, so neither is this */
+	__u64 length;	 /* of its queue */
 };
 
 /* In 64 bits each, for the reason that map_key.h gives. */
@@ -31,34 +32,56 @@ struct search {
 	__u64 turn;
 	__u64 window;
 	__u64 members;
-	/* The slot whose turn it is, by weight. */
+	__u64 now;
+	/* The slot whose turn it is, by weight, and its candidate if it is starved. */
 	__u64 first;
+	__u64 starved;
 	__u64 random;
 	/* Whether to find out whose queues are full: only after the best one's was. */
 	__u64 check_full;
 	/* The best so far, and the best of those that may replace it if it is at its limit. */
 	struct found best, second;
+	/* The least load without its lower bits, of which slot, and the next one. */
+	__u64 least, least_slot, next;
+	/* The one that is being examined. */
+	struct examined it;
 };
 
+/* In how many windows a starved member gets one pick. Whether anything waits may not be known. */
+#define STARVED_WINDOWS (KNOWS_QUEUES ? 1 : 64)
+
+/*
+ * Whether a member was not picked in this window nor in the one before. Numbers of windows only tell that
+ * they differ: they jump when the number of members changes.
+ */
+static __always_inline bool is_starved(struct limiter *limiter, __u32 window)
+{
+	return limiter->window != window && limiter->window + 1 != window &&
+	       window % STARVED_WINDOWS == 0;
+}
+
 /* Examines one candidate. */
-__noinline __u64 sample_member(__u64 packed, __u64 turn, __u32 members, __u32 window, __u32 check_full)
+__noinline __u64 sample_member(struct search *search, __u64 packed)
 {
 	struct candidate c;
 	struct limiter *limiter;
-	__u32 length;
 	__u64 seen;
 
+	if (!search)
+		return SEEN_NONE;
 	candidate_unpack(packed, &c);
 	limiter = bpf_map_lookup_elem(&limiters, MAP_KEY(c.slot));
-	if (!limiter || !c.weight || limiter->empty == window + 1)
+	if (!limiter || !c.weight || limiter->empty == (__u32)search->window + 1)
 		return SEEN_NONE;
-	seen = load_of(&c, &length);
-	if (check_full && queue_is_full(c.slot))
+	seen = load_of(&c, limiter, search->now, &search->it);
+	if (search->check_full && queue_is_full(c.slot))
 		seen |= LOAD_FULL;
-	if (!within_limit(&c, limiter, turn, members, window))
+	if (!within_limit(&c, limiter, search->turn, search->members, search->window))
 		seen |= SEEN_LATE;
-	if (!makes_progress(limiter, length))
+	if (!makes_progress(limiter, search->it.length))
 		seen |= SEEN_STUCK;
+	search->it.starved = COMPARES_CONNECTIONS && is_starved(limiter, search->window) &&
+			     !search->it.length && !(seen & (LOAD_STALE | LOAD_FULL));
 	return seen;
 }
 
@@ -69,19 +92,33 @@ static __always_inline void sample_slot(struct search *search, struct table *tab
 
 	if (!packed)
 		return;
-	seen = sample_member(*packed, search->turn, table->active.count, search->window,
-			     search->check_full);
+	seen = sample_member(search, *packed);
 	if (seen == SEEN_NONE)
 		return;
 	seen |= tie_of(slot, search->first, search->random);
 	if (is_less(seen & LOAD_MASK, search->best.seen & LOAD_MASK)) {
 		search->best.seen = seen;
 		search->best.candidate = *packed;
+		search->best.length = search->it.length;
 	}
 	if (!(seen & (SEEN_LATE | SEEN_STUCK)) &&
 	    is_less(seen, search->second.seen & LOAD_MASK)) {
 		search->second.seen = seen;
 		search->second.candidate = *packed;
+		search->second.length = search->it.length;
+	}
+	if (!COMPARES_CONNECTIONS)
+		return;
+	if (search->it.starved && slot == search->first)
+		search->starved = *packed;
+	/* One that is stalled says nothing about how much others should have. */
+	seen = seen & LOAD_STALLED ? MAJOR_MAX : (seen & (LOAD_STALLED - 1)) >> MAJOR_SHIFT;
+	if (is_less(seen, search->least)) {
+		search->next = search->least;
+		search->least = seen;
+		search->least_slot = slot;
+	} else if (is_less(seen, search->next)) {
+		search->next = seen;
 	}
 }
 
@@ -166,7 +203,8 @@ __noinline int sample_first(struct search *search)
 }
 
 /*
- * Examines all members, or a sample; or one, if that has no load: no other has less.
+ * Examines all members, or a sample. If the first one has no load, no other has less: it is enough to know
+ * what some others have, and for queues alone not even that.
  *
  * Unrolled: see fallback.h.
  */
@@ -174,8 +212,11 @@ __noinline int sample(struct search *search)
 {
 	if (!search || !sample_first(search))
 		return false;
-	if (!search->best.seen)
+	if (!search->best.seen) {
+		if (COMPARES_CONNECTIONS)
+			sample_part(search, 0);
 		return true;
+	}
 #pragma unroll
 	for (int part = 0; part < SAMPLE / SLOTS_PER_WORD; part++) {
 		if (!sample_part(search, part))

@@ -22,5 +22,6 @@ long bpf_sk_select_reuseport(struct sk_reuseport_md *ctx, void *map, void *key, 
 long bpf_skb_load_bytes(const void *ctx, __u32 offset, void *to, __u32 length);
 long bpf_skb_load_bytes_relative(const void *ctx, __u32 offset, void *to, __u32 length, __u32 start);
 __u32 bpf_get_smp_processor_id(void);
+__u64 bpf_ktime_get_ns(void);
 __u64 bpf_ktime_get_coarse_ns(void);
 __u64 bpf_ktime_get_ns(void);

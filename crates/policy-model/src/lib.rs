@@ -56,6 +56,8 @@ pub struct Config {
     pub window: u32,
     /// `HALF_OPEN_BOUND`, below 2^31.
     pub half_open_bound: u32,
+    /// `UNCOUNTED`.
+    pub uncounted: u32,
 }
 
 impl Config {
@@ -73,6 +75,7 @@ impl Config {
             sample: 16,
             window: 8,
             half_open_bound: 256,
+            uncounted: 8,
         }
     }
 
@@ -180,6 +183,8 @@ impl Model {
             window: config.window,
             slow_start: 8,
             half_open_bound: config.half_open_bound,
+            uncounted: config.uncounted,
+            uncounted_blind: 64,
         };
         let words = 64 + 4 * u32::from(slots);
         Self(sys::Handle::new(&raw, slots.into(), words).expect("memory for a model"))
@@ -214,9 +219,14 @@ impl Model {
         self.0.set_queue(slot.into(), &sys::Queue { waiting, half_open, limit });
     }
 
-    /// How many connections are open at the member, those that wait included.
-    pub fn set_open(&mut self, host: u16, open: u32) {
-        self.0.set_open(host.into(), open);
+    /// More connections of the member are counted as opened (those that wait included) and as closed.
+    pub fn count(&mut self, host: u16, opened: u32, closed: u32) {
+        self.0.count(host.into(), opened, closed);
+    }
+
+    /// Whether the member's queue can be read.
+    pub fn set_known(&mut self, slot: u16, known: bool) {
+        self.0.set_address(slot.into(), known);
     }
 
     /// What the member's worker reports: a word of `epoch` busy since then, and requests in flight. Times

@@ -20,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) window: u32,
     pub(crate) slow_start: u32,
     pub(crate) half_open_bound: u32,
+    pub(crate) uncounted: u32,
+    pub(crate) uncounted_blind: u32,
 }
 
 /// `struct model_packet`.
@@ -75,7 +77,8 @@ unsafe extern "C" {
     fn model_set_word(model: *mut Opaque, index: u32, word: u64);
     fn model_set_socket(model: *mut Opaque, slot: u32, error: i32);
     fn model_set_queue(model: *mut Opaque, slot: u32, queue: *const Queue);
-    fn model_set_open(model: *mut Opaque, host: u32, open: u32);
+    fn model_count(model: *mut Opaque, host: u32, opened: u32, closed: u32);
+    fn model_set_address(model: *mut Opaque, slot: u32, known: u32);
     fn model_set_report(model: *mut Opaque, slot: u32, epoch: u64, busy: u64, in_flight: u64);
     fn model_set_start(model: *mut Opaque, slot: u32, start: u32);
     fn model_set_clock(model: *mut Opaque, now: u64);
@@ -119,9 +122,14 @@ impl Handle {
         unsafe { model_set_queue(self.0.as_ptr(), slot, queue) }
     }
 
-    pub(crate) fn set_open(&mut self, host: u32, open: u32) {
+    pub(crate) fn count(&mut self, host: u32, opened: u32, closed: u32) {
         // SAFETY: see above.
-        unsafe { model_set_open(self.0.as_ptr(), host, open) }
+        unsafe { model_count(self.0.as_ptr(), host, opened, closed) }
+    }
+
+    pub(crate) fn set_address(&mut self, slot: u32, known: bool) {
+        // SAFETY: see above.
+        unsafe { model_set_address(self.0.as_ptr(), slot, known.into()) }
     }
 
     pub(crate) fn set_report(&mut self, slot: u32, [epoch, busy, in_flight]: [u64; 3]) {

@@ -1,5 +1,5 @@
 //! Fixtures that the tests of all crates share: private network namespaces ([`netns`]) and bpffs
-//! ([`bpffs`]), real servers ([`server`]), simple clients ([`client`]), load ([`load`]), waiting
+//! ([`bpffs`]), real servers ([`server`]), simple clients ([`client`], [`burst`]), load ([`load`]), waiting
 //! for conditions ([`wait`]), starting processes ([`process`]), rules of netfilter ([`nft`]), features of
 //! the kernel ([`feature`]), and the types in compiled objects ([`btf`]).
 //!
@@ -8,6 +8,7 @@
 
 pub mod bpffs;
 pub mod btf;
+pub mod burst;
 pub mod client;
 pub mod feature;
 pub mod load;

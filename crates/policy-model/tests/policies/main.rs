@@ -1,5 +1,8 @@
 //! The policies: what they pick, what they count, what they do about members that are not there.
 
+mod least_loaded;
+mod server;
+
 use policy_model::{Arrival, Candidate, Config, Model, Packet, Policy, Queue, Reason, Table};
 use test_support::btf::Btf;
 
@@ -42,7 +45,7 @@ const EVERY: [Policy; 7] = [
 /// The enumerations of this crate against those that the compiled program describes.
 #[test]
 fn policies_and_reasons_have_the_programs_numbers() {
-    let btf = Btf::of(include_bytes!("../../reuseport/bpf/select.bpf.o"));
+    let btf = Btf::of(include_bytes!("../../../reuseport/bpf/select.bpf.o"));
     let name = |prefix: &str, variant: String| {
         variant.chars().fold(prefix.to_owned(), |name, c| match c.is_uppercase() {
             true => format!("{name}_{c}"),
@@ -207,14 +210,21 @@ fn an_empty_table_leaves_all_to_the_kernel() {
 }
 
 #[test]
-fn queues_come_before_open_connections_and_turns_last() {
+fn connections_come_first_then_queues_and_turns_last() {
     let mut model = least_loaded(3);
     assert_eq!((0..6).map(|_| model.run(&new(0)).unwrap()).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2]);
-    model.set_queue(0, Queue::new(1, 0));
-    model.set_open(0, 1);
-    model.set_open(1, 9);
-    model.set_open(2, 8);
-    assert!((0..6).all(|_| model.run(&new(0)) == Some(2)));
+    // Half-open ones are connections, and those that wait are open.
+    model.set_queue(0, Queue::new(4, 5));
+    model.count(0, 4, 0);
+    model.count(1, 8, 0);
+    model.set_queue(2, Queue::new(0, 1));
+    model.count(2, 8, 0);
+    assert_eq!(model.run(&new(0)), Some(1));
+    model.count(1, 1, 0);
+    for _ in 0..6 {
+        assert_eq!(model.run(&new(0)), Some(1), "nothing waits there");
+        model.count(1, 1, 1);
+    }
 }
 
 #[test]
@@ -332,11 +342,11 @@ fn a_worker_that_is_busy_for_too_long_comes_after_all_others() {
 #[test]
 fn open_connections_need_not_count() {
     let mut model = group(Config { load_open: false, ..Config::tcp(Policy::LeastLoaded) }, 2);
-    model.set_open(0, 1000);
+    model.count(0, 1000, 0);
     assert_eq!(model.run(&new(0)), Some(0));
     let mut model = group(Config { load_queue: false, ..Config::tcp(Policy::LeastLoaded) }, 2);
     model.set_queue(0, Queue::new(1000, 0));
-    model.set_open(1, 1);
+    model.count(1, 1, 0);
     assert_eq!(model.run(&new(0)), Some(0));
 }
 

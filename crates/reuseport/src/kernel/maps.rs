@@ -4,9 +4,9 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use rustix::io::Errno;
-use sk_reuseport::Ebpf;
 use sk_reuseport::maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray};
 use sk_reuseport::pin::PinError;
+use sk_reuseport::{Ebpf, Pod};
 
 use super::caps;
 use super::reports::Reports;
@@ -14,7 +14,7 @@ use crate::model::id::Slot;
 use crate::model::status::Counter;
 use crate::model::table::{self, Table};
 use crate::wire::reason::REASONS;
-use crate::wire::slot::{Limiter, Start};
+use crate::wire::slot::{Limiter, Progress, Start};
 
 /// A map of the select program.
 struct Entry {
@@ -38,19 +38,24 @@ const fn per_slot(name: &'static str) -> Entry {
 }
 
 /// Every map, in the order of [`PolicyMaps::new`].
-const LIST: [Entry; 7] = [
+const LIST: [Entry; 8] = [
     entry("tables"),
     entry("cursor"),
     entry("counters"),
     per_slot("picks"),
     per_slot("addresses"),
     // Pins keep their names: other versions look for them.
-    Entry { pin: "paces", make: Some(make_limiters), ..per_slot("limiters") },
+    Entry {
+        pin: "paces",
+        make: Some(|slots| make::<Limiter>("limiters", slots)),
+        ..per_slot("limiters")
+    },
+    Entry { make: Some(|slots| make::<Progress>("progress", slots)), ..per_slot("progress") },
     per_slot("reports"),
 ];
 
-fn make_limiters(slots: u32) -> Result<Map, MapError> {
-    let map = Array::<MapData, Limiter>::create_named("limiters", slots, 0)?;
+fn make<T: Pod>(name: &str, slots: u32) -> Result<Map, MapError> {
+    let map = Array::<MapData, T>::create_named(name, slots, 0)?;
     let fd = map.map_data().fd().as_fd().try_clone_to_owned().map_err(MapError::from)?;
     Map::from_map_data(MapData::from_fd(fd)?)
 }
@@ -66,13 +71,15 @@ pub(crate) struct PolicyMaps {
     /// the pin is readable for its owner only, and the map is never mapped into memory.
     addresses: Array<MapData, u64>,
     limiters: Array<MapData, Limiter>,
+    progress: Array<MapData, Progress>,
     /// What workers report, by slot.
     pub(crate) reports: Reports,
 }
 
 impl PolicyMaps {
     fn new(
-        [tables, cursor, counters, picks, addresses, limiters, reports]: [Map; 7],
+        [tables, cursor, counters, picks, addresses, limiters, progress, reports]: [Map; LIST
+            .len()],
     ) -> Result<Self, MapError> {
         Ok(Self {
             tables: tables.try_into()?,
@@ -81,6 +88,7 @@ impl PolicyMaps {
             picks: picks.try_into()?,
             addresses: addresses.try_into()?,
             limiters: limiters.try_into()?,
+            progress: progress.try_into()?,
             reports: reports.try_into()?,
         })
     }
@@ -94,6 +102,7 @@ impl PolicyMaps {
             self.picks.map_data(),
             self.addresses.map_data(),
             self.limiters.map_data(),
+            self.progress.map_data(),
             self.reports.map_data(),
         ];
         LIST.iter().map(|entry| entry.name).zip(maps)
@@ -156,9 +165,10 @@ impl PolicyMaps {
         self.addresses.set(slot.index(), address, 0)
     }
 
-    /// Resets a slot's limiter. Call it when the new socket is in the slot: before that, the program
+    /// Resets what least-loaded remembers of a slot. Call it when the new socket is in the slot: before that, the program
     /// might still record that the slot is empty.
     pub(crate) fn reset_limiter(&mut self, slot: Slot, start: Start) -> Result<(), MapError> {
+        self.progress.set(slot.index(), Progress::default(), 0)?;
         self.limiters.set(slot.index(), Limiter::new(start), 0)
     }
 

@@ -1,5 +1,5 @@
-//! Values by slot: the pinned record, and the limiter of least-loaded (`struct limiter` in
-//! `bpf/wire/limiter.h`).
+//! Values by slot: the pinned record, and what least-loaded remembers (`struct limiter` in
+//! `bpf/wire/limiter.h`, `struct progress` in `bpf/wire/progress.h`).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -202,6 +202,20 @@ impl Limiter {
     }
 }
 
+/// What least-loaded knows of a member's progress: `struct progress`. All zero: nothing yet.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct Progress {
+    since: u32,
+    waiting: u32,
+    level: u32,
+    base: u32,
+    opened: u32,
+    uncounted: u32,
+    pace: u32,
+    reserved: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,5 +265,11 @@ mod tests {
         let together = Limiter::new(Start::Together);
         assert_eq!(i64::from(together.start), value(&btf, "start", "START_OVER"));
         assert_eq!(map(&btf, "limiters").value_size, size_of::<Limiter>());
+        assert_mirrors!(
+            btf,
+            "progress",
+            Progress { since, waiting, level, base, opened, uncounted, pace, reserved }
+        );
+        assert_eq!(map(&btf, "progress").value_size, size_of::<Progress>());
     }
 }

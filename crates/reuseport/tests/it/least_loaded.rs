@@ -171,7 +171,7 @@ fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
         // 12 windows of 8 picks per member; where a window begins is not known.
         assert!((170..=208).contains(&since[0]), "{since:?}");
         assert!(group.counter("share_capped") > 0);
-        // Without the cap, it gets all connections.
+        // Without the cap, it gets all connections but those by which idle members are not starved.
         let uncapped = LeastLoaded {
             max_share: MaxShare::from_hundredths(10_000).unwrap(),
             ..LeastLoaded::DEFAULT
@@ -183,7 +183,8 @@ fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
             group.accept(0..4);
             group.close(0);
         }
-        assert_eq!(group.picks()[0] - before[0], 100);
+        let uncapped = group.picks()[0] - before[0];
+        assert!((90..=97).contains(&uncapped), "{uncapped}");
     });
 }
 

@@ -4,6 +4,7 @@
 //! Both the answer of the server and the picks of the kernel program show which worker got a
 //! request.
 
+mod burst;
 mod gunicorn;
 mod haproxy;
 mod latency;

@@ -1,0 +1,179 @@
+//! least-loaded among event-loop workers: bursts, workers that hang, counts that are wrong.
+
+use policy_model::{Config, Policy, Reason};
+
+use crate::server::{MS, Server, Time, US, deviation};
+
+const CONFIG: fn() -> Config = || Config::tcp(Policy::LeastLoaded);
+
+/// Clients that connect at once, one every 20 µs, to workers that wake one after the other.
+fn burst(config: Config, members: usize, clients: u32, apart: Time) -> Vec<u32> {
+    let mut server = Server::new(config, &vec![0; members]);
+    (0..members).for_each(|slot| server.hang(slot, apart * slot as Time));
+    for _ in 0..clients {
+        server.pass(20 * US);
+        server.connect();
+    }
+    server.dealt()
+}
+
+#[test]
+fn a_burst_is_even_whichever_worker_wakes_first() {
+    for clients in [100, 400] {
+        for apart in [0, 100 * US, 500 * US, MS, 2 * MS] {
+            let dealt = burst(CONFIG(), 4, clients, apart);
+            assert!(deviation(&dealt) <= 0.5, "{apart} ns apart: {dealt:?}");
+        }
+    }
+    for members in [8, 16] {
+        let dealt = burst(CONFIG(), members, 400, 500 * US);
+        assert!(deviation(&dealt) <= 0.5, "{dealt:?}");
+    }
+}
+
+/// The price of not sending connections to workers that hang: they look alike at first.
+#[test]
+fn a_worker_that_is_late_by_a_time_slice_misses_little_of_a_burst() {
+    let dealt = burst(CONFIG(), 4, 400, 3 * MS);
+    assert!(dealt.iter().all(|dealt| (85..=115).contains(dealt)), "{dealt:?}");
+}
+
+#[test]
+fn a_burst_is_even_by_open_connections_alone() {
+    let open = Config { load_queue: false, ..CONFIG() };
+    for apart in [0, MS] {
+        let dealt = burst(open, 4, 100, apart);
+        assert!(deviation(&dealt) <= 0.5, "{dealt:?}");
+    }
+}
+
+/// Connections that last come and go, and one of eight workers, each with 200, closes its own and hangs.
+fn drop_and_hang(seed: u64, per_second: f64) -> u32 {
+    let mut server = Server::new(CONFIG(), &[200; 8]);
+    server.seed(seed);
+    let steady = |server: &mut Server, pause| {
+        server.pass(pause);
+        server.connect();
+        server.close_any();
+    };
+    for _ in 0..2000 {
+        let pause = server.pause(2000.0);
+        steady(&mut server, pause);
+    }
+    server.forget();
+    server.close(0, server.workers[0].open);
+    server.hang(0, 400 * MS);
+    loop {
+        let pause = server.pause(per_second);
+        if server.now + pause >= server.workers[0].wakes {
+            return server.workers[0].dealt;
+        }
+        steady(&mut server, pause);
+    }
+}
+
+#[test]
+fn a_worker_that_dropped_its_connections_and_hangs_gets_one() {
+    for per_second in [100.0, 400.0, 1600.0, 4000.0, 20_000.0] {
+        let reached: Vec<u32> = (1..=20).map(|seed| drop_and_hang(seed, per_second)).collect();
+        assert!(reached.iter().all(|reached| *reached <= 1), "{per_second}: {reached:?}");
+    }
+}
+
+/// Deals connections that last for so many others, one each millisecond, and what the members got.
+fn deal_lasting(server: &mut Server, connections: u32) -> Vec<u32> {
+    server.forget();
+    for _ in 0..connections {
+        server.pass(MS);
+        server.connect();
+        server.pass(0);
+        server.close_any();
+    }
+    server.dealt()
+}
+
+#[test]
+fn an_idle_member_is_not_starved_by_a_count_that_is_too_high() {
+    for config in [CONFIG(), Config { load_queue: false, ..CONFIG() }] {
+        let mut server = Server::new(config, &[10; 4]);
+        server.model.count(2, 1_000_000, 0);
+        let dealt = deal_lasting(&mut server, 8192);
+        // One in two windows, or in 64 if its queue is not known, of 32 picks each.
+        let least = if config.load_queue { 100 } else { 3 };
+        assert!(dealt[2] >= least && dealt[2] < 300, "{dealt:?}");
+        let others = [dealt[0], dealt[1], dealt[3]];
+        assert!(deviation(&others) < 100.0, "{dealt:?}");
+    }
+}
+
+#[test]
+fn a_count_that_is_too_low_attracts_twice_the_share_and_only_until_it_is_made_up() {
+    let mut server = Server::new(CONFIG(), &[100; 4]);
+    server.model.count(1, 0, 100);
+    server.workers[1].open = 0;
+    let mut first = deal_lasting(&mut server, 64);
+    assert!((24..=32).contains(&first[1]), "{first:?}");
+    deal_lasting(&mut server, 2048);
+    first = deal_lasting(&mut server, 2048);
+    assert!((462..=562).contains(&first[1]), "{first:?}");
+}
+
+/// The counting programs are gone: what they last wrote stays.
+#[test]
+fn a_frozen_count_neither_attracts_nor_repels_for_long() {
+    for config in [CONFIG(), Config { load_queue: false, ..CONFIG() }] {
+        let mut server = Server::new(config, &[0, 50, 50, 1000]);
+        server.counts = false;
+        let first = deal_lasting(&mut server, 512);
+        assert!(first[0] <= 256, "at most twice its share: {first:?}");
+        // Picks without effect are noticed; those of the last one are rare where its queue is not known.
+        deal_lasting(&mut server, if config.load_queue { 2048 } else { 700_000 });
+        let later = deal_lasting(&mut server, 1024);
+        assert!(later.iter().all(|dealt| (230..=282).contains(dealt)), "{first:?} {later:?}");
+    }
+}
+
+#[test]
+fn counting_that_resumes_is_trusted_again() {
+    let mut server = Server::new(CONFIG(), &[50; 4]);
+    server.counts = false;
+    deal_lasting(&mut server, 1000);
+    server.counts = true;
+    deal_lasting(&mut server, 64);
+    for (slot, worker) in server.workers.clone().iter().enumerate() {
+        let counted = server.counted[slot];
+        server.model.count(slot as u16, 0, counted - worker.open.min(counted));
+        server.counted[slot] = worker.open.min(counted);
+    }
+    server.close(1, server.workers[1].open.min(server.counted[1]));
+    let dealt = deal_lasting(&mut server, 32);
+    assert!(dealt[1] >= 14, "it has the fewest: {dealt:?}");
+}
+
+#[test]
+fn a_member_that_is_not_counted_gets_about_its_share() {
+    let mut server = Server::new(CONFIG(), &[50; 4]);
+    server.uncounted = Some(3);
+    server.model.count(3, 0, 50);
+    deal_lasting(&mut server, 256);
+    let dealt = deal_lasting(&mut server, 4096);
+    assert!((512..=1536).contains(&dealt[3]), "{dealt:?}");
+}
+
+#[test]
+fn without_counts_and_queues_members_take_turns() {
+    let mut server = Server::new(CONFIG(), &[0; 4]);
+    (0..4).for_each(|slot| server.model.set_known(slot, false));
+    server.counts = false;
+    let dealt = deal_lasting(&mut server, 4000);
+    assert!(deviation(&dealt) <= 10.0, "{dealt:?}");
+}
+
+#[test]
+fn queues_alone_do_not_ask_for_counts() {
+    let mut server = Server::new(Config { load_open: false, ..CONFIG() }, &[0, 10, 100, 1000]);
+    server.counts = false;
+    let dealt = deal_lasting(&mut server, 400);
+    assert_eq!(dealt, [100; 4]);
+    assert_eq!(server.model.counter(Reason::Pick), 400);
+}

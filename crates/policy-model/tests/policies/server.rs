@@ -1,0 +1,156 @@
+//! Event-loop workers with connections that last: what the kernel shows of them to the program.
+
+use policy_model::{Config, Model, Packet, Queue, Table};
+
+/// Nanoseconds.
+pub(crate) type Time = u64;
+pub(crate) const US: Time = 1_000;
+pub(crate) const MS: Time = 1_000 * US;
+
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Worker {
+    /// Connections to accept.
+    pub(crate) waiting: u32,
+    /// Connections that were accepted and are open.
+    pub(crate) open: u32,
+    /// When it wakes up; until then it accepts nothing.
+    pub(crate) wakes: Time,
+    /// Connections that reached it.
+    pub(crate) dealt: u32,
+}
+
+/// A group and its workers.
+pub(crate) struct Server {
+    pub(crate) model: Model,
+    pub(crate) now: Time,
+    pub(crate) workers: Vec<Worker>,
+    /// Whether connections are counted.
+    pub(crate) counts: bool,
+    /// The member that the counting programs do not know.
+    pub(crate) uncounted: Option<usize>,
+    /// What is counted of each.
+    pub(crate) counted: Vec<u32>,
+    random: u64,
+}
+
+impl Server {
+    /// Workers with this many open connections each, which are counted.
+    pub(crate) fn new(config: Config, open: &[u32]) -> Self {
+        let members = open.len() as u16;
+        let mut model = Model::new(config, members);
+        model.set_table(&Table::equal(members));
+        (0..members).for_each(|slot| model.fill(slot));
+        open.iter().zip(0..).for_each(|(open, host)| model.count(host, *open, 0));
+        let workers = open.iter().map(|open| Worker { open: *open, ..Worker::default() }).collect();
+        Self {
+            model,
+            now: 1_000 * MS,
+            workers,
+            counts: true,
+            uncounted: None,
+            counted: open.to_vec(),
+            random: 1,
+        }
+    }
+
+    /// Time passes, and those that are awake accept all that waits.
+    pub(crate) fn pass(&mut self, time: Time) {
+        self.now += time;
+        self.model.set_clock(self.now);
+        for slot in 0..self.workers.len() {
+            let worker = &mut self.workers[slot];
+            if worker.wakes <= self.now {
+                worker.open += std::mem::take(&mut worker.waiting);
+                self.show(slot);
+            }
+        }
+    }
+
+    /// A client connects, from near by: which worker gets it.
+    pub(crate) fn connect(&mut self) -> usize {
+        let hash = self.random() as u32;
+        let slot =
+            self.model.run(&Packet { hash, ..Packet::default() }).expect("a member is there");
+        let index = usize::from(slot);
+        self.workers[index].waiting += 1;
+        self.workers[index].dealt += 1;
+        self.count(index, 1, 0);
+        self.show(index);
+        index
+    }
+
+    /// A worker closes this many of its connections.
+    pub(crate) fn close(&mut self, slot: usize, connections: u32) {
+        self.workers[slot].open -= connections;
+        // Those from before counting began, or while it did not, are not counted when they end, either.
+        let counted = self.counted[slot].min(connections);
+        self.count(slot, 0, counted);
+    }
+
+    /// Any of all accepted connections is closed.
+    pub(crate) fn close_any(&mut self) {
+        let all: u32 = self.workers.iter().map(|worker| worker.open).sum();
+        if all == 0 {
+            return;
+        }
+        let mut nth = self.random() as u32 % all;
+        for slot in 0..self.workers.len() {
+            match nth.checked_sub(self.workers[slot].open) {
+                Some(further) => nth = further,
+                None => return self.close(slot, 1),
+            }
+        }
+    }
+
+    fn count(&mut self, slot: usize, opened: u32, closed: u32) {
+        if self.counts && self.uncounted != Some(slot) {
+            self.counted[slot] += opened;
+            self.counted[slot] -= closed;
+            self.model.count(slot as u16, opened, closed);
+        }
+    }
+
+    /// A worker does nothing for so long.
+    pub(crate) fn hang(&mut self, slot: usize, time: Time) {
+        self.workers[slot].wakes = self.now + time;
+    }
+
+    pub(crate) fn show(&mut self, slot: usize) {
+        self.model.set_queue(slot as u16, Queue::new(self.workers[slot].waiting, 0));
+    }
+
+    pub(crate) fn dealt(&self) -> Vec<u32> {
+        self.workers.iter().map(|worker| worker.dealt).collect()
+    }
+
+    pub(crate) fn forget(&mut self) {
+        self.workers.iter_mut().for_each(|worker| worker.dealt = 0);
+    }
+
+    /// The time to the next of `per_second` clients that know nothing of each other.
+    pub(crate) fn pause(&mut self, per_second: f64) -> Time {
+        let uniform = (self.random() >> 11) as f64 / (1u64 << 53) as f64;
+        (-(1.0 - uniform).ln() / per_second * 1e9) as Time
+    }
+
+    /// Other clients than without it.
+    pub(crate) fn seed(&mut self, seed: u64) {
+        self.random = seed;
+    }
+
+    fn random(&mut self) -> u64 {
+        // splitmix64
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.random;
+        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ word >> 31
+    }
+}
+
+/// The standard deviation over workers.
+pub(crate) fn deviation(dealt: &[u32]) -> f64 {
+    let mean = dealt.iter().sum::<u32>() as f64 / dealt.len() as f64;
+    let squares = dealt.iter().map(|dealt| (f64::from(*dealt) - mean).powi(2));
+    (squares.sum::<f64>() / dealt.len() as f64).sqrt()
+}
