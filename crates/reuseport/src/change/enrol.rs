@@ -70,6 +70,9 @@ impl<'a> Enroller<'a> {
             self.start = Start::Slow;
         }
         let newcomers = self.newcomers(group, &mut changes)?;
+        if changes.kept == 0 && changes.enrolled.is_empty() {
+            can_be_borrowed(&newcomers)?;
+        }
         if !newcomers.is_empty() {
             // The newcomers take these slots.
             self.release(std::mem::take(&mut gone), &mut changes)?;
@@ -233,8 +236,7 @@ impl<'a> Enroller<'a> {
             }
         }
         if enrolled.is_empty() && changes.kept == 0 && changes.enrolled.is_empty() {
-            // No member can be borrowed. While a server becomes a daemon, for example, the process that held
-            // its sockets has ended.
+            // They have gone since.
             if let Some(LeftOut { why, .. }) = changes.left_out.pop() {
                 return Err(why);
             }
@@ -399,7 +401,7 @@ impl<'a> Enroller<'a> {
 
     /// Why a member could not be enrolled, with a hint.
     fn failed(&self, member: &Member, error: MapError) -> Error {
-        let failed = format!("cannot enrol {}", member.name());
+        let failed = format!("cannot enrol {}", member.label());
         match caps::os_error(&error) {
             Some(Errno::BUSY) => Error::new(ErrorKind::Busy, failed).because(error),
             // It stopped listening between listing and enrolment. A socket array returns EINVAL
@@ -434,6 +436,19 @@ pub(crate) fn check_room(group: &Group, state: &GroupState) -> Result<()> {
             Some(_) => "choose a larger `--slots`; a group that is attached must be detached first",
             None => "give the object's map for sockets more elements",
         }))
+}
+
+/// Checks that one of these members can be borrowed, before anything changes. While a server becomes a daemon,
+/// for example, the process that held its sockets has ended.
+fn can_be_borrowed(members: &[&Member]) -> Result<()> {
+    let mut last = Ok(());
+    for member in members {
+        match borrow::borrow(member) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = Err(error),
+        }
+    }
+    last
 }
 
 fn slots_of(members: &[(Slot, Cookie)]) -> HashSet<Slot> {

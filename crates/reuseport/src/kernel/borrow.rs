@@ -102,9 +102,9 @@ pub fn borrow(member: &Member) -> Result<Borrowed> {
 fn failed(member: &Member, holder: Option<&Holder>) -> String {
     match holder {
         Some(Holder { pid, fd, comm, .. }) => {
-            format!("cannot borrow {} from {comm} (pid {pid}, fd {fd})", member.name())
+            format!("cannot borrow {} from {comm} (pid {pid}, fd {fd})", member.label())
         }
-        None => format!("cannot borrow {}", member.name()),
+        None => format!("cannot borrow {}", member.label()),
     }
 }
 

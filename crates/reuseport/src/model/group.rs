@@ -192,7 +192,15 @@ impl Member {
         }
     }
 
-    /// Its name in messages: `cookie:N`, or what it is.
+    /// Its name in a sentence: "socket 12".
+    pub(crate) fn label(&self) -> String {
+        match self.cookie {
+            Some(cookie) => format!("socket {cookie}"),
+            None => "a socket without a cookie".to_owned(),
+        }
+    }
+
+    /// Its name as users type it, `cookie:N`, or what it is.
     pub fn name(&self) -> String {
         match self.cookie {
             Some(cookie) => format!("cookie:{cookie}"),
