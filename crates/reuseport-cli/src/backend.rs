@@ -59,7 +59,7 @@ pub(crate) fn status(target: &Target) -> Result<GroupStatus> {
     Ok(host.status(&group.key)?)
 }
 
-/// Detaches our program; returns the group, and why the program stays attached, if it does.
+/// Detaches our program, or removes what is left of it. Returns the group, and whether a program stays.
 ///
 /// # Errors
 ///

@@ -54,7 +54,8 @@ impl Balancer {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Foreign`] if another owner's program decides and `force` is not set;
+    /// [`ErrorKind::Foreign`] if another owner's program decides and `force` is not set (state that it
+    /// displaced is then removed);
     /// [`ErrorKind::Full`], [`ErrorKind::Busy`] for a socket in another program's array,
     /// [`ErrorKind::Denied`], [`ErrorKind::Schema`], [`ErrorKind::Interrupted`]. The group is
     /// then as it was.
@@ -194,13 +195,16 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
 
 /// Detaches this tool's program from a group and removes the group's state.
 ///
+/// If another owner's program has replaced this tool's meanwhile, removes the state alone; that program
+/// stays: see [`Detached::displaced_by`].
+///
 /// If no socket of the group can be borrowed, the state is removed all the same, and the program stays attached
 /// without effect: see [`Detached::left_attached`].
 ///
 /// # Errors
 ///
 /// [`ErrorKind::NotAttached`] if no program is attached, [`ErrorKind::Foreign`] if another owner's program
-/// decides, [`ErrorKind::NotFound`] if the group is gone.
+/// decides and there is no state, [`ErrorKind::NotFound`] if the group is gone.
 pub fn detach(host: &Host, key: &GroupKey) -> Result<Detached> {
     Transaction::begin(host.observer(), host.place(), &Stop::default())?.detach(key)
 }

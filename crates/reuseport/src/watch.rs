@@ -15,6 +15,9 @@ use crate::model::group::{AttachedProgram, Group, GroupKey, Member, Unborrowable
 use crate::model::id::Cookie;
 use crate::model::membership::Newborn;
 use crate::model::refusal::{not_attached, vanished};
+use crate::model::retake::Attempts;
+
+pub use crate::model::retake::Retake;
 
 /// A change that a watcher made or saw.
 #[derive(Debug)]
@@ -25,6 +28,15 @@ pub enum Change {
     Gone,
     /// Another process detached the group. The watcher ends.
     Detached,
+    /// Another owner attached a program in place of this tool's. The watcher takes the sockets out of this
+    /// tool's array, so that the owner may use them, and waits until that program is gone, unless it
+    /// [takes the group back](Watch::retaking). Reported once for each such program.
+    Replaced {
+        /// The program that decides now.
+        by: AttachedProgram,
+        /// Whether the watcher takes the group back.
+        retake: Retake,
+    },
     /// An update failed. The watcher tries again at the next change and every two seconds, and reports
     /// only a different error again.
     Failed(Error),
@@ -73,6 +85,19 @@ pub struct Watch {
     starving: Vec<Option<Cookie>>,
     /// A lock that keeps other processes from removing the state.
     keep: Option<File>,
+    /// The attempts to take the group back; `None` if the watcher makes none.
+    attempts: Option<Attempts>,
+    /// The program that replaced this tool's, when it was reported.
+    replaced: Option<AttachedProgram>,
+    start: Instant,
+}
+
+/// The result of one look at the group.
+enum Look {
+    Same,
+    Updated(Attached),
+    /// Another owner's program decides. `None`: and this is known.
+    Replaced(Option<(AttachedProgram, Retake)>),
 }
 
 impl Watch {
@@ -95,11 +120,29 @@ impl Watch {
             partial: true,
             ..attach
         };
-        let keep = watch_over(host.place(), key)?;
-        let (host, key) = (host, key.clone());
-        let starving = starving(&attached);
-        let newborn = Newborn::default();
-        Ok((Self { host, key, attach, events, last: None, newborn, starving, keep }, attached))
+        let watch = Self {
+            keep: watch_over(host.place(), key)?,
+            host,
+            key: key.clone(),
+            attach,
+            events,
+            last: None,
+            newborn: Newborn::default(),
+            starving: starving(&attached),
+            attempts: None,
+            replaced: None,
+            start: Instant::now(),
+        };
+        Ok((watch, attached))
+    }
+
+    /// Takes the group back if another owner, such as the server, attaches a program of its own: at most
+    /// once a minute, and five times.
+    ///
+    /// The watcher notices such a program at its next look, within two seconds.
+    #[must_use]
+    pub fn retaking(self) -> Self {
+        Self { attempts: Some(Attempts::default()), ..self }
     }
 
     /// Follows the group until [`Attach::stop`] is set or the group is detached, and calls `on_change` for
@@ -122,8 +165,17 @@ impl Watch {
             };
             again = false;
             match result {
-                Ok(None) => gone = false,
-                Ok(Some(attached)) => {
+                Ok(Look::Same) => gone = false,
+                Ok(Look::Replaced(news)) => {
+                    gone = false;
+                    if let Some((by, retake)) = news {
+                        // The same error is reported again after this.
+                        reported.clear();
+                        again = retake == Retake::Now;
+                        on_change(Change::Replaced { by, retake });
+                    }
+                }
+                Ok(Look::Updated(attached)) => {
                     gone = false;
                     reported.clear();
                     // A change during the update may have been missed, and a member that was left
@@ -167,7 +219,7 @@ impl Watch {
     ///
     /// A server that becomes a daemon passes its sockets to a child and exits: their holder has vanished,
     /// and the next try finds the child.
-    fn enrol(&mut self, came: &[Cookie]) -> Result<Option<Attached>> {
+    fn enrol(&mut self, came: &[Cookie]) -> Result<Look> {
         const TRIES: u32 = 6;
 
         let mut pause = Duration::from_millis(1);
@@ -177,7 +229,7 @@ impl Watch {
             if came.iter().all(|cookie| transaction.knows(*cookie)) {
                 match self.update(transaction) {
                     Err(error) if error.kind() == ErrorKind::Vanished => {}
-                    result => return result.map(Some),
+                    result => return result,
                 }
             }
             std::thread::sleep(pause);
@@ -185,39 +237,51 @@ impl Watch {
         }
         // Some closed again, or only processes of another pid namespace hold them.
         self.update(Transaction::begin(self.host.observer(), self.host.place(), &self.attach.stop)?)
-            .map(Some)
     }
 
     /// Updates the group if it has changed. Otherwise takes no lock.
-    fn check(&mut self) -> Result<Option<Attached>> {
+    fn check(&mut self) -> Result<Look> {
         if self.last.is_some() && self.last == Some(self.see(&self.host.refresh(&self.key)?)) {
-            return Ok(None);
+            return Ok(Look::Same);
         }
         self.update(Transaction::begin(self.host.observer(), self.host.place(), &self.attach.stop)?)
-            .map(Some)
     }
 
     /// Updates the group as the transaction found it. With many sockets, listing them again would take
     /// long.
-    fn update(&mut self, transaction: Transaction) -> Result<Attached> {
+    fn update(&mut self, transaction: Transaction) -> Result<Look> {
         self.last = None;
         let mut group = transaction.group(&self.key)?.clone();
         // While the server restarts, the watcher's lock keeps the state.
         let Some(slots) = transaction.in_slots(&self.key)? else {
             return Err(not_attached(&self.key));
         };
+        if let Some(by) = transaction.displaced_by(&group)? {
+            return self.replaced(transaction, &group, by);
+        }
         let seen = self.see(&group);
         let young = self.newborn.look(Instant::now(), &group, |cookie| slots.contains(&cookie));
         group.members.retain(|member| member.cookie.is_none_or(|cookie| !young.contains(&cookie)));
         if group.members.is_empty() {
             return Err(vanished(&self.key));
         }
-        let attached = transaction.attach(&group, &self.attach)?;
-        self.keep = watch_over(self.host.place(), &self.key)?;
-        if young.is_empty() && attached.changes.left_out.iter().all(LeftOut::is_starving) {
+        self.replaced = None;
+        let attached = self.attach(transaction, &group, &self.attach.clone())?;
+        if young.is_empty() && self.is_complete(&attached) {
             let counted = view::is_counted(self.host.place(), &self.key);
             self.last = Some(Seen { counted, ..seen });
         }
+        Ok(Look::Updated(attached))
+    }
+
+    fn attach(
+        &mut self,
+        transaction: Transaction,
+        group: &Group,
+        attach: &Attach,
+    ) -> Result<Attached> {
+        let attached = transaction.attach(group, attach)?;
+        self.keep = watch_over(self.host.place(), &self.key)?;
         Ok(attached)
     }
 
@@ -228,13 +292,51 @@ impl Watch {
         Seen { members, program: group.program.clone(), counted }
     }
 
+    /// Whether the group has all that it should have, and its program is the one that was seen.
+    fn is_complete(&self, attached: &Attached) -> bool {
+        attached.replaced.is_none() && attached.changes.left_out.iter().all(LeftOut::is_starving)
+    }
+
     /// Whether there is something to report. Members that cannot be enrolled are reported once.
     fn has_news(&self, attached: &Attached) -> bool {
         let Changes { enrolled, released, left_out, .. } = &attached.changes;
-        !enrolled.is_empty()
+        attached.replaced.is_some()
+            || !enrolled.is_empty()
             || !released.is_empty()
             || !left_out.iter().all(LeftOut::is_starving)
             || starving(attached) != self.starving
+    }
+
+    /// Another owner's program decides: reports it, or takes the group back once that is reported.
+    fn replaced(
+        &mut self,
+        mut transaction: Transaction,
+        group: &Group,
+        by: AttachedProgram,
+    ) -> Result<Look> {
+        let now = self.start.elapsed();
+        let retake = self.attempts.map_or(Retake::Off, |attempts| attempts.at(now));
+        if self.replaced.as_ref() != Some(&by) {
+            if retake != Retake::Now {
+                transaction.give_way(group)?;
+            }
+            self.replaced = Some(by.clone());
+            return Ok(Look::Replaced(Some((by, retake))));
+        }
+        match (retake, &mut self.attempts) {
+            (Retake::Now, Some(attempts)) => {
+                attempts.note(now);
+                let attach = Attach { force: true, ..self.attach.clone() };
+                let attached = self.attach(transaction, group, &attach)?;
+                self.replaced = None;
+                Ok(Look::Updated(attached))
+            }
+            (Retake::After(_), _) => Ok(Look::Replaced(None)),
+            _ => {
+                self.last = Some(self.see(group));
+                Ok(Look::Replaced(None))
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A loaded object: its maps and its programs.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use crate::maps::Map;
 use crate::programs::Program;
@@ -48,6 +49,7 @@ impl<'a, T: Pod> From<&'a T> for GlobalData<'a> {
 pub struct Ebpf {
     pub(crate) maps: HashMap<String, Map>,
     pub(crate) programs: HashMap<String, Program>,
+    pub(crate) new_pins: Vec<PathBuf>,
 }
 
 impl Ebpf {
@@ -83,6 +85,12 @@ impl Ebpf {
     /// If two of the names are the same.
     pub fn maps_disjoint_mut<const N: usize>(&mut self, names: [&str; N]) -> [Option<&mut Map>; N] {
         self.maps.get_disjoint_mut(names)
+    }
+
+    /// Where loading pinned maps, because the object or the caller asked for it. Maps that were pinned
+    /// there before are not among them.
+    pub fn new_pins(&self) -> impl Iterator<Item = &Path> {
+        self.new_pins.iter().map(PathBuf::as_path)
     }
 
     /// A program by the name of its function.

@@ -203,8 +203,7 @@ impl<'a> EbpfLoader<'a> {
             .into_iter()
             .map(|(name, map)| Ok((name, Map::from_map_data(map)?)))
             .collect::<Result<_, MapError>>()?;
-        pins.keep();
-        Ok(Ebpf { maps, programs })
+        Ok(Ebpf { maps, programs, new_pins: pins.keep() })
     }
 
     fn create_maps(

@@ -39,8 +39,9 @@ impl NewPins {
         self.0.push(path.to_owned());
     }
 
-    pub(crate) fn keep(mut self) {
-        self.0.clear();
+    /// Keeps the pins, and returns their paths.
+    pub(crate) fn keep(mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Short texts for people: the holders of a socket, its queue, the program that decides, and the
 //! command that fixes a problem.
 
-use reuseport::group::{GroupKey, NotAsked};
+use reuseport::group::{AttachedProgram, GroupKey, NotAsked};
 use reuseport::id::State;
 use reuseport::status::Uncounted;
 use reuseport::table::Share;
@@ -17,6 +17,14 @@ pub(crate) struct Held<'a> {
     pub(crate) pid: u32,
     pub(crate) comm: &'a str,
     pub(crate) fd: Option<u32>,
+}
+
+/// Another owner's program, by name and id.
+pub(crate) fn program_name(program: &AttachedProgram) -> String {
+    match program.id {
+        Some(id) => format!("{}#{id}", safe(&program.name)),
+        None => "a classic BPF program".to_owned(),
+    }
 }
 
 /// Processes in at most `room` columns: `nginx 123,124,125 fd 6`, with pids left out as `+9`.

@@ -3,14 +3,15 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use reuseport::group::{Group, GroupKey, NotAsked};
+use reuseport::group::{AttachedProgram, Group, GroupKey, NotAsked};
 use reuseport::id::{Cookie, Slot, Weight};
 use reuseport::observe::netns_names;
 use reuseport::status::GroupStatus;
-use reuseport::watch::{Change, Watch};
+use reuseport::watch::{Change, Retake, Watch};
 use reuseport::{
     Attach as LibraryAttach, Attached, Balancer, Host, Inherited, LeftOut, ObjectSpec, Policy,
     Program, State, Stop,
@@ -101,9 +102,19 @@ pub(crate) struct Attach {
     #[arg(long)]
     partial: bool,
 
-    /// Replace another tool's program; it cannot be put back
+    /// Replace another tool's program
+    ///
+    /// If anything fails, that program stays. Sockets that are in its socket array move to ours, which
+    /// takes CAP_SYS_ADMIN. Once this has succeeded, that tool alone can put its program back.
     #[arg(long)]
     force: bool,
+
+    /// With --watch: take the group back when another program replaces ours
+    ///
+    /// At most once a minute, and five times. Without it, the command says so and waits until that
+    /// program is gone.
+    #[arg(long, requires = "watch")]
+    retake: bool,
 
     /// Maximum number of members [default: 64, or more for four times the present ones]
     ///
@@ -122,12 +133,12 @@ impl Attach {
                 .context("cannot install a handler for ^C")?;
         }
         let host = Host::open()?;
-        let watch = self.watch;
+        let (watch, retake) = (self.watch, self.retake);
         let (group, attach) = self.look(&host, stop)?;
         let key = group.key.clone();
         let not_asked = group.not_asked();
         if watch {
-            return follow(host, &key, attach, &not_asked);
+            return follow(host, &key, attach, retake, &not_asked);
         }
         let (_, attached) = Balancer::attach(&host, &key, &attach)?;
         let identity = Identity::new(&key, netns_names().remove(&key.netns.inode));
@@ -178,9 +189,16 @@ fn weigh(weights: &[WeightOf], group: &GroupStatus) -> Result<Vec<(Cookie, Weigh
 }
 
 /// Attaches, stays, and reports changes, until a signal or until the output is closed.
-fn follow(host: Host, key: &GroupKey, attach: LibraryAttach, not_asked: &[NotAsked]) -> Result<()> {
+fn follow(
+    host: Host,
+    key: &GroupKey,
+    attach: LibraryAttach,
+    retake: bool,
+    not_asked: &[NotAsked],
+) -> Result<()> {
     let stop = attach.stop.clone();
     let (watch, attached) = Watch::start(host, key, attach)?;
+    let watch = if retake { watch.retaking() } else { watch };
     output::print(&format!(
         "{}{}{DIM}Watching; ^C ends this and leaves the program attached.{DIM:#}\n",
         report(key, &attached),
@@ -199,6 +217,7 @@ fn follow(host: Host, key: &GroupKey, attach: LibraryAttach, not_asked: &[NotAsk
 fn tell(key: &GroupKey, change: Change) -> io::Result<()> {
     match change {
         Change::Members(attached) => output::print(&report(key, &attached)),
+        Change::Replaced { by, retake } => output::print(&replaced(key, &by, retake)),
         Change::Gone => output::print(&format!("{key}: all its sockets are closed; waiting\n")),
         Change::Detached => output::print(&format!("{key}: detached by another process; done\n")),
         // The next change may fix it: keep watching.
@@ -210,6 +229,27 @@ fn tell(key: &GroupKey, change: Change) -> io::Result<()> {
 fn notes(not_asked: &[NotAsked]) -> String {
     let notes = output::not_asked(not_asked);
     notes.iter().map(|note| format!("{NOTE}{note}{NOTE:#}\n")).collect()
+}
+
+/// Says what replaced our program, when, and what the watcher does about it.
+fn replaced(key: &GroupKey, by: &AttachedProgram, retake: Retake) -> String {
+    let then = match retake {
+        Retake::Off => "waiting until it is gone (--retake takes the group back)".to_owned(),
+        Retake::Now => "taking the group back".to_owned(),
+        Retake::After(left) => format!("taking the group back in {} s", left.as_secs().max(1)),
+        Retake::GivenUp => "taken back five times already; waiting until it is gone".to_owned(),
+    };
+    let by = output::program_name(by);
+    format!(
+        "{key}: {by}, attached by another process, replaced our program at {}; {then}\n",
+        clock()
+    )
+}
+
+/// The time of day.
+fn clock() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    format!("{:02}:{:02}:{:02} UTC", now / 3600 % 24, now / 60 % 60, now % 60)
 }
 
 /// Reports the result, in one or more lines.
@@ -227,10 +267,7 @@ fn report(key: &GroupKey, attached: &Attached) -> String {
     }
     out.push('\n');
     if let Some(program) = replaced {
-        let which = match program.id {
-            Some(id) => format!("{}#{id}", output::safe(&program.name)),
-            None => "a classic BPF program".to_owned(),
-        };
+        let which = output::program_name(program);
         let _ = writeln!(out, "{NOTE}replaced {which}, attached by another process{NOTE:#}");
     }
     if let Some(why) = without {

@@ -11,7 +11,8 @@ use crate::output;
 /// Detach our program from a group and remove its pinned state
 ///
 /// The kernel's hash decides again, at once. Connections that are open or wait to be accepted stay
-/// where they are; no socket is closed. Programs of other tools are not touched.
+/// where they are; no socket is closed. Programs of other tools are not touched: if one has replaced
+/// ours, this removes our state and takes the sockets out of our array.
 ///
 /// Detaching takes one of the group's sockets. If none can be borrowed (no visible process has a
 /// descriptor, for example), all state is removed, and the program stays attached with an empty
@@ -20,7 +21,8 @@ use crate::output;
 #[command(after_help = "\
 Exit status:
   1   no such group, or none of our programs is attached to it
-  2   another tool's program is attached, or any other failure
+  2   another tool's program is attached and nothing of ours is left, or any
+      other failure
   3   the state is removed, and the program stays attached without members
 
 Examples:
@@ -35,6 +37,14 @@ pub(crate) struct Detach {
 impl Detach {
     pub(crate) fn run(self) -> Result<()> {
         let (key, detached) = backend::detach(&self.group.target()?)?;
+        if let Some(program) = &detached.displaced_by {
+            output::print(&format!(
+                "removed what was left of our program from {key}: {}, attached by another process, \
+                 stays and decides\n",
+                output::program_name(program)
+            ))?;
+            return Ok(());
+        }
         let Some(why) = detached.left_attached else {
             output::print(&format!("detached from {key}: the kernel's hash decides again\n"))?;
             return Ok(());

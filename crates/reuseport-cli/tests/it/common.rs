@@ -1,6 +1,6 @@
 //! Running the command in a private network namespace with a private bpffs.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -91,11 +91,23 @@ impl Running {
         Self(spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped())).unwrap())
     }
 
-    /// Reads lines until one contains `word`.
-    pub(crate) fn read_until(&mut self, word: &str) {
+    /// Reads lines until one contains `word`, and returns that one. Takes no byte of the lines after it.
+    pub(crate) fn read_until(&mut self, word: &str) -> String {
         let stdout = self.0.stdout.as_mut().unwrap();
-        let found = BufReader::new(stdout).lines().any(|line| line.unwrap().contains(word));
-        assert!(found, "it never printed {word:?}");
+        loop {
+            let mut line = Vec::new();
+            while line.last() != Some(&b'\n') {
+                let mut byte = [0];
+                stdout
+                    .read_exact(&mut byte)
+                    .unwrap_or_else(|_| panic!("it never printed {word:?}"));
+                line.extend(byte);
+            }
+            let line = String::from_utf8(line).unwrap();
+            if line.contains(word) {
+                return line;
+            }
+        }
     }
 
     pub(crate) fn interrupt(self) -> Output {

@@ -3,23 +3,26 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::build::if_busy;
+use sk_reuseport::programs::SkReuseport;
+
+use super::build::{PATIENCE, if_busy};
 use super::prepare::prepare;
-use super::reach::{attach_to, detach_from};
+use super::reach::attach_to;
 use super::request::{Attach, Attached, Changes};
 use super::settle::settle;
 use super::table;
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::caps;
 use crate::kernel::cpus;
-use crate::kernel::recognise::Recognised;
+use crate::kernel::foreign::Foreign;
 use crate::kernel::sockets::SocketsKind;
 use crate::model::group::{AttachedProgram, Group, Unborrowable};
 use crate::model::id::Cookie;
 use crate::model::membership::{refuse_to_starve, starving};
 use crate::model::policy::Policy;
 use crate::model::refusal::{another_program, another_users_state};
-use crate::model::selection::{Program, Steering};
+use crate::model::selection::{ObjectSpec, Program, Steering};
 use crate::pins::group::GroupState;
 use crate::pins::steering::steering;
 use crate::stop::Stop;
@@ -163,6 +166,8 @@ impl Transaction {
         let leftover = GroupState::existing(&self.root, &group.key)?;
         let replaced = group.program.clone().filter(|_| !now.is_ours());
         if let (Some(program), false) = (&replaced, request.force) {
+            drop(leftover);
+            self.give_way(group)?;
             return Err(another_program(&group.key, &now, program, "attach to"));
         }
         let resumes = request.program.is_none() && request.slots.is_none();
@@ -170,30 +175,64 @@ impl Transaction {
         let group = &self.enrollable(group, request, &slots.unwrap_or_default())?;
         let default = Policy::default_for(group.key.protocol).into();
         let program = request.program.as_ref().unwrap_or(&default);
+        // The program of a takeover that was interrupted.
+        let mut interrupted = None;
         if let Some(leftover) = leftover {
             self.refuse_if_in_use(&leftover, group)?;
-            if resumes && leftover.is_trusted() {
-                return self.resume(group, request, leftover, replaced);
+            let resumes = resumes && leftover.is_trusted();
+            // Root attaches no program that another user pinned.
+            if replaced.is_none() && leftover.is_trusted() {
+                interrupted = leftover.replaced()?.as_ref().map(Foreign::of).transpose().map_err(
+                    |error| {
+                        let failed = format!("cannot go on to attach to {}", group.key);
+                        caps::failed(&failed, error, caps::TAKING_OVER)
+                    },
+                )?;
+            }
+            if resumes {
+                return self.resume(group, request, leftover, replaced, interrupted);
             }
             self.layer()?;
             self.remove_state(group, leftover)?;
         }
-        let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
-        let (changes, degraded) = match self.build_either(group, request, program, prepared) {
-            // The old program holds the sockets in its array, which the kernel frees with the program.
-            Err(error) if error.kind() == ErrorKind::Busy && replaced.is_some() => {
-                let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
-                let known = group.attached_id().and_then(Recognised::of);
-                detach_from(group)?;
-                if let Some(mut known) = known {
-                    known.let_go(group);
-                }
-                let bare = Group { program: None, ..group.clone() };
-                self.build_either(&bare, request, program, prepared)?
-            }
-            result => result?,
+        let built = match &mut interrupted {
+            Some(foreign) => self.take_over_anew(group, request, program, foreign),
+            None => self.build_over(group, request, program, replaced.is_some()),
         };
+        let (changes, degraded) = built?;
         Ok(Attached { steering: Steering::Ours(program.kind()), changes, replaced, degraded })
+    }
+
+    /// Builds new state and attaches, perhaps in place of another owner's program, which decides until then.
+    fn build_over(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        program: &Program<ObjectSpec>,
+        replaces: bool,
+    ) -> Result<(Changes, Option<Error>)> {
+        let prepare =
+            |this: &mut Self| prepare(group, request, program, SocketsKind::Array, this.layer()?);
+        let prepared = prepare(self)?;
+        if !replaces {
+            return self.build_either(group, request, program, prepared, PATIENCE);
+        }
+        let busy = match self.build(group, request, prepared) {
+            Err(error) if error.kind() == ErrorKind::Busy => error,
+            result => return result,
+        };
+        match Self::foreign(group, busy) {
+            Ok(mut foreign) => self.take_over_anew(group, request, program, &mut foreign),
+            // The sockets may be in a socket map.
+            Err(refusal) => {
+                let prepared = prepare(self)?;
+                let built = self.build_either(group, request, program, prepared, Duration::ZERO);
+                built.map_err(|error| match error.kind() {
+                    ErrorKind::Busy | ErrorKind::Denied => refusal,
+                    _ => error,
+                })
+            }
+        }
     }
 
     /// Attaches the pinned program: the server restarted, which ended the group and its attachment, or a
@@ -204,21 +243,46 @@ impl Transaction {
         request: &Attach,
         mut state: GroupState,
         replaced: Option<AttachedProgram>,
+        interrupted: Option<Foreign>,
     ) -> Result<Attached> {
         settle(&mut state, group.attached_id())?;
         let steering = Steering::Ours(state.program_kind()?.unwrap_or(Program::Object(())));
         let program = state.program()?;
-        let changes = self.sync(group, request, &mut state)?;
+        let synced = match interrupted {
+            Some(foreign) => Err(foreign),
+            None => match self.sync(group, request, &mut state) {
+                Err(busy) if busy.kind() == ErrorKind::Busy && replaced.is_some() => {
+                    Err(Self::foreign(group, busy)?)
+                }
+                result => Ok(result?),
+            },
+        };
+        let changes = match synced {
+            Ok(changes) => self.attach_again(group, request, state, &program, changes),
+            Err(mut foreign) => self.take_over(group, request, &mut state, &program, &mut foreign),
+        }?;
+        Ok(Attached { steering, changes, replaced, degraded: None })
+    }
+
+    /// The members have their slots: attaches the program.
+    fn attach_again(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        mut state: GroupState,
+        program: &SkReuseport,
+        changes: Changes,
+    ) -> Result<Changes> {
         let attached = self
             .place_on_cpus(group, &mut state, request.cpus.as_ref())
             .and_then(|()| Self::set_weights(&mut state, &request.weights).map(|_| ()))
             .and_then(|()| self.refuse_if_changed(group))
-            .and_then(|()| attach_to(group, &program));
+            .and_then(|()| attach_to(group, program));
         if let Err(error) = attached {
             self.take_out(group, &mut state, &changes);
             return Err(error);
         }
-        Ok(Attached { steering, changes, replaced, degraded: None })
+        Ok(changes)
     }
 
     fn sync(&mut self, group: &Group, request: &Attach, state: &mut GroupState) -> Result<Changes> {

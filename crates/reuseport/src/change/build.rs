@@ -17,26 +17,29 @@ use crate::model::selection::{ObjectSpec, Program, Steering};
 use crate::pins::group::GroupState;
 use crate::stop::Stop;
 
-const TAKE_OUT: &str = "a socket can be in only one socket array, and is in another program's: \
+pub(super) const TAKE_OUT: &str = "a socket can be in only one socket array, and is in another program's: \
                         take it out there, or restart the server";
+
+/// How long to wait for the kernel to free an array.
+pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 
 impl Transaction {
     /// Builds with a socket array or, if a socket is in another program's socket map, with a socket map,
     /// which accepts it.
     ///
     /// Neither accepts a socket that is in another array. The kernel frees an array only some time
-    /// after its last user is gone (`bpf_map_put`), so this retries for a moment.
+    /// after its last user is gone (`bpf_map_put`), so this retries for the given time.
     pub(super) fn build_either(
         &mut self,
         group: &Group,
         request: &Attach,
         program: &Program<ObjectSpec>,
         mut prepared: Prepared,
+        patience: Duration,
     ) -> Result<(Changes, Option<Error>)> {
-        const PATIENCE: Duration = Duration::from_millis(250);
         const PAUSE: Duration = Duration::from_millis(10);
 
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience;
         loop {
             let busy = match self.build(group, request, prepared) {
                 Err(error) if error.kind() == ErrorKind::Busy => error,
@@ -59,15 +62,18 @@ impl Transaction {
     }
 
     /// Pins the state, fills it, attaches the program. A failure leaves no state.
-    fn build(
+    pub(super) fn build(
         &mut self,
         group: &Group,
         request: &Attach,
         prepared: Prepared,
     ) -> Result<(Changes, Option<Error>)> {
-        let Prepared { mut program, mut state, degraded } = prepared;
+        let Prepared { mut program, mut state, degraded, pins } = prepared;
         match self.commit(group, request, &mut program, &mut state) {
-            Ok(changes) => Ok((changes, degraded)),
+            Ok(changes) => {
+                pins.keep();
+                Ok((changes, degraded))
+            }
             Err(error) => {
                 if let Err(error) = self.remove_state(group, state) {
                     tracing::warn!("{}", error.report());
@@ -119,7 +125,8 @@ impl Transaction {
         detach_from(group)?;
         let bare = Group { program: None, ..group.clone() };
         let unpinned = old.unpin(&self.root);
-        match unpinned.and_then(|()| self.build_either(&bare, request, program, prepared)) {
+        match unpinned.and_then(|()| self.build_either(&bare, request, program, prepared, PATIENCE))
+        {
             Ok((changes, degraded)) => {
                 self.release_members(&old);
                 let steering = Steering::Ours(program.kind());

@@ -119,6 +119,22 @@ impl<'a> Enroller<'a> {
         Ok(())
     }
 
+    /// Takes all sockets out of the array. The program must not decide. Slots, weights and states stay for
+    /// a later [`sync`](Self::sync), which puts the sockets back.
+    pub(crate) fn empty(&mut self) {
+        let occupied: Vec<(Slot, Cookie)> =
+            self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
+        let is_readable = |&(slot, _): &(Slot, Cookie)| {
+            !matches!(self.state.sockets.occupant(slot), Ok(Occupant::Unknown))
+        };
+        if occupied.iter().all(is_readable) {
+            occupied.iter().for_each(|(slot, _)| self.state.sockets.clear(*slot));
+        } else {
+            // An empty slot of this array looks like any other one: the members are enrolled anew.
+            self.free(occupied, &mut Changes::default());
+        }
+    }
+
     /// Takes members out again that this operation enrolled.
     pub(crate) fn take_out(&mut self, group: &Group, cookies: &[Cookie]) -> Result<()> {
         let members: Vec<(Slot, &Member)> = self

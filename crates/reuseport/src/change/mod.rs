@@ -10,4 +10,5 @@ mod reach;
 pub(crate) mod request;
 mod settle;
 mod table;
+mod takeover;
 pub(crate) mod transaction;

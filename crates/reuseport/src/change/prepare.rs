@@ -5,7 +5,7 @@ use sk_reuseport::programs::SkReuseport;
 use super::request::Attach;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
-use crate::kernel::object;
+use crate::kernel::object::{self, NewPins};
 use crate::kernel::program::{self, Config, Loaded};
 use crate::kernel::sockets::{Sockets, SocketsKind};
 use crate::model::group::Group;
@@ -21,6 +21,8 @@ pub(super) struct Prepared {
     pub(super) state: GroupState,
     /// Why the program cannot read queues, if it cannot.
     pub(super) degraded: Option<Error>,
+    /// What the user's object pinned.
+    pub(super) pins: NewPins,
 }
 
 /// `kind` is the type of the map for sockets; a user's object has its own.
@@ -42,7 +44,7 @@ pub(super) fn prepare(
         }
     };
     let seed = seed()?;
-    let (loaded, sockets, maps) = match program {
+    let (loaded, sockets, maps, pins) = match program {
         Program::Selection(selection) => {
             let policy = selection.policy;
             policy.check(group.key.protocol)?;
@@ -50,11 +52,11 @@ pub(super) fn prepare(
             let sockets = Sockets::create(kind, capacity).map_err(denied)?;
             let config = Config { policy, seed, protocol: group.key.protocol };
             let (loaded, maps) = program::load(config, &sockets, layer.members_map())?;
-            (loaded, sockets, Some(maps))
+            (loaded, sockets, Some(maps), NewPins::default())
         }
         Program::Object(spec) => {
-            let (program, sockets) = object::load(spec)?;
-            (Loaded { program, degraded: None }, sockets, None)
+            let (program, sockets, pins) = object::load(spec)?;
+            (Loaded { program, degraded: None }, sockets, None, pins)
         }
     };
     let mut header = Header::new(&group.key, program.kind(), seed);
@@ -63,7 +65,7 @@ pub(super) fn prepare(
     header.set_host_layer(layer.id());
     let state = GroupState::create(&header, sockets, maps).map_err(denied)?;
     state.bind(&program)?;
-    Ok(Prepared { program, state, degraded })
+    Ok(Prepared { program, state, degraded, pins })
 }
 
 /// Room for four times the members: a server that replaces all its workers needs room for twice.

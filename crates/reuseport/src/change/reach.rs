@@ -4,7 +4,8 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_acceptconn;
-use sk_reuseport::programs::{ProgramError, SkReuseport};
+use sk_reuseport::programs::sk_reuseport::attach;
+use sk_reuseport::programs::{ProgramError, ProgramFd, SkReuseport};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
@@ -14,8 +15,20 @@ use crate::model::refusal::vanished;
 
 /// Attaches a program to a group, in place of the one that is attached.
 pub(super) fn attach_to(group: &Group, program: &SkReuseport) -> Result<()> {
+    attach_any(group, |socket| program.attach(socket))
+}
+
+/// The same for a program of any owner.
+pub(super) fn attach_foreign(group: &Group, program: &ProgramFd) -> Result<()> {
+    attach_any(group, |socket| attach(socket, program))
+}
+
+fn attach_any(
+    group: &Group,
+    mut attach: impl FnMut(BorrowedFd<'_>) -> Result<(), ProgramError>,
+) -> Result<()> {
     through_any_member(group, "attach to", |socket| {
-        program.attach(socket)?;
+        attach(socket)?;
         // A listener that stopped a moment ago has left its group: the kernel then makes a group for
         // it alone (reuseport_attach_prog).
         let left = group.key.protocol == Protocol::Tcp && socket_acceptconn(socket) == Ok(false);

@@ -16,7 +16,8 @@ use crate::stop::Stop;
 pub struct Attach {
     /// The program. `None`: the one that decides already, or the protocol's default policy.
     pub program: Option<Program<ObjectSpec>>,
-    /// Whether to replace a program that another owner attached. This tool cannot put it back.
+    /// Whether to replace a program that another owner attached. If attaching fails, that program stays;
+    /// later, its owner alone can put it back. Moving sockets out of its array takes CAP_SYS_ADMIN.
     pub force: bool,
     /// The number of slots; by default room for four times the members.
     pub slots: Option<u32>,
@@ -77,6 +78,9 @@ pub struct Detached {
     /// takes. Its table and its socket array are empty then, so that it leaves every choice to the kernel's
     /// hash, and all state is removed. A user's own program finds an empty socket array.
     pub left_attached: Option<Error>,
+    /// The program of another owner that decides and stays, if it had replaced this tool's: only the state was
+    /// removed, and the sockets left this tool's array.
+    pub displaced_by: Option<AttachedProgram>,
 }
 
 /// Members that joined or left.

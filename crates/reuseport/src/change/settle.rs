@@ -10,6 +10,10 @@ use crate::pins::group::{GroupState, header_failed};
 
 /// Completes or takes back a change of policy that was interrupted or failed. The `attached` program stays.
 pub(super) fn settle(state: &mut GroupState, attached: Option<u32>) -> Result<()> {
+    if attached.is_some() {
+        // This tool's program is attached: a takeover is complete.
+        state.forget_replaced();
+    }
     let mut header = state.read_header()?;
     let Some(announced) = header.announced() else {
         state.forget_next();

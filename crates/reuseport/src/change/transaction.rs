@@ -20,7 +20,7 @@ use crate::kernel::borrow;
 use crate::kernel::caps;
 use crate::kernel::observe::Observer;
 use crate::kernel::recognise::Recognised;
-use crate::model::group::{Group, GroupKey};
+use crate::model::group::{AttachedProgram, Group, GroupKey};
 use crate::model::id::Cookie;
 use crate::model::refusal::{foreign_program, no_group, not_attached, vanished};
 use crate::model::selection::Steering;
@@ -160,12 +160,17 @@ impl Transaction {
         .with_hint("try again"))
     }
 
+    /// Whether the program of this state decides for some group.
+    fn is_in_use(&self, state: &GroupState) -> Result<bool> {
+        let ids = self.groups.iter().filter_map(|other| other.program.as_ref()?.id);
+        let in_use = ids.map(|id| state.is_ours(id)).collect::<Result<Vec<_>>>()?;
+        Ok(in_use.contains(&true))
+    }
+
     /// Fails if the state belongs to another, steered group. Two groups can have the same key: sockets to
     /// which a program is attached before bind form a separate group.
     pub(super) fn refuse_if_in_use(&self, state: &GroupState, group: &Group) -> Result<()> {
-        let ids = self.groups.iter().filter_map(|other| other.program.as_ref()?.id);
-        let in_use = ids.map(|id| state.is_ours(id)).collect::<Result<Vec<_>>>()?;
-        if !in_use.contains(&true) {
+        if !self.is_in_use(state)? {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Busy, format!("cannot attach to {}", group.key))
@@ -199,7 +204,40 @@ impl Transaction {
         })
     }
 
-    /// Detaches this tool's program and removes the group's state.
+    /// The state that another owner's program displaced: that program decides, and the group's state is
+    /// still pinned. `None` if this is not so.
+    pub(super) fn displaced(&self, group: &Group) -> Result<Option<GroupState>> {
+        if group.program.is_none() || steering(group, Some(&self.root))?.1.is_some() {
+            return Ok(None);
+        }
+        match GroupState::existing(&self.root, &group.key) {
+            Ok(Some(state)) if !self.is_in_use(&state)? => Ok(Some(state)),
+            Ok(_) => Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::Schema | ErrorKind::Denied) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The program that displaced this tool's; `None` if none did.
+    pub(crate) fn displaced_by(&self, group: &Group) -> Result<Option<AttachedProgram>> {
+        Ok(self.displaced(group)?.and_then(|_| group.program.clone()))
+    }
+
+    /// Removes displaced state; if it is watched, takes the sockets out of its array and keeps the rest for
+    /// the watcher. The owner of the program that decides may then use the sockets in an array of its own.
+    pub(crate) fn give_way(&mut self, group: &Group) -> Result<()> {
+        let Some(mut state) = self.displaced(group)? else { return Ok(()) };
+        if !state.is_watched() {
+            self.present_layer()?;
+            return self.remove_state(group, state);
+        }
+        let stop = Stop::default();
+        self.enroller(&mut state, &stop)?.empty();
+        Ok(())
+    }
+
+    /// Detaches this tool's program and removes the group's state, or what another owner's program that
+    /// replaced it left.
     pub(crate) fn detach(mut self, key: &GroupKey) -> Result<Detached> {
         let group = self.group(key)?.clone();
         let (now, state) = steering(&group, Some(&self.root))?;
@@ -215,7 +253,7 @@ impl Transaction {
                 Err(error) => return Err(error),
             };
             self.remove_state(&group, state)?;
-            return Ok(Detached { left_attached });
+            return Ok(Detached { left_attached, displaced_by: None });
         }
         let leftover = GroupState::existing(&self.root, key)?;
         if let (Steering::Elsewhere(_), Some(mut known)) =
@@ -228,8 +266,15 @@ impl Transaction {
                 self.present_layer()?;
                 self.remove_state(&group, leftover)?;
             }
-            return Ok(Detached { left_attached: None });
+            return Ok(Detached { left_attached: None, displaced_by: None });
         }
+        drop(leftover);
+        if let Some(state) = self.displaced(&group)? {
+            self.present_layer()?;
+            self.remove_state(&group, state)?;
+            return Ok(Detached { left_attached: None, displaced_by: group.program });
+        }
+        let leftover = GroupState::existing(&self.root, key)?;
         if let Some(program) = &group.program {
             return Err(foreign_program(key, program, "detach from"));
         }

@@ -19,6 +19,10 @@ pub(crate) const LOADING: &[(CapabilitySet, &str)] = &[(CapabilitySet::BPF, "CAP
 pub(crate) const SOCKET_MAPS: &[(CapabilitySet, &str)] =
     &[(CapabilitySet::BPF, "CAP_BPF"), (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN")];
 
+/// To open another owner's program and its maps by their ids.
+pub(crate) const TAKING_OVER: &[(CapabilitySet, &str)] =
+    &[(CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN")];
+
 /// An error with its cause. If the kernel refused for lack of a capability, the hint names it.
 pub(crate) fn failed(
     failed: &str,

@@ -1,5 +1,7 @@
 //! A user's own eBPF object: its program, and the map that takes the group's sockets.
 
+use std::path::{Path, PathBuf};
+
 use rustix::io::Errno;
 use sk_reuseport::maps::Map;
 use sk_reuseport::programs::{Program, ProgramError, SkReuseport};
@@ -10,14 +12,36 @@ use super::sockets::Sockets;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::selection::ObjectSpec;
 
-/// Loads the object and returns its program and its map for sockets. The program keeps its other maps.
-pub(crate) fn load(spec: &ObjectSpec) -> Result<(SkReuseport, Sockets)> {
+/// Pins that an object asked for (`LIBBPF_PIN_BY_NAME`) and that were not there before. Dropping it removes
+/// them, unless they are [kept](Self::keep): an object that is not attached leaves none.
+#[derive(Debug, Default)]
+pub(crate) struct NewPins(Vec<PathBuf>);
+
+impl NewPins {
+    pub(crate) fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for NewPins {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // An error is being reported already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Loads the object and returns its program, its map for sockets, and what it pinned. The program keeps its
+/// other maps.
+pub(crate) fn load(spec: &ObjectSpec) -> Result<(SkReuseport, Sockets, NewPins)> {
     let failed = format!("cannot use {}", spec.path.display());
     let mut ebpf = EbpfLoader::new().load_file(&spec.path).map_err(|error| match error {
         EbpfError::MapError(_) => caps::failed(&failed, error, caps::LOADING),
         EbpfError::NoBTF => Error::new(ErrorKind::Unsupported, &failed).because(error),
         _ => Error::new(ErrorKind::Invalid, &failed).because(error),
     })?;
+    let pins = NewPins(ebpf.new_pins().map(Path::to_owned).collect());
     let program = program_name(&ebpf, spec, &failed)?;
     let map = map_name(&ebpf, spec, &failed)?;
     let sockets = ebpf.take_map(&map).ok_or_else(|| missing(&failed, "map", &map))?;
@@ -29,7 +53,7 @@ pub(crate) fn load(spec: &ObjectSpec) -> Result<(SkReuseport, Sockets)> {
     match ebpf.take_program(&program) {
         Some(Program::SkReuseport(mut program)) => {
             program.load().map_err(|error| cannot_load(&failed, error))?;
-            Ok((program, sockets))
+            Ok((program, sockets, pins))
         }
         _ => Err(missing(&failed, "program", &program)),
     }

@@ -7,6 +7,7 @@ mod name;
 pub(crate) mod place;
 pub mod policy;
 pub(crate) mod refusal;
+pub(crate) mod retake;
 pub(crate) mod selection;
 pub mod spec;
 pub mod status;

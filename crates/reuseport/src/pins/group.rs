@@ -215,7 +215,7 @@ impl GroupState {
         self.held.as_ref().map_or_else(|| self.directory.clone(), Held::path)
     }
 
-    fn pin(&self, name: &str) -> PathBuf {
+    pub(super) fn pin(&self, name: &str) -> PathBuf {
         self.pins().join(name)
     }
 
@@ -251,9 +251,7 @@ impl GroupState {
     /// program must be detached before. The kernel frees the rest when its last user is dropped; this value
     /// is one.
     pub(crate) fn unpin(&mut self, root: &Root) -> Result<()> {
-        for slot in self.all_slots() {
-            self.sockets.clear(slot);
-        }
+        self.empty();
         if let Some(maps) = &self.policy_maps {
             maps.reports.clear_all();
         }
@@ -263,10 +261,22 @@ impl GroupState {
         }
     }
 
+    /// Takes all sockets out of the socket array. The program must not decide.
+    pub(crate) fn empty(&mut self) {
+        for slot in self.all_slots() {
+            self.sockets.clear(slot);
+        }
+    }
+
     /// Marks the group as watched until the returned file is dropped: its state is kept while the server
     /// restarts.
     pub(crate) fn watch(&self) -> Result<fs::File> {
         bpffs::mark_watched(&self.directory)
+    }
+
+    /// Whether a process watches the group.
+    pub(crate) fn is_watched(&self) -> bool {
+        bpffs::is_watched(&self.directory)
     }
 
     pub(crate) fn header(&self) -> Result<Header, MapError> {

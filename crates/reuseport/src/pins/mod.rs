@@ -28,4 +28,5 @@ pub(crate) mod group;
 pub(crate) mod host_layer;
 pub(crate) mod place;
 mod recount;
+mod replaced;
 pub(crate) mod steering;

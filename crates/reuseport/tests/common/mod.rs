@@ -1,5 +1,6 @@
 //! Fixtures that both test binaries of this crate share: sockets, groups, a process that holds a
-//! socket ([`helper`]), threads with fewer rights ([`rights`]), traffic ([`traffic`], [`segment`]), followed groups ([`steering`]), and the
+//! socket ([`helper`]), threads with fewer rights ([`rights`]), traffic ([`traffic`], [`segment`]), followed groups ([`steering`]), another owner's program
+//! ([`theirs`]), and the
 //! state that a failed operation must leave as it was ([`world`]).
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
@@ -9,6 +10,7 @@ pub(crate) mod rights;
 pub(crate) mod segment;
 pub(crate) mod steered;
 pub(crate) mod steering;
+pub(crate) mod theirs;
 pub(crate) mod traffic;
 pub(crate) mod world;
 

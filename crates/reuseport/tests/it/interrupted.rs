@@ -10,6 +10,7 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::common::theirs::Theirs;
 use crate::common::world::{
     alone, deal, key_of, listeners, more, nothing_pinned, object, with, with_object,
 };
@@ -32,6 +33,7 @@ fn operate(host: &Host, key: &GroupKey, operation: &str) -> Result<()> {
         "attach" => attach(&with(Policy::RoundRobin)),
         "change" => attach(&with(Policy::Random)),
         "refresh" => attach(&Attach::default()),
+        "force" => attach(&Attach { force: true, ..with(Policy::RoundRobin) }),
         "object" => attach(&with_object(object("first"))),
         "detach" => match reuseport::detach(host, key) {
             Err(error) if error.kind() == ErrorKind::NotAttached => Ok(()),
@@ -163,6 +165,44 @@ fn slow_enrolling_new_members_is_killed() {
 #[test]
 fn slow_replacing_a_policy_by_an_object_is_killed() {
     alone(|| kill_at_calls("object", 3, round_robin));
+}
+
+/// Nothing but the attachment, and perhaps our pin, keeps the other program and its array.
+#[test]
+fn slow_replacing_another_owners_program_is_killed() {
+    alone(|| {
+        const STEP: usize = 3;
+
+        let host = Host::open().unwrap();
+        let members = listeners(2);
+        let key = key_of(&host, &members[0]);
+        let force = Attach { force: true, ..with(Policy::RoundRobin) };
+        let mut kills = 0;
+        for call in (0..).step_by(STEP) {
+            Theirs::load().steer(&members);
+            let status = start(&key, "force", Some(call)).wait().unwrap();
+            is_served(&host, &key, &members);
+            // Every second time, a plain attach comes first: it is refused while their program decides.
+            if (call / STEP).is_multiple_of(2) {
+                match Balancer::attach(&host, &key, &Attach::default()) {
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Foreign, "{error}"),
+                    Ok(_) => assert!(host.status(&key).unwrap().steering.is_ours()),
+                }
+                is_served(&host, &key, &members);
+            }
+            Balancer::attach(&host, &key, &force)
+                .unwrap_or_else(|error| panic!("killed at call {call}: {}", error.report()));
+            is_steered(&host, &key, &members);
+            reuseport::detach(&host, &key).unwrap();
+            assert!(nothing_pinned(), "killed at call {call}");
+            if !was_killed(status) {
+                assert!(status.success(), "it failed by itself");
+                break;
+            }
+            kills += 1;
+        }
+        assert!(kills * STEP > 40, "only {kills} kills");
+    });
 }
 
 #[test]

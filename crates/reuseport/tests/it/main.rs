@@ -25,5 +25,6 @@ mod report;
 mod rights;
 mod servers;
 mod succession;
+mod takeover;
 mod verifier;
 mod watch;

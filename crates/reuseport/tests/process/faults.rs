@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::rc::Rc;
 
+use crate::common::theirs::Theirs;
 use crate::common::world::{
     World, alone, deal, key_of, listeners, more, nothing_pinned, object, one_line, with,
     with_object,
@@ -21,6 +22,8 @@ use sk_reuseport::programs::SkReuseport;
 
 use crate::in_turn;
 
+mod takeover;
+
 /// A group to operate on, and another one that must not change.
 struct Scene {
     host: Host,
@@ -28,6 +31,8 @@ struct Scene {
     members: RefCell<Vec<TcpListener>>,
     other_key: GroupKey,
     other_members: Vec<TcpListener>,
+    /// Another owner's program, which an operation replaces.
+    theirs: RefCell<Option<Theirs>>,
 }
 
 impl Scene {
@@ -38,7 +43,13 @@ impl Scene {
         let other_key = key_of(&host, &other_members[0]);
         Balancer::attach(&host, &other_key, &with(Policy::RoundRobin)).unwrap();
         let key = key_of(&host, &members[0]);
-        Self { host, key, members: RefCell::new(members), other_key, other_members }
+        let theirs = RefCell::default();
+        Self { host, key, members: RefCell::new(members), other_key, other_members, theirs }
+    }
+
+    /// Attaches another owner's program, with all members in its array.
+    fn give_to_them(&self) {
+        self.theirs.borrow_mut().get_or_insert_with(Theirs::load).steer(&self.members.borrow());
     }
 
     fn attach(&self, attach: &Attach) -> Result<()> {
@@ -67,7 +78,15 @@ impl Scene {
     /// Asserts that every connection is accepted, and that the shares in the other group are
     /// unchanged.
     fn serves(&self) {
-        assert_eq!(deal(&self.members.borrow(), 12).iter().sum::<usize>(), 12);
+        let dealt = deal(&self.members.borrow(), 12);
+        assert_eq!(dealt.iter().sum::<usize>(), 12);
+        if let Some(theirs) = &*self.theirs.borrow()
+            && self.status().group.program.and_then(|program| program.id) == Some(theirs.id())
+        {
+            assert_eq!(dealt[0], 12, "their program selects index 0");
+            let missing = theirs.cookies().iter().take(dealt.len()).filter(|c| **c == 0).count();
+            assert_eq!(missing, 0, "members are back in their array");
+        }
         assert_eq!(deal(&self.other_members, 12), [6, 6]);
     }
 }

@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::common::{Running, error, group, isolated, json, run, stdout, stdout_undisturbed};
+use crate::common::{
+    Running, error, group, isolated, json, pinned_groups, run, stdout, stdout_undisturbed,
+};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use sk_reuseport::net::{Bind, loopback};
@@ -397,6 +399,44 @@ fn a_foreign_program_is_not_changed() {
             assert!(refused.contains("--force"), "{refused}");
         }
         assert_eq!(show(&group)["program"]["id"], id);
+        // What is left of ours can be removed.
+        let text = stdout(&["detach", &group]);
+        assert!(text.contains("stays") && text.contains(&format!("reuseport#{id}")), "{text}");
+        assert_eq!(pinned_groups(), 0);
+        assert_eq!(show(&group)["program"]["id"], id);
+        assert!(error(2, &["detach", &group]).contains("another owner"));
+    });
+}
+
+#[test]
+fn watch_says_what_replaced_our_program_and_takes_the_group_back_if_asked() {
+    isolated(|| {
+        let (listeners, group) = group(2);
+        assert_eq!(run(&["attach", &group, "--retake"]).status.code(), Some(2));
+        let mut object = sk_reuseport::Ebpf::load_file(OBJECT).unwrap();
+        let program = object.program_mut("reuseport").unwrap();
+        let program: &mut sk_reuseport::programs::SkReuseport = program.try_into().unwrap();
+        program.load().unwrap();
+        let id = program.info().unwrap().id();
+        for (options, then) in [
+            (&["--watch"] as &[&str], "waiting"),
+            (&["--watch", "--retake"], "taking the group back"),
+        ] {
+            let mut watch =
+                Running::start(&[&["attach", &group, "--policy", "hash"], options].concat());
+            watch.read_until("Watching");
+            program.attach(&listeners[0]).unwrap();
+            let line = watch.read_until("replaced our program at");
+            assert!(line.contains(&format!("reuseport#{id}")) && line.contains(then), "{line}");
+            assert!(line.contains(" UTC"), "{line}");
+            if options.len() == 2 {
+                watch.read_until(&format!("replaced reuseport#{id}"));
+                assert_eq!(show(&group)["policy"], "hash");
+            }
+            assert_eq!(watch.interrupt().status.code(), Some(0));
+            stdout(&["detach", &group]);
+            let _ = sk_reuseport::programs::SkReuseport::detach(&listeners[0]);
+        }
     });
 }
 

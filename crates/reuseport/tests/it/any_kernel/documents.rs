@@ -42,6 +42,10 @@ const README_ROWS: &[(&str, &[&str])] = &[
         &["make a socket map and put sockets into it"],
     ),
     (
+        "`attach --force`, if the sockets are in the array of the program that it replaces",
+        &["open programs and maps by their ids"],
+    ),
+    (
         "mounting `/sys/fs/bpf`, where nothing is mounted",
         &["the same where no bpffs is mounted yet"],
     ),

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use reuseport::status::Steering;
 use reuseport::{Attach, Balancer, ErrorKind, ObjectSpec, Policy};
 
-use super::Scene;
+use super::{Scene, refused};
 use crate::common::world::{
     alone, deal, more, nothing_pinned, object, python_with, theirs, with, with_object,
 };
@@ -18,13 +18,15 @@ fn a_foreign_program_that_replaced_the_policy() {
         theirs.attach(&scene.members[0]).unwrap();
         let id = theirs.info().unwrap().id();
         let words = ["will not attach to", "program leave_it", &format!("id {id}"), "--force"];
-        scene.refuses(ErrorKind::Foreign, &words, |scene| scene.attach(&with(Policy::Random)));
+        scene.refuses(ErrorKind::Foreign, &["will not change", "leave_it"], |scene| {
+            scene.set_weight(0, 1)
+        });
+        // The first attempt removes what was left of our program.
+        refused(scene.attach(&with(Policy::Random)).unwrap_err(), ErrorKind::Foreign, &words);
+        assert!(nothing_pinned());
         scene.refuses(ErrorKind::Foreign, &words, |scene| scene.attach(&Attach::default()));
         scene.refuses(ErrorKind::Foreign, &["will not detach from", "leave_it"], |scene| {
             scene.detach()
-        });
-        scene.refuses(ErrorKind::Foreign, &["will not change", "leave_it"], |scene| {
-            scene.set_weight(0, 1)
         });
         let force = Attach { force: true, ..with(Policy::RoundRobin) };
         let (_, attached) = Balancer::attach(&scene.host, &scene.key, &force).unwrap();

@@ -1,0 +1,166 @@
+//! Takes a group over from another owner's program whose array holds the sockets.
+//!
+//! A socket fits one array only, so the sockets have to leave that array before they enter this tool's. In
+//! between, the kernel's hash decides: a program with an empty array might drop what it cannot select.
+//!
+//! | step | after an interruption |
+//! |---|---|
+//! | pin the state, and the other program in it | that program decides |
+//! | detach it | the kernel's hash decides; the next `attach` goes on from here |
+//! | move the sockets | the same |
+//! | attach this tool's program | it decides |
+//! | forget the other one | the next command does it |
+//!
+//! If a step fails, the sockets go back and the other program is attached again.
+
+use sk_reuseport::maps::MapError;
+use sk_reuseport::programs::{ProgramError, SkReuseport};
+
+use super::build::TAKE_OUT;
+use super::enrol::check_room;
+use super::prepare::prepare;
+use super::reach::{attach_foreign, attach_to, detach_from};
+use super::request::{Attach, Changes};
+use super::transaction::Transaction;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::caps;
+use crate::kernel::foreign::Foreign;
+use crate::kernel::sockets::SocketsKind;
+use crate::model::group::Group;
+use crate::model::refusal::vanished;
+use crate::model::selection::{ObjectSpec, Program};
+use crate::pins::group::GroupState;
+use crate::stop::Stop;
+
+impl Transaction {
+    /// Opens the program that decides for the group, to take over from it. `busy` is the error that made
+    /// this necessary: it comes back if the sockets are not in that program's arrays.
+    pub(super) fn foreign(group: &Group, busy: Error) -> Result<Foreign> {
+        let Some(id) = group.attached_id() else { return Err(busy) };
+        let foreign = Foreign::open(id).map_err(|error| cannot_open(group, error))?;
+        refuse_unless_movable(group, foreign, busy)
+    }
+
+    /// Builds new state and takes the group over.
+    pub(super) fn take_over_anew(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        program: &Program<ObjectSpec>,
+        foreign: &mut Foreign,
+    ) -> Result<(Changes, Option<Error>)> {
+        let mut prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+        check_room(group, &prepared.state)?;
+        let placed = prepared
+            .state
+            .stage(&self.root, &mut prepared.program)
+            .and_then(|()| self.refuse_if_changed(group))
+            .and_then(|()| prepared.state.place(&self.root, &group.key));
+        let result = placed.and_then(|()| {
+            self.take_over(group, request, &mut prepared.state, &prepared.program, foreign)
+        });
+        match result {
+            Ok(changes) => {
+                prepared.pins.keep();
+                Ok((changes, prepared.degraded))
+            }
+            // The next command completes what could not be taken back.
+            Err(error) if prepared.state.has_replaced() => Err(error),
+            Err(error) => {
+                if let Err(error) = self.remove_state(group, prepared.state) {
+                    tracing::warn!("{}", error.report());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the group over with a state that is in its place.
+    pub(super) fn take_over(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        state: &mut GroupState,
+        program: &SkReuseport,
+        foreign: &mut Foreign,
+    ) -> Result<Changes> {
+        let places = foreign.places(group).map_err(|error| cannot_read(group, error))?;
+        let pinned = state.pin_replaced(&foreign.program);
+        let detached = pinned.and_then(|()| {
+            request.stop.check(&format!("attaching to {}", group.key))?;
+            detach_from(group)
+        });
+        if let Err(error) = detached {
+            state.forget_replaced();
+            return Err(error);
+        }
+        foreign.clear(&places);
+        let result = self.move_in(group, request, state, program);
+        match &result {
+            Ok(_) => state.forget_replaced(),
+            Err(_) => {
+                let stop = Stop::default();
+                if let Ok(mut enroller) = self.enroller(state, &stop) {
+                    enroller.empty();
+                }
+                state.empty();
+                let put_back = foreign
+                    .put_back(&places)
+                    .map_err(|error| cannot_read(group, error))
+                    .and_then(|()| attach_foreign(group, &foreign.program));
+                match put_back {
+                    Ok(()) => state.forget_replaced(),
+                    Err(error) => tracing::warn!("{}", error.report()),
+                }
+            }
+        }
+        result
+    }
+
+    /// The sockets are in no array, and no program is attached.
+    fn move_in(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        state: &mut GroupState,
+        program: &SkReuseport,
+    ) -> Result<Changes> {
+        let changes = self
+            .enroller(state, &request.stop)?
+            .with_weights(&request.weights)
+            .partially(request.partial)
+            .sync(group)?;
+        if changes.enrolled.is_empty() && changes.kept == 0 {
+            return Err(vanished(&group.key));
+        }
+        self.place_on_cpus(group, state, request.cpus.as_ref())?;
+        Self::set_weights(state, &request.weights)?;
+        attach_to(group, program)?;
+        Ok(changes)
+    }
+}
+
+/// Refuses before anything is touched if moving the sockets out of the program's arrays would not help, or
+/// could not be taken back.
+fn refuse_unless_movable(group: &Group, foreign: Foreign, busy: Error) -> Result<Foreign> {
+    if foreign.is_unreadable() {
+        return Err(busy.with_hint(
+            "they are in an array of the program to replace, whose values have 4 bytes, so that it does \
+             not show which socket is where: take them out there, or restart the server",
+        ));
+    }
+    match foreign.places(group).map_err(|error| cannot_read(group, error))?.is_empty() {
+        true => Err(busy.with_hint(TAKE_OUT)),
+        false => Ok(foreign),
+    }
+}
+
+fn cannot_open(group: &Group, error: ProgramError) -> Error {
+    let failed = format!("cannot take {} over from the program that decides", group.key);
+    caps::failed(&failed, error, caps::TAKING_OVER)
+}
+
+fn cannot_read(group: &Group, error: MapError) -> Error {
+    let failed = format!("cannot move the sockets of {} between arrays", group.key);
+    Error::new(ErrorKind::System, failed).because(error)
+}
