@@ -52,6 +52,7 @@ mod error;
 #[cfg(any(test, feature = "fault-injection"))]
 pub mod fault;
 mod hint;
+mod links;
 mod loader;
 pub mod maps;
 pub mod net;

@@ -15,6 +15,7 @@ use aya_obj::{EbpfSectionKind, Object, ProgramSection};
 use crate::bpf::{Ebpf, GlobalData};
 use crate::btf::KernelBtf;
 use crate::error::{EbpfError, MapError};
+use crate::links::Value;
 use crate::maps::{Map, MapData, MapFd, size};
 use crate::pin::NewPins;
 use crate::programs::{
@@ -189,12 +190,14 @@ impl<'a> EbpfLoader<'a> {
     /// An object that makes the parser panic is [`EbpfError::Damaged`], unless the program is built
     /// with `panic = "abort"`. Most such objects are found before they are parsed.
     pub fn load(&mut self, data: &[u8]) -> Result<Ebpf, EbpfError> {
-        let mut object = relocate::parse(data)?;
+        let (mut object, values) = relocate::parse(data)?;
         undamaged(|| Ok(object.patch_map_data(self.globals.clone())?))?;
         let btf = relocate::load_btf(&mut object, self.log_level)?.map(Arc::new);
         relocate::relocate_to_kernel(&mut object, data, &self.btf)?;
         let mut pins = NewPins::default();
+        self.refuse_pinned_values(&object, &values)?;
         let maps = self.create_maps(&mut object, btf.as_deref(), &mut pins)?;
+        self.fill(&values, &maps)?;
         relocate::relocate_to_maps(&mut object, &maps)?;
         relocate::call_kernel_functions(&mut object, &self.kernel_functions);
         let fds: Arc<[MapFd]> = maps.values().map(|map| map.fd().share()).collect();
@@ -204,6 +207,33 @@ impl<'a> EbpfLoader<'a> {
             .map(|(name, map)| Ok((name, Map::from_map_data(map)?)))
             .collect::<Result<_, MapError>>()?;
         Ok(Ebpf { maps, programs, new_pins: pins.keep() })
+    }
+
+    /// A pinned map of maps may be in use already, so its values are not the object's to set.
+    fn refuse_pinned_values(&self, object: &Object, values: &[Value]) -> Result<(), EbpfError> {
+        for Value { outer, .. } in values {
+            let definition = object.maps.get(outer);
+            if definition.is_some_and(|map| map.pinning() == PinningType::ByName)
+                || self.pin_paths.contains_key(outer.as_str())
+            {
+                let what = format!("initial values (`.values`) of the pinned map `{outer}`");
+                return Err(EbpfError::Unsupported { what });
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the initial values into maps of maps, except those that the caller passes.
+    fn fill(&self, values: &[Value], maps: &HashMap<String, MapData>) -> Result<(), EbpfError> {
+        for Value { outer, index, inner } in values {
+            if self.given_maps.contains_key(outer.as_str()) {
+                continue;
+            }
+            if let (Some(outer), Some(inner)) = (maps.get(outer), maps.get(inner)) {
+                outer.insert_map(*index, inner)?;
+            }
+        }
+        Ok(())
     }
 
     fn create_maps(

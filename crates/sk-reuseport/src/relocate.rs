@@ -12,6 +12,7 @@ use aya_obj::{Object, ProgramSection, VerifierLog};
 
 use crate::btf::KernelBtf;
 use crate::error::EbpfError;
+use crate::links::{self, Value};
 use crate::maps::MapData;
 use crate::verifier::{VerifierLogLevel, with_log};
 use crate::{sys, validate};
@@ -36,14 +37,17 @@ pub(crate) fn undamaged<T>(step: impl FnOnce() -> Result<T, EbpfError>) -> Resul
     panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(EbpfError::Damaged { part: PARSER }))
 }
 
-/// Parses an object. The parser needs aligned bytes, so they are copied.
-pub(crate) fn parse(data: &[u8]) -> Result<Object, EbpfError> {
+/// Parses an object, and returns the initial values of its maps of maps. The parser needs aligned bytes, so
+/// they are copied.
+pub(crate) fn parse(data: &[u8]) -> Result<(Object, Vec<Value>), EbpfError> {
     let mut aligned = vec![0u64; data.len().div_ceil(size_of::<u64>())];
     let bytes = zerocopy::IntoBytes::as_mut_bytes(aligned.as_mut_slice());
     bytes[..data.len()].copy_from_slice(data);
-    let bytes = &bytes[..data.len()];
+    let bytes = &mut bytes[..data.len()];
+    validate::check_header(bytes)?;
+    let values = links::resolve(bytes)?;
     validate::check(bytes)?;
-    undamaged(|| Ok(Object::parse(bytes)?))
+    undamaged(|| Ok((Object::parse(bytes)?, values)))
 }
 
 /// Loads the object's own BTF into the kernel. Older kernels refuse kinds of types that they do not

@@ -14,10 +14,8 @@ use object::{
 use crate::btf;
 use crate::error::EbpfError;
 
-/// Refuses objects for other machines, and damaged ones. The parser reports data that is no ELF
-/// file.
+/// Refuses damaged objects. The parser reports data that is no ELF file.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), EbpfError> {
-    check_header(bytes)?;
     let Ok(file) = object::File::parse(bytes) else { return Ok(()) };
     check_sizes(&file, bytes.len())?;
     check_types(&file)?;
@@ -38,7 +36,7 @@ fn damaged(part: &'static str) -> EbpfError {
 }
 
 /// Refuses ELF files for another machine or byte order.
-fn check_header(data: &[u8]) -> Result<(), EbpfError> {
+pub(crate) fn check_header(data: &[u8]) -> Result<(), EbpfError> {
     // e_ident[EI_DATA]: 1 is little-endian, 2 big-endian.
     const EI_DATA: usize = 5;
     // e_machine: EM_BPF, or EM_NONE as early compilers had it.
@@ -101,7 +99,10 @@ fn check_map_definitions(file: &object::File<'_>) -> Result<(), EbpfError> {
         {
             // The parser keeps one of two maps of the same name, and the other's relocations fail.
             if symbol.kind() == SymbolKind::Data && !names.insert(symbol.name_bytes().ok()) {
-                return Err(damaged(MAPS));
+                let name = String::from_utf8_lossy(symbol.name_bytes().unwrap_or_default());
+                return Err(EbpfError::Unsupported {
+                    what: format!("two maps with the name `{name}`"),
+                });
             }
             if is_named(&section, b".maps") {
                 continue;

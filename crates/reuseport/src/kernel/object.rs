@@ -109,8 +109,13 @@ fn map_name(ebpf: &Ebpf, spec: &ObjectSpec, failed: &str) -> Result<String> {
     let maps = of(|map| matches!(map, Map::SockMap(_)));
     match (arrays.as_slice(), maps.as_slice()) {
         ([name], _) | ([], [name]) => Ok((*name).to_owned()),
-        ([], []) => Err(Error::new(ErrorKind::Invalid, failed)
-            .because("it has no map for sockets (BPF_MAP_TYPE_REUSEPORT_SOCKARRAY)")),
+        ([], []) => {
+            let mut all: Vec<&str> = ebpf.maps().map(|(name, _)| name).collect();
+            all.sort_unstable();
+            Err(Error::new(ErrorKind::Invalid, failed)
+                .because("it has no map for sockets (BPF_MAP_TYPE_REUSEPORT_SOCKARRAY)")
+                .with_hint(format!("its maps, all of other types: {}", listed(&all))))
+        }
         ([], names) | (names, _) => Err(Error::new(ErrorKind::Invalid, failed)
             .because(format!("it has {} maps for sockets", names.len()))
             .with_hint(format!("choose one with --map: {}", listed(names)))),

@@ -13,4 +13,4 @@ mod subset;
 mod validate;
 
 pub use kernel::{KernelBtf, KernelTypes};
-pub(crate) use validate::{is_valid, variables};
+pub(crate) use validate::{is_valid, size_of_variable, variables};

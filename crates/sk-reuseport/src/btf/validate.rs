@@ -35,6 +35,27 @@ pub(crate) fn variables<'a>(types: &'a [u8], section: &[u8]) -> HashSet<&'a [u8]
         .collect()
 }
 
+/// The size of a variable whose type is a structure, without a flexible array at its end.
+pub(crate) fn size_of_variable(types: &[u8], name: &[u8]) -> Option<u32> {
+    let raw = Raw::new(types)?;
+    let (entries, _) = raw.parsed();
+    let at = |id: u32| entries.get((id as usize).checked_sub(1)?);
+    let variable =
+        entries.iter().find(|entry| entry.kind == kind::VAR && raw.name(entry) == name)?;
+    let mut entry = at(variable.size_or_type)?;
+    // Damaged types may form a circle.
+    for _ in 0..entries.len() {
+        match entry.kind {
+            kind::STRUCT => return Some(entry.size_or_type),
+            kind::TYPEDEF | kind::CONST | kind::VOLATILE | kind::TYPE_TAG => {
+                entry = at(entry.size_or_type)?;
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
 struct Types<'a> {
     raw: Raw<'a>,
     entries: Vec<Entry<'a>>,

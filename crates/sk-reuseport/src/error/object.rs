@@ -35,6 +35,12 @@ pub enum EbpfError {
         /// The part that is wrong, as a clause.
         part: &'static str,
     },
+    /// The object uses something that this loader does not support.
+    #[error("the BPF object uses {what}, which is not supported")]
+    Unsupported {
+        /// What, with its name in the object.
+        what: String,
+    },
     /// The object has more zeroed data (`.bss`) than a map takes.
     #[error("the BPF object has {zeros} bytes of zeros (.bss); {limit} are the most")]
     TooLarge {

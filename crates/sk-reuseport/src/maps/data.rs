@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -339,6 +339,11 @@ impl MapData {
     ) -> Result<(), MapError> {
         Ok(sys::bpf_map_update_elem(self.fd.as_fd(), key, value, flags)
             .map_err(SyscallError::of(Operation::Update))?)
+    }
+
+    /// Stores a map in this map of maps.
+    pub(crate) fn insert_map(&self, index: u32, map: &Self) -> Result<(), MapError> {
+        self.update(&index, &map.fd.as_fd().as_raw_fd(), 0)
     }
 
     pub(super) fn delete<K: Pod>(&self, key: &K) -> Result<(), MapError> {

@@ -11,6 +11,7 @@ mod conformance;
 #[path = "../fixtures/mod.rs"]
 #[allow(dead_code, reason = "shared with the other test binary")]
 mod fixtures;
+mod links;
 mod maps;
 mod messages;
 mod migrate;
