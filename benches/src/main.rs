@@ -4,6 +4,7 @@
 //! The machine need not be idle: what is compared is measured in turn, in many short rounds, and
 //! compared round by round. A slow result is not a failure.
 
+mod bursts;
 mod hermes;
 mod latency;
 mod load;
@@ -44,6 +45,8 @@ enum Bench {
     Memory(memory::Args),
     /// How long answers take, by who deals connections to workers
     Latency(latency::Args),
+    /// How evenly clients are dealt that connect all at once and stay, to real servers
+    Bursts(bursts::Args),
     /// Policies among up to 1,024 workers, simulated
     Simulate(simulate::Args),
     /// One load in a fresh process: a part of `load`
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Bench::Ls(args) => alone(|| ls::run(&args)),
         Bench::Memory(args) => alone(|| memory::run(&args)),
         Bench::Latency(args) => alone(|| latency::run(&args)),
+        Bench::Bursts(args) => alone(|| bursts::run(&args)),
         Bench::LatencyWorker { role } => latency::worker::run(&role),
         Bench::Simulate(args) => simulate::run(&args),
         Bench::LoadOnce { subject } => alone(|| load::once(subject)),

@@ -177,3 +177,18 @@ fn queues_alone_do_not_ask_for_counts() {
     assert_eq!(dealt, [100; 4]);
     assert_eq!(server.model.counter(Reason::Pick), 400);
 }
+
+#[test]
+fn if_all_hang_what_waits_is_dealt_by_weight() {
+    for pause in [100 * US, MS, 3 * MS, 20 * MS, 100 * MS] {
+        let mut server = Server::new(CONFIG(), &[0; 2]);
+        server.weigh(&[3, 1]);
+        (0..2).for_each(|slot| server.hang(slot, 1_000_000 * MS));
+        for _ in 0..400 {
+            server.pass(pause);
+            server.connect();
+        }
+        let dealt = server.dealt();
+        assert!((290..=310).contains(&dealt[0]), "{pause} ns apart: {dealt:?}");
+    }
+}

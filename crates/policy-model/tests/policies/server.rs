@@ -53,6 +53,17 @@ impl Server {
         }
     }
 
+    pub(crate) fn weigh(&mut self, weights: &[u16]) {
+        let mut table = Table::equal(weights.len() as u16);
+        for (candidate, weight) in table.candidates.iter_mut().zip(weights) {
+            (candidate.weight, candidate.limit) = (*weight, 16 * *weight);
+        }
+        let entries =
+            weights.iter().zip(0..).flat_map(|(weight, slot)| vec![slot; (*weight).into()]);
+        table.entries = entries.collect();
+        self.model.set_table(&table);
+    }
+
     /// Time passes, and those that are awake accept all that waits.
     pub(crate) fn pass(&mut self, time: Time) {
         self.now += time;

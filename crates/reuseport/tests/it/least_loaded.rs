@@ -1,15 +1,18 @@
 //! The policy least-loaded: which member gets a connection, given the queues and open connections.
 
+use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 
 use crate::common::steering::{attach, picks};
 use crate::common::traffic::by_slot;
-use crate::common::world::{alone, counter, key_at};
+use crate::common::world::{ROOT, alone, counter, key_at};
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
 use reuseport::policy::{LeastLoaded, LoadTerms, MaxShare};
 use reuseport::status::MemberStatus;
 use reuseport::{Attach, Balancer, Host, Policy};
+use sk_reuseport::maps::{Array, Map, MapData};
 use sk_reuseport::net::{Bind, loopback};
 use test_support::process::close;
 use test_support::wait;
@@ -189,7 +192,7 @@ fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
 }
 
 #[test]
-fn open_connections_break_ties_unless_the_load_is_the_queue_alone() {
+fn the_fewest_connections_win_unless_the_load_is_the_queue_alone() {
     alone(|| {
         let mut group = Group::new(3, LEAST_LOADED);
         group.connect(30);
@@ -226,10 +229,51 @@ fn loads_are_compared_in_proportion_to_weights() {
         }
         let idle = group.picks();
         assert!((28..=32).contains(&idle[0]), "{idle:?}");
-        // No member accepts: queues by weight.
-        group.connect(40);
+        // No member accepts: queues by weight, once that is known.
+        group.connect(200);
         let queued = group.picks();
-        assert!((28..=32).contains(&(queued[0] - idle[0])), "{idle:?} {queued:?}");
+        assert!((145..=155).contains(&(queued[0] - idle[0])), "{idle:?} {queued:?}");
+    });
+}
+
+/// Whoever removes the counting programs: what they counted last stays as it is.
+#[test]
+fn a_count_that_froze_neither_attracts_nor_repels_for_long() {
+    alone(|| {
+        let mut group = Group::new(4, LEAST_LOADED);
+        group.connect(160);
+        group.accept(0..4);
+        group.close(1);
+        for program in ["count_open", "count_nested"] {
+            fs::remove_file(Path::new(ROOT).join("host").join(program)).unwrap();
+        }
+        let open = |group: &Group| -> Vec<u32> {
+            let map =
+                Map::from_map_data(MapData::from_pin(format!("{ROOT}/host/members")).unwrap());
+            let members: Array<_, [u32; 4]> = map.unwrap().try_into().unwrap();
+            (0..group.members.len() as u32)
+                .map(|index| members.get(&index, 0).unwrap()[2])
+                .collect()
+        };
+        wait::until("connections are no longer counted", wait::BOUND, || {
+            let before = open(&group);
+            group.connect(1);
+            group.accept(0..4);
+            open(&group) == before
+        });
+        // The one that has fewer gets at most twice its share, and all the same after that.
+        let mut deal = |connections| {
+            let before = group.picks();
+            for _ in 0..connections {
+                group.connect(1);
+                group.accept(0..4);
+            }
+            group.picks().iter().zip(&before).map(|(n, b)| n - b).collect::<Vec<u64>>()
+        };
+        let first = deal(64);
+        assert!(first[1] <= 40, "{first:?}");
+        let later = deal(128);
+        assert!(later.iter().all(|n| (24..=40).contains(n)), "{first:?} {later:?}");
     });
 }
 
