@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * The member with the shortest queue, read at the moment of the choice. Open connections only break ties:
- * added to the queue, they would make a worker that dropped its connections and hangs look attractive.
+ * TCP: the member with the fewest connections, open and half-open, if it takes what it gets (progress.h).
+ * Queues alone would give a burst to the worker that wakes first, and connections alone would go to a worker
+ * that dropped its own and hangs. UDP: the member with the fewest bytes to read.
+ *
+ * No count of connections starves an idle member: it has its turn at least once in two windows. A count in
+ * which picks do not show is not trusted.
  *
  * All comparisons are per weight. Members of equal load take turns, by weight, so an idle server is served
  * as by round-robin.

@@ -1,9 +1,11 @@
 //! `cargo xtask simulate`: policies among more workers and connections than this machine can have, to
 //! choose the constants of `least-loaded`. docs/simulation.md has the results.
 //!
-//! [`model`] is the server, whose connections the policies' own C deals; [`sections`] are the comparisons.
+//! [`model`] is the server, whose connections the policies' own C deals, and [`lasting`] one whose connections
+//! stay; [`sections`] are the comparisons.
 //! All is simulated, so the same options give the same numbers on any machine.
 
+mod lasting;
 mod model;
 mod sections;
 #[cfg(test)]
@@ -32,6 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         sections::window(&mut report, args.connections)?;
         sections::half_open(&mut report, args.connections)?;
         sections::terms(&mut report, args.connections)?;
+        sections::lasting(&mut report)?;
     }
     sections::like_bench(&mut report, args.connections)?;
     report.finish(args.common.json.as_deref())

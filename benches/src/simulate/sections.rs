@@ -7,6 +7,7 @@ use anyhow::Result;
 use policy_model::Config;
 use policy_model::Policy::{self, Hash, LeastLoaded, RoundRobin};
 
+use super::lasting::{burst, drop_hang};
 use super::model::{Decider, MS, Outcome, SECOND, Scenario, Work, simulate};
 use crate::report::{Figure, Report, Table, number};
 use crate::stats::median;
@@ -196,6 +197,57 @@ pub(super) fn terms(report: &mut Report, connections: u64) -> Result<()> {
     let heading = "--load|short 70 %: p99|blocking 70 %: p99|one hangs: to it";
     let title = "Load terms, short connections, 16 workers";
     grid(report, title, heading, &rows, &columns).map(drop)
+}
+
+/// Connections that last: how evenly a burst is dealt, and what reaches workers that drop theirs and hang.
+pub(super) fn lasting(report: &mut Report) -> Result<()> {
+    let terms =
+        |load_queue, load_open| Config { load_queue, load_open, ..Config::tcp(LeastLoaded) };
+    let rows = [
+        ("kernel hash", Config::tcp(Hash)),
+        ("round-robin", Config::tcp(RoundRobin)),
+        ("queue,open", terms(true, true)),
+        ("queue", terms(true, false)),
+        ("open", terms(false, true)),
+    ];
+    let values: [fn(Config, u64) -> f64; 9] = [
+        |config, seed| burst(config, 100, 0, seed),
+        |config, seed| burst(config, 100, MS, seed),
+        |config, seed| burst(config, 400, MS, seed),
+        |config, seed| burst(config, 400, 3 * MS, seed),
+        |config, seed| burst(config, 400, 10 * MS, seed),
+        |config, seed| drop_hang(config, 1, 400.0, seed),
+        |config, seed| drop_hang(config, 1, 4000.0, seed),
+        |config, seed| drop_hang(config, 2, 400.0, seed),
+        |config, seed| drop_hang(config, 2, 4000.0, seed),
+    ];
+    let title = "Connections that last: deviation per worker of a burst to 4 workers that wake one after the \
+                 other; connections that reach each of 8 workers that drops its own and hangs for 400 ms";
+    let mut table = Table::new(
+        "policy|100 clients, 0 ms|100, 1 ms|400, 1 ms|400, 3 ms|400, 10 ms|one hangs, 400/s|4,000/s|\
+         two hang, 400/s|4,000/s"
+            .split('|'),
+    );
+    let mut all = Vec::new();
+    for (name, config) in rows {
+        let each =
+            |value: &fn(Config, u64) -> f64| (1..=9).map(|seed| value(config, seed)).collect();
+        let runs: Vec<Vec<f64>> = values.iter().map(each).collect();
+        table.row([name.to_owned()].into_iter().chain(runs.iter().map(|runs| shown(runs))));
+        all.push((name, runs));
+    }
+    report.table(title, table);
+    report.raw(title, &all)?;
+    for column in [1, 2] {
+        let deviations = [2, 0].map(|row: usize| median(&all[row].1[column]));
+        let name =
+            format!("lasting, burst of {}: least-loaded to kernel hash", [0, 100, 400][column]);
+        report.figure(Figure::new(name, deviations[0] / deviations[1], "").at_most(0.2));
+    }
+    let reached = all[2].1[5].iter().copied().fold(0.0, f64::max);
+    let figure = Figure::new("lasting, one drops and hangs: reached it, the most", reached, "");
+    report.figure(figure.at_most(1.0));
+    Ok(())
 }
 
 /// What the bench of latencies measures: 8 workers, 1 ms, of which 0.2 % block for 100 ms.

@@ -15,9 +15,9 @@ use crate::error::Failure;
 pub(crate) struct PolicyOptions {
     /// least-loaded: what counts as load [default: queue,open]
     ///
-    /// `queue`: what waits at a member. `open`: its open connections (tcp). `queue,open`: the
-    /// queue, then, among equal queues, open connections. Without a policy, this changes the
-    /// current least-loaded.
+    /// `queue`: what waits at a member. `open`: its open connections (tcp). `queue,open`: its
+    /// connections, open and half-open; members at which something waits and does not get less
+    /// come later. Without a policy, this changes the current least-loaded.
     #[arg(long, value_name = "TERMS")]
     load: Option<LoadTerms>,
 

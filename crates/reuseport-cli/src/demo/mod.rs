@@ -60,7 +60,7 @@ const STAGES: [Stage; 3] = [
     },
     Stage {
         name: "least-loaded",
-        title: "least-loaded: the shortest queue, read in the kernel at each connection",
+        title: "least-loaded: the fewest connections, where they are taken, read at each connection",
         policy: Some(Policy::LeastLoaded(LeastLoaded::DEFAULT)),
     },
 ];

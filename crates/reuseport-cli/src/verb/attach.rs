@@ -43,7 +43,7 @@ Rights:
   another user. The program stays attached when this command ends.
 
 Examples:
-  reuseport attach tcp:127.0.0.1:8080          to the shortest queue
+  reuseport attach tcp:127.0.0.1:8080          to the least loaded member
   reuseport attach :8080                       add sockets that joined since
   reuseport attach :8080 --policy round-robin --weight pid:1234=3 --watch
   reuseport attach :53 --netns blue --policy source

@@ -104,7 +104,7 @@ impl fmt::Display for Weight {
 /// The most picks that a member may get within a short window, as a multiple of its fair share by weight:
 /// 1 to 100.
 ///
-/// A worker that accepts connections and fails at once always has the shortest queue. This limit keeps it
+/// A worker that accepts connections and fails at once never has many connections. This limit keeps it
 /// from getting all of them. It is no quota: it does not hold while the other members are full or stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MaxShare(u16);

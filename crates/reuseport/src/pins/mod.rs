@@ -11,7 +11,8 @@
 //!     header  slots              the group and its members
 //!     sockets                    the socket array that the program selects from
 //!     tables  cursor             the table; the next turn
-//!     addresses  paces           addresses of the members' sockets; limits of least-loaded
+//!     addresses                  addresses of the members' sockets
+//!     paces  progress            what least-loaded remembers: limits, and who takes connections
 //!     reports                    the workers' load reports
 //!     counters  picks            runs by reason; picks by slot
 //!     select                     the program

@@ -1,4 +1,4 @@
-//! `least-loaded`: the member with the shortest queue.
+//! `least-loaded`: the member with the fewest connections, if it takes what it gets.
 //!
 //! The default for TCP. Kernel side: `bpf/policy/least_loaded.h`.
 
@@ -27,7 +27,7 @@ pub(super) const RULE: Rule = Rule {
     ..Rule::new(
         6,
         "least-loaded",
-        "the shortest queue; open connections break ties",
+        "the fewest connections, where they are taken",
         |parameters, members| members.by_turn_with(options(parameters).max_share),
     )
 };
@@ -38,9 +38,9 @@ fn options(parameters: u64) -> LeastLoaded {
 
 /// The parameters of the policy least-loaded.
 ///
-/// It picks the member with the shortest queue per weight. TCP: connections that wait to be accepted, and
-/// half-open ones up to 256. UDP: bytes that wait to be received. Open connections break ties; members that
-/// are equal in both take turns.
+/// TCP: it picks the member with the fewest connections per weight, open ones and half-open ones up to 256.
+/// Members at which connections wait and do not get fewer come later, and after 8 ms last. UDP: it picks the
+/// member with the fewest bytes that wait to be received. Members that are equal take turns.
 ///
 /// A worker may add its own report: see [`report`](crate::report).
 ///
@@ -105,7 +105,7 @@ impl LoadTerms {
     pub const QUEUE: Self = Self(1);
     /// Open connections. TCP only: with UDP, members then take turns.
     pub const OPEN: Self = Self(2);
-    /// The queue; among members with equal queues, the fewest open connections.
+    /// Connections, and what waits: see [`LeastLoaded`].
     pub const QUEUE_AND_OPEN: Self = Self(3);
 
     /// The bits of `enum load_term`.

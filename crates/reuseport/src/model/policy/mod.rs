@@ -43,7 +43,7 @@ pub(crate) use rule::{Global, Members};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Policy {
-    /// The member with the shortest queue, see [`LeastLoaded`].
+    /// The member with the fewest connections that makes progress, see [`LeastLoaded`].
     LeastLoaded(LeastLoaded),
     /// One member after the other, exactly in proportion to their weights.
     RoundRobin,

@@ -76,19 +76,21 @@ fn state_of_another_version() {
 /// As that of a version that did not have the map.
 #[test]
 fn state_that_lacks_an_optional_map() {
-    alone(|| {
-        let scene = Scene::steered(2);
-        let pin = directory_of(&scene.key).join("paces");
-        std::fs::remove_file(&pin).unwrap();
-        assert_eq!(scene.host.status(&scene.key).unwrap().unsteered(), 0);
-        scene.attach(&Attach::default()).unwrap();
-        assert_eq!(deal(&scene.members, 10), [5, 5]);
-        assert!(!pin.exists(), "the program does not use the new one yet");
-        scene.attach(&with(Policy::default_for(Protocol::Tcp))).unwrap();
-        assert!(pin.exists());
-        assert_eq!(deal(&scene.members, 10), [5, 5]);
-        scene.detach().unwrap();
-    });
+    for optional in ["paces", "progress"] {
+        alone(|| {
+            let scene = Scene::steered(2);
+            let pin = directory_of(&scene.key).join(optional);
+            std::fs::remove_file(&pin).unwrap();
+            assert_eq!(scene.host.status(&scene.key).unwrap().unsteered(), 0);
+            scene.attach(&Attach::default()).unwrap();
+            assert_eq!(deal(&scene.members, 10), [5, 5]);
+            assert!(!pin.exists(), "the program does not use the new one yet");
+            scene.attach(&with(Policy::default_for(Protocol::Tcp))).unwrap();
+            assert!(pin.exists());
+            assert_eq!(deal(&scene.members, 10), [5, 5]);
+            scene.detach().unwrap();
+        });
+    }
 }
 
 #[test]
