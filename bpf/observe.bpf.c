@@ -87,9 +87,9 @@ static __always_inline int is_listening(struct view *view)
 }
 
 /*
- * UDP. connect(2) takes a socket out of its group for good: since 6.7 the kernel takes away its cb
- * (udp_lib_rehash), before it only passes over it. When it disconnects it is in no group, but the
- * kernel's lookup finds it, and prefers it if it is the first in its table.
+ * UDP. A connected socket is no member: since 6.13 the kernel takes away its cb for good (udp_lib_hash4),
+ * before, and unless its address was a wildcard, it only passes over it. A socket that disconnects without
+ * a cb is in no group, but the kernel's lookup finds it, and prefers it if it is the first in its table.
  */
 static __always_inline int is_bound(struct view *view)
 {

@@ -51,7 +51,7 @@ int udp_members(struct bpf_iter__udp *ctx)
 
 	if (!sk || sk->__sk_common.skc_num != PORT || !sk->sk_reuseport_cb)
 		return 0;
-	/* Connected: before 6.7 it keeps its place in the group, but it is no member. */
+	/* Connected: before 6.13 it keeps its place in the group, but it is no member. */
 	if (sk->__sk_common.skc_state == TCP_ESTABLISHED)
 		return 0;
 	cookie = bpf_get_socket_cookie(sk);

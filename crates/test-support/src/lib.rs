@@ -11,6 +11,7 @@ pub mod btf;
 pub mod burst;
 pub mod client;
 pub mod feature;
+mod in_flight;
 pub mod load;
 pub mod netns;
 pub mod nft;
@@ -20,5 +21,6 @@ pub mod server;
 mod set_on_drop;
 pub mod wait;
 
+pub use in_flight::InFlight;
 pub use program::program;
 pub use set_on_drop::SetOnDrop;

@@ -14,7 +14,7 @@ use crate::output::{self, Reader};
 /// One line per group, in all network namespaces: the program that decides (`kernel hash`: none),
 /// the number of sockets, what waits in their queues, and the processes that hold them.
 ///
-/// `unsteered` sockets joined after `attach` and get nothing until `attach` runs again. SKEW is the
+/// `unsteered` sockets get nothing: they joined after `attach`, or cannot be enrolled. SKEW is the
 /// largest difference between a member's share of picks and its share of weight. Narrow terminals
 /// hide SKEW first, then QUEUE.
 #[derive(Debug, Args)]

@@ -19,7 +19,7 @@ Columns:
   SLOT      the index by which the kernel program selects it
   STATE     active: gets new connections; draining: finishes what it has;
             standby: gets nothing yet;
-            unsteered: joined after `attach`, gets nothing
+            unsteered: has no slot, gets nothing; a line below says why
   CPU       with policy cpu: the CPU whose packets it receives
   WEIGHT    its relative share of the picks
   COOKIE    the socket's number, unique on the host (`ss -e`: sk:, in hex)
@@ -28,7 +28,7 @@ Columns:
   OPEN      connections open now
   PICKS     how often the program chose it
   SHARE     its share of all picks, of the share that its weight asks for
-  HELD BY   every process that holds the socket, with its descriptor
+  HELD BY   every visible process that holds the socket, with its descriptor
 
 Examples:
   reuseport show :8080

@@ -4,6 +4,7 @@
 
 mod any_kernel;
 mod common;
+mod members;
 mod not_asked;
 mod places;
 mod steering;

@@ -20,7 +20,7 @@ pub(crate) enum Occupant {
 /// Whether the kernel empties a slot when its socket leaves the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Emptied {
-    /// A socket array: at close, when a listener stops and, since Linux 6.7, at a UDP socket's connect.
+    /// A socket array: at close, when a listener stops and, since Linux 6.13, at a UDP socket's connect.
     WhenItLeaves,
     /// A socket map: at close alone.
     WhenItCloses,
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_slot_is_freed_by_the_state_of_its_socket() {
         let there = Occupant::Socket(cookie(5));
-        // A connected UDP socket keeps its slot before 6.7, and in a socket map.
+        // A connected UDP socket keeps its slot before 6.13, and in a socket map.
         let mut udp = group(Protocol::Udp, vec![held(6)]);
         assert!(has_left(&udp, cookie(5), there, ARRAY));
         assert!(has_left(&udp, cookie(5), there, MAP));

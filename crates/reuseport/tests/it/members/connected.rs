@@ -69,8 +69,8 @@ fn a_socket_that_disconnected_is_named_as_outside_of_its_group() {
             group.member(cookie(&second)).is_some(),
             group.outside.iter().any(|socket| socket.cookie == Some(cookie(&second))),
         );
-        // Until then, connect(2) does not take it out of its group (udp_lib_rehash).
-        let stays = KernelVersion::current().unwrap() < KernelVersion::new(6, 7, 0);
+        // Until then, connect(2) does not take it out of its group (net/ipv4/udp.c, udp_lib_hash4).
+        let stays = KernelVersion::current().unwrap() < KernelVersion::new(6, 13, 0);
         assert_eq!((is_member, is_outside), (stays, !stays), "{group:?}");
         let own = std::process::id();
         let holders = |member: &Member| member.holders.iter().any(|holder| holder.pid == own);

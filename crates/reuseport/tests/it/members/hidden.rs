@@ -7,11 +7,12 @@ use reuseport::observe::Observer;
 use reuseport::status::State;
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, Unborrowable, Weight};
 use rustix::net::ipproto;
+use test_support::InFlight;
 use test_support::netns::isolated;
 use test_support::process::close;
 use test_support::wait;
 
-use super::{InFlight, reasons};
+use super::reasons;
 use crate::common::helper::Helper;
 use crate::common::steering::followed;
 use crate::common::world::{

@@ -5,9 +5,8 @@ use std::path::Path;
 
 use reuseport::{Attach, Balancer, ErrorKind, Host, Policy, Unborrowable};
 use sk_reuseport::maps::{Map, MapData, PerCpuArray};
-use test_support::wait;
+use test_support::{InFlight, wait};
 
-use super::InFlight;
 use crate::common::world::{
     ROOT, accept_all, alone, host_members, key_of, listeners, nothing_pinned, pins, with,
 };
