@@ -16,10 +16,10 @@
 #include "request.h"
 
 /*
- * In ns. The lookups are some 50 us apart, more in a virtual machine that is not running meanwhile. A segment is
- * sent again after 200 ms at the earliest (TCP_RTO_MIN).
+ * In ns. The lookups are some 50 us apart, much more where a virtual machine stands still meanwhile. A segment
+ * is sent again after 200 ms at the earliest (TCP_RTO_MIN), a SYN after a second.
  */
-#define REPEAT_WITHIN (20 * 1000 * 1000)
+#define REPEAT_WITHIN (100 * 1000 * 1000)
 
 struct seen {
 	__u64 head[2];

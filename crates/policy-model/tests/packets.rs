@@ -203,7 +203,7 @@ fn another_packet_is_decided_afresh() {
     }
     let mut model = group(Config::tcp(Policy::RoundRobin));
     model.run(&first);
-    model.set_clock((1 << 40) + 50_000_000);
+    model.set_clock((1 << 40) + 150_000_000);
     assert_eq!(model.run(&first), Some(1));
     let mut model = group(Config::tcp(Policy::RoundRobin));
     assert_eq!([0, 1].map(|_| model.run(&syn(7, false)).unwrap()), [0, 1]);

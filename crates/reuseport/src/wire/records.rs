@@ -485,5 +485,8 @@ mod tests {
             ("KIND_END", 6),
         ];
         assert_eq!(btf.enumeration("kind").unwrap(), kinds.map(|(n, k)| (n.to_owned(), k)));
+        let bits = NOT_ASKED
+            .map(|(bit, what)| (format!("NOT_ASKED_{}", what.name().to_uppercase()), bit.into()));
+        assert_eq!(btf.enumeration("not_asked").unwrap(), bits);
     }
 }
