@@ -199,6 +199,13 @@ fn the_directory_that_is_named_holds_the_state() {
         assert_eq!(pinned_groups(), 0);
         assert_eq!(run(&directory, &["detach", &group]).status.code(), Some(0));
 
+        // So do the maps that an object pins by name.
+        let object = concat!(env!("CARGO_MANIFEST_DIR"), "/../reuseport/tests/bpf/shared.bpf.o");
+        let attached = run(&directory, &["attach", &group, "--object", object]);
+        assert_eq!(attached.status.code(), Some(0), "{}", text(&attached));
+        assert!(directory.join("shared_sockets").exists());
+        assert!(!Path::new(bpffs::PATH).join("shared_sockets").exists());
+
         for wrong in ["/proc", "/nonexistent"] {
             let refused = run(Path::new(wrong), &["attach", &group]);
             let said = text(&refused);

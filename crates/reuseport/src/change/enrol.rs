@@ -21,6 +21,7 @@ use crate::kernel::sockets::Sockets;
 use crate::model::group::{Group, Member, Protocol};
 use crate::model::id::{Cookie, Slot, Weight};
 use crate::model::membership::Occupant;
+use crate::model::refusal::{self, map_in_use};
 use crate::model::selection::Program;
 use crate::model::succession::{self, Role, Seat, Succession};
 use crate::pins::group::GroupState;
@@ -88,7 +89,7 @@ impl<'a> Enroller<'a> {
             self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
         for (slot, cookie) in occupied {
             let Some(member) = group.member(cookie) else { continue };
-            self.state.sockets.clear(slot);
+            self.state.empty_slot(slot);
             self.refill(slot, member, &mut Changes::default())?;
         }
         self.swap_table()
@@ -128,7 +129,7 @@ impl<'a> Enroller<'a> {
             !matches!(self.state.sockets.occupant(slot), Ok(Occupant::Unknown))
         };
         if occupied.iter().all(is_readable) {
-            occupied.iter().for_each(|(slot, _)| self.state.sockets.clear(*slot));
+            occupied.iter().for_each(|(slot, _)| self.state.empty_slot(*slot));
         } else {
             // An empty slot of this array looks like any other one: the members are enrolled anew.
             self.free(occupied, &mut Changes::default());
@@ -315,7 +316,7 @@ impl<'a> Enroller<'a> {
             }
             self.state.set_record(slot, record);
             // The operation that freed the slot emptied it, unless that failed.
-            self.state.sockets.clear(slot);
+            self.state.empty_slot(slot);
             self.fill(slot, socket.as_fd())
         };
         steps().map(|()| role).map_err(|error| {
@@ -329,7 +330,7 @@ impl<'a> Enroller<'a> {
 
     /// Puts a socket into its slot.
     fn fill(&mut self, slot: Slot, socket: BorrowedFd<'_>) -> Result<(), MapError> {
-        self.state.sockets.set(slot, socket)?;
+        self.state.fill(slot, socket)?;
         match &mut self.state.policy_maps {
             Some(maps) => maps.reset_limiter(slot, self.start),
             None => Ok(()),
@@ -391,7 +392,7 @@ impl<'a> Enroller<'a> {
     /// Frees a slot that no table names, and replaces its record.
     fn free_slot(&mut self, slot: Slot, free: impl FnOnce(&SlotRecord) -> SlotRecord) {
         let record = self.state.record(slot);
-        self.state.sockets.clear(slot);
+        self.state.empty_slot(slot);
         if let Some(maps) = &mut self.state.policy_maps {
             maps.clear_slot(slot);
         }
@@ -420,6 +421,10 @@ impl<'a> Enroller<'a> {
         let failed = format!("cannot enrol {}", member.label());
         match caps::os_error(&error) {
             Some(Errno::BUSY) => Error::new(ErrorKind::Busy, failed).because(error),
+            // A user's own map.
+            Some(Errno::EXIST) => Error::new(ErrorKind::Invalid, failed)
+                .because("a socket of another group is at its index of the object's map")
+                .with_hint(refusal::OWN_MAP),
             // It stopped listening between listing and enrolment. A socket array returns EINVAL
             // (reuseport_array_update_check), a socket map EOPNOTSUPP (sock_map_sk_state_allowed).
             Some(Errno::INVAL | Errno::OPNOTSUPP) => {
@@ -436,12 +441,19 @@ impl<'a> Enroller<'a> {
     }
 }
 
-/// Checks that there are enough slots.
+/// Checks that there are enough slots, and that a user's own map has no sockets of other groups when its
+/// first members are about to enter.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Full`].
+/// [`ErrorKind::Full`], [`ErrorKind::Invalid`].
 pub(crate) fn check_room(group: &Group, state: &GroupState) -> Result<()> {
+    if state.occupied().next().is_none() {
+        match state.strangers(group).as_slice() {
+            [] => {}
+            strangers => return Err(map_in_use(&group.key, strangers)),
+        }
+    }
     let capacity = state.all_slots().count();
     if group.members.len() <= capacity {
         return Ok(());

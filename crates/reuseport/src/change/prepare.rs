@@ -55,7 +55,7 @@ pub(super) fn prepare(
             (loaded, sockets, Some(maps), NewPins::default())
         }
         Program::Object(spec) => {
-            let (program, sockets, pins) = object::load(spec)?;
+            let (program, sockets, pins) = object::load(spec, layer.bpffs())?;
             (Loaded { program, degraded: None }, sockets, None, pins)
         }
     };

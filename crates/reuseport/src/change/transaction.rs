@@ -27,6 +27,7 @@ use crate::model::selection::Steering;
 use crate::pins::bpffs::{self, Lock, Root};
 use crate::pins::group::{self, GroupState};
 use crate::pins::host_layer::HostLayer;
+use crate::pins::leftover;
 use crate::pins::place::Place;
 use crate::pins::steering::steering;
 use crate::stop::Stop;
@@ -76,8 +77,8 @@ impl Transaction {
         let root = Root::create(place)?;
         let lock = root.lock(stop)?;
         let groups = observer.groups()?;
-        group::clear_staging(&root)?;
-        group::remove_dead(&root, &groups)?;
+        leftover::clear_staging(&root)?;
+        leftover::remove_dead(&root, &groups)?;
         Ok(Self { root, layer: None, made_layer: false, groups, observer, _lock: lock })
     }
 

@@ -33,14 +33,17 @@ impl Drop for NewPins {
 }
 
 /// Loads the object and returns its program, its map for sockets, and what it pinned. The program keeps its
-/// other maps.
-pub(crate) fn load(spec: &ObjectSpec) -> Result<(SkReuseport, Sockets, NewPins)> {
+/// other maps. Maps that are pinned by name are in this directory.
+pub(crate) fn load(spec: &ObjectSpec, directory: &Path) -> Result<(SkReuseport, Sockets, NewPins)> {
     let failed = format!("cannot use {}", spec.path.display());
-    let mut ebpf = EbpfLoader::new().load_file(&spec.path).map_err(|error| match error {
-        EbpfError::MapError(_) => caps::failed(&failed, error, caps::LOADING),
-        EbpfError::NoBTF => Error::new(ErrorKind::Unsupported, &failed).because(error),
-        _ => Error::new(ErrorKind::Invalid, &failed).because(error),
-    })?;
+    let mut ebpf = EbpfLoader::new()
+        .default_map_pin_directory(directory)
+        .load_file(&spec.path)
+        .map_err(|error| match error {
+            EbpfError::MapError(_) => caps::failed(&failed, error, caps::LOADING),
+            EbpfError::NoBTF => Error::new(ErrorKind::Unsupported, &failed).because(error),
+            _ => Error::new(ErrorKind::Invalid, &failed).because(error),
+        })?;
     let pins = NewPins(ebpf.new_pins().map(Path::to_owned).collect());
     let program = program_name(&ebpf, spec, &failed)?;
     let map = map_name(&ebpf, spec, &failed)?;

@@ -64,6 +64,33 @@ impl Sockets {
         }
     }
 
+    /// Puts a socket into an empty slot.
+    ///
+    /// # Errors
+    ///
+    /// EEXIST if there is one in it.
+    pub(crate) fn set_new(&mut self, slot: Slot, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        /// include/uapi/linux/bpf.h
+        const BPF_NOEXIST: u64 = 1;
+
+        let socket = socket.as_raw_fd();
+        match self {
+            Self::Array(array) => array.set(slot.index(), &socket, BPF_NOEXIST),
+            Self::Map(map) => map.set(slot.index(), &socket, BPF_NOEXIST),
+        }
+    }
+
+    /// Empties a slot if this socket is in it, or if the map does not tell.
+    pub(crate) fn clear_of(&mut self, slot: Slot, cookie: Option<Cookie>) {
+        match (self.occupant(slot), cookie) {
+            (Ok(Occupant::Socket(occupant)), Some(cookie)) if occupant == cookie => {
+                self.clear(slot)
+            }
+            (Ok(Occupant::Unknown), Some(_)) => self.clear(slot),
+            _ => {}
+        }
+    }
+
     /// Empties a slot, which may be empty already.
     pub(crate) fn clear(&mut self, slot: Slot) {
         // ENOENT (array) and EINVAL (map): it was empty.

@@ -1,6 +1,7 @@
 //! Errors about a group that several operations share.
 
 use super::group::{AttachedProgram, GroupKey};
+use super::id::{Cookie, Slot};
 use super::selection::{Program, Steering};
 use crate::error::{Error, ErrorKind};
 
@@ -53,6 +54,25 @@ pub(crate) fn another_users_state(key: &GroupKey, owner: u32, what: &str) -> Err
     Error::new(ErrorKind::Denied, format!("will not {what} {key}"))
         .because(format!("its program and maps belong to uid {owner}, who may change them, too"))
         .with_hint("run it as that user; `attach` as root builds the group again, as root's")
+}
+
+/// What to do where a user's own map is in use by others.
+pub(crate) const OWN_MAP: &str = "the map is pinned by name (LIBBPF_PIN_BY_NAME): give each group an object with a map of its own; \
+     `reuseport show` lists the cookies of a group";
+
+/// The user's own map, pinned by name, has sockets of other groups, by index: another process or the program
+/// of another group uses it.
+pub(crate) fn map_in_use(key: &GroupKey, strangers: &[(Slot, Cookie)]) -> Error {
+    const NAMED: usize = 4;
+
+    let name = |(slot, cookie): &(Slot, Cookie)| format!("cookie:{cookie} at index {slot}");
+    let mut names: Vec<String> = strangers.iter().take(NAMED).map(name).collect();
+    if strangers.len() > NAMED {
+        names.push(format!("{} more", strangers.len() - NAMED));
+    }
+    Error::new(ErrorKind::Invalid, format!("cannot put the members of {key} into the object's map"))
+        .because(format!("it has sockets of other groups: {}", names.join(", ")))
+        .with_hint(OWN_MAP)
 }
 
 /// No member of the group is left.

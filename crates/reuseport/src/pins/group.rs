@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::chown;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 use sk_reuseport::maps::{Array, Map, MapData, MapError, MappedArray};
@@ -264,7 +265,7 @@ impl GroupState {
     /// Takes all sockets out of the socket array. The program must not decide.
     pub(crate) fn empty(&mut self) {
         for slot in self.all_slots() {
-            self.sockets.clear(slot);
+            self.empty_slot(slot);
         }
     }
 
@@ -347,9 +348,45 @@ impl GroupState {
         Ok(left)
     }
 
-    /// Whether all slots are empty. False if cookies cannot be read.
-    fn is_deserted(&self) -> bool {
-        self.all_slots().all(|slot| matches!(self.sockets.occupant(slot), Ok(Occupant::None)))
+    /// Takes the member out of a slot. A user's own map may have sockets of others, which stay.
+    pub(crate) fn empty_slot(&mut self, slot: Slot) {
+        match self.policy_maps {
+            Some(_) => self.sockets.clear(slot),
+            None => self.sockets.clear_of(slot, self.record(slot).cookie()),
+        }
+    }
+
+    /// Puts a member's socket into a slot. In a user's own map, the slot must be empty.
+    pub(crate) fn fill(&mut self, slot: Slot, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        match self.policy_maps {
+            Some(_) => self.sockets.set(slot, socket),
+            None => self.sockets.set_new(slot, socket),
+        }
+    }
+
+    /// The sockets in a user's own map that are not of this group: other programs put them there.
+    pub(crate) fn strangers(&self, group: &Group) -> Vec<(Slot, Cookie)> {
+        if self.policy_maps.is_some() {
+            return Vec::new();
+        }
+        let stranger = |slot| match self.sockets.occupant(slot) {
+            Ok(Occupant::Socket(cookie)) if group.member(cookie).is_none() => Some((slot, cookie)),
+            _ => None,
+        };
+        self.all_slots().filter_map(stranger).collect()
+    }
+
+    /// Whether no slot has a member any more. False if cookies cannot be read. Sockets of others in a
+    /// user's own map do not count.
+    pub(super) fn is_deserted(&self) -> bool {
+        let is_empty = |slot| match self.sockets.occupant(slot) {
+            Ok(Occupant::None) => true,
+            Ok(Occupant::Socket(cookie)) => {
+                self.policy_maps.is_none() && self.record(slot).cookie() != Some(cookie)
+            }
+            Ok(Occupant::Unknown) | Err(_) => false,
+        };
+        self.all_slots().all(is_empty)
     }
 
     /// The slots with a member, its cookie, and the record.
@@ -409,59 +446,13 @@ pub(crate) fn names(root: &Root) -> Result<Vec<String>> {
     bpffs::names(&root.groups())
 }
 
-/// Removes the state of groups that no longer exist, unless they are watched.
-///
-/// A group that is not among `groups` may still exist: the caller may not see its processes, or its sockets
-/// may be in flight between two processes. It is gone when the kernel has emptied every slot.
-pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
-    let alive: HashSet<String> = groups.iter().map(|group| directory_name(&group.key)).collect();
-    for name in names(root)? {
-        let directory = root.groups().join(&name);
-        if alive.contains(&name) || bpffs::is_watched(&directory) {
-            continue;
-        }
-        match GroupState::open(directory.clone()) {
-            Ok(mut state) if state.is_deserted() => state.unpin(root)?,
-            Ok(_) => {}
-            // Another version's state is left alone.
-            Err(error) if error.kind() == ErrorKind::Schema && is_whole(&directory) => {}
-            Err(error) if error.kind() == ErrorKind::Schema => root.discard(&directory)?,
-            // Unreadable this time: the next command tries again.
-            Err(error) => tracing::debug!("{}", error.report()),
-        }
-    }
-    Ok(())
-}
-
-/// Whether a state that cannot be opened is another version's, not an incomplete one.
-fn is_whole(directory: &Path) -> bool {
-    MapData::from_pin(directory.join(HEADER)).is_ok_and(|header| check_schema(&header, "").is_err())
-}
-
-/// Removes what an interrupted command left in staging.
-pub(crate) fn clear_staging(root: &Root) -> Result<()> {
-    let staging = root.staging();
-    if !staging.exists() {
-        return Ok(());
-    }
-    // No other array accepts its sockets while they are in this one.
-    if let Ok(mut sockets) = open_sockets(&staging) {
-        sockets.slots().for_each(|slot| sockets.clear(slot));
-    }
-    bpffs::remove_directory(&staging)
-}
-
-fn open_sockets(directory: &Path) -> Result<Sockets, MapError> {
-    Sockets::from_map(Map::from_map_data(MapData::from_pin(directory.join("sockets"))?)?)
-}
-
 /// The error of an operation on the header.
 pub(crate) fn header_failed(error: MapError) -> Error {
     Error::new(ErrorKind::System, "cannot read a group's state").because(error)
 }
 
 /// Refuses a header that this version would misread.
-fn check_schema(header: &MapData, failed: &str) -> Result<()> {
+pub(super) fn check_schema(header: &MapData, failed: &str) -> Result<()> {
     let info =
         header.info().map_err(|error| Error::new(ErrorKind::System, failed).because(error))?;
     if info.value_size() as usize != size_of::<Header>() {

@@ -15,6 +15,7 @@ use super::bpffs::{self, Held, Root};
 use super::recount::Recount;
 use crate::error::{Error, ErrorKind, Report, Result};
 use crate::kernel::caps;
+use crate::model::place::MOUNT;
 use crate::wire::host::{HOST_MEMBERS, HostMember, Mark, NO_HOST_MEMBER};
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/host.bpf.o");
@@ -124,6 +125,12 @@ impl HostLayer {
     /// Whether it is pinned.
     pub(crate) fn is_pinned(&self) -> bool {
         self.path.is_some()
+    }
+
+    /// The bpffs on which it is pinned, where maps are pinned by name, too.
+    pub(crate) fn bpffs(&self) -> &Path {
+        let pinned = self.path.as_deref().and_then(|path| path.ancestors().nth(2));
+        pinned.unwrap_or(Path::new(MOUNT))
     }
 
     /// Its identity: each layer has another one.

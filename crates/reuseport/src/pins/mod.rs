@@ -27,6 +27,7 @@ pub(crate) mod bpffs;
 mod directory;
 pub(crate) mod group;
 pub(crate) mod host_layer;
+pub(crate) mod leftover;
 pub(crate) mod place;
 mod recount;
 mod replaced;

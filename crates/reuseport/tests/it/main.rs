@@ -24,6 +24,7 @@ mod policies;
 mod report;
 mod rights;
 mod servers;
+mod shared_map;
 mod succession;
 mod takeover;
 mod verifier;

@@ -1,0 +1,77 @@
+//! State that decides nothing: what interrupted commands left, and what groups that ended left.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use sk_reuseport::maps::{Array, Map, MapData, MapError};
+
+use super::bpffs::{self, Root};
+use super::directory::directory_name;
+use super::group::{GroupState, check_schema, names};
+use crate::error::{ErrorKind, Result};
+use crate::kernel::recognise::HEADER;
+use crate::kernel::sockets::Sockets;
+use crate::model::group::Group;
+use crate::model::selection::Program;
+use crate::wire::header::Header;
+use crate::wire::slot::SlotRecord;
+
+/// Removes the state of groups that no longer exist, unless they are watched.
+///
+/// A group that is not among `groups` may still exist: the caller may not see its processes, or its sockets
+/// may be in flight between two processes. It is gone when the kernel has emptied every slot.
+pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
+    let alive: HashSet<String> = groups.iter().map(|group| directory_name(&group.key)).collect();
+    for name in names(root)? {
+        let directory = root.groups().join(&name);
+        if alive.contains(&name) || bpffs::is_watched(&directory) {
+            continue;
+        }
+        match GroupState::open(directory.clone()) {
+            Ok(mut state) if state.is_deserted() => state.unpin(root)?,
+            Ok(_) => {}
+            // Another version's state is left alone.
+            Err(error) if error.kind() == ErrorKind::Schema && is_whole(&directory) => {}
+            Err(error) if error.kind() == ErrorKind::Schema => root.discard(&directory)?,
+            // Unreadable this time: the next command tries again.
+            Err(error) => tracing::debug!("{}", error.report()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a state that cannot be opened is another version's, not an incomplete one.
+fn is_whole(directory: &Path) -> bool {
+    MapData::from_pin(directory.join(HEADER)).is_ok_and(|header| check_schema(&header, "").is_err())
+}
+
+/// Removes what an interrupted command left in staging.
+pub(crate) fn clear_staging(root: &Root) -> Result<()> {
+    let staging = root.staging();
+    if !staging.exists() {
+        return Ok(());
+    }
+    // No other array accepts its sockets while they are in this one.
+    empty_staged(&staging);
+    bpffs::remove_directory(&staging)
+}
+
+/// Takes the members out of the map for sockets, and of a user's own map no others.
+fn empty_staged(directory: &Path) {
+    let open = |name: &str| MapData::from_pin(directory.join(name)).and_then(Map::from_map_data);
+    let records = || -> Result<_, MapError> {
+        let header: Array<_, Header> = open(HEADER)?.try_into()?;
+        let slots: Array<_, SlotRecord> = open("slots")?.try_into()?;
+        Ok((header.get(&0, 0)?.program(), slots.mapped()?))
+    };
+    let Ok(mut sockets) = open("sockets").and_then(Sockets::from_map) else { return };
+    match records() {
+        Ok((Some(Program::Object(())), records)) => {
+            for slot in sockets.slots() {
+                let record = records.get(slot.index());
+                sockets.clear_of(slot, record.and_then(|record| record.cookie()));
+            }
+        }
+        _ => sockets.slots().for_each(|slot| sockets.clear(slot)),
+    }
+}
