@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use reuseport::policy::{LeastLoaded, LoadTerms};
 use reuseport::{Attach, Balancer, Host, Policy};
-use test_support::burst::{ask_all, connect_at_once};
+use test_support::burst::connect_at_once;
 
 use crate::report::{Common, Figure, Report, Table, number};
 use crate::stats::median;
@@ -213,9 +213,4 @@ fn deviation(dealt: &[String]) -> f64 {
     let unseen = WORKERS.saturating_sub(workers.len()) as f64 * mean * mean;
     let seen: f64 = workers.values().map(|dealt| (dealt - mean).powi(2)).sum();
     ((seen + unseen) / WORKERS as f64).sqrt()
-}
-
-/// The worker of each connection, by the answers over them.
-fn answers(streams: &[TcpStream]) -> Result<Vec<String>> {
-    ask_all(streams).context("a burst's client got no answer")
 }

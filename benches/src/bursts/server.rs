@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use test_support::burst::ask_all;
 use test_support::client::try_http_get;
 use test_support::server::{Daemon, Haproxy, Nginx, free_port};
-
-use super::answers;
 
 pub(super) const WORKERS: usize = 4;
 
@@ -63,9 +62,9 @@ impl Server {
     pub(super) fn who_has(&self, streams: &[TcpStream]) -> Result<Vec<String>> {
         match self {
             // They answer with the worker's process id, or the thread's number.
-            Self::Nginx(_) | Self::Haproxy(_) => answers(streams),
+            Self::Nginx(_) | Self::Haproxy(_) => Ok(ask_all(streams)?),
             Self::Envoy(envoy) => {
-                answers(streams)?;
+                ask_all(streams)?;
                 envoy.workers(streams.len())
             }
         }

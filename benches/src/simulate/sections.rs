@@ -270,6 +270,12 @@ pub(super) fn like_bench(report: &mut Report, connections: u64) -> Result<()> {
         (Scenario { work, per_second, ..like }, &in_ms[..])
     });
     let heading = "policy|25 %: p50|p99|p99.9|70 %: p50|p99|p99.9|90 %: p50|p99|p99.9";
+    let bimodal = Work { unit: 10.0 * MS as f64, ..BIMODAL };
+    let per_second = 0.85 * 8.0 * SECOND as f64 / bimodal.mean();
+    let like = scenario(BIMODAL, 0.85, 8, 3 * connections);
+    let column = (Scenario { work: bimodal, per_second, ..like }, &in_ms[..]);
+    let title = "Like the bench: 8 workers, requests of 10 ms and 5 % of 200 ms, at 85 %; in ms";
+    grid(report, title, "policy|p50|p99|p99.9", &rows, &[column])?;
     let title = "Like the bench: 8 workers, 1 ms, 0.2 % block for 100 ms; in ms";
     let found = grid(report, title, heading, &rows, &columns)?;
     let aims = [
