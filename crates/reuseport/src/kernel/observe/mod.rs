@@ -118,14 +118,13 @@ impl Observer {
     ///
     /// As [`new`](Self::new), if the process has given up its rights since.
     pub fn groups(&self) -> Result<Vec<Group>> {
-        let mut programs = self.lock();
         // First the tables: what comes later has holders that no member refers to, and no harm is done.
-        let tables = programs.tables()?;
+        let tables = self.lock().tables()?;
         let walk = if tables.is_some() { "holders" } else { "members" };
-        let descriptors = programs.descriptors(walk)?;
+        let descriptors = self.descriptors(walk)?;
         let mut listing = Listing { tables, descriptors };
         if listing.has_hidden()
-            && let Some(again) = programs.tables()?
+            && let Some(again) = self.lock().tables()?
         {
             listing.confirm_hidden(&again);
         }
@@ -158,7 +157,7 @@ impl Observer {
     ///
     /// As for [`groups`](Self::groups).
     pub fn owners(&self, group: &Group) -> Result<HashMap<Cookie, u32>> {
-        Ok(assemble::owners(&self.lock().descriptors("watches")?, &group.members))
+        Ok(assemble::owners(&self.descriptors("watches")?, &group.members))
     }
 
     /// The calling thread's network namespace.
@@ -177,6 +176,13 @@ impl Observer {
                     .because(format!("unexpected record {other:?}")))
             }
         }
+    }
+
+    /// Walks over the descriptors. Others may do so at the same time.
+    fn descriptors(&self, program: &str) -> Result<Vec<Record>> {
+        let walk = self.lock().start(program)?;
+        let bytes = read_all(walk).map_err(failed)?;
+        records::parse(&bytes).map_err(failed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Programs> {
@@ -206,11 +212,6 @@ impl Programs {
         // Listeners are kept in another way before Linux 5.19, or there are more than a million.
         tracing::debug!("the kernel's tables of sockets were not read to their end");
         Ok(None)
-    }
-
-    fn descriptors(&mut self, program: &str) -> Result<Vec<Record>> {
-        let bytes = read_all(self.start(program)?).map_err(failed)?;
-        records::parse(&bytes).map_err(failed)
     }
 
     /// Starts a walk over descriptors, which runs as its output is read.

@@ -124,10 +124,10 @@ fn a_watcher_does_not_enrol_sockets_that_bind_and_then_connect() {
             let peer = peer();
             let own = peer.local_addr().unwrap();
             let mut connected = Vec::new();
-            for _ in 0..10 {
+            for _ in 0..20 {
                 let socket = members(&address.to_string(), 1).remove(0);
-                // As long as a handshake in user space takes, and longer than a look of the watcher.
-                std::thread::sleep(Duration::from_millis(60));
+                // Longer than a handshake in user space takes: the watcher sees most of them.
+                std::thread::sleep(Duration::from_millis(30));
                 socket.connect(own).unwrap();
                 connected.push(cookie(&socket));
                 // While it is open, the kernel puts the next socket into a new group with this one
