@@ -7,10 +7,10 @@ use std::time::Duration;
 use reuseport::observe::Observer;
 use reuseport::{Attach, Balancer, Host, Member, Policy};
 use rustix::net::connect_unspec;
+use sk_reuseport::fault::{Call, Verdict, intercept};
 use sk_reuseport::net::Bind;
 use sk_reuseport::util::KernelVersion;
 use test_support::netns::isolated;
-use test_support::wait;
 
 use crate::common::steering::followed;
 use crate::common::world::{alone, key_at, with};
@@ -148,19 +148,38 @@ fn a_watcher_does_not_enrol_sockets_that_bind_and_then_connect() {
 }
 
 #[test]
-fn a_udp_socket_that_stays_unconnected_is_enrolled_without_delay() {
+fn a_socket_that_connects_while_it_is_enrolled_is_taken_back() {
     alone(|| {
         let host = Host::open().unwrap();
-        let first = members(LOCALHOST, 1);
-        let address = first[0].local_addr().unwrap();
+        let sockets = members(LOCALHOST, 3);
+        let address = sockets[0].local_addr().unwrap();
         let key = key_at(&host, "udp", address);
-        followed(&key, |group| {
-            let start = std::time::Instant::now();
-            let second = members(&address.to_string(), 1);
-            group.settled(2);
-            let took = start.elapsed();
-            assert!(took < wait::scaled(Duration::from_secs(1)), "{took:?}");
-            drop(second);
-        });
+        let peer = peer();
+        // The group is listed by two iterators. One connects before the third, which looks once more, when all
+        // are in the socket array and no table names them.
+        let connecting = sockets[1].try_clone().unwrap();
+        let own = peer.local_addr().unwrap();
+        let mut looks = 0;
+        let connects = move |call| {
+            looks += usize::from(call == Call::BpfIterCreate);
+            if looks == 3 {
+                connecting.connect(own).unwrap();
+            }
+            Verdict::Allow
+        };
+        let attach = with(Policy::RoundRobin);
+        let (balancer, attached) =
+            intercept(connects, || Balancer::attach(&host, &key, &attach)).unwrap();
+        let enrolled: BTreeSet<_> = attached.changes.enrolled.into_iter().collect();
+        assert_eq!(enrolled, BTreeSet::from([cookie(&sockets[0]), cookie(&sockets[2])]));
+
+        send(address, 20);
+        let got: Vec<usize> = sockets.iter().map(|socket| strangers(socket, own)).collect();
+        assert_eq!(got, [10, 0, 10]);
+        let status = host.status(&key).unwrap();
+        let picks: Vec<_> =
+            status.members.iter().map(|m| m.enrolment.as_ref().unwrap().picks).collect();
+        assert_eq!(picks, [Some(10), Some(10)]);
+        balancer.detach(&host).unwrap();
     });
 }
