@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -99,6 +99,22 @@ impl Root {
     /// The parent of the groups' directories.
     pub(crate) fn groups(&self) -> PathBuf {
         self.path.join("groups")
+    }
+
+    /// Creates the parent of the groups' directories. It belongs to the owner of the root directory, who may
+    /// attach, too.
+    pub(crate) fn make_groups(&self) -> Result<()> {
+        let groups = self.groups();
+        if groups.exists() {
+            return Ok(());
+        }
+        make_directory(&groups)?;
+        let failed = |error| denied(format!("cannot make {}", groups.display()), error);
+        let owner = fs::metadata(&self.path).map_err(failed)?.uid();
+        if own_uid() == 0 && owner != 0 {
+            chown(&groups, Some(owner), None).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// The directory in which a group is built, and from which directories are removed.

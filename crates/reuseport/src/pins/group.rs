@@ -166,7 +166,7 @@ impl GroupState {
 
     /// Moves the state from staging into place. From here on other processes see all of it.
     pub(crate) fn place(&mut self, root: &Root, key: &GroupKey) -> Result<()> {
-        bpffs::make_directory(&root.groups())?;
+        root.make_groups()?;
         let place = root.groups().join(directory_name(key));
         fs::rename(&self.directory, &place).map_err(|error| {
             Error::new(ErrorKind::System, format!("cannot pin the state of {key}")).because(error)

@@ -214,6 +214,24 @@ fn the_other_user_goes_on_without_counts() {
     });
 }
 
+/// What root makes there first does not keep the owner of the directory out.
+#[test]
+fn the_owner_of_the_directory_may_attach_after_root() {
+    alone(|| {
+        directory_of_ops();
+        let of_root = listeners(2);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &of_root[0]);
+        Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        let of_ops = Scene::new(&with(Policy::RoundRobin));
+        assert_eq!(deal(&of_ops.members, 9), [3, 3, 3]);
+        assert_eq!(counter(&of_ops.status(), "picks"), 9);
+        as_ops(|| reuseport::detach(&host, &of_ops.key).unwrap());
+        reuseport::detach(&host, &key).unwrap();
+        assert!(nothing_pinned());
+    });
+}
+
 /// Pins could be replaced there between two calls.
 #[test]
 fn a_directory_that_all_users_may_write_is_refused_with_the_remedy() {
