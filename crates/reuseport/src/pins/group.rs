@@ -289,9 +289,10 @@ impl GroupState {
         self.header().map_err(header_failed)
     }
 
-    /// Whether the group's connections are counted in the host-wide layer with this id.
+    /// Whether the group's connections are counted in the host-wide layer with this id. If the header cannot be
+    /// read this time, they are: else its members would be marked again, or keep their indices when they leave.
     pub(crate) fn is_in_layer(&self, id: u32) -> bool {
-        self.header().is_ok_and(|header| header.is_in_layer(id))
+        self.header().map_or(true, |header| header.is_in_layer(id))
     }
 
     /// Notes that the group's connections are counted in this layer from now on.
