@@ -196,7 +196,7 @@ impl Transaction {
             self.remove_state(group, leftover)?;
         }
         let built = match &mut interrupted {
-            Some(foreign) => self.take_over_anew(group, request, program, foreign),
+            Some(foreign) => self.take_over_again(group, request, program, foreign),
             None => self.build_over(group, request, program, replaced.is_some()),
         };
         let (changes, degraded) = built?;

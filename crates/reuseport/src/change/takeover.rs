@@ -13,10 +13,12 @@
 //!
 //! If a step fails, the sockets go back and the other program is attached again.
 
+use std::time::{Duration, Instant};
+
 use sk_reuseport::maps::MapError;
 use sk_reuseport::programs::{ProgramError, SkReuseport};
 
-use super::build::TAKE_OUT;
+use super::build::{PATIENCE, TAKE_OUT};
 use super::enrol::check_room;
 use super::prepare::prepare;
 use super::reach::{attach_foreign, attach_to, detach_from};
@@ -39,6 +41,30 @@ impl Transaction {
         let Some(id) = group.attached_id() else { return Err(busy) };
         let foreign = Foreign::open(id).map_err(|error| cannot_open(group, error))?;
         refuse_unless_movable(group, foreign, busy)
+    }
+
+    /// Goes on with a takeover that was interrupted, with new state. The kernel frees the array of the old state
+    /// only some time after its pins are gone, so this retries for a moment.
+    pub(super) fn take_over_again(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        program: &Program<ObjectSpec>,
+        foreign: &mut Foreign,
+    ) -> Result<(Changes, Option<Error>)> {
+        const PAUSE: Duration = Duration::from_millis(10);
+
+        let end = Instant::now() + PATIENCE;
+        let mut group = group.clone();
+        loop {
+            match self.take_over_anew(&group, request, program, foreign) {
+                Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < end => {}
+                result => return result,
+            }
+            std::thread::sleep(PAUSE);
+            // The failure put the other program back.
+            group = self.look_again(&group)?;
+        }
     }
 
     /// Builds new state and takes the group over.
