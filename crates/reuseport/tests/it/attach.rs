@@ -71,11 +71,12 @@ fn a_dead_member_is_skipped_and_its_slot_is_freed() {
         close(listeners.remove(1));
         assert_eq!(deal(&listeners, 30).iter().sum::<usize>(), 30);
         let status = host.status(&key).unwrap();
-        assert_eq!((counter(&status, "fallback_active"), counter(&status, "empty_slot")), (10, 10));
+        // A fallback takes a turn, so every second connection meets the empty slot.
+        assert_eq!((counter(&status, "fallback_active"), counter(&status, "empty_slot")), (15, 15));
         let (_, attached) = Balancer::attach(&host, &key, &Attach::default()).unwrap();
         assert_eq!(attached.changes.released.len(), 1);
         assert_eq!(deal(&listeners, 30), [15, 15]);
-        assert_eq!(counter(&host.status(&key).unwrap(), "empty_slot"), 10);
+        assert_eq!(counter(&host.status(&key).unwrap(), "empty_slot"), 15);
     });
 }
 
