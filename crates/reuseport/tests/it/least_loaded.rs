@@ -236,7 +236,28 @@ fn loads_are_compared_in_proportion_to_weights() {
     });
 }
 
-/// Whoever removes the counting programs: what they counted last stays as it is.
+/// The others wake up after every eighth connection: all that waits is young then.
+#[test]
+fn a_burst_does_not_go_to_the_worker_that_wakes_first() {
+    alone(|| {
+        let mut group = Group::new(4, LEAST_LOADED);
+        let mut accepted = Vec::new();
+        let mut accept = |listener: &TcpListener| {
+            accepted.extend(std::iter::from_fn(|| Some(listener.accept().ok()?.0)));
+        };
+        for connection in 0..96 {
+            group.connect(1);
+            let awake = if connection % 8 == 7 { 4 } else { 1 };
+            group.members[..awake].iter().for_each(&mut accept);
+        }
+        // By queues alone, it would get five of eight.
+        let picks = group.picks();
+        assert!(picks[0] <= 40, "{picks:?}");
+        assert_eq!(picks.iter().sum::<u64>(), 96);
+    });
+}
+
+/// The counting programs are gone: what they counted last stays as it is.
 #[test]
 fn a_count_that_froze_neither_attracts_nor_repels_for_long() {
     alone(|| {
