@@ -16,7 +16,12 @@ fn bench(name: &str, options: &[&str]) -> serde_json::Value {
     let found: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     assert_eq!(found["bench"], name);
     let figures = found["figures"].as_array().unwrap();
-    assert!(figures.iter().all(|figure| figure["value"].as_f64().unwrap() > 0.0), "{figures:?}");
+    let is_measured = |figure: &serde_json::Value| {
+        let value = figure["value"].as_f64().unwrap();
+        // Connections that are dealt exactly deviate by 0.
+        value > 0.0 || value == 0.0 && figure["name"].as_str().unwrap().starts_with("lasting, burst")
+    };
+    assert!(figures.iter().all(is_measured), "{figures:?}");
     let printed = String::from_utf8_lossy(&output.stdout);
     for figure in figures {
         let name = figure["name"].as_str().unwrap();
