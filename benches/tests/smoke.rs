@@ -19,7 +19,8 @@ fn bench(name: &str, options: &[&str]) -> serde_json::Value {
     let is_measured = |figure: &serde_json::Value| {
         let value = figure["value"].as_f64().unwrap();
         // Connections that are dealt exactly deviate by 0.
-        value > 0.0 || value == 0.0 && figure["name"].as_str().unwrap().starts_with("lasting, burst")
+        value > 0.0
+            || value == 0.0 && figure["name"].as_str().unwrap().starts_with("lasting, burst")
     };
     assert!(figures.iter().all(is_measured), "{figures:?}");
     let printed = String::from_utf8_lossy(&output.stdout);

@@ -80,7 +80,8 @@ fn a_worker_that_dropped_its_connections_and_hangs_gets_one() {
     }
 }
 
-/// Deals connections that last for so many others, one each millisecond, and what the members got.
+/// Deals this number of connections, one each millisecond, of which each closes another one. Returns what the
+/// members got.
 fn deal_lasting(server: &mut Server, connections: u32) -> Vec<u32> {
     server.forget();
     for _ in 0..connections {

@@ -399,7 +399,7 @@ fn a_foreign_program_is_not_changed() {
             assert!(refused.contains("--force"), "{refused}");
         }
         assert_eq!(show(&group)["program"]["id"], id);
-        // What is left of ours can be removed.
+        // What is left of our state can be removed.
         let text = stdout(&["detach", &group]);
         assert!(text.contains("stays") && text.contains(&format!("reuseport#{id}")), "{text}");
         assert_eq!(pinned_groups(), 0);

@@ -4,7 +4,7 @@
 //! They change nothing and borrow no descriptor. Pinned state is not read here.
 //!
 //! The members are from the kernel's tables of listeners and of UDP sockets: the sockets that get traffic,
-//! whoever has them. Their holders are from a walk over the descriptors of every process in the caller's pid
+//! in whatever process. Their holders are from a walk over the descriptors of every process in the caller's pid
 //! namespace. A member that this walk does not find has no holder here, and cannot be borrowed: it is in
 //! flight between processes, in an io_uring's file table, or held in another pid namespace.
 //!
