@@ -104,5 +104,5 @@ fn memory_adds_up_maps_and_programs() {
 fn simulate_has_every_section() {
     let found = bench("simulate", &["--connections", "500"]);
     let sections: Vec<_> = found["raw"].as_object().unwrap().keys().collect();
-    assert_eq!(sections.len(), 6 + 4, "{sections:?}");
+    assert_eq!(sections.len(), 6 + 4 + 2, "{sections:?}");
 }
