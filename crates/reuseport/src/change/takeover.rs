@@ -11,7 +11,8 @@
 //! | attach this tool's program | it decides |
 //! | forget the other one | the next command does it |
 //!
-//! If a step fails, the sockets go back and the other program is attached again.
+//! If a step fails, the sockets go back and the other program is attached again: not if it did not decide any
+//! more, because an earlier attempt was interrupted. Its array may then be empty, and the kernel's hash goes on.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use super::request::{Attach, Changes};
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
-use crate::kernel::foreign::Foreign;
+use crate::kernel::foreign::{Foreign, Place};
 use crate::kernel::sockets::SocketsKind;
 use crate::model::group::Group;
 use crate::model::refusal::vanished;
@@ -61,8 +62,10 @@ impl Transaction {
                 Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < end => {}
                 result => return result,
             }
+            if let Some(left) = GroupState::existing(&self.root, &group.key)? {
+                self.remove_state(&group, left)?;
+            }
             std::thread::sleep(PAUSE);
-            // The failure put the other program back.
             group = self.look_again(&group)?;
         }
     }
@@ -111,13 +114,17 @@ impl Transaction {
         foreign: &mut Foreign,
     ) -> Result<Changes> {
         let places = foreign.places(group).map_err(|error| cannot_read(group, error))?;
+        // Otherwise this goes on from an interrupted takeover.
+        let decides = group.attached_id().is_some();
         let pinned = state.pin_replaced(&foreign.program);
         let detached = pinned.and_then(|()| {
             request.stop.check(&format!("attaching to {}", group.key))?;
             detach_from(group)
         });
         if let Err(error) = detached {
-            state.forget_replaced();
+            if decides {
+                state.forget_replaced();
+            }
             return Err(error);
         }
         foreign.clear(&places);
@@ -130,13 +137,8 @@ impl Transaction {
                     enroller.empty();
                 }
                 state.empty();
-                let put_back = foreign
-                    .put_back(&places)
-                    .map_err(|error| cannot_read(group, error))
-                    .and_then(|()| attach_foreign(group, &foreign.program));
-                match put_back {
-                    Ok(()) => state.forget_replaced(),
-                    Err(error) => tracing::warn!("{}", error.report()),
+                if decides {
+                    give_back(group, state, foreign, &places);
                 }
             }
         }
@@ -163,6 +165,23 @@ impl Transaction {
         Self::set_weights(state, &request.weights)?;
         attach_to(group, program)?;
         Ok(changes)
+    }
+}
+
+/// Puts the members back into the other program's arrays and attaches it again, unless none of them could be
+/// put back: with an empty array it might drop everything. The next command then completes the takeover.
+fn give_back(group: &Group, state: &GroupState, foreign: &mut Foreign, places: &[Place<'_>]) {
+    for error in foreign.put_back(places) {
+        tracing::warn!("{}", error.report());
+    }
+    let given_back = match foreign.holds_any(group).map_err(|error| cannot_read(group, error)) {
+        Ok(true) => attach_foreign(group, &foreign.program),
+        Ok(false) => Err(vanished(&group.key)),
+        Err(error) => Err(error),
+    };
+    match given_back {
+        Ok(()) => state.forget_replaced(),
+        Err(error) => tracing::warn!("{}", error.report()),
     }
 }
 

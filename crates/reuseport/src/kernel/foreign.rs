@@ -9,7 +9,7 @@ use sk_reuseport::maps::{Map, MapData, MapError};
 use sk_reuseport::programs::{ProgramError, ProgramFd, ProgramInfo};
 
 use super::sockets::Sockets;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
 use crate::model::group::{Group, Member};
 use crate::model::id::Slot;
@@ -52,8 +52,20 @@ impl Foreign {
         self.arrays.iter().any(unknown)
     }
 
-    /// Where members of the group are in its arrays.
+    /// Where members of the group are in its arrays. Those that cannot be borrowed are left out: they could
+    /// neither be moved nor be put back.
     pub(crate) fn places<'a>(&self, group: &'a Group) -> Result<Vec<Place<'a>>, MapError> {
+        let mut places = self.occupied(group)?;
+        places.retain(|place| place.member.unborrowable().is_none());
+        Ok(places)
+    }
+
+    /// Whether a member of the group is in its arrays.
+    pub(crate) fn holds_any(&self, group: &Group) -> Result<bool, MapError> {
+        Ok(!self.occupied(group)?.is_empty())
+    }
+
+    fn occupied<'a>(&self, group: &'a Group) -> Result<Vec<Place<'a>>, MapError> {
         let mut places = Vec::new();
         for (array, sockets) in self.arrays.iter().enumerate() {
             for slot in sockets.slots() {
@@ -75,19 +87,24 @@ impl Foreign {
         }
     }
 
-    /// Puts members back into its arrays. Those that have closed meanwhile are left out.
-    pub(crate) fn put_back(&mut self, places: &[Place<'_>]) -> Result<(), MapError> {
-        let mut result = Ok(());
+    /// Puts members back into its arrays, as many as it can. Those that have closed meanwhile are no error.
+    pub(crate) fn put_back(&mut self, places: &[Place<'_>]) -> Vec<Error> {
+        let mut errors = Vec::new();
         for Place { array, slot, member } in places {
-            let Ok(socket) = borrow::borrow(member) else { continue };
             let array = &mut self.arrays[*array];
-            array.clear(*slot);
-            if let Err(error) = array.set(*slot, socket.as_fd()) {
-                result = Err(error);
-            }
+            let result = borrow::borrow(member).and_then(|socket| {
+                array.clear(*slot);
+                array.set(*slot, socket.as_fd()).map_err(|error| cannot_put_back(member, error))
+            });
+            errors.extend(result.err().filter(|error| error.kind() != ErrorKind::Vanished));
         }
-        result
+        errors
     }
+}
+
+fn cannot_put_back(member: &Member, error: MapError) -> Error {
+    let failed = format!("cannot put {} back into the array that it was in", member.label());
+    Error::new(ErrorKind::System, failed).because(error)
 }
 
 /// Adds the socket array with this id, or those in the array of maps with this id.

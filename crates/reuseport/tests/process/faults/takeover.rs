@@ -39,6 +39,56 @@ fn slow_replacing_another_owners_program_by_an_object_fails_at_each_call() {
     alone_in_turn(|| force_fails_at_each_call(&with_object(object("first"))));
 }
 
+/// Interrupts a takeover when the sockets have left their array, at this call or a later one. Returns which.
+fn interrupt_with_their_array_empty(scene: &Scene, from: usize) -> usize {
+    let force = Attach { force: true, ..with(Policy::RoundRobin) };
+    for index in from.. {
+        scene.give_to_them();
+        let (result, failed) = faulty(Fault::From(index, Errno::NOMEM), || scene.attach(&force));
+        assert!(result.is_err(), "never, up to {failed:?}");
+        let emptied = scene.theirs.borrow().as_ref().unwrap().cookies() == [0; 4];
+        if emptied && scene.status().steering == Steering::KernelHash {
+            return index;
+        }
+        scene.attach(&force).unwrap();
+        scene.detach().unwrap();
+    }
+    unreachable!()
+}
+
+#[test]
+fn slow_going_on_with_a_takeover_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(2);
+        let mut at = 0;
+        for attach in [with(Policy::RoundRobin), Attach::default()] {
+            let attach = Attach { force: true, ..attach };
+            let mut failures = 0;
+            for index in (0..).step_by(3) {
+                at = interrupt_with_their_array_empty(&scene, at);
+                let fault = Fault::One(index, Errno::NOMEM);
+                let (result, failed) = faulty(fault, || scene.attach(&attach));
+                scene.serves();
+                if let Err(error) = result {
+                    one_line(&error);
+                    let steering = scene.status().steering;
+                    assert_eq!(steering, Steering::KernelHash, "{failed:?}: {error}");
+                    failures += 1;
+                    scene.attach(&attach).unwrap();
+                }
+                assert!(decides(&scene, Policy::RoundRobin), "{failed:?}");
+                assert_eq!(deal(&scene.members.borrow(), 12), [6, 6], "{failed:?}");
+                assert!(scene.tidy(), "{failed:?}");
+                scene.detach().unwrap();
+                if failed.is_none() {
+                    break;
+                }
+            }
+            assert!(failures > 5, "only {failures} failures");
+        }
+    });
+}
+
 #[test]
 fn slow_taking_a_group_back_fails_at_each_call() {
     alone_in_turn(|| {
