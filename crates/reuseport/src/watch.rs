@@ -30,7 +30,8 @@ pub enum Change {
     Detached,
     /// Another owner attached a program in place of this tool's. The watcher takes the sockets out of this
     /// tool's array, so that the owner may use them, and waits until that program is gone, unless it
-    /// [takes the group back](Watch::retaking). Reported once for each such program.
+    /// [takes the group back](Watch::retaking). Reported once for each such program, and again when the
+    /// watcher gives up.
     Replaced {
         /// The program that decides now.
         by: AttachedProgram,
@@ -87,8 +88,10 @@ pub struct Watch {
     keep: Option<File>,
     /// The attempts to take the group back; `None` if the watcher makes none.
     attempts: Option<Attempts>,
-    /// The program that replaced this tool's, when it was reported.
-    replaced: Option<AttachedProgram>,
+    /// The program that replaced this tool's, and what was reported with it.
+    replaced: Option<(AttachedProgram, Retake)>,
+    /// Whether this tool's array may hold sockets that the other program's owner wants to use.
+    keeps: bool,
     start: Instant,
 }
 
@@ -131,6 +134,7 @@ impl Watch {
             starving: starving(&attached),
             attempts: None,
             replaced: None,
+            keeps: false,
             start: Instant::now(),
         };
         Ok((watch, attached))
@@ -316,16 +320,21 @@ impl Watch {
     ) -> Result<Look> {
         let now = self.start.elapsed();
         let retake = self.attempts.map_or(Retake::Off, |attempts| attempts.at(now));
-        if self.replaced.as_ref() != Some(&by) {
-            if retake != Retake::Now {
-                transaction.give_way(group)?;
-            }
-            self.replaced = Some(by.clone());
+        let reported = self.replaced.as_ref().filter(|(known, _)| *known == by).map(|(_, r)| *r);
+        self.keeps |= reported.is_none();
+        // Also after an attempt that failed.
+        if self.keeps && retake != Retake::Now {
+            transaction.give_way(group)?;
+            self.keeps = false;
+        }
+        if retake.is_news_after(reported) {
+            self.replaced = Some((by.clone(), retake));
             return Ok(Look::Replaced(Some((by, retake))));
         }
         match (retake, &mut self.attempts) {
             (Retake::Now, Some(attempts)) => {
                 attempts.note(now);
+                self.keeps = true;
                 let attach = Attach { force: true, ..self.attach.clone() };
                 let attached = self.attach(transaction, group, &attach)?;
                 self.replaced = None;

@@ -28,6 +28,13 @@ pub enum Retake {
     GivenUp,
 }
 
+impl Retake {
+    /// Whether it is to be reported, after what was reported of the same program.
+    pub(crate) fn is_news_after(self, reported: Option<Self>) -> bool {
+        reported.is_none_or(|reported| self == Self::GivenUp && reported != Self::GivenUp)
+    }
+}
+
 impl Attempts {
     /// Whether the group may be taken back at `now`.
     pub(crate) fn at(&self, now: Duration) -> Retake {
@@ -64,6 +71,19 @@ mod tests {
             assert_eq!(attempts.at(soon), wanted);
         }
         assert_eq!(attempts.at(PAUSE * 1000), Retake::GivenUp);
+    }
+
+    #[test]
+    fn a_program_is_reported_once_and_that_the_watcher_gives_up() {
+        let after = Retake::After(PAUSE);
+        for first in [Retake::Off, Retake::Now, after, Retake::GivenUp] {
+            assert!(first.is_news_after(None));
+            assert!(!first.is_news_after(Some(first)));
+        }
+        assert!(!after.is_news_after(Some(Retake::Now)));
+        assert!(!Retake::Now.is_news_after(Some(after)));
+        assert!(Retake::GivenUp.is_news_after(Some(after)));
+        assert!(Retake::GivenUp.is_news_after(Some(Retake::Now)));
     }
 
     proptest! {

@@ -9,7 +9,9 @@ use reuseport::group::GroupKey;
 use reuseport::status::Steering;
 use reuseport::watch::{Change, Retake, Watch};
 use reuseport::{Attach, Balancer, Error, ErrorKind, Host, ObjectSpec, Policy, Result, Stop};
+use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
+use sk_reuseport::fault::{Call, Verdict, intercept};
 use sk_reuseport::maps::ReusePortSockArray;
 use sk_reuseport::programs::SkReuseport;
 use test_support::{bpffs, wait};
@@ -306,5 +308,39 @@ fn a_watcher_takes_the_group_back_once_and_then_waits_a_minute() {
             assert_eq!(scene.host.status(&scene.key).unwrap().steering, Steering::Foreign);
         });
         assert!(!Path::new("/sys/fs/bpf/reuseport/staging/select").exists());
+    });
+}
+
+#[test]
+fn a_watcher_that_fails_to_take_the_group_back_gives_way() {
+    alone(|| {
+        let scene = Scene::new(2);
+        let stop = Stop::default();
+        let attach = Attach { stop: stop.clone(), ..with(Policy::RoundRobin) };
+        let (watch, _) = Watch::start(Host::open().unwrap(), &scene.key, attach).unwrap();
+        let watch = watch.retaking();
+        let refuse = |call| match call {
+            Call::AttachReuseportEbpf => Verdict::Fail(Errno::NOMEM.raw_os_error()),
+            _ => Verdict::Allow,
+        };
+        let failures = Mutex::new(0);
+        let count = |change| {
+            if let Change::Failed(_) = change {
+                *failures.lock().unwrap() += 1;
+            }
+        };
+        thread::scope(|scope| {
+            let watcher = scope.spawn(|| intercept(refuse, || watch.run(count)));
+            let mut theirs = Theirs::load();
+            theirs.program.attach(&scene.members[0]).unwrap();
+            wait::until("it fails", wait::BOUND, || *failures.lock().unwrap() == 1);
+            wait::until("the server can use its sockets", wait::BOUND, || {
+                theirs.array.set(0, &scene.members[0], 0).is_ok()
+            });
+            theirs.array.set(1, &scene.members[1], 0).unwrap();
+            assert_eq!(deal(&scene.members, 10), [10, 0], "by their program");
+            stop.set();
+            watcher.join().unwrap().unwrap();
+        });
     });
 }
