@@ -6,7 +6,8 @@ use std::time::Duration;
 use sk_reuseport::programs::SkReuseport;
 
 use super::build::{PATIENCE, if_busy};
-use super::prepare::prepare;
+use super::enrol::check_room;
+use super::prepare::{Prepared, prepare};
 use super::reach::attach_to;
 use super::request::{Attach, Attached, Changes};
 use super::settle::settle;
@@ -177,6 +178,7 @@ impl Transaction {
         let program = request.program.as_ref().unwrap_or(&default);
         // The program of a takeover that was interrupted.
         let mut interrupted = None;
+        let mut prepared = None;
         if let Some(leftover) = leftover {
             self.refuse_if_in_use(&leftover, group)?;
             let resumes = resumes && leftover.is_trusted();
@@ -192,12 +194,18 @@ impl Transaction {
             if resumes {
                 return self.resume(group, request, leftover, replaced, interrupted);
             }
-            self.layer()?;
+            // Errors of the new program show before the old state goes.
+            let new = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+            check_room(group, &new.state)?;
+            prepared = Some(new);
             self.remove_state(group, leftover)?;
         }
         let built = match &mut interrupted {
-            Some(foreign) => self.take_over_again(group, request, program, foreign),
-            None => self.build_over(group, request, program, replaced.is_some()),
+            Some(foreign) => {
+                drop(prepared);
+                self.take_over_again(group, request, program, foreign)
+            }
+            None => self.build_over(group, request, program, replaced.is_some(), prepared),
         };
         let (changes, degraded) = built?;
         Ok(Attached { steering: Steering::Ours(program.kind()), changes, replaced, degraded })
@@ -210,10 +218,11 @@ impl Transaction {
         request: &Attach,
         program: &Program<ObjectSpec>,
         replaces: bool,
+        prepared: Option<Prepared>,
     ) -> Result<(Changes, Option<Error>)> {
         let prepare =
             |this: &mut Self| prepare(group, request, program, SocketsKind::Array, this.layer()?);
-        let prepared = prepare(self)?;
+        let prepared = prepared.map_or_else(|| prepare(self), Ok)?;
         if !replaces {
             return self.build_either(group, request, program, prepared, PATIENCE);
         }

@@ -5,9 +5,9 @@ use std::thread;
 
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
-use reuseport::status::GroupStatus;
+use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::{Change, Watch};
-use reuseport::{Attach, Balancer, Host, MemberChange, Policy, State, Stop};
+use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, State, Stop};
 use sk_reuseport::net::Bind;
 use test_support::process::close;
 use test_support::wait;
@@ -216,5 +216,24 @@ fn a_weight_that_attach_gives_wins_over_the_one_of_the_member_before() {
             roles(&host.status(&key).unwrap()).iter().map(|(_, weight, _)| *weight).collect();
         assert_eq!(weights, [2, 4]);
         assert_eq!(attached.changes.released.len(), 2);
+    });
+}
+
+#[test]
+fn a_failed_attach_after_a_restart_keeps_weights_and_drains() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = listeners(3);
+        let key = key_of(&host, &members[0]);
+        Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        weigh_and_drain(&host, &key);
+        let _members = restart(members);
+        Balancer::attach(&host, &key, &with_object(object("nonexistent"))).unwrap_err();
+        let few = Attach { slots: Some(2), ..Attach::default() };
+        let error = Balancer::attach(&host, &key, &few).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Full);
+        Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        assert_eq!(roles(&host.status(&key).unwrap()), WEIGHED);
+        assert_eq!(host.status(&key).unwrap().steering, Steering::Ours(Policy::RoundRobin.into()));
     });
 }
