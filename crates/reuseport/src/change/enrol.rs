@@ -89,7 +89,7 @@ impl<'a> Enroller<'a> {
             self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
         for (slot, cookie) in occupied {
             let Some(member) = group.member(cookie) else { continue };
-            self.state.empty_slot(slot);
+            self.make_room(slot);
             self.refill(slot, member, &mut Changes::default())?;
         }
         self.swap_table()
@@ -315,17 +315,26 @@ impl<'a> Enroller<'a> {
                 maps.reset_slot(slot, epoch, member.sock_address.0)?;
             }
             self.state.set_record(slot, record);
-            // The operation that freed the slot emptied it, unless that failed.
-            self.state.empty_slot(slot);
+            self.make_room(slot);
             self.fill(slot, socket.as_fd())
         };
         steps().map(|()| role).map_err(|error| {
-            // `free_slot` reads the record.
+            // `forget_slot` reads the record.
             self.state.set_record(slot, record);
-            self.free_slot(slot, SlotRecord::taken_back);
+            self.make_room(slot);
+            self.forget_slot(slot, SlotRecord::taken_back);
             self.layer.unmark(socket.as_fd());
             self.failed(member, error)
         })
+    }
+
+    /// Empties a slot: the operation that freed it did so, unless that failed. A user's own map whose values
+    /// have 4 bytes does not tell whether the socket in it is another group's, which stays.
+    fn make_room(&mut self, slot: Slot) {
+        let unknown = matches!(self.state.sockets.occupant(slot), Ok(Occupant::Unknown));
+        if self.state.policy_maps.is_some() || !unknown {
+            self.state.empty_slot(slot);
+        }
     }
 
     /// Puts a socket into its slot.
@@ -391,8 +400,13 @@ impl<'a> Enroller<'a> {
 
     /// Frees a slot that no table names, and replaces its record.
     fn free_slot(&mut self, slot: Slot, free: impl FnOnce(&SlotRecord) -> SlotRecord) {
-        let record = self.state.record(slot);
         self.state.empty_slot(slot);
+        self.forget_slot(slot, free);
+    }
+
+    /// The same for a slot that is empty, or has another group's socket.
+    fn forget_slot(&mut self, slot: Slot, free: impl FnOnce(&SlotRecord) -> SlotRecord) {
+        let record = self.state.record(slot);
         if let Some(maps) = &mut self.state.policy_maps {
             maps.clear_slot(slot);
         }

@@ -79,6 +79,27 @@ fn a_map_that_serves_another_group_is_refused() {
     });
 }
 
+/// Values of 4 bytes do not tell which sockets are in the map.
+#[test]
+fn a_map_that_does_not_tell_its_sockets_keeps_another_groups() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let (first, second) = (listeners(2), listeners(2));
+        let [one, two] = [&first, &second].map(|members| key_of(&host, &members[0]));
+        let attach = |key| Balancer::attach(&host, key, &with_object(object("shared4")));
+        attach(&one).unwrap();
+        let error = attach(&two).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let said = one_line(&error);
+        assert!(said.contains("a socket of another group is at its index"), "{said}");
+        assert_eq!(deal(&first, 6), [6, 0], "its program still finds its sockets");
+        assert_eq!(host.status(&two).unwrap().steering, Steering::KernelHash);
+        reuseport::detach(&host, &one).unwrap();
+        attach(&two).unwrap();
+        assert_eq!(deal(&second, 6), [6, 0]);
+    });
+}
+
 #[test]
 fn sockets_that_others_put_there_stay() {
     alone(|| {
