@@ -83,9 +83,11 @@ static __always_inline __u32 delay_of(struct progress *progress, struct queue *q
 	__s32 ticks;
 
 	if (!queue->waiting) {
-		/* Handshakes may be under way: since the pick. */
-		if (progress->since && (progress->waiting || !queue->length))
-			progress->since = 0;
+		/* Handshakes may be under way: how long they take is the client's matter. */
+		if (progress->since) {
+			progress->since = queue->length ? now : 0;
+			progress->waiting = 0;
+		}
 		if (progress->pace)
 			progress->pace -= progress->pace / 64 + 1;
 		return 0;
@@ -97,8 +99,9 @@ static __always_inline __u32 delay_of(struct progress *progress, struct queue *q
 	if (queue->waiting > progress->waiting)
 		progress->waiting = queue->waiting;
 	ticks = now - progress->since;
+	/* A little before: another CPU was faster. Long before: after 39 hours, numbers of ticks begin again. */
 	if (ticks < 0)
-		return 0;
+		ticks = ticks > -STALLED_TICKS ? 0 : TICKS_MAX;
 	if (ticks > TICKS_MAX)
 		ticks = TICKS_MAX;
 	ticks = (__u32)ticks * PACE / (PACE + progress->pace);

@@ -48,8 +48,9 @@ fn a_burst_is_even_by_open_connections_alone() {
 }
 
 /// Connections that last come and go, and one of eight workers, each with 200, closes its own and hangs.
-fn drop_and_hang(seed: u64, per_second: f64) -> u32 {
+fn drop_and_hang(seed: u64, per_second: f64, round_trip: Time) -> u32 {
     let mut server = Server::new(CONFIG(), &[200; 8]);
+    server.round_trip = round_trip;
     server.seed(seed);
     let steady = |server: &mut Server, pause| {
         server.pass(pause);
@@ -72,10 +73,43 @@ fn drop_and_hang(seed: u64, per_second: f64) -> u32 {
     }
 }
 
+/// How many connections reach one of eight workers in the 400 ms that it hangs.
+fn reach_while_it_hangs(seed: u64, round_trip: Time) -> u32 {
+    let mut server = Server::new(CONFIG(), &[0; 8]);
+    server.round_trip = round_trip;
+    server.seed(seed);
+    let steady = |server: &mut Server| {
+        let pause = server.pause(1600.0);
+        server.pass(pause);
+        server.connect();
+        server.close_any();
+    };
+    (0..4000).for_each(|_| steady(&mut server));
+    server.hang(0, 400 * MS);
+    server.forget();
+    while server.now < server.workers[0].wakes {
+        steady(&mut server);
+    }
+    server.dealt()[0]
+}
+
+#[test]
+fn a_worker_that_hangs_gets_a_few_however_far_its_clients_are() {
+    for round_trip in [0, 20 * MS, 100 * MS] {
+        let reached: Vec<u32> =
+            (1..=20).map(|seed| reach_while_it_hangs(seed, round_trip)).collect();
+        // A fair share is 80.
+        assert!(reached.iter().all(|reached| *reached <= 4), "{round_trip}: {reached:?}");
+        let reached: Vec<u32> =
+            (1..=20).map(|seed| drop_and_hang(seed, 400.0, round_trip)).collect();
+        assert!(reached.iter().all(|reached| *reached <= 2), "{round_trip}: {reached:?}");
+    }
+}
+
 #[test]
 fn a_worker_that_dropped_its_connections_and_hangs_gets_one() {
     for per_second in [100.0, 400.0, 1600.0, 4000.0, 20_000.0] {
-        let reached: Vec<u32> = (1..=20).map(|seed| drop_and_hang(seed, per_second)).collect();
+        let reached: Vec<u32> = (1..=20).map(|seed| drop_and_hang(seed, per_second, 0)).collect();
         assert!(reached.iter().all(|reached| *reached <= 1), "{per_second}: {reached:?}");
     }
 }

@@ -1,5 +1,7 @@
 //! Event-loop workers with connections that last: what the kernel shows of them to the program.
 
+use std::collections::VecDeque;
+
 use policy_model::{Config, Model, Packet, Queue, Table};
 
 /// Nanoseconds.
@@ -9,6 +11,8 @@ pub(crate) const MS: Time = 1_000 * US;
 
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Worker {
+    /// Handshakes under way.
+    pub(crate) half_open: u32,
     /// Connections to accept.
     pub(crate) waiting: u32,
     /// Connections that were accepted and are open.
@@ -30,6 +34,10 @@ pub(crate) struct Server {
     pub(crate) uncounted: Option<usize>,
     /// What is counted of each.
     pub(crate) counted: Vec<u32>,
+    /// How long a handshake takes.
+    pub(crate) round_trip: Time,
+    /// When handshakes end, in order, and whose they are.
+    handshakes: VecDeque<(Time, usize)>,
     random: u64,
 }
 
@@ -49,6 +57,8 @@ impl Server {
             counts: true,
             uncounted: None,
             counted: open.to_vec(),
+            round_trip: 0,
+            handshakes: VecDeque::new(),
             random: 1,
         }
     }
@@ -68,6 +78,10 @@ impl Server {
     pub(crate) fn pass(&mut self, time: Time) {
         self.now += time;
         self.model.set_clock(self.now);
+        while let Some((_, slot)) = self.handshakes.pop_front_if(|(ends, _)| *ends <= self.now) {
+            self.workers[slot].half_open -= 1;
+            self.establish(slot);
+        }
         for slot in 0..self.workers.len() {
             let worker = &mut self.workers[slot];
             if worker.wakes <= self.now {
@@ -77,17 +91,27 @@ impl Server {
         }
     }
 
-    /// A client connects, from near by: which worker gets it.
+    /// A client connects: which worker gets it.
     pub(crate) fn connect(&mut self) -> usize {
         let hash = self.random() as u32;
         let slot =
             self.model.run(&Packet { hash, ..Packet::default() }).expect("a member is there");
         let index = usize::from(slot);
-        self.workers[index].waiting += 1;
         self.workers[index].dealt += 1;
-        self.count(index, 1, 0);
-        self.show(index);
+        if self.round_trip == 0 {
+            self.establish(index);
+        } else {
+            self.workers[index].half_open += 1;
+            self.handshakes.push_back((self.now + self.round_trip, index));
+            self.show(index);
+        }
         index
+    }
+
+    fn establish(&mut self, slot: usize) {
+        self.workers[slot].waiting += 1;
+        self.count(slot, 1, 0);
+        self.show(slot);
     }
 
     /// A worker closes this many of its connections.
@@ -127,7 +151,10 @@ impl Server {
     }
 
     pub(crate) fn show(&mut self, slot: usize) {
-        self.model.set_queue(slot as u16, Queue::new(self.workers[slot].waiting, 0));
+        self.model.set_queue(
+            slot as u16,
+            Queue::new(self.workers[slot].waiting, self.workers[slot].half_open),
+        );
     }
 
     pub(crate) fn dealt(&self) -> Vec<u32> {

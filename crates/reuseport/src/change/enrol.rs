@@ -78,7 +78,7 @@ impl<'a> Enroller<'a> {
             // The newcomers take these slots.
             self.release(std::mem::take(&mut gone), &mut changes)?;
         }
-        self.enrol_all(&newcomers, &gone, &mut changes)?;
+        self.enrol_all(group.complete, &newcomers, &gone, &mut changes)?;
         self.free(gone, &mut changes);
         Ok(changes)
     }
@@ -214,6 +214,7 @@ impl<'a> Enroller<'a> {
     /// the members that are `leaving`.
     fn enrol_all(
         &mut self,
+        complete: bool,
         newcomers: &[&Member],
         leaving: &[(Slot, Cookie)],
         changes: &mut Changes,
@@ -258,7 +259,8 @@ impl<'a> Enroller<'a> {
                 return Err(why);
             }
         }
-        self.take_back_connected(&mut enrolled);
+        // Sockets that the tables do not show cannot be missed there.
+        complete.then(|| self.take_back_connected(&mut enrolled));
         if let Err(error) = self.swap_table_without(&slots_of(leaving)) {
             self.take_back(&enrolled);
             return Err(error);

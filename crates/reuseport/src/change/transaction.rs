@@ -92,12 +92,11 @@ impl Transaction {
     }
 
     fn open_layer(&mut self) -> Result<HostLayer> {
+        if bpffs::own_uid() == 0 && HostLayer::is_of_another_user(&self.root) {
+            // Its groups lose their counts until their owner attaches again.
+            HostLayer::remove(&self.root)?;
+        }
         let existing = match HostLayer::existing(&self.root) {
-            Ok(Some(layer)) if !layer.is_trusted() && bpffs::own_uid() == 0 => {
-                // Its groups lose their counts until their owner attaches again.
-                HostLayer::remove(&self.root)?;
-                None
-            }
             Ok(Some(layer)) if !layer.is_trusted() => return HostLayer::unpinned(),
             Err(error) if error.kind() == ErrorKind::Denied => {
                 tracing::warn!("open connections will not be counted: {}", error.report());
@@ -111,6 +110,10 @@ impl Transaction {
             // Also a layer that was created without the right to count.
             _ => HostLayer::create(&self.root)?,
         };
+        // Another user who may write to the root directory made it again meanwhile.
+        if !layer.is_trusted() {
+            return HostLayer::unpinned();
+        }
         match group::host_members(&self.root) {
             Ok(used) => layer.release_all_but(&used),
             // A group whose state cannot be read may use any of them.
@@ -290,7 +293,7 @@ impl Transaction {
 
     /// Removes a state whose program is attached nowhere, and the marks of its members.
     pub(super) fn remove_state(&mut self, group: &Group, mut state: GroupState) -> Result<()> {
-        if let Some(layer) = self.layer.as_mut().filter(|layer| state.is_in_layer(layer.id())) {
+        if let Some(layer) = self.layer_of(&state) {
             for (_, cookie, _) in state.occupied() {
                 if let Some(Ok(socket)) = group.member(cookie).map(borrow::borrow) {
                     layer.unmark(socket.as_fd());
@@ -301,12 +304,15 @@ impl Transaction {
         state.unpin(&self.root)
     }
 
+    /// The host-wide layer, if the state's members have indices in it. What another user may write names none.
+    fn layer_of(&mut self, state: &GroupState) -> Option<&mut HostLayer> {
+        let counted = |layer: &&mut HostLayer| state.is_trusted() && state.is_in_layer(layer.id());
+        self.layer.as_mut().filter(counted)
+    }
+
     /// Returns the members' indices to the host-wide layer.
-    pub(super) fn release_members(&self, state: &GroupState) {
-        let Some(layer) = &self.layer else { return };
-        if !state.is_in_layer(layer.id()) {
-            return;
-        }
+    pub(super) fn release_members(&mut self, state: &GroupState) {
+        let Some(layer) = self.layer_of(state) else { return };
         state
             .occupied()
             .filter(|(_, _, record)| record.host_member != NO_HOST_MEMBER)

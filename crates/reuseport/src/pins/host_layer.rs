@@ -43,6 +43,11 @@ pub(crate) struct HostLayer {
 }
 
 impl HostLayer {
+    /// Whether another user made the directory, complete or not: that user may open and exchange what is in it.
+    pub(crate) fn is_of_another_user(root: &Root) -> bool {
+        Held::open(&root.host()).is_ok_and(|held| !bpffs::is_trusted(held.owner()))
+    }
+
     /// The layer if it exists, complete.
     pub(crate) fn existing(root: &Root) -> Result<Option<Self>> {
         let path = root.host();

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 
+use reuseport::group::Group;
 use reuseport::observe::Observer;
 use reuseport::status::State;
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, Unborrowable, Weight};
@@ -106,6 +107,27 @@ fn a_udp_table_of_the_namespaces_own_is_read_through_descriptors() {
             let tcp = groups.iter().find(|group| group.member(cookie(&listener)).is_some());
             assert!(tcp.unwrap().complete);
         });
+    });
+}
+
+#[test]
+fn a_group_of_a_namespace_with_a_udp_table_of_its_own_is_attached_from_another() {
+    alone(|| {
+        if std::fs::write("/proc/sys/net/ipv4/udp_child_hash_entries", "128").is_err() {
+            return; // before Linux 6.2
+        }
+        let sockets = isolated(|| {
+            let first = udp("127.0.0.1:0");
+            let second = udp(&local_address(&first).to_string());
+            [first, second]
+        });
+        let host = Host::open().unwrap();
+        let groups = host.groups().unwrap();
+        let is_theirs = |group: &&Group| group.member(cookie(&sockets[0])).is_some();
+        let group = groups.iter().find(is_theirs).unwrap();
+        assert!(!group.complete);
+        let (_, attached) = Balancer::attach(&host, &group.key, &Attach::default()).unwrap();
+        assert_eq!(attached.changes.enrolled.len(), sockets.len());
     });
 }
 
