@@ -11,7 +11,7 @@ use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
 use reuseport::policy::{LeastLoaded, LoadTerms, MaxShare};
 use reuseport::status::MemberStatus;
-use reuseport::{Attach, Balancer, Host, Policy};
+use reuseport::{Balancer, Host, Policy};
 use sk_reuseport::maps::{Array, Map, MapData};
 use sk_reuseport::net::{Bind, loopback};
 use test_support::process::close;
@@ -47,6 +47,15 @@ impl Group {
     fn connect(&mut self, count: usize) {
         let connect = || TcpStream::connect(self.key.address).unwrap();
         self.clients.extend((0..count).map(|_| connect()));
+    }
+
+    /// Makes connections that are accepted at once. What waits for long on a slow machine would count as
+    /// waiting at workers that hang.
+    fn serve(&mut self, connections: usize) {
+        for _ in 0..connections {
+            self.connect(1);
+            self.accept(0..self.members.len());
+        }
     }
 
     /// Accepts all connections that wait at these members, after all handshakes have completed:
@@ -100,16 +109,10 @@ impl Group {
 fn equal_members_take_turns_and_the_program_reads_queues() {
     alone(|| {
         for address in [loopback(false), loopback(true)] {
-            let members = by_slot(Bind::new(address).listeners(4).unwrap());
-            let host = Host::open().unwrap();
-            let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
-            let program = Some(LEAST_LOADED.into());
-            let (_, attached) =
-                Balancer::attach(&host, &key, &Attach { program, ..Attach::default() }).unwrap();
-            assert!(attached.degraded.is_none(), "{:?}", attached.degraded);
-            let _clients: Vec<TcpStream> =
-                (0..40).map(|_| TcpStream::connect(key.address).unwrap()).collect();
-            assert_eq!(picks(&host.status(&key).unwrap()), [10; 4]);
+            let mut group = Group::at(address, 4, LEAST_LOADED);
+            assert!(group.host.status(&group.key).unwrap().reads_queues);
+            group.serve(40);
+            assert_eq!(group.picks(), [10; 4]);
         }
     });
 }
@@ -162,8 +165,7 @@ fn the_cap_sends_nothing_to_members_that_hang() {
 fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
     alone(|| {
         let mut group = Group::new(4, LEAST_LOADED);
-        group.connect(40);
-        group.accept(0..4);
+        group.serve(40);
         let before = group.picks();
         for _ in 0..384 {
             group.connect(1);
@@ -195,8 +197,7 @@ fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
 fn the_fewest_connections_win_unless_the_load_is_the_queue_alone() {
     alone(|| {
         let mut group = Group::new(3, LEAST_LOADED);
-        group.connect(30);
-        group.accept(0..3);
+        group.serve(30);
         // The connections of the first member stay open, the others close.
         group.close(1);
         group.close(2);
@@ -262,8 +263,7 @@ fn a_burst_does_not_go_to_the_worker_that_wakes_first() {
 fn a_count_that_froze_neither_attracts_nor_repels_for_long() {
     alone(|| {
         let mut group = Group::new(4, LEAST_LOADED);
-        group.connect(160);
-        group.accept(0..4);
+        group.serve(160);
         group.close(1);
         for program in ["count_open", "count_nested"] {
             fs::remove_file(Path::new(ROOT).join("host").join(program)).unwrap();
@@ -303,7 +303,7 @@ fn a_count_that_froze_neither_attracts_nor_repels_for_long() {
 fn a_closed_member_is_rarely_tried() {
     alone(|| {
         let mut group = Group::new(4, LEAST_LOADED);
-        group.connect(8);
+        group.serve(8);
         close(group.members.remove(1));
         group.accepted.remove(1);
         let others = [0, 1, 2];

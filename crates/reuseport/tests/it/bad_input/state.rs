@@ -87,7 +87,9 @@ fn state_that_lacks_an_optional_map() {
             assert!(!pin.exists(), "the program does not use the new one yet");
             scene.attach(&with(Policy::default_for(Protocol::Tcp))).unwrap();
             assert!(pin.exists());
-            assert_eq!(deal(&scene.members, 10), [5, 5]);
+            // One by one: what waits for long on a slow machine would count as waiting at a worker that hangs.
+            let first: usize = (0..10).map(|_| deal(&scene.members, 1)[0]).sum();
+            assert_eq!(first, 5);
             scene.detach().unwrap();
         });
     }
