@@ -3,7 +3,6 @@
 //! Every operation takes the lock and lists the groups again. If it fails, the program, the members' weights and their states are as they were before.
 
 use crate::change::request::{Attach, Attached, Detached, MemberChange};
-use crate::change::transaction::Transaction;
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::{Error, Result};
@@ -60,7 +59,7 @@ impl Balancer {
     /// [`ErrorKind::Denied`], [`ErrorKind::Schema`], [`ErrorKind::Interrupted`]. The group is
     /// then as it was.
     pub fn attach(host: &Host, key: &GroupKey, attach: &Attach) -> Result<(Self, Attached)> {
-        let transaction = Transaction::begin(host.observer(), host.place(), &attach.stop)?;
+        let transaction = host.begin(&attach.stop)?;
         let group = transaction.group(key)?.clone();
         let attached = transaction.attach(&group, attach)?;
         Ok((Self { key: key.clone() }, attached))
@@ -133,8 +132,7 @@ impl Balancer {
         policy: Policy,
         cpus: Option<&CpuList>,
     ) -> Result<Option<Error>> {
-        Transaction::begin(host.observer(), host.place(), &Stop::default())?
-            .set_policy(&self.key, policy, cpus)
+        host.begin(&Stop::default())?.set_policy(&self.key, policy, cpus)
     }
 
     /// Changes the weights of members, in one step for the traffic.
@@ -167,8 +165,7 @@ impl Balancer {
     /// member than the given one has the slot, [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`],
     /// [`ErrorKind::Invalid`] where the user's own program decides.
     pub fn change_members(&self, host: &Host, changes: &[MemberChange]) -> Result<Vec<Share>> {
-        Transaction::begin(host.observer(), host.place(), &Stop::default())?
-            .change_members(&self.key, changes)
+        host.begin(&Stop::default())?.change_members(&self.key, changes)
     }
 
     /// Detaches and removes all state. From now on the kernel's hash decides.
@@ -206,5 +203,5 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
 /// [`ErrorKind::NotAttached`] if no program is attached, [`ErrorKind::Foreign`] if another owner's program
 /// decides and there is no state, [`ErrorKind::NotFound`] if the group is gone.
 pub fn detach(host: &Host, key: &GroupKey) -> Result<Detached> {
-    Transaction::begin(host.observer(), host.place(), &Stop::default())?.detach(key)
+    host.begin(&Stop::default())?.detach(key)
 }

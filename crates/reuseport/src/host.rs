@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use crate::change::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow::cookie_of;
 use crate::kernel::observe::Observer;
@@ -12,6 +13,7 @@ use crate::model::id::Netns;
 use crate::model::spec::GroupSpec;
 use crate::model::status::GroupStatus;
 use crate::pins::place::Place;
+use crate::stop::Stop;
 
 /// Finds the groups of the host. Changes nothing.
 ///
@@ -66,9 +68,9 @@ impl Host {
         self.observer.groups()
     }
 
-    /// For operations that list the groups themselves.
-    pub(crate) fn observer(&self) -> Arc<Observer> {
-        Arc::clone(&self.observer)
+    /// Begins an operation that changes a group.
+    pub(crate) fn begin(&self, stop: &Stop) -> Result<Transaction> {
+        Transaction::begin(Arc::clone(&self.observer), &self.place, stop)
     }
 
     /// Where operations find and pin state.

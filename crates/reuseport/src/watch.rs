@@ -47,9 +47,9 @@ pub enum Change {
 ///
 /// A TCP listener that starts to listen, listens again, or comes back with a restarted server should be
 /// enrolled within 50 ms; a UDP socket within 250 ms (400 ms in another network namespace), if it is not
-/// connected by then: servers such as those of DTLS bind a socket and connect it to one client. With some 100,000 sockets on the host it takes
-/// longer, because each update lists all of them. The watcher holds no socket of the server. When it ends,
-/// the program stays attached.
+/// connected by then: servers such as those of DTLS bind a socket and connect it to one client. With some
+/// 100,000 sockets on the host it takes longer, because each update lists all of them. The watcher holds no
+/// socket of the server. When it ends, the program stays attached.
 ///
 /// A full restart of the server ends the group and its attachment. The program, its counters and its
 /// secret are kept while the group is watched. New members take the slots of those that left, with their
@@ -228,8 +228,7 @@ impl Watch {
 
         let mut pause = Duration::from_millis(1);
         for _ in 0..TRIES {
-            let transaction =
-                Transaction::begin(self.host.observer(), self.host.place(), &self.attach.stop)?;
+            let transaction = self.host.begin(&self.attach.stop)?;
             if came.iter().all(|cookie| transaction.knows(*cookie)) {
                 match self.update(transaction) {
                     Err(error) if error.kind() == ErrorKind::Vanished => {}
@@ -240,7 +239,7 @@ impl Watch {
             pause *= 2;
         }
         // Some closed again, or only processes of another pid namespace hold them.
-        self.update(Transaction::begin(self.host.observer(), self.host.place(), &self.attach.stop)?)
+        self.update(self.host.begin(&self.attach.stop)?)
     }
 
     /// Updates the group if it has changed. Otherwise takes no lock.
@@ -248,7 +247,7 @@ impl Watch {
         if self.last.is_some() && self.last == Some(self.see(&self.host.refresh(&self.key)?)) {
             return Ok(Look::Same);
         }
-        self.update(Transaction::begin(self.host.observer(), self.host.place(), &self.attach.stop)?)
+        self.update(self.host.begin(&self.attach.stop)?)
     }
 
     /// Updates the group as the transaction found it. With many sockets, listing them again would take
@@ -263,7 +262,6 @@ impl Watch {
         if let Some(by) = transaction.displaced_by(&group)? {
             return self.replaced(transaction, &group, by);
         }
-        let seen = self.see(&group);
         let young = self.newborn.look(Instant::now(), &group, |cookie| slots.contains(&cookie));
         group.members.retain(|member| member.cookie.is_none_or(|cookie| !young.contains(&cookie)));
         if group.members.is_empty() {
@@ -272,8 +270,7 @@ impl Watch {
         self.replaced = None;
         let attached = self.attach(transaction, &group, &self.attach.clone())?;
         if young.is_empty() && self.is_complete(&attached) {
-            let counted = view::is_counted(self.host.place(), &self.key);
-            self.last = Some(Seen { counted, ..seen });
+            self.last = Some(self.see(&group));
         }
         Ok(Look::Updated(attached))
     }

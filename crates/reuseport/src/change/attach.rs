@@ -295,11 +295,7 @@ impl Transaction {
     }
 
     fn sync(&mut self, group: &Group, request: &Attach, state: &mut GroupState) -> Result<Changes> {
-        self.enroller(state, &request.stop)?
-            .with_weights(&request.weights)
-            .partially(request.partial)
-            .sync(group)
-            .map_err(|error| if_busy(error, DETACH_FIRST))
+        self.enrol(group, request, state).map_err(|error| if_busy(error, DETACH_FIRST))
     }
 
     /// Takes members out again that an operation enrolled before it failed.

@@ -91,11 +91,7 @@ impl Transaction {
         state: &mut GroupState,
     ) -> Result<Changes> {
         state.stage(&self.root, program)?;
-        let changes = self
-            .enroller(state, &request.stop)?
-            .with_weights(&request.weights)
-            .partially(request.partial)
-            .sync(group)?;
+        let changes = self.enrol(group, request, state)?;
         if changes.enrolled.is_empty() {
             return Err(vanished(&group.key));
         }

@@ -44,19 +44,7 @@ pub(crate) struct Enroller<'a> {
     pub(crate) observer: Arc<Observer>,
 }
 
-impl<'a> Enroller<'a> {
-    /// Sets the weights of newcomers.
-    pub(crate) fn with_weights(mut self, weights: &'a [(Cookie, Weight)]) -> Self {
-        self.weights = weights;
-        self
-    }
-
-    /// Leaves out members that cannot be borrowed, instead of failing.
-    pub(crate) fn partially(mut self, partial: bool) -> Self {
-        self.partial = partial;
-        self
-    }
-
+impl Enroller<'_> {
     /// Updates the slots: those of members that are gone are freed, and newcomers take them
     /// ([`succession`]).
     ///
@@ -125,10 +113,7 @@ impl<'a> Enroller<'a> {
     pub(crate) fn empty(&mut self) {
         let occupied: Vec<(Slot, Cookie)> =
             self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
-        let is_readable = |&(slot, _): &(Slot, Cookie)| {
-            !matches!(self.state.sockets.occupant(slot), Ok(Occupant::Unknown))
-        };
-        if occupied.iter().all(is_readable) {
+        if self.state.sockets.is_readable() {
             occupied.iter().for_each(|(slot, _)| self.state.empty_slot(*slot));
         } else {
             // An empty slot of this array looks like any other one: the members are enrolled anew.
@@ -333,8 +318,7 @@ impl<'a> Enroller<'a> {
     /// Empties a slot: the operation that freed it did so, unless that failed. A user's own map whose values
     /// have 4 bytes does not tell whether the socket in it is another group's, which stays.
     fn make_room(&mut self, slot: Slot) {
-        let unknown = matches!(self.state.sockets.occupant(slot), Ok(Occupant::Unknown));
-        if self.state.policy_maps.is_some() || !unknown {
+        if self.state.policy_maps.is_some() || self.state.sockets.is_readable() {
             self.state.empty_slot(slot);
         }
     }

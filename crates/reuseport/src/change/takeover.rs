@@ -153,11 +153,7 @@ impl Transaction {
         state: &mut GroupState,
         program: &SkReuseport,
     ) -> Result<Changes> {
-        let changes = self
-            .enroller(state, &request.stop)?
-            .with_weights(&request.weights)
-            .partially(request.partial)
-            .sync(group)?;
+        let changes = self.enrol(group, request, state)?;
         if changes.enrolled.is_empty() && changes.kept == 0 {
             return Err(vanished(&group.key));
         }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::enrol::Enroller;
 use super::reach::{detach_from, out_of_reach};
-use super::request::Detached;
+use super::request::{Attach, Changes, Detached};
 use super::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
@@ -208,6 +208,19 @@ impl Transaction {
         })
     }
 
+    /// Gives the group's members slots in this state, as the request says.
+    pub(super) fn enrol(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        state: &mut GroupState,
+    ) -> Result<Changes> {
+        let mut enroller = self.enroller(state, &request.stop)?;
+        enroller.weights = &request.weights;
+        enroller.partial = request.partial;
+        enroller.sync(group)
+    }
+
     /// The state that another owner's program displaced: that program decides, and the group's state is
     /// still pinned. `None` if this is not so.
     pub(super) fn displaced(&self, group: &Group) -> Result<Option<GroupState>> {
@@ -232,8 +245,7 @@ impl Transaction {
     pub(crate) fn give_way(&mut self, group: &Group) -> Result<()> {
         let Some(mut state) = self.displaced(group)? else { return Ok(()) };
         if !state.is_watched() {
-            self.present_layer()?;
-            return self.remove_state(group, state);
+            return self.discard_state(group, state);
         }
         let stop = Stop::default();
         self.enroller(&mut state, &stop)?.empty();
@@ -259,23 +271,20 @@ impl Transaction {
             self.remove_state(&group, state)?;
             return Ok(Detached { left_attached, displaced_by: None });
         }
-        let leftover = GroupState::existing(&self.root, key)?;
         if let (Steering::Elsewhere(_), Some(mut known)) =
             (now, group.attached_id().and_then(Recognised::of))
         {
+            let leftover = GroupState::existing(&self.root, key)?;
             self.refuse_if_changed(&group)?;
             detach_from(&group)?;
             known.let_go(&group);
             if let Some(leftover) = leftover {
-                self.present_layer()?;
-                self.remove_state(&group, leftover)?;
+                self.discard_state(&group, leftover)?;
             }
             return Ok(Detached { left_attached: None, displaced_by: None });
         }
-        drop(leftover);
         if let Some(state) = self.displaced(&group)? {
-            self.present_layer()?;
-            self.remove_state(&group, state)?;
+            self.discard_state(&group, state)?;
             return Ok(Detached { left_attached: None, displaced_by: group.program });
         }
         let leftover = GroupState::existing(&self.root, key)?;
@@ -285,10 +294,15 @@ impl Transaction {
         // An interrupted command pinned it and never attached it.
         if let Some(leftover) = leftover {
             self.refuse_if_in_use(&leftover, &group)?;
-            self.present_layer()?;
-            self.remove_state(&group, leftover)?;
+            self.discard_state(&group, leftover)?;
         }
         Err(not_attached(key))
+    }
+
+    /// Removes a state without making a host-wide layer for it.
+    fn discard_state(&mut self, group: &Group, state: GroupState) -> Result<()> {
+        self.present_layer()?;
+        self.remove_state(group, state)
     }
 
     /// Removes a state whose program is attached nowhere, and the marks of its members.

@@ -13,7 +13,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
 use crate::model::group::{Group, Member};
 use crate::model::id::Slot;
-use crate::model::membership::Occupant;
 
 /// A program of another owner, and the arrays from which it selects.
 pub(crate) struct Foreign {
@@ -45,11 +44,7 @@ impl Foreign {
 
     /// Whether user space cannot read which sockets are in one of its arrays: its values have 4 bytes.
     pub(crate) fn is_unreadable(&self) -> bool {
-        let unknown = |array: &Sockets| {
-            let first = array.slots().next();
-            first.is_some_and(|slot| matches!(array.occupant(slot), Ok(Occupant::Unknown)))
-        };
-        self.arrays.iter().any(unknown)
+        !self.arrays.iter().all(Sockets::is_readable)
     }
 
     /// Where members of the group are in its arrays. Those that cannot be borrowed are left out: they could
@@ -68,12 +63,9 @@ impl Foreign {
     fn occupied<'a>(&self, group: &'a Group) -> Result<Vec<Place<'a>>, MapError> {
         let mut places = Vec::new();
         for (array, sockets) in self.arrays.iter().enumerate() {
-            for slot in sockets.slots() {
-                if let Occupant::Socket(cookie) = sockets.occupant(slot)?
-                    && let Some(member) = group.member(cookie)
-                {
-                    places.push(Place { array, slot, member });
-                }
+            for found in sockets.members_of(group) {
+                let (slot, member) = found?;
+                places.push(Place { array, slot, member });
             }
         }
         Ok(places)

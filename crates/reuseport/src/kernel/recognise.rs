@@ -1,16 +1,13 @@
 //! Recognises this tool's programs without their pins, by the kernel's objects: each program is bound to the
 //! header of its group's state. Whether that state is still pinned somewhere, the kernel does not tell.
 
-use std::collections::HashSet;
-
 use sk_reuseport::maps::{Array, Map, MapData, MapError};
 use sk_reuseport::programs::{ProgramError, ProgramInfo, SkReuseport};
 
 use super::sockets::Sockets;
 use crate::error::Report;
 use crate::model::group::Group;
-use crate::model::id::Cookie;
-use crate::model::membership::Occupant;
+use crate::model::id::Slot;
 use crate::model::selection::Program;
 use crate::wire::header::{Header, MAGIC, SCHEMA};
 
@@ -68,16 +65,10 @@ impl Recognised {
     /// Takes the group's members out of its maps, once it is detached, so that other arrays accept them
     /// at once. An object's map may hold sockets of other groups, which stay.
     pub(crate) fn let_go(&mut self, group: &Group) {
-        let members: HashSet<Cookie> =
-            group.members.iter().filter_map(|member| member.cookie).collect();
         for sockets in &mut self.sockets {
-            for slot in sockets.slots() {
-                if let Ok(Occupant::Socket(cookie)) = sockets.occupant(slot)
-                    && members.contains(&cookie)
-                {
-                    sockets.clear(slot);
-                }
-            }
+            let slots: Vec<Slot> =
+                sockets.members_of(group).flatten().map(|(slot, _)| slot).collect();
+            slots.into_iter().for_each(|slot| sockets.clear(slot));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use sk_reuseport::maps::{Map, MapData, MapError, ReusePortSockArray, SockMap};
 
+use crate::model::group::{Group, Member};
 use crate::model::id::{Cookie, Slot};
 use crate::model::membership::{Emptied, Occupant};
 
@@ -98,6 +99,24 @@ impl Sockets {
             Self::Array(array) => array.clear_index(&slot.index()),
             Self::Map(map) => map.clear_index(&slot.index()),
         };
+    }
+
+    /// Whether it tells which socket is where: values of 4 bytes do not.
+    pub(crate) fn is_readable(&self) -> bool {
+        let unknown = |slot| matches!(self.occupant(slot), Ok(Occupant::Unknown));
+        !self.slots().next().is_some_and(unknown)
+    }
+
+    /// The members of a group that are in it, with their slots.
+    pub(crate) fn members_of<'a>(
+        &self,
+        group: &'a Group,
+    ) -> impl Iterator<Item = Result<(Slot, &'a Member), MapError>> + use<'_, 'a> {
+        self.slots().filter_map(move |slot| match self.occupant(slot) {
+            Ok(Occupant::Socket(cookie)) => group.member(cookie).map(|member| Ok((slot, member))),
+            Ok(Occupant::None | Occupant::Unknown) => None,
+            Err(error) => Some(Err(error)),
+        })
     }
 
     /// When the kernel empties a slot.
