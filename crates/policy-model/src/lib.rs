@@ -31,6 +31,19 @@ pub enum Policy {
     Payload = 7,
 }
 
+impl Policy {
+    /// Every policy, in the order of its numbers.
+    pub const ALL: [Self; 7] = [
+        Self::Hash,
+        Self::Source,
+        Self::RoundRobin,
+        Self::Random,
+        Self::Cpu,
+        Self::LeastLoaded,
+        Self::Payload,
+    ];
+}
+
 /// What the loader sets, and the constants of `bpf/wire/tuning.h`.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {

@@ -32,16 +32,6 @@ fn deal(model: &mut Model, connections: u32, members: u16) -> Vec<u32> {
     dealt
 }
 
-const EVERY: [Policy; 7] = [
-    Policy::Hash,
-    Policy::Source,
-    Policy::RoundRobin,
-    Policy::Random,
-    Policy::Cpu,
-    Policy::LeastLoaded,
-    Policy::Payload,
-];
-
 /// The enumerations of this crate against those that the compiled program describes.
 #[test]
 fn policies_and_reasons_have_the_programs_numbers() {
@@ -52,7 +42,7 @@ fn policies_and_reasons_have_the_programs_numbers() {
             false => format!("{name}{}", c.to_ascii_uppercase()),
         })
     };
-    let ours = EVERY.map(|policy| (name("POLICY", format!("{policy:?}")), policy as i64));
+    let ours = Policy::ALL.map(|policy| (name("POLICY", format!("{policy:?}")), policy as i64));
     assert_eq!(btf.enumeration("policy").unwrap(), ours.to_vec());
     for (reason, code) in btf.enumeration("reason").unwrap() {
         let found = REASONS.iter().find(|other| name("REASON", format!("{other:?}")) == reason);
@@ -83,7 +73,7 @@ const REASONS: [Reason; 14] = [
 
 #[test]
 fn each_policy_picks_a_member_and_counts_it() {
-    for policy in EVERY {
+    for policy in Policy::ALL {
         for config in [Config::tcp(policy), Config::udp(policy)] {
             let mut model = group(config, 4);
             let packet = Packet { payload: b"x", ..new(7) };
@@ -153,7 +143,7 @@ fn a_cpu_has_its_entry() {
 
 #[test]
 fn empty_and_full_members_are_passed_over_in_every_policy() {
-    for policy in EVERY {
+    for policy in Policy::ALL {
         let mut model = group(Config::tcp(policy), 2);
         let packet = Packet { payload: b"x", ..new(0) };
         model.empty(1);
@@ -174,7 +164,7 @@ fn empty_and_full_members_are_passed_over_in_every_policy() {
 
 #[test]
 fn who_is_draining_comes_last_and_then_the_kernel() {
-    for policy in EVERY {
+    for policy in Policy::ALL {
         let mut model = group(Config::udp(policy), 2);
         let packet = Packet { payload: b"x", ..new(0) };
         model.set_table(&Table { draining: vec![3], ..Table::equal(2) });
@@ -202,7 +192,7 @@ fn a_stranger_in_a_slot_is_an_error_of_its_own() {
 
 #[test]
 fn an_empty_table_leaves_all_to_the_kernel() {
-    for policy in EVERY {
+    for policy in Policy::ALL {
         let mut model = Model::new(Config::tcp(policy), 4);
         assert_eq!(model.run(&new(0)), None, "{policy:?}");
         assert_eq!(model.counter(Reason::FallbackKernel), 1, "{policy:?}");

@@ -1,14 +1,12 @@
 //! Another owner's program in the group: replaced by force, displacing ours, taken back by a watcher.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 
-use reuseport::group::GroupKey;
 use reuseport::status::Steering;
 use reuseport::watch::{Change, Retake, Watch};
-use reuseport::{Attach, Balancer, Error, ErrorKind, Host, ObjectSpec, Policy, Result, Stop};
+use reuseport::{Attach, Balancer, Error, ErrorKind, Host, ObjectSpec, Policy, Stop};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 use sk_reuseport::fault::{Call, Verdict, intercept};
@@ -17,35 +15,14 @@ use sk_reuseport::programs::SkReuseport;
 use test_support::{bpffs, wait};
 
 use crate::common::rights::capable_of;
+use crate::common::scene::Scene;
 use crate::common::steering::steered;
 use crate::common::theirs::Theirs;
 use crate::common::world::{
-    ROOT, World, alone, deal, key_of, listeners, nothing_pinned, object, one_line, with,
-    with_object,
+    ROOT, alone, deal, nothing_pinned, object, one_line, with, with_object,
 };
 
-struct Scene {
-    host: Host,
-    key: GroupKey,
-    members: Vec<TcpListener>,
-}
-
 impl Scene {
-    fn new(members: usize) -> Self {
-        let host = Host::open().unwrap();
-        let members = listeners(members);
-        let key = key_of(&host, &members[0]);
-        Self { host, key, members }
-    }
-
-    fn attach(&self, attach: &Attach) -> Result<()> {
-        Balancer::attach(&self.host, &self.key, attach).map(|_| ())
-    }
-
-    fn world(&self) -> World {
-        World::of(&self.host, &[(&self.key, &self.members)]).remove(0)
-    }
-
     fn attached(&self) -> Option<u32> {
         self.host.status(&self.key).unwrap().group.program?.id
     }

@@ -7,41 +7,23 @@ mod programs;
 mod rights;
 mod state;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
 use reuseport::status::Steering;
-use reuseport::{Attach, Balancer, Error, ErrorKind, Host, Policy, Result};
+use reuseport::{Balancer, Error, ErrorKind, Policy, Result};
 use rustix::thread::CapabilitySet;
 
-use crate::common::world::{ROOT, World, deal, key_of, listeners, one_line, with};
-
-/// A group of listeners.
-struct Scene {
-    host: Host,
-    key: GroupKey,
-    members: Vec<TcpListener>,
-}
+use crate::common::scene::Scene;
+use crate::common::world::{ROOT, deal, one_line, with};
 
 impl Scene {
-    fn new(members: usize) -> Self {
-        let host = Host::open().unwrap();
-        let members = listeners(members);
-        let key = key_of(&host, &members[0]);
-        Self { host, key, members }
-    }
-
     /// A group with round-robin attached.
     fn steered(members: usize) -> Self {
         let scene = Self::new(members);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         scene
-    }
-
-    fn attach(&self, attach: &Attach) -> Result<()> {
-        Balancer::attach(&self.host, &self.key, attach).map(|_| ())
     }
 
     fn detach(&self) -> Result<()> {
@@ -51,10 +33,6 @@ impl Scene {
     fn set_weight(&self, slot: u16, weight: u16) -> Result<()> {
         let balancer = Balancer::open(&self.host, &self.key)?;
         balancer.set_weights(&self.host, &[(Slot::new(slot), Weight::new(weight).unwrap())])
-    }
-
-    fn world(&self) -> World {
-        World::of(&self.host, &[(&self.key, &self.members)]).remove(0)
     }
 
     fn steering(&self) -> Steering {

@@ -51,18 +51,23 @@ fn the_next_change_attaches_a_missing_program() {
     }
 }
 
+/// Removes the programs that count, and waits until neither counts any more.
+fn stop_counting(scene: &Scene) {
+    for program in PROGRAMS {
+        fs::remove_file(pin(program)).unwrap();
+    }
+    wait::until("neither program counts", BOUND, || {
+        let before = scene.counted();
+        let _connection = (scene.connect(1), scene.accept(1));
+        scene.counted() == before
+    });
+}
+
 #[test]
 fn the_next_recount_finds_connections_that_ended_unseen() {
     ends_at_zero(2, |scene| {
         let mut pairs = scene.pairs(8);
-        for program in PROGRAMS {
-            fs::remove_file(pin(program)).unwrap();
-        }
-        wait::until("neither program counts", BOUND, || {
-            let before = scene.counted();
-            let _connection = (scene.connect(1), scene.accept(1));
-            scene.counted() == before
-        });
+        stop_counting(scene);
         let counted = scene.counted();
         assert!(counted >= 8, "{counted}");
         drop(pairs.drain(2..));
@@ -81,14 +86,7 @@ fn the_next_recount_finds_connections_that_ended_unseen() {
 fn the_next_recount_finds_connections_that_workers_closed_unseen() {
     ends_at_zero(2, |scene| {
         let pairs = scene.pairs(8);
-        for program in PROGRAMS {
-            fs::remove_file(pin(program)).unwrap();
-        }
-        wait::until("neither program counts", BOUND, || {
-            let before = scene.counted();
-            let _connection = (scene.connect(1), scene.accept(1));
-            scene.counted() == before
-        });
+        stop_counting(scene);
         let clients: Vec<_> = pairs.into_iter().map(|pair| pair.client).collect();
         assert!(scene.counted() >= 8);
         scene.attach();
