@@ -49,10 +49,7 @@ pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
     let last = Last { title: "PROCESSES", least: 12, text: &processes };
     let mut out = table.draw(reader.width, &last);
     for group in groups.iter().filter(|g| g.unsteered > 0) {
-        let late = group.unsteered.saturating_sub(group.unborrowable);
-        if late > 0 {
-            note(&mut out, &words::unsteered(&group.identity, late, reader.own_netns), reader);
-        }
+        note_late(&mut out, &group.identity, group.unsteered, group.unborrowable, reader);
         if group.unborrowable > 0 {
             let text = words::unborrowable(&group.identity, group.unborrowable, reader.own_netns);
             note(&mut out, &text, reader);
@@ -84,6 +81,20 @@ fn queue_cell(queue: QueueView, identity: &Identity) -> Cell {
     Cell::new(words::queue(queue, identity.is_udp()), if full { NOTE } else { PLAIN })
 }
 
+/// The note on members that joined after `attach`: those without a slot that can be given one.
+fn note_late(
+    out: &mut String,
+    identity: &Identity,
+    unsteered: usize,
+    unborrowable: usize,
+    reader: &Reader,
+) {
+    let late = unsteered.saturating_sub(unborrowable);
+    if late > 0 {
+        note(out, &words::unsteered(identity, late, reader.own_netns), reader);
+    }
+}
+
 fn note(out: &mut String, text: &str, reader: &Reader) {
     let mut text = text.to_owned();
     if reader.width.is_some_and(|room| width(&text) > room) {
@@ -102,10 +113,7 @@ pub(crate) fn show(group: &GroupView, reader: &Reader) -> String {
     }
     out.push('\n');
     out.push_str(&members(group, reader));
-    let late = group.unsteered.saturating_sub(group.unborrowable);
-    if late > 0 {
-        note(&mut out, &words::unsteered(&group.identity, late, reader.own_netns), reader);
-    }
+    note_late(&mut out, &group.identity, group.unsteered, group.unborrowable, reader);
     for text in words::faults(group) {
         note(&mut out, &text, reader);
     }

@@ -112,51 +112,51 @@ pub(crate) fn count(n: usize, one: &str) -> String {
 
 /// The note on unsteered members: how many, the consequence, and the command that adds them.
 pub(crate) fn unsteered(identity: &Identity, n: usize, own_netns: Option<u32>) -> String {
-    let (verb, pronoun) = if n == 1 { ("gets", "it") } else { ("get", "them") };
+    let pronoun = if n == 1 { "it" } else { "them" };
     format!(
-        "{} of {} joined after `attach` and {verb} nothing; `reuseport attach {}` adds {pronoun}",
+        "{} of {} joined after `attach` and {} nothing; `reuseport attach {}` adds {pronoun}",
         count(n, "socket"),
         identity.group,
+        get(n),
         argument(identity, own_netns),
     )
 }
 
 /// The note on members that have no slot and cannot be given one.
 pub(crate) fn unborrowable(identity: &Identity, n: usize, own_netns: Option<u32>) -> String {
-    let verb = if n == 1 { "gets" } else { "get" };
     format!(
-        "{} of {} {verb} nothing and cannot be enrolled; `reuseport show {}` says why",
+        "{} of {} {} nothing and cannot be enrolled; `reuseport show {}` says why",
         count(n, "socket"),
         identity.group,
+        get(n),
         argument(identity, own_netns),
     )
 }
 
+/// The verb for this number of sockets.
+fn get(n: usize) -> &'static str {
+    if n == 1 { "gets" } else { "get" }
+}
+
 /// What is wrong with sockets of a group, and what helps.
 pub(crate) fn faults(group: &GroupView) -> Vec<String> {
+    const REASONS: [(&str, &str); 2] = [
+        (
+            "no-holder",
+            "no visible process has a descriptor; docs/troubleshooting.md says where sockets hide",
+        ),
+        (
+            "mptcp",
+            "the kernel lets no program select an MPTCP listener; let the server listen without MPTCP",
+        ),
+    ];
     let mut faults = Vec::new();
-    let because = |reason: &str| {
+    for (reason, text) in REASONS {
         let of_it = |m: &&MemberView| m.unsteered_because == Some(reason);
-        group.members.iter().filter(of_it).count()
-    };
-    let verb = |n| if n == 1 { "gets" } else { "get" };
-    let hidden = because("no-holder");
-    if hidden > 0 {
-        faults.push(format!(
-            "{} {} nothing: no visible process has a descriptor; \
-             docs/troubleshooting.md says where sockets hide",
-            count(hidden, "socket"),
-            verb(hidden),
-        ));
-    }
-    let mptcp = because("mptcp");
-    if mptcp > 0 {
-        faults.push(format!(
-            "{} {} nothing: the kernel lets no program select an MPTCP listener; let the server \
-             listen without MPTCP",
-            count(mptcp, "socket"),
-            verb(mptcp),
-        ));
+        let n = group.members.iter().filter(of_it).count();
+        if n > 0 {
+            faults.push(format!("{} {} nothing: {text}", count(n, "socket"), get(n)));
+        }
     }
     if !group.outside.is_empty() {
         let socket = |socket: &OutsideView| {

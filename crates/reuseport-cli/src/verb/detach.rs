@@ -21,8 +21,8 @@ use crate::output;
 #[command(after_help = "\
 Exit status:
   1   no such group, or none of our programs is attached to it
-  2   another tool's program is attached and no state of ours is left, or any
-      other failure
+  2   another tool's program is attached, and there is no state of this tool;
+      or any other failure
   3   the state is removed, and the program stays attached without members
 
 Examples:
