@@ -23,8 +23,8 @@ pub(crate) struct Helper {
 
 impl Helper {
     /// Starts a process with a copy of `socket` and waits until it plays `role`: `hold` (does
-    /// nothing), `watch` (with epoll), `look` (lists the holders of the group), `reasons` (says which members it cannot borrow) or `serve` (accepts
-    /// every connection and keeps it).
+    /// nothing), `watch` (with epoll), `look` (lists the holders of the group), `reasons` (says which
+    /// members it cannot borrow) or `serve` (accepts every connection and keeps it).
     pub(crate) fn holding(socket: &OwnedFd, role: &str) -> Self {
         Self::start(rerun(module_path!(), "holder"), socket, role)
     }

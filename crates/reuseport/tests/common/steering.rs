@@ -98,6 +98,14 @@ impl Followed<'_> {
         *self.last_enrolment.lock().unwrap()
     }
 
+    /// Waits until the watcher reports that this member has a slot. Looks at the reports alone.
+    #[track_caller]
+    pub(crate) fn has_enrolled(&self, member: Cookie) {
+        wait::until("the watcher enrolled it", wait::BOUND, || {
+            self.enrolled.lock().unwrap().contains(&member)
+        });
+    }
+
     /// The status of the group, which must be steered.
     #[track_caller]
     pub(crate) fn status(&self) -> GroupStatus {
