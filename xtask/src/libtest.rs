@@ -80,6 +80,13 @@ pub(crate) fn timed(line: &str) -> Option<(&str, f64)> {
     Some((name, time.strip_suffix("s>")?.parse().ok()?))
 }
 
+/// The name of a test that failed, from `test a::b ... FAILED <0.123s>`.
+pub(crate) fn failed(line: &str) -> Option<&str> {
+    let (name, result) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    let name = name.strip_suffix(" - should panic").unwrap_or(name);
+    result.contains("FAILED").then_some(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +114,9 @@ mod tests {
         );
         assert_eq!(timed("test a::b ... ok <0.250s>"), Some(("a::b", 0.25)));
         assert_eq!(timed("test a::b ... ok"), None);
+        assert_eq!(failed("test a::b ... \u{1b}[31mFAILED\u{1b}(B\u{1b}[m <0.250s>"), Some("a::b"));
+        assert_eq!(failed("test a::b ... ok <0.250s>"), None);
+        assert_eq!(failed("test a::b - should panic ... FAILED"), Some("a::b"));
         counts += Counts { passed: 1, ..Counts::default() };
         assert_eq!(counts.passed, 8);
     }

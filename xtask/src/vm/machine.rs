@@ -36,6 +36,8 @@ pub(super) struct Finished {
     pub(super) counts: Counts,
     /// Each test and its seconds.
     pub(super) tests: Vec<(String, f64)>,
+    /// The tests that failed.
+    pub(super) failed: Vec<String>,
     pub(super) took: Duration,
 }
 
@@ -163,6 +165,7 @@ struct Running {
     start: Instant,
     counts: Counts,
     tests: Vec<(String, f64)>,
+    failed: Vec<String>,
 }
 
 impl<'a> Run<'a> {
@@ -179,6 +182,7 @@ impl<'a> Run<'a> {
                 running.counts.add(&text);
                 let test = libtest::timed(&text);
                 running.tests.extend(test.map(|(name, seconds)| (name.to_owned(), seconds)));
+                running.failed.extend(libtest::failed(&text).map(str::to_owned));
             }
         }
         match event {
@@ -190,12 +194,14 @@ impl<'a> Run<'a> {
             Some(Event::Start(index)) => {
                 println!("\n     Running {}", self.names.get(index).unwrap_or(&"?"));
                 let (start, counts) = (Instant::now(), Counts::default());
-                self.running = Some(Running { start, counts, tests: Vec::new() });
+                let (tests, failed) = (Vec::new(), Vec::new());
+                self.running = Some(Running { start, counts, tests, failed });
             }
             Some(Event::End(index, status)) => match self.running.take() {
-                Some(Running { start, counts, tests }) if index == self.outcome.finished.len() => {
+                Some(ran) if index == self.outcome.finished.len() => {
+                    let Running { start, counts, tests, failed } = ran;
                     let took = start.elapsed();
-                    self.outcome.finished.push(Finished { status, counts, tests, took });
+                    self.outcome.finished.push(Finished { status, counts, tests, failed, took });
                 }
                 _ => self.broken(format!("ended binary {index}, which it had not started")),
             },

@@ -2,6 +2,8 @@
 //! Debian's cloud kernel or a given one with a file system of test binaries and little else ([`image`]),
 //! runs them and powers off ([`machine`]).
 //!
+//! Few tests that fail are run once more, one at a time, and the result names them.
+//!
 //! It has no shell, and it does not compare kernels: a test knows what to expect of which kernel. Tests
 //! that do not depend on the kernel do not run there, nor do documentation tests, whose binaries cargo
 //! does not keep.
@@ -94,17 +96,26 @@ pub(crate) fn is_possible() -> bool {
     std::env::consts::ARCH == "x86_64"
 }
 
+/// How many failed tests are run again, one at a time.
+const AGAIN: usize = 5;
+
 /// The results of a run without failures.
 #[derive(Debug)]
 pub(crate) struct Ran {
     counts: Counts,
     release: String,
+    /// Tests that failed next to others and passed alone.
+    alone: Vec<String>,
 }
 
 /// `12 passed on Linux 6.1.0`.
 impl fmt::Display for Ran {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} on Linux {}", self.counts, self.release)
+        write!(f, "{} on Linux {}", self.counts, self.release)?;
+        if !self.alone.is_empty() {
+            write!(f, "; FAILED NEXT TO OTHERS, passed alone: {}", self.alone.join(", "))?;
+        }
+        Ok(())
     }
 }
 
@@ -139,28 +150,68 @@ pub(crate) fn run(args: &Args) -> Result<Ran> {
     let built = binaries::build(&root, &args.packages, args.scope)?;
 
     std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    let initramfs = directory.join("initramfs.cpio");
-    let console = directory.join("console.log");
-    let run = image::Run {
-        root: &root,
-        arguments: &arguments(args),
-        environment: &environment(&root, std::env::vars()),
-        limit: args.timeout,
-    };
-    image::write(&initramfs, &built, &kernel.modules, &run)?;
-    println!("booting {}, which logs to {}", kernel.image.display(), console.display());
     let names: Vec<_> = built.tests.iter().map(|test| test.name.as_str()).collect();
     let limit = Duration::from_secs(args.timeout);
-    let outcome = machine::run(&kernel, &initramfs, &console, &names)?;
-    report(&names, &outcome, start.elapsed(), limit)
+    let boot = |arguments: &[String]| {
+        let initramfs = directory.join("initramfs.cpio");
+        let console = directory.join("console.log");
+        let run = image::Run {
+            root: &root,
+            arguments,
+            environment: &environment(&root, std::env::vars()),
+            limit: args.timeout,
+        };
+        image::write(&initramfs, &built, &kernel.modules, &run)?;
+        println!("booting {}, which logs to {}", kernel.image.display(), console.display());
+        machine::run(&kernel, &initramfs, &console, &names)
+    };
+    let outcome = boot(&arguments(args))?;
+    let ran = report(&names, &outcome, start.elapsed(), limit);
+    // The machine is some ten times slower than a real one, and shares its processors: with others around it,
+    // a test may run out of time. What fails alone is wrong.
+    let mut counts = Counts::default();
+    outcome.finished.iter().for_each(|one| counts += one.counts);
+    match (ran, few_failed(&outcome)) {
+        (Err(error), Some(failed)) => {
+            println!("\n{error}\nonce more, one at a time: {}\n", failed.join(", "));
+            let again = Instant::now();
+            let outcome = boot(&alone(&failed))?;
+            let Ran { release, .. } = report(&names, &outcome, again.elapsed(), limit)?;
+            counts.passed += counts.failed;
+            counts.failed = 0;
+            Ok(Ran { counts, release, alone: failed })
+        }
+        (ran, _) => ran,
+    }
+}
+
+/// The tests that failed, if that is all that went wrong, and if they are few.
+fn few_failed(outcome: &machine::Outcome) -> Option<Vec<String>> {
+    let failed: Vec<_> = outcome.finished.iter().flat_map(|one| one.failed.clone()).collect();
+    let explained = |one: &machine::Finished| {
+        one.status == 0 || (one.status == 101 && one.failed.len() as u64 == one.counts.failed)
+    };
+    let all = outcome.broken.is_none() && outcome.finished.iter().all(explained);
+    (all && (1..=AGAIN).contains(&failed.len())).then_some(failed)
+}
+
+/// The arguments that run these tests alone, one after the other.
+fn alone(tests: &[String]) -> Vec<String> {
+    let mut arguments = common_arguments();
+    arguments.extend(["--test-threads=1", "--exact"].map(str::to_owned));
+    arguments.extend_from_slice(tests);
+    arguments
+}
+
+fn common_arguments() -> Vec<String> {
+    // The tests print to a serial port, which is a terminal.
+    let color = if shell::color() { "always" } else { "never" };
+    // For the list of slow tests; RUSTC_BOOTSTRAP allows it on a stable toolchain.
+    ["--color", color, "-Z", "unstable-options", "--report-time"].map(str::to_owned).to_vec()
 }
 
 fn arguments(args: &Args) -> Vec<String> {
-    // The tests print to a serial port, which is a terminal.
-    let color = if shell::color() { "always" } else { "never" };
-    let mut arguments = vec!["--color".to_owned(), color.to_owned()];
-    // For the list of slow tests; RUSTC_BOOTSTRAP allows it on a stable toolchain.
-    arguments.extend(["-Z", "unstable-options", "--report-time"].map(str::to_owned));
+    let mut arguments = common_arguments();
     let named = |part: &str| args.names.iter().any(|name| name.contains(part));
     let slow = (!args.slow).then_some(SLOW);
     for part in
@@ -236,7 +287,7 @@ fn report(
     if counts.passed == 0 {
         bail!("no test ran at all");
     }
-    Ok(Ran { counts, release })
+    Ok(Ran { counts, release, alone: Vec::new() })
 }
 
 /// How a binary ended, and details of a failure.
@@ -275,7 +326,8 @@ mod tests {
 
     fn finished(status: i32, passed: u64) -> machine::Finished {
         let counts = Counts { passed, ..Counts::default() };
-        machine::Finished { status, counts, tests: Vec::new(), took: Duration::from_secs(20) }
+        let (tests, failed) = (Vec::new(), Vec::new());
+        machine::Finished { status, counts, tests, failed, took: Duration::from_secs(20) }
     }
 
     fn outcome(finished: Vec<machine::Finished>) -> machine::Outcome {
@@ -292,6 +344,24 @@ mod tests {
         assert_eq!(error(vec![finished(0, 1), finished(101, 2)]), "1 of 2 test binaries failed: b");
         assert!(error(vec![finished(0, 1)]).ends_with("failed: b"));
         assert_eq!(error(vec![finished(0, 0), finished(0, 0)]), "no test ran at all");
+    }
+
+    #[test]
+    fn a_few_failed_tests_get_a_second_chance_and_a_crash_does_not() {
+        let with = |status, failed: &[&str], counted| {
+            let mut one = finished(status, 3);
+            one.counts.failed = counted;
+            one.failed = failed.iter().copied().map(str::to_owned).collect();
+            outcome(vec![finished(0, 1), one])
+        };
+        assert_eq!(few_failed(&with(101, &["a", "b"], 2)), Some(vec!["a".into(), "b".into()]));
+        assert_eq!(few_failed(&with(0, &[], 0)), None);
+        assert_eq!(few_failed(&with(101, &["a"], 2)), None, "one is not named");
+        assert_eq!(few_failed(&with(139, &["a"], 1)), None, "it crashed");
+        assert_eq!(few_failed(&with(101, &["a", "b", "c", "d", "e", "f"], 6)), None, "many");
+        let broken = machine::Outcome { broken: Some("went down".into()), ..with(101, &["a"], 1) };
+        assert_eq!(few_failed(&broken), None);
+        assert_eq!(alone(&["a::b".to_owned()]).last().unwrap(), "a::b");
     }
 
     #[test]
