@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_acceptconn;
-use sk_reuseport::programs::sk_reuseport::attach;
+use sk_reuseport::programs::select::attach;
 use sk_reuseport::programs::{ProgramError, ProgramFd, SkReuseport};
 
 use crate::error::{Error, ErrorKind, Result};

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use aya_obj::generated::bpf_map_type;
 
-use super::array::{Array, PerCpuArray};
+use super::array::{Array, PerCpuArray, ProgramArray};
 use super::data::MapData;
-use super::hash_map::HashMap;
+use super::hash_map::{HashMap, PerCpuHashMap};
+use super::lpm_trie::LpmTrie;
 use super::of_maps::ArrayOfMaps;
 use super::ring_buf::RingBuf;
 use super::sk_storage::SkStorage;
@@ -26,8 +27,16 @@ pub enum Map {
     HashMap(MapData),
     /// [`HashMap`]
     LruHashMap(MapData),
+    /// [`LpmTrie`]
+    LpmTrie(MapData),
     /// [`PerCpuArray`]
     PerCpuArray(MapData),
+    /// [`PerCpuHashMap`]
+    PerCpuHashMap(MapData),
+    /// [`PerCpuHashMap`]
+    PerCpuLruHashMap(MapData),
+    /// [`ProgramArray`]
+    ProgramArray(MapData),
     /// [`ReusePortSockArray`]
     ReusePortSockArray(MapData),
     /// [`RingBuf`]
@@ -54,7 +63,11 @@ impl Map {
             bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS => Self::ArrayOfMaps(data),
             bpf_map_type::BPF_MAP_TYPE_HASH => Self::HashMap(data),
             bpf_map_type::BPF_MAP_TYPE_LRU_HASH => Self::LruHashMap(data),
+            bpf_map_type::BPF_MAP_TYPE_LPM_TRIE => Self::LpmTrie(data),
             bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY => Self::PerCpuArray(data),
+            bpf_map_type::BPF_MAP_TYPE_PERCPU_HASH => Self::PerCpuHashMap(data),
+            bpf_map_type::BPF_MAP_TYPE_LRU_PERCPU_HASH => Self::PerCpuLruHashMap(data),
+            bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY => Self::ProgramArray(data),
             bpf_map_type::BPF_MAP_TYPE_REUSEPORT_SOCKARRAY => Self::ReusePortSockArray(data),
             bpf_map_type::BPF_MAP_TYPE_RINGBUF => Self::RingBuf(data),
             bpf_map_type::BPF_MAP_TYPE_SK_STORAGE => Self::SkStorage(data),
@@ -71,7 +84,11 @@ impl Map {
             | Self::ArrayOfMaps(data)
             | Self::HashMap(data)
             | Self::LruHashMap(data)
+            | Self::LpmTrie(data)
             | Self::PerCpuArray(data)
+            | Self::PerCpuHashMap(data)
+            | Self::PerCpuLruHashMap(data)
+            | Self::ProgramArray(data)
             | Self::ReusePortSockArray(data)
             | Self::RingBuf(data)
             | Self::SkStorage(data)
@@ -88,7 +105,11 @@ impl Map {
             | Self::ArrayOfMaps(data)
             | Self::HashMap(data)
             | Self::LruHashMap(data)
+            | Self::LpmTrie(data)
             | Self::PerCpuArray(data)
+            | Self::PerCpuHashMap(data)
+            | Self::PerCpuLruHashMap(data)
+            | Self::ProgramArray(data)
             | Self::ReusePortSockArray(data)
             | Self::RingBuf(data)
             | Self::SkStorage(data)
@@ -181,6 +202,12 @@ macro_rules! impl_typed {
 impl_map!(Array [V] from Array = BPF_MAP_TYPE_ARRAY);
 impl_map!(PerCpuArray [V] from PerCpuArray = BPF_MAP_TYPE_PERCPU_ARRAY);
 impl_map!(HashMap [K, V] from HashMap = BPF_MAP_TYPE_HASH | LruHashMap = BPF_MAP_TYPE_LRU_HASH);
+impl_map!(
+    PerCpuHashMap [K, V] from
+    PerCpuHashMap = BPF_MAP_TYPE_PERCPU_HASH | PerCpuLruHashMap = BPF_MAP_TYPE_LRU_PERCPU_HASH
+);
+impl_map!(LpmTrie [K, V] from LpmTrie = BPF_MAP_TYPE_LPM_TRIE);
+impl_map!(ProgramArray [] from ProgramArray = BPF_MAP_TYPE_PROG_ARRAY);
 impl_map!(SkStorage [V] from SkStorage = BPF_MAP_TYPE_SK_STORAGE);
 impl_map!(SockHash [K] from SockHash = BPF_MAP_TYPE_SOCKHASH);
 impl_map!(SockMap [] from SockMap = BPF_MAP_TYPE_SOCKMAP);
@@ -191,6 +218,9 @@ impl_map!(RingBuf [] from RingBuf = BPF_MAP_TYPE_RINGBUF);
 impl_typed!(Array[V]);
 impl_typed!(PerCpuArray[V]);
 impl_typed!(HashMap [K, V]);
+impl_typed!(PerCpuHashMap [K, V]);
+impl_typed!(LpmTrie [K, V]);
+impl_typed!(ProgramArray []);
 impl_typed!(SkStorage[V]);
 impl_typed!(SockHash[K]);
 impl_typed!(SockMap []);

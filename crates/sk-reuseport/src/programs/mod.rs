@@ -6,7 +6,7 @@ pub mod info;
 pub mod iter;
 pub mod links;
 mod program;
-pub mod sk_reuseport;
+pub mod select;
 pub mod tp_btf;
 
 pub(crate) use data::{Code, ProgramData};
@@ -15,7 +15,7 @@ pub use info::{ProgramInfo, ProgramType};
 pub use iter::Iter;
 pub use links::{FdLink, PinnedLink};
 pub use program::{Program, UnsupportedProgram};
-pub use sk_reuseport::{SkReuseport, SkReuseportAttachType};
+pub use select::{SkReuseport, SkReuseportAttachType};
 pub use tp_btf::BtfTracePoint;
 
 pub use crate::error::{LinkError, ProgramError, SkReuseportError};

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use super::fd::ProgramFd;
 use super::info::{ProgramInfo, ProgramType};
 use super::iter::Iter;
-use super::sk_reuseport::SkReuseport;
+use super::select::SkReuseport;
 use super::tp_btf::BtfTracePoint;
 use crate::error::{PinError, ProgramError};
 

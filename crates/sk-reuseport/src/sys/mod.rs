@@ -19,6 +19,6 @@ pub use funnel::Call;
 #[cfg(any(test, feature = "fault-injection"))]
 pub use funnel::{Verdict, intercept};
 pub(crate) use mmap::Mapping;
-pub use pod::Pod;
+pub use pod::{Key, Pod};
 pub(crate) use pod::{bytes_of, from_bytes};
 pub(crate) use sockopt::*;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use sk_reuseport::net::{Bind, loopback};
-use sk_reuseport::programs::sk_reuseport::{attach, detach};
+use sk_reuseport::programs::select::{attach, detach};
 use sk_reuseport::programs::{
     FdLink, Iter, Program, ProgramError, SkReuseport, SkReuseportAttachType, SkReuseportError,
 };

@@ -4,8 +4,10 @@ use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use sk_reuseport::Ebpf;
+use sk_reuseport::maps::lpm_trie::{Key, LpmTrie};
 use sk_reuseport::maps::{
-    Array, HashMap, LruHashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, SkStorage,
+    Array, HashMap, LruHashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
+    ProgramArray, SkStorage,
 };
 use sk_reuseport::util::nr_cpus;
 use test_support::netns;
@@ -319,4 +321,37 @@ fn all_maps_of_an_object_have_a_rust_type() {
     }
     let names = ebpf.maps().count();
     assert!(names >= 9, "{names}");
+}
+
+#[test]
+fn maps_for_lookups_are_made_without_an_object() {
+    let mut networks: LpmTrie<_, u32, u64> = LpmTrie::create(2, 0).unwrap();
+    let address = u32::from_ne_bytes([10, 9, 8, 7]);
+    for (bits, value) in [(8, 80), (24, 240)] {
+        networks.insert(&Key::new(bits, address), value, 0).unwrap();
+    }
+    assert_eq!(networks.get(&Key::new(32, address), 0).unwrap(), 240);
+    let far = u32::from_ne_bytes([10, 1, 1, 1]);
+    assert_eq!(networks.get(&Key::new(32, far), 0).unwrap(), 80);
+    let full = networks.insert(&Key::new(16, address), 160, 0).unwrap_err();
+    assert_eq!(errno(&full), Some(Errno::NOSPC));
+    let key = networks.keys().next().unwrap().unwrap();
+    assert_eq!(format!("{key:?}"), format!("Key {{ prefix_len: 24, data: {} }}", key.data()));
+
+    let mut hits: PerCpuHashMap<_, u64, u8> = PerCpuHashMap::create(1, 0).unwrap();
+    let values = PerCpuValues::try_from(vec![3u8; nr_cpus().unwrap()]).unwrap();
+    hits.insert(7, values.clone(), 0).unwrap();
+    assert_eq!(hits.get(&7, 0).unwrap(), values);
+    assert_eq!(errno(&hits.insert(8, values, 0).unwrap_err()), Some(Errno::TOOBIG));
+
+    let mut ebpf = Ebpf::load(LOOKUPS).unwrap();
+    let first = loaded(&mut ebpf, "first");
+    let mut programs = ProgramArray::create(3, 0).unwrap();
+    programs.set(2, first.fd().unwrap(), 0).unwrap();
+    assert_eq!(programs.indices().collect::<Result<Vec<_>, _>>().unwrap(), [2]);
+    let beyond = programs.set(3, first.fd().unwrap(), 0).unwrap_err();
+    assert!(matches!(beyond, MapError::OutOfBounds { index: 3, max_entries: 3 }));
+    // Not a program.
+    let error = programs.set(1, networks.map_data(), 0).unwrap_err();
+    assert_eq!(errno(&error), Some(Errno::INVAL));
 }

@@ -16,7 +16,7 @@ use sk_reuseport::Ebpf;
 use sk_reuseport::maps::{Array, Map, MapData, ReusePortSockArray};
 use sk_reuseport::net::loopback;
 use sk_reuseport::programs::SkReuseport;
-use sk_reuseport::programs::sk_reuseport::{attach, detach};
+use sk_reuseport::programs::select::{attach, detach};
 use test_support::{netns, wait};
 
 use super::steps::*;

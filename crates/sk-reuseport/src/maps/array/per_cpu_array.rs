@@ -2,8 +2,6 @@
 
 use std::borrow::{Borrow, BorrowMut};
 use std::marker::PhantomData;
-use std::ops::Deref;
-use std::os::fd::AsFd as _;
 
 use aya_obj::generated::bpf_map_type;
 
@@ -11,36 +9,8 @@ use crate::error::MapError;
 use crate::maps::check::{check_index, check_sizes};
 use crate::maps::data::MapData;
 use crate::maps::iter::IterableMap;
-use crate::sys::{self, Operation, Pod, SyscallError, bytes_of};
-use crate::util::nr_cpus;
-
-/// A value for each possible CPU.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PerCpuValues<V: Pod> {
-    values: Box<[V]>,
-}
-
-impl<V: Pod> Deref for PerCpuValues<V> {
-    type Target = [V];
-
-    fn deref(&self) -> &[V] {
-        &self.values
-    }
-}
-
-impl<V: Pod> TryFrom<Vec<V>> for PerCpuValues<V> {
-    type Error = std::io::Error;
-
-    fn try_from(values: Vec<V>) -> Result<Self, Self::Error> {
-        let cpus = nr_cpus().map_err(|(_, error)| error)?;
-        if values.len() == cpus {
-            Ok(Self { values: values.into_boxed_slice() })
-        } else {
-            let message = format!("{} values for {cpus} CPUs", values.len());
-            Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, message))
-        }
-    }
-}
+use crate::maps::per_cpu::PerCpuValues;
+use crate::sys::Pod;
 
 /// An array in which each element has a value for each CPU.
 ///
@@ -89,9 +59,6 @@ impl<V: Pod> PerCpuArray<MapData, V> {
 }
 
 impl<T: Borrow<MapData>, V: Pod> PerCpuArray<T, V> {
-    /// The kernel gives each CPU's value a multiple of 8 bytes.
-    const STRIDE: usize = size_of::<V>().next_multiple_of(8);
-
     pub(crate) fn new(map: T) -> Result<Self, MapError> {
         check_sizes::<u32, V>(map.borrow())?;
         Ok(Self { inner: map, values: PhantomData })
@@ -110,19 +77,7 @@ impl<T: Borrow<MapData>, V: Pod> PerCpuArray<T, V> {
     /// [`MapError::OutOfBounds`], or an error of the kernel.
     pub fn get(&self, index: &u32, flags: u64) -> Result<PerCpuValues<V>, MapError> {
         check_index(self.inner.borrow(), *index)?;
-        let cpus = nr_cpus().map_err(|(_, error)| error)?;
-        let mut bytes = vec![0; Self::STRIDE * cpus];
-        let fd = self.inner.borrow().fd().as_fd();
-        let found = sys::bpf_map_lookup_elem_into(fd, index, &mut bytes, flags)
-            .map_err(SyscallError::of(Operation::LookUp))?;
-        if !found {
-            return Err(MapError::KeyNotFound);
-        }
-        let values = bytes
-            .chunks_exact(Self::STRIDE)
-            .map(|value| sys::from_bytes(&value[..size_of::<V>()]))
-            .collect();
-        Ok(PerCpuValues { values })
+        PerCpuValues::look_up(self.inner.borrow(), index, flags)
     }
 
     /// The values of all elements in order.
@@ -139,14 +94,7 @@ impl<T: BorrowMut<MapData>, V: Pod> PerCpuArray<T, V> {
     /// [`MapError::OutOfBounds`], or an error of the kernel.
     pub fn set(&mut self, index: u32, values: PerCpuValues<V>, flags: u64) -> Result<(), MapError> {
         check_index(self.inner.borrow(), index)?;
-        let mut bytes = vec![0; Self::STRIDE * values.len()];
-        for (to, from) in bytes.chunks_exact_mut(Self::STRIDE).zip(values.iter()) {
-            to[..size_of::<V>()].copy_from_slice(bytes_of(std::slice::from_ref(from)));
-        }
-        let fd = self.inner.borrow().fd().as_fd();
-        sys::bpf_map_update_elem_bytes(fd, &index.to_ne_bytes(), &bytes, flags)
-            .map_err(SyscallError::of(Operation::Update))?;
-        Ok(())
+        values.store(self.inner.borrow(), &index, flags)
     }
 }
 

@@ -13,6 +13,12 @@ mod with_sk_reuseport {
     include!("program.rs");
 }
 
+/// Nothing in a glob has the crate's own name.
+mod with_a_glob {
+    #[expect(unused_imports, reason = "compiles")]
+    use sk_reuseport::{Ebpf, maps::*, programs::*};
+}
+
 use std::fmt::Debug;
 
 use test_support::{bpffs, netns};
@@ -45,6 +51,7 @@ parts!(
     refusals,
     pins,
     plain_maps,
+    lookups,
     queue,
     storage_and_tracepoint,
     iterator,

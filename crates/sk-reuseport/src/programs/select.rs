@@ -155,7 +155,7 @@ impl SkReuseport {
 /// ```no_run
 /// use std::os::fd::OwnedFd;
 /// use sk_reuseport::net;
-/// use sk_reuseport::programs::sk_reuseport::{attach, detach};
+/// use sk_reuseport::programs::select::{attach, detach};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let from_another_library: OwnedFd = std::fs::File::open("/dev/null")?.into();

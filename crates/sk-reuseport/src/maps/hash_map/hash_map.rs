@@ -1,14 +1,14 @@
-//! Hash maps.
+//! Hash maps whose values all CPUs share.
 
 use std::borrow::{Borrow, BorrowMut};
 use std::marker::PhantomData;
 
 use aya_obj::generated::bpf_map_type;
 
-use super::check::check_sizes;
-use super::data::MapData;
-use super::iter::{IterableMap, MapIter, MapKeys};
 use crate::error::MapError;
+use crate::maps::check::check_sizes;
+use crate::maps::data::MapData;
+use crate::maps::iter::{IterableMap, MapIter, MapKeys};
 use crate::sys::Pod;
 
 /// A hash map, or an LRU hash map, which has the same operations.
