@@ -11,7 +11,6 @@ use super::prepare::{Prepared, prepare};
 use super::reach::attach_to;
 use super::request::{Attach, Attached, Changes};
 use super::settle::settle;
-use super::table;
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
@@ -27,7 +26,6 @@ use crate::model::selection::{ObjectSpec, Program, Steering};
 use crate::pins::group::GroupState;
 use crate::pins::steering::steering;
 use crate::stop::Stop;
-use crate::wire::slot::SlotRecord;
 
 const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again, with a socket map: \
                             it accepts sockets that are in another program's socket map";
@@ -132,34 +130,15 @@ impl Transaction {
         let default = Policy::default_for(group.key.protocol).into();
         let present = now.selection().map(Program::Selection);
         let program = request.program.clone().or(present).unwrap_or(default);
-        let members: Vec<_> = old.occupied().map(|(_, cookie, record)| (cookie, record)).collect();
-        let mut weights = request.weights.clone();
-        let given: Vec<Cookie> = weights.iter().map(|(cookie, _)| *cookie).collect();
-        let kept = members.iter().filter(|(cookie, _)| !given.contains(cookie));
-        weights.extend(kept.map(|(cookie, record)| (*cookie, record.weight())));
         let slots = request.slots.or_else(|| Some(old.capacity()));
-        let request = Attach { weights, slots, ..request.clone() };
+        let request = Attach { slots, ..request.clone() };
         let group = &self.enrollable(group, &request, &HashSet::new())?;
-        let attached = self.replace(group, &request, &program, old)?;
-        self.set_states(group, &members)?;
-        Ok(attached)
-    }
-
-    /// Sets the members' states to those of these records.
-    fn set_states(&self, group: &Group, from: &[(Cookie, SlotRecord)]) -> Result<()> {
-        let Some(mut state) = GroupState::existing(&self.root, &group.key)? else { return Ok(()) };
-        let Some(Program::Selection(selection)) = state.program_kind()? else { return Ok(()) };
-        let occupied: Vec<_> = state.occupied().collect();
-        let mut changed = false;
-        for (slot, cookie, mut record) in occupied {
-            let before = from.iter().find(|(of, _)| *of == cookie).map(|(_, old)| old.state());
-            if let Some(before) = before.filter(|before| *before != record.state()) {
-                record.set_state(before);
-                state.set_record(slot, record);
-                changed = true;
-            }
+        // A user's own program knows neither weights nor states.
+        if program.selection().is_some() {
+            self.roles =
+                old.occupied().map(|(_, cookie, record)| (cookie, record.role())).collect();
         }
-        if changed { table::swap(&mut state, selection.policy) } else { Ok(()) }
+        self.replace(group, &request, &program, old)
     }
 
     /// Another owner's program decides, or none.

@@ -37,8 +37,10 @@ pub(crate) struct Enroller<'a> {
     pub(crate) stop: &'a Stop,
     /// How least-loaded starts with newcomers.
     pub(crate) start: Start,
-    /// Weights of newcomers; those not listed have that of the member before them, or the default.
+    /// Weights of newcomers. They go before `roles`.
     pub(crate) weights: &'a [(Cookie, Weight)],
+    /// Roles of newcomers; those not listed have that of the member before them, or the default.
+    pub(crate) roles: &'a [(Cookie, Role)],
     /// Whether to go on without members that cannot be borrowed.
     pub(crate) partial: bool,
     pub(crate) observer: Arc<Observer>,
@@ -289,9 +291,9 @@ impl Enroller<'_> {
         let counted = member.protocol == Protocol::Tcp;
         let allocated = counted.then(|| self.layer.allocate()).flatten();
         let (host_member, host_epoch) = allocated.unwrap_or((NO_HOST_MEMBER, 0));
-        let given = self.weights.iter().find(|(of, _)| *of == cookie);
-        let weight = given.map_or(succession.role.weight, |(_, weight)| *weight);
-        let role = Role { weight, ..succession.role };
+        let role = given_to(cookie, self.roles).unwrap_or(succession.role);
+        let weight = given_to(cookie, self.weights).unwrap_or(role.weight);
+        let role = Role { weight, ..role };
         let record = SlotRecord::occupied(cookie, epoch, host_member, generation, role)
             .entered(&before, now, succession);
         let mut steps = || -> Result<(), MapError> {
@@ -477,6 +479,11 @@ fn can_be_borrowed(members: &[&Member]) -> Result<()> {
         }
     }
     last
+}
+
+/// What a list gives to this member.
+fn given_to<T: Copy>(member: Cookie, list: &[(Cookie, T)]) -> Option<T> {
+    list.iter().find(|(of, _)| *of == member).map(|(_, given)| *given)
 }
 
 fn slots_of(members: &[(Slot, Cookie)]) -> HashSet<Slot> {

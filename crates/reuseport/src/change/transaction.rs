@@ -24,6 +24,7 @@ use crate::model::group::{AttachedProgram, Group, GroupKey};
 use crate::model::id::Cookie;
 use crate::model::refusal::{foreign_program, no_group, not_attached, vanished};
 use crate::model::selection::Steering;
+use crate::model::succession::Role;
 use crate::pins::bpffs::{self, Lock, Root};
 use crate::pins::group::{self, GroupState};
 use crate::pins::host_layer::HostLayer;
@@ -53,6 +54,8 @@ pub(crate) struct Transaction {
     pub(super) layer: Option<HostLayer>,
     /// Whether this operation created it.
     made_layer: bool,
+    /// The roles that members have already, in a state that this operation replaces.
+    pub(super) roles: Vec<(Cookie, Role)>,
     groups: Vec<Group>,
     pub(super) observer: Arc<Observer>,
     _lock: Lock,
@@ -61,11 +64,17 @@ pub(crate) struct Transaction {
 /// Removes a host-wide layer that serves no group.
 impl Drop for Transaction {
     fn drop(&mut self) {
-        let unused = group::names(&self.root).is_ok_and(|names| names.is_empty());
-        let in_vain = self.made_layer && self.layer.as_ref().is_none_or(HostLayer::is_unused);
-        if (unused || in_vain)
-            && let Err(error) = HostLayer::remove(&self.root)
-        {
+        let no_group = group::names(&self.root).is_ok_and(|names| names.is_empty());
+        let in_vain = self.layer.as_ref().is_none_or(HostLayer::is_unused);
+        let next = self.layer.take_if(|layer| layer.is_next(&self.root));
+        let done = match next {
+            Some(layer) if !in_vain => layer.take_place(&self.root),
+            Some(_) => HostLayer::remove_next(&self.root),
+            None => Ok(()),
+        };
+        let unused = no_group || (in_vain && self.made_layer);
+        let removed = if unused { HostLayer::remove(&self.root) } else { Ok(()) };
+        for error in [done, removed].into_iter().filter_map(Result::err) {
             tracing::warn!("{}", error.report());
         }
     }
@@ -77,9 +86,10 @@ impl Transaction {
         let root = Root::create(place)?;
         let lock = root.lock(stop)?;
         let groups = observer.groups()?;
-        leftover::clear_staging(&root)?;
+        leftover::clear_unfinished(&root)?;
         leftover::remove_dead(&root, &groups)?;
-        Ok(Self { root, layer: None, made_layer: false, groups, observer, _lock: lock })
+        let roles = Vec::new();
+        Ok(Self { root, layer: None, made_layer: false, roles, groups, observer, _lock: lock })
     }
 
     /// The host-wide layer, created if necessary.
@@ -92,23 +102,24 @@ impl Transaction {
     }
 
     fn open_layer(&mut self) -> Result<HostLayer> {
-        if bpffs::own_uid() == 0 && HostLayer::is_of_another_user(&self.root) {
-            // Its groups lose their counts until their owner attaches again.
-            HostLayer::remove(&self.root)?;
-        }
-        let existing = match HostLayer::existing(&self.root) {
+        let layer = match HostLayer::existing(&self.root) {
+            // Root does not use it, and replaces it only if the operation succeeds.
+            _ if bpffs::own_uid() == 0 && HostLayer::is_of_another_user(&self.root) => {
+                HostLayer::create_next(&self.root)?
+            }
             Ok(Some(layer)) if !layer.is_trusted() => return HostLayer::unpinned(),
+            Ok(Some(layer)) if layer.counts() => layer,
+            // It was created without the right to count.
+            Ok(Some(_)) => HostLayer::create(&self.root)?,
+            Ok(None) => {
+                self.made_layer = true;
+                HostLayer::create(&self.root)?
+            }
             Err(error) if error.kind() == ErrorKind::Denied => {
                 tracing::warn!("open connections will not be counted: {}", error.report());
                 return HostLayer::unpinned();
             }
-            result => result?,
-        };
-        self.made_layer = existing.is_none();
-        let layer = match existing {
-            Some(layer) if layer.counts() => layer,
-            // Also a layer that was created without the right to count.
-            _ => HostLayer::create(&self.root)?,
+            Err(error) => return Err(error),
         };
         // Another user who may write to the root directory made it again meanwhile.
         if !layer.is_trusted() {
@@ -203,6 +214,7 @@ impl Transaction {
             stop,
             start: Start::Together,
             weights: &[],
+            roles: &[],
             partial: false,
             observer,
         })
@@ -215,10 +227,15 @@ impl Transaction {
         request: &Attach,
         state: &mut GroupState,
     ) -> Result<Changes> {
-        let mut enroller = self.enroller(state, &request.stop)?;
-        enroller.weights = &request.weights;
-        enroller.partial = request.partial;
-        enroller.sync(group)
+        let roles = std::mem::take(&mut self.roles);
+        let synced = self.enroller(state, &request.stop).and_then(|mut enroller| {
+            enroller.weights = &request.weights;
+            enroller.roles = &roles;
+            enroller.partial = request.partial;
+            enroller.sync(group)
+        });
+        self.roles = roles;
+        synced
     }
 
     /// The state that another owner's program displaced: that program decides, and the group's state is

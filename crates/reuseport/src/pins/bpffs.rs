@@ -96,6 +96,11 @@ impl Root {
         self.path.join("host")
     }
 
+    /// The directory of a host-wide layer that is to take the place of the present one.
+    pub(crate) fn next_host(&self) -> PathBuf {
+        self.path.join("host_next")
+    }
+
     /// The parent of the groups' directories.
     pub(crate) fn groups(&self) -> PathBuf {
         self.path.join("groups")

@@ -4,6 +4,7 @@
 //! unknown and everything else works.
 
 use std::collections::HashSet;
+use std::fs;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -58,7 +59,18 @@ impl HostLayer {
 
     /// The layer, created or completed if necessary. The caller holds the lock.
     pub(crate) fn create(root: &Root) -> Result<Self> {
-        let path = root.host();
+        Self::create_in(root.host())
+    }
+
+    /// Creates one that counts nothing for the present groups, next to the layer of another user. The caller
+    /// holds the lock, and decides at the end of the operation which of the two stays:
+    /// [`take_place`](Self::take_place) or [`remove_next`](Self::remove_next).
+    pub(crate) fn create_next(root: &Root) -> Result<Self> {
+        Self::remove_next(root)?;
+        Self::create_in(root.next_host())
+    }
+
+    fn create_in(path: PathBuf) -> Result<Self> {
         if counts(&path) {
             return Self::open(path);
         }
@@ -232,6 +244,25 @@ impl HostLayer {
     pub(crate) fn is_unused(&self) -> bool {
         (0..self.members.len())
             .all(|index| self.members.get(index).is_none_or(|member| member.used == 0))
+    }
+
+    /// Whether it is the next layer, and not yet in its place.
+    pub(crate) fn is_next(&self, root: &Root) -> bool {
+        self.path.as_deref() == Some(&root.next_host())
+    }
+
+    /// Moves the next layer into its place, and removes the present one: groups lose their counts there
+    /// until their owner attaches again.
+    pub(crate) fn take_place(self, root: &Root) -> Result<()> {
+        Self::remove(root)?;
+        fs::rename(root.next_host(), root.host()).map_err(|error| {
+            Error::new(ErrorKind::System, "cannot pin the host-wide maps").because(error)
+        })
+    }
+
+    /// Removes the next layer, if there is one.
+    pub(crate) fn remove_next(root: &Root) -> Result<()> {
+        bpffs::remove_directory(&root.next_host())
     }
 
     /// Removes the layer, complete or not. No program then runs at connections.

@@ -8,6 +8,7 @@ use sk_reuseport::maps::{Array, Map, MapData, MapError};
 use super::bpffs::{self, Root};
 use super::directory::directory_name;
 use super::group::{GroupState, check_schema, names};
+use super::host_layer::HostLayer;
 use crate::error::{ErrorKind, Result};
 use crate::kernel::recognise::HEADER;
 use crate::kernel::sockets::Sockets;
@@ -45,8 +46,12 @@ fn is_whole(directory: &Path) -> bool {
     MapData::from_pin(directory.join(HEADER)).is_ok_and(|header| check_schema(&header, "").is_err())
 }
 
-/// Removes what an interrupted command left in staging.
-pub(crate) fn clear_staging(root: &Root) -> Result<()> {
+/// Removes what an interrupted command left: a state in staging, a host-wide layer that was to be the next.
+pub(crate) fn clear_unfinished(root: &Root) -> Result<()> {
+    if let Err(error) = HostLayer::remove_next(root) {
+        // Another user's: that user's next command removes it.
+        tracing::debug!("{}", error.report());
+    }
     let staging = root.staging();
     if !staging.exists() {
         return Ok(());

@@ -101,7 +101,8 @@ impl SlotRecord {
         }
     }
 
-    fn role(&self) -> Role {
+    /// The member's weight and state.
+    pub(crate) fn role(&self) -> Role {
         Role { weight: self.weight(), state: self.state() }
     }
 

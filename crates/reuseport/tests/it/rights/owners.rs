@@ -10,7 +10,10 @@ use reuseport::group::GroupKey;
 use reuseport::id::{Slot, State, Weight};
 use reuseport::status::{GroupStatus, Steering, Uncounted};
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy};
+use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
+use sk_reuseport::fault::{Call, Verdict, intercept};
+use sk_reuseport::maps::MapData;
 use sk_reuseport::programs::ProgramInfo;
 
 use crate::common::rights::{ORDINARY, user_capable_of};
@@ -52,6 +55,21 @@ impl Scene {
 
     fn status(&self) -> GroupStatus {
         self.host.status(&self.key).unwrap()
+    }
+
+    /// `ops` gives the second member the double weight, and drains the third one.
+    fn weigh_and_drain(&self) {
+        let change = |slot, weight, state| MemberChange {
+            slot: Slot::new(slot),
+            member: None,
+            weight: Some(Weight::new(weight).unwrap()),
+            state: Some(state),
+        };
+        as_ops(|| {
+            let changes = [change(1, 2, State::Active), change(2, 1, State::Draining)];
+            let balancer = Balancer::open(&self.host, &self.key).unwrap();
+            balancer.change_members(&self.host, &changes).unwrap();
+        });
     }
 
     fn maps(&self) -> BTreeSet<u32> {
@@ -97,17 +115,7 @@ fn root_builds_anew_and_shares_no_map_with_the_other_user() {
     alone(|| {
         directory_of_ops();
         let scene = Scene::new(&with(Policy::RoundRobin));
-        let change = |slot, weight, state| MemberChange {
-            slot: Slot::new(slot),
-            member: None,
-            weight: Some(Weight::new(weight).unwrap()),
-            state: Some(state),
-        };
-        as_ops(|| {
-            let changes = [change(1, 2, State::Active), change(2, 1, State::Draining)];
-            let balancer = Balancer::open(&scene.host, &scene.key).unwrap();
-            balancer.change_members(&scene.host, &changes).unwrap();
-        });
+        scene.weigh_and_drain();
         let before = scene.maps();
         Balancer::attach(&scene.host, &scene.key, &Attach::default()).unwrap();
         let shared: Vec<_> = before.intersection(&scene.maps()).copied().collect();
@@ -134,6 +142,70 @@ fn root_builds_anew_and_shares_no_map_with_the_other_user() {
         assert_eq!(scene.maps(), now);
         reuseport::detach(&scene.host, &scene.key).unwrap();
         assert!(nothing_pinned());
+    });
+}
+
+/// The new program knows the drain when it begins to decide.
+#[test]
+fn what_drains_gets_nothing_while_root_builds_anew() {
+    alone(|| {
+        directory_of_ops();
+        let scene = Scene::new(&with(Policy::RoundRobin));
+        scene.weigh_and_drain();
+        let members: Vec<_> = scene.members.iter().map(|one| one.try_clone().unwrap()).collect();
+        let mut attached = false;
+        let after_attaching = move |call| {
+            if std::mem::take(&mut attached) {
+                assert_eq!(deal(&members, 9), [3, 6, 0], "before {call:?}");
+            }
+            attached = call == Call::AttachReuseportEbpf;
+            Verdict::Allow
+        };
+        let attach = || Balancer::attach(&scene.host, &scene.key, &Attach::default());
+        intercept(after_attaching, attach).unwrap();
+        assert_eq!(owner(group_directory()), 0);
+        assert_eq!(deal(&scene.members, 9), [3, 6, 0]);
+    });
+}
+
+/// Their groups are counted as before.
+#[test]
+fn an_attach_of_root_that_fails_leaves_the_layer_of_the_other_user() {
+    alone(|| {
+        directory_of_ops();
+        let of_ops = Scene::new(&with(Policy::RoundRobin));
+        let of_root = listeners(2);
+        let key_of_root = key_of(&of_ops.host, &of_root[0]);
+        let layer = Path::new(ROOT).join("host");
+        let pinned = |name| MapData::from_pin(layer.join(name)).unwrap().info().unwrap().id();
+        let before = pinned("members");
+        let no_slots = Attach { slots: Some(0), ..with(Policy::RoundRobin) };
+        let refused_late = |key: &GroupKey, mut members: usize| {
+            // The program of `ops` may be attached again.
+            let through_each = move |call| match call {
+                Call::AttachReuseportEbpf if members > 0 => {
+                    members -= 1;
+                    Verdict::Fail(Errno::PERM.raw_os_error())
+                }
+                _ => Verdict::Allow,
+            };
+            let attach = with(Policy::RoundRobin);
+            intercept(through_each, || Balancer::attach(&of_ops.host, key, &attach)).map(|_| ())
+        };
+        for (key, members) in [(&key_of_root, 2), (&of_ops.key, 3)] {
+            let refused = Balancer::attach(&of_ops.host, key, &no_slots).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Invalid, "{}", one_line(&refused));
+            let refused = refused_late(key, members).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Denied, "{}", one_line(&refused));
+            assert_eq!((owner(&layer), pinned("members")), (ORDINARY, before));
+            assert_eq!(of_ops.status().uncounted, None);
+            assert!(!Path::new(ROOT).join("host_next").exists());
+        }
+        assert_eq!(of_ops.status().steering, Steering::Ours(Policy::RoundRobin.into()));
+        assert_eq!(deal(&of_ops.members, 9), [3, 3, 3]);
+        Balancer::attach(&of_ops.host, &key_of_root, &with(Policy::RoundRobin)).unwrap();
+        assert_eq!(owner(&layer), 0);
+        assert_eq!(of_ops.status().uncounted, Some(Uncounted::LayerReplaced));
     });
 }
 
