@@ -51,6 +51,9 @@ pub(crate) struct Succession {
 /// as in a reload whose new workers come before the old ones leave.
 ///
 /// Each such successor counts once: the second value has the slots of those that counted.
+///
+/// If the last members leave, and no slot would serve, nothing drains any more: this then also returns the
+/// slots that had been left before.
 pub(crate) fn leave(
     seats: &[(Slot, Seat)],
     leaving: &[Slot],
@@ -67,7 +70,7 @@ pub(crate) fn leave(
         })
         .collect();
     let mut counted = Vec::new();
-    let passed_on = seats
+    let mut passed_on: Vec<(Slot, Option<Role>)> = seats
         .iter()
         .filter(|(slot, _)| leaving.contains(slot))
         .filter_map(|(slot, seat)| {
@@ -83,32 +86,49 @@ pub(crate) fn leave(
             Some((*slot, role))
         })
         .collect();
+    let stays =
+        |(slot, seat): &(Slot, Seat)| matches!(seat, Seat::Taken { .. }) && !leaving.contains(slot);
+    if !seats.iter().any(stays) {
+        passed_on.extend(vacant(seats).map(|(slot, _, role)| (slot, Some(role))));
+        let none_serves = !passed_on.iter().filter_map(|(_, role)| *role).any(Role::serves);
+        match none_serves {
+            true => passed_on.iter_mut().for_each(|(_, role)| *role = role.map(serving)),
+            false => passed_on.truncate(leaving.len()),
+        }
+    }
     (passed_on, counted)
+}
+
+/// The slots that members left: when, and what they pass on.
+fn vacant(seats: &[(Slot, Seat)]) -> impl Iterator<Item = (Slot, u64, Role)> {
+    seats.iter().filter_map(|(slot, seat)| match seat {
+        Seat::Vacant { left, role } => Some((*slot, *left, *role)),
+        _ => None,
+    })
 }
 
 /// The slots for this number of newcomers, in their order; fewer if there are not enough.
 ///
-/// They take the slots that members left, lowest first, and then the lowest free ones. A successor has the
-/// weight of the member before it. A drain, and the weight 0, pass on only in a restart: if every member
-/// that stays came after the slot was left. If no slot of the group would serve, nothing drains.
+/// They take the slots that members left, first those that serve, the lowest first, and then the lowest free
+/// ones. So a server that comes back with fewer members does not leave its drains to all of them. A successor has
+/// the weight of the member before it. A drain, and the weight 0, pass on only in a restart: if every member
+/// that stays came after the slot was left; and only if another member serves.
+///
+/// Members that come one by one get the same slots and roles as members that come together.
 pub(crate) fn succeed(seats: &[(Slot, Seat)], newcomers: usize) -> Vec<Succession> {
-    let roles = seats.iter().filter_map(|(_, seat)| match seat {
-        Seat::Vacant { role, .. } | Seat::Taken { role, .. } => Some(*role),
-        Seat::Free => None,
+    let taken = seats.iter().filter_map(|(_, seat)| match seat {
+        Seat::Taken { came, role, .. } => Some((*came, *role)),
+        _ => None,
     });
-    let none_serves = !roles.clone().any(Role::serves);
-    let came = |seat: &Seat| match seat {
-        Seat::Taken { came, .. } => Some(*came),
-        _ => None,
-    };
-    let eldest = seats.iter().filter_map(|(_, seat)| came(seat)).min();
-    let vacant = seats.iter().filter_map(|(slot, seat)| match seat {
-        Seat::Vacant { left, role } => {
-            let is_restart = eldest.is_none_or(|eldest| eldest >= *left);
-            let role = if is_restart && !none_serves { *role } else { serving(*role) };
-            Some(Succession { slot: *slot, role, succeeds: true, extra: false })
-        }
-        _ => None,
+    let eldest = taken.clone().map(|(came, _)| came).min();
+    let mut one_serves = taken.map(|(_, role)| role).any(Role::serves);
+    let mut left: Vec<(Slot, u64, Role)> = vacant(seats).collect();
+    left.sort_by_key(|(slot, _, role)| (!role.serves(), *slot));
+    let vacant = left.into_iter().map(|(slot, left, role)| {
+        let is_restart = eldest.is_none_or(|eldest| eldest >= left);
+        let role = if is_restart && one_serves { role } else { serving(role) };
+        one_serves |= role.serves();
+        Succession { slot, role, succeeds: true, extra: false }
     });
     let free = seats.iter().filter(|(_, seat)| *seat == Seat::Free).map(|(slot, _)| Succession {
         slot: *slot,
@@ -170,10 +190,76 @@ mod tests {
         assert_eq!(roles, [role(HEAVY, State::Active), Role::NEW]);
     }
 
+    /// The slots after these members left.
+    fn after(mut seats: Vec<(Slot, Seat)>, leaving: &[Slot], now: u64) -> Vec<(Slot, Seat)> {
+        for (slot, role) in leave(&seats, leaving, now).0 {
+            let seat = role.map_or(Seat::Free, |role| Seat::Vacant { left: now, role });
+            seats[usize::from(slot.get())].1 = seat;
+        }
+        seats
+    }
+
+    /// What newcomers get that come one by one.
+    fn one_by_one(mut seats: Vec<(Slot, Seat)>, newcomers: usize, now: u64) -> Vec<(Slot, Role)> {
+        let mut came = Vec::new();
+        for _ in 0..newcomers {
+            let Some(next) = succeed(&seats, 1).pop() else { break };
+            seats[usize::from(next.slot.get())].1 = taken(now, next.role);
+            came.push((next.slot, next.role));
+        }
+        came
+    }
+
+    fn drain(drained: bool) -> Role {
+        role(1, if drained { State::Draining } else { State::Active })
+    }
+
+    /// The slots after all members left, some of which were drained.
+    fn restarting(drained: &[bool]) -> Vec<(Slot, Seat)> {
+        let seats: Vec<Seat> = drained.iter().map(|drained| taken(1, drain(*drained))).collect();
+        let seats = slots(&seats);
+        let all: Vec<Slot> = seats.iter().map(|(slot, _)| *slot).collect();
+        after(seats, &all, 10)
+    }
+
+    fn together(seats: &[(Slot, Seat)], newcomers: usize) -> Vec<(Slot, Role)> {
+        succeed(seats, newcomers).iter().map(|next| (next.slot, next.role)).collect()
+    }
+
     #[test]
     fn a_restart_of_a_group_that_drained_as_a_whole_drains_nothing() {
-        let seats = slots(&[Seat::Vacant { left: 10, role: role(HEAVY, State::Draining) }; 2]);
-        assert!(succeed(&seats, 2).iter().all(|next| next.role == role(HEAVY, State::Active)));
+        let drained = taken(1, role(HEAVY, State::Draining));
+        let (first, second) = (Slot::new(0), Slot::new(1));
+        // They leave one by one, or together.
+        let apart = after(after(slots(&[drained; 2]), &[first], 10), &[second], 12);
+        for seats in [apart, after(slots(&[drained; 2]), &[first, second], 12)] {
+            let heavy = role(HEAVY, State::Active);
+            assert_eq!(together(&seats, 2), [(first, heavy), (second, heavy)]);
+            assert_eq!(one_by_one(seats, 2, 20), [(first, heavy), (second, heavy)]);
+        }
+    }
+
+    #[test]
+    fn a_restart_with_fewer_members_serves() {
+        // By slot, whether it was drained; the newcomers; the slots that they take, and whether they drain.
+        type Case = (&'static [bool], usize, &'static [(u16, bool)]);
+        const CASES: &[Case] = &[
+            (&[true, false], 1, &[(1, false)]),
+            (&[true, false], 2, &[(1, false), (0, true)]),
+            (&[true, true, false, false], 2, &[(2, false), (3, false)]),
+            (&[false, true, true, false], 3, &[(0, false), (3, false), (1, true)]),
+            (&[false, true], 1, &[(0, false)]),
+            (&[true, true], 1, &[(0, false)]),
+        ];
+        for (drained, newcomers, expected) in CASES {
+            let seats = restarting(drained);
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(slot, drained)| (Slot::new(*slot), drain(*drained)))
+                .collect();
+            assert_eq!(together(&seats, *newcomers), expected, "{drained:?}");
+            assert_eq!(one_by_one(seats, *newcomers, 20), expected, "{drained:?}, one by one");
+        }
     }
 
     #[test]
@@ -225,18 +311,17 @@ mod tests {
             }
         }
 
-        /// While an older member stays, every newcomer serves; and nothing drains unless a slot serves.
+        /// While an older member stays, every newcomer serves; and nothing drains unless a member serves.
         #[test]
         fn a_drain_never_passes_on_to_a_replacement(seats in vec(seat(), 1..20)) {
             let seats = slots(&seats);
-            let eldest = seats.iter().filter_map(|(_, seat)| match seat {
-                Seat::Taken { came, .. } => Some(*came),
+            let taken = |seat: &Seat| match seat {
+                Seat::Taken { came, role, .. } => Some((*came, *role)),
                 _ => None,
-            }).min();
-            let some_serves = seats.iter().any(|(_, seat)| match seat {
-                Seat::Vacant { role, .. } | Seat::Taken { role, .. } => role.serves(),
-                Seat::Free => false,
-            });
+            };
+            let stay: Vec<_> = seats.iter().filter_map(|(_, seat)| taken(seat)).collect();
+            let eldest = stay.iter().map(|(came, _)| *came).min();
+            let mut some_serves = stay.iter().any(|(_, role)| role.serves());
             for next in succeed(&seats, seats.len()) {
                 let is_older = |left| eldest.is_some_and(|eldest| eldest < left);
                 match seats[usize::from(next.slot.get())].1 {
@@ -249,7 +334,35 @@ mod tests {
                     }
                     _ => prop_assert_eq!(next.role, Role::NEW),
                 }
+                some_serves |= next.role.serves();
             }
+        }
+
+        /// However many newcomers there are, a member serves, and it does not matter whether they come one by
+        /// one or together.
+        #[test]
+        fn a_member_serves_and_the_order_does_not_matter(
+            seats in vec(seat(), 1..8), newcomers in 1..8usize
+        ) {
+            let seats = slots(&seats);
+            let came = together(&seats, newcomers);
+            let stay = seats.iter().filter_map(|(_, seat)| match seat {
+                Seat::Taken { role, .. } => Some(*role),
+                _ => None,
+            });
+            let mut roles = stay.chain(came.iter().map(|(_, role)| *role));
+            prop_assert!(came.is_empty() || roles.any(Role::serves));
+            prop_assert_eq!(one_by_one(seats, newcomers, 100), came);
+        }
+
+        /// In a restart, as many members serve as can, and drains are kept unless all drained.
+        #[test]
+        fn a_restart_keeps_what_it_can(roles in vec(any::<bool>(), 1..8), newcomers in 1..8usize) {
+            let served = roles.iter().filter(|drained| !**drained).count();
+            let able = if served == 0 { roles.len() } else { served };
+            let came = together(&restarting(&roles), newcomers);
+            let serve = came.iter().filter(|(_, role)| role.serves()).count();
+            prop_assert_eq!(serve, able.min(newcomers));
         }
 
         /// Each member that leaves either passes on its own role, or a younger member has counted for it.
@@ -262,7 +375,8 @@ mod tests {
                 })
                 .map(|(slot, _)| *slot)
                 .collect();
-            let (passed_on, counted) = leave(&seats, &leaving, 100);
+            let (mut passed_on, counted) = leave(&seats, &leaving, 100);
+            passed_on.retain(|(slot, _)| leaving.contains(slot));
             prop_assert_eq!(passed_on.len(), leaving.len());
             let lapsed = passed_on.iter().filter(|(_, role)| role.is_none()).count();
             prop_assert_eq!(lapsed, counted.len());
