@@ -45,6 +45,22 @@ static __always_inline int is_end(void *node)
 	return !node || ((unsigned long)node & 1);
 }
 
+/*
+ * Whether this is the end of another list: the socket before it moved there. The end of a "nulls" list has the
+ * list's number in its low bits (init_hashinfo_lhash2). Lists of UDP sockets have no such mark.
+ */
+static __always_inline int has_strayed(const struct walk *walk, void *end)
+{
+	__u32 list = (unsigned long)end >> 1;
+
+	return walk->at.stage == STAGE_TCP && ((list ^ walk->at.bucket) & (walk->buckets - 1));
+}
+
+static __always_inline __u64 cookie_in(struct sock *sk)
+{
+	return BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+}
+
 static __always_inline void *bucket(const struct walk *walk)
 {
 	struct hlist_head *list = walk->first + (__u64)walk->at.bucket * walk->stride;
@@ -74,6 +90,8 @@ static long step(__u32 i, struct walk *walk)
 		if (walk->resuming) {
 			/* The last socket has left the list: read all of it again. */
 			walk->resuming = 0;
+		} else if (walk->at.again && has_strayed(walk, node)) {
+			walk->at.again--;
 		} else if (++walk->at.bucket >= walk->buckets) {
 			return 1;
 		}
@@ -84,11 +102,12 @@ static long step(__u32 i, struct walk *walk)
 	sk = (void *)node - bpf_core_field_offset(struct sock_common, skc_nulls_node);
 	walk->node = BPF_CORE_READ(node, next);
 	if (walk->resuming) {
-		walk->resuming = (__u64)sk != walk->at.last;
+		walk->resuming = (__u64)sk != walk->at.last || cookie_in(sk) != walk->at.cookie;
 		return 0;
 	}
 	if (report(walk, sk)) {
 		walk->at.last = (__u64)sk;
+		walk->at.cookie = cookie_in(sk);
 		return --walk->room == 0;
 	}
 	return 0;

@@ -115,9 +115,10 @@ enum stage {
 struct cursor {
 	__u32 stage;
 	__u32 bucket;
-	__u64 last;  /* the address of the last socket of the bucket that was reported, or 0 */
+	__u64 last;   /* the address of the last socket of the bucket that was reported, or 0 */
+	__u64 cookie; /* its cookie: another socket may come to the same address */
 	__u32 udp_fd; /* a descriptor of the reader: any UDP socket */
-	__u32 pad;
+	__u32 again;  /* how often the walk may still read a list again that changed meanwhile */
 };
 
 /* Runs of that walk, of up to 280 sockets each. */

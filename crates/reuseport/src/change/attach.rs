@@ -6,7 +6,7 @@ use std::time::Duration;
 use sk_reuseport::programs::SkReuseport;
 
 use super::build::{PATIENCE, if_busy};
-use super::enrol::check_room;
+use super::check::check_room;
 use super::prepare::{Prepared, prepare};
 use super::reach::attach_to;
 use super::request::{Attach, Attached, Changes};

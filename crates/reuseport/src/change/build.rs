@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sk_reuseport::programs::SkReuseport;
 
-use super::enrol;
+use super::check::check_room;
 use super::prepare::{Prepared, prepare};
 use super::reach::{attach_to, detach_from};
 use super::request::{Attach, Attached, Changes};
@@ -116,7 +116,7 @@ impl Transaction {
         let owner = old.owner();
         // Errors of the new program show before anything changes.
         let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
-        enrol::check_room(group, &prepared.state)?;
+        check_room(group, &prepared.state)?;
         self.refuse_if_changed(group)?;
         detach_from(group)?;
         let bare = Group { program: None, ..group.clone() };

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 use sk_reuseport::maps::MapError;
 
+use super::check::{can_be_borrowed, check_room};
 use super::request::{Changes, Inherited, LeftOut};
 use super::table;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +22,7 @@ use crate::kernel::sockets::Sockets;
 use crate::model::group::{Group, Member, Protocol};
 use crate::model::id::{Cookie, Slot, Weight};
 use crate::model::membership::Occupant;
-use crate::model::refusal::{self, map_in_use};
+use crate::model::refusal;
 use crate::model::selection::Program;
 use crate::model::succession::{self, Role, Seat, Succession};
 use crate::pins::group::GroupState;
@@ -68,7 +69,7 @@ impl Enroller<'_> {
             // The newcomers take these slots.
             self.release(std::mem::take(&mut gone), &mut changes)?;
         }
-        self.enrol_all(group.complete, &newcomers, &gone, &mut changes)?;
+        self.enrol_all(group, &newcomers, &gone, &mut changes)?;
         self.free(gone, &mut changes);
         Ok(changes)
     }
@@ -136,12 +137,21 @@ impl Enroller<'_> {
         Ok(())
     }
 
-    /// The slots whose members are no longer in the group.
+    /// The slots whose members are no longer in the group. The walk that listed it may have missed members,
+    /// if sockets moved in the kernel's tables: a second one has to agree.
     fn gone(&self, group: &Group) -> Result<Vec<(Slot, Cookie)>> {
-        self.state.left(group).map_err(|error| {
+        let mut gone = self.state.left(group).map_err(|error| {
             Error::new(ErrorKind::System, format!("cannot read the slots of {}", group.key))
                 .because(error)
-        })
+        })?;
+        if !gone.is_empty()
+            && group.complete
+            && let Some(listed) = self.observer.listed(&group.key)?
+        {
+            let still: HashSet<Cookie> = listed.into_values().flatten().collect();
+            gone.retain(|(_, cookie)| !still.contains(cookie));
+        }
+        Ok(gone)
     }
 
     /// The members without a slot. One that stopped listening and listens again has a slot that the
@@ -201,7 +211,7 @@ impl Enroller<'_> {
     /// the members that are `leaving`.
     fn enrol_all(
         &mut self,
-        complete: bool,
+        group: &Group,
         newcomers: &[&Member],
         leaving: &[(Slot, Cookie)],
         changes: &mut Changes,
@@ -247,7 +257,9 @@ impl Enroller<'_> {
             }
         }
         // Sockets that the tables do not show cannot be missed there.
-        complete.then(|| self.take_back_connected(&mut enrolled));
+        if group.complete && group.key.protocol == Protocol::Udp {
+            self.take_back_connected(group, &mut enrolled);
+        }
         if let Err(error) = self.swap_table_without(&slots_of(leaving)) {
             self.take_back(&enrolled);
             return Err(error);
@@ -269,12 +281,14 @@ impl Enroller<'_> {
 
     /// Takes back UDP sockets that were connected since they were listed. A server may bind a socket and
     /// connect it to one client: it must not get what others send.
-    fn take_back_connected(&mut self, enrolled: &mut Vec<(Slot, &Member)>) {
-        let Some((_, Member { protocol: Protocol::Udp, .. })) = enrolled.first() else { return };
+    fn take_back_connected(&mut self, group: &Group, enrolled: &mut Vec<(Slot, &Member)>) {
+        if enrolled.is_empty() {
+            return;
+        }
         // Without the right to look there would be no list either.
-        let Ok(Some(members)) = self.observer.bound() else { return };
+        let Ok(Some(listed)) = self.observer.listed(&group.key) else { return };
         let (stay, left): (Vec<_>, Vec<_>) =
-            enrolled.drain(..).partition(|(_, member)| members.contains(&member.sock_address));
+            enrolled.drain(..).partition(|(_, member)| listed.contains_key(&member.sock_address));
         *enrolled = stay;
         self.take_back(&left);
     }
@@ -441,44 +455,6 @@ impl Enroller<'_> {
             }
         }
     }
-}
-
-/// Checks that there are enough slots, and that a user's own map has no sockets of other groups when its
-/// first members are about to enter.
-///
-/// # Errors
-///
-/// [`ErrorKind::Full`], [`ErrorKind::Invalid`].
-pub(crate) fn check_room(group: &Group, state: &GroupState) -> Result<()> {
-    if state.occupied().next().is_none() {
-        match state.strangers(group).as_slice() {
-            [] => {}
-            strangers => return Err(map_in_use(&group.key, strangers)),
-        }
-    }
-    let capacity = state.all_slots().count();
-    if group.members.len() <= capacity {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Full, format!("cannot enrol the members of {}", group.key))
-        .because(format!("members: {}, slots: {capacity}", group.members.len()))
-        .with_hint(match state.policy_maps {
-            Some(_) => "choose a larger `--slots`; a group that is attached must be detached first",
-            None => "give the object's map for sockets more elements",
-        }))
-}
-
-/// Checks that one of these members can be borrowed, before anything changes. While a server becomes a daemon,
-/// for example, the process that held its sockets has ended.
-fn can_be_borrowed(members: &[&Member]) -> Result<()> {
-    let mut last = Ok(());
-    for member in members {
-        match borrow::borrow(member) {
-            Ok(_) => return Ok(()),
-            Err(error) => last = Err(error),
-        }
-    }
-    last
 }
 
 /// What a list gives to this member.

@@ -2,6 +2,7 @@
 
 mod attach;
 mod build;
+mod check;
 mod enrol;
 mod members;
 mod policy;

@@ -20,7 +20,7 @@ use sk_reuseport::maps::MapError;
 use sk_reuseport::programs::{ProgramError, SkReuseport};
 
 use super::build::{PATIENCE, TAKE_OUT};
-use super::enrol::check_room;
+use super::check::check_room;
 use super::prepare::prepare;
 use super::reach::{attach_foreign, attach_to, detach_from};
 use super::request::{Attach, Changes};

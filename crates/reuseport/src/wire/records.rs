@@ -95,19 +95,23 @@ pub(crate) struct Cursor {
     stage: u32,
     bucket: u32,
     last: u64,
+    cookie: u64,
     udp_fd: u32,
-    pad: u32,
+    again: u32,
 }
 
 impl Cursor {
     /// The beginning. `udp_fd` is any UDP socket of the reading process, through which the walk finds the
     /// tables.
     pub(crate) fn start(udp_fd: u32) -> Self {
-        Self { stage: STAGE_TCP, udp_fd, ..Self::default() }
+        Self { stage: STAGE_TCP, udp_fd, again: MAX_AGAIN, ..Self::default() }
     }
 }
 
 const STAGE_TCP: u32 = 1;
+
+/// How often a walk reads a list again that changed meanwhile. It must end all the same.
+const MAX_AGAIN: u32 = 64;
 
 /// `AF_INET` and `AF_INET6` (`include/linux/socket.h`), the same on every architecture.
 const AF_INET: u16 = 2;
@@ -472,7 +476,7 @@ mod tests {
             RawHolder { header, sock_address, cookie, pid, tid, fd, pad, comm }
         );
         assert_mirrors!(btf, "end_record", RawEnd { header });
-        assert_mirrors!(btf, "cursor", Cursor { stage, bucket, last, udp_fd, pad });
+        assert_mirrors!(btf, "cursor", Cursor { stage, bucket, last, cookie, udp_fd, again });
         assert_eq!(value(&btf, "stage", "STAGE_TCP"), i64::from(STAGE_TCP));
         let standings = [("STANDING_MEMBER", 0), ("STANDING_MPTCP", 1), ("STANDING_OUTSIDE", 2)];
         assert_eq!(btf.enumeration("standing").unwrap(), standings.map(|(n, k)| (n.to_owned(), k)));

@@ -43,6 +43,19 @@ fn holders(group: &Group) -> BTreeMap<Cookie, Vec<(u32, u32)>> {
     group.members.iter().map(|m| (m.cookie.unwrap(), of(m))).collect()
 }
 
+/// One run of the walk over the kernel's tables writes no more than 280 records.
+#[test]
+fn a_list_of_more_sockets_than_one_run_writes_is_read_to_its_end() {
+    isolated(|| {
+        let first = tcp("127.0.0.1:0");
+        let address = local_address(&first).to_string();
+        let sockets: Vec<OwnedFd> =
+            std::iter::once(first).chain((1..400).map(|_| tcp(&address))).collect();
+        let group = only_group(&Observer::new().unwrap());
+        assert_eq!((group.members.len(), group.complete), (sockets.len(), true));
+    });
+}
+
 #[test]
 fn groups_of_every_kind_are_listed_with_their_addresses() {
     type Bind = fn(&str) -> OwnedFd;

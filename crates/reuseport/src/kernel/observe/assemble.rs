@@ -114,13 +114,23 @@ struct Sockets<'a> {
     complete: bool,
 }
 
-fn members<'a>(
+/// The sockets among these records.
+pub(super) fn members<'a>(
     records: impl IntoIterator<Item = &'a Record>,
 ) -> impl Iterator<Item = &'a MemberRecord> {
     records.into_iter().filter_map(|record| match record {
         Record::Member(record) => Some(record),
         _ => None,
     })
+}
+
+/// Whether a socket is a member of this group.
+pub(super) fn is_member(record: &MemberRecord, group: &GroupKey) -> bool {
+    record.standing != Standing::Outside
+        && (record.netns, record.protocol, record.address)
+            == (group.netns, group.protocol, group.address)
+        && (record.v6only, record.uid) == (group.v6only, group.uid)
+        && record.device == group.device.as_ref().map(|device| device.index)
 }
 
 /// Sockets without a cookie come last.

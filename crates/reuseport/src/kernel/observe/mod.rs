@@ -19,7 +19,7 @@
 mod assemble;
 mod netns;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, Read};
@@ -33,9 +33,9 @@ use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 
 use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::kernel::caps;
-use crate::model::group::{Group, KernelAddress};
+use crate::model::group::{Group, GroupKey, KernelAddress};
 use crate::model::id::{Cookie, Netns};
-use crate::wire::records::{self, Cursor, MemberRecord, Record, Standing};
+use crate::wire::records::{self, Cursor, MemberRecord, Record};
 
 use assemble::Listing;
 
@@ -135,17 +135,18 @@ impl Observer {
         Ok(listing.groups(|netns, index| device_name(own, netns, index)))
     }
 
-    /// The addresses of all sockets that are members of a group now; `None` without the kernel's tables.
-    pub(crate) fn bound(&self) -> Result<Option<HashSet<KernelAddress>>> {
+    /// The group's members in the kernel's tables now; `None` without these.
+    pub(crate) fn listed(
+        &self,
+        group: &GroupKey,
+    ) -> Result<Option<HashMap<KernelAddress, Option<Cookie>>>> {
         let tables = self.lock().tables()?;
         Ok(tables.map(|records| {
-            let of = |record| match record {
-                Record::Member(MemberRecord { standing, sock_address, .. }) => {
-                    (standing != Standing::Outside).then_some(KernelAddress(sock_address))
-                }
-                _ => None,
+            let of = |record: &MemberRecord| {
+                let listed = (KernelAddress(record.sock_address), record.cookie);
+                assemble::is_member(record, group).then_some(listed)
             };
-            records.into_iter().filter_map(of).collect()
+            assemble::members(&records).filter_map(of).collect()
         }))
     }
 

@@ -3,6 +3,7 @@
 mod connected;
 mod hidden;
 mod letting_go;
+mod missed;
 mod threads;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,45 @@
+//! Checks before anything changes.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::borrow;
+use crate::model::group::{Group, Member};
+use crate::model::refusal::map_in_use;
+use crate::pins::group::GroupState;
+
+/// Checks that there are enough slots, and that a user's own map has no sockets of other groups when its
+/// first members are about to enter.
+///
+/// # Errors
+///
+/// [`ErrorKind::Full`], [`ErrorKind::Invalid`].
+pub(super) fn check_room(group: &Group, state: &GroupState) -> Result<()> {
+    if state.occupied().next().is_none() {
+        match state.strangers(group).as_slice() {
+            [] => {}
+            strangers => return Err(map_in_use(&group.key, strangers)),
+        }
+    }
+    let capacity = state.all_slots().count();
+    if group.members.len() <= capacity {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Full, format!("cannot enrol the members of {}", group.key))
+        .because(format!("members: {}, slots: {capacity}", group.members.len()))
+        .with_hint(match state.policy_maps {
+            Some(_) => "choose a larger `--slots`; a group that is attached must be detached first",
+            None => "give the object's map for sockets more elements",
+        }))
+}
+
+/// Checks that one of these members can be borrowed, before anything changes. While a server becomes a daemon,
+/// for example, the process that held its sockets has ended.
+pub(super) fn can_be_borrowed(members: &[&Member]) -> Result<()> {
+    let mut last = Ok(());
+    for member in members {
+        match borrow::borrow(member) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = Err(error),
+        }
+    }
+    last
+}
