@@ -44,7 +44,8 @@ static __always_inline int least_loaded_pick(struct request *req, int attempt)
 		found = (struct found){ .candidate = search.starved };
 	}
 	candidate_unpack(found.candidate, &c);
-	level = search.least_slot == c.slot ? search.next : search.least;
+	level = (search.least & SLOT_MASK) == c.slot ? search.next : search.least;
+	level >>= SLOT_BITS;
 	req->pick.window = search.window;
 	req->pick.members = search.members;
 	req->pick.length = found.length;

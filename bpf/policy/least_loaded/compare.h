@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
  * A member's load as one number: connections (or the queue) above, what waits below, both per weight; and in
- * the lowest bits a number that decides between equals.
+ * the lowest bit whether it is another member's turn.
  */
 #pragma once
 
@@ -12,32 +12,26 @@
 #include "../../wire/config.h"
 #include "progress.h"
 
-#define TIE_BITS 6
-#define MINOR_BITS 24
-#define MAJOR_SHIFT (TIE_BITS + MINOR_BITS)
+/* Of members of equal load the one whose turn it is comes first. */
+#define LOAD_OTHERS_TURN 1ULL
+#define TURN_BITS 1
+#define MINOR_BITS 28
+#define MAJOR_SHIFT (TURN_BITS + MINOR_BITS)
 #define MINOR_MAX ((1ULL << MINOR_BITS) - 1)
-#define MAJOR_MAX ((1ULL << (59 - MAJOR_SHIFT)) - 1)
+#define MAJOR_MAX ((1ULL << (58 - MAJOR_SHIFT)) - 1)
 /* It has taken nothing for too long: it comes after all others that are not. By what waits there. */
-#define LOAD_STALLED (1ULL << 59)
+#define LOAD_STALLED (1ULL << 58)
 /* The worker hangs, by its own report: it comes after all others. */
-#define LOAD_STALE (1ULL << 60)
+#define LOAD_STALE (1ULL << 59)
 /* The queue is full: it comes after these, too. Only set by a search that looks for it. */
-#define LOAD_FULL (1ULL << 61)
-#define LOAD_MASK ((1ULL << 62) - 1)
+#define LOAD_FULL (1ULL << 60)
+#define LOAD_MASK ((1ULL << 61) - 1)
 
 /* Weights go up to this: a load per weight keeps the digits. */
 #define SCALE 1000
 
 /* Whether connections are compared, not only queues. */
 #define COMPARES_CONNECTIONS (PROTOCOL == IPPROTO_TCP && LOAD & LOAD_OPEN)
-
-/* What an examination finds, next to the load. In 64 bits each, for the reason that map_key.h gives. */
-struct examined {
-	/* Of the queue. */
-	__u64 length;
-	/* Nothing waits, and it was not picked for a while. */
-	__u64 starved;
-};
 
 static __always_inline __u64 per_weight(__u64 load, __u32 weight, __u64 most)
 {
@@ -96,8 +90,9 @@ static __always_inline __u64 connections_of(struct candidate *c, struct limiter 
 	return (load + delay < MAJOR_MAX ? load + delay : MAJOR_MAX) << MAJOR_SHIFT;
 }
 
+/* The load, and the queue's length, which lies in 64 bits for the reason that map_key.h gives. */
 static __always_inline __u64 load_of(struct candidate *c, struct limiter *limiter, __u32 now,
-				     struct examined *examined)
+				     __u64 *length)
 {
 	struct reported reported = reported_by(c->slot);
 	__u64 waits = in_queue_units(reported.in_flight), load;
@@ -106,30 +101,16 @@ static __always_inline __u64 load_of(struct candidate *c, struct limiter *limite
 
 	if (LOAD & LOAD_QUEUE)
 		queue_of(c->slot, &queue);
-	examined->length = queue.length;
+	*length = queue.length;
 	if (!COMPARES_CONNECTIONS)
 		return stale | per_weight(waits + queue.length, c->weight, MAJOR_MAX) << MAJOR_SHIFT;
 	load = connections_of(c, limiter, &queue, waits, now);
 	return stale | load |
-	       per_weight(waits + queue.length, c->weight, MINOR_MAX) << TIE_BITS;
+	       per_weight(waits + queue.length, c->weight, MINOR_MAX) << TURN_BITS;
 }
 
 /*
- * Decides between members of equal load: 0 for the one whose turn it is, and for the others numbers that
- * differ with each pick. So it is not always the same member that gets what its neighbour is too busy for.
- */
-static __always_inline __u64 tie_of(__u64 slot, __u64 first, __u64 random)
-{
-	/* Multiplied twice: after the first time, neighbours' numbers still depend on each other. */
-	__u32 number = (((__u32)slot + 1) * 0x9e3779b1u ^ (__u32)random) * 0x85ebca6bu;
-
-	if ((__u32)slot == first)
-		return 0;
-	return 1 + ((__u64)number * ((1 << TIE_BITS) - 1) >> 32);
-}
-
-/*
- * Whether a < b, both below 2^62. By the sign of their difference, because the verifier draws conclusions
+ * Whether a < b, both below 2^61. By the sign of their difference, because the verifier draws conclusions
  * from a comparison, different ones on each path that follows, and then walks each path to its end.
  */
 static __always_inline bool is_less(__u64 a, __u64 b)

