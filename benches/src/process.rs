@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,11 @@ pub(crate) struct Reuseport {
 }
 
 impl Reuseport {
+    /// That of another build: a checkout in which `cargo build --release` ran.
+    pub(crate) fn of_checkout(directory: &Path) -> Self {
+        Self { command: Some(directory.join("target/release/reuseport")) }
+    }
+
     pub(crate) fn path(&self) -> Result<PathBuf> {
         let path = match &self.command {
             Some(path) => path.clone(),

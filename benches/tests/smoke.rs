@@ -4,10 +4,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Of the next file with results.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// Runs a bench, and returns its results from `--json`.
 fn bench(name: &str, options: &[&str]) -> serde_json::Value {
-    let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{name}.json"));
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{name}-{number}.json"));
     let _ = std::fs::remove_file(&json);
     let mut command = Command::new(env!("CARGO_BIN_EXE_benches"));
     let output = command.arg(name).args(options).arg("--json").arg(&json).output().unwrap();
@@ -71,17 +76,39 @@ fn slow_latency_measures_every_contender_in_every_scenario() {
     let plot = std::fs::read_to_string(Path::new(plots).join("latency-hang.svg")).unwrap();
     assert!(["99.99 %", "shared socket"].iter().all(|text| plot.contains(text)), "{plot}");
     // The bench itself fails unless the programs dealt every connection.
-    for scenario in ["uniform", "blocking, 25 %", "bimodal", "hang", "drop-hang", "one-source"] {
+    let scenarios = ["uniform", "blocking, 25 %", "bimodal", "hang", "drop-hang", "one-source"];
+    for scenario in scenarios.into_iter().chain(["reconnect", "bursts"]) {
         for contender in ["kernel hash", "SO_INCOMING_CPU", "source", "shared socket"] {
             let outcome = &found["raw"][format!("{scenario}, {contender}")][0];
             assert!(outcome["connections"].as_f64().unwrap() > 0.0, "{scenario}, {contender}");
         }
     }
     figure(&found, "blocking, 90 %: p99, least-loaded to shared socket");
+    figure(&found, "reconnect: deviation of open connections, least-loaded to round-robin");
+    let most = &found["raw"]["bursts, kernel hash"][0]["burst_share"];
+    assert!((1.0..=3.0).contains(&most.as_f64().unwrap()), "of three workers: {most}");
     let refused = |contender| found["raw"][format!("fail-fast, {contender}")][0]["reset"].clone();
     assert!(refused("round-robin").as_f64().unwrap() > 0.0);
     let reached = &found["raw"]["stops accepting, round-robin"][0]["first"];
     assert!(reached.as_f64().unwrap() > 100.0, "{reached}");
+}
+
+#[test]
+fn latency_compares_with_another_build() {
+    let checkout = Path::new(env!("CARGO_TARGET_TMPDIR")).join("checkout");
+    let release = checkout.join("target/release");
+    let _ = std::fs::remove_dir_all(&checkout);
+    std::fs::create_dir_all(&release).unwrap();
+    std::os::unix::fs::symlink(reuseport(), release.join("reuseport")).unwrap();
+    let scenarios = ["--scenario", "bursts", "--scenario", "reconnect"];
+    let size = ["--rounds", "1", "--millis", "100", "--workers", "3"];
+    let against = ["--against", checkout.to_str().unwrap()];
+    let found = bench("latency", &[&scenarios[..], &size, &against].concat());
+    for policy in ["round-robin", "least-loaded"] {
+        figure(&found, &format!("bursts: p99, {policy} to other {policy}"));
+        let deviation = "reconnect: deviation of open connections";
+        figure(&found, &format!("{deviation}, {policy} to other {policy}"));
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use reuseport::borrow::borrow;
 use reuseport::policy::LeastLoaded;
 use reuseport::{Attach, Balancer, Host, Policy};
@@ -10,6 +10,7 @@ use rustix::net::sockopt::set_socket_incoming_cpu;
 use sk_reuseport::net::Bind;
 
 use crate::hermes::Hermes;
+use crate::process::Reuseport;
 
 /// A way to deal connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,24 +20,42 @@ pub(super) enum Contender {
     /// The kernel's choice with SO_INCOMING_CPU at each listener: the CPU that received the SYN.
     IncomingCpu,
     Policy(Policy),
+    /// The same, attached by the command of another build.
+    Other(Policy),
     /// No group: one listener that all workers watch (EPOLLEXCLUSIVE).
     Shared,
     /// As published (SIGCOMM 2025): workers report their state, a program picks among the best.
     Hermes,
 }
 
+const LEAST_LOADED: Policy = Policy::LeastLoaded(LeastLoaded::DEFAULT);
 /// The contender that has aims.
-pub(super) const OURS: Contender = Contender::Policy(Policy::LeastLoaded(LeastLoaded::DEFAULT));
+pub(super) const OURS: Contender = Contender::Policy(LEAST_LOADED);
+pub(super) const ROUND_ROBIN: Contender = Contender::Policy(Policy::RoundRobin);
 pub(super) const ALL: [Contender; 8] = [
     Contender::Hash,
     Contender::IncomingCpu,
-    Contender::Policy(Policy::RoundRobin),
+    ROUND_ROBIN,
     Contender::Policy(Policy::Random),
     Contender::Policy(Policy::Source),
     OURS,
     Contender::Shared,
     Contender::Hermes,
 ];
+/// With two builds.
+pub(super) const BUILDS: [Contender; 5] =
+    [Contender::Hash, Contender::Other(Policy::RoundRobin), ROUND_ROBIN, OTHER, OURS];
+/// What decides in this build and in the other one, by the name of both.
+pub(super) const PAIRS: [[Contender; 2]; 2] =
+    [[ROUND_ROBIN, Contender::Other(Policy::RoundRobin)], [OURS, OTHER]];
+const OTHER: Contender = Contender::Other(LEAST_LOADED);
+
+/// By what contenders are attached.
+pub(super) struct Means {
+    pub(super) host: Host,
+    /// The command of another build.
+    pub(super) other: Option<Reuseport>,
+}
 
 impl Contender {
     pub(super) fn name(self) -> &'static str {
@@ -44,6 +63,8 @@ impl Contender {
             Self::Hash => "kernel hash",
             Self::IncomingCpu => "SO_INCOMING_CPU",
             Self::Policy(policy) => policy.name(),
+            Self::Other(Policy::RoundRobin) => "other round-robin",
+            Self::Other(_) => "other least-loaded",
             Self::Shared => "shared socket",
             Self::Hermes => "Hermes",
         }
@@ -64,10 +85,11 @@ impl Contender {
     /// Lets it deal the connections to this address. `listeners` are the workers', for Hermes.
     pub(super) fn attach<'a>(
         self,
-        host: &'a Host,
+        means: &'a Means,
         address: SocketAddr,
         listeners: &[TcpListener],
     ) -> Result<Dealer<'a>> {
+        let host = &means.host;
         let group = || host.find(&format!("tcp:{address}").parse()?);
         match self {
             Self::Hash | Self::Shared => Ok(Dealer::Kernel),
@@ -84,6 +106,12 @@ impl Contender {
                 ensure!(attached.degraded.is_none(), "{policy} cannot read queues here");
                 Ok(Dealer::Policy { host, balancer })
             }
+            Self::Other(policy) => {
+                let command = means.other.as_ref().context("there is no other build")?;
+                let group = format!("tcp:{address}");
+                command.time(&["attach", &group, "--policy", policy.name()])?;
+                Ok(Dealer::Other { command, group })
+            }
             Self::Hermes => Ok(Dealer::Hermes(Box::new(Hermes::attach(listeners)?))),
         }
     }
@@ -96,6 +124,10 @@ pub(super) enum Dealer<'a> {
         host: &'a Host,
         balancer: Balancer,
     },
+    Other {
+        command: &'a Reuseport,
+        group: String,
+    },
     /// Its program goes with its listeners.
     Hermes(Box<Hermes>),
 }
@@ -103,14 +135,21 @@ pub(super) enum Dealer<'a> {
 impl Dealer<'_> {
     /// Refuses a measurement in which it did not deal every single connection.
     pub(super) fn check(&self, connections: u64) -> Result<()> {
+        const DEALT: [&str; 2] = ["picks", "fallback_active"];
+
         let [picks, others] = match self {
             Self::Kernel => return Ok(()),
             Self::Policy { host, balancer } => {
                 let status = host.status(balancer.key())?;
-                ["picks", "fallback_active"].map(|reason| {
+                DEALT.map(|reason| {
                     let counter = status.counters.iter().find(|counter| counter.reason == reason);
                     counter.map_or(0, |counter| counter.count)
                 })
+            }
+            Self::Other { command, group } => {
+                let (_, shown) = command.time(&["show", group, "--json"])?;
+                let shown: serde_json::Value = serde_json::from_str(&shown)?;
+                DEALT.map(|reason| shown["counters"][reason].as_u64().unwrap_or(0))
             }
             Self::Hermes(hermes) => hermes.counts()?,
         };
@@ -126,8 +165,14 @@ impl Dealer<'_> {
 
     /// The kernel's hash decides again.
     pub(super) fn detach(self) -> Result<()> {
-        if let Self::Policy { host, balancer } = self {
-            balancer.detach(host)?;
+        match self {
+            Self::Policy { host, balancer } => {
+                balancer.detach(host)?;
+            }
+            Self::Other { command, group } => {
+                command.time(&["detach", &group])?;
+            }
+            Self::Kernel | Self::Hermes(_) => {}
         }
         Ok(())
     }

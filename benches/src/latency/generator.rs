@@ -44,6 +44,8 @@ pub(super) struct Outcome {
     pub(super) connections: u32,
     /// Standard deviation over workers of their open connections, on average over time.
     pub(super) deviation: f64,
+    /// The most of a burst that one worker had, in fair shares, on average over bursts.
+    pub(super) burst_share: f64,
     /// Connections that reached the first worker, which misbehaves if one does.
     pub(super) first: u32,
     /// How busy workers were, from 0 to 1.
@@ -106,7 +108,10 @@ pub(super) fn drive(target: SocketAddr, dialect: Dialect, setup: &Setup<'_>) -> 
         start: Instant::now(),
         clients: (0..schedule.connections).map(|_| None).collect(),
         outstanding: 0,
+        reconnects: setup.temper == Temper::Restarts,
+        added: 0,
         open: vec![0; setup.workers.into()],
+        bursts: Vec::new(),
         samples: 0,
         seen: Outcome::default(),
     };
@@ -126,8 +131,14 @@ struct Generator<'a> {
     clients: Vec<Option<Client>>,
     /// Requests under way.
     outstanding: usize,
+    /// Whether clients whose connection ends connect again at once.
+    reconnects: bool,
+    /// Requests that they ask in addition to the schedule's.
+    added: usize,
     /// Open connections by worker.
     open: Vec<u64>,
+    /// Answered connections of each burst, by worker.
+    bursts: Vec<Vec<u32>>,
     /// How many are in the sum of deviations.
     samples: u32,
     seen: Outcome,
@@ -135,13 +146,21 @@ struct Generator<'a> {
 
 struct Client {
     stream: TcpStream,
+    source: u16,
     to_send: Vec<u8>,
-    /// When the requests were scheduled that wait for an answer.
-    pending: VecDeque<Duration>,
+    /// What waits for an answer.
+    pending: VecDeque<Request>,
     received: Vec<u8>,
     worker: Option<u8>,
     /// No request will follow.
     last: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Request {
+    arrival: Arrival,
+    /// It is not the schedule's: a client that has connected again asks it to be answered.
+    added: bool,
 }
 
 impl Generator<'_> {
@@ -170,7 +189,7 @@ impl Generator<'_> {
             }
             let wake = arrivals.get(next).map_or(end, |arrival| arrival.at);
             self.wait(&mut events, wake.saturating_sub(now)).context("cannot wait for answers")?;
-            events.iter().for_each(|event| self.progress(event.data.u64() as usize));
+            events.iter().try_for_each(|event| self.progress(event.data.u64() as usize))?;
         }
     }
 
@@ -186,6 +205,14 @@ impl Generator<'_> {
     }
 
     fn ask(&mut self, arrival: &Arrival) -> Result<()> {
+        self.outstanding += 1;
+        self.send(Request { arrival: *arrival, added: false })?;
+        self.progress(arrival.connection as usize)
+    }
+
+    /// Has a request sent on its connection, which is made if it is not there.
+    fn send(&mut self, request: Request) -> Result<()> {
+        let arrival = request.arrival;
         let key = arrival.connection as usize;
         let client = match &mut self.clients[key] {
             Some(client) => client,
@@ -194,28 +221,18 @@ impl Generator<'_> {
                 let both = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
                 epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(key as u64), both)?;
                 self.seen.connections += 1;
-                let (to_send, pending, received) = (Vec::new(), VecDeque::new(), Vec::new());
-                none.insert(Client {
-                    stream,
-                    to_send,
-                    pending,
-                    received,
-                    worker: None,
-                    last: false,
-                })
+                none.insert(Client::new(stream, arrival.source))
             }
         };
         client.to_send.extend(self.dialect.request(arrival.block, arrival.last));
-        client.pending.push_back(arrival.at);
+        client.pending.push_back(request);
         client.last = arrival.last;
-        self.outstanding += 1;
-        self.progress(key);
         Ok(())
     }
 
     /// Sends what a connection takes, and receives what there is.
-    fn progress(&mut self, key: usize) {
-        let Some(client) = &mut self.clients[key] else { return };
+    fn progress(&mut self, key: usize) -> Result<()> {
+        let Some(client) = &mut self.clients[key] else { return Ok(()) };
         let (end, lost) = match client.exchange() {
             Ok(()) => (true, false),
             // It is not connected, or takes no more, or has no more.
@@ -225,12 +242,8 @@ impl Generator<'_> {
             Err(_) => (false, true),
         };
         let (answers, worker) = self.dialect.answers(&mut client.received, end);
-        let now = self.start.elapsed();
-        for scheduled in client.pending.drain(..answers.min(client.pending.len())) {
-            self.outstanding -= 1;
-            self.seen.latency.record(now - scheduled);
-            self.seen.throughput += f64::from(u8::from(now <= self.schedule.length));
-        }
+        let answered = answers.min(client.pending.len());
+        let answered: Vec<Request> = client.pending.drain(..answered).collect();
         if client.worker.is_none()
             && let Some(open) = worker.and_then(|worker| self.open.get_mut(usize::from(worker)))
         {
@@ -238,33 +251,78 @@ impl Generator<'_> {
             *open += 1;
         }
         let done = client.last && client.pending.is_empty();
-        if end || lost || done {
+        answered.into_iter().for_each(|request| self.answered(request, worker));
+        if (end || lost || done)
+            && let Some(client) = self.clients[key].take()
+        {
+            self.ended(key, client, done)?;
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, Request { arrival, added }: Request, worker: Option<u8>) {
+        let now = self.start.elapsed();
+        self.outstanding -= 1;
+        self.seen.latency.record(now - arrival.at);
+        let counts = !added && now <= self.schedule.length;
+        self.seen.throughput += f64::from(u8::from(counts));
+        if let (Some(burst), Some(worker)) = (arrival.burst, worker) {
+            let bursts = self.bursts.len().max(burst + 1);
+            self.bursts.resize(bursts, vec![0; self.open.len()]);
+            self.bursts[burst][usize::from(worker)] += 1;
+        }
+    }
+
+    /// A connection ended, with a request that no other follows (`done`) or without.
+    fn ended(&mut self, key: usize, client: Client, done: bool) -> Result<()> {
+        if let Some(worker) = client.worker {
+            self.open[usize::from(worker)] -= 1;
+        }
+        if done || !self.reconnects {
             self.outstanding -= client.pending.len();
             self.seen.reset += client.pending.len() as u32;
-            if let Some(worker) = client.worker {
-                self.open[usize::from(worker)] -= 1;
-            }
-            self.clients[key] = None;
+            return Ok(());
         }
+        if client.pending.is_empty() {
+            self.outstanding += 1;
+            self.added += 1;
+            let (at, block) = (self.start.elapsed(), Duration::ZERO);
+            let (source, connection) = (client.source, key as u32);
+            let arrival = Arrival { at, connection, source, block, last: false, burst: None };
+            return self.send(Request { arrival, added: true });
+        }
+        // The new connection's first event sends them.
+        client.pending.into_iter().try_for_each(|request| self.send(request))
     }
 
     /// Enters what was never answered with how long it has waited.
     fn outcome(mut self) -> Result<Outcome> {
         let now = self.start.elapsed();
-        for scheduled in self.clients.iter().flatten().flat_map(|client| &client.pending) {
-            self.seen.latency.record(now - *scheduled);
+        for request in self.clients.iter().flatten().flat_map(|client| &client.pending) {
+            self.seen.latency.record(now - request.arrival.at);
             self.seen.unanswered += 1;
         }
         self.seen.throughput /= self.schedule.length.as_secs_f64();
         self.seen.deviation /= f64::from(self.samples.max(1));
         let seen = self.seen.latency.0.len() + u64::from(self.seen.reset);
-        let asked = self.schedule.arrivals.len();
+        let asked = self.schedule.arrivals.len() + self.added;
+        let most = self.bursts.iter().filter_map(|burst| {
+            let all: u32 = burst.iter().sum();
+            let most = burst.iter().max().filter(|_| all > 0)?;
+            Some(f64::from(*most) * burst.len() as f64 / f64::from(all))
+        });
+        self.seen.burst_share = most.sum::<f64>() / self.bursts.len().max(1) as f64;
         ensure!(seen == asked as u64, "{seen} requests are accounted for, {asked} were sent");
         Ok(self.seen)
     }
 }
 
 impl Client {
+    fn new(stream: TcpStream, source: u16) -> Self {
+        let (to_send, pending, received) = (Vec::new(), VecDeque::new(), Vec::new());
+        Self { stream, source, to_send, pending, received, worker: None, last: false }
+    }
+
     /// It is done when nothing more will come.
     fn exchange(&mut self) -> io::Result<()> {
         while !self.to_send.is_empty() {

@@ -1,28 +1,33 @@
 //! One measurement: a contender deals a schedule's connections to a new server.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reuseport::Host;
 
-use super::contender::{Contender, Dealer};
+use super::contender::{Contender, Dealer, Means};
 use super::generator::{Outcome, Setup, drive};
 use super::wire::Dialect;
 use super::worker::{Role, Temper};
 use crate::process::Helper;
 
 /// With workers of this bench.
-pub(super) fn measure(host: &Host, contender: Contender, setup: &Setup<'_>) -> Result<Outcome> {
+pub(super) fn measure(means: &Means, contender: Contender, setup: &Setup<'_>) -> Result<Outcome> {
     let listeners = contender.listen(setup.workers)?;
     let address = listeners[0].local_addr()?;
-    let dealer = contender.attach(host, address, &listeners)?;
+    let dealer = contender.attach(means, address, &listeners)?;
     let hermes = match &dealer {
         Dealer::Hermes(hermes) => Some(hermes.map_ids()?),
         _ => None,
     };
     let start = |index| {
         let temper = if index == 0 { setup.temper } else { Temper::Steady };
-        let role = serde_json::to_string(&Role { index, temper, hermes })?;
+        // Restarts begin when there are as many lasting connections as there should be.
+        let first_hang = match temper {
+            Temper::Restarts => setup.schedule.settled,
+            _ => Duration::from_millis(200),
+        };
+        let role = serde_json::to_string(&Role { index, temper, first_hang, hermes })?;
         let listener = listeners[usize::from(index) % listeners.len()].try_clone()?;
         Helper::start("latency-worker", &role, OwnedFd::from(listener))
     };

@@ -44,7 +44,9 @@ use clap::builder::PossibleValuesParser;
 use reuseport::Host;
 use tempfile::TempDir;
 
+use crate::process::Reuseport;
 use crate::report::{Common, Report};
+use contender::{Contender, Means};
 use generator::Setup;
 use measure::measure;
 use results::{Cell, Measured};
@@ -73,6 +75,10 @@ pub(crate) struct Args {
     /// Two rounds of a second: to see whether it works
     #[arg(long, conflicts_with_all = ["rounds", "millis"])]
     quick: bool,
+    /// Compare round-robin and least-loaded with those of this other checkout, in which
+    /// `cargo build --release --package reuseport-cli` has run, and with nothing else
+    #[arg(long, value_name = "DIRECTORY")]
+    against: Option<PathBuf>,
     /// Write a plot of latencies by percentile for each scenario into this directory, as SVG
     #[arg(long, value_name = "DIRECTORY")]
     plots: Option<PathBuf>,
@@ -94,17 +100,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .with_context(|| format!("cannot make {}", directory.display()))?;
         measured.iter().try_for_each(|one| one.plot(directory))?;
     }
-    measured.iter().for_each(|one| one.figures(&mut report));
+    match args.against {
+        Some(_) => measured.iter().for_each(|one| one.compare_builds(&mut report)),
+        None => measured.iter().for_each(|one| one.figures(&mut report)),
+    }
     report.finish(args.common.json.as_deref())
 }
 
 fn measure_all(args: &Args) -> Result<Vec<Measured>> {
-    let host = Host::open()?;
+    let other = args.against.as_deref().map(Reuseport::of_checkout);
+    other.as_ref().map(Reuseport::path).transpose()?;
+    let means = Means { host: Host::open()?, other };
+    let contenders: &[Contender] =
+        if means.other.is_some() { &contender::BUILDS } else { &contender::ALL };
     let asked = |scenario: &&Scenario| {
         args.scenario.is_empty() || args.scenario.iter().any(|name| *name == scenario.name())
     };
     let new = |scenario: &'static Scenario| {
-        let suitable = contender::ALL.into_iter().filter(|one| scenario.suits(*one));
+        let suitable = contenders.iter().copied().filter(|one| scenario.suits(*one));
         let cells = suitable.map(|contender| Cell { contender, outcomes: Vec::new() }).collect();
         Measured { scenario, workers: scenario.workers(args.workers), cells }
     };
@@ -116,7 +129,7 @@ fn measure_all(args: &Args) -> Result<Vec<Measured>> {
     for round in 1..=rounds {
         for one in &mut measured {
             eprintln!("round {round} of {rounds}: {}", one.scenario.title);
-            measure_round(args, &host, site.as_ref(), one, &mut random)?;
+            measure_round(args, &means, site.as_ref(), one, &mut random)?;
         }
     }
     Ok(measured)
@@ -125,7 +138,7 @@ fn measure_all(args: &Args) -> Result<Vec<Measured>> {
 /// Each contender has a turn in a scenario, with the same requests.
 fn measure_round(
     args: &Args,
-    host: &Host,
+    means: &Means,
     site: Option<&TempDir>,
     one: &mut Measured,
     random: &mut fastrand::Rng,
@@ -145,8 +158,8 @@ fn measure_round(
     random.shuffle(&mut turns);
     for cell in turns {
         let outcome = match site.filter(|_| scenario.nginx) {
-            Some(site) => nginx::measure(host, cell.contender, &setup, site),
-            None => measure(host, cell.contender, &setup),
+            Some(site) => nginx::measure(means, cell.contender, &setup, site),
+            None => measure(means, cell.contender, &setup),
         };
         let what = || format!("{}, {}", scenario.title, cell.contender.name());
         cell.outcomes.push(outcome.with_context(what)?);

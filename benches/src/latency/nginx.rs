@@ -9,11 +9,10 @@ use std::fs::{self, File};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use reuseport::Host;
 use tempfile::TempDir;
 use test_support::{load, server::Nginx, wait};
 
-use super::contender::Contender;
+use super::contender::{Contender, Means};
 use super::generator::{Outcome, Setup, drive};
 use super::schedule::{Schedule, Service, Traffic};
 use super::wire::Dialect;
@@ -21,8 +20,13 @@ use super::wire::Dialect;
 /// Files whose index takes one worker some 100 ms.
 const FILES: u32 = 20_000;
 /// What comes in addition to wrk's requests: slow ones alone. The time means no more than that.
-const WITH_WRK: Traffic =
-    Traffic { rate: 2.0, service: Service::of_ms(100, 100, 0.0), sources: 500, lasting: 0 };
+const WITH_WRK: Traffic = Traffic {
+    rate: 2.0,
+    service: Service::of_ms(100, 100, 0.0),
+    sources: 500,
+    lasting: 0,
+    bursts: None,
+};
 /// With room for all the connections that wait.
 const LISTEN: &[&str] = &["127.0.0.1:PORT backlog=4096"];
 /// How long wrk runs, in seconds.
@@ -41,7 +45,7 @@ pub(super) fn site() -> Result<TempDir> {
 
 /// With a new nginx.
 pub(super) fn measure(
-    host: &Host,
+    means: &Means,
     contender: Contender,
     setup: &Setup<'_>,
     site: &TempDir,
@@ -53,7 +57,7 @@ pub(super) fn measure(
     let (workers, reuseport) = (setup.workers.into(), contender.has_queues());
     let nginx = Nginx::start_serving(LISTEN, workers, reuseport, content);
     let address = nginx.addr();
-    let dealer = contender.attach(host, address, &[])?;
+    let dealer = contender.attach(means, address, &[])?;
     let outcome = drive(address, Dialect::Http, setup)?;
     dealer.check(outcome.connections.into())?;
     let length = wait::scaled(Duration::from_secs(WRK_SECONDS.into()));

@@ -5,12 +5,14 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 
-use super::contender::{Contender, OURS};
+use super::contender::{Contender, OURS, PAIRS};
 use super::generator::{Outcome, Times};
 use super::scenario::{Aim, Scenario};
 use crate::report::{Figure, Report, Table, number, range, spread};
 use crate::stats::{Median, median};
 
+const DEVIATION: &str = "deviation of open connections";
+const BURST_SHARE: &str = "the most of a burst at one worker";
 /// Any other contender with a queue for each worker may be better by this factor.
 const AIM_TO_BEST: f64 = 1.05;
 
@@ -56,6 +58,14 @@ fn reached(outcome: &Outcome) -> f64 {
     outcome.first.into()
 }
 
+fn deviation(outcome: &Outcome) -> f64 {
+    outcome.deviation
+}
+
+fn burst_share(outcome: &Outcome) -> f64 {
+    outcome.burst_share
+}
+
 fn first_share(outcome: &Outcome) -> f64 {
     f64::from(outcome.first) / f64::from(outcome.connections.max(1))
 }
@@ -78,9 +88,14 @@ const LATENCY: [Column; 14] = [
     ("answers/s", |_, cell| cell.number(|one| one.throughput)),
     ("failed", |_, cell| cell.number(|one| f64::from(one.unanswered + one.reset))),
     ("first's share", |_, cell| format!("{:.3}", cell.median(first_share))),
-    ("open, dev.", |_, cell| cell.number(|one| one.deviation)),
+    ("open, dev.", |_, cell| cell.number(deviation)),
     ("busy", |_, cell| format!("{:.2}", cell.median(|one| one.busy))),
 ];
+const BURSTS: [Column; 2] = [
+    ("most of a burst", |_, cell| cell.number(burst_share)),
+    ("bounds", |_, cell| cell.bounds(burst_share)),
+];
+const LASTING: [Column; 1] = [("dev., bounds", |_, cell| cell.bounds(deviation))];
 const WRK: [Column; 3] = [
     DECIDES,
     ("answers/s", |_, cell| cell.number(|one| one.wrk)),
@@ -108,6 +123,9 @@ impl Measured {
 
     /// A contender's p99 in times of another's.
     fn p99_ratio(&self, cell: &Cell, to: Contender) -> String {
+        if self.cells.iter().all(|cell| cell.contender != to) {
+            return String::new();
+        }
         format!("{:.3}", Median::of_ratios(&cell.each(p99), &self.each(to, p99)).value)
     }
 
@@ -136,7 +154,10 @@ impl Measured {
             all(|one| one.lag.millis(0.99)),
         );
         let unreported = if self.scenario.nginx { 3 } else { 0 };
-        self.table(report, title, &LATENCY[..LATENCY.len() - unreported]);
+        let mut columns = LATENCY[..LATENCY.len() - unreported].to_vec();
+        columns.extend(self.scenario.lasting.then_some(LASTING).into_iter().flatten());
+        columns.extend(self.scenario.bursts.then_some(BURSTS).into_iter().flatten());
+        self.table(report, title, &columns);
         if self.scenario.nginx {
             let title = "nginx, wrk with 8 clients, a connection for each request, while 2 slow \
                          requests come a second";
@@ -179,13 +200,33 @@ impl Measured {
         report.figure(answers.at_most_beyond_spread(1.0));
     }
 
+    /// What decides in this build to the same in the other one.
+    pub(super) fn compare_builds(&self, report: &mut Report) {
+        type Measure = (&'static str, fn(&Outcome) -> f64);
+        let Scenario { lasting, bursts, .. } = *self.scenario;
+        let mut measures: Vec<Measure> = match self.scenario.is_reached() {
+            true => vec![("reached it", reached)],
+            false => vec![("p99", p99)],
+        };
+        measures.extend(lasting.then_some((DEVIATION, deviation as fn(&Outcome) -> f64)));
+        measures.extend(bursts.then_some((BURST_SHARE, burst_share as fn(&Outcome) -> f64)));
+        for [this, other] in PAIRS {
+            for (what, of) in &measures {
+                report.figure(self.ratio(what, *of, this, other));
+            }
+        }
+    }
+
     fn figure(&self, aim: Aim) -> Figure {
         let (title, ours) = (self.scenario.title, OURS.name());
         match aim {
             Aim::P99To(other, aim) => self.ratio("p99", p99, OURS, other).at_most(aim),
-            Aim::Deviation(aim) => {
-                let what = "deviation of open connections";
-                self.ratio(what, |one| one.deviation, OURS, Contender::Hash).at_most(aim)
+            Aim::DeviationTo(other, aim) => {
+                self.ratio(DEVIATION, deviation, OURS, other).at_most(aim)
+            }
+            Aim::BurstShare(aim) => {
+                let name = format!("{title}: {BURST_SHARE}, {ours}, to a fair share");
+                Figure::median(name, Median::of(&self.each(OURS, burst_share)), "").at_most(aim)
             }
             Aim::FirstShare(aim) => {
                 let shares = self.each(OURS, first_share);

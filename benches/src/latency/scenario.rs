@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::contender::Contender;
-use super::schedule::{Service, Traffic};
+use super::contender::{Contender, ROUND_ROBIN};
+use super::schedule::{Bursts, Service, Traffic};
 use super::worker::Temper;
 use crate::report::number;
 
@@ -22,7 +22,9 @@ pub(super) struct Scenario {
     service: Service,
     /// How many addresses clients have.
     sources: u16,
-    lasting: bool,
+    pub(super) lasting: bool,
+    /// In addition, connections come in bursts.
+    pub(super) bursts: bool,
     /// How many times as long as usual its rounds are. Nearer to capacity it takes longer until queues
     /// are as long as they get.
     pub(super) stretch: u32,
@@ -43,8 +45,10 @@ pub(super) enum Aim {
     P99To(Contender, f64),
     /// The misbehaving worker's share of connections, in times of a fair one.
     FirstShare(f64),
-    /// Deviation of open connections, in times of the kernel hash's.
-    Deviation(f64),
+    /// Deviation of open connections, in times of another contender's.
+    DeviationTo(Contender, f64),
+    /// What one worker gets of a burst at most, in times of a fair share.
+    BurstShare(f64),
     /// Connections that reach the misbehaving worker. Nothing else is compared then.
     Reached(f64),
 }
@@ -54,6 +58,10 @@ pub(super) enum Aim {
 const HANDLING: Duration = Duration::from_micros(90);
 /// Connections that last, by worker.
 const LASTING: u32 = 200;
+/// Connections of a burst, by worker.
+const BURST: u32 = 10;
+/// There is a burst in each such time.
+const BURST_EVERY: Duration = Duration::from_millis(100);
 /// nginx really computes, so it has no more workers than processors can run.
 const NGINX_WORKERS: u8 = 4;
 
@@ -66,6 +74,7 @@ const USUAL: Scenario = Scenario {
     service: Service::of_ms(1, 1, 0.0),
     sources: 500,
     lasting: false,
+    bursts: false,
     stretch: 1,
     aims: &[],
 };
@@ -82,11 +91,11 @@ const KEEP_ALIVE: Scenario = Scenario {
     what: "connections that last 4 s, bursts of 5 requests of 1 ms,",
     rate: Rate::Capacity(0.25),
     lasting: true,
-    aims: &[Aim::Deviation(0.1)],
+    aims: &[Aim::DeviationTo(Contender::Hash, 0.1)],
     ..USUAL
 };
 
-pub(super) static ALL: [Scenario; 12] = [
+pub(super) static ALL: [Scenario; 14] = [
     USUAL,
     BLOCKING_25,
     Scenario {
@@ -134,6 +143,23 @@ pub(super) static ALL: [Scenario; 12] = [
         ..KEEP_ALIVE
     },
     KEEP_ALIVE,
+    Scenario {
+        title: "reconnect",
+        what: "one worker ends once a second and is there again 5 ms later, its clients connect again at \
+               once; connections that last 4 s, bursts of 5 requests of 1 ms,",
+        temper: Temper::Restarts,
+        aims: &[Aim::DeviationTo(ROUND_ROBIN, 1.0)],
+        ..KEEP_ALIVE
+    },
+    Scenario {
+        title: "bursts",
+        what: "ten times a second, ten connections for each worker at once, in addition to others; requests \
+               of 1 ms",
+        rate: Rate::Capacity(0.25),
+        bursts: true,
+        aims: &[Aim::BurstShare(1.2)],
+        ..USUAL
+    },
     Scenario {
         title: "one-source",
         what: "requests of 1 ms from one address,",
@@ -196,7 +222,9 @@ impl Scenario {
             }
         };
         let lasting = if self.lasting { LASTING * u32::from(workers) } else { 0 };
-        Traffic { rate, service: self.service, sources: self.sources, lasting }
+        let connections = BURST * u32::from(workers);
+        let bursts = self.bursts.then_some(Bursts { every: BURST_EVERY, connections });
+        Traffic { rate, service: self.service, sources: self.sources, lasting, bursts }
     }
 
     /// For tables' titles.

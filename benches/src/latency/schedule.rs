@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// How long a connection that lasts does so, on average (exponentially distributed), in seconds.
 const LIFE: f64 = 4.0;
-/// How many requests come at once on connections that last.
+/// How many requests come at once on a connection that lasts.
 const BURST: u32 = 5;
 
 /// Requests of clients that do not wait for answers.
@@ -18,6 +18,15 @@ pub(super) struct Traffic {
     pub(super) sources: u16,
     /// How many connections that last are open, on average; 0: a connection for each request.
     pub(super) lasting: u32,
+    pub(super) bursts: Option<Bursts>,
+}
+
+/// Connections that come at once, with a request each, in addition to the others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bursts {
+    /// There is one in each such time, at any moment of it.
+    pub(super) every: Duration,
+    pub(super) connections: u32,
 }
 
 /// How long requests block their worker.
@@ -53,6 +62,8 @@ pub(super) struct Arrival {
     pub(super) block: Duration,
     /// Whether the connection ends after the answer.
     pub(super) last: bool,
+    /// The number of the burst that it is part of.
+    pub(super) burst: Option<usize>,
 }
 
 /// Requests, in the order of their times.
@@ -73,6 +84,9 @@ impl Schedule {
         match traffic.lasting {
             0 => drawing.short(),
             connections => drawing.lasting(connections),
+        }
+        if let Some(bursts) = traffic.bursts {
+            drawing.bursts(bursts);
         }
         let mut schedule = drawing.schedule;
         schedule.arrivals.sort_by_key(|arrival| arrival.at); // stable: a burst stays in order
@@ -117,17 +131,32 @@ impl Drawing<'_> {
         let end = start + self.gap(1.0 / LIFE);
         self.push(start, connection, source, false);
         for at in self.moments(start, end.min(self.schedule.length), bursts) {
-            (0..BURST).for_each(|_| self.push(at, connection, source, false));
+            for _ in 0..BURST {
+                self.push(at, connection, source, false);
+            }
         }
         if end < self.schedule.length {
             self.push(end, connection, source, true);
         }
     }
 
-    fn push(&mut self, at: Duration, connection: u32, source: u16, last: bool) {
+    fn bursts(&mut self, Bursts { every, connections }: Bursts) {
+        let number = self.schedule.length.as_micros() / every.as_micros();
+        for burst in 0..number as usize {
+            let at = every.mul_f64(burst as f64 + self.random.f64());
+            for _ in 0..connections {
+                let (source, connection) = self.connection();
+                self.push(at, connection, source, true).burst = Some(burst);
+            }
+        }
+    }
+
+    fn push(&mut self, at: Duration, connection: u32, source: u16, last: bool) -> &mut Arrival {
         let Service { usual, slow, slow_share } = self.traffic.service;
         let block = if self.random.f64() < slow_share { slow } else { usual };
-        self.schedule.arrivals.push(Arrival { at, connection, source, block, last });
+        let arrival = Arrival { at, connection, source, block, last, burst: None };
+        self.schedule.arrivals.push(arrival);
+        self.schedule.arrivals.last_mut().expect("it is not empty")
     }
 
     /// The source and the number of a new connection.
@@ -154,8 +183,13 @@ mod tests {
     use super::*;
 
     const LENGTH: Duration = Duration::from_secs(20);
-    const SHORT: Traffic =
-        Traffic { rate: 5_000.0, service: Service::of_ms(1, 100, 0.01), sources: 16, lasting: 0 };
+    const SHORT: Traffic = Traffic {
+        rate: 5_000.0,
+        service: Service::of_ms(1, 100, 0.01),
+        sources: 16,
+        lasting: 0,
+        bursts: None,
+    };
 
     #[test]
     fn short_requests_come_as_often_as_they_should() {
@@ -171,6 +205,21 @@ mod tests {
         assert!((long / count - 0.368).abs() < 0.01, "{long}");
         let slow = arrivals.iter().filter(|a| a.block.as_millis() > 1).count() as f64;
         assert!((slow / count - 0.01).abs() < 0.002, "{slow}");
+    }
+
+    #[test]
+    fn bursts_come_at_once_in_addition_to_the_others() {
+        let bursts = Bursts { every: Duration::from_millis(100), connections: 80 };
+        let traffic = Traffic { bursts: Some(bursts), ..SHORT };
+        let schedule = Schedule::draw(&traffic, LENGTH, 1);
+        let (others, mut sizes) = (schedule.arrivals.len() - 200 * 80, vec![Vec::new(); 200]);
+        assert!((others as f64 - 1e5).abs() < 5.0 * 1e5_f64.sqrt(), "{others}");
+        let of_bursts = schedule.arrivals.iter().filter_map(|a| Some((a.burst?, a.at)));
+        of_bursts.for_each(|(burst, at)| sizes[burst].push(at));
+        for (times, period) in sizes.iter().zip(0..) {
+            assert!(times.len() == 80 && times.iter().all(|at| *at == times[0]), "{times:?}");
+            assert!((period * 100..period * 100 + 100).contains(&times[0].as_millis()));
+        }
     }
 
     #[test]

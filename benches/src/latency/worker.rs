@@ -27,10 +27,10 @@ use crate::process;
 const EVENTS: usize = 512;
 const LISTENER: u64 = u64::MAX;
 const CONTROL: u64 = u64::MAX - 1;
-/// From the first connection to the first hang, so that every measurement begins alike.
-const FIRST_HANG: Duration = Duration::from_millis(200);
 /// How long a worker hangs.
 const HANG: Duration = Duration::from_millis(400);
+/// How long the next worker takes to be there: about what nginx's takes.
+const RESTART: Duration = Duration::from_millis(5);
 /// From the beginning of one hang to the next.
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -45,8 +45,21 @@ pub(super) enum Temper {
     FailsFast,
     /// Closes all its connections and then sleeps for 400 ms, once a second.
     DropsAndHangs,
+    /// Ends, once a second, and with it all its connections; another one has its listener 5 ms later.
+    Restarts,
     /// Never accepts.
     StopsAccepting,
+}
+
+impl Temper {
+    /// How long it does nothing, each time.
+    fn pause(self) -> Option<Duration> {
+        match self {
+            Self::Hangs | Self::DropsAndHangs => Some(HANG),
+            Self::Restarts => Some(RESTART),
+            Self::Steady | Self::FailsFast | Self::StopsAccepting => None,
+        }
+    }
 }
 
 /// What a worker is to be: its only argument, as JSON.
@@ -54,6 +67,8 @@ pub(super) enum Temper {
 pub(super) struct Role {
     pub(super) index: u8,
     pub(super) temper: Temper,
+    /// From its first connection to its first hang, so that every measurement begins alike.
+    pub(super) first_hang: Duration,
     /// The ids of the maps in which it reports to Hermes.
     pub(super) hermes: Option<[u32; 2]>,
 }
@@ -146,8 +161,8 @@ impl Worker {
             Err(error) => return Err(error).context("cannot accept"),
         };
         self.reached += 1;
-        if matches!(self.role.temper, Temper::Hangs | Temper::DropsAndHangs) {
-            self.next_hang.get_or_insert_with(|| Instant::now() + FIRST_HANG);
+        if self.role.temper.pause().is_some() {
+            self.next_hang.get_or_insert_with(|| Instant::now() + self.role.first_hang);
         }
         if self.role.temper == Temper::FailsFast {
             return Ok(()); // closes it
@@ -195,10 +210,10 @@ impl Worker {
     fn hang_if_due(&mut self) {
         let Some(next) = self.next_hang.filter(|next| *next <= Instant::now()) else { return };
         self.next_hang = Some(next + PERIOD);
-        if self.role.temper == Temper::DropsAndHangs {
+        if self.role.temper != Temper::Hangs {
             self.connections.clear();
             self.report(|hermes| hermes.open(0));
         }
-        thread::sleep(HANG);
+        thread::sleep(self.role.temper.pause().unwrap_or_default());
     }
 }
