@@ -1,6 +1,6 @@
 //! least-loaded among event-loop workers: bursts, workers that hang, counts that are wrong.
 
-use policy_model::{Config, Policy, Reason};
+use policy_model::{Config, Policy, Reason, Table};
 
 use crate::server::{MS, Server, Time, US, deviation};
 
@@ -226,5 +226,40 @@ fn if_all_hang_what_waits_is_dealt_by_weight() {
         }
         let dealt = server.dealt();
         assert!((290..=310).contains(&dealt[0]), "{pause} ns apart: {dealt:?}");
+    }
+}
+
+/// One of four workers with 100 connections each is restarted. It is there again a millisecond later, and its
+/// clients connect again, one each `apart`: what it has then.
+fn restart(limit: u16, apart: Time) -> u32 {
+    let mut server = Server::new(CONFIG(), &[100; 4]);
+    let mut table = Table::equal(4);
+    table.candidates.iter_mut().for_each(|candidate| candidate.limit = limit);
+    server.model.set_table(&table);
+    deal_lasting(&mut server, 400);
+    server.forget();
+    let lost = server.workers[0].open;
+    server.close(0, lost);
+    server.hang(0, MS);
+    for _ in 0..lost {
+        server.pass(apart);
+        server.connect();
+    }
+    server.dealt()[0]
+}
+
+/// It has none, but so has one that dropped its connections and hangs: until it takes something, it is given as
+/// much as others. From then on it is given all, within its limit.
+#[test]
+fn a_worker_that_was_restarted_gets_its_clients_again_when_it_takes_them() {
+    let twice_the_share = 16;
+    for (limit, apart, expected) in [
+        (twice_the_share, 2 * US, 20..=30),
+        (twice_the_share, 200 * US, 45..=65),
+        (twice_the_share, MS, 45..=65),
+        (16 * twice_the_share, 200 * US, 85..=110),
+    ] {
+        let dealt = restart(limit, apart);
+        assert!(expected.contains(&dealt), "{limit}, {apart} ns apart: {dealt}");
     }
 }
