@@ -15,7 +15,9 @@ pub(crate) struct GroupArgs {
     ///
     /// Write it as `ls` prints it: tcp:127.0.0.1:8080, udp:[::]:53, tcp:0.0.0.0%eth0:80. Leave out
     /// parts that are not needed: tcp::8080 or :8080 if only one group matches. An address matches
-    /// literally; * matches either wildcard address.
+    /// literally; * matches either wildcard address. Where several groups have the same name, add a
+    /// member of the one that is meant: udp:[::]:53,of=cookie:7 or ,of=pid:1234; without it, every verb
+    /// but `attach` means the one that we steer.
     #[arg(value_name = "GROUP")]
     pub(crate) group: GroupSpec,
 

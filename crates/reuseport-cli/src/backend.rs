@@ -21,17 +21,32 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// The group, as the kernel has it now.
+    /// The group, as the kernel has it now. Of several that share their name, the one that we steer.
     ///
     /// # Errors
     ///
     /// If there is none, or more than one and none of them in our own network namespace.
     pub(crate) fn find(&self, host: &Host) -> Result<Group> {
+        Ok(host.choose_steered(&self.group, &self.groups(host)?)?.clone())
+    }
+
+    /// The same, to attach to it: groups that share their name have to be told apart.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`](Self::find).
+    pub(crate) fn find_to_attach(&self, host: &Host) -> Result<Group> {
+        let own = host.own_netns()?;
+        Ok(self.group.choose(&self.groups(host)?, Some(own.cookie))?.clone())
+    }
+
+    /// The groups among which it is.
+    fn groups(&self, host: &Host) -> Result<Vec<Group>> {
         let mut groups = host.groups()?;
         if let Some(inode) = self.netns {
             groups.retain(|group| group.key.netns.inode == inode);
         }
-        Ok(self.group.choose(&groups, Some(host.own_netns()?.cookie))?.clone())
+        Ok(groups)
     }
 }
 

@@ -62,7 +62,7 @@ impl Balancer {
         let transaction = host.begin(&attach.stop)?;
         let group = transaction.group(key)?.clone();
         let attached = transaction.attach(&group, attach)?;
-        Ok((Self { key: key.clone() }, attached))
+        Ok((Self::of(key), attached))
     }
 
     /// A handle on a group for which this tool's program decides already.
@@ -72,10 +72,15 @@ impl Balancer {
     /// [`ErrorKind::NotAttached`] if no program is attached, [`ErrorKind::Foreign`] if another owner's
     /// program decides, [`ErrorKind::NotFound`] if the group is gone.
     pub fn open(host: &Host, key: &GroupKey) -> Result<Self> {
-        steered(host, key, "change").map(|_| Self { key: key.clone() })
+        steered(host, key, "change").map(|_| Self::of(key))
     }
 
-    /// The group.
+    /// The member in the key may leave, and the group that is steered is known without it.
+    fn of(key: &GroupKey) -> Self {
+        Self { key: key.name_only() }
+    }
+
+    /// The group, by its name alone.
     pub fn key(&self) -> &GroupKey {
         &self.key
     }

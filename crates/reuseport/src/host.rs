@@ -87,7 +87,9 @@ impl Host {
         self.observer.own_netns()
     }
 
-    /// The group that `spec` names. If it names several, the one in the caller's network namespace.
+    /// The group that `spec` names. If it names several, the one in the caller's network namespace. Where
+    /// several groups share their name, `spec` has to [name a member](GroupSpec); see also
+    /// [`find_steered`](Self::find_steered).
     ///
     /// # Errors
     ///
@@ -96,6 +98,26 @@ impl Host {
         let groups = self.groups()?;
         let own = self.own_netns()?;
         spec.choose(&groups, Some(own.cookie)).cloned()
+    }
+
+    /// Like [`find`](Self::find). Of several groups that share their name, the one that this tool steers.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`](Self::find).
+    pub fn find_steered(&self, spec: &GroupSpec) -> Result<Group> {
+        self.choose_steered(spec, &self.groups()?).cloned()
+    }
+
+    /// The same, among these groups of the host.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`](Self::find).
+    pub fn choose_steered<'a>(&self, spec: &GroupSpec, groups: &'a [Group]) -> Result<&'a Group> {
+        let own = self.own_netns()?;
+        let claim = |group: &Group| view::claim_at(&self.place, group);
+        spec.choose_with(groups, Some(own.cookie), claim)
     }
 
     /// The group of a socket of the calling process.
@@ -131,9 +153,10 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if it is gone, and as [`groups`](Self::groups).
+    /// [`ErrorKind::NotFound`] if it is gone, [`ErrorKind::Ambiguous`] if several have the name and this tool
+    /// steers none of them, and as [`groups`](Self::groups).
     pub fn refresh(&self, key: &GroupKey) -> Result<Group> {
-        view::group(&self.observer, key)
+        view::group(&self.observer, &self.place, key)
     }
 
     /// The status of every group, without the members' owners.
@@ -150,7 +173,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if it is gone, and as [`statuses`](Self::statuses).
+    /// As [`refresh`](Self::refresh) and [`statuses`](Self::statuses).
     pub fn status(&self, key: &GroupKey) -> Result<GroupStatus> {
         view::status(&self.observer, &self.place, key)
     }

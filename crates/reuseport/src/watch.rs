@@ -11,11 +11,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::follow::source::{Events, Wake};
 use crate::host::Host;
 use crate::look::view;
-use crate::model::group::{AttachedProgram, Group, GroupKey, Member, Unborrowable};
+use crate::model::group::{AttachedProgram, Group, GroupKey, Member, Reach, Unborrowable};
 use crate::model::id::Cookie;
 use crate::model::membership::Newborn;
 use crate::model::refusal::{not_attached, vanished};
 use crate::model::retake::Attempts;
+use crate::model::split::{News, Watched};
 
 pub use crate::model::retake::Retake;
 
@@ -38,6 +39,10 @@ pub enum Change {
         /// Whether the watcher takes the group back.
         retake: Retake,
     },
+    /// There are other groups of the same name, which [the kernel made](GroupKey). The watcher goes on with the
+    /// one that this tool steers: this one, as it was seen. If that one ends, the next one of this name is
+    /// followed. Reported once.
+    Split(Group),
     /// An update failed. The watcher tries again at the next change and every two seconds, and reports
     /// only a different error again.
     Failed(Error),
@@ -82,6 +87,9 @@ pub struct Watch {
     last: Option<Seen>,
     /// UDP sockets that were bound a moment ago.
     newborn: Newborn,
+    /// Whether other groups have the name, and whether a report of that is due.
+    split: Watched,
+    news: Option<Group>,
     /// The members that were last reported as left out although they live.
     starving: Vec<Option<Cookie>>,
     /// A lock that keeps other processes from removing the state.
@@ -126,11 +134,14 @@ impl Watch {
         let watch = Self {
             keep: watch_over(host.place(), key)?,
             host,
-            key: key.clone(),
+            // The member in the key may leave.
+            key: key.name_only(),
             attach,
             events,
             last: None,
             newborn: Newborn::default(),
+            split: Watched::default(),
+            news: None,
             starving: starving(&attached),
             attempts: None,
             replaced: None,
@@ -168,6 +179,9 @@ impl Watch {
                 Wake::Came(cookies) => self.enrol(&cookies),
             };
             again = false;
+            if let Some(group) = self.news.take() {
+                on_change(Change::Split(group));
+            }
             match result {
                 Ok(Look::Same) => gone = false,
                 Ok(Look::Replaced(news)) => {
@@ -244,9 +258,11 @@ impl Watch {
 
     /// Updates the group if it has changed. Otherwise takes no lock.
     fn check(&mut self) -> Result<Look> {
-        if self.last.is_some() && self.last == Some(self.see(&self.host.refresh(&self.key)?)) {
+        let same = |group: Group| self.last == Some(self.see(&group));
+        if self.last.is_some() && self.host.refresh(&self.key).is_ok_and(same) {
             return Ok(Look::Same);
         }
+        // It also finds out why the group is not there.
         self.update(self.host.begin(&self.attach.stop)?)
     }
 
@@ -254,11 +270,15 @@ impl Watch {
     /// long.
     fn update(&mut self, transaction: Transaction) -> Result<Look> {
         self.last = None;
-        let mut group = transaction.group(&self.key)?.clone();
         // While the server restarts, the watcher's lock keeps the state.
         let Some(slots) = transaction.in_slots(&self.key)? else {
             return Err(not_attached(&self.key));
         };
+        let mut group = transaction.group(&self.key)?.clone();
+        let split = self.split.look(Instant::now(), group.reach);
+        if split == News::Split {
+            self.news = Some(group.clone());
+        }
         if let Some(by) = transaction.displaced_by(&group)? {
             return self.replaced(transaction, &group, by);
         }
@@ -269,7 +289,7 @@ impl Watch {
         }
         self.replaced = None;
         let attached = self.attach(transaction, &group, &self.attach.clone())?;
-        if young.is_empty() && self.is_complete(&attached) {
+        if young.is_empty() && split != News::Wait && self.is_complete(&attached) {
             self.last = Some(self.see(&group));
         }
         Ok(Look::Updated(attached))
@@ -290,7 +310,7 @@ impl Watch {
         let member = |member: &Member| (member.cookie, member.unborrowable());
         let members = group.members.iter().map(member).collect();
         let counted = view::is_counted(self.host.place(), &self.key);
-        Seen { members, program: group.program.clone(), counted }
+        Seen { members, program: group.program.clone(), counted, reach: group.reach }
     }
 
     /// Whether the group has all that it should have, and its program is the one that was seen.
@@ -362,6 +382,8 @@ struct Seen {
     program: Option<AttachedProgram>,
     /// Whether open connections are counted.
     counted: bool,
+    /// Whether other groups have the name.
+    reach: Reach,
 }
 
 impl std::fmt::Debug for Watch {

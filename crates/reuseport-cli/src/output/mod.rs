@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub(crate) use table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
 pub(crate) use text::{ls, show};
-pub(crate) use words::{argument, count, none_active, not_asked, percent, program_name};
+pub(crate) use words::{argument, count, none_active, not_asked, percent, program_name, split};
 
 /// The reader of the output.
 #[derive(Debug, Clone, Copy, Default)]

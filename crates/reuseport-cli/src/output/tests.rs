@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use reuseport::group::{Device, GroupKey, Holder, Protocol, Queue};
+use reuseport::group::{Device, GroupKey, Holder, Protocol, Queue, Reach};
 use reuseport::id::{Cookie, Netns, Slot, Weight};
 use reuseport::status::{Enrolment, State, Uncounted};
 
@@ -26,8 +26,15 @@ fn plain(text: &str) -> String {
 
 fn identity(protocol: Protocol, address: &str, netns: Netns) -> Identity {
     let address: SocketAddr = address.parse().unwrap();
-    let key =
-        GroupKey { netns, protocol, address, v6only: address.is_ipv6(), device: None, uid: 33 };
+    let key = GroupKey {
+        netns,
+        protocol,
+        address,
+        v6only: address.is_ipv6(),
+        device: None,
+        uid: 33,
+        of: None,
+    };
     Identity::new(&key, (netns == BLUE).then(|| "blue".to_owned()))
 }
 
@@ -44,6 +51,7 @@ fn line(identity: Identity, program: Option<Program>, members: usize) -> GroupLi
     let processes = holders(1201..1204, "nginx", 6);
     GroupLine {
         identity,
+        reach: Reach::Alone,
         program,
         members,
         unsteered: 0,
@@ -117,6 +125,7 @@ fn member(slot: Option<u16>, state: State, cookie: u64, picks: u64) -> MemberVie
 fn ours() -> GroupView {
     GroupView {
         identity: identity(Protocol::Tcp, "127.0.0.1:8080", OWN),
+        reach: Reach::Alone,
         policy: Some("round-robin"),
         policy_options: None,
         sticky: Some("none"),
@@ -143,6 +152,7 @@ fn foreign() -> GroupView {
     identity.device = Some(super::view::DeviceView { index: 2, name: Some("eth0".to_owned()) });
     GroupView {
         identity,
+        reach: Reach::Alone,
         policy: None,
         policy_options: None,
         sticky: None,
@@ -254,6 +264,31 @@ fn show_members_that_cannot_be_enrolled() {
     insta::assert_snapshot!("ls_unborrowable", plain(&ls(&[line], &reader(80))));
 }
 
+/// Two groups of one name.
+#[test]
+fn groups_of_one_name() {
+    let of = |n, reach| {
+        let mut line = groups().remove(0);
+        let address = "127.0.0.1:8080".parse().unwrap();
+        let key = GroupKey {
+            netns: OWN,
+            protocol: Protocol::Udp,
+            address,
+            v6only: false,
+            device: None,
+            uid: 33,
+            of: Cookie::new(n),
+        };
+        (line.identity, line.reach, line.unsteered) = (Identity::new(&key, None), reach, 0);
+        line
+    };
+    let groups = [of(12_345, Reach::Behind), of(12_399, Reach::First), of(7, Reach::Unknown)];
+    insta::assert_snapshot!(plain(&ls(&groups, &reader(80))));
+    let words: Vec<_> =
+        groups.iter().map(|g| serde_json::to_value(g).unwrap()["split"].clone()).collect();
+    assert_eq!(words, ["behind", "first", "unknown"]);
+}
+
 #[test]
 fn show_foreign() {
     insta::assert_snapshot!(plain(&show(&foreign(), &reader(80))));
@@ -324,6 +359,7 @@ fn a_device_is_in_the_json_by_index_and_name() {
         v6only: false,
         device,
         uid: 0,
+        of: None,
     };
     let json = serde_json::to_value(Identity::new(&key, None)).unwrap();
     assert_eq!(json["group"], "tcp:0.0.0.0%eth0:80");

@@ -48,6 +48,9 @@ pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
     };
     let last = Last { title: "PROCESSES", least: 12, text: &processes };
     let mut out = table.draw(reader.width, &last);
+    for text in groups.iter().filter_map(|g| words::split(&g.identity.group, g.reach)) {
+        note(&mut out, &text, reader);
+    }
     for group in groups.iter().filter(|g| g.unsteered > 0) {
         note_late(&mut out, &group.identity, group.unsteered, group.unborrowable, reader);
         if group.unborrowable > 0 {
@@ -113,6 +116,9 @@ pub(crate) fn show(group: &GroupView, reader: &Reader) -> String {
     }
     out.push('\n');
     out.push_str(&members(group, reader));
+    if let Some(text) = words::split(&group.identity.group, group.reach) {
+        note(&mut out, &text, reader);
+    }
     note_late(&mut out, &group.identity, group.unsteered, group.unborrowable, reader);
     for text in words::faults(group) {
         note(&mut out, &text, reader);

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use reuseport::Stats;
 use reuseport::group::{
-    AttachedProgram, Device, GroupKey, Holder, Member, NotAsked, Protocol, Queue,
+    AttachedProgram, Device, GroupKey, Holder, Member, NotAsked, Protocol, Queue, Reach,
 };
 use reuseport::id::Cookie;
 use reuseport::policy::{LeastLoaded, Policy};
@@ -20,6 +20,9 @@ use serde::Serialize;
 pub(crate) struct GroupLine {
     #[serde(flatten)]
     pub(crate) identity: Identity,
+    /// Which of several groups of one name gets the traffic.
+    #[serde(rename = "split", serialize_with = "as_split")]
+    pub(crate) reach: Reach,
     pub(crate) program: Option<Program>,
     pub(crate) members: usize,
     pub(crate) unsteered: usize,
@@ -39,6 +42,9 @@ pub(crate) struct GroupLine {
 pub(crate) struct GroupView {
     #[serde(flatten)]
     pub(crate) identity: Identity,
+    /// Which of several groups of one name gets the traffic.
+    #[serde(rename = "split", serialize_with = "as_split")]
+    pub(crate) reach: Reach,
     pub(crate) policy: Option<&'static str>,
     pub(crate) policy_options: Option<PolicyOptionsView>,
     pub(crate) sticky: Option<&'static str>,
@@ -186,6 +192,7 @@ impl GroupLine {
         }
         Self {
             identity: Identity::new(&status.group.key, netns_name),
+            reach: status.group.reach,
             program: Program::new(status.group.program.as_ref(), &status.steering),
             members: status.members.len(),
             unsteered: status.unsteered(),
@@ -213,6 +220,7 @@ impl GroupView {
         });
         Self {
             identity: Identity::new(&status.group.key, netns_name),
+            reach: status.group.reach,
             policy: policy.map(Policy::name),
             policy_options: policy.and_then(PolicyOptionsView::new),
             sticky,
@@ -389,6 +397,11 @@ impl QueueView {
 /// Writes a reason as text.
 fn as_text<S: serde::Serializer>(why: &Option<Uncounted>, to: S) -> Result<S::Ok, S::Error> {
     why.map(|why| why.to_string()).serialize(to)
+}
+
+/// Writes a word for programs, or null for the only group of its name.
+fn as_split<S: serde::Serializer>(reach: &Reach, to: S) -> Result<S::Ok, S::Error> {
+    reach.is_split().then(|| reach.name()).serialize(to)
 }
 
 /// Writes words for programs.

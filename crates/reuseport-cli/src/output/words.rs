@@ -1,7 +1,7 @@
 //! Short texts for people: the holders of a socket, its queue, the program that decides, and the
 //! command that fixes a problem.
 
-use reuseport::group::{AttachedProgram, GroupKey, NotAsked};
+use reuseport::group::{AttachedProgram, GroupKey, NotAsked, Reach};
 use reuseport::id::State;
 use reuseport::status::Uncounted;
 use reuseport::table::Share;
@@ -180,6 +180,19 @@ pub(crate) fn faults(group: &GroupView) -> Vec<String> {
         ));
     }
     faults
+}
+
+/// The note on a group that is not the only one of its name; None if it is.
+pub(crate) fn split(group: &str, reach: Reach) -> Option<String> {
+    let what = match reach {
+        Reach::Alone => return None,
+        Reach::First => "gets what is new; the kernel finds it before another group of its name",
+        Reach::Behind => "gets nothing new; the kernel finds another group of its name first",
+        Reach::Unknown => {
+            "is not the only group of its name; which one gets the traffic is unknown"
+        }
+    };
+    Some(format!("{group} {what}"))
 }
 
 /// The notes on datagrams that no program decides on.

@@ -163,7 +163,7 @@ impl Attach {
     fn look(self, host: &Host, stop: Stop) -> Result<(Group, LibraryAttach)> {
         let Self { group, policy, options, weights, object, program, map, force, .. } = self;
         let Self { slots, partial, .. } = self;
-        let found = group.target()?.find(host)?;
+        let found = group.target()?.find_to_attach(host)?;
         let key = found.key.clone();
         let policy = options.decide(policy, &key, || Ok(host.status(&key)?.steering))?;
         let object = object.map(|path| ObjectSpec { path, program, map }.into());
@@ -219,10 +219,17 @@ fn tell(key: &GroupKey, change: Change) -> io::Result<()> {
         Change::Members(attached) => output::print(&report(key, &attached)),
         Change::Replaced { by, retake } => output::print(&replaced(key, &by, retake)),
         Change::Gone => output::print(&format!("{key}: all its sockets are closed; waiting\n")),
+        Change::Split(group) => output::print(&split(&group)),
         Change::Detached => output::print(&format!("{key}: detached by another process; done\n")),
         // The next change may fix it: keep watching.
         Change::Failed(error) => io::stderr().write_all(error::message(&error.into()).as_bytes()),
     }
+}
+
+/// Says that other groups have the name.
+fn split(group: &Group) -> String {
+    let what = output::split(&group.key.to_string(), group.reach).unwrap_or_default();
+    format!("{NOTE}{what}; this one is followed{NOTE:#}\n")
 }
 
 /// What the program will not decide on.

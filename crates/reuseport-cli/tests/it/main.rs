@@ -7,4 +7,5 @@ mod common;
 mod members;
 mod not_asked;
 mod places;
+mod split;
 mod steering;

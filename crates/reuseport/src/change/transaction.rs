@@ -22,15 +22,16 @@ use crate::kernel::observe::Observer;
 use crate::kernel::recognise::Recognised;
 use crate::model::group::{AttachedProgram, Group, GroupKey};
 use crate::model::id::Cookie;
-use crate::model::refusal::{foreign_program, no_group, not_attached, vanished};
+use crate::model::refusal::{foreign_program, not_attached, vanished};
 use crate::model::selection::Steering;
+use crate::model::split;
 use crate::model::succession::Role;
 use crate::pins::bpffs::{self, Lock, Root};
 use crate::pins::group::{self, GroupState};
 use crate::pins::host_layer::HostLayer;
 use crate::pins::leftover;
 use crate::pins::place::Place;
-use crate::pins::steering::steering;
+use crate::pins::steering::{claim, steering};
 use crate::stop::Stop;
 use crate::wire::host::NO_HOST_MEMBER;
 use crate::wire::slot::Start;
@@ -156,7 +157,7 @@ impl Transaction {
     /// The group as it is now.
     pub(super) fn look_again(&self, group: &Group) -> Result<Group> {
         let groups = self.observer.groups()?;
-        groups.into_iter().find(|other| other.key == group.key).ok_or_else(|| vanished(&group.key))
+        split::again(group, &groups).cloned().ok_or_else(|| vanished(&group.key))
     }
 
     /// Fails if another process attached or detached a program since the operation began.
@@ -175,22 +176,36 @@ impl Transaction {
         .with_hint("try again"))
     }
 
-    /// Whether the program of this state decides for some group.
-    fn is_in_use(&self, state: &GroupState) -> Result<bool> {
-        let ids = self.groups.iter().filter_map(|other| other.program.as_ref()?.id);
-        let in_use = ids.map(|id| state.is_ours(id)).collect::<Result<Vec<_>>>()?;
-        Ok(in_use.contains(&true))
+    /// The group for which the program of this state decides, if there is one.
+    fn user_of(&self, state: &GroupState) -> Result<Option<&Group>> {
+        for group in &self.groups {
+            if let Some(id) = group.attached_id()
+                && state.is_ours(id)?
+            {
+                return Ok(Some(group));
+            }
+        }
+        Ok(None)
     }
 
-    /// Fails if the state belongs to another, steered group. Two groups can have the same key: sockets to
-    /// which a program is attached before bind form a separate group.
+    /// Fails if the state belongs to another, steered group: state is pinned by name, and groups may have the
+    /// same name.
     pub(super) fn refuse_if_in_use(&self, state: &GroupState, group: &Group) -> Result<()> {
-        if !self.is_in_use(state)? {
-            return Ok(());
-        }
+        let Some(other) = self.user_of(state)? else { return Ok(()) };
         Err(Error::new(ErrorKind::Busy, format!("cannot attach to {}", group.key))
-            .because("another group with the same address is steered already")
-            .with_hint("`reuseport ls` shows both; one of the two has to close its sockets"))
+            .because(format!("another group of this name is steered already, {}", other.key))
+            .with_hint(format!(
+                "one of them can be steered at a time: `reuseport detach {}` first",
+                other.key
+            )))
+    }
+
+    /// What is pinned under the group's name, unless it decides for another group of this name.
+    fn leftover(&self, group: &Group) -> Result<Option<GroupState>> {
+        match GroupState::existing(&self.root, &group.key)? {
+            Some(state) if self.user_of(&state)?.is_some() => Ok(None),
+            state => Ok(state),
+        }
     }
 
     /// Whether the socket is in any group.
@@ -198,8 +213,9 @@ impl Transaction {
         self.groups.iter().any(|group| group.member(cookie).is_some())
     }
 
+    /// The group that the key means.
     pub(crate) fn group(&self, key: &GroupKey) -> Result<&Group> {
-        self.groups.iter().find(|group| group.key == *key).ok_or_else(|| no_group(key))
+        split::named(key, &self.groups, |group| claim(group, Some(&self.root)))
     }
 
     pub(super) fn enroller<'a>(
@@ -244,9 +260,8 @@ impl Transaction {
         if group.program.is_none() || steering(group, Some(&self.root))?.1.is_some() {
             return Ok(None);
         }
-        match GroupState::existing(&self.root, &group.key) {
-            Ok(Some(state)) if !self.is_in_use(&state)? => Ok(Some(state)),
-            Ok(_) => Ok(None),
+        match self.leftover(group) {
+            Ok(state) => Ok(state),
             Err(error) if matches!(error.kind(), ErrorKind::Schema | ErrorKind::Denied) => Ok(None),
             Err(error) => Err(error),
         }
@@ -291,7 +306,7 @@ impl Transaction {
         if let (Steering::Elsewhere(_), Some(mut known)) =
             (now, group.attached_id().and_then(Recognised::of))
         {
-            let leftover = GroupState::existing(&self.root, key)?;
+            let leftover = self.leftover(&group)?;
             self.refuse_if_changed(&group)?;
             detach_from(&group)?;
             known.let_go(&group);
@@ -304,13 +319,12 @@ impl Transaction {
             self.discard_state(&group, state)?;
             return Ok(Detached { left_attached: None, displaced_by: group.program });
         }
-        let leftover = GroupState::existing(&self.root, key)?;
+        let leftover = self.leftover(&group)?;
         if let Some(program) = &group.program {
             return Err(foreign_program(key, program, "detach from"));
         }
         // An interrupted command pinned it and never attached it.
         if let Some(leftover) = leftover {
-            self.refuse_if_in_use(&leftover, &group)?;
             self.discard_state(&group, leftover)?;
         }
         Err(not_attached(key))

@@ -135,7 +135,7 @@ fn skew(members: &[MemberStatus]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol};
+    use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol, Reach};
     use crate::model::id::Netns;
     use crate::model::policy::Policy;
     use crate::model::selection::Steering;
@@ -172,6 +172,7 @@ mod tests {
             v6only: false,
             device: None,
             uid: 0,
+            of: None,
         };
         Stats::new(&GroupStatus {
             group: Group {
@@ -180,6 +181,7 @@ mod tests {
                 outside: Vec::new(),
                 program: None,
                 complete: true,
+                reach: Reach::Alone,
             },
             steering: Steering::Ours(Policy::RoundRobin.into()),
             members,

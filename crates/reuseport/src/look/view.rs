@@ -10,13 +10,13 @@ use crate::model::group::{Group, GroupKey, Protocol};
 use crate::model::id::{Cookie, Slot};
 use crate::model::membership::Occupant;
 use crate::model::policy::Policy;
-use crate::model::refusal::no_group;
+use crate::model::split::{Claim, named};
 use crate::model::status::{Enrolment, GroupStatus, MemberStatus, Uncounted};
 use crate::pins::bpffs::Root;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
 use crate::pins::place::Place;
-use crate::pins::steering::steering;
+use crate::pins::steering::{claim, steering};
 use crate::wire::slot::SlotRecord;
 
 /// The status of every group, without the members' owners. A group whose pinned state cannot be read
@@ -41,14 +41,22 @@ pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Resu
     let root = readable_root(place)?;
     let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
     let layer = layer(root.as_ref());
-    let group = group(observer, key)?;
+    let groups = observer.groups()?;
+    let group = named(key, &groups, |group| claim(group, root.as_ref()))?.clone();
     let owners = observer.owners(&group)?;
     join(group, root.as_ref(), &layer, &owners)
 }
 
 /// The kernel's view of a group.
-pub(crate) fn group(observer: &Observer, key: &GroupKey) -> Result<Group> {
-    observer.groups()?.into_iter().find(|group| group.key == *key).ok_or_else(|| no_group(key))
+pub(crate) fn group(observer: &Observer, place: &Place, key: &GroupKey) -> Result<Group> {
+    let groups = observer.groups()?;
+    named(key, &groups, |group| claim_at(place, group)).cloned()
+}
+
+/// The group's claim to the state that is pinned under its name at this place.
+pub(crate) fn claim_at(place: &Place, group: &Group) -> Claim {
+    let root = Root::existing(place).ok().flatten();
+    claim(group, root.as_ref())
 }
 
 /// The state directory, if it exists and the caller may read it. A caller who may list sockets sees

@@ -35,7 +35,12 @@ pub struct Device {
     pub name: Option<String>,
 }
 
-/// The identity of a group: sockets that agree in all of these fields are one group.
+/// The identity of a group.
+///
+/// Sockets that agree in all of these fields but [`of`](Self::of) are one group, with one exception: while a
+/// UDP socket that left its group by connecting is open, the kernel may put sockets that are bound next to it
+/// into another group of the same name. [`Reach`] says which of the two gets the traffic. Where `of` is `None`
+/// and several groups have the name, operations mean the one that this tool steers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GroupKey {
     /// The network namespace that the sockets are in.
@@ -50,9 +55,25 @@ pub struct GroupKey {
     pub device: Option<Device>,
     /// The user who owns the sockets, as the host's user id.
     pub uid: u32,
+    /// Where several groups have the same name: a member of this one.
+    pub of: Option<Cookie>,
 }
 
-/// The form that the command accepts: `tcp:127.0.0.1:8080`, `udp:[::]:53`, `tcp:0.0.0.0%eth0:80`.
+impl GroupKey {
+    /// The key without [`of`](Self::of): the name alone, which several groups may have.
+    #[must_use]
+    pub fn name_only(&self) -> Self {
+        Self { of: None, ..self.clone() }
+    }
+
+    /// Whether both have the same name.
+    pub(crate) fn has_name_of(&self, other: &Self) -> bool {
+        self.address == other.address && self.name_only() == other.name_only()
+    }
+}
+
+/// The form that the command accepts: `tcp:127.0.0.1:8080`, `udp:[::]:53`, `tcp:0.0.0.0%eth0:80`,
+/// `udp:127.0.0.1:53,of=cookie:7`.
 impl fmt::Display for GroupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.protocol)?;
@@ -65,7 +86,40 @@ impl fmt::Display for GroupKey {
             Some(Device { index, name: None }) => write!(f, "%{index}")?,
             None => {}
         }
-        write!(f, ":{}", self.address.port())
+        write!(f, ":{}", self.address.port())?;
+        self.of.map_or(Ok(()), |cookie| write!(f, ",of=cookie:{cookie}"))
+    }
+}
+
+/// Which of several groups of one name gets the traffic: all of it goes to the one that the kernel finds first,
+/// and its program is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Reach {
+    /// No other group has the name.
+    #[default]
+    Alone,
+    /// The kernel finds this one first.
+    First,
+    /// The kernel finds another one first: what is new does not reach this one.
+    Behind,
+    /// Another group has the name, and the kernel's tables cannot be read.
+    Unknown,
+}
+
+impl Reach {
+    /// A word for programs: `alone`, `first`, `behind`, `unknown`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::First => "first",
+            Self::Behind => "behind",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether several groups have the name.
+    pub fn is_split(self) -> bool {
+        self != Self::Alone
     }
 }
 
@@ -245,6 +299,8 @@ pub struct Group {
     /// process has a descriptor of: before Linux 5.19, and for UDP in a network namespace that has a table of
     /// its own (`net.ipv4.udp_child_hash_entries`).
     pub complete: bool,
+    /// Whether other groups have its name, and which of them gets the traffic.
+    pub reach: Reach,
 }
 
 impl Group {

@@ -127,7 +127,7 @@ impl Newborn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::group::{Holder, KernelAddress, Queue};
+    use crate::model::group::{Holder, KernelAddress, Queue, Reach};
     use crate::model::id::Netns;
 
     fn cookie(n: u64) -> Cookie {
@@ -159,8 +159,16 @@ mod tests {
             v6only: false,
             device: None,
             uid: 0,
+            of: None,
         };
-        Group { key, members, outside: Vec::new(), program: None, complete: true }
+        Group {
+            key,
+            members,
+            outside: Vec::new(),
+            program: None,
+            complete: true,
+            reach: Reach::Alone,
+        }
     }
 
     const ARRAY: Emptied = Emptied::WhenItLeaves;

@@ -10,6 +10,7 @@ pub(crate) mod refusal;
 pub(crate) mod retake;
 pub(crate) mod selection;
 pub mod spec;
+pub(crate) mod split;
 pub mod status;
 pub(crate) mod sticky;
 pub(crate) mod succession;

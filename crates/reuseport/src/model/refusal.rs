@@ -1,6 +1,6 @@
 //! Errors about a group that several operations share.
 
-use super::group::{AttachedProgram, GroupKey};
+use super::group::{AttachedProgram, Group, GroupKey, Reach};
 use super::id::{Cookie, Slot};
 use super::selection::{Program, Steering};
 use crate::error::{Error, ErrorKind};
@@ -80,4 +80,47 @@ pub(crate) fn vanished(key: &GroupKey) -> Error {
     Error::new(ErrorKind::Vanished, format!("cannot reach any member of {key}"))
         .because("all of them have closed")
         .with_hint("`reuseport ls` shows what is there now")
+}
+
+/// The most groups that an error lists where several match.
+pub(crate) const CANDIDATES: usize = 5;
+
+/// What to do where groups have the same name: each as it is written, with what tells the user which is which.
+pub(crate) fn name_one(groups: &[&Group]) -> String {
+    let differ = |of: fn(&GroupKey) -> u32| groups.iter().any(|g| of(&g.key) != of(&groups[0].key));
+    let (uids, v6only) = (differ(|key| key.uid), differ(|key| key.v6only.into()));
+    let describe = |group: &&Group| {
+        let of = group.members.first().and_then(|member| member.cookie);
+        let name = GroupKey { of, ..group.key.clone() };
+        let members = group.members.len();
+        let mut text = format!("{name} ({members} member{}", if members == 1 { "" } else { "s" });
+        match group.reach {
+            Reach::First => text += ", gets the traffic",
+            Reach::Behind => text += ", gets nothing new",
+            Reach::Alone | Reach::Unknown => {}
+        }
+        if uids {
+            text += &format!(", uid {}", group.key.uid);
+        }
+        if v6only && group.key.v6only {
+            text += ", IPv6 only";
+        }
+        text + ")"
+    };
+    let names = groups.iter().map(describe).collect();
+    format!("name one of them: {}", enumerate(names, CANDIDATES, "or"))
+}
+
+/// "a, b and c"; beyond `most`, "a, b and 7 more".
+pub(crate) fn enumerate(mut items: Vec<String>, most: usize, last: &str) -> String {
+    let more = items.len().saturating_sub(most);
+    items.truncate(most);
+    if more > 0 {
+        items.push(format!("{more} more"));
+    }
+    match items.pop() {
+        Some(only) if items.is_empty() => only,
+        Some(end) => format!("{} {last} {end}", items.join(", ")),
+        None => String::new(),
+    }
 }

@@ -12,7 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind};
-use crate::model::group::{GroupKey, Protocol};
+use crate::model::group::{Group, GroupKey, Protocol};
+use crate::model::id::Cookie;
 
 /// A name for one or several groups: a part that is left out matches anything.
 ///
@@ -26,6 +27,8 @@ use crate::model::group::{GroupKey, Protocol};
 /// | `127.0.0.1:8080` | TCP or UDP |
 /// | `tcp::8080` | TCP on any address |
 /// | `:8080` | anything on that port |
+/// | `udp::53,of=cookie:7` | the group with this socket, where [several have the same name](GroupKey) |
+/// | `udp::53,of=pid:1234` | a group with a socket that this process holds |
 ///
 /// An address is literal: `tcp:1.2.3.4:80` does not name a group on `[::]`, although that group receives
 /// traffic to 1.2.3.4, too.
@@ -44,6 +47,15 @@ pub struct GroupSpec {
     host: Host,
     device: Option<String>,
     port: u16,
+    of: Option<MemberOf>,
+}
+
+/// A member of the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum MemberOf {
+    Cookie(Cookie),
+    /// One that this process holds.
+    Pid(u32),
 }
 
 /// The local addresses that a name matches.
@@ -69,7 +81,8 @@ impl GroupSpec {
     }
 
     /// Whether it names this group.
-    pub fn matches(&self, key: &GroupKey) -> bool {
+    pub fn matches(&self, group: &Group) -> bool {
+        let key = &group.key;
         let address = match self.host {
             Host::Any => true,
             Host::Wildcard => key.address.ip().is_unspecified(),
@@ -79,6 +92,16 @@ impl GroupSpec {
             && key.address.port() == self.port
             && self.protocol.is_none_or(|protocol| protocol == key.protocol)
             && self.device.as_ref().is_none_or(|wanted| is_device(key, wanted))
+            && self.of.is_none_or(|of| of.is_in(group))
+    }
+}
+
+impl MemberOf {
+    fn is_in(self, group: &Group) -> bool {
+        match self {
+            Self::Cookie(cookie) => group.member(cookie).is_some(),
+            Self::Pid(pid) => group.members.iter().any(|m| m.holders.iter().any(|h| h.pid == pid)),
+        }
     }
 }
 
@@ -104,7 +127,12 @@ impl fmt::Display for GroupSpec {
         if let Some(device) = &self.device {
             write!(f, "%{device}")?;
         }
-        write!(f, ":{}", self.port)
+        write!(f, ":{}", self.port)?;
+        match self.of {
+            Some(MemberOf::Cookie(cookie)) => write!(f, ",of=cookie:{cookie}"),
+            Some(MemberOf::Pid(pid)) => write!(f, ",of=pid:{pid}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -172,6 +200,15 @@ pub enum SpecProblem {
     /// A device both in the brackets and after them.
     #[error("it names the device twice; write it like tcp:[fe80::1]%eth0:80")]
     TwoDevices,
+    /// The text after a comma is not `of=` and a member.
+    #[error(
+        "`{}` does not tell groups apart; name a member by its socket or process, as in \
+         udp:[::]:53,of=cookie:7 or udp:[::]:53,of=pid:1234", .0.escape_debug()
+    )]
+    Member(String),
+    /// More than one member.
+    #[error("it names two members; one is enough, as in udp:[::]:53,of=cookie:7")]
+    TwoMembers,
 }
 
 impl FromStr for GroupSpec {
@@ -186,6 +223,8 @@ fn parse(text: &str) -> Result<GroupSpec, SpecProblem> {
     if text.is_empty() {
         return Err(SpecProblem::Empty);
     }
+    let (text, of) = split_member(text);
+    let of = of.map(parse_member).transpose()?;
     let (protocol, rest) = split_protocol(text)?;
     let (place, port) = split_port(rest).map_err(|problem| match (problem, protocol) {
         (SpecProblem::PortAlone(port), Some(protocol)) => {
@@ -195,7 +234,35 @@ fn parse(text: &str) -> Result<GroupSpec, SpecProblem> {
     })?;
     let (host, device) = parse_place(place)?;
     let device = device.map(parse_device).transpose()?;
-    Ok(GroupSpec { protocol, host, device, port })
+    Ok(GroupSpec { protocol, host, device, port, of })
+}
+
+/// The text before the first comma that `NAME=` follows, and the text after it. A device's name may have
+/// commas.
+fn split_member(text: &str) -> (&str, Option<&str>) {
+    let is_option = |rest: &str| rest.split_once('=').is_some_and(|(name, _)| is_word(name));
+    let commas = text.match_indices(',').map(|(at, _)| (&text[..at], &text[at + 1..]));
+    let found = commas.into_iter().find(|(_, rest)| is_option(rest));
+    found.map_or((text, None), |(before, rest)| (before, Some(rest)))
+}
+
+/// What `of=` names.
+fn parse_member(option: &str) -> Result<MemberOf, SpecProblem> {
+    let parsed = || {
+        let (kind, number) = option.strip_prefix("of=")?.split_once(':')?;
+        if !is_number(number) {
+            return None;
+        }
+        match kind {
+            "cookie" => number.parse().ok().and_then(Cookie::new).map(MemberOf::Cookie),
+            "pid" => number.parse().ok().filter(|pid| *pid != 0).map(MemberOf::Pid),
+            _ => None,
+        }
+    };
+    match option.split_once(",of=") {
+        Some(_) => Err(SpecProblem::TwoMembers),
+        None => parsed().ok_or_else(|| SpecProblem::Member(option.to_owned())),
+    }
 }
 
 /// The protocol before the first colon, if there is one, and the rest.

@@ -36,6 +36,7 @@ mod tests {
             v6only: false,
             device: None,
             uid: 0,
+            of: None,
         };
         let keys = [
             key.clone(),

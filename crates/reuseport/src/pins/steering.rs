@@ -6,6 +6,7 @@ use crate::error::{ErrorKind, Result};
 use crate::kernel::recognise::Recognised;
 use crate::model::group::Group;
 use crate::model::selection::Steering;
+use crate::model::split::Claim;
 
 /// The group's steering, and its state if this tool's program decides. Without a `root` there is no state.
 pub(crate) fn steering(
@@ -37,4 +38,17 @@ pub(crate) fn steering(
     let header = state.read_header()?;
     let steering = header.program_with_id(id).map_or(Steering::Foreign, Steering::Ours);
     Ok((steering, Some(state)))
+}
+
+/// The group's claim to the state that is pinned under its name. There is none where the state cannot be read.
+pub(crate) fn claim(group: &Group, root: Option<&Root>) -> Claim {
+    let Some(root) = root else { return Claim::None };
+    if let Ok((_, Some(_))) = steering(group, Some(root)) {
+        return Claim::Program;
+    }
+    let Ok(Some(state)) = GroupState::existing(root, &group.key) else { return Claim::None };
+    match state.occupied().filter(|(_, cookie, _)| group.member(*cookie).is_some()).count() {
+        0 => Claim::None,
+        members => Claim::Members(members),
+    }
 }

@@ -217,6 +217,7 @@ impl Header {
             device: (self.device != 0)
                 .then(|| Device { index: self.device, name: name.map(str::to_owned) }),
             uid: self.uid,
+            of: None,
         })
     }
 }
@@ -234,6 +235,7 @@ mod tests {
             v6only: true,
             device,
             uid: 33,
+            of: None,
         }
     }
 

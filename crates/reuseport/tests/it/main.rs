@@ -25,6 +25,7 @@ mod report;
 mod rights;
 mod servers;
 mod shared_map;
+mod split;
 mod succession;
 mod takeover;
 mod verifier;

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 
-use crate::model::group::{Device, Group, GroupKey, KernelAddress, Member, NotAsked, Protocol};
+use crate::model::group::{
+    Device, Group, GroupKey, KernelAddress, Member, NotAsked, Protocol, Reach,
+};
 use crate::model::id::{Cookie, Netns};
+use crate::model::split::tell_apart;
 use crate::wire::records::{HolderRecord, MemberRecord, Record, Standing};
 
 /// The fields that identify a group among the records, in the order in which groups are listed.
@@ -67,16 +70,18 @@ impl Listing {
         let mut groups: BTreeMap<Identity, Sockets<'_>> = BTreeMap::new();
         let mut outside: HashMap<(Netns, SocketAddr), BTreeMap<u64, &MemberRecord>> =
             HashMap::new();
-        let walked = members(&self.descriptors).map(|record| (record, false));
-        let listed = self.tables.iter().flatten();
-        for (record, complete) in members(listed).map(|record| (record, true)).chain(walked) {
+        let walked = members(&self.descriptors).map(|record| (record, None));
+        // The kernel's lookup goes through its tables in the same order.
+        let listed = members(self.tables.iter().flatten()).enumerate();
+        let listed = listed.map(|(place, record)| (record, Some(place)));
+        for (record, place) in listed.chain(walked) {
             if record.standing == Standing::Outside {
                 let there = outside.entry((record.netns, record.address)).or_default();
                 there.insert(record.sock_address, record);
                 continue;
             }
             let sockets = groups.entry(identity(record)).or_default();
-            sockets.complete |= complete;
+            sockets.place = sockets.place.or(place);
             // A descriptor's record is written after its cookie was assigned.
             sockets.records.entry(record.sock_address).or_insert(record);
         }
@@ -91,19 +96,22 @@ impl Listing {
                 v6only: first.v6only,
                 device,
                 uid: first.uid,
+                of: None,
             };
             let aside = (key.protocol == Protocol::Udp)
                 .then(|| outside.get(&(key.netns, key.address)))
                 .flatten();
-            Some(Group {
+            let group = Group {
                 program: first.program.clone(),
                 members: sorted(sockets.records.values().copied(), &holders),
                 outside: sorted(aside.into_iter().flat_map(BTreeMap::values).copied(), &holders),
-                complete: sockets.complete,
+                complete: sockets.place.is_some(),
+                reach: Reach::Alone,
                 key,
-            })
+            };
+            Some((group, sockets.place))
         };
-        groups.into_values().filter_map(group).collect()
+        tell_apart(groups.into_values().filter_map(group).collect())
     }
 }
 
@@ -111,7 +119,8 @@ impl Listing {
 #[derive(Default)]
 struct Sockets<'a> {
     records: BTreeMap<u64, &'a MemberRecord>,
-    complete: bool,
+    /// Where the first of them is in the kernel's tables.
+    place: Option<usize>,
 }
 
 /// The sockets among these records.

@@ -5,25 +5,35 @@ use std::collections::BTreeSet;
 use super::{GroupSpec, Host};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::group::{Group, GroupKey};
+use crate::model::refusal::{CANDIDATES, enumerate, name_one};
+use crate::model::split::{Claim, claimant};
 
 /// The most groups on the same port that an error lists when none matches.
 const NEAR_MISSES: usize = 3;
-/// The most groups that an error lists when several match.
-const CANDIDATES: usize = 5;
 
 impl GroupSpec {
     /// The one of the `groups` that it names.
     ///
     /// If it names several, it prefers one in the network namespace with the cookie `prefer_netns` (the
     /// caller's, for example), and then, if the name has an address and no device, one that is bound to
-    /// no device.
+    /// no device. Groups that share their name are told apart by `,of=` alone.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] if it names none, [`ErrorKind::Ambiguous`] if it names several and
     /// no preference leaves exactly one. Both list groups that match nearly or equally well.
     pub fn choose<'a>(&self, groups: &'a [Group], prefer_netns: Option<u64>) -> Result<&'a Group> {
-        let all: Vec<&Group> = groups.iter().filter(|group| self.matches(&group.key)).collect();
+        self.choose_with(groups, prefer_netns, |_| Claim::None)
+    }
+
+    /// The same. Of several groups that share their name, it prefers the one with the pinned state.
+    pub(crate) fn choose_with<'a>(
+        &self,
+        groups: &'a [Group],
+        prefer_netns: Option<u64>,
+        claim: impl Fn(&Group) -> Claim,
+    ) -> Result<&'a Group> {
+        let all: Vec<&Group> = groups.iter().filter(|group| self.matches(group)).collect();
         let near: Vec<&Group> = all
             .iter()
             .copied()
@@ -32,10 +42,14 @@ impl GroupSpec {
         let candidates = if near.is_empty() { &all } else { &near };
         let literal: Vec<&Group> =
             candidates.iter().copied().filter(|group| self.is_literally(&group.key)).collect();
-        match (&candidates[..], &literal[..]) {
-            ([], _) => Err(self.not_found(groups)),
-            ([only], _) | (_, [only]) => Ok(only),
-            _ => Err(self.ambiguous(all, prefer_netns)),
+        match if literal.is_empty() { &candidates[..] } else { &literal[..] } {
+            [] => Err(self.not_found(groups)),
+            [only] => Ok(only),
+            several => {
+                let split = several.iter().all(|group| group.key.has_name_of(&several[0].key));
+                let claimant = if split { claimant(several, claim) } else { None };
+                claimant.ok_or_else(|| self.ambiguous(several, &all, prefer_netns))
+            }
         }
     }
 
@@ -53,15 +67,23 @@ impl GroupSpec {
             .collect();
         let mut text = format!("no group matches `{self}`");
         if !on_port.is_empty() {
-            let there = enumerate(on_port.into_iter().collect(), NEAR_MISSES);
+            let there = enumerate(on_port.into_iter().collect(), NEAR_MISSES, "and");
             text += &format!(", but on port {} there is {there}", self.port);
         }
         Error::new(ErrorKind::NotFound, text).with_hint("`reuseport ls` shows every group")
     }
 
-    fn ambiguous(&self, mut candidates: Vec<&Group>, prefer_netns: Option<u64>) -> Error {
+    /// `several` are left of `all` that match when the preferences are applied.
+    fn ambiguous(&self, several: &[&Group], all: &[&Group], prefer_netns: Option<u64>) -> Error {
+        if several.iter().all(|group| looks_like(&group.key, &several[0].key)) {
+            let name = with_netns(&several[0].key.name_only());
+            let text = format!("`{self}` matches {} groups {name}", several.len());
+            return Error::new(ErrorKind::Ambiguous, text).with_hint(name_one(several));
+        }
+        let mut candidates = all.to_vec();
         candidates.sort_by_key(|group| Some(group.key.netns.cookie) != prefer_netns);
-        let addresses: BTreeSet<String> = candidates.iter().map(|g| g.key.to_string()).collect();
+        let addresses: BTreeSet<String> =
+            candidates.iter().map(|g| g.key.name_only().to_string()).collect();
         let namespaces: BTreeSet<u64> = candidates.iter().map(|g| g.key.netns.cookie).collect();
         let hint = match (addresses.len(), namespaces.len()) {
             (_, 1) => "write the full address",
@@ -69,7 +91,8 @@ impl GroupSpec {
             _ => "write the full address, or choose a network namespace with `--netns`",
         };
         let count = candidates.len();
-        let named = enumerate(candidates.iter().map(|g| with_netns(&g.key)).collect(), CANDIDATES);
+        let named: Vec<String> = candidates.iter().map(|g| with_netns(&g.key)).collect();
+        let named = enumerate(named, CANDIDATES, "and");
         let text = format!("`{self}` matches {count} groups: {named}");
         Error::new(ErrorKind::Ambiguous, text).with_hint(hint)
     }
@@ -81,16 +104,8 @@ fn with_netns(key: &GroupKey) -> String {
     format!("{key} (netns {}{v6only})", key.netns.inode)
 }
 
-/// "a, b and c"; beyond `most`, "a, b and 7 more".
-fn enumerate(mut items: Vec<String>, most: usize) -> String {
-    let more = items.len().saturating_sub(most);
-    items.truncate(most);
-    if more > 0 {
-        items.push(format!("{more} more"));
-    }
-    match items.pop() {
-        Some(last) if items.is_empty() => last,
-        Some(last) => format!("{} and {last}", items.join(", ")),
-        None => String::new(),
-    }
+/// Whether both are written alike: no name without `,of=` tells them apart.
+fn looks_like(key: &GroupKey, other: &GroupKey) -> bool {
+    let written = |key: &GroupKey| (key.name_only().to_string(), key.netns);
+    written(key) == written(other)
 }

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::Result;
-use crate::model::group::{Device, Group};
+use crate::model::group::{Device, Holder, KernelAddress, Member, Queue, Reach};
 use crate::model::id::Netns;
+use crate::model::split::{Claim, tell_apart};
 
 fn spec(text: &str) -> GroupSpec {
     text.parse().unwrap_or_else(|error| panic!("{error}"))
@@ -25,6 +26,7 @@ fn key(protocol: Protocol, address: &str, netns: u64) -> GroupKey {
         v6only: false,
         device: None,
         uid: 0,
+        of: None,
     }
 }
 
@@ -37,15 +39,24 @@ fn on_device(mut key: GroupKey, index: u32, name: Option<&str>) -> GroupKey {
     key
 }
 
-fn groups(keys: &[GroupKey]) -> Vec<Group> {
-    let group = |key: &GroupKey| Group {
+fn group(key: &GroupKey) -> Group {
+    Group {
         key: key.clone(),
         members: vec![],
         outside: vec![],
         program: None,
         complete: true,
-    };
+        reach: Reach::Alone,
+    }
+}
+
+fn groups(keys: &[GroupKey]) -> Vec<Group> {
     keys.iter().map(group).collect()
+}
+
+/// Whether the name matches a group with this key.
+fn is(name: &str, key: &GroupKey) -> bool {
+    spec(name).matches(&group(key))
 }
 
 #[test]
@@ -64,6 +75,8 @@ fn names_are_shown_as_typed() {
         "*:80",
         "%eth0:80",
         ":8080",
+        ":8080,of=cookie:18446744073709551615",
+        "udp:*%a,b:53,of=pid:1",
     ] {
         assert_eq!(spec(text).to_string(), text);
     }
@@ -108,6 +121,15 @@ fn each_mistake_has_its_message() {
         ("*%sixteen-letters-:80", P::Device(word("sixteen-letters-"))),
         ("*%a/b:80", P::Device(word("a/b"))),
         ("[fe80::1%eth0]%eth0:80", P::TwoDevices),
+        (":80,of=cookie:0", P::Member(word("of=cookie:0"))),
+        (":80,of=pid:+1", P::Member(word("of=pid:+1"))),
+        (":80,of=pid:4294967296", P::Member(word("of=pid:4294967296"))),
+        (":80,of=7", P::Member(word("of=7"))),
+        (":80,of=slot:1", P::Member(word("of=slot:1"))),
+        (":80,uid=0", P::Member(word("uid=0"))),
+        (":80,of=pid:1,of=cookie:2", P::TwoMembers),
+        (":80,of", P::Port(word("80,of"))),
+        (",of=cookie:1", P::NoPort),
     ] {
         assert_eq!(problem(text), expected, "{text}");
     }
@@ -134,31 +156,31 @@ fn mistakes_are_shown_with_a_remedy_and_without_control_characters() {
 fn a_part_that_is_left_out_matches_anything() {
     let loopback = tcp("127.0.0.1:80");
     for name in ["tcp:127.0.0.1:80", "127.0.0.1:80", "tcp::80", ":80"] {
-        assert!(spec(name).matches(&loopback), "{name}");
+        assert!(is(name, &loopback), "{name}");
     }
     for name in ["udp:127.0.0.1:80", "127.0.0.2:80", "*:80", ":81", "127.0.0.1%lo:80", "[::1]:80"] {
-        assert!(!spec(name).matches(&loopback), "{name}");
+        assert!(!is(name, &loopback), "{name}");
     }
 }
 
 #[test]
 fn a_star_matches_both_wildcards_and_an_address_is_literal() {
     let (v4, v6) = (tcp("0.0.0.0:80"), tcp("[::]:80"));
-    assert!(spec("tcp:*:80").matches(&v4) && spec("tcp:*:80").matches(&v6));
-    assert!(spec("tcp:0.0.0.0:80").matches(&v4) && !spec("tcp:0.0.0.0:80").matches(&v6));
-    assert!(spec("[::]:80").matches(&v6) && !spec("[::]:80").matches(&v4));
-    assert!(!spec("tcp:1.2.3.4:80").matches(&v6));
-    assert!(!spec("tcp:1.2.3.4:80").matches(&tcp("[::ffff:1.2.3.4]:80")));
-    assert!(spec("tcp:[::ffff:1.2.3.4]:80").matches(&tcp("[::ffff:1.2.3.4]:80")));
+    assert!(is("tcp:*:80", &v4) && is("tcp:*:80", &v6));
+    assert!(is("tcp:0.0.0.0:80", &v4) && !is("tcp:0.0.0.0:80", &v6));
+    assert!(is("[::]:80", &v6) && !is("[::]:80", &v4));
+    assert!(!is("tcp:1.2.3.4:80", &v6));
+    assert!(!is("tcp:1.2.3.4:80", &tcp("[::ffff:1.2.3.4]:80")));
+    assert!(is("tcp:[::ffff:1.2.3.4]:80", &tcp("[::ffff:1.2.3.4]:80")));
 }
 
 #[test]
 fn a_device_matches_by_name_or_index() {
     let named = on_device(tcp("0.0.0.0:80"), 3, Some("eth0"));
     let unnamed = on_device(tcp("0.0.0.0:80"), 3, None);
-    assert!(spec("*%eth0:80").matches(&named) && spec("%3:80").matches(&named));
-    assert!(spec("*%3:80").matches(&unnamed) && !spec("*%eth0:80").matches(&unnamed));
-    assert!(!spec("*%eth1:80").matches(&named) && !spec("*%eth0:80").matches(&tcp("0.0.0.0:80")));
+    assert!(is("*%eth0:80", &named) && is("%3:80", &named));
+    assert!(is("*%3:80", &unnamed) && !is("*%eth0:80", &unnamed));
+    assert!(!is("*%eth1:80", &named) && !is("*%eth0:80", &tcp("0.0.0.0:80")));
 }
 
 /// The name of the chosen group, or the error.
@@ -238,6 +260,98 @@ fn an_error_lists_the_groups_on_the_same_port() {
     );
 }
 
+fn member(cookie: u64, pid: u32) -> Member {
+    Member {
+        cookie: Cookie::new(cookie),
+        holders: vec![Holder { pid, fd: 3, comm: "a".into(), thread: None }],
+        mptcp: false,
+        queue: Queue::default(),
+        not_asked: vec![],
+        sock_address: KernelAddress(cookie),
+        protocol: Protocol::Udp,
+    }
+}
+
+/// Groups of one name: one with two members, and one that the kernel finds first.
+fn split() -> Vec<Group> {
+    let with = |members: &[(u64, u32)]| {
+        let mut group = group(&key(Protocol::Udp, "127.0.0.1:53", 1));
+        group.members = members.iter().map(|(cookie, pid)| member(*cookie, *pid)).collect();
+        group
+    };
+    tell_apart(vec![(with(&[(5, 100), (6, 101)]), Some(2)), (with(&[(9, 101)]), Some(1))])
+}
+
+#[test]
+fn groups_of_one_name_are_named_by_a_member() {
+    let groups = split();
+    for (name, expected) in [
+        ("udp:127.0.0.1:53,of=cookie:6", 0),
+        ("udp:127.0.0.1:53,of=cookie:9", 1),
+        (":53,of=cookie:9", 1),
+        (":53,of=pid:100", 0),
+        (&groups[0].key.to_string(), 0),
+    ] {
+        assert_eq!(spec(name).choose(&groups, Some(1)).unwrap(), &groups[expected], "{name}");
+    }
+    // A process that holds members of both.
+    let both = spec(":53,of=pid:101").choose(&groups, Some(1)).unwrap_err();
+    assert_eq!(both.kind(), ErrorKind::Ambiguous);
+    let none = spec(":53,of=cookie:7").choose(&groups, Some(1)).unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::NotFound);
+    assert!(none.to_string().contains("udp:127.0.0.1:53,of=cookie:9"), "{none}");
+    let elsewhere = spec("tcp::53,of=cookie:9").choose(&groups, Some(1)).unwrap_err();
+    assert_eq!(elsewhere.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn an_error_about_groups_of_one_name_says_how_each_is_written() {
+    let groups = split();
+    let error = spec(":53").choose(&groups, Some(1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Ambiguous);
+    assert_eq!(
+        error.report().to_string(),
+        "`:53` matches 2 groups udp:127.0.0.1:53 (netns 4026531841); name one of them: \
+         udp:127.0.0.1:53,of=cookie:5 (2 members, gets nothing new) or \
+         udp:127.0.0.1:53,of=cookie:9 (1 member, gets the traffic)"
+    );
+}
+
+#[test]
+fn groups_of_two_users_are_told_apart_by_their_members() {
+    let of = |uid, cookie| {
+        let mut group = group(&GroupKey { uid, ..key(Protocol::Udp, "127.0.0.1:53", 1) });
+        group.members.push(member(cookie, 1));
+        (group, Some(0))
+    };
+    let groups = tell_apart(vec![of(0, 5), of(33, 9)]);
+    let error = spec("udp:127.0.0.1:53").choose(&groups, None).unwrap_err();
+    let hint = error.hint().unwrap().to_string();
+    assert_eq!(
+        hint,
+        "name one of them: udp:127.0.0.1:53,of=cookie:5 (1 member, uid 0) or \
+         udp:127.0.0.1:53,of=cookie:9 (1 member, uid 33)"
+    );
+    assert_eq!(spec("udp::53,of=cookie:9").choose(&groups, None).unwrap().key.uid, 33);
+}
+
+#[test]
+fn of_groups_of_one_name_the_one_with_the_state_is_preferred() {
+    let groups = split();
+    let choose = |name: &str, claims: [Claim; 2]| {
+        let claim = |group: &Group| claims[usize::from(*group == groups[1])];
+        spec(name).choose_with(&groups, Some(1), claim).cloned()
+    };
+    assert_eq!(choose(":53", [Claim::Program, Claim::None]).unwrap(), groups[0]);
+    assert_eq!(choose(":53", [Claim::Members(3), Claim::Program]).unwrap(), groups[1]);
+    // A member that is named goes before.
+    let other = choose(":53,of=cookie:9", [Claim::Program, Claim::None]).unwrap();
+    assert_eq!(other, groups[1]);
+    for claims in [[Claim::None; 2], [Claim::Program; 2]] {
+        assert_eq!(choose(":53", claims).unwrap_err().kind(), ErrorKind::Ambiguous);
+    }
+}
+
 fn any_key() -> impl Strategy<Value = GroupKey> {
     let device = (1..100_u32, prop::option::of("[a-z0-9._-]{1,15}"))
         .prop_map(|(index, name)| Device { index, name });
@@ -247,10 +361,12 @@ fn any_key() -> impl Strategy<Value = GroupKey> {
         Just(IpAddr::from(Ipv6Addr::UNSPECIFIED)),
     ];
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
-    (protocol, ip, 1..=u16::MAX, prop::option::of(device)).prop_map(
-        |(protocol, ip, port, device)| GroupKey {
+    let of = prop::option::of(any::<u64>().prop_map(|n| Cookie::new(n | 1).unwrap()));
+    (protocol, ip, 1..=u16::MAX, prop::option::of(device), of).prop_map(
+        |(protocol, ip, port, device, of)| GroupKey {
             address: (ip, port).into(),
             device,
+            of,
             ..key(protocol, "0.0.0.0:1", 1)
         },
     )
@@ -262,6 +378,7 @@ fn any_spec() -> impl Strategy<Value = GroupSpec> {
         host: [Host::Any, Host::Wildcard, Host::Ip(key.address.ip())][host as usize],
         device: key.device.and_then(|device| device.name),
         port: key.address.port(),
+        of: key.of.map(MemberOf::Cookie),
     })
 }
 
@@ -274,7 +391,9 @@ proptest! {
     #[test]
     fn the_name_of_each_group_matches_it(key in any_key()) {
         let spec = key.to_string().parse::<GroupSpec>().unwrap();
-        prop_assert!(spec.matches(&key));
+        let mut group = group(&key);
+        group.members.extend(key.of.map(|cookie| member(cookie.get(), 1)));
+        prop_assert!(spec.matches(&group));
         prop_assert_eq!(spec.to_string(), key.to_string());
     }
 

@@ -60,7 +60,7 @@ impl Scene {
 }
 
 #[track_caller]
-fn refused(error: Error, kind: ErrorKind, words: &[&str]) {
+pub(crate) fn refused(error: Error, kind: ErrorKind, words: &[&str]) {
     let text = one_line(&error);
     assert_eq!(error.kind(), kind, "{text}");
     assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
