@@ -103,6 +103,10 @@ pub enum Hint {
     MapDefinition,
     /// The object has no global variable of that name.
     NoGlobal,
+    /// The object has a program in a section of a type that is not known.
+    Section,
+    /// The object uses something that no loader of this crate supports.
+    Unsupported,
 }
 
 impl Hint {
@@ -177,6 +181,14 @@ impl Hint {
                 "its definition is too short, or its pinning neither 0 (none) nor 1 (by name)"
             }
             Self::NoGlobal => "the object has no such global variable",
+            Self::Section => {
+                "a program that selects sockets is in a section `sk_reuseport` or \
+                 `sk_reuseport/migrate`; build the others into another object"
+            }
+            Self::Unsupported => {
+                "build it without `extern` variables and functions (`__kconfig`, `__ksym`), \
+                 programs as initial values, initial values of pinned maps, and two maps of one name"
+            }
         }
     }
 }

@@ -96,8 +96,10 @@ impl EbpfError {
                 ParseError::InvalidMapDefinition { .. } => Some(Hint::MapDefinition),
                 ParseError::NoBTF => Some(Hint::NoTypes),
                 ParseError::SymbolNotFound { .. } => Some(Hint::NoGlobal),
+                ParseError::InvalidProgramSection { .. } => Some(Hint::Section),
                 _ => None,
             },
+            Self::Unsupported { .. } => Some(Hint::Unsupported),
             Self::WrongMachine { .. } => Some(Hint::NotAnObject),
             Self::WrongEndianness => Some(Hint::ByteOrder),
             Self::BtfLoadError { io_error, verifier_log } => {

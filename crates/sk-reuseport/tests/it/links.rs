@@ -60,6 +60,7 @@ fn what_the_loader_does_not_support_is_named() {
         assert!(matches!(error, EbpfError::Unsupported { .. }), "{error:?}");
         let text = report(&error);
         assert!(text.contains(&format!("`{name}`")) && !text.contains('\n'), "{text}");
+        assert!(text.contains("; build it without `extern`"), "{text}");
     };
     refused(object!("programs_as_values"), "next_programs");
     refused(object!("kernel_symbol"), "bpf_rcu_read_lock");

@@ -122,6 +122,18 @@ fn an_object_for_the_other_byte_order_is_named() {
 }
 
 #[test]
+fn a_section_of_an_unknown_type_is_named_with_those_that_are_accepted() {
+    let mut bytes = SELECT.to_vec();
+    let name = b"sk_reuseport";
+    while let Some(at) = bytes.windows(name.len()).position(|window| window == name) {
+        bytes[at..at + 2].copy_from_slice(b"tc");
+    }
+    let message = report(&Ebpf::load(&bytes).unwrap_err());
+    assert!(message.contains("`tc_reuseport"), "{message}");
+    assert!(message.contains("a section `sk_reuseport` or `sk_reuseport/migrate`"), "{message}");
+}
+
+#[test]
 fn data_that_is_no_object_is_reported_as_such() {
     for bytes in [&b""[..], b"x", b"#include <linux/bpf.h>\nint main(void) {}\n", b"\x7fELF"] {
         let error = Ebpf::load(bytes).unwrap_err();
