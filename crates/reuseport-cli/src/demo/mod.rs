@@ -55,12 +55,12 @@ const STAGES: [Stage; 3] = [
     },
     Stage {
         name: "round-robin",
-        title: "round-robin: a program in the kernel picks one worker after the other",
+        title: "round-robin: a program picks one worker after the other",
         policy: Some(Policy::RoundRobin),
     },
     Stage {
         name: "least-loaded",
-        title: "least-loaded: the fewest connections, where they are taken, read at each connection",
+        title: "least-loaded: a program picks the worker with the fewest connections",
         policy: Some(Policy::LeastLoaded(LeastLoaded::DEFAULT)),
     },
 ];
@@ -83,12 +83,7 @@ pub(crate) fn run(seconds: u32) -> Result<()> {
     screen.print(&introduction(&server, seconds))?;
     let mut rounds = Vec::new();
     for (index, stage) in STAGES.iter().enumerate() {
-        screen.print(&format!(
-            "\n{BOLD}{} of {}: {}{BOLD:#}\n",
-            index + 1,
-            STAGES.len(),
-            stage.title,
-        ))?;
+        screen.print(&format!("\n{BOLD}{}{BOLD:#}\n", heading(index, stage)))?;
         if let Some(policy) = stage.policy {
             group.attach(policy)?;
         }
@@ -109,6 +104,10 @@ pub(crate) fn run(seconds: u32) -> Result<()> {
          on a running server: `reuseport ls`, then `reuseport attach GROUP`.\n",
     )?;
     Ok(())
+}
+
+fn heading(index: usize, stage: &Stage) -> String {
+    format!("{} of {}: {}", index + 1, STAGES.len(), stage.title)
 }
 
 fn stop_on_signals() -> Result<Arc<AtomicBool>> {
@@ -191,5 +190,18 @@ fn blank(stage: &Stage, accepted: &[u64], before: &[u64]) -> Round {
         failed: 0,
         lags: Vec::new(),
         left_to_kernel: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headings_fit_80_columns() {
+        for (index, stage) in STAGES.iter().enumerate() {
+            let heading = heading(index, stage);
+            assert!(heading.len() <= 80, "{}: {heading}", heading.len());
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::load::{Outcome, quantile};
-use crate::output::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, percent};
+use crate::output::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, count, percent};
 
 /// A bar that fills its column stands for this share of the connections, in every round.
 const FULL_BAR: f64 = 0.4;
@@ -102,20 +102,17 @@ pub(crate) fn workers(round: &Round, width: usize) -> String {
 pub(crate) fn remarks(round: &Round) -> String {
     let mut out = String::new();
     if let Some(picks) = round.picks() {
-        let _ = write!(
+        let _ = writeln!(
             out,
             "the program picked {picks} times by its own counters; the workers accepted {}",
             round.accepted()
         );
-        match round.left_to_kernel {
-            Some(n) if n > 0 => {
-                let _ = writeln!(out, "; {n} were left to the kernel");
-            }
-            _ => out.push('\n'),
+        if let Some(n) = round.left_to_kernel.filter(|n| *n > 0) {
+            let _ = writeln!(out, "it left {} to the kernel", count(n as usize, "connection"));
         }
     }
     if round.failed > 0 {
-        let _ = writeln!(out, "{NOTE}{} connections failed{NOTE:#}", round.failed);
+        let _ = writeln!(out, "{NOTE}{} failed{NOTE:#}", count(round.failed, "connection"));
     }
     if let Some(lag) = quantile(&round.lags, 0.99).filter(|lag| *lag > LATE) {
         let _ = writeln!(
