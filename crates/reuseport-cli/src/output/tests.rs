@@ -107,6 +107,7 @@ fn member(slot: Option<u16>, state: State, cookie: u64, picks: u64) -> MemberVie
         generation: 0,
         cpu: None,
         picks: Some(picks),
+        recent_picks: Some(picks),
         open: Some(picks % 7),
     });
     let view = MemberView::new(

@@ -155,7 +155,9 @@ pub(crate) struct MemberView {
     pub(crate) queue: QueueView,
     pub(crate) open: Option<u64>,
     pub(crate) picks: Option<u64>,
-    /// Its part of all members' picks.
+    /// Those since the last change of members, weights, states or policy.
+    pub(crate) recent_picks: Option<u64>,
+    /// Its part of all members' recent picks.
     pub(crate) share: Option<f64>,
     /// Its part of the active members' weight.
     pub(crate) weight_share: Option<f64>,
@@ -349,6 +351,7 @@ impl MemberView {
             queue: view,
             open: enrolment.and_then(|e| e.open),
             picks: enrolment.and_then(|e| e.picks),
+            recent_picks: enrolment.and_then(|e| e.recent_picks),
             share: None,
             weight_share: None,
             cpu: enrolment.and_then(|e| e.cpu),

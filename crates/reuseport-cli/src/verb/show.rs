@@ -27,7 +27,8 @@ Columns:
   QUEUE     tcp: connections (+ half-open) / limit; udp: bytes / limit
   OPEN      connections open now
   PICKS     how often the program chose it
-  SHARE     its share of all picks, of the share that its weight asks for
+  SHARE     its share of the picks since the last change of members, weights,
+            states or policy, of the share that its weight asks for
   HELD BY   every visible process that holds the socket, with its descriptor
 
 Examples:

@@ -37,11 +37,19 @@ pub(super) fn swap_without(
         cpu: &|slot| state.record(slot).cpu(),
         topology: &cpus::topology,
     });
-    match &mut state.policy_maps {
-        Some(maps) => {
-            maps.swap_in(&table).map_err(|error| caps::failed(FAILED, error, caps::LOADING))
-        }
-        None => Ok(()),
+    let Some(maps) = &mut state.policy_maps else { return Ok(()) };
+    maps.swap_in(&table).map_err(|error| caps::failed(FAILED, error, caps::LOADING))?;
+    note_picks(state);
+    Ok(())
+}
+
+/// Notes the members' picks, so that those under the new table can be told from those before it. If a counter
+/// cannot be read, that member's picks all count as new.
+fn note_picks(state: &GroupState) {
+    let Some(maps) = &state.policy_maps else { return };
+    for (slot, _, mut record) in state.occupied() {
+        record.picks_before = maps.picks_of(slot).unwrap_or(0);
+        state.set_record(slot, record);
     }
 }
 

@@ -11,7 +11,8 @@ use crate::model::status::{Counter, GroupStatus, MemberStatus};
 /// A group's statistics at one moment: what `reuseport show` prints.
 ///
 /// Picks and counters start at 0 when this tool attaches to the group; changes of policy, weights and
-/// states do not reset them. Rates are differences of two `Stats`.
+/// states do not reset them. Rates are differences of two `Stats`. Shares and skew are of the picks since
+/// the last change of members, weights, states or policy.
 ///
 /// [`Balancer::stats`](crate::Balancer::stats) has an example.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,8 +20,8 @@ pub struct Stats {
     /// The members: first those with a slot, by slot, then the unsteered ones.
     pub members: Vec<MemberStats>,
     /// How far the picks are from the weights: the largest difference, over the active members, between
-    /// a member's part of their picks and its part of their weights. 0 is exact, 1 the worst. `None` if
-    /// there are no picks yet, no active member has a weight, or no policy of this tool decides.
+    /// a member's part of their recent picks and its part of their weights. 0 is exact, 1 the worst. `None`
+    /// if there are no picks yet, no active member has a weight, or no policy of this tool decides.
     ///
     /// Only `round-robin` and `random` aim at 0. For `least-loaded` it shows how unequally fast the
     /// members are.
@@ -48,7 +49,9 @@ pub struct MemberStats {
     /// How often the program picked it: connections (TCP) or datagrams (UDP). `None` without a slot,
     /// and where the user's own program decides.
     pub picks: Option<u64>,
-    /// Its part of all members' picks, 0 to 1; `None` if there are none.
+    /// Those of them since the last change of members, weights, states or policy.
+    pub recent_picks: Option<u64>,
+    /// Its part of all members' recent picks, 0 to 1; `None` if there are none.
     pub share: Option<f64>,
     /// Its part of the active members' weight, 0 to 1. `round-robin` and `random` bring `share` to this
     /// value while all members are active; `share` also includes picks of draining members. `None`
@@ -60,7 +63,7 @@ impl Stats {
     /// The statistics of a group.
     pub fn new(status: &GroupStatus) -> Self {
         let all = |number: fn(&MemberStatus) -> u64| status.members.iter().map(number).sum::<u64>();
-        let (picks, weight) = (all(picks), all(active_weight));
+        let (picks, weight) = (all(recent_picks), all(active_weight));
         let by_policy = status.steering.selection().is_some();
         Self {
             members: status.members.iter().map(|m| MemberStats::new(m, picks, weight)).collect(),
@@ -90,7 +93,7 @@ impl Stats {
 impl MemberStats {
     fn new(status: &MemberStatus, all_picks: u64, all_weight: u64) -> Self {
         let enrolment = status.enrolment.as_ref();
-        let picks = enrolment.and_then(|e| e.picks);
+        let recent = enrolment.and_then(|e| e.recent_picks);
         Self {
             cookie: status.member.cookie,
             slot: enrolment.map(|e| e.slot),
@@ -98,15 +101,16 @@ impl MemberStats {
             weight: enrolment.map(|e| e.weight),
             queue: status.member.queue,
             open: enrolment.and_then(|e| e.open),
-            picks,
-            share: picks.and_then(|picks| part(picks, all_picks)),
+            picks: enrolment.and_then(|e| e.picks),
+            recent_picks: recent,
+            share: recent.and_then(|picks| part(picks, all_picks)),
             weight_share: enrolment.and_then(|_| part(active_weight(status), all_weight)),
         }
     }
 }
 
-fn picks(member: &MemberStatus) -> u64 {
-    member.enrolment.as_ref().and_then(|e| e.picks).unwrap_or(0)
+fn recent_picks(member: &MemberStatus) -> u64 {
+    member.enrolment.as_ref().and_then(|e| e.recent_picks).unwrap_or(0)
 }
 
 /// A member's weight; 0 unless it is active.
@@ -124,9 +128,10 @@ fn skew(members: &[MemberStatus]) -> Option<f64> {
     let is_active =
         |m: &&MemberStatus| m.enrolment.as_ref().is_some_and(|e| e.state == State::Active);
     let active = || members.iter().filter(is_active);
-    let (all_picks, all_weight) = (active().map(picks).sum(), active().map(active_weight).sum());
+    let (all_picks, all_weight) =
+        (active().map(recent_picks).sum(), active().map(active_weight).sum());
     let difference =
-        |m| Some((part(picks(m), all_picks)? - part(active_weight(m), all_weight)?).abs());
+        |m| Some((part(recent_picks(m), all_picks)? - part(active_weight(m), all_weight)?).abs());
     active().map(difference).try_fold(None, |largest: Option<f64>, difference| {
         difference.map(|d| Some(largest.map_or(d, |largest| largest.max(d))))
     })?
@@ -150,6 +155,7 @@ mod tests {
             generation: 1,
             cpu: None,
             picks: Some(picks),
+            recent_picks: Some(picks),
             open: Some(7),
         });
         let member = Member {
@@ -218,5 +224,22 @@ mod tests {
         assert_eq!(of(&[(ACTIVE, 1, 0)]), None);
         assert_eq!(of(&[(ACTIVE, 0, 5)]), None);
         assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn picks_from_before_the_last_change_are_compared_with_nothing() {
+        let with = |recent: [u64; 2]| {
+            let mut members =
+                vec![member(0, Some((ACTIVE, 1, 500))), member(1, Some((ACTIVE, 3, 500)))];
+            for (member, recent) in members.iter_mut().zip(recent) {
+                member.enrolment.as_mut().unwrap().recent_picks = Some(recent);
+            }
+            stats(members)
+        };
+        let unknown = with([0, 0]);
+        assert_eq!((unknown.skew, unknown.members[0].share), (None, None));
+        let known = with([5, 15]);
+        assert_eq!((known.skew, known.members[0].share), (Some(0.0), Some(0.25)));
+        assert_eq!(known.picks(), 1000, "all count");
     }
 }

@@ -155,13 +155,15 @@ fn enrolment(
     record: &SlotRecord,
 ) -> Result<Enrolment> {
     let picks = state.policy_maps.as_ref().map(|maps| maps.picks_of(slot));
+    let picks = picks.transpose().map_err(unreadable)?;
     Ok(Enrolment {
         slot,
         state: record.state(),
         weight: record.weight(),
         generation: record.generation,
         cpu: None,
-        picks: picks.transpose().map_err(unreadable)?,
+        picks,
+        recent_picks: picks.map(|picks| picks.saturating_sub(record.picks_before)),
         open: layer.and_then(|layer| layer.open_connections(record.host_member)),
     })
 }

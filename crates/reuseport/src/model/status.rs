@@ -24,6 +24,8 @@ pub struct Enrolment {
     /// How often the program picked it: connections (TCP) or datagrams (UDP). `None` where the user's
     /// own program decides.
     pub picks: Option<u64>,
+    /// Those of them since the last change of members, weights, states or policy.
+    pub recent_picks: Option<u64>,
     /// Open connections; `None` for UDP and where they cannot be counted.
     pub open: Option<u64>,
 }

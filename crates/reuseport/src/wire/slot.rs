@@ -30,7 +30,9 @@ pub(crate) struct SlotRecord {
     /// When the member came, and when the one before it left, in milliseconds since boot.
     came: u64,
     left: u64,
-    reserved_2: [u64; 2],
+    /// The member's picks when the table in force was swapped in.
+    pub(crate) picks_before: u64,
+    reserved_2: u64,
 }
 
 const _: () = assert!(size_of::<SlotRecord>() == 64);
@@ -120,7 +122,8 @@ impl SlotRecord {
             reserved_1: [0; 3],
             came: 0,
             left: 0,
-            reserved_2: [0; 2],
+            picks_before: 0,
+            reserved_2: 0,
         }
     }
 

@@ -20,18 +20,18 @@ use test_support::process::{close, spawn};
 use test_support::server::Nginx;
 use test_support::wait::{BOUND, until};
 
-fn show(group: &str) -> Value {
+pub(super) fn show(group: &str) -> Value {
     json(&["show", group, "--json"])
 }
 
 /// A field of every member, in the order of the slots.
-fn each(group: &str, field: &str) -> Value {
+pub(super) fn each(group: &str, field: &str) -> Value {
     let members = show(group)["members"].as_array().unwrap().clone();
     members.iter().map(|member| member[field].clone()).collect()
 }
 
 /// Opens connections, which wait at the listeners until they are dropped.
-fn connect(listeners: &[TcpListener], connections: usize) -> Vec<TcpStream> {
+pub(super) fn connect(listeners: &[TcpListener], connections: usize) -> Vec<TcpStream> {
     let address = listeners[0].local_addr().unwrap();
     (0..connections).map(|_| TcpStream::connect(address).unwrap()).collect()
 }
