@@ -53,10 +53,9 @@ impl Balancer {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Foreign`] if another owner's program decides and `force` is not set (state that it
-    /// displaced is then removed);
+    /// [`ErrorKind::Foreign`] if another owner's program decides and `force` is not set;
     /// [`ErrorKind::Full`], [`ErrorKind::Busy`] for a socket in another program's array,
-    /// [`ErrorKind::Denied`], [`ErrorKind::Schema`], [`ErrorKind::Interrupted`]. The group is
+    /// [`ErrorKind::Starved`], [`ErrorKind::Denied`], [`ErrorKind::Schema`], [`ErrorKind::Interrupted`]. The group is
     /// then as it was.
     pub fn attach(host: &Host, key: &GroupKey, attach: &Attach) -> Result<(Self, Attached)> {
         let transaction = host.begin(&attach.stop)?;

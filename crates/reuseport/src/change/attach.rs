@@ -30,6 +30,10 @@ use crate::stop::Stop;
 const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again, with a socket map: \
                             it accepts sockets that are in another program's socket map";
 
+/// For state that another owner's program displaced.
+const DISPLACED: &str = "`attach --force` replaces it, for good: it cannot be put back; `detach` removes the \
+                         state that it displaced, and lets its owner use the sockets";
+
 impl Transaction {
     pub(crate) fn attach(mut self, group: &Group, request: &Attach) -> Result<Attached> {
         request.cpus.as_ref().map_or(Ok(()), cpus::check)?;
@@ -146,9 +150,11 @@ impl Transaction {
         let leftover = GroupState::existing(&self.root, &group.key)?;
         let replaced = group.program.clone().filter(|_| !now.is_ours());
         if let (Some(program), false) = (&replaced, request.force) {
-            drop(leftover);
-            self.give_way(group)?;
-            return Err(another_program(&group.key, &now, program, "attach to"));
+            let refusal = another_program(&group.key, &now, program, "attach to");
+            return Err(match self.displaced(group)? {
+                Some(_) if now == Steering::Foreign => refusal.with_hint(DISPLACED),
+                _ => refusal,
+            });
         }
         let resumes = request.program.is_none() && request.slots.is_none();
         let slots = leftover.as_ref().filter(|_| resumes).map(GroupState::in_slots);

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 
+use reuseport::id::{Slot, Weight};
 use reuseport::status::Steering;
 use reuseport::watch::{Change, Retake, Watch};
 use reuseport::{Attach, Balancer, Error, ErrorKind, Host, ObjectSpec, Policy, Stop};
@@ -193,17 +194,34 @@ fn state_that_another_program_displaced_can_be_removed_and_that_program_stays() 
 }
 
 #[test]
-fn an_attach_that_is_refused_removes_displaced_state() {
+fn what_is_refused_because_of_another_program_keeps_displaced_state() {
     alone(|| {
         let scene = Scene::new(2);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
+        let steered = Balancer::open(&scene.host, &scene.key).unwrap();
+        let slots = [Slot::new(0), Slot::new(1)];
+        steered.set_weights(&scene.host, &[(slots[0], Weight::MAX)]).unwrap();
         let mut theirs = Theirs::load();
         theirs.program.attach(&scene.members[0]).unwrap();
+        let before = scene.world();
         let error = scene.attach(&Attach::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Foreign);
-        assert!(nothing_pinned());
-        theirs.array.set(0, &scene.members[0], 0).unwrap();
+        let text = one_line(&error);
+        assert!(text.contains("--force") && text.contains("`detach` removes the state"), "{text}");
+        let error = steered.set_weights(&scene.host, &[(slots[1], Weight::MAX)]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Foreign);
+        assert_eq!(scene.world(), before);
+        assert!(!nothing_pinned());
         assert_eq!(scene.attached(), Some(theirs.id()));
+        // Taking over goes on from it.
+        scene.attach(&force(Attach::default())).unwrap();
+        let weights: Vec<_> = scene.host.status(&scene.key).unwrap().members.into_iter().collect();
+        let weights = weights.iter().map(|m| m.enrolment.as_ref().unwrap().weight);
+        assert_eq!(weights.collect::<Vec<_>>(), [Weight::MAX, Weight::DEFAULT]);
+        // `detach` lets its owner use the sockets.
+        theirs.program.attach(&scene.members[0]).unwrap();
+        reuseport::detach(&scene.host, &scene.key).unwrap();
+        theirs.array.set(0, &scene.members[0], 0).unwrap();
     });
 }
 

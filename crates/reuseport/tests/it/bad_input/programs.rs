@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use reuseport::status::Steering;
 use reuseport::{Attach, Balancer, ErrorKind, ObjectSpec, Policy};
 
-use super::{Scene, refused};
+use super::Scene;
 use crate::common::world::{
     alone, deal, more, nothing_pinned, object, python_with, theirs, with, with_object,
 };
@@ -21,8 +21,11 @@ fn a_foreign_program_that_replaced_the_policy() {
         scene.refuses(ErrorKind::Foreign, &["will not change", "leave_it"], |scene| {
             scene.set_weight(0, 1)
         });
-        // The first attempt removes what was left of our program.
-        refused(scene.attach(&with(Policy::Random)).unwrap_err(), ErrorKind::Foreign, &words);
+        for attach in [with(Policy::Random), Attach::default()] {
+            scene.refuses(ErrorKind::Foreign, &words, |scene| scene.attach(&attach));
+        }
+        // What was left of our program.
+        scene.detach().unwrap();
         assert!(nothing_pinned());
         scene.refuses(ErrorKind::Foreign, &words, |scene| scene.attach(&Attach::default()));
         scene.refuses(ErrorKind::Foreign, &["will not detach from", "leave_it"], |scene| {
