@@ -244,7 +244,8 @@ impl OwnGroup {
 impl Drop for OwnGroup {
     fn drop(&mut self) {
         if let Err(error) = self.detach() {
-            tracing::warn!("{}", Report::new(error.as_ref()));
+            let report = Report::new(error.as_ref());
+            tracing::warn!(hint = report.hint(), "{}", report.causes());
         }
     }
 }

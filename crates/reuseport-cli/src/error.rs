@@ -55,12 +55,21 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
 /// any.
 pub(crate) fn message(error: &anyhow::Error) -> String {
     let report = Report::new(error.as_ref());
-    let mut message = format!("reuseport: {}\n", safe(&one_line(&report.causes())));
     let own = error.downcast_ref::<Failure>().map(|failure| failure.hint.clone());
-    if let Some(hint) = own.or_else(|| report.hint()) {
-        let _ = writeln!(message, "hint: {}", safe(&one_line(&hint)));
+    lines("", &report.causes(), own.or_else(|| report.hint()).as_deref())
+}
+
+/// A warning, in the same form.
+pub(crate) fn warning(text: &str, hint: Option<&str>) -> String {
+    lines("warning: ", text, hint)
+}
+
+fn lines(kind: &str, text: &str, hint: Option<&str>) -> String {
+    let mut lines = format!("reuseport: {kind}{}\n", safe(&one_line(text)));
+    if let Some(hint) = hint {
+        let _ = writeln!(lines, "hint: {}", safe(&one_line(hint)));
     }
-    message
+    lines
 }
 
 /// Whether the reader of the output has exited (`reuseport ls | head -1`), which is no failure.
@@ -101,6 +110,15 @@ mod tests {
         assert_eq!(code(&error), FAILURE);
         assert_eq!(code(&Failure::nothing("no such thing", "look").into()), NOTHING);
         assert_eq!(code(&Failure::degraded("not as wished", "look").into()), DEGRADED);
+    }
+
+    #[test]
+    fn a_warning_has_its_hint_on_a_line_of_its_own_too() {
+        assert_eq!(
+            warning("not counted", Some("grant it")),
+            "reuseport: warning: not counted\nhint: grant it\n"
+        );
+        assert_eq!(warning("not counted", None), "reuseport: warning: not counted\n");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser as _};
+use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -78,11 +79,39 @@ where
     ) -> fmt::Result {
         let metadata = event.metadata();
         match *metadata.level() {
-            Level::ERROR | Level::WARN => write!(writer, "reuseport: warning: ")?,
-            level => write!(writer, "{level} {}: ", metadata.target())?,
+            Level::ERROR | Level::WARN => {
+                let mut warning = Warning::default();
+                event.record(&mut warning);
+                write!(writer, "{}", error::warning(&warning.message, warning.hint.as_deref()))
+            }
+            level => {
+                write!(writer, "{level} {}: ", metadata.target())?;
+                context.format_fields(writer.by_ref(), event)?;
+                writeln!(writer)
+            }
         }
-        context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+    }
+}
+
+/// What a warning says, and its hint.
+#[derive(Default)]
+struct Warning {
+    message: String,
+    hint: Option<String>,
+}
+
+impl Visit for Warning {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "hint" => self.hint = Some(value.to_owned()),
+            _ => self.record_debug(field, &format_args!("{value}")),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+        }
     }
 }
 

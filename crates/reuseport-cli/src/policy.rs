@@ -9,6 +9,7 @@ use reuseport::status::Steering;
 use reuseport::{CpuList, Error, Program};
 
 use crate::error::Failure;
+use crate::output;
 
 /// Options of policies.
 #[derive(Debug, Clone, Args)]
@@ -123,10 +124,18 @@ impl TypedValueParser for PolicyParser {
     }
 }
 
-/// The note for a program that cannot read queues: what that costs, and why.
+/// The note for a program that cannot read queues: what that costs, why, and the hint on a line of its own.
 pub(crate) fn degraded(policy: Option<Policy>, why: &Error) -> String {
     let instead = policy.map_or("members with full queues are not skipped", Policy::without_queues);
-    format!("the program cannot read queues, so {instead}: {}", why.report())
+    let report = why.report();
+    let text = format!("the program cannot read queues, so {instead}: {}", report.causes());
+    output::note(&with_hint(&text, report.hint().as_deref()), output::width())
+}
+
+/// A text with its hint, if there is one, on the next line.
+pub(crate) fn with_hint(text: &str, hint: Option<&str>) -> String {
+    let hint = hint.map_or_else(String::new, |hint| format!("\nhint: {}", output::safe(hint)));
+    format!("{}{hint}", output::safe(text))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
+use reuseport::group::listed;
 use reuseport::id::{Cookie, Weight};
 use reuseport::status::{GroupStatus, MemberStatus};
 
@@ -152,12 +153,7 @@ pub(crate) fn name(member: &MemberStatus) -> String {
 
 /// Members by name; a long list is cut.
 fn list(members: &[&MemberStatus]) -> String {
-    const SOME: usize = 12;
-    let mut names: Vec<String> = members.iter().take(SOME).map(|member| name(member)).collect();
-    if members.len() > SOME {
-        names.push(format!("and {} more, which `show` lists", members.len() - SOME));
-    }
-    names.join(", ")
+    listed(members.iter().map(|member| name(member)), 12)
 }
 
 /// `MEMBER=N`: a weight for members.

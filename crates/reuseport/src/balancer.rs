@@ -187,7 +187,7 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
     let status = host.status(key)?;
     match (&status.steering, &status.group.program) {
         (Steering::Ours(_), _) => Ok(status),
-        (Steering::Foreign | Steering::Elsewhere(_), Some(program)) => {
+        (Steering::Foreign | Steering::Elsewhere(_) | Steering::Emptied(_), Some(program)) => {
             Err(another_program(key, &status.steering, program, what))
         }
         _ => Err(not_attached(key)),

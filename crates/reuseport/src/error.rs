@@ -189,8 +189,18 @@ impl<'a> Report<'a> {
     /// [`sk_reuseport`], which knows the call that failed.
     pub fn hint(&self) -> Option<String> {
         let own = self.chain().find_map(|error| error.downcast_ref::<Error>()?.hint());
-        let of_call = || sk_reuseport::hint_of(self.0).map(|hint| hint.to_string());
+        let of_call = || sk_reuseport::hint_of(self.0).map(|hint| hint_of_call(&hint));
         own.map(Hint::to_string).or_else(of_call)
+    }
+
+    /// Logs a failure that the operation goes on without. The hint is a field of its own.
+    pub(crate) fn warn(&self) {
+        tracing::warn!(hint = self.hint(), "{}", self.causes());
+    }
+
+    /// The same, after a clause that says what follows from it.
+    pub(crate) fn warn_that(&self, what: impl fmt::Display) {
+        tracing::warn!(hint = self.hint(), "{what}: {}", self.causes());
     }
 
     /// The error and its causes.
@@ -209,6 +219,33 @@ impl fmt::Display for Report<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// In one line: of the verifier's output the complaint and the instruction that it is about.
+fn hint_of_call(hint: &sk_reuseport::Hint) -> String {
+    use sk_reuseport::Hint::{TooComplex, Types, Verifier};
+
+    let (Verifier { output } | TooComplex { output } | Types { output }) = hint else {
+        return hint.to_string();
+    };
+    let text = hint.to_string();
+    let what = text.lines().next().unwrap_or_default();
+    match complaint(output) {
+        Some(complaint) => format!("{what}: {complaint}; REUSEPORT_LOG=debug shows the whole log"),
+        None => what.to_owned(),
+    }
+}
+
+/// The last line of the verifier's output, after the instruction that precedes it.
+fn complaint(output: &str) -> Option<String> {
+    let mut lines = output.lines().rev().map(str::trim);
+    let last = lines.next().filter(|line| !line.is_empty())?;
+    let number = |line: &&str| line.split_once(':').is_some_and(|(n, _)| n.parse::<u32>().is_ok());
+    // What follows the semicolon is the state of the registers.
+    let instruction = lines.find(number).and_then(|line| line.split(';').next()).map(str::trim_end);
+    Some(
+        instruction.map_or_else(|| last.to_owned(), |instruction| format!("{instruction}: {last}")),
+    )
 }
 
 #[cfg(test)]
@@ -231,6 +268,19 @@ mod tests {
             "cannot list sockets: Operation not permitted (os error 1)"
         );
         assert_eq!(error.kind(), ErrorKind::Denied);
+    }
+
+    #[test]
+    fn of_the_verifiers_output_the_complaint_is_shown_with_its_instruction() {
+        let output = "[...]\n6: (79) r1 = *(u64 *)(r1 +8)     ; R1_w=pkt_end(id=0)\n\
+                      7: (71) r0 = *(u8 *)(r1 +1)\ninvalid access to packet, off=1 size=1\n\
+                      R1 offset is outside of the packet";
+        assert_eq!(
+            complaint(output).unwrap(),
+            "7: (71) r0 = *(u8 *)(r1 +1): R1 offset is outside of the packet"
+        );
+        assert_eq!(complaint("unknown opcode 8d").unwrap(), "unknown opcode 8d");
+        assert_eq!(complaint(""), None);
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub enum Change {
     /// one that this tool steers: this one, as it was seen. If that one ends, the next one of this name is
     /// followed. Reported once.
     Split(Group),
+    /// No member is left that can be given a slot, for this reason: a policy leaves every choice to the kernel's
+    /// hash, until a socket joins that can. Reported once.
+    Unsteerable(Error),
     /// An update failed. The watcher tries again at the next change and every two seconds, and reports
     /// only a different error again.
     Failed(Error),
@@ -223,7 +226,10 @@ impl Watch {
                 Err(error) => {
                     let report = error.report().to_string();
                     if report != reported {
-                        on_change(Change::Failed(error));
+                        on_change(match error.kind() {
+                            ErrorKind::Starved => Change::Unsteerable(error),
+                            _ => Change::Failed(error),
+                        });
                         reported = report;
                     }
                 }

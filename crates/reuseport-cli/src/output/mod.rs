@@ -2,6 +2,7 @@
 //!
 //! Nothing here reads groups from the kernel: it turns values into text.
 
+mod note;
 mod table;
 mod text;
 pub(crate) mod view;
@@ -14,9 +15,12 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+pub(crate) use note::note;
 pub(crate) use table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
 pub(crate) use text::{ls, show};
-pub(crate) use words::{argument, count, none_active, not_asked, percent, program_name, split};
+pub(crate) use words::{
+    argument, by_number, count, none_active, not_asked, percent, program_name, split,
+};
 
 /// The reader of the output.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,12 +34,14 @@ pub(crate) struct Reader {
 impl Reader {
     /// The reader of this process's standard output.
     pub(crate) fn of_stdout() -> Self {
-        let size = terminal_size::terminal_size_of(io::stdout());
-        Self {
-            own_netns: crate::netns::own(),
-            width: size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0),
-        }
+        Self { own_netns: crate::netns::own(), width: width() }
     }
+}
+
+/// The columns of the terminal that standard output is; None if it is none.
+pub(crate) fn width() -> Option<usize> {
+    let size = terminal_size::terminal_size_of(io::stdout());
+    size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0)
 }
 
 /// Writes `text` to standard output, with colours only on a terminal and with NO_COLOR unset or

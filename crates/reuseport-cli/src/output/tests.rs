@@ -40,7 +40,7 @@ fn identity(protocol: Protocol, address: &str, netns: Netns) -> Identity {
 
 fn program(kind: ProgramKind, name: &str, id: Option<u32>) -> Option<Program> {
     let policy = (kind == ProgramKind::Policy).then_some("round-robin");
-    Some(Program { id, name: name.to_owned(), kind, policy })
+    Some(Program { id, name: name.to_owned(), kind, policy, decides: true })
 }
 
 fn holders(pids: impl IntoIterator<Item = u32>, comm: &str, fd: u32) -> Vec<Holder> {
@@ -302,6 +302,53 @@ fn show_elsewhere() {
         (program.kind, program.policy) = (ProgramKind::Elsewhere, Some("round-robin"));
     }
     insta::assert_snapshot!(plain(&show(&group, &reader(80))));
+}
+
+/// A program that `detach` left behind, and one whose members have all gone.
+#[test]
+fn programs_that_decide_nothing() {
+    let emptied = |kind, policy| Program {
+        kind,
+        policy: Some(policy),
+        decides: false,
+        ..program(kind, "reuseport", Some(7)).unwrap()
+    };
+    let left = emptied(ProgramKind::Elsewhere, "round-robin");
+    let group =
+        GroupView { program: Some(left.clone()), policy: None, policy_options: None, ..foreign() };
+    let left_line = GroupLine { program: Some(left), ..groups().remove(2) };
+    let elsewhere = Program {
+        kind: ProgramKind::Elsewhere,
+        decides: true,
+        ..emptied(ProgramKind::Elsewhere, "least-loaded")
+    };
+    let elsewhere = GroupLine { program: Some(elsewhere), unsteered: 0, ..groups().remove(1) };
+    let mut mptcp = faulty();
+    mptcp.program = Some(emptied(ProgramKind::Policy, "round-robin"));
+    mptcp.members.drain(..4);
+    mptcp.outside.clear();
+    let mptcp = GroupView { unsteered: 0, ..mptcp };
+    let line = GroupLine {
+        program: mptcp.program.clone(),
+        members: 2,
+        unsteered: 0,
+        unborrowable: 2,
+        ..groups().remove(0)
+    };
+    let joined = GroupLine {
+        unborrowable: 0,
+        identity: identity(Protocol::Tcp, "127.0.0.1:81", OWN),
+        ..line.clone()
+    };
+    let texts = [
+        show(&group, &reader(80)),
+        show(&mptcp, &reader(80)),
+        ls(&[left_line, line, joined, elsewhere, groups().remove(4)], &reader(80)),
+    ];
+    for text in &texts {
+        assert!(plain(text).lines().all(|line| line.chars().count() <= 80), "{}", plain(text));
+    }
+    insta::assert_snapshot!(plain(&texts.concat()));
 }
 
 #[test]

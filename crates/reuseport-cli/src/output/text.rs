@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use crate::output::Reader;
-use crate::output::table::{
-    Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe, width,
+use crate::output::note::note;
+use crate::output::table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
+use crate::output::view::{
+    GroupLine, GroupView, Identity, MemberView, Program, ProgramKind, QueueView,
 };
-use crate::output::view::{GroupLine, GroupView, Identity, MemberView, ProgramKind, QueueView};
-use crate::output::words::{self, Held};
+use crate::output::words::{self, Held, Subject};
 
 /// The list of groups.
 pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
@@ -48,14 +49,21 @@ pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
     };
     let last = Last { title: "PROCESSES", least: 12, text: &processes };
     let mut out = table.draw(reader.width, &last);
-    for text in groups.iter().filter_map(|g| words::split(&g.identity.group, g.reach)) {
-        note(&mut out, &text, reader);
-    }
-    for group in groups.iter().filter(|g| g.unsteered > 0) {
-        note_late(&mut out, &group.identity, group.unsteered, group.unborrowable, reader);
-        if group.unborrowable > 0 {
-            let text = words::unborrowable(&group.identity, group.unborrowable, reader.own_netns);
-            note(&mut out, &text, reader);
+    for group in groups {
+        let mut note = |text: &str| out.push_str(&note(text, reader.width));
+        let of = Subject { identity: &group.identity, own_netns: reader.own_netns };
+        if let Some(text) = words::split(&group.identity.group, group.reach) {
+            note(&text);
+        }
+        if let Some(program) = group.program.as_ref().filter(|program| !program.decides) {
+            note(&words::undecided(&of, program, group.members - group.unborrowable));
+        }
+        let late = group.unsteered.saturating_sub(group.unborrowable);
+        if late > 0 {
+            note(&words::late(&of, group.program.as_ref(), late));
+        }
+        if group.unsteered > 0 && group.unborrowable > 0 {
+            note(&words::unborrowable(&of, group.program.as_ref(), group.unborrowable));
         }
     }
     out
@@ -67,7 +75,7 @@ fn program_cell(group: &GroupLine) -> Cell {
         Some(ProgramKind::Elsewhere | ProgramKind::Foreign) => NOTE,
         None => DIM,
     };
-    Cell::new(words::program(group.program.as_ref()), style)
+    Cell::new(words::decider(group.program.as_ref()), style)
 }
 
 fn members_cell(group: &GroupLine) -> Cell {
@@ -84,28 +92,6 @@ fn queue_cell(queue: QueueView, identity: &Identity) -> Cell {
     Cell::new(words::queue(queue, identity.is_udp()), if full { NOTE } else { PLAIN })
 }
 
-/// The note on members that joined after `attach`: those without a slot that can be given one.
-fn note_late(
-    out: &mut String,
-    identity: &Identity,
-    unsteered: usize,
-    unborrowable: usize,
-    reader: &Reader,
-) {
-    let late = unsteered.saturating_sub(unborrowable);
-    if late > 0 {
-        note(out, &words::unsteered(identity, late, reader.own_netns), reader);
-    }
-}
-
-fn note(out: &mut String, text: &str, reader: &Reader) {
-    let mut text = text.to_owned();
-    if reader.width.is_some_and(|room| width(&text) > room) {
-        text = text.replacen("; ", ";\n", 1);
-    }
-    let _ = writeln!(out, "{NOTE}{text}{NOTE:#}");
-}
-
 /// One group with its members.
 pub(crate) fn show(group: &GroupView, reader: &Reader) -> String {
     let mut out = String::new();
@@ -116,22 +102,32 @@ pub(crate) fn show(group: &GroupView, reader: &Reader) -> String {
     }
     out.push('\n');
     out.push_str(&members(group, reader));
-    if let Some(text) = words::split(&group.identity.group, group.reach) {
-        note(&mut out, &text, reader);
-    }
-    note_late(&mut out, &group.identity, group.unsteered, group.unborrowable, reader);
-    for text in words::faults(group) {
-        note(&mut out, &text, reader);
-    }
-    if group.program.is_some() {
-        for text in words::not_asked(&group.not_asked) {
-            note(&mut out, &text, reader);
-        }
-    }
-    if let Some(why) = group.uncounted {
-        note(&mut out, &words::uncounted(&group.identity, why, reader.own_netns), reader);
+    for text in notes(group, reader) {
+        out.push_str(&note(&text, reader.width));
     }
     out
+}
+
+/// What is to be said about a group, below the table.
+fn notes(group: &GroupView, reader: &Reader) -> Vec<String> {
+    let of = Subject { identity: &group.identity, own_netns: reader.own_netns };
+    let mut notes: Vec<String> =
+        words::split(&group.identity.group, group.reach).into_iter().collect();
+    if let Some(program) = group.program.as_ref().filter(|program| !program.decides) {
+        let joinable = |m: &&MemberView| m.unsteered_because == Some("joined-later");
+        let joinable = group.members.iter().filter(joinable).count();
+        notes.push(words::undecided(&of, program, joinable));
+    }
+    let late = group.unsteered.saturating_sub(group.unborrowable);
+    if late > 0 {
+        notes.push(words::late(&of, group.program.as_ref(), late));
+    }
+    notes.extend(words::faults(group));
+    if group.program.is_some() {
+        notes.extend(words::not_asked(&group.not_asked));
+    }
+    notes.extend(group.uncounted.map(|why| words::uncounted(&of, why)));
+    notes
 }
 
 fn header(out: &mut String, group: &GroupView, reader: &Reader) {
@@ -149,8 +145,12 @@ fn header(out: &mut String, group: &GroupView, reader: &Reader) {
         let _ = write!(program, " ({}{id})", safe(&ours.name));
     }
     line("program", &program);
-    if group.program.as_ref().is_some_and(|p| p.kind == ProgramKind::Elsewhere) {
-        line("state", "pinned elsewhere or not at all: `detach` removes the program");
+    match group.program.as_ref().filter(|p| p.kind == ProgramKind::Elsewhere) {
+        Some(Program { decides: true, .. }) => {
+            line("state", "pinned elsewhere or not at all: `detach` removes the program");
+        }
+        Some(_) => line("state", "pinned elsewhere or not at all, and without members"),
+        None => {}
     }
     if let Some(sticky) = group.sticky.filter(|sticky| *sticky != "none") {
         line("sticky", sticky);

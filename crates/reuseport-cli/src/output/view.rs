@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use reuseport::Stats;
-use reuseport::group::{
-    AttachedProgram, Device, GroupKey, Holder, Member, NotAsked, Protocol, Queue, Reach,
-};
+use reuseport::group::{Device, GroupKey, Holder, Member, NotAsked, Protocol, Queue, Reach};
 use reuseport::id::Cookie;
 use reuseport::policy::{LeastLoaded, Policy};
 use reuseport::status::{Enrolment, GroupStatus, MemberStatus, State, Steering, Uncounted};
@@ -115,6 +113,8 @@ pub(crate) struct Program {
     pub(crate) kind: ProgramKind,
     /// Only where `kind` is `policy`.
     pub(crate) policy: Option<&'static str>,
+    /// False for a policy that has no member to select: the kernel's hash decides.
+    pub(crate) decides: bool,
 }
 
 /// Whose program it is.
@@ -195,7 +195,7 @@ impl GroupLine {
         Self {
             identity: Identity::new(&status.group.key, netns_name),
             reach: status.group.reach,
-            program: Program::new(status.group.program.as_ref(), &status.steering),
+            program: Program::new(status),
             members: status.members.len(),
             unsteered: status.unsteered(),
             unborrowable: unborrowable(status),
@@ -226,7 +226,7 @@ impl GroupView {
             policy: policy.map(Policy::name),
             policy_options: policy.and_then(PolicyOptionsView::new),
             sticky,
-            program: Program::new(status.group.program.as_ref(), &status.steering),
+            program: Program::new(status),
             unsteered: status.unsteered(),
             unborrowable: unborrowable(status),
             outside: status.group.outside.iter().map(OutsideView::new).collect(),
@@ -298,20 +298,21 @@ impl Identity {
 }
 
 impl Program {
-    fn new(attached: Option<&AttachedProgram>, steering: &Steering) -> Option<Self> {
-        let attached = attached?;
-        let (kind, policy) = match *steering {
+    fn new(status: &GroupStatus) -> Option<Self> {
+        let attached = status.group.program.as_ref()?;
+        let (kind, policy) = match status.steering {
             Steering::Ours(reuseport::Program::Selection(selection)) => {
                 (ProgramKind::Policy, Some(selection.policy.name()))
             }
             Steering::Ours(reuseport::Program::Object(())) => (ProgramKind::Object, None),
-            Steering::Elsewhere(program) => {
+            Steering::Elsewhere(program) | Steering::Emptied(program) => {
                 let selection = program.and_then(|program| program.selection());
                 (ProgramKind::Elsewhere, selection.map(|selection| selection.policy.name()))
             }
             Steering::Foreign | Steering::KernelHash => (ProgramKind::Foreign, None),
         };
-        Some(Self { id: attached.id, name: attached.name.clone(), kind, policy })
+        let (name, decides) = (attached.name.clone(), status.decides());
+        Some(Self { id: attached.id, name, kind, policy, decides })
     }
 }
 

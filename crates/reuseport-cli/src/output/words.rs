@@ -1,12 +1,13 @@
 //! Short texts for people: the holders of a socket, its queue, the program that decides, and the
 //! command that fixes a problem.
 
-use reuseport::group::{AttachedProgram, GroupKey, NotAsked, Reach};
+use reuseport::group::{AttachedProgram, GroupKey, NotAsked, Reach, listed};
 use reuseport::id::State;
 use reuseport::status::Uncounted;
 use reuseport::table::Share;
 
-use crate::output::table::{self, NOTE, safe, shortened};
+use crate::output::note::note;
+use crate::output::table::{self, safe, shortened};
 use crate::output::view::{
     GroupView, HolderView, Identity, MemberView, OutsideView, Program, ProgramKind, QueueView,
 };
@@ -105,37 +106,97 @@ pub(crate) fn program(program: Option<&Program>) -> String {
     }
 }
 
-/// A number of things: `1 socket`, `2 sockets`.
-pub(crate) fn count(n: usize, one: &str) -> String {
-    if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
+/// Who decides, short: as [`program`] says it, with what `show` explains left out.
+pub(crate) fn decider(decided_by: Option<&Program>) -> String {
+    match decided_by {
+        Some(Program { decides: false, .. }) => "kernel hash (emptied)".to_owned(),
+        Some(Program { kind: ProgramKind::Elsewhere, policy, .. }) => {
+            format!("elsewhere: {}", policy.unwrap_or("object"))
+        }
+        other => program(other),
+    }
 }
 
-/// The note on unsteered members: how many, the consequence, and the command that adds them.
-pub(crate) fn unsteered(identity: &Identity, n: usize, own_netns: Option<u32>) -> String {
-    let pronoun = if n == 1 { "it" } else { "them" };
+/// The form of a word for this number of things.
+pub(crate) fn by_number<'a>(n: usize, one: &'a str, more: &'a str) -> &'a str {
+    if n == 1 { one } else { more }
+}
+
+/// A number of things: `1 socket`, `2 sockets`.
+pub(crate) fn count(n: usize, one: &str) -> String {
+    format!("{n} {one}{}", by_number(n, "", "s"))
+}
+
+/// The group that a note is about, for a reader in this network namespace.
+pub(crate) struct Subject<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) own_netns: Option<u32>,
+}
+
+impl Subject<'_> {
+    fn name(&self) -> &str {
+        &self.identity.group
+    }
+
+    /// The group as an argument that finds it.
+    fn argument(&self) -> String {
+        argument(self.identity, self.own_netns)
+    }
+}
+
+/// The note on a program that decides nothing because it has no member; `joinable` sockets can be given a slot.
+pub(crate) fn undecided(of: &Subject<'_>, program: &Program, joinable: usize) -> String {
+    let (name, argument) = (of.name(), of.argument());
+    let then = match (program.kind, joinable) {
+        (ProgramKind::Elsewhere, _) => {
+            format!(
+                "it ends with the group, or by `reuseport detach {argument}` once a socket can be borrowed"
+            )
+        }
+        (_, 0) => "no socket can be given a slot".to_owned(),
+        (_, n) => {
+            let them = by_number(n, "it", "them");
+            format!(
+                "{} can be given a slot: `reuseport attach {argument}` adds {them}",
+                count(n, "socket")
+            )
+        }
+    };
+    format!("the program of {name} has no member: the kernel's hash decides; {then}")
+}
+
+/// The note on members that joined after `attach`: how many, the consequence, and the command that adds them.
+pub(crate) fn late(of: &Subject<'_>, program: Option<&Program>, n: usize) -> String {
     format!(
-        "{} of {} joined after `attach` and {} nothing; `reuseport attach {}` adds {pronoun}",
+        "{} of {} joined after `attach` and {}; `reuseport attach {}` adds {}",
         count(n, "socket"),
-        identity.group,
-        get(n),
-        argument(identity, own_netns),
+        of.name(),
+        consequence(program, n),
+        of.argument(),
+        by_number(n, "it", "them"),
     )
 }
 
 /// The note on members that have no slot and cannot be given one.
-pub(crate) fn unborrowable(identity: &Identity, n: usize, own_netns: Option<u32>) -> String {
+pub(crate) fn unborrowable(of: &Subject<'_>, program: Option<&Program>, n: usize) -> String {
     format!(
-        "{} of {} {} nothing and cannot be enrolled; `reuseport show {}` says why",
+        "{} of {} {} and cannot be enrolled; `reuseport show {}` says why",
         count(n, "socket"),
-        identity.group,
-        get(n),
-        argument(identity, own_netns),
+        of.name(),
+        consequence(program, n),
+        of.argument(),
     )
 }
 
-/// The verb for this number of sockets.
-fn get(n: usize) -> &'static str {
-    if n == 1 { "gets" } else { "get" }
+/// What it means for this number of members that they have no slot. A user's own program may leave the choice
+/// to the kernel.
+fn consequence(program: Option<&Program>, n: usize) -> &'static str {
+    match program {
+        Some(Program { kind: ProgramKind::Object, .. } | Program { decides: false, .. }) => {
+            by_number(n, "has no slot", "have no slot")
+        }
+        _ => by_number(n, "gets nothing", "get nothing"),
+    }
 }
 
 /// What is wrong with sockets of a group, and what helps.
@@ -155,28 +216,27 @@ pub(crate) fn faults(group: &GroupView) -> Vec<String> {
         let of_it = |m: &&MemberView| m.unsteered_because == Some(reason);
         let n = group.members.iter().filter(of_it).count();
         if n > 0 {
-            faults.push(format!("{} {} nothing: {text}", count(n, "socket"), get(n)));
+            let consequence = consequence(group.program.as_ref(), n);
+            faults.push(format!("{} {consequence}: {text}", count(n, "socket")));
         }
     }
     if !group.outside.is_empty() {
         let socket = |socket: &OutsideView| {
-            let name = socket.cookie.map_or("unknown".to_owned(), |c| format!("cookie:{c}"));
-            match socket.holders.first() {
-                Some(HolderView { pid, fd, comm, .. }) => {
-                    format!("{name} ({} {pid} fd {fd})", safe(comm))
-                }
-                None => name,
+            let holder = socket
+                .holders
+                .first()
+                .map(|HolderView { pid, fd, comm, .. }| format!("{} {pid} fd {fd}", safe(comm)));
+            match (socket.cookie, holder) {
+                (Some(cookie), Some(holder)) => format!("cookie:{cookie} ({holder})"),
+                (Some(cookie), None) => format!("cookie:{cookie}"),
+                (None, Some(holder)) => holder,
+                (None, None) => "a socket without cookie and holder".to_owned(),
             }
         };
-        let names: Vec<String> = group.outside.iter().take(4).map(socket).collect();
-        let more = match group.outside.len() {
-            n if n > 4 => format!(" and {} more", n - 4),
-            _ => String::new(),
-        };
         faults.push(format!(
-            "not in the group, and may take its datagrams: {}{more}; \
+            "not in the group, and may take its datagrams: {}; \
              connected once and disconnected, or SO_REUSEPORT set after bind",
-            names.join(", "),
+            listed(group.outside.iter().map(socket), 4),
         ));
     }
     faults
@@ -205,23 +265,23 @@ pub(crate) fn not_asked(what: &[NotAsked]) -> Vec<String> {
 }
 
 /// The note on open connections that are not counted: why, and the command that counts them.
-pub(crate) fn uncounted(identity: &Identity, why: Uncounted, own_netns: Option<u32>) -> String {
-    let group = argument(identity, own_netns);
+pub(crate) fn uncounted(of: &Subject<'_>, why: Uncounted) -> String {
+    let group = of.argument();
     let by = if why == Uncounted::Unreadable { " by root" } else { "" };
     format!("open connections are not counted: {why}; `reuseport attach {group}`{by} counts them")
 }
 
 /// The warning if no member is active with a weight; else empty.
-pub(crate) fn none_active(key: &GroupKey, shares: &[Share]) -> String {
+pub(crate) fn none_active(key: &GroupKey, shares: &[Share], room: Option<usize>) -> String {
     let active = |share: &Share| share.state == State::Active && share.weight.get() > 0;
     if shares.iter().any(active) {
         return String::new();
     }
     let instead = match shares.iter().any(|share| share.state != State::Standby) {
-        true => "until one is, draining members are picked (fallback_draining)",
-        false => "until one is, the kernel's hash decides (fallback_kernel)",
+        true => "draining members are picked (fallback_draining)",
+        false => "the kernel's hash decides (fallback_kernel)",
     };
-    format!("{NOTE}no member of {key} is active with a weight;\n{instead}{NOTE:#}\n")
+    note(&format!("no member of {key} is active with a weight; until one is, {instead}"), room)
 }
 
 /// The group as an argument that finds it again from this network namespace.

@@ -1,5 +1,6 @@
 //! `reuseport attach`: let a policy, or the user's own program, decide for a group.
 
+use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -7,14 +8,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use reuseport::group::{AttachedProgram, Group, GroupKey, NotAsked};
+use reuseport::group::{AttachedProgram, Group, GroupKey, NotAsked, listed};
 use reuseport::id::{Cookie, Slot, Weight};
 use reuseport::observe::netns_names;
-use reuseport::status::GroupStatus;
+use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::{Change, Retake, Watch};
 use reuseport::{
-    Attach as LibraryAttach, Attached, Balancer, Host, Inherited, LeftOut, ObjectSpec, Policy,
-    Program, State, Stop,
+    Attach as LibraryAttach, Attached, Balancer, Error, Host, Inherited, LeftOut, ObjectSpec,
+    Policy, Program, Report, State, Stop,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -22,8 +23,8 @@ use crate::args::GroupArgs;
 use crate::error::{self, Failure};
 use crate::netns;
 use crate::output::view::Identity;
-use crate::output::{self, DIM, NOTE};
-use crate::policy::{PolicyOptions, PolicyParser, degraded};
+use crate::output::{self, DIM};
+use crate::policy::{PolicyOptions, PolicyParser, degraded, with_hint};
 use crate::select::{self, WeightOf};
 
 /// Attach a policy, or your own eBPF program, to a group
@@ -152,7 +153,14 @@ impl Attach {
         match attached.changes.left_out.iter().filter(|out| out.is_starving()).count() {
             0 => Ok(()),
             n => Err(Failure::degraded(
-                format!("{} of {key} get nothing from now on", output::count(n, "living member")),
+                format!(
+                    "{} of {key} {} from now on",
+                    output::count(n, "living member"),
+                    match attached.steering.policy() {
+                        Some(_) => output::by_number(n, "gets nothing", "get nothing"),
+                        None => output::by_number(n, "has no slot", "have no slot"),
+                    }
+                ),
                 format!("`reuseport show {again}` lists them, with the reason"),
             )
             .into()),
@@ -205,8 +213,12 @@ fn follow(
         notes(not_asked),
     ))?;
     let mut unread = None;
+    let mut steering = attached.steering;
     watch.run(|change| {
-        if let Err(error) = tell(key, change) {
+        if let Change::Members(attached) = &change {
+            steering = attached.steering;
+        }
+        if let Err(error) = tell(key, &steering, change) {
             unread = Some(error);
             stop.set();
         }
@@ -214,10 +226,11 @@ fn follow(
     unread.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn tell(key: &GroupKey, change: Change) -> io::Result<()> {
+fn tell(key: &GroupKey, steering: &Steering, change: Change) -> io::Result<()> {
     match change {
         Change::Members(attached) => output::print(&report(key, &attached)),
         Change::Replaced { by, retake } => output::print(&replaced(key, &by, retake)),
+        Change::Unsteerable(why) => output::print(&unsteerable(key, steering, &why)),
         Change::Gone => output::print(&format!("{key}: all its sockets are closed; waiting\n")),
         Change::Split(group) => output::print(&split(&group)),
         Change::Detached => output::print(&format!("{key}: detached by another process; done\n")),
@@ -229,13 +242,29 @@ fn tell(key: &GroupKey, change: Change) -> io::Result<()> {
 /// Says that other groups have the name.
 fn split(group: &Group) -> String {
     let what = output::split(&group.key.to_string(), group.reach).unwrap_or_default();
-    format!("{NOTE}{what}; this one is followed{NOTE:#}\n")
+    note(&format!("{what}; this one is followed"))
 }
 
 /// What the program will not decide on.
 fn notes(not_asked: &[NotAsked]) -> String {
-    let notes = output::not_asked(not_asked);
-    notes.iter().map(|note| format!("{NOTE}{note}{NOTE:#}\n")).collect()
+    output::not_asked(not_asked).iter().map(|text| note(text)).collect()
+}
+
+fn note(text: &str) -> String {
+    output::note(text, output::width())
+}
+
+/// Says that the program has no member any more, and why none can take a slot.
+fn unsteerable(key: &GroupKey, steering: &Steering, why: &Error) -> String {
+    let then = match steering.policy() {
+        Some(_) => ", and the kernel's hash decides",
+        None => "",
+    };
+    let report = why.report();
+    format!(
+        "{key}: no member is left that the program can select{then}\n{}",
+        note(&with_hint(&report.causes(), report.hint().as_deref())),
+    )
 }
 
 /// Says what replaced our program, when, and what the watcher does about it.
@@ -275,22 +304,37 @@ fn report(key: &GroupKey, attached: &Attached) -> String {
     out.push('\n');
     if let Some(program) = replaced {
         let which = output::program_name(program);
-        let _ = writeln!(out, "{NOTE}replaced {which}, attached by another process{NOTE:#}");
+        out.push_str(&note(&format!("replaced {which}, attached by another process")));
     }
     if let Some(why) = without {
-        let _ = writeln!(out, "{NOTE}{}{NOTE:#}", output::safe(&degraded(policy, why)));
+        out.push_str(&degraded(policy, why));
     }
     for Inherited { cookie, slot, weight, state } in &changes.inherited {
         let drains = if *state == State::Draining { ", draining" } else { "" };
-        let _ = writeln!(
-            out,
-            "{NOTE}slot {slot}: weight {weight}{drains}, as before; now the socket with cookie \
-             {cookie}{NOTE:#}"
-        );
+        out.push_str(&note(&format!(
+            "slot {slot}: weight {weight}{drains}, as before; now the socket with cookie {cookie}"
+        )));
     }
-    for LeftOut { why, .. } in &changes.left_out {
-        let why = output::safe(&why.report().to_string());
-        let _ = writeln!(out, "{NOTE}left out: {why}{NOTE:#}");
-    }
+    out.push_str(&left_out(&changes.left_out));
     out
+}
+
+/// The members that were left out, by reason.
+fn left_out(left_out: &[LeftOut]) -> String {
+    let mut reasons: Vec<(String, Option<String>, Vec<String>)> = Vec::new();
+    for LeftOut { name, why, .. } in left_out {
+        // Its own text names the member.
+        let cause =
+            why.source().map_or_else(|| why.to_string(), |cause| Report::new(cause).causes());
+        let hint = why.report().hint();
+        match reasons.iter_mut().find(|known| (&known.0, &known.1) == (&cause, &hint)) {
+            Some((_, _, names)) => names.push(name.clone()),
+            None => reasons.push((cause, hint, vec![name.clone()])),
+        }
+    }
+    let text = |(cause, hint, names): (String, Option<String>, Vec<String>)| {
+        let names = listed(names, 4);
+        note(&with_hint(&format!("left out: {names}: {cause}"), hint.as_deref()))
+    };
+    reasons.into_iter().map(text).collect()
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use reuseport::Program;
 
 use crate::args::GroupArgs;
 use crate::backend;
@@ -15,8 +16,9 @@ use crate::output;
 /// ours, this removes our state and takes the sockets out of our array.
 ///
 /// Detaching takes one of the group's sockets. If none can be borrowed (no visible process has a
-/// descriptor, for example), all state is removed, and the program stays attached with an empty
-/// table: it leaves every choice to the kernel's hash.
+/// descriptor, for example), all state is removed, and the program stays attached without
+/// members: it leaves every choice to the kernel's hash. (Your own program finds an empty array.)
+/// It ends with the group.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status:
@@ -49,12 +51,16 @@ impl Detach {
             output::print(&format!("detached from {key}: the kernel's hash decides again\n"))?;
             return Ok(());
         };
-        output::print(&format!(
-            "let go of {key}: the kernel's hash decides again, through a program without members\n"
-        ))?;
+        let decides = match detached.before.program() {
+            Some(Program::Selection(_)) => {
+                "the kernel's hash decides again, through a program without members"
+            }
+            _ => "the program has no members any more",
+        };
+        output::print(&format!("let go of {key}: {decides}\n"))?;
         Err(Failure::degraded(
             format!("the program stays attached to {key}: {}", why.report().causes()),
-            "it ends with the group, or when the server replaces it",
+            "it ends with the group; or `reuseport detach` again, once a socket can be borrowed",
         )
         .into())
     }

@@ -82,7 +82,7 @@ impl Drain {
         for member in those(&now, &cookies) {
             let _ = writeln!(out, "{}: {}", now.group.key, describe(member, &now));
         }
-        out.push_str(&output::none_active(&now.group.key, &shares));
+        out.push_str(&output::none_active(&now.group.key, &shares, output::width()));
         output::print(&out)?;
         match self.wait {
             Some(limit) => wait(&members, &cookies, limit, &stop),

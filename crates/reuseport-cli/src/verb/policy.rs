@@ -5,7 +5,7 @@ use clap::Args;
 use reuseport::{Balancer, Host, Policy as LibraryPolicy};
 
 use crate::args::GroupArgs;
-use crate::output::{self, NOTE};
+use crate::output;
 use crate::policy::{PolicyOptions, PolicyParser, degraded};
 
 /// Change the policy of a group, under traffic
@@ -54,8 +54,7 @@ impl Policy {
         let without = balancer.set_policy_with(&host, policy, options.cpus.as_ref())?;
         let mut out = format!("{key}: {policy:#} decides\n");
         if let Some(why) = without {
-            let note = output::safe(&degraded(Some(policy), &why));
-            out.push_str(&format!("{NOTE}{note}{NOTE:#}\n"));
+            out.push_str(&degraded(Some(policy), &why));
         }
         output::print(&out)?;
         Ok(())

@@ -59,7 +59,7 @@ impl Undrain {
             };
             let _ = writeln!(out, "{key}: {} is {what}", select::name(member));
         }
-        out.push_str(&output::none_active(key, &shares));
+        out.push_str(&output::none_active(key, &shares, output::width()));
         output::print(&out)?;
         Ok(())
     }

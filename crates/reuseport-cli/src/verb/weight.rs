@@ -66,7 +66,7 @@ impl Weight {
                 percent(part),
             );
         }
-        out.push_str(&output::none_active(key, &shares));
+        out.push_str(&output::none_active(key, &shares, output::width()));
         output::print(&out)?;
         Ok(())
     }

@@ -2,9 +2,10 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use crate::common::{error, group, isolated, json, own_netns, pinned_groups, run, stdout};
+use crate::common::{Running, error, group, isolated, json, own_netns, pinned_groups, run, stdout};
 use sk_reuseport::net::Bind;
 use test_support::InFlight;
+use test_support::process::close;
 use test_support::wait::{BOUND, until};
 
 /// One more member, hidden: no process has a descriptor of it.
@@ -44,8 +45,13 @@ fn attach_refuses_to_starve_a_member_and_partial_says_who_gets_nothing() {
             String::from_utf8(partial.stdout).unwrap(),
             String::from_utf8(partial.stderr).unwrap(),
         );
-        assert!(said.contains("2 sockets") && said.contains("left out: cannot borrow"), "{said}");
+        assert!(
+            said.contains("2 sockets") && said.contains("left out: a socket without"),
+            "{said}"
+        );
+        assert!(said.lines().any(|line| line.starts_with("hint: if a process of")), "{said}");
         assert!(why.contains("1 living member") && why.contains("reuseport show"), "{why}");
+        assert!(why.contains("gets nothing from now on"), "{why}");
 
         let shown = json(&["show", &group, "--json"]);
         let reasons: Vec<_> = shown["members"]
@@ -73,6 +79,45 @@ fn attach_refuses_to_starve_a_member_and_partial_says_who_gets_nothing() {
 }
 
 #[test]
+fn members_that_are_left_out_are_grouped_by_reason() {
+    isolated(|| {
+        let (listeners, group) = group(1);
+        let address = listeners[0].local_addr().unwrap();
+        let _hidden = [hidden(address, &group), hidden(address, &group)];
+        let hidden = || {
+            let shown = json(&["show", &group, "--json"]);
+            let members = shown["members"].as_array().unwrap().clone();
+            members.iter().filter(|m| m["holders"] == serde_json::json!([])).count()
+        };
+        until("both are hidden", BOUND, || hidden() == 2);
+        let partial = run(&["attach", &group, "--partial"]);
+        let said = String::from_utf8(partial.stdout).unwrap();
+        assert_eq!(said.matches("left out: ").count(), 1, "{said}");
+        assert_eq!(said.matches("no visible process").count(), 1, "{said}");
+        let why = String::from_utf8(partial.stderr).unwrap();
+        assert!(why.contains("2 living members") && why.contains(" get nothing"), "{why}");
+    });
+}
+
+#[test]
+fn watch_says_that_no_member_is_left() {
+    isolated(|| {
+        let (mut listeners, group) = group(1);
+        let hidden = hidden(listeners[0].local_addr().unwrap(), &group);
+        let mut watch = Running::start(&["attach", &group, "--watch", "--partial"]);
+        watch.read_until("Watching");
+        close(listeners.remove(0));
+        let line = watch.read_until("no member is left");
+        assert!(line.contains("and the kernel's hash decides"), "{line}");
+        let text = stdout(&["show", &group]);
+        assert!(text.contains("no socket can be given a slot"), "{text}");
+        assert!(text.contains("1 socket has no slot: no visible process"), "{text}");
+        assert_eq!(watch.interrupt().status.code(), Some(0));
+        drop(hidden);
+    });
+}
+
+#[test]
 fn detach_lets_go_of_a_group_whose_sockets_cannot_be_borrowed() {
     isolated(|| {
         let (mut listeners, group) = group(1);
@@ -90,6 +135,17 @@ fn detach_lets_go_of_a_group_whose_sockets_cannot_be_borrowed() {
         assert!(said.contains("let go") && said.contains("kernel's hash"), "{said}");
         assert!(why.contains("stays attached") && why.contains("hint: "), "{why}");
         assert_eq!(pinned_groups(), 0);
-        drop(hidden);
+
+        let text = stdout(&["show", &group]);
+        assert!(text.contains("has no member: the kernel's hash decides"), "{text}");
+        assert!(!text.contains("nothing"), "{text}");
+        let program = json(&["show", &group, "--json"])["program"].clone();
+        assert_eq!((&program["kind"], &program["decides"]), (&"elsewhere".into(), &false.into()));
+        let text = stdout(&["ls", "--netns", &own_netns()]);
+        assert!(text.contains("kernel hash (emptied)"), "{text}");
+        assert_eq!(run(&["detach", &group]).status.code(), Some(3), "as before");
+        let back = TcpListener::from(hidden.receive());
+        stdout(&["detach", &group]);
+        drop(back);
     });
 }

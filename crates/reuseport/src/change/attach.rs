@@ -291,7 +291,7 @@ impl Transaction {
         let stop = Stop::default();
         let enroller = self.enroller(state, &stop);
         if let Err(error) = enroller.and_then(|mut e| e.take_out(group, &changes.enrolled)) {
-            tracing::warn!("{}", error.report());
+            error.report().warn();
         }
     }
 }

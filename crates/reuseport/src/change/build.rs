@@ -76,7 +76,7 @@ impl Transaction {
             }
             Err(error) => {
                 if let Err(error) = self.remove_state(group, state) {
-                    tracing::warn!("{}", error.report());
+                    error.report().warn();
                 }
                 Err(error)
             }
@@ -130,7 +130,7 @@ impl Transaction {
             }
             Err(error) => {
                 if let Err(second) = self.put_back(group, &mut old, &mut old_program, owner) {
-                    tracing::warn!("{}", second.report());
+                    second.report().warn();
                 }
                 Err(error)
             }

@@ -3,6 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
 use crate::model::group::{Group, Member};
+use crate::model::membership;
 use crate::model::refusal::map_in_use;
 use crate::pins::group::GroupState;
 
@@ -33,7 +34,15 @@ pub(super) fn check_room(group: &Group, state: &GroupState) -> Result<()> {
 
 /// Checks that one of these members can be borrowed, before anything changes. While a server becomes a daemon,
 /// for example, the process that held its sockets has ended.
-pub(super) fn can_be_borrowed(members: &[&Member]) -> Result<()> {
+///
+/// # Errors
+///
+/// [`ErrorKind::Starved`] if no member of the group ever can; else the last one's error.
+pub(super) fn can_be_borrowed(group: &Group, members: &[&Member]) -> Result<()> {
+    let starving = membership::starving(group, |_| false);
+    if starving.len() == group.members.len() && !starving.is_empty() {
+        return Err(membership::refuse_without_members(&group.key, &starving));
+    }
     let mut last = Ok(());
     for member in members {
         match borrow::borrow(member) {

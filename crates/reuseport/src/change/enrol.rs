@@ -63,7 +63,7 @@ impl Enroller<'_> {
         }
         let newcomers = self.newcomers(group, &mut changes)?;
         if changes.kept == 0 && changes.enrolled.is_empty() {
-            can_be_borrowed(&newcomers)?;
+            can_be_borrowed(group, &newcomers)?;
         }
         if !newcomers.is_empty() {
             // The newcomers take these slots.
@@ -194,13 +194,13 @@ impl Enroller<'_> {
                 match steps().map_err(|error| self.failed(member, error)) {
                     Ok(()) => changes.enrolled.extend(member.cookie),
                     Err(why) if self.goes_on_without(&why) => {
-                        changes.left_out.push(LeftOut { cookie: member.cookie, why });
+                        changes.left_out.push(LeftOut::new(member, why));
                     }
                     Err(error) => return Err(error),
                 }
             }
             Err(why) if self.goes_on_without(&why) => {
-                changes.left_out.push(LeftOut { cookie: member.cookie, why });
+                changes.left_out.push(LeftOut::new(member, why));
             }
             Err(error) => return Err(error),
         }
@@ -242,7 +242,7 @@ impl Enroller<'_> {
                     }
                 }
                 Err(why) if self.goes_on_without(&why) => {
-                    changes.left_out.push(LeftOut { cookie: member.cookie, why });
+                    changes.left_out.push(LeftOut::new(member, why));
                 }
                 Err(error) => {
                     self.take_back(&enrolled);

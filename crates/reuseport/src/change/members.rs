@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::group::GroupKey;
 use crate::model::id::{Cookie, Slot, Weight};
 use crate::model::refusal::{another_program, another_users_state, not_attached};
-use crate::model::selection::{Program, Steering};
+use crate::model::selection::Program;
 use crate::model::table::Share;
 use crate::pins::group::GroupState;
 use crate::pins::steering::steering;
@@ -30,7 +30,7 @@ impl Transaction {
                 return Err(another_users_state(key, state.owner(), "change the members of"));
             }
             (_, Some(state), _) => state,
-            (now @ (Steering::Foreign | Steering::Elsewhere(_)), None, Some(program)) => {
+            (now, None, Some(program)) => {
                 return Err(another_program(key, &now, program, "change the members of"));
             }
             _ => return Err(not_attached(key)),

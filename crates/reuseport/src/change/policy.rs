@@ -84,7 +84,7 @@ impl Transaction {
                 if !before.is_empty() {
                     before.iter().for_each(|(slot, record)| state.set_record(*slot, *record));
                     if let Err(second) = table::swap(state, old.policy) {
-                        tracing::warn!("{}", second.report());
+                        second.report().warn();
                     }
                 }
                 Err(error)

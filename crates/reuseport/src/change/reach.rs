@@ -45,8 +45,16 @@ pub(super) fn detach_from(group: &Group) -> Result<()> {
     })
 }
 
-/// Whether no member can be borrowed, by anyone: the program cannot be detached.
-pub(super) fn out_of_reach(group: &Group) -> bool {
+/// The same where that is possible: returns why the program stays if no member can be borrowed, by anyone.
+pub(super) fn detach_if_reachable(group: &Group) -> Result<Option<Error>> {
+    match detach_from(group) {
+        Ok(()) => Ok(None),
+        Err(error) if out_of_reach(group) => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+fn out_of_reach(group: &Group) -> bool {
     group.members.iter().all(|member| match borrow::borrow(member) {
         Ok(_) => false,
         Err(error) => member.unborrowable().is_some() || error.kind() == ErrorKind::Unsupported,

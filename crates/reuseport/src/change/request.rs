@@ -1,7 +1,7 @@
 //! Requests of operations, and their results.
 
 use crate::error::{Error, ErrorKind};
-use crate::model::group::AttachedProgram;
+use crate::model::group::{AttachedProgram, Member};
 use crate::model::id::{Cookie, Slot, State, Weight};
 use crate::model::policy::CpuList;
 use crate::model::selection::{ObjectSpec, Program, Steering};
@@ -73,7 +73,10 @@ pub struct Attached {
 
 /// The result of detaching.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Detached {
+    /// What decided before.
+    pub before: Steering,
     /// Why the program stays attached, if it does: no socket of the group can be borrowed, which detaching
     /// takes. Its table and its socket array are empty then, so that it leaves every choice to the kernel's
     /// hash, and all state is removed. A user's own program finds an empty socket array.
@@ -124,11 +127,17 @@ pub struct Inherited {
 pub struct LeftOut {
     /// The member; `None` if no process has ever asked for its cookie.
     pub cookie: Option<Cookie>,
+    /// Its [name](crate::Member::name).
+    pub name: String,
     /// The reason.
     pub why: Error,
 }
 
 impl LeftOut {
+    pub(crate) fn new(member: &Member, why: Error) -> Self {
+        Self { cookie: member.cookie, name: member.name(), why }
+    }
+
     /// Whether the member lives and gets nothing. Otherwise it vanished.
     pub fn is_starving(&self) -> bool {
         self.why.kind() != ErrorKind::Vanished

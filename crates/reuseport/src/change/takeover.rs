@@ -97,7 +97,7 @@ impl Transaction {
             Err(error) if prepared.state.has_replaced() => Err(error),
             Err(error) => {
                 if let Err(error) = self.remove_state(group, prepared.state) {
-                    tracing::warn!("{}", error.report());
+                    error.report().warn();
                 }
                 Err(error)
             }
@@ -168,7 +168,7 @@ impl Transaction {
 /// put back: with an empty array it might drop everything. The next command then completes the takeover.
 fn give_back(group: &Group, state: &GroupState, foreign: &mut Foreign, places: &[Place<'_>]) {
     for error in foreign.put_back(places) {
-        tracing::warn!("{}", error.report());
+        error.report().warn();
     }
     let given_back = match foreign.holds_any(group).map_err(|error| cannot_read(group, error)) {
         Ok(true) => attach_foreign(group, &foreign.program),
@@ -177,7 +177,7 @@ fn give_back(group: &Group, state: &GroupState, foreign: &mut Foreign, places: &
     };
     match given_back {
         Ok(()) => state.forget_replaced(),
-        Err(error) => tracing::warn!("{}", error.report()),
+        Err(error) => error.report().warn(),
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::enrol::Enroller;
-use super::reach::{detach_from, out_of_reach};
+use super::reach::detach_if_reachable;
 use super::request::{Attach, Changes, Detached};
 use super::table;
 use crate::error::{Error, ErrorKind, Result};
@@ -76,7 +76,7 @@ impl Drop for Transaction {
         let unused = no_group || (in_vain && self.made_layer);
         let removed = if unused { HostLayer::remove(&self.root) } else { Ok(()) };
         for error in [done, removed].into_iter().filter_map(Result::err) {
-            tracing::warn!("{}", error.report());
+            error.report().warn();
         }
     }
 }
@@ -117,7 +117,7 @@ impl Transaction {
                 HostLayer::create(&self.root)?
             }
             Err(error) if error.kind() == ErrorKind::Denied => {
-                tracing::warn!("open connections will not be counted: {}", error.report());
+                error.report().warn_that("open connections will not be counted");
                 return HostLayer::unpinned();
             }
             Err(error) => return Err(error),
@@ -292,32 +292,28 @@ impl Transaction {
         if let Some(mut state) = state {
             self.present_layer()?;
             self.refuse_if_changed(&group)?;
-            let left_attached = match detach_from(&group) {
-                Ok(()) => None,
-                Err(error) if out_of_reach(&group) => {
-                    table::clear(&mut state)?;
-                    Some(error)
-                }
-                Err(error) => return Err(error),
-            };
+            let left_attached = detach_if_reachable(&group)?;
+            if left_attached.is_some() {
+                table::clear(&mut state)?;
+            }
             self.remove_state(&group, state)?;
-            return Ok(Detached { left_attached, displaced_by: None });
+            return Ok(Detached { before: now, left_attached, displaced_by: None });
         }
-        if let (Steering::Elsewhere(_), Some(mut known)) =
+        if let (Steering::Elsewhere(_) | Steering::Emptied(_), Some(mut known)) =
             (now, group.attached_id().and_then(Recognised::of))
         {
             let leftover = self.leftover(&group)?;
             self.refuse_if_changed(&group)?;
-            detach_from(&group)?;
+            let left_attached = detach_if_reachable(&group)?;
             known.let_go(&group);
             if let Some(leftover) = leftover {
                 self.discard_state(&group, leftover)?;
             }
-            return Ok(Detached { left_attached: None, displaced_by: None });
+            return Ok(Detached { before: now, left_attached, displaced_by: None });
         }
         if let Some(state) = self.displaced(&group)? {
             self.discard_state(&group, state)?;
-            return Ok(Detached { left_attached: None, displaced_by: group.program });
+            return Ok(Detached { before: now, left_attached: None, displaced_by: group.program });
         }
         let leftover = self.leftover(&group)?;
         if let Some(program) = &group.program {

@@ -61,17 +61,9 @@ pub fn borrow(member: &Member) -> Result<Borrowed> {
         (None, Some(first)) => first,
         (why, _) => {
             let why = why.unwrap_or(Unborrowable::NoHolder);
-            let error =
-                Error::new(ErrorKind::Denied, failed(member, None)).because(why.to_string());
-            return Err(match why {
-                Unborrowable::NoHolder => error.with_hint(
-                    "if a process of another pid namespace holds it, run this on the host; a server \
-                     that uses io_uring has to keep the listener's descriptor open",
-                ),
-                Unborrowable::Mptcp => error.with_hint(
-                    "let the server listen without MPTCP (Go: GODEBUG=multipathtcp=0)",
-                ),
-            });
+            return Err(Error::new(ErrorKind::Denied, failed(member, None))
+                .because(why.to_string())
+                .with_hint(why.advice()));
         }
     };
     let mut worst = (first, Refusal::Gone);

@@ -64,11 +64,19 @@ pub(crate) fn load(spec: &ObjectSpec, directory: &Path) -> Result<(SkReuseport, 
 
 /// A program that the verifier refuses is invalid input.
 fn cannot_load(failed: &str, error: ProgramError) -> Error {
+    log_verdict(&error);
     let verdict =
         matches!(caps::os_error(&error), Some(Errno::ACCESS | Errno::INVAL | Errno::TOOBIG));
     match verdict && caps::has(caps::LOADING) {
         true => Error::new(ErrorKind::Invalid, failed).because(error),
         false => caps::failed(failed, error, caps::LOADING),
+    }
+}
+
+/// Logs what the verifier wrote. Messages have its last line.
+pub(super) fn log_verdict(error: &ProgramError) {
+    if let ProgramError::LoadError { verifier_log, .. } = error {
+        tracing::debug!("the verifier's log:\n{verifier_log}");
     }
 }
 

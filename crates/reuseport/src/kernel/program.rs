@@ -9,6 +9,7 @@ use sk_reuseport::{BtfKind, EbpfError, EbpfLoader, KernelBtf};
 use super::caps;
 use super::cpus;
 use super::maps::{self, PolicyMaps};
+use super::object::log_verdict;
 use super::sockets::Sockets;
 use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::model::group::Protocol;
@@ -220,7 +221,10 @@ fn loaded(
 ) -> Result<SkReuseport> {
     match ebpf.take_program(name) {
         Some(Program::SkReuseport(mut program)) => {
-            program.load().map_err(|error| failed(error.into()))?;
+            program.load().map_err(|error| {
+                log_verdict(&error);
+                failed(error.into())
+            })?;
             Ok(program)
         }
         _ => Err(Error::new(ErrorKind::System, "the built-in program is missing")),

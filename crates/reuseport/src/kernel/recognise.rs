@@ -8,7 +8,7 @@ use super::sockets::Sockets;
 use crate::error::Report;
 use crate::model::group::Group;
 use crate::model::id::Slot;
-use crate::model::selection::Program;
+use crate::model::selection::Steering;
 use crate::wire::header::{Header, MAGIC, SCHEMA};
 
 /// The name of the map that holds a header.
@@ -57,9 +57,15 @@ impl Recognised {
         header.map(|header| Self { id, header, sockets })
     }
 
-    /// What it decides by; `None` if a newer version attached it.
-    pub(crate) fn program(&self) -> Option<Program> {
-        self.header.program_with_id(self.id)
+    /// How it steers the group. What it decides by is `None` if a newer version attached it.
+    pub(crate) fn steering(&self, group: &Group) -> Steering {
+        let program = self.header.program_with_id(self.id);
+        let is_empty =
+            |sockets: &Sockets| sockets.is_readable() && sockets.members_of(group).next().is_none();
+        match !self.sockets.is_empty() && self.sockets.iter().all(is_empty) {
+            true => Steering::Emptied(program),
+            false => Steering::Elsewhere(program),
+        }
     }
 
     /// Takes the group's members out of its maps, once it is detached, so that other arrays accept them

@@ -29,7 +29,7 @@ pub(crate) fn statuses(observer: &Observer, place: &Place) -> Result<Vec<GroupSt
     let status = |group: Group| {
         join(group.clone(), root.as_ref(), &layer, &owners).or_else(|error| {
             // One group must not hide the others.
-            tracing::warn!("{}", error.report());
+            error.report().warn();
             join(group, None, &Err(Uncounted::Unreadable), &owners)
         })
     };
@@ -64,7 +64,7 @@ pub(crate) fn claim_at(place: &Place, group: &Group) -> Claim {
 fn readable_root(place: &Place) -> Result<Option<Root>> {
     match Root::existing(place) {
         Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
-            tracing::warn!("policies, slots and picks are not shown: {}", error.report());
+            error.report().warn_that("policies, slots and picks are not shown");
             Ok(None)
         }
         result => result,
@@ -74,7 +74,7 @@ fn readable_root(place: &Place) -> Result<Option<Root>> {
 /// The host-wide layer, or why it does not count.
 fn layer(root: Option<&Root>) -> Result<HostLayer, Uncounted> {
     let layer = root.map_or(Ok(None), HostLayer::existing).map_err(|error| {
-        tracing::warn!("{}", error.report());
+        error.report().warn();
         Uncounted::Unreadable
     })?;
     let layer = layer.filter(HostLayer::counts).ok_or(Uncounted::NotAttached)?;

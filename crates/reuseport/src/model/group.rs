@@ -8,6 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::model::id::{Cookie, Netns};
 
+pub use crate::model::name::listed;
+
 /// The transport protocol of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -167,6 +169,17 @@ impl Unborrowable {
             Self::NoHolder => "no-holder",
         }
     }
+
+    /// What to do about it.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            Self::Mptcp => "let the server listen without MPTCP (Go: GODEBUG=multipathtcp=0)",
+            Self::NoHolder => {
+                "if a process of another pid namespace holds it, run this on the host; a server \
+                 that uses io_uring has to keep the listener's descriptor open"
+            }
+        }
+    }
 }
 
 /// A clause about the socket: "no visible process has a descriptor of it".
@@ -250,15 +263,16 @@ impl Member {
     pub(crate) fn label(&self) -> String {
         match self.cookie {
             Some(cookie) => format!("socket {cookie}"),
-            None => "a socket without a cookie".to_owned(),
+            None => self.name(),
         }
     }
 
-    /// Its name as users type it, `cookie:N`, or what it is.
+    /// Its name as users type it, `cookie:N`, or what is known of it: "fd 7 of pid 1234".
     pub fn name(&self) -> String {
-        match self.cookie {
-            Some(cookie) => format!("cookie:{cookie}"),
-            None => "a socket without a cookie".to_owned(),
+        match (self.cookie, self.holders.first()) {
+            (Some(cookie), _) => format!("cookie:{cookie}"),
+            (None, Some(Holder { pid, fd, .. })) => format!("fd {fd} of pid {pid}"),
+            (None, None) => "a socket without cookie and holder".to_owned(),
         }
     }
 }

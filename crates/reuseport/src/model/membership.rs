@@ -1,11 +1,12 @@
 //! Who gets a slot, who loses one, and who would get nothing: the rules about membership, as functions of
 //! what the kernel shows. No I/O.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::group::{Group, GroupKey, Member, Protocol, Unborrowable};
 use super::id::Cookie;
+use super::name::listed;
 use crate::error::{Error, ErrorKind};
 
 /// The content of a slot.
@@ -58,21 +59,6 @@ pub(crate) fn starving(
 
 /// Why an attachment that would starve members is refused.
 pub(crate) fn refuse_to_starve(key: &GroupKey, starving: &[(&Member, Unborrowable)]) -> Error {
-    let reasons: HashSet<Unborrowable> = starving.iter().map(|(_, why)| *why).collect();
-    let of = |reason: Unborrowable| {
-        let names: Vec<String> = starving
-            .iter()
-            .filter(|(_, why)| *why == reason)
-            .map(|(member, _)| member.name())
-            .collect();
-        let (some, more) = names.split_at(names.len().min(4));
-        let more =
-            if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
-        format!("{}{more}: {reason}", some.join(", "))
-    };
-    let mut reasons: Vec<Unborrowable> = reasons.into_iter().collect();
-    reasons.sort_unstable();
-    let why = reasons.into_iter().map(of).collect::<Vec<_>>().join("; ");
     let count = match starving.len() {
         1 => "a living member".to_owned(),
         n => format!("{n} living members"),
@@ -81,8 +67,33 @@ pub(crate) fn refuse_to_starve(key: &GroupKey, starving: &[(&Member, Unborrowabl
         ErrorKind::Starved,
         format!("will not attach to {key}: {count} would get nothing from then on"),
     )
-    .because(why)
+    .because(by_reason(starving))
     .with_hint("`attach --partial` attaches all the same, among the other members")
+}
+
+/// Why an attachment is refused among whose members none can be given a slot, `--partial` or not.
+pub(crate) fn refuse_without_members(
+    key: &GroupKey,
+    starving: &[(&Member, Unborrowable)],
+) -> Error {
+    let mptcp = starving.iter().any(|(_, why)| *why == Unborrowable::Mptcp);
+    Error::new(ErrorKind::Starved, format!("no member of {key} can be given a slot"))
+        .because(by_reason(starving))
+        .with_hint(if mptcp {
+            Unborrowable::Mptcp.advice()
+        } else {
+            Unborrowable::NoHolder.advice()
+        })
+}
+
+/// The members' names, by the reason why they cannot be borrowed.
+fn by_reason(starving: &[(&Member, Unborrowable)]) -> String {
+    let reasons: BTreeSet<Unborrowable> = starving.iter().map(|(_, why)| *why).collect();
+    let of = |reason: Unborrowable| {
+        let names = starving.iter().filter(|(_, why)| *why == reason).map(|(m, _)| m.name());
+        format!("{}: {reason}", listed(names, 4))
+    };
+    reasons.into_iter().map(of).collect::<Vec<_>>().join("; ")
 }
 
 /// How long a UDP socket is left alone before a watcher enrols it.
@@ -215,6 +226,8 @@ mod tests {
     #[test]
     fn members_starve_that_have_no_slot_and_cannot_be_given_one() {
         let mptcp = Member { mptcp: true, ..held(7) };
+        let named_by_holder = Member { cookie: None, ..mptcp.clone() };
+        assert_eq!(named_by_holder.name(), "fd 3 of pid 1");
         let unnamed = Member { cookie: None, ..hidden(9) };
         let group = group(Protocol::Tcp, vec![held(5), hidden(6), mptcp, hidden(8), unnamed]);
         let starving = starving(&group, |of| of == cookie(8));
@@ -224,7 +237,7 @@ mod tests {
             [
                 ("cookie:6".to_owned(), Unborrowable::NoHolder),
                 ("cookie:7".to_owned(), Unborrowable::Mptcp),
-                ("a socket without a cookie".to_owned(), Unborrowable::NoHolder),
+                ("a socket without cookie and holder".to_owned(), Unborrowable::NoHolder),
             ]
         );
         let error = refuse_to_starve(&group.key, &starving);
@@ -232,6 +245,9 @@ mod tests {
         assert!(text.contains("3 living members would get nothing"), "{text}");
         assert!(text.contains("cookie:7: it belongs to an MPTCP"), "{text}");
         assert!(text.contains("--partial"), "{text}");
+        let error = refuse_without_members(&group.key, &starving);
+        assert_eq!(error.kind(), ErrorKind::Starved);
+        assert!(error.report().to_string().contains("GODEBUG"), "{}", error.report());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The error for an unknown name, with a suggestion for a misspelt one.
+//! Names in messages: lists, and the error for an unknown one with a suggestion for a misspelt one.
 
 use crate::error::{Error, ErrorKind};
 
@@ -37,6 +37,38 @@ impl UnknownName {
             .min()
             .map(|(_, name)| name);
         Self { what, given: given.into(), nearest, known }
+    }
+}
+
+/// Names in a sentence, such as those of members ([`Member::name`](crate::Member::name)). A list longer than
+/// `most` is cut, and a name that occurs again is counted.
+///
+/// # Example
+///
+/// ```
+/// use reuseport::group::listed;
+///
+/// let names = ["a", "b", "b", "c", "d"].map(str::to_owned);
+/// assert_eq!(listed(names.clone(), 9), "a, b (2 times), c, d");
+/// assert_eq!(listed(names, 2), "a, b (2 times) and 2 more");
+/// ```
+pub fn listed(names: impl IntoIterator<Item = String>, most: usize) -> String {
+    let mut counted: Vec<(String, usize)> = Vec::new();
+    for name in names {
+        match counted.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, times)) => *times += 1,
+            None => counted.push((name, 1)),
+        }
+    }
+    let (some, more) = counted.split_at(counted.len().min(most));
+    let shown = some.iter().map(|(name, times)| match times {
+        1 => name.clone(),
+        times => format!("{name} ({times} times)"),
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match more.iter().map(|(_, times)| times).sum::<usize>() {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

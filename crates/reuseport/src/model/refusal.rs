@@ -2,6 +2,7 @@
 
 use super::group::{AttachedProgram, Group, GroupKey, Reach};
 use super::id::{Cookie, Slot};
+use super::name::listed;
 use super::selection::{Program, Steering};
 use crate::error::{Error, ErrorKind};
 
@@ -34,19 +35,28 @@ pub(crate) fn another_program(
     program: &AttachedProgram,
     what: &str,
 ) -> Error {
-    let Steering::Elsewhere(decides) = steering else { return foreign_program(key, program, what) };
-    let by = match decides {
+    let by = match steering.program() {
         Some(Program::Selection(selection)) => format!("reuseport {}", selection.policy.name()),
         Some(Program::Object(())) => "a user's object".to_owned(),
         None => "a newer version of reuseport".to_owned(),
     };
     let id = program.id.map_or_else(String::new, |id| format!(" (id {id})"));
-    Error::new(ErrorKind::Foreign, format!("will not {what} {key}"))
-        .because(format!("{by}{id} decides there, and its state is pinned elsewhere or not at all"))
-        .with_hint(
+    let (state, hint) = match steering {
+        Steering::Emptied(_) => (
+            "is attached there without members, as `detach` leaves it where no socket can be borrowed",
+            "`detach` removes it once a socket can be borrowed, and `attach --force` replaces it; it ends \
+             with the group",
+        ),
+        Steering::Elsewhere(_) => (
+            "decides there, and its state is pinned elsewhere or not at all",
             "`detach` removes it, and `attach --force` replaces it; or set REUSEPORT_BPFFS as it was \
              when it was attached",
-        )
+        ),
+        _ => return foreign_program(key, program, what),
+    };
+    Error::new(ErrorKind::Foreign, format!("will not {what} {key}"))
+        .because(format!("{by}{id} {state}"))
+        .with_hint(hint)
 }
 
 /// The state belongs to a user who may open it, too; `what` names the operation: "change the policy of".
@@ -66,12 +76,11 @@ pub(crate) fn map_in_use(key: &GroupKey, strangers: &[(Slot, Cookie)]) -> Error 
     const NAMED: usize = 4;
 
     let name = |(slot, cookie): &(Slot, Cookie)| format!("cookie:{cookie} at index {slot}");
-    let mut names: Vec<String> = strangers.iter().take(NAMED).map(name).collect();
-    if strangers.len() > NAMED {
-        names.push(format!("{} more", strangers.len() - NAMED));
-    }
     Error::new(ErrorKind::Invalid, format!("cannot put the members of {key} into the object's map"))
-        .because(format!("it has sockets of other groups: {}", names.join(", ")))
+        .because(format!(
+            "it has sockets of other groups: {}",
+            listed(strangers.iter().map(name), NAMED)
+        ))
         .with_hint(OWN_MAP)
 }
 

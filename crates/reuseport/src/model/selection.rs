@@ -92,6 +92,10 @@ pub enum Steering {
     /// pins that were removed. What it decides by; `None` if a newer version attached it. Recognised with
     /// CAP_SYS_ADMIN only; without it, such a program is [`Foreign`](Self::Foreign).
     Elsewhere(Option<Program>),
+    /// The same, and no socket of the group is in its maps, as [`detach`](crate::detach) leaves a program that
+    /// it cannot detach. A policy then leaves every choice to the kernel's hash; what a user's own program
+    /// does is not known.
+    Emptied(Option<Program>),
     /// One that another owner attached.
     Foreign,
 }
@@ -101,7 +105,17 @@ impl Steering {
     pub fn selection(&self) -> Option<Selection> {
         match self {
             Self::Ours(program) => program.selection(),
-            Self::KernelHash | Self::Elsewhere(_) | Self::Foreign => None,
+            Self::KernelHash | Self::Elsewhere(_) | Self::Emptied(_) | Self::Foreign => None,
+        }
+    }
+
+    /// The program that this tool attached, wherever its state is; `None` for another owner's, and for one of a
+    /// newer version.
+    pub fn program(&self) -> Option<Program> {
+        match *self {
+            Self::Ours(program) => Some(program),
+            Self::Elsewhere(program) | Self::Emptied(program) => program,
+            Self::KernelHash | Self::Foreign => None,
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::group::{Group, Member};
 use super::id::{Slot, Weight};
+use super::selection::Program;
 
 pub use super::id::State;
 pub use super::selection::Steering;
@@ -97,9 +98,25 @@ impl fmt::Display for Uncounted {
 impl GroupStatus {
     /// How many members have no slot although this tool's program decides: they get nothing.
     pub fn unsteered(&self) -> usize {
+        match self.steering.is_ours() && self.decides() {
+            true => self.members.iter().filter(|m| m.enrolment.is_none()).count(),
+            false => 0,
+        }
+    }
+
+    /// Whether a program decides. `false` if none is attached, and if a policy of this tool has no member to
+    /// select: the kernel's hash then decides among all members.
+    pub fn decides(&self) -> bool {
+        let can_be_selected = |member: &MemberStatus| {
+            member.enrolment.as_ref().is_some_and(|e| e.state != State::Standby)
+        };
         match self.steering {
-            Steering::Ours(_) => self.members.iter().filter(|m| m.enrolment.is_none()).count(),
-            Steering::KernelHash | Steering::Elsewhere(_) | Steering::Foreign => 0,
+            Steering::KernelHash | Steering::Emptied(Some(Program::Selection(_))) => false,
+            Steering::Ours(Program::Selection(_)) => self.members.iter().any(can_be_selected),
+            Steering::Ours(Program::Object(()))
+            | Steering::Emptied(_)
+            | Steering::Elsewhere(_)
+            | Steering::Foreign => true,
         }
     }
 }

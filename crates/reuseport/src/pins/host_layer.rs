@@ -84,7 +84,7 @@ impl HostLayer {
                 caps::failed("cannot create the host-wide maps", error, caps::LOADING)
             })?;
         if let Err(error) = count(&mut ebpf, &path) {
-            tracing::warn!("open connections will not be counted: {}", Report::new(error.as_ref()));
+            Report::new(error.as_ref()).warn_that("open connections will not be counted");
         }
         Self::open(path)
     }
@@ -286,10 +286,7 @@ fn count(ebpf: &mut Ebpf, path: &Path) -> Result<(), Box<dyn std::error::Error>>
     let btf = KernelBtf::from_sys_fs()?;
     // First, because the pins of the counting programs mark the layer as complete.
     if let Err(error) = Recount::create(path, &btf) {
-        tracing::warn!(
-            "missed closes of connections will stay counted: {}",
-            Report::new(error.as_ref())
-        );
+        Report::new(error.as_ref()).warn_that("missed closes of connections will stay counted");
     }
     attach_counting(ebpf, path, &btf)
 }

@@ -22,7 +22,7 @@ pub(crate) fn steering(
         Some(Err(error)) if error.kind() == ErrorKind::Schema => return foreign,
         // Another user's state, which the caller may not read. The group itself is visible to all.
         Some(Err(error)) if error.kind() == ErrorKind::Denied => {
-            tracing::warn!("the policy of {} is not shown: {}", group.key, error.report());
+            error.report().warn_that(format_args!("the policy of {} is not shown", group.key));
             return foreign;
         }
         Some(Err(error)) => return Err(error),
@@ -31,8 +31,8 @@ pub(crate) fn steering(
     let state = match state {
         Some(state) if state.is_ours(id)? => state,
         _ => {
-            let known = Recognised::of(id).map(|program| Steering::Elsewhere(program.program()));
-            return Ok((known.unwrap_or(Steering::Foreign), None));
+            let known = Recognised::of(id);
+            return Ok((known.map_or(Steering::Foreign, |known| known.steering(group)), None));
         }
     };
     let header = state.read_header()?;
