@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::args::GroupArgs;
 use crate::backend::{self, Members};
 use crate::error::Failure;
-use crate::output::{self, count};
+use crate::output::{self, by_number, count};
 use crate::select::{self, Selector};
 
 /// Give members nothing new and let them finish what they have
@@ -31,10 +31,10 @@ use crate::select::{self, Selector};
 #[command(after_help = "\
 Exit status:
   1   no such group or member, or none of our programs is attached
-  2   another tool's program is attached, with --wait not drained in time,
-      or any other failure
-  3   with --wait: a member is drained, but datagrams still reach it of which
-      no program is asked (multicast, broadcast, TPROXY)
+  2   another tool's program is attached, or any other failure
+  3   with --wait: not drained in time; or nothing waits, but more may come:
+      no other member is active, or datagrams reach a member of which no
+      program is asked (multicast, broadcast, TPROXY)
 
 Examples:
   reuseport drain :8080 slot:2
@@ -52,7 +52,7 @@ pub(crate) struct Drain {
     #[arg(value_name = "MEMBER", required = true)]
     members: Vec<Selector>,
 
-    /// Return when they are drained, or fail after SECONDS
+    /// Return when they are drained, or after SECONDS with exit status 3
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
     wait: Option<Option<u32>>,
 }
@@ -78,11 +78,11 @@ impl Drain {
         let cookies: Vec<Cookie> =
             wanted.iter().filter_map(|member| member.member.cookie).collect();
         let now = members.now()?;
-        let mut out = String::new();
+        // First, because it says what the lines about the members mean.
+        let mut out = output::none_active(&now.group.key, &shares, output::width());
         for member in those(&now, &cookies) {
             let _ = writeln!(out, "{}: {}", now.group.key, describe(member, &now));
         }
-        out.push_str(&output::none_active(&now.group.key, &shares, output::width()));
         output::print(&out)?;
         match self.wait {
             Some(limit) => wait(&members, &cookies, limit, &stop),
@@ -106,6 +106,12 @@ fn is_drained(member: &MemberStatus) -> bool {
     waiting == 0 && half_open == 0
 }
 
+/// Whether draining members are picked, because no other one is left.
+fn draining_are_picked(group: &GroupStatus) -> bool {
+    let enrolled = group.members.iter().filter_map(|member| member.enrolment.as_ref());
+    !enrolled.into_iter().any(|e| e.state == State::Active && e.weight.get() > 0)
+}
+
 /// Describes what a member still has to finish.
 fn describe(member: &MemberStatus, group: &GroupStatus) -> String {
     let name = select::name(member);
@@ -114,6 +120,9 @@ fn describe(member: &MemberStatus, group: &GroupStatus) -> String {
     }
     let Queue { waiting, half_open, .. } = member.member.queue;
     let mut has = match (group.group.key.protocol, half_open) {
+        _ if is_drained(member) && draining_are_picked(group) => {
+            "drains: nothing waits now, but it is still picked".to_owned()
+        }
         _ if is_drained(member) => "is drained: nothing waits".to_owned(),
         (Protocol::Udp, _) => format!("drains: {waiting} bytes wait to be read"),
         (Protocol::Tcp, 0) => format!("drains: {} to be accepted", wait_word(waiting)),
@@ -133,7 +142,8 @@ fn describe(member: &MemberStatus, group: &GroupStatus) -> String {
 }
 
 fn wait_word(n: u32) -> String {
-    if n == 1 { "1 connection waits".to_owned() } else { format!("{n} connections wait") }
+    let n = n as usize;
+    format!("{} {}", count(n, "connection"), by_number(n, "waits", "wait"))
 }
 
 /// Not drained, though the queues are empty: datagrams come that the program does not decide on.
@@ -144,7 +154,12 @@ fn still_reached(members: &[MemberStatus], key: &GroupKey) -> Result<()> {
     what.dedup();
     let what: Vec<String> = what.iter().map(ToString::to_string).collect();
     Err(Failure::degraded(
-        format!("{key}: {} still reach {}, which gets nothing else", what.join(", "), names.join(", ")),
+        format!(
+            "{key}: {} still reach {}, which {} nothing else",
+            what.join(", "),
+            names.join(", "),
+            by_number(names.len(), "gets", "get"),
+        ),
         "no program is asked about them: the server must close the socket, or leave the multicast group",
     )
     .into())
@@ -161,6 +176,7 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
     let begun = Instant::now();
     let mut drained = 0;
     let mut unasked: Vec<MemberStatus> = Vec::new();
+    let mut still_picked = false;
     let key = &members.status.group.key;
     loop {
         let now = match members.now() {
@@ -181,6 +197,7 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
         if left.is_empty() {
             drained += 1;
             if drained == LOOKS {
+                still_picked = draining_are_picked(&now) && those(&now, cookies).next().is_some();
                 unasked = those(&now, cookies)
                     .filter(|member| !member.member.not_asked.is_empty())
                     .cloned()
@@ -191,17 +208,26 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
             continue;
         }
         drained = 0;
-        let why = match limit {
-            _ if stop.is_set() => "interrupted".to_owned(),
+        let left = left.join(", ");
+        match limit {
+            _ if stop.is_set() => bail!("{key}: interrupted: {left}; draining continues"),
             Some(limit) if begun.elapsed() >= Duration::from_secs(limit.into()) => {
-                format!("not drained in {}", count(limit as usize, "second"))
+                let limit = count(limit as usize, "second");
+                return Err(Failure::degraded(
+                    format!("{key}: not drained in {limit}: {left}"),
+                    "draining continues; `reuseport undrain` ends it",
+                )
+                .into());
             }
-            _ => {
-                thread::sleep(PAUSE);
-                continue;
-            }
-        };
-        bail!("{key}: {why}: {}; draining continues", left.join(", "));
+            _ => thread::sleep(PAUSE),
+        }
+    }
+    if still_picked {
+        return Err(Failure::degraded(
+            format!("{key}: nothing waits now, but draining members are picked: none is active"),
+            "give the group another active member, or stop all of its server",
+        )
+        .into());
     }
     if !unasked.is_empty() {
         return still_reached(&unasked, key);

@@ -257,7 +257,7 @@ fn drain_shows_what_is_left_and_waits_for_it() {
         let text = stdout(&["drain", &group, "slot:0"]);
         assert!(text.contains("drains: 2 connections wait to be accepted"), "{text}");
         let output = run(&["drain", &group, "slot:0", "--wait=0"]);
-        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
         let late = String::from_utf8(output.stderr).unwrap();
         assert!(late.contains("not drained in 0 seconds: slot:0"), "{late}");
         assert_eq!(each(&group, "state"), json!(["draining", "active"]));
@@ -291,7 +291,11 @@ fn draining_all_members_shows_who_is_picked_instead() {
         let (listeners, group) = group(2);
         stdout(&["attach", &group]);
         let text = stdout(&["drain", &group, "slot:0", "slot:1"]);
-        assert!(text.contains("no member of") && text.contains("fallback_draining"), "{text}");
+        assert!(text.starts_with("no member of") && text.contains("fallback_draining"), "{text}");
+        assert!(text.contains("it is still picked") && !text.contains("drained"), "{text}");
+        let waited = run(&["drain", &group, "slot:0", "slot:1", "--wait=60"]);
+        assert_eq!(waited.status.code(), Some(3), "{waited:?}");
+        assert!(!String::from_utf8(waited.stdout).unwrap().contains("drained"));
         let clients = connect(&listeners, 4);
         assert_eq!(show(&group)["counters"]["fallback_draining"], 4);
         drop(clients);
