@@ -161,36 +161,31 @@ impl Transaction {
         let group = &self.enrollable(group, request, &slots.unwrap_or_default())?;
         let default = Policy::default_for(group.key.protocol).into();
         let program = request.program.as_ref().unwrap_or(&default);
-        // The program of a takeover that was interrupted.
-        let mut interrupted = None;
-        let mut prepared = None;
-        if let Some(leftover) = leftover {
+        let built = if let Some(leftover) = leftover {
             self.refuse_if_in_use(&leftover, group)?;
             let resumes = resumes && leftover.is_trusted();
             // Root attaches no program that another user pinned.
-            if replaced.is_none() && leftover.is_trusted() {
-                interrupted = leftover.replaced()?.as_ref().map(Foreign::of).transpose().map_err(
-                    |error| {
-                        let failed = format!("cannot go on to attach to {}", group.key);
-                        caps::failed(&failed, error, caps::TAKING_OVER)
-                    },
-                )?;
-            }
+            let interrupted = match replaced.is_none() && leftover.is_trusted() {
+                true => interrupted_takeover(group, &leftover)?,
+                false => None,
+            };
             if resumes {
                 return self.resume(group, request, leftover, replaced, interrupted);
             }
             // Errors of the new program show before the old state goes.
             let new = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
             check_room(group, &new.state)?;
-            prepared = Some(new);
-            self.remove_state(group, leftover)?;
-        }
-        let built = match &mut interrupted {
-            Some(foreign) => {
-                drop(prepared);
-                self.take_over_again(group, request, program, foreign)
+            match interrupted {
+                Some(foreign) => {
+                    self.take_over_again(group, request, program, new, leftover, foreign)
+                }
+                None => self.build_in_place_of(group, leftover, None, |this| {
+                    this.build_over(group, request, program, replaced.is_some(), new)
+                }),
             }
-            None => self.build_over(group, request, program, replaced.is_some(), prepared),
+        } else {
+            let new = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+            self.build_over(group, request, program, replaced.is_some(), new)
         };
         let (changes, degraded) = built?;
         Ok(Attached { steering: Steering::Ours(program.kind()), changes, replaced, degraded })
@@ -203,11 +198,8 @@ impl Transaction {
         request: &Attach,
         program: &Program<ObjectSpec>,
         replaces: bool,
-        prepared: Option<Prepared>,
+        prepared: Prepared,
     ) -> Result<(Changes, Option<Error>)> {
-        let prepare =
-            |this: &mut Self| prepare(group, request, program, SocketsKind::Array, this.layer()?);
-        let prepared = prepared.map_or_else(|| prepare(self), Ok)?;
         if !replaces {
             return self.build_either(group, request, program, prepared, PATIENCE);
         }
@@ -215,11 +207,12 @@ impl Transaction {
             Err(error) if error.kind() == ErrorKind::Busy => error,
             result => return result,
         };
-        match Self::foreign(group, busy) {
-            Ok(mut foreign) => self.take_over_anew(group, request, program, &mut foreign),
+        let foreign = Self::foreign(group, busy);
+        let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+        match foreign {
+            Ok(mut foreign) => self.take_over_anew(group, request, prepared, &mut foreign),
             // The sockets may be in a socket map.
             Err(refusal) => {
-                let prepared = prepare(self)?;
                 let built = self.build_either(group, request, program, prepared, Duration::ZERO);
                 built.map_err(|error| match error.kind() {
                     ErrorKind::Busy | ErrorKind::Denied => refusal,
@@ -294,4 +287,12 @@ impl Transaction {
             error.report().warn();
         }
     }
+}
+
+/// The program of a takeover that was interrupted, if this state is of one.
+fn interrupted_takeover(group: &Group, state: &GroupState) -> Result<Option<Foreign>> {
+    state.replaced()?.as_ref().map(Foreign::of).transpose().map_err(|error| {
+        let failed = format!("cannot go on to attach to {}", group.key);
+        caps::failed(&failed, error, caps::TAKING_OVER)
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sk_reuseport::programs::SkReuseport;
+use sk_reuseport::programs::{ProgramFd, SkReuseport};
 
 use super::check::check_room;
 use super::prepare::{Prepared, prepare};
@@ -12,7 +12,7 @@ use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::sockets::SocketsKind;
 use crate::model::group::Group;
-use crate::model::refusal::vanished;
+use crate::model::refusal::{changed_meanwhile, vanished};
 use crate::model::selection::{ObjectSpec, Program, Steering};
 use crate::pins::group::GroupState;
 use crate::stop::Stop;
@@ -110,26 +110,31 @@ impl Transaction {
         group: &Group,
         request: &Attach,
         program: &Program<ObjectSpec>,
-        mut old: GroupState,
+        old: GroupState,
     ) -> Result<Attached> {
-        let mut old_program = old.program()?;
-        let owner = old.owner();
+        let attached = group.attached_id().map(|id| old.program_with_id(id)).transpose()?;
+        let Some(old_program) = attached.flatten() else {
+            return Err(changed_meanwhile(&group.key));
+        };
         // Errors of the new program show before anything changes.
         let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
         check_room(group, &prepared.state)?;
         self.refuse_if_changed(group)?;
         detach_from(group)?;
         let bare = Group { program: None, ..group.clone() };
-        let unpinned = old.unpin(&self.root);
+        let mut old = Aside::new(old, old_program);
+        let unpinned = old.state.unpin(&self.root);
         match unpinned.and_then(|()| self.build_either(&bare, request, program, prepared, PATIENCE))
         {
             Ok((changes, degraded)) => {
-                self.release_members(&old);
+                self.release_members(&old.state);
                 let steering = Steering::Ours(program.kind());
                 Ok(Attached { steering, changes, replaced: None, degraded })
             }
             Err(error) => {
-                if let Err(second) = self.put_back(group, &mut old, &mut old_program, owner) {
+                let restored = self.restore(group, &mut old, true);
+                let attached = restored.and_then(|()| attach_to(group, &old.program));
+                if let Err(second) = attached {
                     second.report().warn();
                 }
                 Err(error)
@@ -137,20 +142,66 @@ impl Transaction {
         }
     }
 
-    /// Attaches the program again that [`replace`](Self::replace) detached.
-    fn put_back(
+    /// Removes a state whose program is attached nowhere and builds a new one: with `build`. If that fails, the
+    /// old state comes back, with its weights and drains.
+    pub(super) fn build_in_place_of<T>(
         &mut self,
         group: &Group,
-        old: &mut GroupState,
-        program: &mut SkReuseport,
-        owner: u32,
-    ) -> Result<()> {
-        old.stage(&self.root, program)?;
-        old.give_to(owner)?;
+        old: GroupState,
+        replaced: Option<&ProgramFd>,
+        build: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        // The next `attach` fills empty slots, which it cannot see in a user's own map whose values have 4 bytes.
+        // Root fills no map of another user's.
+        let fill = !old.sockets.is_readable() && old.is_trusted();
+        let Ok(program) = old.program() else {
+            // It is incomplete.
+            return self.remove_state(group, old).and_then(|()| build(self));
+        };
+        let mut old = Aside::new(old, program);
+        let built = old.state.unpin(&self.root).and_then(|()| build(self));
+        if built.is_ok() {
+            self.release_members(&old.state);
+            return built;
+        }
+        // What an interrupted takeover left is for the next command.
+        if let Ok(None) = GroupState::existing(&self.root, &group.key) {
+            let restored = self.restore(group, &mut old, fill);
+            let pinned = replaced.map_or(Ok(()), |program| old.state.pin_replaced(program));
+            for error in [restored, pinned].into_iter().filter_map(Result::err) {
+                error.report().warn();
+            }
+        }
+        built
+    }
+
+    /// Pins a state again, and with `fill` puts the members back into its slots. It is in its place also if
+    /// members cannot be put back: the next `attach` goes on from there.
+    fn restore(&mut self, group: &Group, old: &mut Aside, fill: bool) -> Result<()> {
+        old.state.stage(&self.root, &mut old.program)?;
+        old.state.give_to(old.owner)?;
         let stop = Stop::default();
-        self.enroller(old, &stop)?.refill_all(group)?;
-        old.place(&self.root, &group.key)?;
-        attach_to(group, program)
+        let filled = match fill {
+            true => self
+                .enroller(&mut old.state, &stop)
+                .and_then(|mut enroller| enroller.refill_all(group)),
+            false => Ok(()),
+        };
+        old.state.place(&self.root, &group.key)?;
+        filled
+    }
+}
+
+/// A state that gives way to a new one and may have to come back.
+struct Aside {
+    state: GroupState,
+    program: SkReuseport,
+    owner: u32,
+}
+
+impl Aside {
+    fn new(state: GroupState, program: SkReuseport) -> Self {
+        Self { owner: state.owner(), state, program }
     }
 }
 

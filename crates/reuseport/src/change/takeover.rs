@@ -21,7 +21,7 @@ use sk_reuseport::programs::{ProgramError, SkReuseport};
 
 use super::build::{PATIENCE, TAKE_OUT};
 use super::check::check_room;
-use super::prepare::prepare;
+use super::prepare::{Prepared, prepare};
 use super::reach::{attach_foreign, attach_to, detach_from};
 use super::request::{Attach, Changes};
 use super::transaction::Transaction;
@@ -44,13 +44,31 @@ impl Transaction {
         refuse_unless_movable(group, foreign, busy)
     }
 
-    /// Goes on with a takeover that was interrupted, with new state. The kernel frees the array of the old state
-    /// only some time after its pins are gone, so this retries for a moment.
+    /// Goes on with a takeover that was interrupted, with new state in place of what it left.
     pub(super) fn take_over_again(
         &mut self,
         group: &Group,
         request: &Attach,
         program: &Program<ObjectSpec>,
+        prepared: Prepared,
+        left: GroupState,
+        mut foreign: Foreign,
+    ) -> Result<(Changes, Option<Error>)> {
+        let copy = foreign.program.try_clone().map_err(ProgramError::IOError);
+        let replaced = copy.map_err(|error| cannot_open(group, error))?;
+        self.build_in_place_of(group, left, Some(&replaced), |this| {
+            this.take_over_patiently(group, request, program, prepared, &mut foreign)
+        })
+    }
+
+    /// The kernel frees the array of the old state only some time after its pins are gone, so this retries for a
+    /// moment.
+    fn take_over_patiently(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        program: &Program<ObjectSpec>,
+        mut prepared: Prepared,
         foreign: &mut Foreign,
     ) -> Result<(Changes, Option<Error>)> {
         const PAUSE: Duration = Duration::from_millis(10);
@@ -58,7 +76,7 @@ impl Transaction {
         let end = Instant::now() + PATIENCE;
         let mut group = group.clone();
         loop {
-            match self.take_over_anew(&group, request, program, foreign) {
+            match self.take_over_anew(&group, request, prepared, foreign) {
                 Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < end => {}
                 result => return result,
             }
@@ -67,6 +85,7 @@ impl Transaction {
             }
             std::thread::sleep(PAUSE);
             group = self.look_again(&group)?;
+            prepared = prepare(&group, request, program, SocketsKind::Array, self.layer()?)?;
         }
     }
 
@@ -75,10 +94,9 @@ impl Transaction {
         &mut self,
         group: &Group,
         request: &Attach,
-        program: &Program<ObjectSpec>,
+        mut prepared: Prepared,
         foreign: &mut Foreign,
     ) -> Result<(Changes, Option<Error>)> {
-        let mut prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
         check_room(group, &prepared.state)?;
         let placed = prepared
             .state

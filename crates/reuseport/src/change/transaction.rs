@@ -22,7 +22,7 @@ use crate::kernel::observe::Observer;
 use crate::kernel::recognise::Recognised;
 use crate::model::group::{AttachedProgram, Group, GroupKey};
 use crate::model::id::Cookie;
-use crate::model::refusal::{foreign_program, not_attached, vanished};
+use crate::model::refusal::{changed_meanwhile, foreign_program, not_attached, vanished};
 use crate::model::selection::Steering;
 use crate::model::split;
 use crate::model::succession::Role;
@@ -168,12 +168,7 @@ impl Transaction {
         {
             return Ok(());
         }
-        Err(Error::new(
-            ErrorKind::Foreign,
-            format!("will not change what decides for {}", group.key),
-        )
-        .because("another process attached or detached a program meanwhile")
-        .with_hint("try again"))
+        Err(changed_meanwhile(&group.key))
     }
 
     /// The group for which the program of this state decides, if there is one.

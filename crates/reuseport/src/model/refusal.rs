@@ -28,6 +28,13 @@ pub(crate) fn foreign_program(key: &GroupKey, program: &AttachedProgram, what: &
         .with_hint("`attach --force` replaces it, for good: it cannot be put back")
 }
 
+/// What decides has changed since the operation began.
+pub(crate) fn changed_meanwhile(key: &GroupKey) -> Error {
+    Error::new(ErrorKind::Foreign, format!("will not change what decides for {key}"))
+        .because("another process attached or detached a program meanwhile")
+        .with_hint("try again")
+}
+
 /// Another program than this state's decides, as `steering` says.
 pub(crate) fn another_program(
     key: &GroupKey,

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
@@ -11,7 +10,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 use sk_reuseport::maps::{Array, Map, MapData, MapError, MappedArray};
 use sk_reuseport::pin::PinError;
-use sk_reuseport::programs::{ProgramInfo, SkReuseport};
+use sk_reuseport::programs::SkReuseport;
 
 use super::bpffs::{self, Held, Root};
 use super::directory::directory_name;
@@ -27,9 +26,8 @@ use crate::model::selection::Program;
 use crate::wire::header::{Header, MAGIC, SCHEMA};
 use crate::wire::slot::SlotRecord;
 
-/// The pins of the program and of one that is about to replace it.
-const PROGRAM: &str = "select";
-const NEXT_PROGRAM: &str = "select_next";
+/// The pin of the program.
+pub(super) const PROGRAM: &str = "select";
 
 /// A group's pinned state.
 #[derive(Debug)]
@@ -175,44 +173,8 @@ impl GroupState {
         Ok(())
     }
 
-    /// Pins the program that is about to replace the present one, as [`NEXT_PROGRAM`].
-    pub(crate) fn pin_next(&self, program: &mut SkReuseport) -> Result<()> {
-        let next = self.pin(NEXT_PROGRAM);
-        // Maps that the state lacked are the program's from here on.
-        let maps = self.policy_maps.as_ref().map_or(Ok(()), |maps| maps.pin(&self.pins()));
-        maps.and_then(|()| program.pin(&next)).map_err(|error| {
-            Error::new(ErrorKind::System, "cannot pin the new program").because(error)
-        })
-    }
-
-    /// The next program is attached: its pin replaces the old one. Without a pin, an interrupted command
-    /// has done so already.
-    pub(crate) fn adopt_next(&self) -> Result<()> {
-        let (next, current) = (self.pin(NEXT_PROGRAM), self.pin(PROGRAM));
-        match fs::rename(next, current) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::new(ErrorKind::System, "cannot pin the new program").because(error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Removes the pin of a next program that was not attached, if there is one.
-    pub(crate) fn forget_next(&self) {
-        // After a failure, the next change removes it.
-        let _ = fs::remove_file(self.pin(NEXT_PROGRAM));
-    }
-
-    /// The pinned program.
-    pub(crate) fn program(&self) -> Result<SkReuseport> {
-        let attach_type = sk_reuseport::programs::SkReuseportAttachType::SelectOrMigrate;
-        SkReuseport::from_pin(self.pin(PROGRAM), attach_type).map_err(|error| {
-            Error::new(ErrorKind::System, "cannot open the pinned program").because(error)
-        })
-    }
-
     /// The directory of the pins, for this process.
-    fn pins(&self) -> PathBuf {
+    pub(super) fn pins(&self) -> PathBuf {
         self.held.as_ref().map_or_else(|| self.directory.clone(), Held::path)
     }
 
@@ -229,23 +191,6 @@ impl GroupState {
     /// open them.
     pub(crate) fn is_trusted(&self) -> bool {
         bpffs::is_trusted(self.owner())
-    }
-
-    /// Whether the program with this id is pinned here, as the present program or the next one.
-    pub(crate) fn is_ours(&self, id: u32) -> Result<bool> {
-        for name in [PROGRAM, NEXT_PROGRAM] {
-            match ProgramInfo::from_pin(self.pin(name)) {
-                Ok(info) if info.id() == id => return Ok(true),
-                Ok(_) => {}
-                // No such pin, or not a program.
-                Err(error) if matches!(caps::os_error(&error), Some(Errno::NOENT) | None) => {}
-                Err(error) => {
-                    return Err(Error::new(ErrorKind::System, "cannot open the pinned program")
-                        .because(error));
-                }
-            }
-        }
-        Ok(false)
     }
 
     /// Empties the socket array, so that other maps accept the sockets at once, and removes the pins. The

@@ -29,6 +29,7 @@ pub(crate) mod group;
 pub(crate) mod host_layer;
 pub(crate) mod leftover;
 pub(crate) mod place;
+mod programs;
 mod recount;
 mod replaced;
 pub(crate) mod steering;

@@ -8,6 +8,7 @@ use reuseport::id::{Slot, Weight};
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::{Change, Watch};
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, State, Stop};
+use sk_reuseport::maps::ReusePortSockArray;
 use sk_reuseport::net::Bind;
 use test_support::process::close;
 use test_support::wait;
@@ -227,11 +228,17 @@ fn a_failed_attach_after_a_restart_keeps_weights_and_drains() {
         let key = key_of(&host, &members[0]);
         Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
         weigh_and_drain(&host, &key);
-        let _members = restart(members);
+        let members = restart(members);
         Balancer::attach(&host, &key, &with_object(object("nonexistent"))).unwrap_err();
         let few = Attach { slots: Some(2), ..Attach::default() };
         let error = Balancer::attach(&host, &key, &few).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Full);
+        // That another array has a socket shows only when the old state has gone.
+        let mut theirs = ReusePortSockArray::create("theirs", 1).unwrap();
+        theirs.set(0, &members[2], 0).unwrap();
+        let error = Balancer::attach(&host, &key, &with(Policy::Random)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        theirs.clear_index(&0).unwrap();
         Balancer::attach(&host, &key, &Attach::default()).unwrap();
         assert_eq!(roles(&host.status(&key).unwrap()), WEIGHED);
         assert_eq!(host.status(&key).unwrap().steering, Steering::Ours(Policy::RoundRobin.into()));

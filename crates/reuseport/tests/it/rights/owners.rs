@@ -14,11 +14,12 @@ use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 use sk_reuseport::fault::{Call, Verdict, intercept};
 use sk_reuseport::maps::MapData;
-use sk_reuseport::programs::ProgramInfo;
+use sk_reuseport::programs::{ProgramInfo, SkReuseport};
+use test_support::process::close;
 
 use crate::common::rights::{ORDINARY, user_capable_of};
 use crate::common::world::{
-    ROOT, alone, counter, deal, key_of, listeners, nothing_pinned, object, one_line, with,
+    ROOT, alone, counter, deal, key_of, listeners, nothing_pinned, object, one_line, theirs, with,
     with_object,
 };
 
@@ -168,6 +169,69 @@ fn what_drains_gets_nothing_while_root_builds_anew() {
     });
 }
 
+/// Fails to attach through each of so few members. What was attached before may be attached again.
+fn fails_to_attach(mut members: usize) -> impl FnMut(Call) -> Verdict {
+    move |call| match call {
+        Call::AttachReuseportEbpf if members > 0 => {
+            members -= 1;
+            Verdict::Fail(Errno::PERM.raw_os_error())
+        }
+        _ => Verdict::Allow,
+    }
+}
+
+/// `ops` may put another program in the place of the pinned one at any moment.
+#[test]
+fn root_puts_no_program_back_that_was_not_attached() {
+    alone(|| {
+        directory_of_ops();
+        let spare = Path::new(ROOT).join("spare");
+        let mut late = theirs("first");
+        let exchanged_at = |opening: usize, late: &mut SkReuseport| {
+            let scene = Scene::new(&with(Policy::RoundRobin));
+            let _ = fs::remove_file(&spare);
+            late.pin(&spare).unwrap();
+            let (from, to) = (spare.clone(), group_directory().join("select"));
+            let (mut fails, mut openings) = (fails_to_attach(scene.members.len()), 0);
+            let exchanges = move |call| {
+                if call == Call::BpfObjGet {
+                    if openings == opening {
+                        fs::rename(&from, &to).unwrap();
+                    }
+                    openings += 1;
+                }
+                fails(call)
+            };
+            let attach = || Balancer::attach(&scene.host, &scene.key, &with(Policy::RoundRobin));
+            intercept(exchanges, attach).unwrap_err();
+            let decides = scene.status().group.program.unwrap().id;
+            assert_ne!(decides, Some(late.info().unwrap().id()), "opening {opening}");
+            let exchanged = !spare.exists();
+            close(scene.members);
+            exchanged
+        };
+        let openings = (0..).take_while(|opening| exchanged_at(*opening, &mut late)).count();
+        assert!(openings > 10, "{openings}");
+    });
+}
+
+#[test]
+fn the_state_of_another_user_comes_back_if_root_cannot_attach() {
+    alone(|| {
+        directory_of_ops();
+        let scene = Scene::new(&with(Policy::RoundRobin));
+        scene.weigh_and_drain();
+        // As after an interruption: the state is there, and the program is not attached.
+        SkReuseport::detach(&scene.members[0]).unwrap();
+        let attach = || Balancer::attach(&scene.host, &scene.key, &with(Policy::RoundRobin));
+        let error = intercept(fails_to_attach(3), attach).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{}", one_line(&error));
+        assert_eq!(owner(group_directory()), ORDINARY);
+        as_ops(|| Balancer::attach(&scene.host, &scene.key, &Attach::default()).unwrap());
+        assert_eq!(deal(&scene.members, 9), [3, 6, 0]);
+    });
+}
+
 /// Their groups are counted as before.
 #[test]
 fn an_attach_of_root_that_fails_leaves_the_layer_of_the_other_user() {
@@ -180,17 +244,9 @@ fn an_attach_of_root_that_fails_leaves_the_layer_of_the_other_user() {
         let pinned = |name| MapData::from_pin(layer.join(name)).unwrap().info().unwrap().id();
         let before = pinned("members");
         let no_slots = Attach { slots: Some(0), ..with(Policy::RoundRobin) };
-        let refused_late = |key: &GroupKey, mut members: usize| {
-            // The program of `ops` may be attached again.
-            let through_each = move |call| match call {
-                Call::AttachReuseportEbpf if members > 0 => {
-                    members -= 1;
-                    Verdict::Fail(Errno::PERM.raw_os_error())
-                }
-                _ => Verdict::Allow,
-            };
-            let attach = with(Policy::RoundRobin);
-            intercept(through_each, || Balancer::attach(&of_ops.host, key, &attach)).map(|_| ())
+        let refused_late = |key: &GroupKey, members| {
+            let attach = || Balancer::attach(&of_ops.host, key, &with(Policy::RoundRobin));
+            intercept(fails_to_attach(members), attach).map(|_| ())
         };
         for (key, members) in [(&key_of_root, 2), (&of_ops.key, 3)] {
             let refused = Balancer::attach(&of_ops.host, key, &no_slots).unwrap_err();
@@ -235,7 +291,7 @@ fn after_a_restart_root_does_not_resume_the_program_of_another_user() {
         let scene = Scene::new(&with(Policy::RoundRobin));
         let before = scene.maps();
         // As after an interruption: the state is there, and the program is not attached.
-        sk_reuseport::programs::SkReuseport::detach(&scene.members[0]).unwrap();
+        SkReuseport::detach(&scene.members[0]).unwrap();
         Balancer::attach(&scene.host, &scene.key, &with(Policy::RoundRobin)).unwrap();
         assert!(before.is_disjoint(&scene.maps()));
         assert_eq!(owner(group_directory()), 0);
