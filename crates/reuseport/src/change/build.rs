@@ -123,6 +123,7 @@ impl Transaction {
         detach_from(group)?;
         let bare = Group { program: None, ..group.clone() };
         let mut old = Aside::new(old, old_program);
+        old.state.empty(group);
         let unpinned = old.state.unpin(&self.root);
         match unpinned.and_then(|()| self.build_either(&bare, request, program, prepared, PATIENCE))
         {
@@ -159,6 +160,7 @@ impl Transaction {
             return self.remove_state(group, old).and_then(|()| build(self));
         };
         let mut old = Aside::new(old, program);
+        old.state.empty(group);
         let built = old.state.unpin(&self.root).and_then(|()| build(self));
         if built.is_ok() {
             self.release_members(&old.state);

@@ -67,10 +67,10 @@ impl Enroller<'_> {
         }
         if !newcomers.is_empty() {
             // The newcomers take these slots.
-            self.release(std::mem::take(&mut gone), &mut changes)?;
+            self.release(group, std::mem::take(&mut gone), &mut changes)?;
         }
         self.enrol_all(group, &newcomers, &gone, &mut changes)?;
-        self.free(gone, &mut changes);
+        self.free(group, gone, &mut changes);
         Ok(changes)
     }
 
@@ -113,14 +113,14 @@ impl Enroller<'_> {
 
     /// Takes all sockets out of the array. The program must not decide. Slots, weights and states stay for
     /// a later [`sync`](Self::sync), which puts the sockets back.
-    pub(crate) fn empty(&mut self) {
+    pub(crate) fn empty(&mut self, group: &Group) {
         let occupied: Vec<(Slot, Cookie)> =
             self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
         if self.state.sockets.is_readable() {
             occupied.iter().for_each(|(slot, _)| self.state.empty_slot(*slot));
         } else {
             // An empty slot of this array looks like any other one: the members are enrolled anew.
-            self.free(occupied, &mut Changes::default());
+            self.free(group, occupied, &mut Changes::default());
         }
     }
 
@@ -351,7 +351,8 @@ impl Enroller<'_> {
     /// Takes enrolments back that no table names.
     fn take_back(&mut self, enrolled: &[(Slot, &Member)]) {
         for (slot, member) in enrolled {
-            self.free_slot(*slot, SlotRecord::taken_back);
+            self.state.empty_slot(*slot);
+            self.forget_slot(*slot, SlotRecord::taken_back);
             // A closed socket has no mark.
             if let Ok(socket) = borrow::borrow(member) {
                 self.layer.unmark(socket.as_fd());
@@ -360,17 +361,22 @@ impl Enroller<'_> {
     }
 
     /// Takes members out of the table, waits, and frees their slots.
-    fn release(&mut self, gone: Vec<(Slot, Cookie)>, changes: &mut Changes) -> Result<()> {
+    fn release(
+        &mut self,
+        group: &Group,
+        gone: Vec<(Slot, Cookie)>,
+        changes: &mut Changes,
+    ) -> Result<()> {
         if gone.is_empty() {
             return Ok(());
         }
         self.swap_table_without(&slots_of(&gone))?;
-        self.free(gone, changes);
+        self.free(group, gone, changes);
         Ok(())
     }
 
     /// Frees slots that no table names any more.
-    fn free(&mut self, gone: Vec<(Slot, Cookie)>, changes: &mut Changes) {
+    fn free(&mut self, group: &Group, gone: Vec<(Slot, Cookie)>, changes: &mut Changes) {
         if gone.is_empty() {
             return;
         }
@@ -383,7 +389,8 @@ impl Enroller<'_> {
             self.state.set_record(slot, record);
         }
         for (slot, role) in passed_on {
-            self.free_slot(slot, |record| record.vacated(now, role));
+            self.state.empty_slot_in(group, slot);
+            self.forget_slot(slot, |record| record.vacated(now, role));
         }
         changes.released.extend(gone.into_iter().map(|(_, cookie)| cookie));
     }
@@ -400,13 +407,7 @@ impl Enroller<'_> {
         part(now.tv_sec) * 1000 + part(now.tv_nsec) / 1_000_000
     }
 
-    /// Frees a slot that no table names, and replaces its record.
-    fn free_slot(&mut self, slot: Slot, free: impl FnOnce(&SlotRecord) -> SlotRecord) {
-        self.state.empty_slot(slot);
-        self.forget_slot(slot, free);
-    }
-
-    /// The same for a slot that is empty, or has another group's socket.
+    /// Frees a slot that no table names, and that is empty or has another group's socket: replaces its record.
     fn forget_slot(&mut self, slot: Slot, free: impl FnOnce(&SlotRecord) -> SlotRecord) {
         let record = self.state.record(slot);
         if let Some(maps) = &mut self.state.policy_maps {

@@ -152,9 +152,9 @@ impl Transaction {
             Err(_) => {
                 let stop = Stop::default();
                 if let Ok(mut enroller) = self.enroller(state, &stop) {
-                    enroller.empty();
+                    enroller.empty(group);
                 }
-                state.empty();
+                state.empty(group);
                 if decides {
                     give_back(group, state, foreign, &places);
                 }

@@ -275,7 +275,7 @@ impl Transaction {
             return self.discard_state(group, state);
         }
         let stop = Stop::default();
-        self.enroller(&mut state, &stop)?.empty();
+        self.enroller(&mut state, &stop)?.empty(group);
         Ok(())
     }
 
@@ -337,6 +337,7 @@ impl Transaction {
             }
         }
         self.release_members(&state);
+        state.empty(group);
         state.unpin(&self.root)
     }
 

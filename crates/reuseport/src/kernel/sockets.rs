@@ -81,13 +81,11 @@ impl Sockets {
         }
     }
 
-    /// Empties a slot if this socket is in it, or if the map does not tell.
-    pub(crate) fn clear_of(&mut self, slot: Slot, cookie: Option<Cookie>) {
-        match (self.occupant(slot), cookie) {
-            (Ok(Occupant::Socket(occupant)), Some(cookie)) if occupant == cookie => {
-                self.clear(slot)
-            }
-            (Ok(Occupant::Unknown), Some(_)) => self.clear(slot),
+    /// Empties a slot if this socket is in it, or if the map does not tell and it `may` be.
+    pub(crate) fn clear_of(&mut self, slot: Slot, cookie: Cookie, may: bool) {
+        match self.occupant(slot) {
+            Ok(Occupant::Socket(occupant)) if occupant == cookie => self.clear(slot),
+            Ok(Occupant::Unknown) if may => self.clear(slot),
             _ => {}
         }
     }

@@ -46,6 +46,13 @@ pub(crate) fn has_left(group: &Group, cookie: Cookie, occupant: Occupant, map: E
     }
 }
 
+/// Whether a member that was put into a slot may still be in it, where the map does not tell. If not, the
+/// kernel has emptied the slot, and another group's socket may be in it.
+pub(crate) fn may_occupy(group: &Group, cookie: Cookie, map: Emptied) -> bool {
+    let emptied = group.key.protocol == Protocol::Tcp && map == Emptied::WhenItLeaves;
+    !emptied || group.member(cookie).is_some()
+}
+
 /// The members that would get nothing from a program: they have no slot, and cannot be given one. `has_slot`
 /// says whether a member is in a slot that the kernel has not emptied.
 pub(crate) fn starving(
@@ -221,6 +228,15 @@ mod tests {
         // Without the kernel's tables, its state is not known.
         udp.complete = false;
         assert!(!has_left(&udp, cookie(5), there, ARRAY));
+    }
+
+    #[test]
+    fn a_listener_that_left_a_socket_array_is_not_in_its_slot() {
+        let tcp = group(Protocol::Tcp, vec![held(6)]);
+        let udp = group(Protocol::Udp, vec![held(6)]);
+        assert!(may_occupy(&tcp, cookie(6), ARRAY) && !may_occupy(&tcp, cookie(5), ARRAY));
+        // A socket map keeps a listener that stopped, and kernels before 6.13 a connected UDP socket.
+        assert!(may_occupy(&tcp, cookie(5), MAP) && may_occupy(&udp, cookie(5), ARRAY));
     }
 
     #[test]

@@ -193,11 +193,9 @@ impl GroupState {
         bpffs::is_trusted(self.owner())
     }
 
-    /// Empties the socket array, so that other maps accept the sockets at once, and removes the pins. The
-    /// program must be detached before. The kernel frees the rest when its last user is dropped; this value
-    /// is one.
+    /// Removes the pins. The program must be detached before, and the array be [emptied](Self::empty). The
+    /// kernel frees the rest when its last user is dropped; this value is one.
     pub(crate) fn unpin(&mut self, root: &Root) -> Result<()> {
-        self.empty();
         if let Some(maps) = &self.policy_maps {
             maps.reports.clear_all();
         }
@@ -207,10 +205,11 @@ impl GroupState {
         }
     }
 
-    /// Takes all sockets out of the socket array. The program must not decide.
-    pub(crate) fn empty(&mut self) {
+    /// Takes all of the group's sockets out of the socket array, so that other maps accept them at once. The
+    /// program must not decide.
+    pub(crate) fn empty(&mut self, group: &Group) {
         for slot in self.all_slots() {
-            self.empty_slot(slot);
+            self.empty_slot_in(group, slot);
         }
     }
 
@@ -294,11 +293,25 @@ impl GroupState {
         Ok(left)
     }
 
-    /// Takes the member out of a slot. A user's own map may have sockets of others, which stay.
+    /// Takes the member out of a slot that it may have left.
+    pub(crate) fn empty_slot_in(&mut self, group: &Group, slot: Slot) {
+        let map = self.sockets.emptied();
+        let may = |cookie| membership::may_occupy(group, cookie, map);
+        let may = self.record(slot).cookie().is_some_and(may);
+        self.clear_slot(slot, may);
+    }
+
+    /// Takes the member out of a slot in which it was a moment ago.
     pub(crate) fn empty_slot(&mut self, slot: Slot) {
-        match self.policy_maps {
-            Some(_) => self.sockets.clear(slot),
-            None => self.sockets.clear_of(slot, self.record(slot).cookie()),
+        self.clear_slot(slot, true);
+    }
+
+    /// A user's own map may have sockets of others, which stay. `may`: as for [`Sockets::clear_of`].
+    fn clear_slot(&mut self, slot: Slot, may: bool) {
+        match (&self.policy_maps, self.record(slot).cookie()) {
+            (Some(_), _) => self.sockets.clear(slot),
+            (None, Some(cookie)) => self.sockets.clear_of(slot, cookie, may),
+            (None, None) => {}
         }
     }
 

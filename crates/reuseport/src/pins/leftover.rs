@@ -73,8 +73,10 @@ fn empty_staged(directory: &Path) {
     match records() {
         Ok((Some(Program::Object(())), records)) => {
             for slot in sockets.slots() {
-                let record = records.get(slot.index());
-                sockets.clear_of(slot, record.and_then(|record| record.cookie()));
+                // They entered a moment before the command was interrupted.
+                if let Some(cookie) = records.get(slot.index()).and_then(|record| record.cookie()) {
+                    sockets.clear_of(slot, cookie, true);
+                }
             }
         }
         _ => sockets.slots().for_each(|slot| sockets.clear(slot)),

@@ -9,6 +9,7 @@ use reuseport::{Attach, Balancer, ErrorKind, Host};
 use sk_reuseport::maps::{Map, MapData, ReusePortSockArray};
 use sk_reuseport::programs::ProgramInfo;
 use test_support::bpffs;
+use test_support::process::close;
 
 use crate::common::cookie;
 use crate::common::world::{
@@ -98,6 +99,37 @@ fn a_map_that_does_not_tell_its_sockets_keeps_another_groups() {
         attach(&two).unwrap();
         assert_eq!(deal(&second, 6), [6, 0]);
     });
+}
+
+/// The kernel empties the slot of a listener that closes, and another group's socket may come there.
+#[test]
+fn a_slot_that_a_listener_left_is_not_emptied_where_the_map_does_not_tell() {
+    let attach_again = |host: &Host, key: &GroupKey| {
+        Balancer::attach(host, key, &Attach::default()).unwrap();
+        reuseport::detach(host, key).unwrap();
+    };
+    let detach = |host: &Host, key: &GroupKey| {
+        reuseport::detach(host, key).unwrap();
+    };
+    let ends: [fn(&Host, &GroupKey); 2] = [attach_again, detach];
+    for end in ends {
+        alone(|| {
+            let host = Host::open().unwrap();
+            let (mut members, strangers) = (listeners(2), listeners(1));
+            let key = key_of(&host, &members[0]);
+            Balancer::attach(&host, &key, &with_object(object("shared4"))).unwrap();
+            let map = MapData::from_pin(Path::new(bpffs::PATH).join("shared4")).unwrap();
+            let map = Map::from_map_data(map).unwrap();
+            let mut map: ReusePortSockArray<MapData> = map.try_into().unwrap();
+            close(vec![members.remove(1)]);
+            map.set(1, &strangers[0], 0).unwrap();
+
+            end(&host, &key);
+            let mut another = ReusePortSockArray::create("another", 2).unwrap();
+            another.set(0, &members[0], 0).expect("it was taken out");
+            another.set(1, &strangers[0], 0).expect_err("it is in the map");
+        });
+    }
 }
 
 #[test]
