@@ -45,7 +45,7 @@ pub(super) const ALL: [Contender; 8] = [
 /// With two builds.
 pub(super) const BUILDS: [Contender; 5] =
     [Contender::Hash, Contender::Other(Policy::RoundRobin), ROUND_ROBIN, OTHER, OURS];
-/// What decides in this build and in the other one, by the name of both.
+/// Each policy of this build with that of the other one.
 pub(super) const PAIRS: [[Contender; 2]; 2] =
     [[ROUND_ROBIN, Contender::Other(Policy::RoundRobin)], [OURS, OTHER]];
 const OTHER: Contender = Contender::Other(LEAST_LOADED);
