@@ -177,9 +177,9 @@ fn members_of_the_cpu_come_first_and_then_those_of_all_others() {
 /// Members of equal load are picked by weight.
 #[test]
 fn least_loaded_spreads_what_a_member_cannot_take_by_weight() {
-    let weightings: [&[u16]; 5] =
-        [&[1; 5], &[1, 2, 3, 4, 5], &[9, 1, 1, 5], &[1, 196, 1], &[100, 1, 50, 2, 30, 3, 7]];
-    for weights in weightings {
+    let mut many = [1; 20]; // of which a sample is compared
+    (many[3], many[7]) = (10, 5);
+    for weights in [&[1; 5][..], &[9, 1, 1, 5], &[1, 196, 1], &[100, 1, 50, 2, 30, 3, 7], &many] {
         let members = weights.len() as u16;
         for unable in (0..members).map(|slot| [slot, (slot + 2) % members]) {
             for (why, shuffled) in [(Unable::Full, false), (Unable::Empty, true)] {
