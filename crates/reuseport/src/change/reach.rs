@@ -38,11 +38,21 @@ fn attach_any(
 
 /// Detaches the program that is attached to a group.
 pub(super) fn detach_from(group: &Group) -> Result<()> {
-    through_any_member(group, "detach from", |socket| match SkReuseport::detach(socket) {
-        // Another process detached it first.
-        Err(error) if caps::os_error(&error) == Some(Errno::NOENT) => Ok(Outcome::Done),
-        result => result.map(|()| Outcome::Done),
-    })
+    let mut without_program = false;
+    let detached =
+        through_any_member(group, "detach from", |socket| match SkReuseport::detach(socket) {
+            // Another process detached it first, or the socket has left the group a moment ago.
+            Err(error) if caps::os_error(&error) == Some(Errno::NOENT) => {
+                without_program = true;
+                Ok(Outcome::NotMember)
+            }
+            result => result.map(|()| Outcome::Done),
+        });
+    match detached {
+        // It is so with all that are left.
+        Err(error) if error.kind() == ErrorKind::Vanished && without_program => Ok(()),
+        result => result,
+    }
 }
 
 /// The same where that is possible: returns why the program stays if no member can be borrowed, by anyone.
@@ -64,7 +74,7 @@ fn out_of_reach(group: &Group) -> bool {
 /// The result of an action on one member.
 enum Outcome {
     Done,
-    /// The socket has left the group: try another one.
+    /// The socket has left the group, or may have: try another one.
     NotMember,
 }
 

@@ -40,7 +40,11 @@ impl Theirs {
 
     /// The cookies in the array, by index.
     pub(crate) fn cookies(&self) -> Vec<u64> {
-        let at = |index| self.array.get(&index).unwrap().unwrap_or(0);
-        (0..4).map(at).collect()
+        self.cookies_at(0..4)
+    }
+
+    /// The same for an array that is shorter.
+    pub(crate) fn cookies_at(&self, indices: std::ops::Range<u32>) -> Vec<u64> {
+        indices.map(|index| self.array.get(&index).unwrap().unwrap_or(0)).collect()
     }
 }

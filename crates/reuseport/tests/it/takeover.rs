@@ -1,6 +1,9 @@
 //! Another owner's program in the group: replaced by force, displacing ours, taken back by a watcher.
 
+use std::cell::Cell;
+use std::net::TcpListener;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Mutex;
 use std::thread;
 
@@ -9,6 +12,7 @@ use reuseport::status::Steering;
 use reuseport::watch::{Change, Retake, Watch};
 use reuseport::{Attach, Balancer, Error, ErrorKind, Host, ObjectSpec, Policy, Stop};
 use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
 use rustix::thread::CapabilitySet;
 use sk_reuseport::fault::{Call, Verdict, intercept};
 use sk_reuseport::maps::ReusePortSockArray;
@@ -89,6 +93,73 @@ fn force_that_fails_leaves_the_other_program_in_force() {
             assert_eq!(theirs.cookies(), cookies);
             assert_eq!(other.get(&0).unwrap().map(|cookie| cookie != 0), Some(true));
         }
+    });
+}
+
+/// Stops a listener right before the group's program is detached.
+fn stops_before_the_detachment(listener: &TcpListener) -> impl FnMut(Call) + use<> {
+    let mut listener = Some(listener.try_clone().unwrap());
+    move |call| {
+        if call == Call::DetachReuseportBpf
+            && let Some(listener) = listener.take()
+        {
+            shutdown(&listener, Shutdown::Both).unwrap();
+        }
+    }
+}
+
+/// Their program does not migrate, so a listener that stops leaves the group for good, and detaching through it
+/// finds no program.
+#[test]
+fn the_other_program_is_detached_although_the_first_member_has_stopped() {
+    alone(|| {
+        let mut scene = Scene::new(3);
+        let mut theirs = Theirs::of("two", "from_small", "small");
+        theirs.steer(&scene.members[..2]);
+        let (key, decides) = (scene.key.clone(), Rc::new(Cell::new(None)));
+        let seen = Rc::clone(&decides);
+        let mut stop = stops_before_the_detachment(&scene.members[0]);
+        let mut detaching = false;
+        let hook = move |call| {
+            stop(call);
+            detaching |= call == Call::DetachReuseportBpf;
+            // It takes the sockets out of their array. Calls of another thread are not intercepted.
+            if detaching && call == Call::BpfMapDeleteElem && seen.get().is_none() {
+                let look = || Host::open().unwrap().refresh(&key).unwrap().program.is_some();
+                seen.set(Some(thread::scope(|scope| scope.spawn(look).join().unwrap())));
+            }
+            Verdict::Allow
+        };
+        let (_, attached) = intercept(hook, || {
+            Balancer::attach(&scene.host, &scene.key, &force(with(Policy::RoundRobin)))
+        })
+        .unwrap();
+        assert_eq!(decides.get(), Some(false), "it decides while its array is emptied");
+        assert_eq!(attached.changes.enrolled.len(), 2);
+        drop(scene.members.remove(0));
+        assert_eq!(deal(&scene.members, 10), [5, 5]);
+        assert_eq!(theirs.cookies_at(0..2), [0; 2]);
+        reuseport::detach(&scene.host, &scene.key).unwrap();
+        assert!(nothing_pinned());
+    });
+}
+
+#[test]
+fn a_program_is_detached_although_the_first_member_has_stopped() {
+    alone(|| {
+        let scene = Scene::new(2);
+        let (program, map) = (Some("from_small".to_owned()), Some("small".to_owned()));
+        scene.attach(&with_object(ObjectSpec { program, map, ..object("two") })).unwrap();
+        let mut stop = stops_before_the_detachment(&scene.members[0]);
+        let hook = move |call| {
+            stop(call);
+            Verdict::Allow
+        };
+        let detached = intercept(hook, || reuseport::detach(&scene.host, &scene.key)).unwrap();
+        assert!(detached.left_attached.is_none());
+        assert!(scene.attached().is_none(), "{:?}", scene.attached());
+        assert!(nothing_pinned());
+        assert_eq!(deal(&scene.members[1..], 10), [10]);
     });
 }
 
