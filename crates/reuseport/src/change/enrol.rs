@@ -15,11 +15,11 @@ use super::check::{can_be_borrowed, check_room};
 use super::request::{Changes, Inherited, LeftOut};
 use super::table;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::borrow;
+use crate::kernel::borrow::{self, Borrowed};
 use crate::kernel::caps;
 use crate::kernel::observe::Observer;
 use crate::kernel::sockets::Sockets;
-use crate::model::group::{Group, Member, Protocol};
+use crate::model::group::{Group, GroupKey, Member, Protocol};
 use crate::model::id::{Cookie, Slot, Weight};
 use crate::model::membership::Occupant;
 use crate::model::refusal;
@@ -81,7 +81,7 @@ impl Enroller<'_> {
         for (slot, cookie) in occupied {
             let Some(member) = group.member(cookie) else { continue };
             self.make_room(slot);
-            self.refill(slot, member, &mut Changes::default())?;
+            self.refill(slot, &group.key, member, &mut Changes::default())?;
         }
         self.swap_table()
     }
@@ -148,7 +148,7 @@ impl Enroller<'_> {
             && group.complete
             && let Some(listed) = self.observer.listed(&group.key)?
         {
-            let still: HashSet<Cookie> = listed.into_values().flatten().collect();
+            let still = listed.cookies();
             gone.retain(|(_, cookie)| !still.contains(cookie));
         }
         Ok(gone)
@@ -170,15 +170,21 @@ impl Enroller<'_> {
                 continue;
             };
             match self.state.sockets.occupant(*slot).map_err(|error| self.failed(member, error))? {
-                Occupant::None => self.refill(*slot, member, changes)?,
+                Occupant::None => self.refill(*slot, &group.key, member, changes)?,
                 Occupant::Socket(_) | Occupant::Unknown => changes.kept += 1,
             }
         }
         Ok(newcomers)
     }
 
-    fn refill(&mut self, slot: Slot, member: &Member, changes: &mut Changes) -> Result<()> {
-        match borrow::borrow(member) {
+    fn refill(
+        &mut self,
+        slot: Slot,
+        group: &GroupKey,
+        member: &Member,
+        changes: &mut Changes,
+    ) -> Result<()> {
+        match self.borrow_listed(group, member) {
             Ok(socket) => {
                 let SlotRecord { host_member, epoch, .. } = self.state.record(slot);
                 let mut steps = || -> Result<(), MapError> {
@@ -205,6 +211,18 @@ impl Enroller<'_> {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Borrows a member that had its slot when the group was listed. If no process held it, none says that it has
+    /// closed since: the kernel's tables do.
+    fn borrow_listed(&self, group: &GroupKey, member: &Member) -> Result<Borrowed> {
+        borrow::borrow(member).map_err(|error| match self.observer.listed(group) {
+            Ok(Some(listed)) if member.holders.is_empty() && !listed.has(member) => {
+                Error::new(ErrorKind::Vanished, format!("cannot enrol {}", member.label()))
+                    .because("it has closed")
+            }
+            _ => error,
+        })
     }
 
     /// Gives each newcomer a slot, and puts all of them into the table in one step, which also takes out
@@ -288,7 +306,7 @@ impl Enroller<'_> {
         // Without the right to look there would be no list either.
         let Ok(Some(listed)) = self.observer.listed(&group.key) else { return };
         let (stay, left): (Vec<_>, Vec<_>) =
-            enrolled.drain(..).partition(|(_, member)| listed.contains_key(&member.sock_address));
+            enrolled.drain(..).partition(|(_, member)| listed.has(member));
         *enrolled = stay;
         self.take_back(&left);
     }

@@ -19,7 +19,7 @@
 mod assemble;
 mod netns;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, Read};
@@ -33,7 +33,7 @@ use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 
 use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::kernel::caps;
-use crate::model::group::{Group, GroupKey, KernelAddress};
+use crate::model::group::{Group, GroupKey, KernelAddress, Member};
 use crate::model::id::{Cookie, Netns};
 use crate::wire::records::{self, Cursor, MemberRecord, Record};
 
@@ -73,6 +73,21 @@ const FAILED: &str = "cannot list sockets";
 #[derive(Debug)]
 pub struct Observer {
     programs: Mutex<Programs>,
+}
+
+/// The members of a group in the kernel's tables, by address, with their cookies.
+pub(crate) struct Listed(HashMap<KernelAddress, Option<Cookie>>);
+
+impl Listed {
+    /// Whether a socket that was a member is one still. The kernel may have given its address to another one.
+    pub(crate) fn has(&self, member: &Member) -> bool {
+        let same = |cookie: &Option<Cookie>| member.cookie.is_none() || *cookie == member.cookie;
+        self.0.get(&member.sock_address).is_some_and(same)
+    }
+
+    pub(crate) fn cookies(self) -> HashSet<Cookie> {
+        self.0.into_values().flatten().collect()
+    }
 }
 
 #[derive(Debug)]
@@ -136,17 +151,14 @@ impl Observer {
     }
 
     /// The group's members in the kernel's tables now; `None` without these.
-    pub(crate) fn listed(
-        &self,
-        group: &GroupKey,
-    ) -> Result<Option<HashMap<KernelAddress, Option<Cookie>>>> {
+    pub(crate) fn listed(&self, group: &GroupKey) -> Result<Option<Listed>> {
         let tables = self.lock().tables()?;
         Ok(tables.map(|records| {
             let of = |record: &MemberRecord| {
                 let listed = (KernelAddress(record.sock_address), record.cookie);
                 assemble::is_member(record, group).then_some(listed)
             };
-            assemble::members(&records).filter_map(of).collect()
+            Listed(assemble::members(&records).filter_map(of).collect())
         }))
     }
 

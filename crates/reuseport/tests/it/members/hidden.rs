@@ -1,13 +1,16 @@
 //! Members that no process has a descriptor of.
 
+use std::cell::Cell;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use reuseport::group::Group;
 use reuseport::observe::Observer;
 use reuseport::status::State;
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, Unborrowable, Weight};
 use rustix::net::ipproto;
+use sk_reuseport::fault::{Call, Verdict, intercept};
 use test_support::InFlight;
 use test_support::netns::isolated;
 use test_support::process::close;
@@ -224,6 +227,48 @@ fn a_member_that_is_merely_not_seen_keeps_its_slot_weight_and_drain() {
         // What waited at them has migrated.
         accept_all(&third[0]);
         assert_eq!(deal(&third, 4), [4]);
+    });
+}
+
+/// Updates a group of which a hidden member closes before the `nth` slot is read. Returns whether that was read.
+fn update_while_it_closes(nth: usize) -> bool {
+    let mut all = listeners(2);
+    let host = Host::open().unwrap();
+    let key = key_of(&host, &all[0]);
+    let (balancer, _) = Balancer::attach(&host, &key, &round_robin(false)).unwrap();
+    let second = all.remove(1);
+    let known = cookie(&second);
+    let mut hidden = Some(InFlight::send(second));
+    wait::until("it is hidden", wait::BOUND, || {
+        host.refresh(&key).unwrap().member(known).unwrap().unborrowable() == HIDDEN
+    });
+    let read = Rc::new(Cell::new(0));
+    let count = Rc::clone(&read);
+    let closes = move |call| {
+        if call == Call::BpfMapLookupElem && count.replace(count.get() + 1) == nth {
+            close(hidden.take());
+        }
+        Verdict::Allow
+    };
+    let update = || Balancer::attach(&host, &key, &Attach::default());
+    let (_, attached) =
+        intercept(closes, update).unwrap_or_else(|e| panic!("slot {nth}: {}", e.report()));
+    let left_out = &attached.changes.left_out;
+    assert!(left_out.iter().all(|left| left.cookie == Some(known) && !left.is_starving()));
+    if read.get() > nth {
+        update().unwrap();
+        assert_eq!(host.status(&key).unwrap().members.len(), 1);
+        assert_eq!(deal(&all, 4), [4]);
+    }
+    balancer.detach(&host).unwrap();
+    read.get() > nth
+}
+
+#[test]
+fn a_hidden_member_that_closes_after_it_was_listed_is_no_failure() {
+    alone(|| {
+        let slots = (0..).take_while(|nth| update_while_it_closes(*nth)).count();
+        assert!(slots >= 4, "{slots}");
     });
 }
 
