@@ -14,7 +14,7 @@
 
 /* All zeros: nothing waits, and all is counted. */
 struct progress {
-	__u32 since;     /* the tick since which no connection was seen to leave the accept queue; 0: it was empty */
+	__u32 since;     /* the tick since which no connection was seen to leave the accept queue; 0: nothing waited */
 	__u32 waiting;   /* the most that was seen waiting since then; 0: since the pick */
 	__u32 level;     /* the load, per weight, of the next best member when this one was last proved and picked */
 	__u32 base;      /* the queue's length then, with that pick in it */

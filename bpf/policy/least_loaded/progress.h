@@ -83,9 +83,12 @@ static __always_inline __u32 delay_of(struct progress *progress, struct queue *q
 	__s32 ticks;
 
 	if (!queue->waiting) {
-		/* Handshakes may be under way: how long they take is the client's matter. */
+		/*
+		 * Handshakes may be under way: how long they take is the client's matter, so what waits next
+		 * counts from when it is seen.
+		 */
 		if (progress->since) {
-			progress->since = queue->length ? now : 0;
+			progress->since = 0;
 			progress->waiting = 0;
 		}
 		if (progress->pace)

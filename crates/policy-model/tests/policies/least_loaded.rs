@@ -106,6 +106,88 @@ fn a_worker_that_hangs_gets_a_few_however_far_its_clients_are() {
     }
 }
 
+/// Clients of which some are far, all connections last, and one of eight workers takes 20 ms for each. Returns
+/// what each worker gets in four seconds, and how many wait at the slow one at most.
+fn deal_among_slow(seed: u64, round_trip: Time, near_ones: bool) -> (Vec<u32>, u32) {
+    const PER_SECOND: f64 = 1600.0;
+
+    let mut server = Server::new(CONFIG(), &[0; 8]);
+    server.seed(seed);
+    server.workers.iter_mut().for_each(|worker| worker.busy = MS);
+    server.workers[0].busy = 20 * MS;
+    let mut most = 0;
+    let mut run = |server: &mut Server, time: Time| {
+        let end = server.now + time;
+        while server.now < end {
+            server.idle(PER_SECOND);
+            let far = !near_ones || server.tosses();
+            server.connect_from(if far { round_trip } else { 0 });
+            server.close_any();
+            most = most.max(server.workers[0].waiting);
+        }
+    };
+    run(&mut server, 2_000 * MS);
+    server.forget();
+    run(&mut server, 4_000 * MS);
+    (server.dealt(), most)
+}
+
+#[test]
+fn a_slow_worker_gets_what_it_can_take_and_good_ones_the_rest_however_far_clients_are() {
+    for (round_trip, near_ones) in
+        [(0, false), (20 * MS, false), (20 * MS, true), (100 * MS, false), (100 * MS, true)]
+    {
+        for seed in 1..=3 {
+            let (dealt, most) = deal_among_slow(seed, round_trip, near_ones);
+            let whose =
+                format!("{round_trip} ns, near ones too: {near_ones}: {dealt:?}, {most} wait");
+            // 50 in a second. A fair share is 200: as many are on their way before the first one waits.
+            assert!((150..=210).contains(&dealt[0]), "{whose}");
+            assert!(u64::from(most) <= 3 + 200 * round_trip / (1_000 * MS) * 3 / 2, "{whose}");
+            let mean = dealt[1..].iter().sum::<u32>() / 7;
+            let even = mean * 9 / 10..=mean * 11 / 10;
+            assert!(dealt[1..].iter().all(|dealt| even.contains(dealt)), "{whose}");
+        }
+    }
+}
+
+/// One of two workers hangs; the other takes this long for each connection, and all clients are far. Returns how
+/// many connections reach the one that hangs in five seconds.
+fn reach_one_of_two(seed: u64, per_second: f64, busy: Time, round_trip: Time) -> u32 {
+    let mut server = Server::new(CONFIG(), &[0; 2]);
+    server.seed(seed);
+    server.round_trip = round_trip;
+    server.workers.iter_mut().for_each(|worker| worker.busy = busy);
+    let run = |server: &mut Server, time: Time| {
+        let end = server.now + time;
+        while server.now < end {
+            server.idle(per_second);
+            server.connect();
+            server.close_any();
+        }
+    };
+    run(&mut server, 3_000 * MS);
+    server.hang(0, 1_000_000 * MS);
+    server.forget();
+    run(&mut server, 5_000 * MS);
+    server.dealt()[0]
+}
+
+/// What has just begun to wait, after a long handshake, must not look as if it had waited since the one before:
+/// the worker that hangs has the shorter queue.
+#[test]
+fn handshakes_under_way_do_not_make_the_only_good_worker_look_stalled() {
+    for (per_second, busy) in [(100.0, MS), (100.0, 4 * MS), (400.0, MS)] {
+        for round_trip in [0, 20 * MS, 100 * MS, 300 * MS] {
+            let reach = |seed| reach_one_of_two(seed, per_second, busy, round_trip);
+            let reached: Vec<u32> = (1..=5).map(reach).collect();
+            // Of 500 or 2000 each.
+            let few = reached.iter().sum::<u32>() <= 30;
+            assert!(few, "{per_second}/s, {busy} ns busy, {round_trip} ns far: {reached:?}");
+        }
+    }
+}
+
 #[test]
 fn a_worker_that_dropped_its_connections_and_hangs_gets_one() {
     for per_second in [100.0, 400.0, 1600.0, 4000.0, 20_000.0] {

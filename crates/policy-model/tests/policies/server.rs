@@ -19,6 +19,8 @@ pub(crate) struct Worker {
     pub(crate) open: u32,
     /// When it wakes up; until then it accepts nothing.
     pub(crate) wakes: Time,
+    /// How long it is busy with a connection before it accepts another one; 0: it accepts all that wait.
+    pub(crate) busy: Time,
     /// Connections that reached it.
     pub(crate) dealt: u32,
 }
@@ -84,25 +86,36 @@ impl Server {
         }
         for slot in 0..self.workers.len() {
             let worker = &mut self.workers[slot];
-            if worker.wakes <= self.now {
-                worker.open += std::mem::take(&mut worker.waiting);
-                self.show(slot);
+            while worker.waiting > 0 && worker.wakes <= self.now {
+                worker.waiting -= 1;
+                worker.open += 1;
+                if worker.busy > 0 {
+                    worker.wakes = self.now + worker.busy;
+                }
             }
+            self.show(slot);
         }
     }
 
     /// A client connects: which worker gets it.
     pub(crate) fn connect(&mut self) -> usize {
+        self.connect_from(self.round_trip)
+    }
+
+    /// The same for a client that is this far away.
+    pub(crate) fn connect_from(&mut self, round_trip: Time) -> usize {
         let hash = self.random() as u32;
         let slot =
             self.model.run(&Packet { hash, ..Packet::default() }).expect("a member is there");
         let index = usize::from(slot);
         self.workers[index].dealt += 1;
-        if self.round_trip == 0 {
+        if round_trip == 0 {
             self.establish(index);
         } else {
             self.workers[index].half_open += 1;
-            self.handshakes.push_back((self.now + self.round_trip, index));
+            let ends = self.now + round_trip;
+            let place = self.handshakes.partition_point(|(other, _)| *other <= ends);
+            self.handshakes.insert(place, (ends, index));
             self.show(index);
         }
         index
@@ -171,9 +184,22 @@ impl Server {
         (-(1.0 - uniform).ln() / per_second * 1e9) as Time
     }
 
+    /// Time passes until the next of `per_second` clients comes. Workers may take something at any moment.
+    pub(crate) fn idle(&mut self, per_second: f64) {
+        let next = self.now + self.pause(per_second);
+        while self.now < next {
+            self.pass((next - self.now).min(200 * US));
+        }
+    }
+
     /// Other clients than without it.
     pub(crate) fn seed(&mut self, seed: u64) {
         self.random = seed;
+    }
+
+    /// Yes or no, equally often.
+    pub(crate) fn tosses(&mut self) -> bool {
+        self.random() & 1 == 1
     }
 
     fn random(&mut self) -> u64 {
