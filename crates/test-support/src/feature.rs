@@ -60,6 +60,10 @@ pub const RING_BUFFER: Feature = Feature::new("ring buffer", (5, 8), probes::rin
 pub const SOCKET_RULES: Feature =
     Feature::new("socket rules of netfilter", (5, 0), probes::socket_rules);
 
+/// Rings of operations (`io_uring`). Kernels can be built without them, and `kernel.io_uring_disabled` or
+/// a container's seccomp filter forbids them.
+pub const IO_URING: Feature = Feature::new("io_uring", (5, 1), probes::io_uring);
+
 /// A feature that not every kernel has.
 #[derive(Debug, Clone, Copy)]
 pub struct Feature {

@@ -13,6 +13,7 @@ pub mod burst;
 pub mod client;
 pub mod feature;
 mod in_flight;
+mod in_ring;
 pub mod load;
 pub mod netns;
 pub mod nft;
@@ -24,5 +25,6 @@ pub mod split;
 pub mod wait;
 
 pub use in_flight::InFlight;
+pub use in_ring::InRing;
 pub use program::program;
 pub use set_on_drop::SetOnDrop;

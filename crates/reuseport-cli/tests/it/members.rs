@@ -4,13 +4,14 @@ use std::net::{SocketAddr, TcpListener};
 
 use crate::common::{Running, error, group, isolated, json, own_netns, pinned_groups, run, stdout};
 use sk_reuseport::net::Bind;
-use test_support::InFlight;
+use test_support::feature::{self, require};
 use test_support::process::close;
 use test_support::wait::{BOUND, until};
+use test_support::{InFlight, InRing};
 
-/// One more member, hidden: no process has a descriptor of it.
-fn hidden(address: SocketAddr, group: &str) -> InFlight {
-    let hidden = InFlight::send(Bind::new(address).listeners(1).unwrap().remove(0));
+/// One more member, which `hide` takes: no process has a descriptor of it afterwards.
+fn hidden<T>(address: SocketAddr, group: &str, hide: impl FnOnce(TcpListener) -> T) -> T {
+    let hidden = hide(Bind::new(address).listeners(1).unwrap().remove(0));
     // Until execve, a child of another test has a copy.
     until("it is hidden", BOUND, || {
         let shown = json(&["show", group, "--json"]);
@@ -27,7 +28,7 @@ fn hidden(address: SocketAddr, group: &str) -> InFlight {
 fn attach_refuses_to_starve_a_member_and_partial_says_who_gets_nothing() {
     isolated(|| {
         let (listeners, group) = group(2);
-        let hidden = hidden(listeners[0].local_addr().unwrap(), &group);
+        let hidden = hidden(listeners[0].local_addr().unwrap(), &group, InFlight::send);
         let refused = error(2, &["attach", &group]);
         assert!(
             refused.contains("1 living member") || refused.contains("a living member"),
@@ -83,7 +84,8 @@ fn members_that_are_left_out_are_grouped_by_reason() {
     isolated(|| {
         let (listeners, group) = group(1);
         let address = listeners[0].local_addr().unwrap();
-        let _hidden = [hidden(address, &group), hidden(address, &group)];
+        let _hidden =
+            [hidden(address, &group, InFlight::send), hidden(address, &group, InFlight::send)];
         let hidden = || {
             let shown = json(&["show", &group, "--json"]);
             let members = shown["members"].as_array().unwrap().clone();
@@ -103,7 +105,7 @@ fn members_that_are_left_out_are_grouped_by_reason() {
 fn watch_says_that_no_member_is_left() {
     isolated(|| {
         let (mut listeners, group) = group(1);
-        let hidden = hidden(listeners[0].local_addr().unwrap(), &group);
+        let hidden = hidden(listeners[0].local_addr().unwrap(), &group, InFlight::send);
         let mut watch = Running::start(&["attach", &group, "--watch", "--partial"]);
         watch.read_until("Watching");
         close(listeners.remove(0));
@@ -114,6 +116,26 @@ fn watch_says_that_no_member_is_left() {
         assert!(text.contains("1 socket has no slot: no visible process"), "{text}");
         assert_eq!(watch.interrupt().status.code(), Some(0));
         drop(hidden);
+    });
+}
+
+#[test]
+fn a_listener_that_only_a_ring_has_is_named_and_partial_goes_on_without_it() {
+    if !require(&feature::IO_URING) {
+        return;
+    }
+    isolated(|| {
+        let (listeners, group) = group(1);
+        let ring = hidden(listeners[0].local_addr().unwrap(), &group, InRing::register);
+        let refused = error(2, &["attach", &group]);
+        assert!(refused.contains("no visible process"), "{refused}");
+        assert_eq!(pinned_groups(), 0);
+        let partial = run(&["attach", &group, "--partial"]);
+        assert_eq!(partial.status.code(), Some(3), "{partial:?}");
+        let shown = json(&["show", &group, "--json"]);
+        let members = shown["members"].as_array().unwrap();
+        assert!(members.iter().any(|m| m["unsteered_because"] == "no-holder"), "{shown}");
+        drop(ring);
     });
 }
 

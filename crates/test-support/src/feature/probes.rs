@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use io_uring::IoUring;
 use rustix::io::Errno;
 use sk_reuseport::maps::MapError;
 use sk_reuseport::programs::{Program, ProgramError};
@@ -94,6 +95,14 @@ pub(super) fn socket_rules() -> Probe {
     match netns::isolated(|| nft::try_add(&(rules("ip") + "\n" + &rules("ip6")))) {
         Ok(()) => Probe::Yes,
         Err(error) => Probe::Unknown(error),
+    }
+}
+
+/// Tries to create a ring.
+pub(super) fn io_uring() -> Probe {
+    match IoUring::new(1) {
+        Ok(_) => Probe::Yes,
+        Err(error) => Probe::Unknown(chain(&error)),
     }
 }
 

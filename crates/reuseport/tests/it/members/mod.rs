@@ -2,6 +2,7 @@
 
 mod connected;
 mod hidden;
+mod io_uring;
 mod letting_go;
 mod missed;
 mod threads;
