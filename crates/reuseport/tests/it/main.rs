@@ -30,3 +30,4 @@ mod succession;
 mod takeover;
 mod verifier;
 mod watch;
+mod without_tables;
