@@ -10,16 +10,19 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::common::steps::{Step, Steps, steps_of};
 use crate::common::theirs::Theirs;
 use crate::common::world::{
     alone, deal, key_of, listeners, more, nothing_pinned, object, with, with_object,
 };
 use reuseport::group::GroupKey;
 use reuseport::{Attach, Balancer, ErrorKind, Host, Policy, Result};
+use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
-use sk_reuseport::fault::{Verdict, intercept};
-use test_support::bpffs;
+use sk_reuseport::fault::{Call, Verdict, intercept};
+use sk_reuseport::programs::ProgramInfo;
 use test_support::process::{close, rerun, spawn};
+use test_support::{bpffs, wait};
 
 const GROUP: &str = "REUSEPORT_TEST_GROUP";
 const OPERATION: &str = "REUSEPORT_TEST_OPERATION";
@@ -202,6 +205,67 @@ fn slow_replacing_another_owners_program_is_killed() {
             kills += 1;
         }
         assert!(kills * STEP > 40, "only {kills} kills");
+    });
+}
+
+/// Runs an operation whose `nth` step fails, and if `for_good` each call after it.
+fn fails_at<T>(nth: usize, for_good: bool, operation: impl FnOnce() -> T) -> T {
+    let mut steps = Steps::default();
+    let hook = move |call| {
+        let begins = steps.begins_with(call);
+        let fails = begins && steps.begun == nth + 1 || for_good && steps.begun > nth;
+        if fails { Verdict::Fail(Errno::NOMEM.raw_os_error()) } else { Verdict::Allow }
+    };
+    intercept(hook, operation)
+}
+
+/// A takeover is killed at each step from the pin of the other program on, going on with it fails at a step, and
+/// the third attempt succeeds. A kill meets some of the failures, and all kills together meet each of them.
+#[test]
+fn slow_replacing_another_owners_program_is_killed_and_going_on_with_it_fails() {
+    alone(|| {
+        const FAILURES: usize = 4;
+
+        let host = Host::open().unwrap();
+        let members = listeners(2);
+        let key = key_of(&host, &members[0]);
+        let forced = |attach| Attach { force: true, ..attach };
+        let (force, plain) = (forced(with(Policy::RoundRobin)), forced(Attach::default()));
+        Theirs::load().steer(&members);
+        let (steps, result) = steps_of(|| operate(&host, &key, "force"));
+        result.unwrap();
+        reuseport::detach(&host, &key).unwrap();
+        let detached = steps.iter().position(|step| step.with == Call::DetachReuseportBpf);
+        let late = &steps[detached.unwrap() - 1..];
+        let mut failures = 0;
+        for (kill, Step { call, .. }) in late.iter().enumerate() {
+            for turn in 0..FAILURES {
+                let mut theirs = Theirs::load();
+                let id = theirs.id();
+                theirs.steer(&members);
+                drop(theirs);
+                assert!(was_killed(start(&key, "force", Some(*call)).wait().unwrap()));
+                is_served(&host, &key, &members);
+
+                let nth = (kill + turn * steps.len() / FAILURES) % steps.len();
+                let attach = if kill % 2 == 0 { &force } else { &plain };
+                let result = fails_at(nth, turn % 2 == 1, || Balancer::attach(&host, &key, attach));
+                failures += usize::from(result.is_err());
+                is_served(&host, &key, &members);
+
+                Balancer::attach(&host, &key, &force).unwrap_or_else(|error| {
+                    panic!("killed at {call}, failed at {nth}: {}", error.report())
+                });
+                is_steered(&host, &key, &members);
+                reuseport::detach(&host, &key).unwrap();
+                assert!(nothing_pinned(), "killed at {call}, failed at {nth}");
+                wait::until("their program is gone", wait::BOUND, || {
+                    ProgramInfo::from_id(id).is_err()
+                });
+            }
+        }
+        println!("{} kills, {failures} failures", late.len());
+        assert!(late.len() > 8 && failures > late.len(), "only {failures} failures");
     });
 }
 

@@ -1,13 +1,22 @@
 //! Faults while another owner's program is replaced, and around objects of the user.
 
+use std::net::TcpListener;
+
 use reuseport::status::Steering;
-use reuseport::{Attach, ObjectSpec, Policy};
+use reuseport::{Attach, Attached, Balancer, Host, ObjectSpec, Policy, Result};
 use rustix::io::Errno;
-use test_support::bpffs;
+use rustix::net::{self, Shutdown};
+use sk_reuseport::fault::{Call, Verdict, intercept};
+use test_support::process::close;
+use test_support::{InFlight, bpffs, wait};
 
 use super::{Fault, Scene, alone_in_turn, decides, fail_each_call, fail_from_each_call_on, faulty};
+use crate::common::cookie;
+use crate::common::steps::{Steps, steps_of};
 use crate::common::theirs::Theirs;
-use crate::common::world::{deal, object, one_line, with, with_object};
+use crate::common::world::{
+    deal, host_members, key_of, listeners, nothing_pinned, object, one_line, with, with_object,
+};
 
 /// The sockets are in the array of the program that is replaced.
 fn force_fails_at_each_call(attach: &Attach) {
@@ -85,6 +94,76 @@ fn slow_going_on_with_a_takeover_fails_at_each_call() {
                 }
             }
             assert!(failures > 5, "only {failures} failures");
+        }
+    });
+}
+
+/// Takes a group over by `take_over`. Their array has a listener that stops meanwhile, if `take_over` stops it,
+/// and one that no process holds, which stays there.
+fn partial_takeover<T>(
+    host: &Host,
+    take_over: impl FnOnce(&TcpListener, &mut dyn FnMut() -> Result<Attached>) -> T,
+) -> T {
+    let mut members = listeners(4);
+    let key = key_of(host, &members[0]);
+    let mut theirs = Theirs::load();
+    theirs.steer(&members);
+    let last = members.pop().unwrap();
+    let known = cookie(&last);
+    let hidden = InFlight::send(last);
+    wait::until("it is hidden", wait::BOUND, || {
+        host.refresh(&key).unwrap().member(known).unwrap().holders.is_empty()
+    });
+    let stops = members.remove(0);
+    let force = Attach { force: true, partial: true, ..with(Policy::RoundRobin) };
+    let mut starving = Vec::new();
+    let told = take_over(&stops, &mut || {
+        let (_, attached) = Balancer::attach(host, &key, &force)?;
+        let left_out = attached.changes.left_out.iter().filter(|left| left.is_starving());
+        starving = left_out.map(|left| left.cookie).collect();
+        Ok(attached)
+    });
+    assert_eq!(starving, [Some(known)]);
+    // ENOTCONN: it has stopped.
+    let _ = net::shutdown(&stops, Shutdown::Both);
+    // If it stopped after it was enrolled, the others share what is due to it.
+    assert_eq!(deal(&members, 12).iter().sum::<usize>(), 12);
+    let status = host.status(&key).unwrap();
+    assert_eq!((status.steering.policy(), status.unsteered()), (Some(Policy::RoundRobin), 1));
+    assert_eq!(theirs.cookies(), [0, 0, 0, known.get()]);
+    // The next command frees its slot.
+    Balancer::attach(host, &key, &Attach { partial: true, ..Attach::default() }).unwrap();
+    assert_eq!(host_members(), members.len());
+    assert_eq!(deal(&members, 12), [6, 6]);
+    reuseport::detach(host, &key).unwrap();
+    assert!(nothing_pinned());
+    close((stops, hidden));
+    told
+}
+
+#[test]
+fn slow_a_listener_stops_at_any_step_of_a_partial_takeover() {
+    alone_in_turn(|| {
+        let host = Host::open().unwrap();
+        let steps = partial_takeover(&host, |_, take_over| {
+            let (steps, result) = steps_of(take_over);
+            result.unwrap();
+            steps
+        });
+        let detached = steps.iter().position(|step| step.with == Call::DetachReuseportBpf);
+        // Before that, it is as if it had stopped when the group was listed.
+        for stop in detached.unwrap() - 2..steps.len() {
+            partial_takeover(&host, |listener, take_over| {
+                let (listener, mut steps) = (listener.try_clone().unwrap(), Steps::default());
+                let hook = move |call| {
+                    if steps.begins_with(call) && steps.begun == stop + 1 {
+                        net::shutdown(&listener, Shutdown::Both).unwrap();
+                    }
+                    Verdict::Allow
+                };
+                intercept(hook, take_over)
+                    .unwrap_or_else(|e| panic!("at {:?}: {}", stop, e.report()));
+            });
         }
     });
 }
