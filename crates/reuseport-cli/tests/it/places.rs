@@ -236,7 +236,7 @@ fn a_program_whose_state_was_lost_is_named_and_detached() {
         );
         let shown = stdout(&["show", &group]);
         assert!(shown.contains("reuseport round-robin, state elsewhere"), "{shown}");
-        assert!(stdout(&["ls"]).contains("reuseport round-robin, state elsewhere"));
+        assert!(stdout(&["ls"]).contains("elsewhere: round-robin"));
         let refused = error(2, &["attach", &group]);
         assert!(refused.contains("round-robin") && refused.contains("hint: `detach`"), "{refused}");
         assert!(stdout(&["detach", &group]).contains("the kernel's hash decides again"));
