@@ -102,7 +102,9 @@ fn a_worker_that_hangs_gets_a_few_however_far_its_clients_are() {
         assert!(reached.iter().all(|reached| *reached <= 4), "{round_trip}: {reached:?}");
         let reached: Vec<u32> =
             (1..=20).map(|seed| drop_and_hang(seed, 400.0, round_trip)).collect();
-        assert!(reached.iter().all(|reached| *reached <= 2), "{round_trip}: {reached:?}");
+        // A fair share is 20. A connection from afar waits only once its handshake is complete.
+        let most = if round_trip < 100 * MS { 2 } else { 4 };
+        assert!(reached.iter().all(|reached| *reached <= most), "{round_trip}: {reached:?}");
     }
 }
 
