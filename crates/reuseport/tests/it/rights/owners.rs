@@ -182,7 +182,7 @@ fn fails_to_attach(mut members: usize) -> impl FnMut(Call) -> Verdict {
 
 /// `ops` may put another program in the place of the pinned one at any moment.
 #[test]
-fn root_puts_no_program_back_that_was_not_attached() {
+fn slow_root_puts_no_program_back_that_was_not_attached() {
     alone(|| {
         directory_of_ops();
         let spare = Path::new(ROOT).join("spare");
