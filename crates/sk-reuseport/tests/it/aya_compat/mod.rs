@@ -1,16 +1,18 @@
-//! Compatibility with aya: `program.rs` is compiled with aya and with this crate, and must do the
-//! same.
+//! Compatibility with aya: `program.rs` and `lookups.rs` are compiled with aya and with this crate,
+//! and must do the same.
 
 /// The program with aya.
 mod with_aya {
     use aya as lib;
     include!("program.rs");
+    include!("lookups.rs");
 }
 
 /// The same program with this crate.
 mod with_sk_reuseport {
     use sk_reuseport as lib;
     include!("program.rs");
+    include!("lookups.rs");
 }
 
 /// Nothing in a glob has the crate's own name.
