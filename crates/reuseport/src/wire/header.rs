@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::config;
-use crate::model::group::{Device, GroupKey};
+use crate::model::group::{Device, GroupKey, Protocol};
 use crate::model::id::Netns;
 use crate::model::policy::Policy;
 use crate::model::selection::{Program, Selection};
@@ -164,9 +164,11 @@ impl Header {
         self.without_queues = u32::from(!reads);
     }
 
-    /// Whether the group's connections are counted in the host-wide layer with this id.
+    /// Whether the group's connections are counted in the host-wide layer with this id. UDP has none: there
+    /// every layer will do.
     pub(crate) fn is_in_layer(&self, id: u32) -> bool {
-        self.host_layer == 0 || self.host_layer == id
+        let connections = config::protocol(self.protocol) != Some(Protocol::Udp);
+        !connections || self.host_layer == 0 || self.host_layer == id
     }
 
     pub(crate) fn set_host_layer(&mut self, id: u32) {
@@ -225,7 +227,6 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::group::Protocol;
 
     fn key(address: &str, device: Option<Device>) -> GroupKey {
         GroupKey {

@@ -3,7 +3,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 
-use crate::common::world::{alone, counter, deal, key_of, listeners, with};
+use crate::common::world::{alone, counter, deal, key_at, key_of, listeners, with};
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::{Attach, Balancer, ErrorKind, Host, Policy};
 use sk_reuseport::net::Bind;
@@ -59,6 +59,27 @@ fn a_second_attach_enrols_new_members_and_replaces_the_policy() {
         assert!(dealt.iter().all(|n| (50..150).contains(n)), "{dealt:?}");
         assert_eq!(counter(&host.status(&key).unwrap(), "picks"), 350);
     });
+}
+
+/// Without members of TCP, the host-wide layer that the first attach made is gone by the second one.
+#[test]
+fn attaching_again_keeps_the_program() {
+    for protocol in ["tcp", "udp"] {
+        alone(|| {
+            let bind = Bind::new("127.0.0.1:0".parse().unwrap());
+            let tcp = bind.listeners(2).unwrap();
+            let udp = bind.udp_sockets(2).unwrap();
+            let address = if protocol == "tcp" { tcp[0].local_addr() } else { udp[0].local_addr() };
+            let host = Host::open().unwrap();
+            let key = key_at(&host, protocol, address.unwrap());
+            let attached = || {
+                Balancer::attach(&host, &key, &Attach::default()).unwrap();
+                host.refresh(&key).unwrap().program.unwrap().id.unwrap()
+            };
+            let first = attached();
+            assert_eq!([attached(), attached()], [first; 2], "{protocol}");
+        });
+    }
 }
 
 #[test]
