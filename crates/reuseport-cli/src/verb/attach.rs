@@ -196,7 +196,8 @@ fn weigh(weights: &[WeightOf], group: &GroupStatus) -> Result<Vec<(Cookie, Weigh
         .collect())
 }
 
-/// Attaches, stays, and reports changes, until a signal or until the output is closed.
+/// Attaches, stays, and reports changes, until a signal. New members depend on it: it goes on although its
+/// reports cannot be written, because their reader has exited or the disk is full.
 fn follow(
     host: Host,
     key: &GroupKey,
@@ -204,26 +205,32 @@ fn follow(
     retake: bool,
     not_asked: &[NotAsked],
 ) -> Result<()> {
-    let stop = attach.stop.clone();
     let (watch, attached) = Watch::start(host, key, attach)?;
     let watch = if retake { watch.retaking() } else { watch };
-    output::print(&format!(
+    let mut unread = false;
+    let mut written = |written: io::Result<()>| {
+        if let Err(error) = written.as_ref()
+            && !unread
+        {
+            unread = true;
+            let text = format!("cannot write what changes, and go on without: {error}");
+            // Perhaps it cannot be written either.
+            let _ = io::stderr().write_all(error::warning(&text, None).as_bytes());
+        }
+    };
+    written(output::print(&format!(
         "{}{}{DIM}Watching; ^C ends this and leaves the program attached.{DIM:#}\n",
         report(key, &attached),
         notes(not_asked),
-    ))?;
-    let mut unread = None;
+    )));
     let mut steering = attached.steering;
     watch.run(|change| {
         if let Change::Members(attached) = &change {
             steering = attached.steering;
         }
-        if let Err(error) = tell(key, &steering, change) {
-            unread = Some(error);
-            stop.set();
-        }
+        written(tell(key, &steering, change));
     })?;
-    unread.map_or(Ok(()), |error| Err(error.into()))
+    Ok(())
 }
 
 fn tell(key: &GroupKey, steering: &Steering, change: Change) -> io::Result<()> {

@@ -246,6 +246,33 @@ fn watch_enrols_new_workers_and_stays_attached_on_interrupt() {
 }
 
 #[test]
+fn watch_goes_on_when_the_reader_of_its_output_has_exited() {
+    isolated(|| {
+        let (listeners, group) = group(2);
+        let mut watch = Running::start(&["attach", &group, "--watch"]);
+        watch.read_until("Watching");
+        drop(watch.0.stdout.take());
+        let address = listeners[0].local_addr().unwrap();
+        // Each is reported, in vain.
+        for _ in 0..2 {
+            let new = Bind::new(address).listeners(1).unwrap();
+            let active = || {
+                let shown = json(&["show", &group, "--json"]);
+                let members = shown["members"].as_array().unwrap().clone();
+                members.iter().filter(|member| member["state"] == "active").count()
+            };
+            until("the new member is steered", BOUND, || active() == 3);
+            drop(new);
+            until("it has left", BOUND, || active() == 2);
+        }
+        let output = watch.interrupt();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.matches("go on without: Broken pipe").count(), 1, "{said}");
+    });
+}
+
+#[test]
 fn demo_proves_that_the_program_decided_and_leaves_nothing() {
     isolated(|| {
         let text = stdout(&["demo", "--seconds", "1"]);
