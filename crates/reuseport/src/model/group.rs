@@ -259,6 +259,12 @@ impl Member {
         }
     }
 
+    /// Whether the socket with this cookie, at the same address in the kernel in a later listing, is this one: the
+    /// kernel may have given the address to another one.
+    pub(crate) fn is_still(&self, cookie: Option<Cookie>) -> bool {
+        self.cookie.is_none() || self.cookie == cookie
+    }
+
     /// Its name in a sentence: "socket 12".
     pub(crate) fn label(&self) -> String {
         match self.cookie {

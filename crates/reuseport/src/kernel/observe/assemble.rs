@@ -133,13 +133,12 @@ pub(super) fn members<'a>(
     })
 }
 
-/// Whether a socket is a member of this group.
-pub(super) fn is_member(record: &MemberRecord, group: &GroupKey) -> bool {
+/// Whether a socket may be a member of this group: it is one of a group at the same address. As in
+/// [`Identity`], device and user do not tell.
+pub(super) fn may_be_member(record: &MemberRecord, group: &GroupKey) -> bool {
     record.standing != Standing::Outside
         && (record.netns, record.protocol, record.address)
             == (group.netns, group.protocol, group.address)
-        && (record.v6only, record.uid) == (group.v6only, group.uid)
-        && record.device == group.device.as_ref().map(|device| device.index)
 }
 
 /// Sockets without a cookie come last.

@@ -75,14 +75,13 @@ pub struct Observer {
     programs: Mutex<Programs>,
 }
 
-/// The members of a group in the kernel's tables, by address, with their cookies.
+/// The members at a group's address in the kernel's tables, by address in the kernel, with their cookies.
 pub(crate) struct Listed(HashMap<KernelAddress, Option<Cookie>>);
 
 impl Listed {
     /// Whether a socket that was a member is one still. The kernel may have given its address to another one.
     pub(crate) fn has(&self, member: &Member) -> bool {
-        let same = |cookie: &Option<Cookie>| member.cookie.is_none() || *cookie == member.cookie;
-        self.0.get(&member.sock_address).is_some_and(same)
+        self.0.get(&member.sock_address).is_some_and(|cookie| member.is_still(*cookie))
     }
 
     pub(crate) fn cookies(self) -> HashSet<Cookie> {
@@ -150,13 +149,13 @@ impl Observer {
         Ok(listing.groups(|netns, index| device_name(own, netns, index)))
     }
 
-    /// The group's members in the kernel's tables now; `None` without these.
+    /// The members at the group's address in the kernel's tables now; `None` without these.
     pub(crate) fn listed(&self, group: &GroupKey) -> Result<Option<Listed>> {
         let tables = self.lock().tables()?;
         Ok(tables.map(|records| {
             let of = |record: &MemberRecord| {
                 let listed = (KernelAddress(record.sock_address), record.cookie);
-                assemble::is_member(record, group).then_some(listed)
+                assemble::may_be_member(record, group).then_some(listed)
             };
             Listed(assemble::members(&records).filter_map(of).collect())
         }))

@@ -5,6 +5,7 @@ mod hidden;
 mod io_uring;
 mod letting_go;
 mod missed;
+mod owner;
 mod threads;
 
 use std::collections::BTreeMap;
