@@ -19,9 +19,9 @@ use crate::kernel::foreign::Foreign;
 use crate::kernel::sockets::SocketsKind;
 use crate::model::group::{AttachedProgram, Group, Unborrowable};
 use crate::model::id::Cookie;
-use crate::model::membership::{refuse_to_starve, starving};
+use crate::model::membership::{refuse_to_starve, starving, without_newborn};
 use crate::model::policy::Policy;
-use crate::model::refusal::{another_program, another_users_state};
+use crate::model::refusal::{another_program, another_users_state, vanished};
 use crate::model::selection::{ObjectSpec, Program, Steering};
 use crate::pins::group::GroupState;
 use crate::pins::steering::steering;
@@ -69,7 +69,10 @@ impl Transaction {
                 break;
             }
             std::thread::sleep(PAUSE);
-            group = self.look_again(&group)?;
+            group = without_newborn(&group, self.look_again(&group)?);
+            if group.members.is_empty() {
+                return Err(vanished(&group.key));
+            }
         }
         let starving = starving(&group, |cookie| slots.contains(&cookie));
         match starving.is_empty() || request.partial {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::group::{Group, GroupKey, Member, Protocol, Unborrowable};
+use super::group::{Group, GroupKey, KernelAddress, Member, Protocol, Unborrowable};
 use super::id::Cookie;
 use super::name::listed;
 use crate::error::{Error, ErrorKind};
@@ -109,6 +109,19 @@ fn by_reason(starving: &[(&Member, Unborrowable)]) -> String {
 /// a member like any other.
 pub(crate) const SETTLE: Duration = Duration::from_millis(100);
 
+/// A UDP group in a later listing, without the sockets that were not in the first one: they have come since, or
+/// are held back ([`Newborn`]). A TCP group is as it is.
+pub(crate) fn without_newborn(first: &Group, mut later: Group) -> Group {
+    if later.key.protocol == Protocol::Udp {
+        let known: HashMap<KernelAddress, &Member> =
+            first.members.iter().map(|member| (member.sock_address, member)).collect();
+        let was =
+            |now: &Member| known.get(&now.sock_address).is_some_and(|m| m.is_still(now.cookie));
+        later.members.retain(was);
+    }
+    later
+}
+
 /// Holds back UDP sockets that have just been bound.
 #[derive(Debug, Default)]
 pub(crate) struct Newborn {
@@ -117,7 +130,8 @@ pub(crate) struct Newborn {
 
 impl Newborn {
     /// Looks at a UDP group: returns those of its members that are to wait, because they were first seen less
-    /// than [`SETTLE`] ago. `has_slot` tells the enrolled ones, which never wait.
+    /// than [`SETTLE`] ago. `has_slot` tells the enrolled ones, which never wait; nor do those that cannot be
+    /// enrolled.
     pub(crate) fn look(
         &mut self,
         now: Instant,
@@ -127,8 +141,9 @@ impl Newborn {
         if group.key.protocol != Protocol::Udp {
             return HashSet::new();
         }
+        let can_be_enrolled = group.members.iter().filter(|m| m.unborrowable().is_none());
         let new: HashSet<Cookie> =
-            group.members.iter().filter_map(|m| m.cookie).filter(|c| !has_slot(*c)).collect();
+            can_be_enrolled.filter_map(|m| m.cookie).filter(|c| !has_slot(*c)).collect();
         // A socket that was not there in between is new again.
         self.first_seen.retain(|cookie, _| new.contains(cookie));
         let mut young = HashSet::new();
@@ -145,7 +160,7 @@ impl Newborn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::group::{Holder, KernelAddress, Queue, Reach};
+    use crate::model::group::{Holder, Queue, Reach};
     use crate::model::id::Netns;
 
     fn cookie(n: u64) -> Cookie {
@@ -286,6 +301,22 @@ mod tests {
         assert_eq!(look(120, vec![held(1)]), []);
         assert_eq!(look(400, vec![held(1), held(3)]), [3]);
         assert_eq!(look(500, vec![held(1), held(3)]), []);
+        // One that cannot be enrolled is reported at once.
+        assert_eq!(look(600, vec![held(1), held(3), hidden(4)]), []);
+    }
+
+    #[test]
+    fn a_second_look_adds_no_udp_sockets() {
+        let unnamed = Member { cookie: None, ..hidden(3) };
+        let cookies = |protocol, later| -> Vec<u64> {
+            let first = group(protocol, vec![held(1), hidden(2), unnamed.clone(), held(4)]);
+            let later = without_newborn(&first, group(protocol, later));
+            later.members.iter().filter_map(|member| Some(member.cookie?.get())).collect()
+        };
+        let reused = Member { sock_address: KernelAddress(4), ..held(6) };
+        let later = [held(1), held(2), held(3), held(5), reused];
+        assert_eq!(cookies(Protocol::Udp, later.to_vec()), [1, 2, 3]);
+        assert_eq!(cookies(Protocol::Tcp, later.to_vec()), [1, 2, 3, 5, 6]);
     }
 
     #[test]

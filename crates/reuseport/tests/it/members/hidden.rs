@@ -1,6 +1,6 @@
 //! Members that no process has a descriptor of.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use super::reasons;
 use crate::common::helper::Helper;
 use crate::common::steering::followed;
 use crate::common::world::{
-    accept_all, alone, deal, key_of, listeners, more, nothing_pinned, one_line, with,
+    accept_all, alone, deal, key_at, key_of, listeners, more, nothing_pinned, one_line, with,
 };
 use crate::common::{cookie, groups_here, local_address, only_group, tcp, udp};
 
@@ -174,6 +174,42 @@ fn attaching_refuses_to_starve_a_hidden_member_unless_that_is_accepted() {
         let all: Vec<TcpListener> = seen.into_iter().chain([back]).collect();
         assert_eq!(deal(&all, 30), [10, 10, 10]);
         balancer.detach(&host).unwrap();
+    });
+}
+
+#[test]
+fn a_udp_socket_that_comes_while_a_hidden_member_is_awaited_is_not_enrolled() {
+    alone(|| {
+        let seen = udp("127.0.0.1:0");
+        let address = local_address(&seen).to_string();
+        let hidden = udp(&address);
+        let hidden_cookie = cookie(&hidden);
+        let hidden = InFlight::send(hidden);
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "udp", local_address(&seen));
+        wait::until("it is hidden", wait::BOUND, || {
+            host.refresh(&key).unwrap().member(hidden_cookie).unwrap().unborrowable() == HIDDEN
+        });
+        // The group is listed by three iterators, because a member is hidden. The next one looks again for its
+        // holder. A socket that has just been bound may be about to connect.
+        let late: Rc<RefCell<Option<OwnedFd>>> = Rc::default();
+        let (comes, mut looks) = (Rc::clone(&late), 0);
+        let bind = move |call| {
+            looks += usize::from(call == Call::BpfIterCreate);
+            if looks == 4 {
+                comes.borrow_mut().get_or_insert_with(|| udp(&address));
+            }
+            Verdict::Allow
+        };
+        let (balancer, attached) =
+            intercept(bind, || Balancer::attach(&host, &key, &round_robin(true))).unwrap();
+        assert!(late.borrow().is_some());
+        assert_eq!(attached.changes.enrolled, [cookie(&seen)]);
+        let left_out: Vec<_> = attached.changes.left_out.iter().map(|out| out.cookie).collect();
+        assert_eq!(left_out, [Some(hidden_cookie)]);
+        assert_eq!(host.status(&key).unwrap().unsteered(), 2);
+        balancer.detach(&host).unwrap();
+        drop(hidden);
     });
 }
 
