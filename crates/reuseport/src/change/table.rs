@@ -39,17 +39,22 @@ pub(super) fn swap_without(
     });
     let Some(maps) = &mut state.policy_maps else { return Ok(()) };
     maps.swap_in(&table).map_err(|error| caps::failed(FAILED, error, caps::LOADING))?;
-    note_picks(state);
+    let decided = header.program().and_then(|program| program.selection());
+    if !leaving.is_empty()
+        || decided.is_none_or(|decided| decided.policy != policy)
+        || state.occupied().any(|(.., record)| record.has_changed())
+    {
+        note_picks(state);
+    }
     Ok(())
 }
 
-/// Notes the members' picks, so that those under the new table can be told from those before it. If a counter
+/// Notes the members' picks, so that those from now on can be told from those before a change. If a counter
 /// cannot be read, that member's picks all count as new.
 fn note_picks(state: &GroupState) {
     let Some(maps) = &state.policy_maps else { return };
-    for (slot, _, mut record) in state.occupied() {
-        record.picks_before = maps.picks_of(slot).unwrap_or(0);
-        state.set_record(slot, record);
+    for (slot, _, record) in state.occupied() {
+        state.set_record(slot, record.noted(maps.picks_of(slot).unwrap_or(0)));
     }
 }
 

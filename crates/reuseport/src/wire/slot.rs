@@ -26,11 +26,12 @@ pub(crate) struct SlotRecord {
     entry: u8,
     /// The member's CPU plus 1; 0: none.
     cpu: u16,
-    reserved_1: [u16; 3],
+    /// What the picks were noted under ([`noted`](Self::noted)): weight, state, CPU; state 0: nothing.
+    noted: [u16; 3],
     /// When the member came, and when the one before it left, in milliseconds since boot.
     came: u64,
     left: u64,
-    /// The member's picks when the table in force was swapped in.
+    /// The member's picks when its weight, state or CPU, other members or the policy last changed.
     pub(crate) picks_before: u64,
     reserved_2: u64,
 }
@@ -119,12 +120,26 @@ impl SlotRecord {
             state: 0,
             entry: 0,
             cpu: 0,
-            reserved_1: [0; 3],
+            noted: [0; 3],
             came: 0,
             left: 0,
             picks_before: 0,
             reserved_2: 0,
         }
+    }
+
+    /// The record with the member's picks noted: those after them are picks under this weight, state and CPU.
+    pub(crate) fn noted(self, picks: u64) -> Self {
+        Self { picks_before: picks, noted: self.what_is_noted(), ..self }
+    }
+
+    /// Whether the member's weight, state or CPU has changed since its picks were noted, or they never were.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.noted != self.what_is_noted()
+    }
+
+    fn what_is_noted(&self) -> [u16; 3] {
+        [self.weight, self.state.into(), self.cpu]
     }
 
     /// The member in it; `None` if it is free.

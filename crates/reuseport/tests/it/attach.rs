@@ -3,8 +3,9 @@
 
 use std::net::{SocketAddr, TcpStream};
 
-use crate::common::world::{alone, counter, deal, key_at, key_of, listeners, with};
-use reuseport::status::{GroupStatus, Steering};
+use crate::common::world::{alone, counter, deal, key_at, key_of, listeners, more, with};
+use reuseport::id::{Slot, Weight};
+use reuseport::status::{GroupStatus, MemberStatus, Steering};
 use reuseport::{Attach, Balancer, ErrorKind, Host, Policy};
 use sk_reuseport::net::Bind;
 use sk_reuseport::programs::SkReuseport;
@@ -124,6 +125,44 @@ fn weights_are_exact_under_round_robin_and_open_connections_are_counted() {
         test_support::wait::until("no connection is open", test_support::wait::BOUND, || {
             open(&host.status(&key).unwrap()) == [0, 0]
         });
+    });
+}
+
+#[test]
+fn picks_count_as_recent_until_a_share_or_the_policy_changes() {
+    alone(|| {
+        let listeners = listeners(2);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &listeners[0]);
+        let (balancer, _) = Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        let recent = || {
+            let status = host.status(&key).unwrap();
+            let of = |m: &MemberStatus| m.enrolment.as_ref().unwrap().recent_picks.unwrap();
+            status.members.iter().map(of).collect::<Vec<_>>()
+        };
+        let weight = |of: u16| {
+            let weights = [(Slot::new(0), Weight::new(of).unwrap())];
+            balancer.set_weights(&host, &weights).unwrap();
+        };
+        assert_eq!(deal(&listeners, 10), [5, 5]);
+        assert_eq!(recent(), [5, 5]);
+        for nothing in [Attach::default(), with(Policy::RoundRobin)] {
+            Balancer::attach(&host, &key, &nothing).unwrap();
+            assert_eq!(recent(), [5, 5], "nothing changed");
+        }
+        weight(1);
+        assert_eq!(recent(), [5, 5], "it had this weight");
+        weight(2);
+        assert_eq!(recent(), [0, 0]);
+        assert_eq!(deal(&listeners, 6), [4, 2]);
+        // The two policies fill the same table.
+        Balancer::attach(&host, &key, &with(Policy::Random)).unwrap();
+        assert_eq!(recent(), [0, 0]);
+        assert_eq!(deal(&listeners, 6).iter().sum::<usize>(), 6);
+        let third = more(key.address, 1);
+        Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        assert_eq!(recent(), [0, 0, 0]);
+        drop(third);
     });
 }
 
