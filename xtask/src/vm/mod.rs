@@ -176,7 +176,9 @@ pub(crate) fn run(args: &Args) -> Result<Ran> {
             println!("\n{error}\nonce more, one at a time: {}\n", failed.join(", "));
             let again = Instant::now();
             let outcome = boot(&alone(&failed))?;
-            let Ran { release, .. } = report(&names, &outcome, again.elapsed(), limit)?;
+            let Ran { release, counts: passed, .. } =
+                report(&names, &outcome, again.elapsed(), limit)?;
+            ran_again(&failed, passed)?;
             counts.passed += counts.failed;
             counts.failed = 0;
             Ok(Ran { counts, release, alone: failed })
@@ -193,6 +195,16 @@ fn few_failed(outcome: &machine::Outcome) -> Option<Vec<String>> {
     };
     let all = outcome.broken.is_none() && outcome.finished.iter().all(explained);
     (all && (1..=AGAIN).contains(&failed.len())).then_some(failed)
+}
+
+/// Checks that each of these tests passed in the second run. Their names are from the console, where the kernel
+/// prints, too: a name that is garbled is no test's, and libtest runs nothing for it.
+fn ran_again(failed: &[String], second: Counts) -> Result<()> {
+    if second.passed >= failed.len() as u64 {
+        return Ok(());
+    }
+    let (passed, all) = (second.passed, failed.len());
+    bail!("{passed} of {all} failed tests ran again: {}", failed.join(", "))
 }
 
 /// The arguments that run these tests alone, one after the other.
@@ -362,6 +374,17 @@ mod tests {
         let broken = machine::Outcome { broken: Some("went down".into()), ..with(101, &["a"], 1) };
         assert_eq!(few_failed(&broken), None);
         assert_eq!(alone(&["a::b".to_owned()]).last().unwrap(), "a::b");
+    }
+
+    #[test]
+    fn every_failed_test_has_to_pass_in_the_second_run() {
+        let failed = ["a::b".to_owned(), "[ 7.5] a::c".to_owned()];
+        let passed = |passed| ran_again(&failed, Counts { passed, ..Counts::default() });
+        assert!(passed(2).is_ok());
+        // Two packages may have tests of one name.
+        assert!(passed(3).is_ok());
+        let error = passed(1).unwrap_err().to_string();
+        assert_eq!(error, "1 of 2 failed tests ran again: a::b, [ 7.5] a::c");
     }
 
     #[test]
