@@ -40,7 +40,7 @@ fn identity(protocol: Protocol, address: &str, netns: Netns) -> Identity {
 
 fn program(kind: ProgramKind, name: &str, id: Option<u32>) -> Option<Program> {
     let policy = (kind == ProgramKind::Policy).then_some("round-robin");
-    Some(Program { id, name: name.to_owned(), kind, policy, decides: true })
+    Some(Program { id, name: name.to_owned(), kind, policy, decides: true, standby: 0 })
 }
 
 fn holders(pids: impl IntoIterator<Item = u32>, comm: &str, fd: u32) -> Vec<Holder> {
@@ -349,6 +349,33 @@ fn programs_that_decide_nothing() {
         assert!(plain(text).lines().all(|line| line.chars().count() <= 80), "{}", plain(text));
     }
     insta::assert_snapshot!(plain(&texts.concat()));
+}
+
+#[test]
+fn members_on_standby_are_members() {
+    let notes = |joined: usize| {
+        let mut group = GroupView { unsteered: 0, ..ours() };
+        group.members = (0..2).map(|n| member(Some(n), State::Standby, n.into(), 0)).collect();
+        group.members.extend((0..joined).map(|n| member(None, State::Active, 9 + n as u64, 0)));
+        let program = program(ProgramKind::Policy, "reuseport", Some(7)).unwrap();
+        group.program = Some(Program { decides: false, standby: 2, ..program });
+        let line = GroupLine {
+            program: group.program.clone(),
+            members: group.members.len(),
+            unsteered: 0,
+            ..groups().remove(0)
+        };
+        let (show, ls) = (plain(&show(&group, &reader(200))), plain(&ls(&[line], &reader(200))));
+        assert!(ls.contains("kernel hash (standby)"), "{ls}");
+        let last = |text: &str| text.lines().last().unwrap().to_owned();
+        assert_eq!(last(&show), last(&ls));
+        last(&show)
+    };
+    let only = "the program of tcp:127.0.0.1:8080 has only members on standby: \
+                the kernel's hash decides; ";
+    assert_eq!(notes(0), format!("{only}until one is made active"));
+    let add = "1 socket can be given a slot: `reuseport attach tcp:127.0.0.1:8080` adds it";
+    assert_eq!(notes(1), format!("{only}{add}"));
 }
 
 #[test]

@@ -56,7 +56,9 @@ pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
             note(&text);
         }
         if let Some(program) = group.program.as_ref().filter(|program| !program.decides) {
-            note(&words::undecided(&of, program, group.members - group.unborrowable));
+            // All members with a slot are on standby.
+            let joinable = group.members - group.unborrowable - program.standby;
+            note(&words::undecided(&of, program, joinable));
         }
         let late = group.unsteered.saturating_sub(group.unborrowable);
         if late > 0 {

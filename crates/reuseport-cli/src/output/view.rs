@@ -115,6 +115,9 @@ pub(crate) struct Program {
     pub(crate) policy: Option<&'static str>,
     /// False for a policy that has no member to select: the kernel's hash decides.
     pub(crate) decides: bool,
+    /// Members on standby; in JSON `show` has the state of each.
+    #[serde(skip)]
+    pub(crate) standby: usize,
 }
 
 /// Whose program it is.
@@ -311,8 +314,16 @@ impl Program {
             }
             Steering::Foreign | Steering::KernelHash => (ProgramKind::Foreign, None),
         };
-        let (name, decides) = (attached.name.clone(), status.decides());
-        Some(Self { id: attached.id, name, kind, policy, decides })
+        let on_standby =
+            |m: &&MemberStatus| m.enrolment.as_ref().is_some_and(|e| e.state == State::Standby);
+        Some(Self {
+            id: attached.id,
+            name: attached.name.clone(),
+            kind,
+            policy,
+            decides: status.decides(),
+            standby: status.members.iter().filter(on_standby).count(),
+        })
     }
 }
 

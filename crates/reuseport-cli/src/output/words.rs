@@ -109,6 +109,7 @@ pub(crate) fn program(program: Option<&Program>) -> String {
 /// Who decides, short: as [`program`] says it, with what `show` explains left out.
 pub(crate) fn decider(decided_by: Option<&Program>) -> String {
     match decided_by {
+        Some(Program { decides: false, standby: 1.., .. }) => "kernel hash (standby)".to_owned(),
         Some(Program { decides: false, .. }) => "kernel hash (emptied)".to_owned(),
         Some(Program { kind: ProgramKind::Elsewhere, policy, .. }) => {
             format!("elsewhere: {}", policy.unwrap_or("object"))
@@ -144,7 +145,8 @@ impl Subject<'_> {
     }
 }
 
-/// The note on a program that decides nothing because it has no member; `joinable` sockets can be given a slot.
+/// The note on a program that decides nothing because it has no member, or all are on standby; `joinable` sockets
+/// can be given a slot.
 pub(crate) fn undecided(of: &Subject<'_>, program: &Program, joinable: usize) -> String {
     let (name, argument) = (of.name(), of.argument());
     let then = match (program.kind, joinable) {
@@ -153,6 +155,7 @@ pub(crate) fn undecided(of: &Subject<'_>, program: &Program, joinable: usize) ->
                 "it ends with the group, or by `reuseport detach {argument}` once a socket can be borrowed"
             )
         }
+        (_, 0) if program.standby > 0 => "until one is made active".to_owned(),
         (_, 0) => "no socket can be given a slot".to_owned(),
         (_, n) => {
             let them = by_number(n, "it", "them");
@@ -162,7 +165,11 @@ pub(crate) fn undecided(of: &Subject<'_>, program: &Program, joinable: usize) ->
             )
         }
     };
-    format!("the program of {name} has no member: the kernel's hash decides; {then}")
+    let has = match program.standby {
+        0 => "has no member",
+        _ => "has only members on standby",
+    };
+    format!("the program of {name} {has}: the kernel's hash decides; {then}")
 }
 
 /// The note on members that joined after `attach`: how many, the consequence, and the command that adds them.
