@@ -183,7 +183,9 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
             Err(error) if error.kind() == ErrorKind::NotFound => break,
             result => result?,
         };
-        if now.steering.selection().is_none() {
+        // If they are gone, the name may mean another group, which is not steered.
+        let any_left = those(&now, cookies).next().is_some();
+        if any_left && now.steering.selection().is_none() {
             bail!("{key} was detached in the meantime: any member may be picked again");
         }
         let drains = |member: &MemberStatus| backend::state(member) != Some(State::Active);
@@ -197,7 +199,7 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
         if left.is_empty() {
             drained += 1;
             if drained == LOOKS {
-                still_picked = draining_are_picked(&now) && those(&now, cookies).next().is_some();
+                still_picked = any_left && draining_are_picked(&now);
                 unasked = those(&now, cookies)
                     .filter(|member| !member.member.not_asked.is_empty())
                     .cloned()
@@ -225,7 +227,7 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
     if still_picked {
         return Err(Failure::degraded(
             format!("{key}: nothing waits now, but draining members are picked: none is active"),
-            "give the group another active member, or stop all of its server",
+            "make another member active, or stop the whole server",
         )
         .into());
     }

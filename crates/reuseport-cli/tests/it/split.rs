@@ -2,9 +2,10 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 
+use rustix::net::sockopt::socket_cookie;
 use serde_json::{Value, json as value};
 use test_support::process::close;
-use test_support::split::{before_split, split_off};
+use test_support::split::{before_split, loopback, split_off};
 use test_support::wait::{BOUND, until};
 
 use crate::common::{Running, error, isolated, json, own_netns, pinned_groups, stdout};
@@ -101,6 +102,36 @@ fn verbs_mean_the_steered_group_and_attach_wants_to_be_told() {
         assert_eq!(groups().iter().map(name).collect::<Vec<_>>(), [alone.as_str()]);
         assert!(stdout(&["attach", &alone]).starts_with(&format!("{alone}: ")));
         assert!(stdout(&["detach", &alone]).starts_with("detached"));
+    });
+}
+
+#[test]
+fn a_drain_that_waits_ends_with_the_group_though_another_one_has_its_name() {
+    isolated(|| {
+        let (sockets, leaver) = before_split(Ipv4Addr::UNSPECIFIED.into(), 3);
+        let at = leaver.local_addr().unwrap();
+        let alone = format!("udp:{at}");
+        stdout(&["attach", &alone, "--policy", "round-robin"]);
+        let clients: Vec<_> = (0..8).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        clients
+            .iter()
+            .for_each(|client| assert_eq!(client.send_to(b"q", loopback(at)).unwrap(), 1));
+        let leavers = socket_cookie(&leaver).unwrap();
+        let show = json(&["show", &alone, "--json"]);
+        let members = show["members"].as_array().unwrap();
+        let member = members.iter().find(|member| member["cookie"] != leavers).unwrap();
+        assert!(member["queue"].as_u64().unwrap() > 0, "{member}");
+
+        let slot = format!("slot:{}", member["slot"]);
+        let mut drain = Running::start(&["drain", &alone, &slot, "--wait"]);
+        drain.read_until("drains");
+        let new = split_off(leaver);
+        close(sockets);
+        let said = drain.read_until("drained");
+        assert_eq!(said, format!("{alone}: drained\n"));
+        let output = drain.0.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+        drop(new);
     });
 }
 
