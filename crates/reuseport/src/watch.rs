@@ -347,6 +347,8 @@ impl Watch {
         self.keeps |= reported.is_none();
         // Also after an attempt that failed.
         if self.keeps && retake != Retake::Now {
+            // Another process may have attached anew since the last look.
+            self.keep = watch_over(self.host.place(), &self.key)?;
             transaction.give_way(group)?;
             self.keeps = false;
         }

@@ -267,13 +267,10 @@ impl Transaction {
         Ok(self.displaced(group)?.and_then(|_| group.program.clone()))
     }
 
-    /// Removes displaced state; if it is watched, takes the sockets out of its array and keeps the rest for
-    /// the watcher. The owner of the program that decides may then use the sockets in an array of its own.
+    /// Takes the sockets out of the array of displaced state, and keeps the rest for the watcher. The owner of the
+    /// program that decides may then use the sockets in an array of its own.
     pub(crate) fn give_way(&mut self, group: &Group) -> Result<()> {
         let Some(mut state) = self.displaced(group)? else { return Ok(()) };
-        if !state.is_watched() {
-            return self.discard_state(group, state);
-        }
         let stop = Stop::default();
         self.enroller(&mut state, &stop)?.empty(group);
         Ok(())

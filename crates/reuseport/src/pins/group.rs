@@ -219,11 +219,6 @@ impl GroupState {
         bpffs::mark_watched(&self.directory)
     }
 
-    /// Whether a process watches the group.
-    pub(crate) fn is_watched(&self) -> bool {
-        bpffs::is_watched(&self.directory)
-    }
-
     pub(crate) fn header(&self) -> Result<Header, MapError> {
         self.header.get(&0, 0)
     }
