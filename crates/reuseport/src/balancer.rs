@@ -1,6 +1,7 @@
 //! Attaches to a group, changes its policy and members, detaches.
 //!
-//! Every operation takes the lock and lists the groups again. If it fails, the program, the members' weights and their states are as they were before.
+//! Every operation takes the lock and lists the groups again. If it fails, the program, the members' weights and
+//! their states are as they were before.
 
 use crate::change::request::{Attach, Attached, Detached, MemberChange};
 #[cfg(doc)]
