@@ -248,7 +248,7 @@ impl Watch {
 
         let mut pause = Duration::from_millis(1);
         for _ in 0..TRIES {
-            let transaction = self.host.begin(&self.attach.stop)?;
+            let transaction = self.begin()?;
             if came.iter().all(|cookie| transaction.knows(*cookie)) {
                 match self.update(transaction) {
                     Err(error) if error.kind() == ErrorKind::Vanished => {}
@@ -259,17 +259,36 @@ impl Watch {
             pause *= 2;
         }
         // Some closed again, or only processes of another pid namespace hold them.
-        self.update(self.host.begin(&self.attach.stop)?)
+        let transaction = self.begin()?;
+        self.update(transaction)
     }
 
     /// Updates the group if it has changed. Otherwise takes no lock.
     fn check(&mut self) -> Result<Look> {
         let same = |group: Group| self.last == Some(self.see(&group));
         if self.last.is_some() && self.host.refresh(&self.key).is_ok_and(same) {
+            self.watch_over_present();
             return Ok(Look::Same);
         }
         // It also finds out why the group is not there.
-        self.update(self.host.begin(&self.attach.stop)?)
+        let transaction = self.begin()?;
+        self.update(transaction)
+    }
+
+    /// Begins a transaction, which removes the state of a group that is not there unless it is watched.
+    fn begin(&mut self) -> Result<Transaction> {
+        self.watch_over_present();
+        self.host.begin(&self.attach.stop)
+    }
+
+    /// Locks the state that is pinned now. An attachment that failed, of any process, may have pinned the same
+    /// state in another directory, which leaves the group as it was.
+    fn watch_over_present(&mut self) {
+        match watch_over(self.host.place(), &self.key) {
+            Ok(keep) => self.keep = keep,
+            // The update that follows says what it is about.
+            Err(error) => tracing::debug!("{}", error.report()),
+        }
     }
 
     /// Updates the group as the transaction found it. With many sockets, listing them again would take

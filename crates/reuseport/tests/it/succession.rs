@@ -1,5 +1,6 @@
 //! Which slots newcomers take, and which weights and drains they have from the members before them.
 
+use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
 
@@ -8,6 +9,8 @@ use reuseport::id::{Slot, Weight};
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::{Change, Watch};
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, State, Stop};
+use rustix::io::Errno;
+use sk_reuseport::fault::{Call, Verdict, intercept};
 use sk_reuseport::maps::ReusePortSockArray;
 use sk_reuseport::net::Bind;
 use test_support::process::close;
@@ -94,9 +97,20 @@ fn a_newcomer_takes_the_slot_of_a_member_that_left_and_the_others_stay() {
 
 /// Runs `body` while a watcher follows the group; it may collect what the watcher reports.
 fn watched(key: &GroupKey, attach: Attach, body: impl FnOnce(&Host)) -> Vec<String> {
+    let (watch, stop) = watch(key, attach);
+    run(watch, &stop, body)
+}
+
+/// Attaches with a watcher that does not run yet.
+fn watch(key: &GroupKey, attach: Attach) -> (Watch, Stop) {
     let stop = Stop::default();
     let attach = Attach { stop: stop.clone(), ..attach };
     let (watch, _) = Watch::start(Host::open().unwrap(), key, attach).unwrap();
+    (watch, stop)
+}
+
+/// Runs `body` while a watcher runs.
+fn run(watch: Watch, stop: &Stop, body: impl FnOnce(&Host)) -> Vec<String> {
     let mut inherited = Vec::new();
     thread::scope(|scope| {
         let watcher = scope.spawn(|| {
@@ -145,6 +159,42 @@ fn weights_and_drains_survive_a_restart_under_a_watcher() {
             assert_eq!(picks(&host.status(&key).unwrap()) - picks(&before), 12);
         });
         assert_eq!(inherited, ["0 5 Active", "1 1 Draining"]);
+    });
+}
+
+/// Runs an operation whose first attachments fail, through any of this number of members.
+fn fails_to_attach<T>(members: usize, operation: impl FnOnce() -> T) -> T {
+    let failed = Cell::new(0);
+    let hook = move |call| match call {
+        Call::AttachReuseportEbpf if failed.replace(failed.get() + 1) < members => {
+            Verdict::Fail(Errno::NOMEM.raw_os_error())
+        }
+        _ => Verdict::Allow,
+    };
+    intercept(hook, operation)
+}
+
+#[test]
+fn a_watcher_keeps_the_state_that_a_failed_replacement_pinned_again() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = listeners(3);
+        let key = key_of(&host, &members[0]);
+        let (watch, stop) = watch(&key, with(Policy::RoundRobin));
+        weigh_and_drain(&host, &key);
+        let object = with_object(object("first"));
+        fails_to_attach(3, || Balancer::attach(&host, &key, &object)).unwrap_err();
+        assert_eq!(roles(&host.status(&key).unwrap()), WEIGHED);
+        // The watcher first looks when the server is away.
+        close(members);
+        run(watch, &stop, |host| {
+            let mut again = Vec::new();
+            for count in 1..=3 {
+                again.extend(one(key.address));
+                are_steered(host, &key, count);
+            }
+            assert_eq!(roles(&are_steered(host, &key, 3)), WEIGHED);
+        });
     });
 }
 
