@@ -1,5 +1,6 @@
 //! Builds a group's state in staging, and attaches its program.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use sk_reuseport::programs::{ProgramFd, SkReuseport};
@@ -7,11 +8,13 @@ use sk_reuseport::programs::{ProgramFd, SkReuseport};
 use super::check::check_room;
 use super::prepare::{Prepared, prepare};
 use super::reach::{attach_to, detach_from};
+use super::refill::out_of_reach;
 use super::request::{Attach, Attached, Changes};
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::sockets::SocketsKind;
 use crate::model::group::Group;
+use crate::model::id::Cookie;
 use crate::model::refusal::{changed_meanwhile, vanished};
 use crate::model::selection::{ObjectSpec, Program, Steering};
 use crate::pins::group::GroupState;
@@ -122,8 +125,7 @@ impl Transaction {
         self.refuse_if_changed(group)?;
         detach_from(group)?;
         let bare = Group { program: None, ..group.clone() };
-        let mut old = Aside::new(old, old_program);
-        old.state.empty(group);
+        let mut old = Aside::put(group, old, old_program);
         let unpinned = old.state.unpin(&self.root);
         match unpinned.and_then(|()| self.build_either(&bare, request, program, prepared, PATIENCE))
         {
@@ -136,7 +138,7 @@ impl Transaction {
                 let restored = self.restore(group, &mut old, true);
                 let attached = restored.and_then(|()| attach_to(group, &old.program));
                 if let Err(second) = attached {
-                    second.report().warn();
+                    second.report().warn_that(format_args!("{} is not steered now", group.key));
                 }
                 Err(error)
             }
@@ -159,8 +161,7 @@ impl Transaction {
             // It is incomplete.
             return self.remove_state(group, old).and_then(|()| build(self));
         };
-        let mut old = Aside::new(old, program);
-        old.state.empty(group);
+        let mut old = Aside::put(group, old, program);
         let built = old.state.unpin(&self.root).and_then(|()| build(self));
         if built.is_ok() {
             self.release_members(&old.state);
@@ -186,7 +187,7 @@ impl Transaction {
         let filled = match fill {
             true => self
                 .enroller(&mut old.state, &stop)
-                .and_then(|mut enroller| enroller.refill_all(group)),
+                .and_then(|mut enroller| enroller.refill_all(group, &old.stay)),
             false => Ok(()),
         };
         old.state.place(&self.root, &group.key)?;
@@ -199,11 +200,17 @@ struct Aside {
     state: GroupState,
     program: SkReuseport,
     owner: u32,
+    /// The members that are still in its array.
+    stay: HashSet<Cookie>,
 }
 
 impl Aside {
-    fn new(state: GroupState, program: SkReuseport) -> Self {
-        Self { owner: state.owner(), state, program }
+    /// Takes the members out of a state's array, except those that the new one cannot take either: they could
+    /// not be put back.
+    fn put(group: &Group, mut state: GroupState, program: SkReuseport) -> Self {
+        let stay = out_of_reach(group);
+        state.empty_except(group, &stay);
+        Self { owner: state.owner(), state, program, stay }
     }
 }
 

@@ -15,11 +15,11 @@ use super::check::{can_be_borrowed, check_room};
 use super::request::{Changes, Inherited, LeftOut};
 use super::table;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::borrow::{self, Borrowed};
+use crate::kernel::borrow;
 use crate::kernel::caps;
 use crate::kernel::observe::Observer;
 use crate::kernel::sockets::Sockets;
-use crate::model::group::{Group, GroupKey, Member, Protocol};
+use crate::model::group::{Group, Member, Protocol};
 use crate::model::id::{Cookie, Slot, Weight};
 use crate::model::membership::Occupant;
 use crate::model::refusal;
@@ -72,18 +72,6 @@ impl Enroller<'_> {
         self.enrol_all(group, &newcomers, &gone, &mut changes)?;
         self.free(group, gone, &mut changes);
         Ok(changes)
-    }
-
-    /// Puts the members back into the slots that their records name, marks included.
-    pub(crate) fn refill_all(&mut self, group: &Group) -> Result<()> {
-        let occupied: Vec<(Slot, Cookie)> =
-            self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
-        for (slot, cookie) in occupied {
-            let Some(member) = group.member(cookie) else { continue };
-            self.make_room(slot);
-            self.refill(slot, &group.key, member, &mut Changes::default())?;
-        }
-        self.swap_table()
     }
 
     /// Gives the members new indices in the host-wide layer, and marks their sockets: the layer in which
@@ -177,54 +165,6 @@ impl Enroller<'_> {
         Ok(newcomers)
     }
 
-    fn refill(
-        &mut self,
-        slot: Slot,
-        group: &GroupKey,
-        member: &Member,
-        changes: &mut Changes,
-    ) -> Result<()> {
-        match self.borrow_listed(group, member) {
-            Ok(socket) => {
-                let SlotRecord { host_member, epoch, .. } = self.state.record(slot);
-                let mut steps = || -> Result<(), MapError> {
-                    if host_member != NO_HOST_MEMBER && self.state.is_in_layer(self.layer.id()) {
-                        let epoch = self.layer.epoch(host_member);
-                        self.layer.mark(socket.as_fd(), host_member, epoch)?;
-                    }
-                    if let Some(maps) = &self.state.policy_maps {
-                        maps.reports.set_epoch(slot, epoch);
-                    }
-                    self.fill(slot, socket.as_fd())
-                };
-                match steps().map_err(|error| self.failed(member, error)) {
-                    Ok(()) => changes.enrolled.extend(member.cookie),
-                    Err(why) if self.goes_on_without(&why) => {
-                        changes.left_out.push(LeftOut::new(member, why));
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            Err(why) if self.goes_on_without(&why) => {
-                changes.left_out.push(LeftOut::new(member, why));
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Borrows a member that had its slot when the group was listed. If no process held it, none says that it has
-    /// closed since: the kernel's tables do.
-    fn borrow_listed(&self, group: &GroupKey, member: &Member) -> Result<Borrowed> {
-        borrow::borrow(member).map_err(|error| match self.observer.listed(group) {
-            Ok(Some(listed)) if member.holders.is_empty() && !listed.has(member) => {
-                Error::new(ErrorKind::Vanished, format!("cannot enrol {}", member.label()))
-                    .because("it has closed")
-            }
-            _ => error,
-        })
-    }
-
     /// Gives each newcomer a slot, and puts all of them into the table in one step, which also takes out
     /// the members that are `leaving`.
     fn enrol_all(
@@ -289,7 +229,7 @@ impl Enroller<'_> {
     }
 
     /// Whether a member that could not be enrolled for this reason is left out, and the others are enrolled.
-    fn goes_on_without(&self, why: &Error) -> bool {
+    pub(super) fn goes_on_without(&self, why: &Error) -> bool {
         match why.kind() {
             ErrorKind::Vanished => true,
             ErrorKind::Denied | ErrorKind::Unsupported => self.partial,
@@ -351,14 +291,14 @@ impl Enroller<'_> {
 
     /// Empties a slot: the operation that freed it did so, unless that failed. A user's own map whose values
     /// have 4 bytes does not tell whether the socket in it is another group's, which stays.
-    fn make_room(&mut self, slot: Slot) {
+    pub(super) fn make_room(&mut self, slot: Slot) {
         if self.state.policy_maps.is_some() || self.state.sockets.is_readable() {
             self.state.empty_slot(slot);
         }
     }
 
     /// Puts a socket into its slot.
-    fn fill(&mut self, slot: Slot, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+    pub(super) fn fill(&mut self, slot: Slot, socket: BorrowedFd<'_>) -> Result<(), MapError> {
         self.state.fill(slot, socket)?;
         match &mut self.state.policy_maps {
             Some(maps) => maps.reset_limiter(slot, self.start),
@@ -438,7 +378,7 @@ impl Enroller<'_> {
         self.state.set_record(slot, free(&record));
     }
 
-    fn swap_table(&mut self) -> Result<()> {
+    pub(super) fn swap_table(&mut self) -> Result<()> {
         self.swap_table_without(&HashSet::new())
     }
 
@@ -452,7 +392,7 @@ impl Enroller<'_> {
     }
 
     /// Why a member could not be enrolled, with a hint.
-    fn failed(&self, member: &Member, error: MapError) -> Error {
+    pub(super) fn failed(&self, member: &Member, error: MapError) -> Error {
         let failed = format!("cannot enrol {}", member.label());
         match caps::os_error(&error) {
             Some(Errno::BUSY) => Error::new(ErrorKind::Busy, failed).because(error),

@@ -8,6 +8,7 @@ mod members;
 mod policy;
 mod prepare;
 mod reach;
+mod refill;
 pub(crate) mod request;
 mod settle;
 mod table;

@@ -208,8 +208,15 @@ impl GroupState {
     /// Takes all of the group's sockets out of the socket array, so that other maps accept them at once. The
     /// program must not decide.
     pub(crate) fn empty(&mut self, group: &Group) {
+        self.empty_except(group, &HashSet::new());
+    }
+
+    /// The same, except for members that are to `stay`.
+    pub(crate) fn empty_except(&mut self, group: &Group, stay: &HashSet<Cookie>) {
         for slot in self.all_slots() {
-            self.empty_slot_in(group, slot);
+            if self.record(slot).cookie().is_none_or(|cookie| !stay.contains(&cookie)) {
+                self.empty_slot_in(group, slot);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use reuseport::group::Group;
 use reuseport::observe::Observer;
 use reuseport::status::State;
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, Unborrowable, Weight};
+use rustix::io::Errno;
 use rustix::net::ipproto;
 use sk_reuseport::fault::{Call, Verdict, intercept};
 use test_support::InFlight;
@@ -20,7 +21,8 @@ use super::reasons;
 use crate::common::helper::Helper;
 use crate::common::steering::followed;
 use crate::common::world::{
-    accept_all, alone, deal, key_at, key_of, listeners, more, nothing_pinned, one_line, with,
+    accept_all, alone, deal, key_at, key_of, listeners, more, nothing_pinned, object, one_line,
+    with, with_object,
 };
 use crate::common::{cookie, groups_here, local_address, only_group, tcp, udp};
 
@@ -210,6 +212,42 @@ fn a_udp_socket_that_comes_while_a_hidden_member_is_awaited_is_not_enrolled() {
         assert_eq!(host.status(&key).unwrap().unsteered(), 2);
         balancer.detach(&host).unwrap();
         drop(hidden);
+    });
+}
+
+/// The hidden member could not be put back into the array.
+#[test]
+fn a_failed_replacement_goes_back_to_the_policy_with_the_hidden_members() {
+    alone(|| {
+        let mut all = listeners(3);
+        let host = Host::open().unwrap();
+        let key = key_of(&host, &all[0]);
+        let (balancer, _) = Balancer::attach(&host, &key, &round_robin(false)).unwrap();
+        let before = host.status(&key).unwrap();
+        let first = all.remove(0);
+        let known = cookie(&first);
+        let hidden = InFlight::send(first);
+        wait::until("it is hidden", wait::BOUND, || {
+            host.refresh(&key).unwrap().member(known).unwrap().unborrowable() == HIDDEN
+        });
+
+        let failed = Cell::new(0);
+        let refuse = move |call| match call {
+            // Through each of the two other members.
+            Call::AttachReuseportEbpf if failed.replace(failed.get() + 1) < 2 => {
+                Verdict::Fail(Errno::NOMEM.raw_os_error())
+            }
+            _ => Verdict::Allow,
+        };
+        let replacement = Attach { partial: true, ..with_object(object("first")) };
+        intercept(refuse, || Balancer::attach(&host, &key, &replacement)).unwrap_err();
+        let after = host.status(&key).unwrap();
+        assert_eq!(after.steering, before.steering);
+        assert_eq!(after.group.program, before.group.program);
+        assert_eq!(after.unsteered(), 0);
+        let all: Vec<TcpListener> = std::iter::once(hidden.receive().into()).chain(all).collect();
+        assert_eq!(deal(&all, 30), [10, 10, 10]);
+        balancer.detach(&host).unwrap();
     });
 }
 

@@ -1,0 +1,105 @@
+//! Members back into slots that they have: their records stayed, and the slots are empty.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd as _;
+
+use sk_reuseport::maps::MapError;
+
+use super::enrol::Enroller;
+use super::request::{Changes, LeftOut};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::borrow::{self, Borrowed};
+use crate::model::group::{Group, GroupKey, Member};
+use crate::model::id::{Cookie, Slot};
+use crate::wire::host::NO_HOST_MEMBER;
+use crate::wire::slot::SlotRecord;
+
+/// The members that live and cannot be borrowed: no array could take them.
+pub(super) fn out_of_reach(group: &Group) -> HashSet<Cookie> {
+    let is_out_of_reach = |member: &&Member| {
+        borrow::borrow(member)
+            .is_err_and(|why| matches!(why.kind(), ErrorKind::Denied | ErrorKind::Unsupported))
+    };
+    group.members.iter().filter(is_out_of_reach).filter_map(|member| member.cookie).collect()
+}
+
+impl Enroller<'_> {
+    /// Puts the members back into the slots that their records name, marks included: all but those that
+    /// `stayed` there. Warns of members that cannot be put back, and goes on without them.
+    ///
+    /// # Errors
+    ///
+    /// If no member is in its slot then.
+    pub(crate) fn refill_all(&mut self, group: &Group, stayed: &HashSet<Cookie>) -> Result<()> {
+        let occupied: Vec<(Slot, Cookie)> =
+            self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
+        let (mut changes, mut failures) = (Changes::default(), Vec::new());
+        for (slot, cookie) in occupied {
+            let Some(member) = group.member(cookie) else { continue };
+            if stayed.contains(&cookie) {
+                changes.kept += 1;
+                continue;
+            }
+            self.make_room(slot);
+            let refilled = self.refill(slot, &group.key, member, &mut changes);
+            failures.extend(refilled.err());
+        }
+        if changes.kept == 0
+            && changes.enrolled.is_empty()
+            && let Some(last) = failures.pop()
+        {
+            return Err(last);
+        }
+        failures.iter().for_each(|error| error.report().warn());
+        self.swap_table()
+    }
+
+    /// Puts a member back into its slot, which is empty.
+    pub(super) fn refill(
+        &mut self,
+        slot: Slot,
+        group: &GroupKey,
+        member: &Member,
+        changes: &mut Changes,
+    ) -> Result<()> {
+        match self.borrow_listed(group, member) {
+            Ok(socket) => {
+                let SlotRecord { host_member, epoch, .. } = self.state.record(slot);
+                let mut steps = || -> Result<(), MapError> {
+                    if host_member != NO_HOST_MEMBER && self.state.is_in_layer(self.layer.id()) {
+                        let epoch = self.layer.epoch(host_member);
+                        self.layer.mark(socket.as_fd(), host_member, epoch)?;
+                    }
+                    if let Some(maps) = &self.state.policy_maps {
+                        maps.reports.set_epoch(slot, epoch);
+                    }
+                    self.fill(slot, socket.as_fd())
+                };
+                match steps().map_err(|error| self.failed(member, error)) {
+                    Ok(()) => changes.enrolled.extend(member.cookie),
+                    Err(why) if self.goes_on_without(&why) => {
+                        changes.left_out.push(LeftOut::new(member, why));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(why) if self.goes_on_without(&why) => {
+                changes.left_out.push(LeftOut::new(member, why));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Borrows a member that had its slot when the group was listed. If no process held it, none says that it has
+    /// closed since: the kernel's tables do.
+    fn borrow_listed(&self, group: &GroupKey, member: &Member) -> Result<Borrowed> {
+        borrow::borrow(member).map_err(|error| match self.observer.listed(group) {
+            Ok(Some(listed)) if member.holders.is_empty() && !listed.has(member) => {
+                Error::new(ErrorKind::Vanished, format!("cannot enrol {}", member.label()))
+                    .because("it has closed")
+            }
+            _ => error,
+        })
+    }
+}
