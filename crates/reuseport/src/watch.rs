@@ -109,7 +109,7 @@ pub struct Watch {
 /// The result of one look at the group.
 enum Look {
     Same,
-    Updated(Attached),
+    Updated(Box<Attached>),
     /// Another owner's program decides. `None`: and this is known.
     Replaced(Option<(AttachedProgram, Retake)>),
 }
@@ -204,7 +204,7 @@ impl Watch {
                     again = self.last.is_none() || self.has_news(&attached);
                     if self.has_news(&attached) {
                         self.starving = starving(&attached);
-                        on_change(Change::Members(attached));
+                        on_change(Change::Members(*attached));
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -317,7 +317,7 @@ impl Watch {
         if young.is_empty() && split != News::Wait && self.is_complete(&attached) {
             self.last = Some(self.see(&group));
         }
-        Ok(Look::Updated(attached))
+        Ok(Look::Updated(Box::new(attached)))
     }
 
     fn attach(
@@ -382,7 +382,7 @@ impl Watch {
                 let attach = Attach { force: true, ..self.attach.clone() };
                 let attached = self.attach(transaction, group, &attach)?;
                 self.replaced = None;
-                Ok(Look::Updated(attached))
+                Ok(Look::Updated(Box::new(attached)))
             }
             (Retake::After(_), _) => Ok(Look::Replaced(None)),
             _ => {

@@ -263,12 +263,17 @@ impl Transaction {
         program: &SkReuseport,
         changes: Changes,
     ) -> Result<Changes> {
+        let mut before = Vec::new();
         let attached = self
             .place_on_cpus(group, &mut state, request.cpus.as_ref())
-            .and_then(|()| Self::set_weights(&mut state, &request.weights).map(|_| ()))
-            .and_then(|()| self.refuse_if_changed(group))
+            .and_then(|()| Self::set_weights(&mut state, &request.weights))
+            .and_then(|weighed| {
+                before = weighed;
+                self.refuse_if_changed(group)
+            })
             .and_then(|()| attach_to(group, program));
         if let Err(error) = attached {
+            before.iter().for_each(|(slot, record)| state.set_record(*slot, *record));
             self.take_out(group, &mut state, &changes);
             return Err(error);
         }
@@ -286,7 +291,7 @@ impl Transaction {
         }
         let stop = Stop::default();
         let enroller = self.enroller(state, &stop);
-        if let Err(error) = enroller.and_then(|mut e| e.take_out(group, &changes.enrolled)) {
+        if let Err(error) = enroller.and_then(|mut e| e.take_out(group, changes)) {
             error.report().warn();
         }
     }

@@ -112,16 +112,22 @@ impl Enroller<'_> {
         }
     }
 
-    /// Takes members out again that this operation enrolled.
-    pub(crate) fn take_out(&mut self, group: &Group, cookies: &[Cookie]) -> Result<()> {
+    /// Takes members out again that an operation enrolled before it failed. Those that had their slot before keep
+    /// its record.
+    pub(crate) fn take_out(&mut self, group: &Group, changes: &Changes) -> Result<()> {
         let members: Vec<(Slot, &Member)> = self
             .state
             .occupied()
-            .filter(|(_, cookie, _)| cookies.contains(cookie))
+            .filter(|(_, cookie, _)| changes.enrolled.contains(cookie))
             .filter_map(|(slot, cookie, _)| Some((slot, group.member(cookie)?)))
             .collect();
         self.swap_table_without(&members.iter().map(|(slot, _)| *slot).collect())?;
-        self.take_back(&members);
+        let had_slot = |(_, member): &(Slot, &Member)| {
+            member.cookie.is_some_and(|c| changes.refilled.contains(&c))
+        };
+        let (refilled, newcomers): (Vec<_>, Vec<_>) = members.into_iter().partition(had_slot);
+        refilled.iter().for_each(|(slot, _)| self.state.empty_slot(*slot));
+        self.take_back(&newcomers);
         Ok(())
     }
 

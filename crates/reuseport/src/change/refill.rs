@@ -76,7 +76,10 @@ impl Enroller<'_> {
                     self.fill(slot, socket.as_fd())
                 };
                 match steps().map_err(|error| self.failed(member, error)) {
-                    Ok(()) => changes.enrolled.extend(member.cookie),
+                    Ok(()) => {
+                        changes.enrolled.extend(member.cookie);
+                        changes.refilled.extend(member.cookie);
+                    }
                     Err(why) if self.goes_on_without(&why) => {
                         changes.left_out.push(LeftOut::new(member, why));
                     }

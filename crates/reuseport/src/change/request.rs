@@ -91,6 +91,8 @@ pub struct Detached {
 pub struct Changes {
     /// Members that got a slot.
     pub enrolled: Vec<Cookie>,
+    /// Those of them that had it before: they stopped listening and listen again.
+    pub(crate) refilled: Vec<Cookie>,
     /// Members that had a slot already.
     pub kept: usize,
     /// Members that had left: their slots are free, or went to members that were enrolled.

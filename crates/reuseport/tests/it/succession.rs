@@ -10,12 +10,14 @@ use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::{Change, Watch};
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, State, Stop};
 use rustix::io::Errno;
+use rustix::net::{Shutdown, listen, shutdown};
 use sk_reuseport::fault::{Call, Verdict, intercept};
 use sk_reuseport::maps::ReusePortSockArray;
 use sk_reuseport::net::Bind;
 use test_support::process::close;
 use test_support::wait;
 
+use crate::common::cookie;
 use crate::common::steering::steered;
 use crate::common::world::{
     alone, counter, deal, key_of, listeners, more, object, with, with_object,
@@ -292,5 +294,42 @@ fn a_failed_attach_after_a_restart_keeps_weights_and_drains() {
         Balancer::attach(&host, &key, &Attach::default()).unwrap();
         assert_eq!(roles(&host.status(&key).unwrap()), WEIGHED);
         assert_eq!(host.status(&key).unwrap().steering, Steering::Ours(Policy::RoundRobin.into()));
+    });
+}
+
+/// A group whose members have the same port when they listen again: one that chose a port would lose it.
+fn with_a_fixed_port(count: usize) -> Vec<TcpListener> {
+    let reserved = listeners(1);
+    let members = more(reserved[0].local_addr().unwrap(), count);
+    close(reserved);
+    members
+}
+
+/// All members stop listening and listen again: the group and its attachment end, and the sockets are the same.
+fn listen_again(members: &[TcpListener]) {
+    for member in members {
+        shutdown(member, Shutdown::Both).unwrap();
+    }
+    for member in members {
+        listen(member, 64).unwrap();
+    }
+}
+
+#[test]
+fn a_failed_attach_keeps_weights_and_drains_of_members_that_listen_again() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = with_a_fixed_port(3);
+        let key = key_of(&host, &members[0]);
+        Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        weigh_and_drain(&host, &key);
+        listen_again(&members);
+        let weights = vec![(cookie(&members[2]), Weight::MAX)];
+        let request = Attach { weights, ..Attach::default() };
+        fails_to_attach(3, || Balancer::attach(&host, &key, &request)).unwrap_err();
+        assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
+        Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        assert_eq!(roles(&host.status(&key).unwrap()), WEIGHED);
+        assert_eq!(deal(&members, 12).into_iter().max(), Some(10), "5 to 1 by the program");
     });
 }
