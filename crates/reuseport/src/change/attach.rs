@@ -140,12 +140,17 @@ impl Transaction {
         let slots = request.slots.or_else(|| Some(old.capacity()));
         let request = Attach { slots, ..request.clone() };
         let group = &self.enrollable(group, &request, &HashSet::new())?;
-        // A user's own program knows neither weights nor states.
+        self.keep_roles(&program, &old);
+        self.replace(group, &request, &program, old)
+    }
+
+    /// Members have the weights and states of `old` in the state that replaces it. A user's own program knows
+    /// neither.
+    fn keep_roles(&mut self, program: &Program<ObjectSpec>, old: &GroupState) {
         if program.selection().is_some() {
             self.roles =
                 old.occupied().map(|(_, cookie, record)| (cookie, record.role())).collect();
         }
-        self.replace(group, &request, &program, old)
     }
 
     /// Another owner's program decides, or none.
@@ -159,14 +164,18 @@ impl Transaction {
                 _ => refusal,
             });
         }
-        let resumes = request.program.is_none() && request.slots.is_none();
+        let resumes = match &leftover {
+            Some(leftover) => {
+                self.refuse_if_in_use(leftover, group)?;
+                self.resumes(request, leftover)?
+            }
+            None => false,
+        };
         let slots = leftover.as_ref().filter(|_| resumes).map(GroupState::in_slots);
         let group = &self.enrollable(group, request, &slots.unwrap_or_default())?;
         let default = Policy::default_for(group.key.protocol).into();
         let program = request.program.as_ref().unwrap_or(&default);
         let built = if let Some(leftover) = leftover {
-            self.refuse_if_in_use(&leftover, group)?;
-            let resumes = resumes && leftover.is_trusted();
             // Root attaches no program that another user pinned.
             let interrupted = match replaced.is_none() && leftover.is_trusted() {
                 true => interrupted_takeover(group, &leftover)?,
@@ -175,6 +184,7 @@ impl Transaction {
             if resumes {
                 return self.resume(group, request, leftover, replaced, interrupted);
             }
+            self.keep_roles(program, &leftover);
             // Errors of the new program show before the old state goes.
             let new = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
             check_room(group, &new.state)?;
@@ -192,6 +202,26 @@ impl Transaction {
         };
         let (changes, degraded) = built?;
         Ok(Attached { steering: Steering::Ours(program.kind()), changes, replaced, degraded })
+    }
+
+    /// Whether the request is for the program that is pinned, over as many slots.
+    fn resumes(&mut self, request: &Attach, leftover: &GroupState) -> Result<bool> {
+        let slots_differ = request.slots.is_some_and(|slots| slots != leftover.capacity());
+        if slots_differ || !leftover.is_trusted() {
+            return Ok(false);
+        }
+        match &request.program {
+            None => Ok(true),
+            Some(Program::Selection(wanted)) => {
+                let pinned = leftover.program_kind()?.and_then(|program| program.selection());
+                Ok(pinned == Some(*wanted)
+                    && leftover.program_if_pinned()?.is_some()
+                    && !leftover.has_replaced()
+                    && !self.should_reload(leftover)?)
+            }
+            // The file may have changed.
+            Some(Program::Object(_)) => Ok(false),
+        }
     }
 
     /// Builds new state and attaches, perhaps in place of another owner's program, which decides until then.

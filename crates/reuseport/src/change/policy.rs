@@ -146,7 +146,7 @@ impl Transaction {
 
     /// Whether another instance of the program does more: it reads queues, which the present one cannot, or
     /// sees the host-wide layer that counts now.
-    fn should_reload(&mut self, state: &GroupState) -> Result<bool> {
+    pub(super) fn should_reload(&mut self, state: &GroupState) -> Result<bool> {
         let reads = caps::has(caps::TRACING) && !state.read_header()?.reads_queues();
         Ok(reads || self.has_left_layer(state)?)
     }

@@ -47,6 +47,11 @@ impl GroupState {
         self.open_program(PROGRAM).map_err(cannot_open)
     }
 
+    /// The pinned program; `None` if the state is incomplete: there is no such pin, or it is no program.
+    pub(crate) fn program_if_pinned(&self) -> Result<Option<SkReuseport>> {
+        unless_missing(self.open_program(PROGRAM))
+    }
+
     /// The pinned program with this id, the present one or the next; `None` if neither has it. Another user who
     /// owns the pins may exchange them.
     pub(crate) fn program_with_id(&self, id: u32) -> Result<Option<SkReuseport>> {

@@ -1,11 +1,12 @@
 //! Which slots newcomers take, and which weights and drains they have from the members before them.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
 
 use reuseport::group::GroupKey;
-use reuseport::id::{Slot, Weight};
+use reuseport::id::{Cookie, Slot, Weight};
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::{Change, Watch};
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, State, Stop};
@@ -20,7 +21,7 @@ use test_support::wait;
 use crate::common::cookie;
 use crate::common::steering::steered;
 use crate::common::world::{
-    alone, counter, deal, key_of, listeners, more, object, with, with_object,
+    alone, counter, deal, key_of, listeners, more, object, theirs, with, with_object,
 };
 
 /// Slot, weight and state of each member, by slot.
@@ -332,4 +333,49 @@ fn a_failed_attach_keeps_weights_and_drains_of_members_that_listen_again() {
         assert_eq!(roles(&host.status(&key).unwrap()), WEIGHED);
         assert_eq!(deal(&members, 12).into_iter().max(), Some(10), "5 to 1 by the program");
     });
+}
+
+#[test]
+fn attaching_a_policy_after_a_restart_keeps_weights_and_drains() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = with_a_fixed_port(3);
+        let key = key_of(&host, &members[0]);
+        let attach = |request: Attach| Balancer::attach(&host, &key, &request).map(|_| ());
+        let id = || host.status(&key).unwrap().group.program.and_then(|program| program.id);
+        attach(with(Policy::RoundRobin)).unwrap();
+        weigh_and_drain(&host, &key);
+        let first = id();
+        // The members listen again. The policy that is pinned goes on.
+        listen_again(&members);
+        attach(with(Policy::RoundRobin)).unwrap();
+        assert_eq!((id(), roles(&host.status(&key).unwrap())), (first, WEIGHED.to_vec()));
+        // Other members take their slots.
+        let members = restart(members);
+        attach(with(Policy::RoundRobin)).unwrap();
+        let before = host.status(&key).unwrap();
+        assert_eq!((id(), roles(&before)), (first, WEIGHED.to_vec()));
+        // Another policy, or another number of slots, is built anew. Members may get other slots.
+        listen_again(&members);
+        attach(with(Policy::Random)).unwrap();
+        assert_eq!(by_member(&host.status(&key).unwrap()), by_member(&before));
+        listen_again(&members);
+        attach(Attach { slots: Some(128), ..with(Policy::Random) }).unwrap();
+        assert_eq!(by_member(&host.status(&key).unwrap()), by_member(&before));
+        // Another owner's program decides instead.
+        theirs("first").attach(&members[0]).unwrap();
+        attach(Attach { force: true, ..with(Policy::Hash) }).unwrap();
+        let after = host.status(&key).unwrap();
+        assert_eq!(by_member(&after), by_member(&before));
+        assert_eq!(after.steering, Steering::Ours(Policy::Hash.into()));
+    });
+}
+
+/// Weight and state of each member.
+fn by_member(status: &GroupStatus) -> BTreeMap<Cookie, (u16, State)> {
+    let cookies = status.members.iter().map(|m| m.member.cookie.unwrap());
+    cookies
+        .zip(roles(status))
+        .map(|(cookie, (_, weight, state))| (cookie, (weight, state)))
+        .collect()
 }
