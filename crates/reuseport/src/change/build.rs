@@ -157,7 +157,7 @@ impl Transaction {
         // The next `attach` fills empty slots, which it cannot see in a user's own map whose values have 4 bytes.
         // Root fills no map of another user's.
         let fill = !old.sockets.is_readable() && old.is_trusted();
-        let Ok(program) = old.program() else {
+        let Some(program) = old.program_if_pinned()? else {
             // It is incomplete.
             return self.remove_state(group, old).and_then(|()| build(self));
         };

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::thread;
 
 use reuseport::group::GroupKey;
@@ -15,13 +16,15 @@ use rustix::net::{Shutdown, listen, shutdown};
 use sk_reuseport::fault::{Call, Verdict, intercept};
 use sk_reuseport::maps::ReusePortSockArray;
 use sk_reuseport::net::Bind;
+use sk_reuseport::programs::SkReuseport;
 use test_support::process::close;
 use test_support::wait;
 
 use crate::common::cookie;
 use crate::common::steering::steered;
 use crate::common::world::{
-    alone, counter, deal, key_of, listeners, more, object, theirs, with, with_object,
+    ROOT, alone, counter, deal, key_of, listeners, more, object, one_line, pins, theirs, with,
+    with_object,
 };
 
 /// Slot, weight and state of each member, by slot.
@@ -378,4 +381,34 @@ fn by_member(status: &GroupStatus) -> BTreeMap<Cookie, (u16, State)> {
         .zip(roles(status))
         .map(|(cookie, (_, weight, state))| (cookie, (weight, state)))
         .collect()
+}
+
+#[test]
+fn a_pinned_program_that_cannot_be_opened_is_not_removed() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = listeners(3);
+        let key = key_of(&host, &members[0]);
+        Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        weigh_and_drain(&host, &key);
+        SkReuseport::detach(&members[0]).unwrap();
+        let before = pins(Path::new(ROOT));
+        let loaded = Cell::new(false);
+        let hook = move |call| match call {
+            // The new program is loaded before the old one is opened.
+            Call::BpfProgLoad => {
+                loaded.set(true);
+                Verdict::Allow
+            }
+            Call::BpfObjGet if loaded.get() => Verdict::Fail(Errno::NOMEM.raw_os_error()),
+            Call::AttachReuseportEbpf => Verdict::Fail(Errno::NOMEM.raw_os_error()),
+            _ => Verdict::Allow,
+        };
+        let random = with(Policy::Random);
+        let error = intercept(hook, || Balancer::attach(&host, &key, &random)).unwrap_err();
+        assert!(one_line(&error).contains("cannot open the pinned program"), "{error:?}");
+        assert_eq!(pins(Path::new(ROOT)), before);
+        Balancer::attach(&host, &key, &Attach::default()).unwrap();
+        assert_eq!(roles(&host.status(&key).unwrap()), WEIGHED);
+    });
 }
