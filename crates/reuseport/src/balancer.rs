@@ -9,6 +9,7 @@ use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::look::stats::Stats;
+use crate::look::view;
 use crate::model::group::GroupKey;
 use crate::model::id::{Slot, Weight};
 use crate::model::policy::{CpuList, Policy};
@@ -185,6 +186,8 @@ impl Balancer {
 
 /// The present status of a group for which this tool's program decides.
 fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
+    // To a caller who may not read the state, this tool's program looks like another owner's.
+    view::refuse_unreadable(host.place(), key)?;
     let status = host.status(key)?;
     match (&status.steering, &status.group.program) {
         (Steering::Ours(_), _) => Ok(status),

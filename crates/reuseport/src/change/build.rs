@@ -24,7 +24,7 @@ pub(super) const TAKE_OUT: &str = "a socket can be in only one socket array, and
                         take it out there, or restart the server";
 
 /// How long to wait for the kernel to free an array.
-pub(super) const PATIENCE: Duration = Duration::from_millis(250);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Transaction {
     /// Builds with a socket array or, if a socket is in another program's socket map, with a socket map,

@@ -71,6 +71,21 @@ fn readable_root(place: &Place) -> Result<Option<Root>> {
     }
 }
 
+/// Fails where the caller may not read what is pinned for the group, if anything is.
+pub(crate) fn refuse_unreadable(place: &Place, key: &GroupKey) -> Result<()> {
+    let read = || match Root::existing(place)? {
+        Some(root) => GroupState::existing(&root, key).map(drop),
+        None => Ok(()),
+    };
+    match read() {
+        Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
+            Err(error)
+        }
+        // The operation says the rest.
+        _ => Ok(()),
+    }
+}
+
 /// The host-wide layer, or why it does not count.
 fn layer(root: Option<&Root>) -> Result<HostLayer, Uncounted> {
     let layer = root.map_or(Ok(None), HostLayer::existing).map_err(|error| {

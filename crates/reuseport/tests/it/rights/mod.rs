@@ -14,7 +14,7 @@ use self::steps::*;
 use crate::common::rights::user_capable_of;
 use crate::common::world::alone;
 use reuseport::status::Steering;
-use reuseport::{Attach, Balancer, Host};
+use reuseport::{Attach, Balancer, ErrorKind, Host};
 use rustix::thread::CapabilitySet;
 use sk_reuseport::util::KernelVersion;
 
@@ -242,6 +242,12 @@ fn groups_are_listed_without_the_right_to_read_their_state() {
             user_capable_of(union(&[BPF, PERFMON]), || Host::open().unwrap().status(&key).unwrap());
         assert_eq!(seen.group.members.len(), 2);
         assert_eq!(seen.steering, Steering::Foreign);
+        // It is not called another owner's, which `--force` would replace.
+        let refused = user_capable_of(union(&[BPF, PERFMON]), || {
+            Balancer::open(&Host::open().unwrap(), &key).unwrap_err()
+        });
+        assert_eq!(refused.kind(), ErrorKind::Denied, "{refused}");
+        assert!(!refused.report().to_string().contains("--force"), "{refused}");
     });
 }
 
