@@ -10,6 +10,10 @@ use super::id::{Slot, State, Weight};
 /// the overlap of a reload.
 const OVERLAP: u64 = 60_000;
 
+/// How long the members of a server that restarts take to leave, in milliseconds: they close their listeners
+/// at once, and end later.
+const RESTART: u64 = 10_000;
+
 /// A slot's weight and state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Role {
@@ -52,8 +56,9 @@ pub(crate) struct Succession {
 ///
 /// Each such successor counts once: the second value has the slots of those that counted.
 ///
-/// If the last members leave, and no slot would serve, nothing drains any more: this then also returns the
-/// slots that had been left before.
+/// If the last members leave, slots that had been left long before pass nothing on: what comes back is the server
+/// as it was at last, with its drains. And if no slot would serve, nothing drains any more. In both cases this
+/// also returns slots that had been left before.
 pub(crate) fn leave(
     seats: &[(Slot, Seat)],
     leaving: &[Slot],
@@ -89,12 +94,16 @@ pub(crate) fn leave(
     let stays =
         |(slot, seat): &(Slot, Seat)| matches!(seat, Seat::Taken { .. }) && !leaving.contains(slot);
     if !seats.iter().any(stays) {
-        passed_on.extend(vacant(seats).map(|(slot, _, role)| (slot, Some(role))));
+        let is_recent = |left: u64| left.saturating_add(RESTART) >= now;
+        let recent = vacant(seats).filter(|(_, left, _)| is_recent(*left));
+        passed_on.extend(recent.map(|(slot, _, role)| (slot, Some(role))));
         let none_serves = !passed_on.iter().filter_map(|(_, role)| *role).any(Role::serves);
         match none_serves {
             true => passed_on.iter_mut().for_each(|(_, role)| *role = role.map(serving)),
             false => passed_on.truncate(leaving.len()),
         }
+        let old = vacant(seats).filter(|(_, left, _)| !is_recent(*left));
+        passed_on.extend(old.map(|(slot, ..)| (slot, None)));
     }
     (passed_on, counted)
 }
@@ -259,6 +268,24 @@ mod tests {
                 .collect();
             assert_eq!(together(&seats, *newcomers), expected, "{drained:?}");
             assert_eq!(one_by_one(seats, *newcomers, 20), expected, "{drained:?}, one by one");
+        }
+    }
+
+    #[test]
+    fn a_restart_of_a_server_that_shrank_before_keeps_its_drains() {
+        let (drained, active) = (role(1, State::Draining), role(HEAVY, State::Active));
+        let seats = slots(&[
+            taken(1, drained),
+            taken(1, active),
+            Seat::Vacant { left: 5, role: Role::NEW },
+        ]);
+        let both = [Slot::new(0), Slot::new(1)];
+        let expected = [(Slot::new(1), active), (Slot::new(0), drained)];
+        let apart = after(after(seats.clone(), &both[..1], RESTART), &both[1..], RESTART + 6);
+        for seats in [apart, after(seats, &both, RESTART + 6)] {
+            assert_eq!(together(&seats, 2), expected);
+            assert_eq!(one_by_one(seats.clone(), 2, 20_000), expected);
+            assert_eq!(seats[2].1, Seat::Free);
         }
     }
 
