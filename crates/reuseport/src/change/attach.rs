@@ -11,7 +11,7 @@ use super::prepare::{Prepared, prepare};
 use super::reach::attach_to;
 use super::request::{Attach, Attached, Changes};
 use super::settle::settle;
-use super::transaction::Transaction;
+use super::transaction::{LOOKS, PAUSE, Transaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::cpus;
@@ -59,9 +59,6 @@ impl Transaction {
         request: &Attach,
         slots: &HashSet<Cookie>,
     ) -> Result<Group> {
-        const LOOKS: u32 = 3;
-        const PAUSE: Duration = Duration::from_millis(15);
-
         let mut group = group.clone();
         for _ in 0..LOOKS {
             let starving = starving(&group, |cookie| slots.contains(&cookie));

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -48,6 +49,11 @@ pub(crate) fn watch_over(place: &Place, key: &GroupKey) -> Result<Option<File>> 
     }
 }
 
+/// How often, and after which pause, to look again for the holder of a member, which may be on its way from one
+/// process to another, or closing.
+pub(super) const LOOKS: u32 = 3;
+pub(super) const PAUSE: Duration = Duration::from_millis(15);
+
 /// One operation: the lock, the groups as they were when it was acquired, and the layers.
 pub(crate) struct Transaction {
     pub(super) root: Root,
@@ -86,8 +92,14 @@ impl Transaction {
     pub(crate) fn begin(observer: Arc<Observer>, place: &Place, stop: &Stop) -> Result<Self> {
         let root = Root::create(place)?;
         let lock = root.lock(stop)?;
-        let groups = observer.groups()?;
+        let mut groups = observer.groups()?;
         leftover::clear_unfinished(&root)?;
+        for _ in 0..LOOKS {
+            if !leftover::seems_dead(&root, &groups)? {
+                break;
+            }
+            groups = observer.groups()?;
+        }
         leftover::remove_dead(&root, &groups)?;
         let roles = Vec::new();
         Ok(Self { root, layer: None, made_layer: false, roles, groups, observer, _lock: lock })
@@ -284,7 +296,7 @@ impl Transaction {
         if let Some(mut state) = state {
             self.present_layer()?;
             self.refuse_if_changed(&group)?;
-            let left_attached = detach_if_reachable(&group)?;
+            let left_attached = self.detach_or_leave(&group)?;
             if left_attached.is_some() {
                 table::clear(&mut state)?;
             }
@@ -296,7 +308,7 @@ impl Transaction {
         {
             let leftover = self.leftover(&group)?;
             self.refuse_if_changed(&group)?;
-            let left_attached = detach_if_reachable(&group)?;
+            let left_attached = self.detach_or_leave(&group)?;
             known.let_go(&group);
             if let Some(leftover) = leftover {
                 self.discard_state(&group, leftover)?;
@@ -316,6 +328,22 @@ impl Transaction {
             self.discard_state(&group, leftover)?;
         }
         Err(not_attached(key))
+    }
+
+    /// Detaches the program. Returns why it stays if no member can be borrowed, by anyone.
+    ///
+    /// A member without a holder may be closing, and others may have come since: this looks again for a moment.
+    fn detach_or_leave(&self, group: &Group) -> Result<Option<Error>> {
+        let mut group = group.clone();
+        for _ in 0..LOOKS {
+            match detach_if_reachable(&group)? {
+                None => return Ok(None),
+                Some(error) => tracing::debug!("{}", error.report()),
+            }
+            std::thread::sleep(PAUSE);
+            group = self.look_again(&group)?;
+        }
+        detach_if_reachable(&group)
     }
 
     /// Removes a state without making a host-wide layer for it.

@@ -1,7 +1,7 @@
 //! State that decides nothing: what interrupted commands left, and what groups that ended left.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sk_reuseport::maps::{Array, Map, MapData, MapError};
 
@@ -17,17 +17,27 @@ use crate::model::selection::Program;
 use crate::wire::header::Header;
 use crate::wire::slot::SlotRecord;
 
+/// The directories of groups that are not among `groups`, and are not watched.
+fn missing(root: &Root, groups: &[Group]) -> Result<Vec<PathBuf>> {
+    let alive: HashSet<String> = groups.iter().map(|group| directory_name(&group.key)).collect();
+    let names = names(root)?.into_iter().filter(|name| !alive.contains(name));
+    let directories = names.map(|name| root.groups().join(name));
+    Ok(directories.filter(|directory| !bpffs::is_watched(directory)).collect())
+}
+
+/// Whether [`remove_dead`] would remove a state. The caller then lists the groups again: a listing misses a group
+/// if others join while its last members leave.
+pub(crate) fn seems_dead(root: &Root, groups: &[Group]) -> Result<bool> {
+    let deserted = |directory| GroupState::open(directory).is_ok_and(|state| state.is_deserted());
+    Ok(missing(root, groups)?.into_iter().any(deserted))
+}
+
 /// Removes the state of groups that no longer exist, unless they are watched.
 ///
 /// A group that is not among `groups` may still exist: the caller may not see its processes, or its sockets
 /// may be in flight between two processes. It is gone when the kernel has emptied every slot.
 pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
-    let alive: HashSet<String> = groups.iter().map(|group| directory_name(&group.key)).collect();
-    for name in names(root)? {
-        let directory = root.groups().join(&name);
-        if alive.contains(&name) || bpffs::is_watched(&directory) {
-            continue;
-        }
+    for directory in missing(root, groups)? {
         match GroupState::open(directory.clone()) {
             Ok(mut state) if state.is_deserted() => state.unpin(root)?,
             Ok(_) => {}

@@ -132,8 +132,9 @@ fn attach_under_churn(members: &[TcpListener], key: &GroupKey) -> usize {
                     Ok(_) => succeeded += 1,
                     Err(error) => assert!(
                         matches!(error.kind(), ErrorKind::Vanished | ErrorKind::NotFound),
-                        "{:?}: {error}",
-                        error.kind()
+                        "{:?}: {}",
+                        error.kind(),
+                        error.report()
                     ),
                 }
                 if turn % 20 == 19 {
