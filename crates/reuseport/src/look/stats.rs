@@ -140,8 +140,7 @@ fn skew(members: &[MemberStatus]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol, Reach};
-    use crate::model::id::Netns;
+    use crate::model::group::{Protocol, examples};
     use crate::model::policy::Policy;
     use crate::model::selection::Steering;
     use crate::model::status::Enrolment;
@@ -158,37 +157,14 @@ mod tests {
             recent_picks: Some(picks),
             open: Some(7),
         });
-        let member = Member {
-            cookie: Cookie::new(u64::from(number) + 1),
-            mptcp: false,
-            holders: Vec::new(),
-            queue: Queue::default(),
-            not_asked: Vec::new(),
-            sock_address: KernelAddress(0),
-            protocol: Protocol::Tcp,
-        };
+        let member = examples::member(Protocol::Tcp, u64::from(number) + 1);
         MemberStatus { member, owner: None, enrolment }
     }
 
     fn stats(members: Vec<MemberStatus>) -> Stats {
-        let key = GroupKey {
-            netns: Netns { cookie: 1, inode: 1 },
-            protocol: Protocol::Tcp,
-            address: "127.0.0.1:80".parse().unwrap(),
-            v6only: false,
-            device: None,
-            uid: 0,
-            of: None,
-        };
+        let key = examples::key(Protocol::Tcp, "127.0.0.1:80");
         Stats::new(&GroupStatus {
-            group: Group {
-                key,
-                members: Vec::new(),
-                outside: Vec::new(),
-                program: None,
-                complete: true,
-                reach: Reach::Alone,
-            },
+            group: examples::group(key, Vec::new()),
             steering: Steering::Ours(Policy::RoundRobin.into()),
             members,
             reads_queues: true,

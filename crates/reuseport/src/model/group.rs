@@ -352,3 +352,46 @@ impl Group {
         self.members.iter().find(|m| m.cookie == Some(cookie))
     }
 }
+
+/// Groups for unit tests.
+#[cfg(test)]
+pub(crate) mod examples {
+    use super::*;
+
+    pub(crate) fn key(protocol: Protocol, address: &str) -> GroupKey {
+        GroupKey {
+            netns: Netns { cookie: 1, inode: 2 },
+            protocol,
+            address: address.parse().unwrap(),
+            v6only: false,
+            device: None,
+            uid: 0,
+            of: None,
+        }
+    }
+
+    /// A member with this cookie, held by no process.
+    pub(crate) fn member(protocol: Protocol, cookie: u64) -> Member {
+        Member {
+            cookie: Cookie::new(cookie),
+            holders: Vec::new(),
+            mptcp: false,
+            queue: Queue::default(),
+            not_asked: Vec::new(),
+            sock_address: KernelAddress(cookie),
+            protocol,
+        }
+    }
+
+    /// A group that the kernel's hash decides for.
+    pub(crate) fn group(key: GroupKey, members: Vec<Member>) -> Group {
+        Group {
+            key,
+            members,
+            outside: Vec::new(),
+            program: None,
+            complete: true,
+            reach: Reach::Alone,
+        }
+    }
+}

@@ -160,8 +160,7 @@ impl Newborn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::group::{Holder, Queue, Reach};
-    use crate::model::id::Netns;
+    use crate::model::group::{Holder, examples};
 
     fn cookie(n: u64) -> Cookie {
         Cookie::new(n).unwrap()
@@ -169,39 +168,16 @@ mod tests {
 
     /// A member that a process holds.
     fn held(n: u64) -> Member {
-        Member {
-            cookie: Cookie::new(n),
-            holders: vec![Holder { pid: 1, fd: 3, comm: "a".into(), thread: None }],
-            mptcp: false,
-            queue: Queue::default(),
-            not_asked: Vec::new(),
-            sock_address: KernelAddress(n),
-            protocol: Protocol::Tcp,
-        }
+        let holder = Holder { pid: 1, fd: 3, comm: "a".into(), thread: None };
+        Member { holders: vec![holder], ..hidden(n) }
     }
 
     fn hidden(n: u64) -> Member {
-        Member { holders: Vec::new(), ..held(n) }
+        examples::member(Protocol::Tcp, n)
     }
 
     fn group(protocol: Protocol, members: Vec<Member>) -> Group {
-        let key = GroupKey {
-            netns: Netns { cookie: 1, inode: 2 },
-            protocol,
-            address: "127.0.0.1:80".parse().unwrap(),
-            v6only: false,
-            device: None,
-            uid: 0,
-            of: None,
-        };
-        Group {
-            key,
-            members,
-            outside: Vec::new(),
-            program: None,
-            complete: true,
-            reach: Reach::Alone,
-        }
+        examples::group(examples::key(protocol, "127.0.0.1:80"), members)
     }
 
     const ARRAY: Emptied = Emptied::WhenItLeaves;

@@ -139,36 +139,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::group::{AttachedProgram, KernelAddress, Member, Protocol, Queue};
-    use crate::model::id::{Cookie, Netns};
+    use crate::model::group::{AttachedProgram, Protocol, examples};
+    use crate::model::id::Cookie;
 
     fn group(address: &str, cookies: &[u64]) -> Group {
-        let member = |n: &u64| Member {
-            cookie: Cookie::new(*n),
-            holders: Vec::new(),
-            mptcp: false,
-            queue: Queue::default(),
-            not_asked: Vec::new(),
-            sock_address: KernelAddress(*n),
-            protocol: Protocol::Udp,
-        };
-        let key = GroupKey {
-            netns: Netns { cookie: 1, inode: 2 },
-            protocol: Protocol::Udp,
-            address: address.parse().unwrap(),
-            v6only: false,
-            device: None,
-            uid: 0,
-            of: None,
-        };
-        Group {
-            key,
-            members: cookies.iter().map(member).collect(),
-            outside: Vec::new(),
-            program: None,
-            complete: true,
-            reach: Reach::Alone,
-        }
+        let members = cookies.iter().map(|n| examples::member(Protocol::Udp, *n)).collect();
+        examples::group(examples::key(Protocol::Udp, address), members)
     }
 
     /// Two groups of one name, the second of which gets the traffic, and a third one.

@@ -24,20 +24,12 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::model::group::{Device, Protocol};
+    use crate::model::group::{Device, Protocol, examples};
     use crate::model::id::Netns;
 
     #[test]
     fn groups_that_differ_in_any_part_have_different_directories_without_dots() {
-        let key = GroupKey {
-            netns: Netns { cookie: 1, inode: 2 },
-            protocol: Protocol::Tcp,
-            address: "127.0.0.1:80".parse().unwrap(),
-            v6only: false,
-            device: None,
-            uid: 0,
-            of: None,
-        };
+        let key = examples::key(Protocol::Tcp, "127.0.0.1:80");
         let keys = [
             key.clone(),
             GroupKey { netns: Netns { cookie: 3, inode: 2 }, ..key.clone() },

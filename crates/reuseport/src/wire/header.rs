@@ -227,17 +227,11 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::group::examples;
 
     fn key(address: &str, device: Option<Device>) -> GroupKey {
-        GroupKey {
-            netns: Netns { cookie: 7, inode: 4_026_531_840 },
-            protocol: Protocol::Tcp,
-            address: address.parse().unwrap(),
-            v6only: true,
-            device,
-            uid: 33,
-            of: None,
-        }
+        let netns = Netns { cookie: 7, inode: 4_026_531_840 };
+        GroupKey { netns, v6only: true, device, uid: 33, ..examples::key(Protocol::Tcp, address) }
     }
 
     #[test]

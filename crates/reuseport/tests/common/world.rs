@@ -11,6 +11,8 @@ use reuseport::group::GroupKey;
 use reuseport::id::{Cookie, Slot, Weight};
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::{Attach, Balancer, Error, Host, ObjectSpec, Policy};
+use rustix::io::Errno;
+use sk_reuseport::fault::{Call, Verdict};
 use sk_reuseport::maps::{Array, Map, MapData, SkStorage};
 use sk_reuseport::net::Bind;
 use sk_reuseport::programs::SkReuseport;
@@ -251,4 +253,16 @@ pub(crate) fn python_with(socket: impl AsFd, script: &str) {
     let mut python = Command::new(program("python3"));
     python.args(["-c", script]).stdin(socket.as_fd().try_clone_to_owned().unwrap());
     assert!(spawn(&mut python).unwrap().wait().unwrap().success());
+}
+
+/// Fails to attach through each of so few members, with this error. What was attached before may be attached
+/// again.
+pub(crate) fn fails_to_attach(mut members: usize, errno: Errno) -> impl FnMut(Call) -> Verdict {
+    move |call| match call {
+        Call::AttachReuseportEbpf if members > 0 => {
+            members -= 1;
+            Verdict::Fail(errno.raw_os_error())
+        }
+        _ => Verdict::Allow,
+    }
 }

@@ -183,7 +183,7 @@ fn a_foreign_program_is_replaced_only_by_force() {
         assert_eq!(host.status(&key).unwrap().steering, Steering::Foreign);
         let error = Balancer::attach(&host, &key, &with(Policy::Hash)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Foreign);
-        // Of what is left of ours.
+        // The first one removes the displaced state; then there is none.
         assert!(reuseport::detach(&host, &key).unwrap().displaced_by.is_some());
         assert_eq!(reuseport::detach(&host, &key).unwrap_err().kind(), ErrorKind::Foreign);
         let force = Attach { force: true, ..with(Policy::RoundRobin) };

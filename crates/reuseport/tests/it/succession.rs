@@ -23,8 +23,8 @@ use test_support::wait;
 use crate::common::cookie;
 use crate::common::steering::steered;
 use crate::common::world::{
-    ROOT, alone, counter, deal, key_of, listeners, more, object, one_line, pins, theirs, with,
-    with_object,
+    ROOT, alone, counter, deal, fails_to_attach, key_of, listeners, more, object, one_line, pins,
+    theirs, with, with_object,
 };
 
 /// Slot, weight and state of each member, by slot.
@@ -168,18 +168,6 @@ fn weights_and_drains_survive_a_restart_under_a_watcher() {
     });
 }
 
-/// Runs an operation whose first attachments fail, through any of this number of members.
-fn fails_to_attach<T>(members: usize, operation: impl FnOnce() -> T) -> T {
-    let failed = Cell::new(0);
-    let hook = move |call| match call {
-        Call::AttachReuseportEbpf if failed.replace(failed.get() + 1) < members => {
-            Verdict::Fail(Errno::NOMEM.raw_os_error())
-        }
-        _ => Verdict::Allow,
-    };
-    intercept(hook, operation)
-}
-
 #[test]
 fn a_watcher_keeps_the_state_that_a_failed_replacement_pinned_again() {
     alone(|| {
@@ -189,7 +177,8 @@ fn a_watcher_keeps_the_state_that_a_failed_replacement_pinned_again() {
         let (watch, stop) = watch(&key, with(Policy::RoundRobin));
         weigh_and_drain(&host, &key);
         let object = with_object(object("first"));
-        fails_to_attach(3, || Balancer::attach(&host, &key, &object)).unwrap_err();
+        let attach = || Balancer::attach(&host, &key, &object);
+        intercept(fails_to_attach(3, Errno::NOMEM), attach).unwrap_err();
         assert_eq!(roles(&host.status(&key).unwrap()), WEIGHED);
         // The watcher first looks when the server is away.
         close(members);
@@ -330,7 +319,8 @@ fn a_failed_attach_keeps_weights_and_drains_of_members_that_listen_again() {
         listen_again(&members);
         let weights = vec![(cookie(&members[2]), Weight::MAX)];
         let request = Attach { weights, ..Attach::default() };
-        fails_to_attach(3, || Balancer::attach(&host, &key, &request)).unwrap_err();
+        let attach = || Balancer::attach(&host, &key, &request);
+        intercept(fails_to_attach(3, Errno::NOMEM), attach).unwrap_err();
         assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
         Balancer::attach(&host, &key, &Attach::default()).unwrap();
         assert_eq!(roles(&host.status(&key).unwrap()), WEIGHED);

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::Result;
-use crate::model::group::{Device, Holder, KernelAddress, Member, Queue, Reach};
+use crate::model::group::{Device, Holder, Member, examples};
 use crate::model::id::Netns;
 use crate::model::split::{Claim, tell_apart};
 
@@ -19,15 +19,7 @@ fn problem(text: &str) -> SpecProblem {
 /// A group on this address, in the network namespace with this cookie.
 fn key(protocol: Protocol, address: &str, netns: u64) -> GroupKey {
     let inode = 4_026_531_840 + netns as u32;
-    GroupKey {
-        netns: Netns { cookie: netns, inode },
-        protocol,
-        address: address.parse().unwrap(),
-        v6only: false,
-        device: None,
-        uid: 0,
-        of: None,
-    }
+    GroupKey { netns: Netns { cookie: netns, inode }, ..examples::key(protocol, address) }
 }
 
 fn tcp(address: &str) -> GroupKey {
@@ -40,14 +32,7 @@ fn on_device(mut key: GroupKey, index: u32, name: Option<&str>) -> GroupKey {
 }
 
 fn group(key: &GroupKey) -> Group {
-    Group {
-        key: key.clone(),
-        members: vec![],
-        outside: vec![],
-        program: None,
-        complete: true,
-        reach: Reach::Alone,
-    }
+    examples::group(key.clone(), Vec::new())
 }
 
 fn groups(keys: &[GroupKey]) -> Vec<Group> {
@@ -261,15 +246,8 @@ fn an_error_lists_the_groups_on_the_same_port() {
 }
 
 fn member(cookie: u64, pid: u32) -> Member {
-    Member {
-        cookie: Cookie::new(cookie),
-        holders: vec![Holder { pid, fd: 3, comm: "a".into(), thread: None }],
-        mptcp: false,
-        queue: Queue::default(),
-        not_asked: vec![],
-        sock_address: KernelAddress(cookie),
-        protocol: Protocol::Udp,
-    }
+    let holder = Holder { pid, fd: 3, comm: "a".into(), thread: None };
+    Member { holders: vec![holder], ..examples::member(Protocol::Udp, cookie) }
 }
 
 /// Groups of one name: one with two members, and one that the kernel finds first.

@@ -21,8 +21,8 @@ use super::reasons;
 use crate::common::helper::Helper;
 use crate::common::steering::followed;
 use crate::common::world::{
-    accept_all, alone, deal, key_at, key_of, listeners, more, nothing_pinned, object, one_line,
-    with, with_object,
+    accept_all, alone, deal, fails_to_attach, key_at, key_of, listeners, more, nothing_pinned,
+    object, one_line, with, with_object,
 };
 use crate::common::{cookie, groups_here, local_address, only_group, tcp, udp};
 
@@ -231,16 +231,10 @@ fn a_failed_replacement_goes_back_to_the_policy_with_the_hidden_members() {
             host.refresh(&key).unwrap().member(known).unwrap().unborrowable() == HIDDEN
         });
 
-        let failed = Cell::new(0);
-        let refuse = move |call| match call {
-            // Through each of the two other members.
-            Call::AttachReuseportEbpf if failed.replace(failed.get() + 1) < 2 => {
-                Verdict::Fail(Errno::NOMEM.raw_os_error())
-            }
-            _ => Verdict::Allow,
-        };
         let replacement = Attach { partial: true, ..with_object(object("first")) };
-        intercept(refuse, || Balancer::attach(&host, &key, &replacement)).unwrap_err();
+        let attach = || Balancer::attach(&host, &key, &replacement);
+        // Through each of the two other members.
+        intercept(fails_to_attach(2, Errno::NOMEM), attach).unwrap_err();
         let after = host.status(&key).unwrap();
         assert_eq!(after.steering, before.steering);
         assert_eq!(after.group.program, before.group.program);

@@ -19,8 +19,8 @@ use test_support::process::close;
 
 use crate::common::rights::{ORDINARY, user_capable_of};
 use crate::common::world::{
-    ROOT, alone, counter, deal, key_of, listeners, nothing_pinned, object, one_line, theirs, with,
-    with_object,
+    ROOT, alone, counter, deal, fails_to_attach, key_of, listeners, nothing_pinned, object,
+    one_line, theirs, with, with_object,
 };
 
 /// docs/rights.md, "Without root": the capabilities of the command for the user `ops`.
@@ -169,17 +169,6 @@ fn what_drains_gets_nothing_while_root_builds_anew() {
     });
 }
 
-/// Fails to attach through each of so few members. What was attached before may be attached again.
-fn fails_to_attach(mut members: usize) -> impl FnMut(Call) -> Verdict {
-    move |call| match call {
-        Call::AttachReuseportEbpf if members > 0 => {
-            members -= 1;
-            Verdict::Fail(Errno::PERM.raw_os_error())
-        }
-        _ => Verdict::Allow,
-    }
-}
-
 /// `ops` may put another program in the place of the pinned one at any moment.
 #[test]
 fn slow_root_puts_no_program_back_that_was_not_attached() {
@@ -192,7 +181,7 @@ fn slow_root_puts_no_program_back_that_was_not_attached() {
             let _ = fs::remove_file(&spare);
             late.pin(&spare).unwrap();
             let (from, to) = (spare.clone(), group_directory().join("select"));
-            let (mut fails, mut openings) = (fails_to_attach(scene.members.len()), 0);
+            let (mut fails, mut openings) = (fails_to_attach(scene.members.len(), Errno::PERM), 0);
             let exchanges = move |call| {
                 if call == Call::BpfObjGet {
                     if openings == opening {
@@ -224,7 +213,7 @@ fn the_state_of_another_user_comes_back_if_root_cannot_attach() {
         // As after an interruption: the state is there, and the program is not attached.
         SkReuseport::detach(&scene.members[0]).unwrap();
         let attach = || Balancer::attach(&scene.host, &scene.key, &with(Policy::RoundRobin));
-        let error = intercept(fails_to_attach(3), attach).unwrap_err();
+        let error = intercept(fails_to_attach(3, Errno::PERM), attach).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{}", one_line(&error));
         assert_eq!(owner(group_directory()), ORDINARY);
         as_ops(|| Balancer::attach(&scene.host, &scene.key, &Attach::default()).unwrap());
@@ -246,7 +235,7 @@ fn an_attach_of_root_that_fails_leaves_the_layer_of_the_other_user() {
         let no_slots = Attach { slots: Some(0), ..with(Policy::RoundRobin) };
         let refused_late = |key: &GroupKey, members| {
             let attach = || Balancer::attach(&of_ops.host, key, &with(Policy::RoundRobin));
-            intercept(fails_to_attach(members), attach).map(|_| ())
+            intercept(fails_to_attach(members, Errno::PERM), attach).map(|_| ())
         };
         for (key, members) in [(&key_of_root, 2), (&of_ops.key, 3)] {
             let refused = Balancer::attach(&of_ops.host, key, &no_slots).unwrap_err();
