@@ -8,7 +8,7 @@ use sk_reuseport::programs::{ProgramFd, SkReuseport};
 use super::check::check_room;
 use super::prepare::{Prepared, prepare};
 use super::reach::{attach_to, detach_from};
-use super::refill::out_of_reach;
+use super::refill::unborrowable;
 use super::request::{Attach, Attached, Changes};
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
@@ -208,7 +208,7 @@ impl Aside {
     /// Takes the members out of a state's array, except those that the new one cannot take either: they could
     /// not be put back.
     fn put(group: &Group, mut state: GroupState, program: SkReuseport) -> Self {
-        let stay = out_of_reach(group);
+        let stay = unborrowable(group);
         state.empty_except(group, &stay);
         Self { owner: state.owner(), state, program, stay }
     }

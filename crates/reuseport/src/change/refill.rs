@@ -14,13 +14,13 @@ use crate::model::id::{Cookie, Slot};
 use crate::wire::host::NO_HOST_MEMBER;
 use crate::wire::slot::SlotRecord;
 
-/// The members that live and cannot be borrowed: no array could take them.
-pub(super) fn out_of_reach(group: &Group) -> HashSet<Cookie> {
-    let is_out_of_reach = |member: &&Member| {
+/// The members that live and cannot be borrowed by the caller: no array could take them.
+pub(super) fn unborrowable(group: &Group) -> HashSet<Cookie> {
+    let is_unborrowable = |member: &&Member| {
         borrow::borrow(member)
             .is_err_and(|why| matches!(why.kind(), ErrorKind::Denied | ErrorKind::Unsupported))
     };
-    group.members.iter().filter(is_out_of_reach).filter_map(|member| member.cookie).collect()
+    group.members.iter().filter(is_unborrowable).filter_map(|member| member.cookie).collect()
 }
 
 impl Enroller<'_> {
@@ -62,29 +62,13 @@ impl Enroller<'_> {
         member: &Member,
         changes: &mut Changes,
     ) -> Result<()> {
-        match self.borrow_listed(group, member) {
-            Ok(socket) => {
-                let SlotRecord { host_member, epoch, .. } = self.state.record(slot);
-                let mut steps = || -> Result<(), MapError> {
-                    if host_member != NO_HOST_MEMBER && self.state.is_in_layer(self.layer.id()) {
-                        let epoch = self.layer.epoch(host_member);
-                        self.layer.mark(socket.as_fd(), host_member, epoch)?;
-                    }
-                    if let Some(maps) = &self.state.policy_maps {
-                        maps.reports.set_epoch(slot, epoch);
-                    }
-                    self.fill(slot, socket.as_fd())
-                };
-                match steps().map_err(|error| self.failed(member, error)) {
-                    Ok(()) => {
-                        changes.enrolled.extend(member.cookie);
-                        changes.refilled.extend(member.cookie);
-                    }
-                    Err(why) if self.goes_on_without(&why) => {
-                        changes.left_out.push(LeftOut::new(member, why));
-                    }
-                    Err(error) => return Err(error),
-                }
+        let refilled = self
+            .borrow_listed(group, member)
+            .and_then(|socket| self.put_back(slot, &socket).map_err(|e| self.failed(member, e)));
+        match refilled {
+            Ok(()) => {
+                changes.enrolled.extend(member.cookie);
+                changes.refilled.extend(member.cookie);
             }
             Err(why) if self.goes_on_without(&why) => {
                 changes.left_out.push(LeftOut::new(member, why));
@@ -92,6 +76,18 @@ impl Enroller<'_> {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    fn put_back(&mut self, slot: Slot, socket: &Borrowed) -> Result<(), MapError> {
+        let SlotRecord { host_member, epoch, .. } = self.state.record(slot);
+        if host_member != NO_HOST_MEMBER && self.state.is_in_layer(self.layer.id()) {
+            let epoch = self.layer.epoch(host_member);
+            self.layer.mark(socket.as_fd(), host_member, epoch)?;
+        }
+        if let Some(maps) = &self.state.policy_maps {
+            maps.reports.set_epoch(slot, epoch);
+        }
+        self.fill(slot, socket.as_fd())
     }
 
     /// Borrows a member that had its slot when the group was listed. If no process held it, none says that it has

@@ -63,12 +63,17 @@ pub(crate) fn claim_at(place: &Place, group: &Group) -> Claim {
 /// every group; policies and slots are for those who may read the directory too.
 fn readable_root(place: &Place) -> Result<Option<Root>> {
     match Root::existing(place) {
-        Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
+        Err(error) if is_unreadable(&error) => {
             error.report().warn_that("policies, slots and picks are not shown");
             Ok(None)
         }
         result => result,
     }
+}
+
+/// Whether the caller may not read the state, or cannot reach it.
+fn is_unreadable(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported)
 }
 
 /// Fails where the caller may not read what is pinned for the group, if anything is.
@@ -78,9 +83,7 @@ pub(crate) fn refuse_unreadable(place: &Place, key: &GroupKey) -> Result<()> {
         None => Ok(()),
     };
     match read() {
-        Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
-            Err(error)
-        }
+        Err(error) if is_unreadable(&error) => Err(error),
         // The operation says the rest.
         _ => Ok(()),
     }
