@@ -41,9 +41,7 @@ use crate::wire::slot::Start;
 /// there is no state.
 pub(crate) fn watch_over(place: &Place, key: &GroupKey) -> Result<Option<File>> {
     let Some(root) = Root::existing(place)? else { return Ok(None) };
-    let Some(state) = GroupState::existing(&root, key)? else { return Ok(None) };
-    match state.watch() {
-        // Another process detached the group a moment ago.
+    match group::watch(&root, key) {
         Err(error) if caps::os_error(&error) == Some(Errno::NOENT) => Ok(None),
         result => result.map(Some),
     }
@@ -94,13 +92,16 @@ impl Transaction {
         let lock = root.lock(stop)?;
         let mut groups = observer.groups()?;
         leftover::clear_unfinished(&root)?;
+        let mut dead = leftover::dead(&root, &groups)?;
         for _ in 0..LOOKS {
-            if !leftover::seems_dead(&root, &groups)? {
+            if dead.is_empty() {
                 break;
             }
+            // A listing misses a group if others join while its last members leave.
             groups = observer.groups()?;
+            leftover::keep_missing(&mut dead, &groups);
         }
-        leftover::remove_dead(&root, &groups)?;
+        leftover::remove(&root, dead)?;
         let roles = Vec::new();
         Ok(Self { root, layer: None, made_layer: false, roles, groups, observer, _lock: lock })
     }

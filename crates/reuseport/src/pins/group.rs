@@ -73,7 +73,7 @@ impl GroupState {
     ///
     /// [`ErrorKind::Schema`] for the state of another version.
     pub(crate) fn existing(root: &Root, key: &GroupKey) -> Result<Option<Self>> {
-        let directory = root.groups().join(directory_name(key));
+        let directory = directory(root, key);
         if bpffs::names(&directory)?.is_empty() {
             return Ok(None);
         }
@@ -218,12 +218,6 @@ impl GroupState {
                 self.empty_slot_in(group, slot);
             }
         }
-    }
-
-    /// Marks the group as watched until the returned file is dropped: its state is kept while the server
-    /// restarts.
-    pub(crate) fn watch(&self) -> Result<fs::File> {
-        bpffs::mark_watched(&self.directory)
     }
 
     pub(crate) fn header(&self) -> Result<Header, MapError> {
@@ -400,6 +394,15 @@ pub(crate) fn with_member(
         }
     }
     unreadable.map_or(Ok(None), Err)
+}
+
+/// Marks a group as watched until the returned file is dropped: its state is kept while the server restarts.
+pub(crate) fn watch(root: &Root, key: &GroupKey) -> Result<fs::File> {
+    bpffs::mark_watched(&directory(root, key))
+}
+
+fn directory(root: &Root, key: &GroupKey) -> PathBuf {
+    root.groups().join(directory_name(key))
 }
 
 /// The names of all groups' directories.

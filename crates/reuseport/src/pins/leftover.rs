@@ -17,38 +17,65 @@ use crate::model::selection::Program;
 use crate::wire::header::Header;
 use crate::wire::slot::SlotRecord;
 
-/// The directories of groups that are not among `groups`, and are not watched.
-fn missing(root: &Root, groups: &[Group]) -> Result<Vec<PathBuf>> {
-    let alive: HashSet<String> = groups.iter().map(|group| directory_name(&group.key)).collect();
-    let names = names(root)?.into_iter().filter(|name| !alive.contains(name));
-    let directories = names.map(|name| root.groups().join(name));
-    Ok(directories.filter(|directory| !bpffs::is_watched(directory)).collect())
+/// A state that decides nothing.
+pub(crate) struct Dead {
+    name: String,
+    directory: PathBuf,
+    /// `None`: it is incomplete.
+    state: Option<GroupState>,
 }
 
-/// Whether [`remove_dead`] would remove a state. The caller then lists the groups again: a listing misses a group
-/// if others join while its last members leave.
-pub(crate) fn seems_dead(root: &Root, groups: &[Group]) -> Result<bool> {
-    let deserted = |directory| GroupState::open(directory).is_ok_and(|state| state.is_deserted());
-    Ok(missing(root, groups)?.into_iter().any(deserted))
-}
-
-/// Removes the state of groups that no longer exist, unless they are watched.
+/// The state of groups that no longer exist, unless they are watched.
 ///
 /// A group that is not among `groups` may still exist: the caller may not see its processes, or its sockets
 /// may be in flight between two processes. It is gone when the kernel has emptied every slot.
-pub(crate) fn remove_dead(root: &Root, groups: &[Group]) -> Result<()> {
-    for directory in missing(root, groups)? {
+pub(crate) fn dead(root: &Root, groups: &[Group]) -> Result<Vec<Dead>> {
+    let alive = names_of(groups);
+    let mut dead = Vec::new();
+    for name in names(root)?.into_iter().filter(|name| !alive.contains(name)) {
+        let directory = root.groups().join(&name);
+        if bpffs::is_watched(&directory) {
+            continue;
+        }
         match GroupState::open(directory.clone()) {
-            Ok(mut state) if state.is_deserted() => state.unpin(root)?,
+            Ok(state) if state.is_deserted() => {
+                dead.push(Dead { name, directory, state: Some(state) });
+            }
             Ok(_) => {}
             // Another version's state is left alone.
             Err(error) if error.kind() == ErrorKind::Schema && is_whole(&directory) => {}
-            Err(error) if error.kind() == ErrorKind::Schema => root.discard(&directory)?,
+            Err(error) if error.kind() == ErrorKind::Schema => {
+                dead.push(Dead { name, directory, state: None });
+            }
             // Unreadable this time: the next command tries again.
             Err(error) => tracing::debug!("{}", error.report()),
         }
     }
+    Ok(dead)
+}
+
+/// Leaves only the state of groups that are not among these either.
+pub(crate) fn keep_missing(dead: &mut Vec<Dead>, groups: &[Group]) {
+    let alive = names_of(groups);
+    dead.retain(|dead| !alive.contains(&dead.name));
+}
+
+/// Removes dead state, unless a watcher has come.
+pub(crate) fn remove(root: &Root, dead: Vec<Dead>) -> Result<()> {
+    for Dead { directory, state, .. } in dead {
+        if bpffs::is_watched(&directory) {
+            continue;
+        }
+        match state {
+            Some(mut state) => state.unpin(root)?,
+            None => root.discard(&directory)?,
+        }
+    }
     Ok(())
+}
+
+fn names_of(groups: &[Group]) -> HashSet<String> {
+    groups.iter().map(|group| directory_name(&group.key)).collect()
 }
 
 /// Whether a state that cannot be opened is another version's, not an incomplete one.
@@ -89,6 +116,10 @@ fn empty_staged(directory: &Path) {
                 }
             }
         }
-        _ => sockets.slots().for_each(|slot| sockets.clear(slot)),
+        _ => {
+            for slot in sockets.slots() {
+                sockets.clear(slot);
+            }
+        }
     }
 }
