@@ -105,7 +105,9 @@ impl Enroller<'_> {
         let occupied: Vec<(Slot, Cookie)> =
             self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
         if self.state.sockets.is_readable() {
-            occupied.iter().for_each(|(slot, _)| self.state.empty_slot(*slot));
+            for (slot, _) in occupied {
+                self.state.empty_slot(slot);
+            }
         } else {
             // An empty slot of this array looks like any other one: the members are enrolled anew.
             self.free(group, occupied, &mut Changes::default());
@@ -126,7 +128,9 @@ impl Enroller<'_> {
             member.cookie.is_some_and(|c| changes.refilled.contains(&c))
         };
         let (refilled, newcomers): (Vec<_>, Vec<_>) = members.into_iter().partition(had_slot);
-        refilled.iter().for_each(|(slot, _)| self.state.empty_slot(*slot));
+        for (slot, _) in refilled {
+            self.state.empty_slot(slot);
+        }
         self.take_back(&newcomers);
         Ok(())
     }
@@ -312,10 +316,13 @@ impl Enroller<'_> {
         }
     }
 
-    /// Takes enrolments back that no table names.
+    /// Takes enrolments back that no table names. One that stays in the array keeps its record, by which the next
+    /// command finds it there.
     fn take_back(&mut self, enrolled: &[(Slot, &Member)]) {
         for (slot, member) in enrolled {
-            self.state.empty_slot(*slot);
+            if !self.state.empty_slot(*slot) {
+                continue;
+            }
             self.forget_slot(*slot, SlotRecord::taken_back);
             // A closed socket has no mark.
             if let Ok(socket) = borrow::borrow(member) {

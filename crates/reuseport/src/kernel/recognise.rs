@@ -74,7 +74,9 @@ impl Recognised {
         for sockets in &mut self.sockets {
             let slots: Vec<Slot> =
                 sockets.members_of(group).flatten().map(|(slot, _)| slot).collect();
-            slots.into_iter().for_each(|slot| sockets.clear(slot));
+            for slot in slots {
+                sockets.clear(slot);
+            }
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
+use rustix::io::Errno;
 use sk_reuseport::maps::{Map, MapData, MapError, ReusePortSockArray, SockMap};
 
+use super::caps;
 use crate::model::group::{Group, Member};
 use crate::model::id::{Cookie, Slot};
 use crate::model::membership::{Emptied, Occupant};
@@ -81,22 +83,27 @@ impl Sockets {
         }
     }
 
-    /// Empties a slot if this socket is in it, or if the map does not tell and it `may` be.
-    pub(crate) fn clear_of(&mut self, slot: Slot, cookie: Cookie, may: bool) {
+    /// Empties a slot if this socket is in it, or if the map does not tell and it `may` be. Returns whether that
+    /// did not fail.
+    pub(crate) fn clear_of(&mut self, slot: Slot, cookie: Cookie, may: bool) -> bool {
         match self.occupant(slot) {
             Ok(Occupant::Socket(occupant)) if occupant == cookie => self.clear(slot),
             Ok(Occupant::Unknown) if may => self.clear(slot),
-            _ => {}
+            occupant => occupant.is_ok(),
         }
     }
 
-    /// Empties a slot, which may be empty already.
-    pub(crate) fn clear(&mut self, slot: Slot) {
-        // ENOENT (array) and EINVAL (map): it was empty.
-        let _ = match self {
+    /// Empties a slot, which may be empty already. Returns whether it is empty then.
+    pub(crate) fn clear(&mut self, slot: Slot) -> bool {
+        let cleared = match self {
             Self::Array(array) => array.clear_index(&slot.index()),
             Self::Map(map) => map.clear_index(&slot.index()),
         };
+        // ENOENT (array) and EINVAL (map): it was empty.
+        cleared.map_or_else(
+            |error| matches!(caps::os_error(&error), Some(Errno::NOENT | Errno::INVAL)),
+            |()| true,
+        )
     }
 
     /// Whether it tells which socket is where: values of 4 bytes do not.

@@ -297,17 +297,17 @@ impl GroupState {
         self.clear_slot(slot, may);
     }
 
-    /// Takes the member out of a slot in which it was a moment ago.
-    pub(crate) fn empty_slot(&mut self, slot: Slot) {
-        self.clear_slot(slot, true);
+    /// Takes the member out of a slot in which it was a moment ago. Returns whether that did not fail.
+    pub(crate) fn empty_slot(&mut self, slot: Slot) -> bool {
+        self.clear_slot(slot, true)
     }
 
     /// A user's own map may have sockets of others, which stay. `may`: as for [`Sockets::clear_of`].
-    fn clear_slot(&mut self, slot: Slot, may: bool) {
+    fn clear_slot(&mut self, slot: Slot, may: bool) -> bool {
         match (&self.policy_maps, self.record(slot).cookie()) {
             (Some(_), _) => self.sockets.clear(slot),
             (None, Some(cookie)) => self.sockets.clear_of(slot, cookie, may),
-            (None, None) => {}
+            (None, None) => true,
         }
     }
 
