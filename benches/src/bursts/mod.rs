@@ -184,7 +184,7 @@ fn measure(
         let ours = of("picks").chain(of("fallback_active"));
         let picks: u64 = ours.map(|counter| counter.count).sum();
         ensure!(picks == connected as u64, "the program dealt {picks} of {connected} connections");
-        balancer.detach(host)?;
+        balancer.detach()?;
     }
     Ok(deviations)
 }

@@ -166,8 +166,8 @@ impl Dealer<'_> {
     /// The kernel's hash decides again.
     pub(super) fn detach(self) -> Result<()> {
         match self {
-            Self::Policy { host, balancer } => {
-                balancer.detach(host)?;
+            Self::Policy { balancer, .. } => {
+                balancer.detach()?;
             }
             Self::Other { command, group } => {
                 command.time(&["detach", &group])?;

@@ -127,14 +127,14 @@ impl<'a> Steered<'a> {
         let cpus = counters.get(&0, 0)?.len() as u32;
         let mut programs = Vec::new();
         for variant in &variants {
-            variant.policy.map(|policy| balancer.set_policy(&host, policy)).transpose()?;
+            variant.policy.map(|policy| balancer.set_policy(policy)).transpose()?;
             programs.push(load(variant, &group, cpus)?);
         }
         let mut slots = HashMap::new();
         for slot in 0..sockets.map_data().max_entries() {
             sockets.get(&slot)?.map(|cookie| slots.insert(cookie, slot));
         }
-        balancer.detach(&host)?;
+        balancer.detach()?;
         let slot = |member| slots.get(&socket_cookie(member)?).copied().context("not enrolled");
         let slots = group.members.iter().map(slot).collect::<Result<_>>()?;
         let attached = None;
@@ -207,12 +207,12 @@ impl<'a> Steered<'a> {
             COUNTING.iter().try_for_each(fs::remove_file).context("cannot stop counting")?;
         }
         if parts == Parts::Nothing {
-            balancer.detach(&self.host)?;
+            balancer.detach()?;
             whole = self.group.measure()?;
         } else {
             let counters = pinned("counters")?.try_into()?;
             whole = check(&mut self.group, Some(&counters), Group::measure)?;
-            balancer.detach(&self.host)?;
+            balancer.detach()?;
         }
         self.enrol().map(|()| whole)
     }

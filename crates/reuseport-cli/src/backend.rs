@@ -148,7 +148,7 @@ impl Members {
             Ok(MemberChange { slot, member, weight, state })
         };
         let changes: Vec<MemberChange> = changes.map(change).collect::<Result<_>>()?;
-        Ok(self.balancer.change_members(&self.host, &changes)?)
+        Ok(self.balancer.change_members(&changes)?)
     }
 }
 
@@ -235,7 +235,7 @@ impl OwnGroup {
     /// As `detach`.
     pub(crate) fn detach(&mut self) -> Result<()> {
         match self.balancer.take() {
-            Some(balancer) => Ok(balancer.detach(&self.host).map(|_| ())?),
+            Some(balancer) => Ok(balancer.detach().map(|_| ())?),
             None => Ok(()),
         }
     }

@@ -63,9 +63,9 @@ pub(crate) fn run(address: SocketAddr, workers: usize) -> Result {
         })?;
     }
     println!("listening on {}, {least_loaded} decides", group.key.address);
-    let result = show_until_interrupted(&host, &balancer, &listeners);
+    let result = show_until_interrupted(&balancer, &listeners);
     // Otherwise the pinned state would stay until the next operation on any group.
-    balancer.detach(&host)?;
+    balancer.detach()?;
     result
 }
 
@@ -110,12 +110,12 @@ async fn answer(
     Ok(Response::new(Full::from(format!("worker {worker}\n"))))
 }
 
-fn show_until_interrupted(host: &Host, balancer: &Balancer, listeners: &[TcpListener]) -> Result {
+fn show_until_interrupted(balancer: &Balancer, listeners: &[TcpListener]) -> Result {
     runtime()?.block_on(async {
         let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
             let interrupt = tokio::time::timeout(SHOW_EVERY, &mut interrupted).await;
-            show(host, balancer, listeners)?;
+            show(balancer, listeners)?;
             if let Ok(result) = interrupt {
                 return Ok(result?);
             }
@@ -123,8 +123,8 @@ fn show_until_interrupted(host: &Host, balancer: &Balancer, listeners: &[TcpList
     })
 }
 
-fn show(host: &Host, balancer: &Balancer, listeners: &[TcpListener]) -> Result {
-    let stats = balancer.stats(host)?;
+fn show(balancer: &Balancer, listeners: &[TcpListener]) -> Result {
+    let stats = balancer.stats()?;
     for (worker, listener) in listeners.iter().enumerate() {
         let of = stats.of(listener).ok_or("a worker left the group")?;
         let (picks, open) = (of.picks.unwrap_or(0), of.open.unwrap_or(0));

@@ -64,12 +64,12 @@ pub(crate) fn run(path: PathBuf, address: SocketAddr, listeners: usize) -> Resul
 
     // Picks are counted for policies only. Your own program may count in its own maps.
     for ((number, listener), accepted) in listeners.iter().enumerate().zip(&accepted) {
-        let stats = balancer.stats(&host)?;
+        let stats = balancer.stats()?;
         let slot = stats.of(listener).and_then(|member| member.slot).ok_or("it has no slot")?;
         let accepted = accepted.load(Ordering::Relaxed);
         println!("listener {number} in slot {slot}: {accepted} accepted");
     }
-    balancer.detach(&host)?;
+    balancer.detach()?;
     Ok(())
 }
 

@@ -53,13 +53,13 @@ pub(crate) fn run(policy: Policy, address: SocketAddr, sockets: usize) -> Result
         .build()?
         .block_on(tokio::signal::ctrl_c())?;
 
-    let stats = balancer.stats(&host)?;
+    let stats = balancer.stats()?;
     for (number, socket) in sockets.iter().enumerate() {
         let of = stats.of(socket).ok_or("a socket left the group")?;
         println!("socket {number}: {} picks", of.picks.unwrap_or(0));
     }
     println!("payload_short: {}", stats.count("payload_short").unwrap_or(0));
-    balancer.detach(&host)?;
+    balancer.detach()?;
     Ok(())
 }
 

@@ -20,8 +20,9 @@ use crate::stop::Stop;
 
 /// A handle on a group for which this tool's program decides.
 ///
-/// It holds no descriptor and no lock. Dropping it, or ending the process, detaches nothing: the program
-/// stays until a process [detaches](Self::detach) it or the group's last socket closes.
+/// It holds the key of the group, a [`Host`], and no lock. Hundreds of them share one `Host` by cloning it.
+/// Dropping it, or ending the process, detaches nothing: the program stays until a process
+/// [detaches](Self::detach) it or the group's last socket closes.
 ///
 /// # Minimum kernel version
 ///
@@ -38,11 +39,12 @@ use crate::stop::Stop;
 /// let group = host.find(&"tcp:127.0.0.1:8080".parse()?)?; // or host.group_of(&listener)?
 /// let (balancer, attached) = Balancer::attach(&host, &group.key, &Policy::RoundRobin.into())?;
 /// println!("{} members", attached.changes.enrolled.len());
-/// balancer.detach(&host)?;
+/// balancer.detach()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Balancer {
+    host: Host,
     key: GroupKey,
 }
 
@@ -63,7 +65,7 @@ impl Balancer {
         let transaction = host.begin(&attach.stop)?;
         let group = transaction.group(key)?.clone();
         let attached = transaction.attach(&group, attach)?;
-        Ok((Self::of(key), attached))
+        Ok((Self::of(host, key), attached))
     }
 
     /// A handle on a group for which this tool's program decides already.
@@ -73,12 +75,12 @@ impl Balancer {
     /// [`ErrorKind::NotAttached`] if no program is attached, [`ErrorKind::Foreign`] if another owner's
     /// program decides, [`ErrorKind::NotFound`] if the group is gone.
     pub fn open(host: &Host, key: &GroupKey) -> Result<Self> {
-        steered(host, key, "change").map(|_| Self::of(key))
+        steered(host, key, "change").map(|_| Self::of(host, key))
     }
 
     /// The member in the key may leave, and the group that is steered is known without it.
-    fn of(key: &GroupKey) -> Self {
-        Self { key: key.name_only() }
+    fn of(host: &Host, key: &GroupKey) -> Self {
+        Self { host: host.clone(), key: key.name_only() }
     }
 
     /// The group, by its name alone.
@@ -102,7 +104,7 @@ impl Balancer {
     /// # let host = Host::open()?;
     /// # let group = host.group_of(&listeners[0])?;
     /// # let (balancer, _) = Balancer::attach(&host, &group.key, &Policy::RoundRobin.into())?;
-    /// let stats = balancer.stats(&host)?;
+    /// let stats = balancer.stats()?;
     /// for member in &stats.members {
     ///     println!("{:?} picks, {} waiting", member.picks, member.queue.waiting);
     /// }
@@ -110,8 +112,8 @@ impl Balancer {
     /// println!("{:?} open, skew {:?}", mine.open, stats.skew);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn stats(&self, host: &Host) -> Result<Stats> {
-        steered(host, &self.key, "read counters of").map(|status| Stats::new(&status))
+    pub fn stats(&self) -> Result<Stats> {
+        steered(&self.host, &self.key, "read counters of").map(|status| Stats::new(&status))
     }
 
     /// Changes the policy, atomically and under traffic: either the old one or the new one picks for each
@@ -122,8 +124,8 @@ impl Balancer {
     ///
     /// [`ErrorKind::Invalid`] for a policy that does not work for the protocol, and where the user's own
     /// program decides; [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`].
-    pub fn set_policy(&self, host: &Host, policy: Policy) -> Result<Option<Error>> {
-        self.set_policy_with(host, policy, None)
+    pub fn set_policy(&self, policy: Policy) -> Result<Option<Error>> {
+        self.set_policy_with(policy, None)
     }
 
     /// The same, with CPUs for the policy `cpu`: see [`Attach::cpus`]. Other policies ignore them.
@@ -132,13 +134,8 @@ impl Balancer {
     ///
     /// As [`set_policy`](Self::set_policy), and [`ErrorKind::Invalid`] for a CPU that this host
     /// cannot have.
-    pub fn set_policy_with(
-        &self,
-        host: &Host,
-        policy: Policy,
-        cpus: Option<&CpuList>,
-    ) -> Result<Option<Error>> {
-        host.begin(&Stop::default())?.set_policy(&self.key, policy, cpus)
+    pub fn set_policy_with(&self, policy: Policy, cpus: Option<&CpuList>) -> Result<Option<Error>> {
+        self.host.begin(&Stop::default())?.set_policy(&self.key, policy, cpus)
     }
 
     /// Changes the weights of members, in one step for the traffic.
@@ -146,7 +143,7 @@ impl Balancer {
     /// # Errors
     ///
     /// As [`change_members`](Self::change_members).
-    pub fn set_weights(&self, host: &Host, weights: &[(Slot, Weight)]) -> Result<()> {
+    pub fn set_weights(&self, weights: &[(Slot, Weight)]) -> Result<()> {
         let change = |&(slot, weight)| MemberChange {
             slot,
             member: None,
@@ -154,7 +151,7 @@ impl Balancer {
             state: None,
         };
         let changes: Vec<MemberChange> = weights.iter().map(change).collect();
-        self.change_members(host, &changes).map(|_| ())
+        self.change_members(&changes).map(|_| ())
     }
 
     /// Changes the weights and states of members, all or none, in one step for the traffic.
@@ -170,8 +167,8 @@ impl Balancer {
     /// [`ErrorKind::NotFound`] for a slot without a member, [`ErrorKind::Vanished`] if another
     /// member than the given one has the slot, [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`],
     /// [`ErrorKind::Invalid`] where the user's own program decides.
-    pub fn change_members(&self, host: &Host, changes: &[MemberChange]) -> Result<Vec<Share>> {
-        host.begin(&Stop::default())?.change_members(&self.key, changes)
+    pub fn change_members(&self, changes: &[MemberChange]) -> Result<Vec<Share>> {
+        self.host.begin(&Stop::default())?.change_members(&self.key, changes)
     }
 
     /// Detaches and removes all state. From now on the kernel's hash decides.
@@ -179,8 +176,8 @@ impl Balancer {
     /// # Errors
     ///
     /// As [`detach`].
-    pub fn detach(self, host: &Host) -> Result<Detached> {
-        detach(host, &self.key)
+    pub fn detach(self) -> Result<Detached> {
+        detach(&self.host, &self.key)
     }
 }
 
@@ -212,4 +209,16 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
 /// decides and there is no state, [`ErrorKind::NotFound`] if the group is gone.
 pub fn detach(host: &Host, key: &GroupKey) -> Result<Detached> {
     host.begin(&Stop::default())?.detach(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn balancers_may_be_stored_and_moved_to_threads() {
+        fn check<T: Clone + Send + Sync + 'static>() {}
+        check::<Balancer>();
+        check::<Host>();
+    }
 }

@@ -17,6 +17,8 @@ use crate::stop::Stop;
 
 /// Finds the groups of the host. Changes nothing.
 ///
+/// Opening loads the iterators that list sockets, which takes longer than listing. Clones share them.
+///
 /// # Example
 ///
 /// ```no_run
@@ -26,7 +28,7 @@ use crate::stop::Stop;
 /// }
 /// # Ok::<(), reuseport::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Host {
     observer: Arc<Observer>,
     /// Where state is pinned.

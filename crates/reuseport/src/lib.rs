@@ -96,10 +96,10 @@
 //! let group = host.find(&":8080".parse()?)?;
 //! let (balancer, _) = Balancer::attach(&host, &group.key, &Policy::RoundRobin.into())?;
 //!
-//! let slot = balancer.stats(&host)?.members[0].slot.ok_or("it has no slot")?;
-//! balancer.set_weights(&host, &[(slot, Weight::MAX)])?; // 1000 times the share of each other member
+//! let slot = balancer.stats()?.members[0].slot.ok_or("it has no slot")?;
+//! balancer.set_weights(&[(slot, Weight::MAX)])?; // 1000 times the share of each other member
 //!
-//! for member in balancer.stats(&host)?.members {
+//! for member in balancer.stats()?.members {
 //!     println!("{:?}: {:?} picks, {} waiting", member.slot, member.picks, member.queue.waiting);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())

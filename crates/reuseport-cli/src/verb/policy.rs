@@ -51,7 +51,7 @@ impl Policy {
         let policy = options.decide(policy, &key, || Ok(host.status(&key)?.steering))?;
         // clap makes sure that a policy is named or follows from the options.
         let Some(policy) = policy else { return Ok(()) };
-        let without = balancer.set_policy_with(&host, policy, options.cpus.as_ref())?;
+        let without = balancer.set_policy_with(policy, options.cpus.as_ref())?;
         let mut out = format!("{key}: {policy:#} decides\n");
         if let Some(why) = without {
             out.push_str(&degraded(Some(policy), &why));

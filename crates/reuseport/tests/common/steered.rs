@@ -59,7 +59,7 @@ impl<'a> Steered<'a> {
     }
 
     pub(crate) fn detach(self) {
-        self.balancer.detach(self.host).unwrap();
+        self.balancer.detach().unwrap();
     }
 
     pub(crate) fn key(&self) -> &GroupKey {
@@ -81,16 +81,16 @@ impl<'a> Steered<'a> {
             .zip(weights)
             .map(|(slot, weight)| (Slot::new(slot), Weight::new(*weight).unwrap()))
             .collect();
-        self.balancer.set_weights(self.host, &weights).unwrap();
+        self.balancer.set_weights(&weights).unwrap();
     }
 
     pub(crate) fn set_policy(&self, policy: Policy) {
-        let lost = self.balancer.set_policy(self.host, policy).unwrap();
+        let lost = self.balancer.set_policy(policy).unwrap();
         assert!(lost.is_none(), "{lost:?}");
     }
 
     pub(crate) fn change(&self, changes: &[MemberChange]) {
-        self.balancer.change_members(self.host, changes).unwrap();
+        self.balancer.change_members(changes).unwrap();
     }
 
     /// Asserts that these counters have these values and all others are 0.

@@ -35,7 +35,7 @@ fn the_program_deals_exactly_by_round_robin() {
         assert_eq!(picks(&status), [50; 4]);
         assert_eq!(counter(&status, "picks"), 200);
         assert_eq!(status.unsteered(), 0);
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
         assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
         assert_eq!(deal(&listeners, 20).iter().sum::<usize>(), 20);
     });
@@ -112,7 +112,7 @@ fn weights_are_exact_under_round_robin_and_open_connections_are_counted() {
         let status = host.status(&key).unwrap();
         let slot = status.members[0].enrolment.as_ref().unwrap().slot;
         let weight = reuseport::id::Weight::new(9).unwrap();
-        balancer.set_weights(&host, &[(slot, weight)]).unwrap();
+        balancer.set_weights(&[(slot, weight)]).unwrap();
         let clients: Vec<_> = (0..100).map(|_| connect_to(key.address)).collect();
         let status = host.status(&key).unwrap();
         assert_eq!(picks(&status), [90, 10]);
@@ -142,7 +142,7 @@ fn picks_count_as_recent_until_a_share_or_the_policy_changes() {
         };
         let weight = |of: u16| {
             let weights = [(Slot::new(0), Weight::new(of).unwrap())];
-            balancer.set_weights(&host, &weights).unwrap();
+            balancer.set_weights(&weights).unwrap();
         };
         assert_eq!(deal(&listeners, 10), [5, 5]);
         assert_eq!(recent(), [5, 5]);

@@ -95,7 +95,7 @@ fn a_changed_policy_is_recognised_too() {
         let host = Host::open().unwrap();
         let key = key_of(&host, &members[0]);
         let (balancer, _) = Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
-        balancer.set_policy(&host, Policy::Random).unwrap();
+        balancer.set_policy(Policy::Random).unwrap();
         std::fs::remove_dir_all(ROOT).unwrap();
         assert_eq!(steering(&host, &key), Steering::Elsewhere(Some(Policy::Random.into())));
     });

@@ -181,7 +181,7 @@ fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
             max_share: MaxShare::from_hundredths(10_000).unwrap(),
             ..LeastLoaded::DEFAULT
         };
-        group.balancer.set_policy(&group.host, Policy::LeastLoaded(uncapped)).unwrap();
+        group.balancer.set_policy(Policy::LeastLoaded(uncapped)).unwrap();
         let before = group.picks();
         for _ in 0..100 {
             group.connect(1);
@@ -207,7 +207,7 @@ fn the_fewest_connections_win_unless_the_load_is_the_queue_alone() {
         }
         assert_eq!(group.picks(), [10, 13, 13]);
         let queue_alone = LeastLoaded { load: LoadTerms::QUEUE, ..LeastLoaded::DEFAULT };
-        group.balancer.set_policy(&group.host, Policy::LeastLoaded(queue_alone)).unwrap();
+        group.balancer.set_policy(Policy::LeastLoaded(queue_alone)).unwrap();
         for _ in 0..6 {
             group.connect(1);
             group.accept(0..3);
@@ -221,7 +221,7 @@ fn loads_are_compared_in_proportion_to_weights() {
     alone(|| {
         let mut group = Group::new(2, LEAST_LOADED);
         let weights = [(Slot::new(0), Weight::new(3).unwrap()), (Slot::new(1), Weight::DEFAULT)];
-        group.balancer.set_weights(&group.host, &weights).unwrap();
+        group.balancer.set_weights(&weights).unwrap();
         // Idle: turns by weight.
         for _ in 0..40 {
             group.connect(1);

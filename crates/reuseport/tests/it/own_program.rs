@@ -37,7 +37,7 @@ fn each_client_of_nginx_keeps_its_worker() {
             workers.extend(answers);
         }
         assert_eq!(workers.len(), 2, "clients go to different workers");
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
         assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
     });
 }

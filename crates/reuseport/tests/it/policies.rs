@@ -190,12 +190,12 @@ fn each_cpu_has_its_member() {
         assert_eq!(of(&host.status(&key).unwrap()), backwards);
         let list = cpus.iter().flatten().map(u16::to_string).collect::<Vec<_>>().join(",");
         let list = list.parse().unwrap();
-        balancer.set_policy_with(&host, Policy::Cpu, Some(&list)).unwrap();
+        balancer.set_policy_with(Policy::Cpu, Some(&list)).unwrap();
         assert_eq!(of(&host.status(&key).unwrap()), cpus);
         let attach = Attach { cpus: Some("60000".parse().unwrap()), ..attach };
         let error = Balancer::attach(&host, &key, &attach).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
     });
 }
 
@@ -212,7 +212,7 @@ fn the_policy_payload_is_refused_for_tcp() {
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.report().to_string().contains("SYN"), "{error}");
         let balancer = attach(&host, &key, Policy::RoundRobin);
-        let error = balancer.set_policy(&host, policy).unwrap_err();
+        let error = balancer.set_policy(policy).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
     });
 }
@@ -231,10 +231,10 @@ fn under_every_policy_draining_members_get_nothing_new_and_can_return() {
                 weight: None,
                 state: Some(state),
             };
-            balancer.change_members(&host, &[change]).unwrap()
+            balancer.change_members(&[change]).unwrap()
         };
         for policy in Policy::ALL {
-            balancer.set_policy(&host, *policy).unwrap();
+            balancer.set_policy(*policy).unwrap();
             let shares = change(1, State::Draining);
             assert_eq!(shares[1].state, State::Draining);
             let dealt = deal(&members, 60);
@@ -242,10 +242,10 @@ fn under_every_policy_draining_members_get_nothing_new_and_can_return() {
             change(1, State::Active);
             // Weight 0 has the same effect.
             let zero = [(Slot::new(0), Weight::new(0).unwrap())];
-            balancer.set_weights(&host, &zero).unwrap();
+            balancer.set_weights(&zero).unwrap();
             let dealt = deal(&members, 60);
             assert_eq!((dealt[0], dealt[1] + dealt[2]), (0, 60), "{policy}: {dealt:?}");
-            balancer.set_weights(&host, &[(Slot::new(0), Weight::DEFAULT)]).unwrap();
+            balancer.set_weights(&[(Slot::new(0), Weight::DEFAULT)]).unwrap();
         }
         // No member is active, so draining ones are selected.
         (0..3).for_each(|slot| _ = change(slot, State::Draining));
@@ -271,7 +271,7 @@ fn a_change_of_policy_under_traffic_sends_nothing_to_a_draining_member() {
         let balancer = attach(&host, &key, Policy::RoundRobin);
         let (slot, state) = (Slot::new(0), Some(State::Draining));
         let drain = MemberChange { slot, member: None, weight: None, state };
-        balancer.change_members(&host, &[drain]).unwrap();
+        balancer.change_members(&[drain]).unwrap();
         let done = AtomicBool::new(false);
         let connections = thread::scope(|scope| {
             let traffic = scope.spawn(|| {
@@ -283,7 +283,7 @@ fn a_change_of_policy_under_traffic_sends_nothing_to_a_draining_member() {
             });
             let changes = catch_unwind(AssertUnwindSafe(|| {
                 for policy in Policy::ALL.iter().cycle().take(CHANGES) {
-                    balancer.set_policy(&host, *policy).unwrap();
+                    balancer.set_policy(*policy).unwrap();
                 }
             }));
             done.store(true, Ordering::Relaxed);
@@ -316,7 +316,7 @@ fn under_every_policy_a_member_with_a_full_queue_is_skipped() {
             assert_eq!(picks(&status), [2; 3], "{policy}");
             assert_eq!(counter(&status, "fallback_kernel"), 0);
             drop(clients);
-            balancer.detach(&host).unwrap();
+            balancer.detach().unwrap();
         }
     });
 }
@@ -335,12 +335,12 @@ fn a_refused_change_changes_nothing() {
             state: Some(State::Draining),
         };
         let one = MemberChange { slot: Slot::new(0), ..empty };
-        let error = balancer.change_members(&host, &[one, empty]).unwrap_err();
+        let error = balancer.change_members(&[one, empty]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
         assert_eq!(deal(&members, 20), [10, 10], "all or none");
         let other = balancer.clone();
-        balancer.detach(&host).unwrap();
-        let error = other.set_policy(&host, Policy::Hash).unwrap_err();
+        balancer.detach().unwrap();
+        let error = other.set_policy(Policy::Hash).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotAttached, "{error}");
     });
 }
@@ -361,10 +361,10 @@ fn a_change_applies_only_to_the_member_that_it_names() {
             state: Some(State::Draining),
         };
         let changes = [drain(0, cookies[0]), drain(1, cookies[0])];
-        let error = balancer.change_members(&host, &changes).unwrap_err();
+        let error = balancer.change_members(&changes).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Vanished, "{error}");
         assert_eq!(deal(&members, 20), [10, 10], "all or none");
-        balancer.change_members(&host, &[drain(1, cookies[1])]).unwrap();
+        balancer.change_members(&[drain(1, cookies[1])]).unwrap();
         assert_eq!(deal(&members, 20), [20, 0]);
     });
 }

@@ -59,7 +59,7 @@ impl Group {
     }
 
     fn set(&self, options: LeastLoaded) {
-        self.balancer.set_policy(&self.host, Policy::LeastLoaded(options)).unwrap();
+        self.balancer.set_policy(Policy::LeastLoaded(options)).unwrap();
     }
 
     /// Makes connections that are not accepted. Returns the picks of each member.
@@ -307,9 +307,9 @@ fn a_report_survives_changes_and_ends_with_the_attachment() {
         let reporter = Reporter::open(&group.members[2]).unwrap();
         reporter.in_flight(7);
         spares(2, &group.serve(20));
-        group.balancer.set_policy(&group.host, Policy::RoundRobin).unwrap();
+        group.balancer.set_policy(Policy::RoundRobin).unwrap();
         assert_eq!(group.serve(30), [10; 3]);
-        group.balancer.set_policy(&group.host, LEAST_LOADED).unwrap();
+        group.balancer.set_policy(LEAST_LOADED).unwrap();
         spares(2, &group.serve(20));
         attach(&group.host, &group.key, LEAST_LOADED);
         spares(2, &group.serve(20));

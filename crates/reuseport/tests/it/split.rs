@@ -126,9 +126,9 @@ fn a_name_alone_is_refused_until_one_of_the_groups_is_steered() {
         // To attach, the name alone does not do.
         refused(host.find(&spec).unwrap_err(), ErrorKind::Ambiguous, &words);
         assert_eq!(host.find_steered(&spec).unwrap().key, split.key(new));
-        balancer.set_policy(host, Policy::Hash).unwrap();
+        balancer.set_policy(Policy::Hash).unwrap();
         assert_eq!(deal(split.at, [old, new]), [0, 30]);
-        balancer.detach(host).unwrap();
+        balancer.detach().unwrap();
         assert!(nothing_pinned());
     });
 }
@@ -159,9 +159,9 @@ fn of_groups_of_one_name_one_is_steered_and_the_other_one_leaves_it_alone() {
         assert_eq!(picks(&host.status(&steered).unwrap()), [15, 15]);
 
         // The member in the key may leave, and the key of another group names no group by then.
-        balancer.detach(host).unwrap();
+        balancer.detach().unwrap();
         let (balancer, _) = Balancer::attach(host, &other, &attach).unwrap();
-        assert_eq!(balancer.stats(host).unwrap().members.len(), 2);
+        assert_eq!(balancer.stats().unwrap().members.len(), 2);
         let gone = steered;
         let Split { host, old, new, .. } = split;
         close(new);
@@ -172,7 +172,7 @@ fn of_groups_of_one_name_one_is_steered_and_the_other_one_leaves_it_alone() {
             refused(error, ErrorKind::NotFound, &["there is no group", &gone.to_string()]);
         }
         assert_eq!(host.status(&other.name_only()).unwrap().unsteered(), 0);
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
         drop(old);
     });
 }

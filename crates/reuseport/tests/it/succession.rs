@@ -47,7 +47,7 @@ fn weigh_and_drain(host: &Host, key: &GroupKey) {
         change(Slot::new(0), Weight::new(5), None),
         change(Slot::new(1), None, Some(State::Draining)),
     ];
-    Balancer::open(host, key).unwrap().change_members(host, &changes).unwrap();
+    Balancer::open(host, key).unwrap().change_members(&changes).unwrap();
 }
 
 const WEIGHED: [(u32, u16, State); 3] =
@@ -251,9 +251,7 @@ fn a_weight_that_attach_gives_wins_over_the_one_of_the_member_before() {
         Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
         let balancer = Balancer::open(&host, &key).unwrap();
         let weight = |weight| Weight::new(weight).unwrap();
-        balancer
-            .set_weights(&host, &[(Slot::new(0), weight(5)), (Slot::new(1), weight(4))])
-            .unwrap();
+        balancer.set_weights(&[(Slot::new(0), weight(5)), (Slot::new(1), weight(4))]).unwrap();
         let members = restart(members);
         let first = host.group_of(&members[0]).unwrap().members[0].cookie;
         let attach = Attach { weights: vec![(first.unwrap(), weight(2))], ..Attach::default() };

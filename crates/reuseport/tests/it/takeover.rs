@@ -271,7 +271,7 @@ fn what_is_refused_because_of_another_program_keeps_displaced_state() {
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         let steered = Balancer::open(&scene.host, &scene.key).unwrap();
         let slots = [Slot::new(0), Slot::new(1)];
-        steered.set_weights(&scene.host, &[(slots[0], Weight::MAX)]).unwrap();
+        steered.set_weights(&[(slots[0], Weight::MAX)]).unwrap();
         let mut theirs = Theirs::load();
         theirs.program.attach(&scene.members[0]).unwrap();
         let before = scene.world();
@@ -279,7 +279,7 @@ fn what_is_refused_because_of_another_program_keeps_displaced_state() {
         assert_eq!(error.kind(), ErrorKind::Foreign);
         let text = one_line(&error);
         assert!(text.contains("--force") && text.contains("`detach` removes the state"), "{text}");
-        let error = steered.set_weights(&scene.host, &[(slots[1], Weight::MAX)]).unwrap_err();
+        let error = steered.set_weights(&[(slots[1], Weight::MAX)]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Foreign);
         assert_eq!(scene.world(), before);
         assert!(!nothing_pinned());

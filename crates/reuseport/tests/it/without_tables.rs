@@ -192,7 +192,7 @@ fn a_group_is_steered_through_its_descriptors_alone() {
             accepted.iter().sum::<usize>() == clients.len()
         });
         assert_eq!(accepted, [2, 2, 2]);
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
         assert!(nothing_pinned());
     });
 }
@@ -215,7 +215,7 @@ fn a_group_of_datagrams_is_steered_through_its_descriptors_alone() {
         let received =
             |socket: &UdpSocket| std::iter::from_fn(|| socket.recv_from(&mut [0; 4]).ok()).count();
         assert_eq!(sockets.each_ref().map(received), [10, 10, 10]);
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
         assert!(nothing_pinned());
     });
 }

@@ -288,12 +288,10 @@ fn slow_setting_weights_fails_at_each_call() {
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         let slot = scene.status().members[0].enrolment.as_ref().unwrap().slot;
         let balancer = Balancer::open(&scene.host, &scene.key).unwrap();
-        let set = |scene: &Scene, weight: u16| {
-            balancer.set_weights(&scene.host, &[(slot, Weight::new(weight).unwrap())])
-        };
-        let undo = |scene: &Scene| set(scene, 1).unwrap();
+        let set = |weight: u16| balancer.set_weights(&[(slot, Weight::new(weight).unwrap())]);
+        let undo = |_: &Scene| set(1).unwrap();
         let done = |scene: &Scene| deal(&scene.members.borrow(), 12) == [9, 3];
-        let weigh = |scene: &Scene| set(scene, 3);
+        let weigh = |_: &Scene| set(3);
         fail_each_call(&scene, weigh, undo, done);
         fail_from_each_call_on(&scene, weigh, undo, done);
     });

@@ -104,7 +104,7 @@ fn hang(hanging: usize, requests: usize) -> (Stats, Vec<u64>) {
             });
         }
         wait::until("all are answered", BOUND, || answered.load(Relaxed) >= requests);
-        let stats = balancer.stats(&host).unwrap();
+        let stats = balancer.stats().unwrap();
         over.store(true, Relaxed);
         let of = |listener| stats.of(listener).unwrap().picks.unwrap();
         let picks = listeners.0.iter().map(of).collect();

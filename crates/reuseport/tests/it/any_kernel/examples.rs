@@ -57,7 +57,7 @@ impl Example {
     fn stats(&self, protocol: &str) -> Stats {
         let host = Host::open().unwrap();
         let group = host.find(&format!("{protocol}:{}", self.at).parse().unwrap()).unwrap();
-        Balancer::open(&host, &group.key).unwrap().stats(&host).unwrap()
+        Balancer::open(&host, &group.key).unwrap().stats().unwrap()
     }
 
     /// Interrupts it, and returns what it prints at its end. It must have detached.

@@ -32,39 +32,37 @@ fn your_own_listeners_without_the_right_to_trace() {
 
             assert_eq!(attached.changes.enrolled.len(), 3);
             assert_eq!(deal(&listeners, 30), [10; 3]);
-            let stats = balancer.stats(&host).unwrap();
+            let stats = balancer.stats().unwrap();
             assert_eq!(picks_of(&stats, &listeners), [10; 3]);
             assert_eq!((stats.picks(), stats.count("picks")), (30, Some(30)));
             assert_eq!(stats.skew, Some(0.0));
 
-            changes_are_seen(&host, &balancer, &listeners);
-            balancer.detach(&host).unwrap();
+            changes_are_seen(&balancer, &listeners);
+            balancer.detach().unwrap();
             assert!(nothing_pinned());
         });
     });
 }
 
 /// Changes a group of three listeners to each of which round-robin has dealt ten connections.
-fn changes_are_seen(host: &Host, balancer: &Balancer, listeners: &[TcpListener]) {
+fn changes_are_seen(balancer: &Balancer, listeners: &[TcpListener]) {
     let slot =
-        |listener: &TcpListener| balancer.stats(host).unwrap().of(listener).unwrap().slot.unwrap();
-    balancer.set_weights(host, &[(slot(&listeners[0]), Weight::new(3).unwrap())]).unwrap();
+        |listener: &TcpListener| balancer.stats().unwrap().of(listener).unwrap().slot.unwrap();
+    balancer.set_weights(&[(slot(&listeners[0]), Weight::new(3).unwrap())]).unwrap();
     let drained = MemberChange {
         slot: slot(&listeners[1]),
         member: None,
         weight: None,
         state: Some(State::Draining),
     };
-    balancer.change_members(host, &[drained]).unwrap();
+    balancer.change_members(&[drained]).unwrap();
     assert_eq!(deal(listeners, 40), [30, 0, 10]);
-    assert!(
-        balancer.set_policy(host, Policy::default_for(balancer.key().protocol)).unwrap().is_none()
-    );
+    assert!(balancer.set_policy(Policy::default_for(balancer.key().protocol)).unwrap().is_none());
     let clients: Vec<_> =
         (0..4).map(|_| TcpStream::connect(balancer.key().address).unwrap()).collect();
     // connect returns before the last packet of the handshake arrives.
     let stats = wait::until_some("four connections wait", wait::BOUND, || {
-        let stats = balancer.stats(host).unwrap();
+        let stats = balancer.stats().unwrap();
         let waiting = |n: usize| stats.of(&listeners[n]).unwrap().queue.waiting;
         (waiting(0) + waiting(2) == 4).then_some(stats)
     });
@@ -94,7 +92,7 @@ fn your_own_udp_sockets() {
         for socket in &sockets {
             (0..4).for_each(|_| _ = socket.recv(&mut [0]).unwrap());
         }
-        let stats = balancer.stats(&host).unwrap();
+        let stats = balancer.stats().unwrap();
         assert!(stats.members.iter().all(|m| m.picks == Some(4) && m.open.is_none()), "{stats:?}");
         assert_eq!(stats.skew, Some(0.0));
     });
@@ -110,12 +108,12 @@ fn a_running_server() {
             Balancer::attach(&host, &group.key, &Policy::RoundRobin.into()).unwrap();
 
         (0..20).for_each(|_| _ = http_get(nginx.addr()));
-        let stats = balancer.stats(&host).unwrap();
+        let stats = balancer.stats().unwrap();
         let picks: Vec<_> = stats.members.iter().map(|member| member.picks).collect();
         assert_eq!(picks, [Some(10); 2]);
         let none_of_them = TcpListener::bind(loopback(false)).unwrap();
         assert_eq!(stats.of(&none_of_them), None);
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
     });
 }
 
@@ -142,11 +140,11 @@ fn there_are_no_statistics_without_a_policy() {
         let group = host.group_of(&listeners[0]).unwrap();
         let (balancer, _) = Balancer::attach(&host, &group.key, &Attach::default()).unwrap();
         SkReuseport::detach(&listeners[0]).unwrap();
-        let error = balancer.stats(&host).unwrap_err();
+        let error = balancer.stats().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotAttached, "{error}");
 
         theirs("first").attach(&listeners[0]).unwrap();
-        let error = balancer.stats(&host).unwrap_err();
+        let error = balancer.stats().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
         assert!(one_line(&error).contains("another owner"), "{error}");
     });

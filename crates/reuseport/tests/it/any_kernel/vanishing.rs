@@ -69,14 +69,14 @@ fn changes_race_with_members_that_vanish() {
             let _over = SetOnDrop(&over);
             scope.spawn(|| come_and_go(key.address, &over, &rounds));
             for turn in 0..TURNS {
-                let stats = balancer.stats(&host).unwrap();
+                let stats = balancer.stats().unwrap();
                 let changes = changes(&stats, &stay, turn);
                 if turn.is_multiple_of(3) {
                     // Until these members are closed, and others may have their slots.
                     let then = rounds.load(Relaxed) + PASSING + 1;
                     wait::until("other members came", BOUND, || rounds.load(Relaxed) >= then);
                 }
-                match balancer.change_members(&host, &changes) {
+                match balancer.change_members(&changes) {
                     Ok(_) => done += 1,
                     Err(error) => {
                         let kinds = [ErrorKind::Vanished, ErrorKind::NotFound];
@@ -86,10 +86,10 @@ fn changes_race_with_members_that_vanish() {
                 }
                 if turn % 10 == 9 {
                     let policy = Policy::ALL[turn / 10 % Policy::ALL.len()];
-                    balancer.set_policy(&host, policy).unwrap();
+                    balancer.set_policy(policy).unwrap();
                 }
                 for listener in &staying {
-                    let now = balancer.stats(&host).unwrap();
+                    let now = balancer.stats().unwrap();
                     let of = now.of(listener).unwrap();
                     assert_eq!((of.state, of.weight), (Some(State::Active), Some(Weight::DEFAULT)));
                 }

@@ -32,7 +32,7 @@ impl Scene {
 
     fn set_weight(&self, slot: u16, weight: u16) -> Result<()> {
         let balancer = Balancer::open(&self.host, &self.key)?;
-        balancer.set_weights(&self.host, &[(Slot::new(slot), Weight::new(weight).unwrap())])
+        balancer.set_weights(&[(Slot::new(slot), Weight::new(weight).unwrap())])
     }
 
     fn steering(&self) -> Steering {

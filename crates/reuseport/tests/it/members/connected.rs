@@ -109,7 +109,7 @@ fn a_connected_socket_gets_no_slot_and_no_datagram_of_strangers() {
         assert_eq!(picks, 30, "the program decided");
         // What the peer sends reaches them all the same.
         peer.send_to(b"own", address).unwrap();
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
     });
 }
 
@@ -180,6 +180,6 @@ fn a_socket_that_connects_while_it_is_enrolled_is_taken_back() {
         let picks: Vec<_> =
             status.members.iter().map(|m| m.enrolment.as_ref().unwrap().picks).collect();
         assert_eq!(picks, [Some(10), Some(10)]);
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
     });
 }

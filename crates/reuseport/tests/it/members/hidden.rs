@@ -175,7 +175,7 @@ fn attaching_refuses_to_starve_a_hidden_member_unless_that_is_accepted() {
         assert_eq!(attached.changes.enrolled, [hidden_cookie]);
         let all: Vec<TcpListener> = seen.into_iter().chain([back]).collect();
         assert_eq!(deal(&all, 30), [10, 10, 10]);
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
     });
 }
 
@@ -210,7 +210,7 @@ fn a_udp_socket_that_comes_while_a_hidden_member_is_awaited_is_not_enrolled() {
         let left_out: Vec<_> = attached.changes.left_out.iter().map(|out| out.cookie).collect();
         assert_eq!(left_out, [Some(hidden_cookie)]);
         assert_eq!(host.status(&key).unwrap().unsteered(), 2);
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
         drop(hidden);
     });
 }
@@ -241,7 +241,7 @@ fn a_failed_replacement_goes_back_to_the_policy_with_the_hidden_members() {
         assert_eq!(after.unsteered(), 0);
         let all: Vec<TcpListener> = std::iter::once(hidden.receive().into()).chain(all).collect();
         assert_eq!(deal(&all, 30), [10, 10, 10]);
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
     });
 }
 
@@ -262,7 +262,7 @@ fn a_member_that_is_merely_not_seen_keeps_its_slot_weight_and_drain() {
         let (first, second) = (of(0).slot, of(1).slot);
         let weight = Weight::new(3);
         let changes = [change(first, weight, None), change(second, None, Some(State::Draining))];
-        balancer.change_members(&host, &changes).unwrap();
+        balancer.change_members(&changes).unwrap();
 
         let third = all.pop().unwrap();
         let cookies = [cookie(&all[0]), cookie(&all[1])];
@@ -328,7 +328,7 @@ fn update_while_it_closes(nth: usize) -> bool {
         assert_eq!(host.status(&key).unwrap().members.len(), 1);
         assert_eq!(deal(&all, 4), [4]);
     }
-    balancer.detach(&host).unwrap();
+    balancer.detach().unwrap();
     read.get() > nth
 }
 
@@ -411,7 +411,7 @@ fn an_mptcp_listener_is_a_member_that_no_program_can_select() {
         assert_eq!(picks_of_enrolled(&host, &key), [6]);
         let status = host.status(&key).unwrap();
         assert_eq!(picks_of_enrolled(&host, &key).len() + status.unsteered(), 2);
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
         close(mptcp.as_fd());
     });
 }

@@ -109,7 +109,7 @@ fn a_group_whose_members_are_all_hidden_is_let_go() {
             group.members.iter().all(|m| m.unborrowable() == Some(Unborrowable::NoHolder))
         });
 
-        let detached = balancer.detach(&host).unwrap();
+        let detached = balancer.detach().unwrap();
         let why = detached.left_attached.expect("no socket can be borrowed");
         assert_eq!(why.kind(), ErrorKind::Denied, "{why:?}");
         assert!(nothing_pinned());
@@ -142,7 +142,7 @@ fn a_group_with_one_member_that_can_be_borrowed_is_detached() {
         let key = key_of(&host, &all[0]);
         let (balancer, _) = Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
         let hidden = InFlight::send(all.remove(0));
-        let detached = balancer.detach(&host).unwrap();
+        let detached = balancer.detach().unwrap();
         assert!(detached.left_attached.is_none());
         assert!(host.refresh(&key).unwrap().program.is_none());
         assert!(nothing_pinned());

@@ -24,6 +24,6 @@ fn a_udp_member_whose_user_changed_is_enrolled() {
             Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
         assert_eq!(attached.changes.enrolled.into_iter().collect::<BTreeSet<_>>(), both);
         assert_eq!(host.status(&key).unwrap().unsteered(), 0);
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
     });
 }

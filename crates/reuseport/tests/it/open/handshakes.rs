@@ -109,7 +109,7 @@ fn handshakes_that_are_reset() {
             stranger.send(&Segment::new(SYN));
             scene.waits_for_half_open(0);
         }
-        let stats = scene.balancer().stats(&scene.host).unwrap();
+        let stats = scene.balancer().stats().unwrap();
         assert_eq!(stats.picks(), 7);
         none_open();
     });

@@ -104,7 +104,7 @@ fn programs_that_are_gone_are_named_and_attached_again() {
 fn a_layer_that_was_replaced_is_named_and_the_group_moves_to_the_new_one() {
     let change: [fn(&Steered); 2] = [Steered::attach, |steered| {
         let balancer = Balancer::open(&steered.host, &steered.key).unwrap();
-        balancer.set_policy(&steered.host, Policy::RoundRobin).unwrap();
+        balancer.set_policy(Policy::RoundRobin).unwrap();
     }];
     for change in change {
         alone(|| {

@@ -159,17 +159,17 @@ fn attaching_again_and_changing_everything_keeps_counting() {
         scene.host = Host::open().unwrap();
         let balancer = scene.attach();
         for policy in Policy::ALL {
-            balancer.set_policy(&scene.host, *policy).unwrap();
+            balancer.set_policy(*policy).unwrap();
             assert_eq!(scene.open(), [2, 2]);
         }
-        balancer.set_policy(&scene.host, Policy::RoundRobin).unwrap();
-        let slot = balancer.stats(&scene.host).unwrap().members[0].slot.unwrap();
+        balancer.set_policy(Policy::RoundRobin).unwrap();
+        let slot = balancer.stats().unwrap().members[0].slot.unwrap();
         let state = |state| MemberChange { slot, member: None, weight: None, state: Some(state) };
-        balancer.change_members(&scene.host, &[state(State::Draining)]).unwrap();
+        balancer.change_members(&[state(State::Draining)]).unwrap();
         let more = scene.pairs(2);
         assert_eq!(scene.open(), [2, 4]);
-        balancer.change_members(&scene.host, &[state(State::Active)]).unwrap();
-        balancer.set_weights(&scene.host, &[(slot, Weight::MAX)]).unwrap();
+        balancer.change_members(&[state(State::Active)]).unwrap();
+        balancer.set_weights(&[(slot, Weight::MAX)]).unwrap();
         drop(pairs);
         scene.opens(2);
         assert_eq!(scene.open(), [0, 2]);
@@ -181,7 +181,7 @@ fn attaching_again_and_changing_everything_keeps_counting() {
 fn connections_that_outlive_the_attachment_are_not_counted() {
     ends_at_zero(2, |scene| {
         let pairs = scene.pairs(4);
-        scene.balancer().detach(&scene.host).unwrap();
+        scene.balancer().detach().unwrap();
         none_open();
         let between = scene.connect(4);
         scene.attach();
@@ -203,7 +203,7 @@ fn connections_that_outlive_the_attachment_are_not_counted() {
 fn a_new_host_layer_does_not_count_old_connections() {
     ends_at_zero(2, |scene| {
         let pairs = scene.pairs(4);
-        scene.balancer().detach(&scene.host).unwrap();
+        scene.balancer().detach().unwrap();
         let other = scene.host.group_of(&scene.other).unwrap().key;
         reuseport::detach(&scene.host, &other).unwrap();
         super::attach(&scene.host, &scene.other);

@@ -81,7 +81,7 @@ impl Scene {
 
     /// Open connections by slot.
     fn open(&self) -> Vec<u64> {
-        let stats = self.balancer().stats(&self.host).unwrap();
+        let stats = self.balancer().stats().unwrap();
         stats.members.iter().filter_map(|member| member.open).collect()
     }
 

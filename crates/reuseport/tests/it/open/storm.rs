@@ -198,7 +198,7 @@ fn change_everything(scene: &Scene, turn: usize, detach: bool) {
     let open = scene.open();
     assert!(open.iter().all(|open| *open < 10_000), "below zero: {open:?}");
     if detach {
-        balancer.detach(&scene.host).unwrap();
+        balancer.detach().unwrap();
     }
 }
 

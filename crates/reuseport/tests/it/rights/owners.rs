@@ -69,7 +69,7 @@ impl Scene {
         as_ops(|| {
             let changes = [change(1, 2, State::Active), change(2, 1, State::Draining)];
             let balancer = Balancer::open(&self.host, &self.key).unwrap();
-            balancer.change_members(&self.host, &changes).unwrap();
+            balancer.change_members(&changes).unwrap();
         });
     }
 
@@ -261,8 +261,8 @@ fn root_fills_no_map_of_another_user() {
         let scene = Scene::new(&with(Policy::RoundRobin));
         let balancer = Balancer::open(&scene.host, &scene.key).unwrap();
         let weight = (Slot::new(0), Weight::new(5).unwrap());
-        let policy = balancer.set_policy(&scene.host, Policy::Random).map(|_| ());
-        for result in [balancer.set_weights(&scene.host, &[weight]), policy] {
+        let policy = balancer.set_policy(Policy::Random).map(|_| ());
+        for result in [balancer.set_weights(&[weight]), policy] {
             let error = result.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Denied);
             let said = one_line(&error);
@@ -320,7 +320,7 @@ fn the_other_user_goes_on_without_counts() {
             assert_eq!(status.steering, Steering::Ours(Policy::RoundRobin.into()));
             let random = with(Policy::Random);
             let (balancer, _) = Balancer::attach(&of_ops.host, &of_ops.key, &random).unwrap();
-            balancer.set_policy(&of_ops.host, Policy::RoundRobin).unwrap();
+            balancer.set_policy(Policy::RoundRobin).unwrap();
         });
         assert_eq!(deal(&of_ops.members, 9), [3, 3, 3]);
         as_ops(|| reuseport::detach(&of_ops.host, &of_ops.key).unwrap());

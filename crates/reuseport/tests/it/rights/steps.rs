@@ -230,7 +230,7 @@ fn steer_group(host: &Host, group: &Group) -> Outcome {
     let random = reuseport::Policy::Random.into();
     let change = Attach { program: Some(random), ..Attach::default() };
     let (balancer, _) = Balancer::attach(host, &group.key, &change)?;
-    balancer.detach(host)?;
+    balancer.detach()?;
     Ok(())
 }
 

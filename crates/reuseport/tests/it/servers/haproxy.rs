@@ -28,7 +28,7 @@ fn connections_are_dealt_exactly_to_threads() {
             let holders: Vec<u32> = member.member.holders.iter().map(|h| h.pid).collect();
             assert_eq!(holders, [haproxy.pid()]);
         }
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
         assert_eq!(answers(haproxy.addr(), 20).values().sum::<usize>(), 20);
     });
 }

@@ -40,7 +40,7 @@ fn round_robin_deals_exactly_and_detaching_leaves_nothing() {
         assert_eq!(picks(&status), [100, 100]);
         assert_eq!((counter(&status, "picks"), counter(&status, "fallback_kernel")), (200, 0));
 
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
         let status = host.status(&key).unwrap();
         assert_eq!((&status.steering, status.unsteered()), (&Steering::KernelHash, 0));
         assert!(status.group.program.is_none());

@@ -48,7 +48,7 @@ fn datagrams_are_dealt_exactly_and_none_is_lost() {
         assert_eq!(dealt.iter().sum::<u64>(), answered);
         assert!(dealt[0].abs_diff(dealt[1]) <= 1, "{dealt:?}");
 
-        balancer.detach(&host).unwrap();
+        balancer.detach().unwrap();
         query(&unbound, 20);
         // The threads count as many queries as the program dealt.
         let each: Vec<u64> = unbound.stop_and_count();
