@@ -150,7 +150,7 @@ fn measure(
         Some(policy) => {
             let attach = Attach { program: Some(policy.into()), ..Attach::default() };
             let (balancer, attached) = Balancer::attach(host, &key, &attach)?;
-            ensure!(attached.degraded.is_none(), "{policy} cannot read queues here");
+            ensure!(attached.degraded.is_empty(), "{policy} cannot read queues here");
             Some(balancer)
         }
         None => None,

@@ -103,7 +103,7 @@ impl Contender {
             Self::Policy(policy) => {
                 let attach = Attach { program: Some(policy.into()), ..Attach::default() };
                 let (balancer, attached) = Balancer::attach(host, &group()?.key, &attach)?;
-                ensure!(attached.degraded.is_none(), "{policy} cannot read queues here");
+                ensure!(attached.degraded.is_empty(), "{policy} cannot read queues here");
                 Ok(Dealer::Policy { host, balancer })
             }
             Self::Other(policy) => {

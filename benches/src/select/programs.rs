@@ -121,7 +121,7 @@ impl<'a> Steered<'a> {
         let (group, host) = (Group::new(traffic, members.into())?, Host::open()?);
         let key = host.group_of(&group.members[0])?.key;
         let (balancer, attached) = Balancer::attach(&host, &key, &Policy::RoundRobin.into())?;
-        ensure!(attached.degraded.is_none(), "queues cannot be read");
+        ensure!(attached.degraded.is_empty(), "queues cannot be read");
         let sockets: ReusePortSockArray<MapData> = pinned("sockets")?.try_into()?;
         let counters: Counters = pinned("counters")?.try_into()?;
         let cpus = counters.get(&0, 0)?.len() as u32;

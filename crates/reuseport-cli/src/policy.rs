@@ -6,7 +6,7 @@ use clap::{Arg, Args, Command};
 use reuseport::group::GroupKey;
 use reuseport::policy::{LeastLoaded, LoadTerms, MaxShare, Policy};
 use reuseport::status::Steering;
-use reuseport::{CpuList, Error, Program};
+use reuseport::{CpuList, Degraded, Error, Program};
 
 use crate::error::Failure;
 use crate::output;
@@ -124,8 +124,17 @@ impl TypedValueParser for PolicyParser {
     }
 }
 
-/// The note for a program that cannot read queues: what that costs, why, and the hint on a line of its own.
-pub(crate) fn degraded(policy: Option<Policy>, why: &Error) -> String {
+/// A note for each thing that is lost: what that costs, why, and the hint on a line of its own. The library warns
+/// of connections that are not counted.
+pub(crate) fn degraded(policy: Option<Policy>, lost: &[Degraded]) -> String {
+    let note = |lost: &Degraded| match lost {
+        Degraded::QueuesUnread(why) => Some(queues_unread(policy, why)),
+        _ => None,
+    };
+    lost.iter().filter_map(note).collect()
+}
+
+fn queues_unread(policy: Option<Policy>, why: &Error) -> String {
     let instead = policy.map_or("members with full queues are not skipped", Policy::without_queues);
     let report = why.report();
     let text = format!("the program cannot read queues, so {instead}: {}", report.causes());
@@ -144,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_note_on_degraded_service_depends_on_the_policy() {
-        let why = "no list".parse::<CpuList>().unwrap_err();
+        let lost = [Degraded::QueuesUnread("no list".parse::<CpuList>().unwrap_err())];
         let queue = LeastLoaded { load: LoadTerms::QUEUE, ..LeastLoaded::DEFAULT };
         for (policy, costs) in [
             (
@@ -154,7 +163,7 @@ mod tests {
             (Policy::LeastLoaded(queue), "in turn, by weight: `no list`"),
             (Policy::Hash, "members with full queues are not skipped: `no list`"),
         ] {
-            let note = degraded(Some(policy), &why);
+            let note = degraded(Some(policy), &lost);
             assert!(note.contains(costs), "{note}");
         }
     }

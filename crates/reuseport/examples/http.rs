@@ -50,8 +50,8 @@ pub(crate) fn run(address: SocketAddr, workers: usize) -> Result {
     let least_loaded = Policy::default_for(group.key.protocol);
     let (balancer, attached) = Balancer::attach(&host, &group.key, &least_loaded.into())?;
 
-    if let Some(error) = attached.degraded {
-        eprintln!("comparing open connections alone: {}", error.report());
+    for lost in &attached.degraded {
+        eprintln!("{lost}");
     }
     for (worker, listener) in listeners.iter().enumerate() {
         let listener = listener.try_clone()?;

@@ -36,8 +36,8 @@ pub(crate) fn run(policy: Policy, address: SocketAddr, sockets: usize) -> Result
     let group = host.group_of(sockets.first().ok_or("no sockets")?)?;
     let (balancer, attached) = Balancer::attach(&host, &group.key, &policy.into())?;
 
-    if let Some(error) = attached.degraded {
-        eprintln!("{}", error.report());
+    for lost in &attached.degraded {
+        eprintln!("{lost}");
     }
     for (number, socket) in sockets.iter().enumerate() {
         let socket = socket.try_clone()?;

@@ -3,16 +3,15 @@
 //! Every operation takes the lock and lists the groups again. If it fails, the program, the members' weights and
 //! their states are as they were before.
 
-use crate::change::request::{Attach, Attached, Detached, MemberChange};
+use crate::change::request::{Attach, Attached, Detached, MemberChange, PolicySet, SetPolicy};
 #[cfg(doc)]
 use crate::error::ErrorKind;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::host::Host;
 use crate::look::stats::Stats;
 use crate::look::view;
 use crate::model::group::GroupKey;
 use crate::model::id::{Slot, Weight};
-use crate::model::policy::{CpuList, Policy};
 use crate::model::refusal::{another_program, not_attached};
 use crate::model::status::{GroupStatus, Steering};
 use crate::model::table::Share;
@@ -117,25 +116,14 @@ impl Balancer {
     }
 
     /// Changes the policy, atomically and under traffic: either the old one or the new one picks for each
-    /// connection or datagram. Returns why the new program cannot read queues, if it cannot: see
-    /// [`Attached::degraded`].
+    /// connection or datagram.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for a policy that does not work for the protocol, and where the user's own
-    /// program decides; [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`].
-    pub fn set_policy(&self, policy: Policy) -> Result<Option<Error>> {
-        self.set_policy_with(policy, None)
-    }
-
-    /// The same, with CPUs for the policy `cpu`: see [`Attach::cpus`]. Other policies ignore them.
-    ///
-    /// # Errors
-    ///
-    /// As [`set_policy`](Self::set_policy), and [`ErrorKind::Invalid`] for a CPU that this host
-    /// cannot have.
-    pub fn set_policy_with(&self, policy: Policy, cpus: Option<&CpuList>) -> Result<Option<Error>> {
-        self.host.begin(&Stop::default())?.set_policy(&self.key, policy, cpus)
+    /// [`ErrorKind::Invalid`] for a policy that does not work for the protocol, for a CPU that this host cannot
+    /// have, and where the user's own program decides; [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`].
+    pub fn set_policy(&self, policy: impl Into<SetPolicy>) -> Result<PolicySet> {
+        self.host.begin(&Stop::default())?.set_policy(&self.key, &policy.into())
     }
 
     /// Changes the weights of members, in one step for the traffic.

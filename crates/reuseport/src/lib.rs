@@ -126,11 +126,14 @@ pub mod watch;
 mod wire;
 
 pub use balancer::{Balancer, detach};
-pub use change::request::{Attach, Attached, Changes, Detached, Inherited, LeftOut, MemberChange};
+pub use change::request::{
+    Attach, Attached, Changes, Detached, Inherited, LeftOut, MemberChange, PolicySet, SetPolicy,
+};
 pub use error::{Error, ErrorKind, Hint, Report, Result};
 pub use host::Host;
 pub use kernel::{borrow, observe};
 pub use look::stats::{MemberStats, Stats};
+pub use model::degraded::Degraded;
 pub use model::group::{self, Group, Member, Unborrowable};
 pub use model::id::{self, State, Weight};
 pub use model::policy::{self, CpuList, Policy};

@@ -297,7 +297,7 @@ fn clock() -> String {
 
 /// Reports the result, in one or more lines.
 fn report(key: &GroupKey, attached: &Attached) -> String {
-    let Attached { steering, changes, replaced, degraded: without } = attached;
+    let Attached { steering, changes, replaced, degraded: lost } = attached;
     let policy = steering.policy();
     let decides = policy.map_or_else(|| "your program".to_owned(), |p| format!("{p:#}"));
     let sockets = output::count(changes.kept + changes.enrolled.len(), "socket");
@@ -313,9 +313,7 @@ fn report(key: &GroupKey, attached: &Attached) -> String {
         let which = output::program_name(program);
         out.push_str(&note(&format!("replaced {which}, attached by another process")));
     }
-    if let Some(why) = without {
-        out.push_str(&degraded(policy, why));
-    }
+    out.push_str(&degraded(policy, lost));
     for Inherited { cookie, slot, weight, state } in &changes.inherited {
         let drains = if *state == State::Draining { ", draining" } else { "" };
         out.push_str(&note(&format!(

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use reuseport::{Balancer, Host, Policy as LibraryPolicy};
+use reuseport::{Balancer, Host, Policy as LibraryPolicy, SetPolicy};
 
 use crate::args::GroupArgs;
 use crate::output;
@@ -51,11 +51,9 @@ impl Policy {
         let policy = options.decide(policy, &key, || Ok(host.status(&key)?.steering))?;
         // clap makes sure that a policy is named or follows from the options.
         let Some(policy) = policy else { return Ok(()) };
-        let without = balancer.set_policy_with(policy, options.cpus.as_ref())?;
+        let set = balancer.set_policy(SetPolicy::new(policy).cpus(options.cpus))?;
         let mut out = format!("{key}: {policy:#} decides\n");
-        if let Some(why) = without {
-            out.push_str(&degraded(Some(policy), &why));
-        }
+        out.push_str(&degraded(Some(policy), &set.degraded));
         output::print(&out)?;
         Ok(())
     }

@@ -17,6 +17,7 @@ use crate::kernel::caps;
 use crate::kernel::cpus;
 use crate::kernel::foreign::Foreign;
 use crate::kernel::sockets::SocketsKind;
+use crate::model::degraded::Degraded;
 use crate::model::group::{AttachedProgram, Group, Unborrowable};
 use crate::model::id::Cookie;
 use crate::model::membership::{refuse_to_starve, starving, without_newborn};
@@ -38,11 +39,13 @@ impl Transaction {
     pub(crate) fn attach(mut self, group: &Group, request: &Attach) -> Result<Attached> {
         request.cpus.as_ref().map_or(Ok(()), cpus::check)?;
         let (now, state) = steering(group, Some(&self.root))?;
-        match state {
+        let mut attached = match state {
             Some(state) if !state.is_trusted() => self.rebuild(group, request, &now, state),
             Some(state) => self.update(group, request, &now, state),
             None => self.attach_anew(group, request, now),
-        }
+        }?;
+        attached.degraded.extend(self.uncounted(group.key.protocol));
+        Ok(attached)
     }
 
     /// The group as it is to be enrolled.
@@ -109,6 +112,7 @@ impl Transaction {
         let changes = self.sync(group, request, &mut state)?;
         match self.update_program(group, request, now, &mut state) {
             Ok((steering, degraded)) => {
+                let degraded = degraded.into_iter().collect();
                 Ok(Attached { steering, changes, replaced: None, degraded })
             }
             Err(error) => {
@@ -198,7 +202,8 @@ impl Transaction {
             self.build_over(group, request, program, replaced.is_some(), new)
         };
         let (changes, degraded) = built?;
-        Ok(Attached { steering: Steering::Ours(program.kind()), changes, replaced, degraded })
+        let (steering, degraded) = (Steering::Ours(program.kind()), degraded.into_iter().collect());
+        Ok(Attached { steering, changes, replaced, degraded })
     }
 
     /// Whether the request is for the program that is pinned, over as many slots.
@@ -229,7 +234,7 @@ impl Transaction {
         program: &Program<ObjectSpec>,
         replaces: bool,
         prepared: Prepared,
-    ) -> Result<(Changes, Option<Error>)> {
+    ) -> Result<(Changes, Option<Degraded>)> {
         if !replaces {
             return self.build_either(group, request, program, prepared, PATIENCE);
         }
@@ -278,7 +283,7 @@ impl Transaction {
             Ok(changes) => self.attach_again(group, request, state, &program, changes),
             Err(mut foreign) => self.take_over(group, request, &mut state, &program, &mut foreign),
         }?;
-        Ok(Attached { steering, changes, replaced, degraded: None })
+        Ok(Attached { steering, changes, replaced, degraded: Vec::new() })
     }
 
     /// The members have their slots: attaches the program.

@@ -13,6 +13,7 @@ use super::request::{Attach, Attached, Changes};
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::sockets::SocketsKind;
+use crate::model::degraded::Degraded;
 use crate::model::group::Group;
 use crate::model::id::Cookie;
 use crate::model::refusal::{changed_meanwhile, vanished};
@@ -39,7 +40,7 @@ impl Transaction {
         program: &Program<ObjectSpec>,
         mut prepared: Prepared,
         patience: Duration,
-    ) -> Result<(Changes, Option<Error>)> {
+    ) -> Result<(Changes, Option<Degraded>)> {
         const PAUSE: Duration = Duration::from_millis(10);
 
         let end = Instant::now() + patience;
@@ -70,7 +71,7 @@ impl Transaction {
         group: &Group,
         request: &Attach,
         prepared: Prepared,
-    ) -> Result<(Changes, Option<Error>)> {
+    ) -> Result<(Changes, Option<Degraded>)> {
         let Prepared { mut program, mut state, degraded, pins } = prepared;
         match self.commit(group, request, &mut program, &mut state) {
             Ok(changes) => {
@@ -132,7 +133,12 @@ impl Transaction {
             Ok((changes, degraded)) => {
                 self.release_members(&old.state);
                 let steering = Steering::Ours(program.kind());
-                Ok(Attached { steering, changes, replaced: None, degraded })
+                Ok(Attached {
+                    steering,
+                    changes,
+                    replaced: None,
+                    degraded: degraded.into_iter().collect(),
+                })
             }
             Err(error) => {
                 let restored = self.restore(group, &mut old, true);

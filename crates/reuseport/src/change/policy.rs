@@ -2,7 +2,7 @@
 
 use super::prepare::program_id;
 use super::reach::attach_to;
-use super::request::Attach;
+use super::request::{Attach, PolicySet, SetPolicy};
 use super::settle::settle;
 use super::table;
 use super::transaction::Transaction;
@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::cpus;
 use crate::kernel::program::{self, Config, Loaded};
+use crate::model::degraded::Degraded;
 use crate::model::group::{Group, GroupKey};
 use crate::model::policy::{CpuList, Policy};
 use crate::model::refusal::{another_program, another_users_state, not_attached};
@@ -20,13 +21,9 @@ use crate::stop::Stop;
 use crate::wire::slot::SlotRecord;
 
 impl Transaction {
-    /// Sets the policy. Returns why the new program cannot read queues, if it cannot.
-    pub(crate) fn set_policy(
-        mut self,
-        key: &GroupKey,
-        policy: Policy,
-        cpus: Option<&CpuList>,
-    ) -> Result<Option<Error>> {
+    /// Sets the policy.
+    pub(crate) fn set_policy(mut self, key: &GroupKey, request: &SetPolicy) -> Result<PolicySet> {
+        let (policy, cpus) = (request.policy, request.cpus.as_ref());
         cpus.map_or(Ok(()), cpus::check)?;
         let group = self.group(key)?.clone();
         let (now, state) = steering(&group, Some(&self.root))?;
@@ -37,12 +34,16 @@ impl Transaction {
             (Some(old), Some(mut state)) => {
                 settle(&mut state, group.attached_id())?;
                 if old.policy != policy || self.should_reload(&state)? {
-                    return self.change_policy(&group, &mut state, policy, cpus);
+                    let unread = self.change_policy(&group, &mut state, policy, cpus)?;
+                    let uncounted = self.uncounted(key.protocol);
+                    return Ok(PolicySet {
+                        degraded: unread.into_iter().chain(uncounted).collect(),
+                    });
                 }
                 if cpus.is_some() {
                     self.place_on_cpus(&group, &mut state, cpus)?;
                 }
-                Ok(None)
+                Ok(PolicySet::default())
             }
             _ if now.is_ours() => {
                 Err(Error::new(ErrorKind::Invalid, format!("cannot change the policy of {key}"))
@@ -64,7 +65,7 @@ impl Transaction {
         request: &Attach,
         now: &Steering,
         state: &mut GroupState,
-    ) -> Result<(Steering, Option<Error>)> {
+    ) -> Result<(Steering, Option<Degraded>)> {
         self.place_on_cpus(group, state, request.cpus.as_ref())?;
         let before = Self::set_weights(state, &request.weights)?;
         let Some(old) = now.selection() else {
@@ -101,7 +102,7 @@ impl Transaction {
         state: &mut GroupState,
         policy: Policy,
         cpus: Option<&CpuList>,
-    ) -> Result<Option<Error>> {
+    ) -> Result<Option<Degraded>> {
         policy.check(group.key.protocol)?;
         if policy.places_on_cpus() {
             self.assign_cpus(group, state, cpus)?;

@@ -8,6 +8,7 @@ use crate::kernel::caps;
 use crate::kernel::object::{self, NewPins};
 use crate::kernel::program::{self, Config, Loaded};
 use crate::kernel::sockets::{Sockets, SocketsKind};
+use crate::model::degraded::Degraded;
 use crate::model::group::Group;
 use crate::model::id::Slot;
 use crate::model::selection::{ObjectSpec, Program};
@@ -19,8 +20,8 @@ use crate::wire::header::Header;
 pub(super) struct Prepared {
     pub(super) program: SkReuseport,
     pub(super) state: GroupState,
-    /// Why the program cannot read queues, if it cannot.
-    pub(super) degraded: Option<Error>,
+    /// What the program cannot do.
+    pub(super) degraded: Option<Degraded>,
     /// What the user's object pinned.
     pub(super) pins: NewPins,
 }

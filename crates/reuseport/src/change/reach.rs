@@ -55,11 +55,28 @@ pub(super) fn detach_from(group: &Group) -> Result<()> {
     }
 }
 
-/// The same where that is possible: returns why the program stays if no member can be borrowed, by anyone.
-pub(super) fn detach_if_reachable(group: &Group) -> Result<Option<Error>> {
+/// What became of the program of a group.
+pub(super) enum Detaching {
+    Done,
+    /// It stays attached, for this reason.
+    OutOfReach(Error),
+}
+
+impl Detaching {
+    /// Why it stays attached, if it does.
+    pub(super) fn left_attached(self) -> Option<Error> {
+        match self {
+            Self::Done => None,
+            Self::OutOfReach(error) => Some(error),
+        }
+    }
+}
+
+/// The same where that is possible: the program stays if no member can be borrowed, by anyone.
+pub(super) fn detach_if_reachable(group: &Group) -> Result<Detaching> {
     match detach_from(group) {
-        Ok(()) => Ok(None),
-        Err(error) if out_of_reach(group) => Ok(Some(error)),
+        Ok(()) => Ok(Detaching::Done),
+        Err(error) if out_of_reach(group) => Ok(Detaching::OutOfReach(error)),
         Err(error) => Err(error),
     }
 }

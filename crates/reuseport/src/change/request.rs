@@ -1,16 +1,17 @@
 //! Requests of operations, and their results.
 
 use crate::error::{Error, ErrorKind};
+use crate::model::degraded::Degraded;
 use crate::model::group::{AttachedProgram, Member};
 use crate::model::id::{Cookie, Slot, State, Weight};
-use crate::model::policy::CpuList;
+use crate::model::policy::{CpuList, Policy};
 use crate::model::selection::{ObjectSpec, Program, Steering};
 use crate::stop::Stop;
 
 /// A request to attach.
 ///
 /// The default fits most groups: it keeps the program that decides, or attaches the protocol's default
-/// policy. A [`Policy`](crate::Policy), a [`Selection`](crate::Selection) or an [`ObjectSpec`] becomes a
+/// policy. A [`Policy`], a [`Selection`](crate::Selection) or an [`ObjectSpec`] becomes a
 /// request by `into()`.
 #[derive(Debug, Clone, Default)]
 pub struct Attach {
@@ -43,6 +44,43 @@ impl<P: Into<Program<ObjectSpec>>> From<P> for Attach {
     }
 }
 
+/// A request to change the policy. A [`Policy`] becomes one by `into()`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SetPolicy {
+    /// The new policy.
+    pub policy: Policy,
+    /// For the policy `cpu`: the members' CPUs, as for [`Attach::cpus`]. Other policies ignore them.
+    pub cpus: Option<CpuList>,
+}
+
+impl SetPolicy {
+    /// A request for this policy.
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, cpus: None }
+    }
+
+    /// With these [CPUs](Self::cpus).
+    #[must_use]
+    pub fn cpus(self, cpus: impl Into<Option<CpuList>>) -> Self {
+        Self { cpus: cpus.into(), ..self }
+    }
+}
+
+impl From<Policy> for SetPolicy {
+    fn from(policy: Policy) -> Self {
+        Self::new(policy)
+    }
+}
+
+/// The result of a change of policy.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct PolicySet {
+    /// What the new program could not bring about; empty if nothing, and if there was nothing to change.
+    pub degraded: Vec<Degraded>,
+}
+
 /// A change of one member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemberChange {
@@ -66,9 +104,8 @@ pub struct Attached {
     pub changes: Changes,
     /// The program of another owner that was replaced.
     pub replaced: Option<AttachedProgram>,
-    /// Why the program cannot read the members' queues, if it cannot: without CAP_PERFMON, for example.
-    /// `least-loaded` then compares open connections, and no policy passes over a full member.
-    pub degraded: Option<Error>,
+    /// What was asked for and could not be brought about; empty if nothing.
+    pub degraded: Vec<Degraded>,
 }
 
 /// The result of detaching.

@@ -29,6 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::foreign::{Foreign, Place};
 use crate::kernel::sockets::SocketsKind;
+use crate::model::degraded::Degraded;
 use crate::model::group::Group;
 use crate::model::refusal::vanished;
 use crate::model::selection::{ObjectSpec, Program};
@@ -53,7 +54,7 @@ impl Transaction {
         prepared: Prepared,
         left: GroupState,
         mut foreign: Foreign,
-    ) -> Result<(Changes, Option<Error>)> {
+    ) -> Result<(Changes, Option<Degraded>)> {
         let copy = foreign.program.try_clone().map_err(ProgramError::IOError);
         let replaced = copy.map_err(|error| cannot_open(group, error))?;
         self.build_in_place_of(group, left, Some(&replaced), |this| {
@@ -70,7 +71,7 @@ impl Transaction {
         program: &Program<ObjectSpec>,
         mut prepared: Prepared,
         foreign: &mut Foreign,
-    ) -> Result<(Changes, Option<Error>)> {
+    ) -> Result<(Changes, Option<Degraded>)> {
         const PAUSE: Duration = Duration::from_millis(10);
 
         let end = Instant::now() + PATIENCE;
@@ -96,7 +97,7 @@ impl Transaction {
         request: &Attach,
         mut prepared: Prepared,
         foreign: &mut Foreign,
-    ) -> Result<(Changes, Option<Error>)> {
+    ) -> Result<(Changes, Option<Degraded>)> {
         check_room(group, &prepared.state)?;
         let placed = prepared
             .state

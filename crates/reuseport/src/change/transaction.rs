@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::enrol::Enroller;
-use super::reach::detach_if_reachable;
+use super::reach::{Detaching, detach_if_reachable};
 use super::request::{Attach, Changes, Detached};
 use super::table;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,11 +21,13 @@ use crate::kernel::borrow;
 use crate::kernel::caps;
 use crate::kernel::observe::Observer;
 use crate::kernel::recognise::Recognised;
-use crate::model::group::{AttachedProgram, Group, GroupKey};
+use crate::model::degraded::Degraded;
+use crate::model::group::{AttachedProgram, Group, GroupKey, Protocol};
 use crate::model::id::Cookie;
 use crate::model::refusal::{changed_meanwhile, foreign_program, not_attached, vanished};
 use crate::model::selection::Steering;
 use crate::model::split;
+use crate::model::status::Uncounted;
 use crate::model::succession::Role;
 use crate::pins::bpffs::{self, Lock, Root};
 use crate::pins::group::{self, GroupState};
@@ -156,6 +158,17 @@ impl Transaction {
             result => result?,
         };
         Ok(())
+    }
+
+    /// Why the open connections of a group are not counted in the layer that this operation used.
+    pub(super) fn uncounted(&self, protocol: Protocol) -> Option<Degraded> {
+        let layer = self.layer.as_ref().filter(|_| protocol == Protocol::Tcp)?;
+        match (layer.counts(), layer.is_pinned()) {
+            (true, _) => None,
+            (false, true) => Some(Degraded::Uncounted(Uncounted::NotAttached)),
+            // The one that is pinned is another user's.
+            (false, false) => Some(Degraded::Uncounted(Uncounted::Unreadable)),
+        }
     }
 
     /// The members in the group's slots; `None` if no state of the group is pinned.
@@ -297,7 +310,7 @@ impl Transaction {
         if let Some(mut state) = state {
             self.present_layer()?;
             self.refuse_if_changed(&group)?;
-            let left_attached = self.detach_or_leave(&group)?;
+            let left_attached = self.detach_or_leave(&group)?.left_attached();
             if left_attached.is_some() {
                 table::clear(&mut state)?;
             }
@@ -309,7 +322,7 @@ impl Transaction {
         {
             let leftover = self.leftover(&group)?;
             self.refuse_if_changed(&group)?;
-            let left_attached = self.detach_or_leave(&group)?;
+            let left_attached = self.detach_or_leave(&group)?.left_attached();
             known.let_go(&group);
             if let Some(leftover) = leftover {
                 self.discard_state(&group, leftover)?;
@@ -331,15 +344,15 @@ impl Transaction {
         Err(not_attached(key))
     }
 
-    /// Detaches the program. Returns why it stays if no member can be borrowed, by anyone.
+    /// Detaches the program, unless no member can be borrowed, by anyone.
     ///
     /// A member without a holder may be closing, and others may have come since: this looks again for a moment.
-    fn detach_or_leave(&self, group: &Group) -> Result<Option<Error>> {
+    fn detach_or_leave(&self, group: &Group) -> Result<Detaching> {
         let mut group = group.clone();
         for _ in 0..LOOKS {
             match detach_if_reachable(&group)? {
-                None => return Ok(None),
-                Some(error) => tracing::debug!("{}", error.report()),
+                Detaching::Done => return Ok(Detaching::Done),
+                Detaching::OutOfReach(error) => tracing::debug!("{}", error.report()),
             }
             std::thread::sleep(PAUSE);
             group = self.look_again(&group)?;

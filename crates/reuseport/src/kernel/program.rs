@@ -12,6 +12,7 @@ use super::maps::{self, PolicyMaps};
 use super::object::log_verdict;
 use super::sockets::Sockets;
 use crate::error::{Error, ErrorKind, Hint, Result};
+use crate::model::degraded::Degraded;
 use crate::model::group::Protocol;
 use crate::model::policy::{Global, Policy};
 use crate::wire::config;
@@ -56,8 +57,8 @@ impl Config {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) program: SkReuseport,
-    /// Why it cannot read the members' queues, if it cannot.
-    pub(crate) degraded: Option<Error>,
+    /// What it cannot do.
+    pub(crate) degraded: Option<Degraded>,
 }
 
 /// How a program reads the members' queues.
@@ -128,7 +129,9 @@ pub(crate) fn load_over(
             }
         },
         QueueAccess::Helper => load_with_helper(&mut loader)?,
-        QueueAccess::None(why) => (load_object(OBJECT, &mut loader)?, Some(why)),
+        QueueAccess::None(why) => {
+            (load_object(OBJECT, &mut loader)?, Some(Degraded::QueuesUnread(why)))
+        }
     };
     Ok(Loaded { program, degraded })
 }
@@ -190,13 +193,13 @@ fn direct_access(btf: KernelBtf, protocol: Protocol) -> Option<Direct> {
 }
 
 /// With the helper; if that program does not load although it may read, without reading queues.
-fn load_with_helper(loader: &mut EbpfLoader<'_>) -> Result<(SkReuseport, Option<Error>)> {
+fn load_with_helper(loader: &mut EbpfLoader<'_>) -> Result<(SkReuseport, Option<Degraded>)> {
     let error = match load_object(OBJECT_WITH_HELPER, loader) {
         Ok(program) => return Ok((program, None)),
         Err(error) => error,
     };
     match load_object(OBJECT, loader) {
-        Ok(program) => Ok((program, Some(unreadable(error)))),
+        Ok(program) => Ok((program, Some(Degraded::QueuesUnread(unreadable(error))))),
         Err(_) => Err(error),
     }
 }

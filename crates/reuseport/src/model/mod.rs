@@ -1,5 +1,6 @@
 //! The model: groups, members, policies, tables. Values and computation, no I/O.
 
+pub(crate) mod degraded;
 pub mod group;
 pub mod id;
 pub(crate) mod membership;

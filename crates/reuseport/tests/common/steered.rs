@@ -85,8 +85,8 @@ impl<'a> Steered<'a> {
     }
 
     pub(crate) fn set_policy(&self, policy: Policy) {
-        let lost = self.balancer.set_policy(policy).unwrap();
-        assert!(lost.is_none(), "{lost:?}");
+        let set = self.balancer.set_policy(policy).unwrap();
+        assert!(set.degraded.is_empty(), "{set:?}");
     }
 
     pub(crate) fn change(&self, changes: &[MemberChange]) {

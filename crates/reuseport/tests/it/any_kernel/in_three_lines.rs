@@ -57,7 +57,9 @@ fn changes_are_seen(balancer: &Balancer, listeners: &[TcpListener]) {
     };
     balancer.change_members(&[drained]).unwrap();
     assert_eq!(deal(listeners, 40), [30, 0, 10]);
-    assert!(balancer.set_policy(Policy::default_for(balancer.key().protocol)).unwrap().is_none());
+    let least_loaded = Policy::default_for(balancer.key().protocol);
+    let set = balancer.set_policy(least_loaded).unwrap();
+    assert!(set.degraded.is_empty(), "{set:?}");
     let clients: Vec<_> =
         (0..4).map(|_| TcpStream::connect(balancer.key().address).unwrap()).collect();
     // connect returns before the last packet of the handshake arrives.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use reuseport::policy::LeastLoaded;
-use reuseport::status::Steering;
-use reuseport::{Attach, Balancer, ErrorKind, Host, Policy};
+use reuseport::status::{Steering, Uncounted};
+use reuseport::{Attach, Balancer, Degraded, ErrorKind, Host, Policy};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::thread::CapabilitySet;
 use test_support::wait;
@@ -58,22 +58,38 @@ fn changing_things_without_rights() {
     });
 }
 
-/// Queues cannot be read, and the result says so; all else works, and attaching again repairs it.
+/// Queues cannot be read and connections are not counted, and the result says so; all else works, and attaching
+/// again repairs it.
 #[test]
 fn least_loaded_without_the_right_to_read_queues() {
     alone(|| {
         let scene = Scene::new(2);
         let least_loaded = with(Policy::LeastLoaded(LeastLoaded::DEFAULT));
-        let attach =
-            || Balancer::attach(&scene.host, &scene.key, &least_loaded).unwrap().1.degraded;
-        let lost = capable_of(CapabilitySet::BPF, attach).unwrap();
-        refused(lost, ErrorKind::Denied, &["cannot read the members' queues", "CAP_PERFMON"]);
-        assert!(!scene.host.status(&scene.key).unwrap().reads_queues);
+        let attach = || Balancer::attach(&scene.host, &scene.key, &least_loaded).unwrap();
+        let (balancer, attached) = capable_of(CapabilitySet::BPF, attach);
+        loses_queues_and_counts(attached.degraded);
+        let status = scene.host.status(&scene.key).unwrap();
+        assert!(!status.reads_queues);
+        assert_eq!(status.uncounted, Some(Uncounted::NotAttached));
         assert_eq!(deal(&scene.members, 10), [5, 5]);
-        assert!(attach().is_none());
-        assert!(scene.host.status(&scene.key).unwrap().reads_queues);
+        let set_policy = || balancer.set_policy(Policy::Hash).unwrap();
+        loses_queues_and_counts(capable_of(CapabilitySet::BPF, set_policy).degraded);
+        assert!(attach().1.degraded.is_empty());
+        let status = scene.host.status(&scene.key).unwrap();
+        assert!(status.reads_queues);
+        assert_eq!(status.uncounted, None);
         scene.detach().unwrap();
     });
+}
+
+#[track_caller]
+fn loses_queues_and_counts(degraded: Vec<Degraded>) {
+    let [Degraded::QueuesUnread(why), Degraded::Uncounted(Uncounted::NotAttached)] =
+        <[_; 2]>::try_from(degraded).unwrap()
+    else {
+        panic!("it lost something else")
+    };
+    refused(why, ErrorKind::Denied, &["cannot read the members' queues", "CAP_PERFMON"]);
 }
 
 #[test]
