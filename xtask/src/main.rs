@@ -1,7 +1,8 @@
 //! `cargo xtask`: what the repository needs beyond cargo. One file per subcommand; what they share
 //! (finding the workspace, running a command) is in `shell`, making the machine ready in `prepare`,
-//! what test binaries print in `libtest`.
+//! what test binaries print in `libtest`, how source files are found in `source`.
 
+mod api;
 mod arrows;
 mod bench;
 mod bpf;
@@ -9,6 +10,7 @@ mod libtest;
 mod prepare;
 mod shell;
 mod simulate;
+mod source;
 mod test;
 mod vm;
 
@@ -25,6 +27,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Compare the public interface of the libraries with the committed text
+    Api(api::Args),
     /// Print the floors of each crate; fail on an import that points up and on circles
     Arrows(arrows::Args),
     /// Measure the costs of loading, selecting and listing
@@ -41,6 +45,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
+        Command::Api(args) => api::run(&args),
         Command::Arrows(args) => arrows::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Bpf(args) => bpf::run(&args),

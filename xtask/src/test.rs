@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::libtest::{Counts, SLOW};
-use crate::{arrows, bpf, prepare, shell, vm};
+use crate::{api, arrows, bpf, prepare, shell, vm};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -77,6 +77,7 @@ impl Elsewhere {
 /// All checks except the tests.
 fn check(root: &Path, args: &Args, steps: &mut Steps) -> Result<()> {
     steps.step("arrows", || arrows::run(&arrows::Args {}))?;
+    steps.step("api", || api::run(&api::Args { update: false }))?;
     steps.step("format", || shell::run(shell::cargo(root).args(["fmt", "--all", "--check"])))?;
     steps.step("clippy", || {
         // With all features, as the tests have them, and with none, as users do.

@@ -8,6 +8,7 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, Ident, Item, Meta, UseTree, Visibility};
 
 use super::tree::{self, Module, Tree};
+use crate::source::{file_of, is_left_out};
 
 /// Reads the crate with this root file.
 pub(super) fn read(root: &Path) -> Result<Tree> {
@@ -129,16 +130,10 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
         let name = item.ident.to_string();
         let (at, directory) = (self.at, self.directory.clone());
-        let file = match (&item.content, path_attribute(&item.attrs)) {
-            (Some(_), _) => None,
-            // Relative to the file that says so.
-            (None, Some(path)) => Some(self.tree.0[at].file.with_file_name(path)),
-            (None, None) => {
-                let file = directory.join(format!("{name}.rs"));
-                let folder = directory.join(&name).join("mod.rs");
-                Some(if self.source.join(&folder).is_file() { folder } else { file })
-            }
-        };
+        let file = item
+            .content
+            .is_none()
+            .then(|| file_of(self.source, &self.tree.0[at].file, &directory, item));
         let new = self.tree.0.len();
         let home = if file.is_some() { new } else { self.tree.0[at].home };
         let path = file.clone().unwrap_or_else(|| self.tree.0[at].file.clone());
@@ -192,24 +187,4 @@ fn head(item: &Item) -> (&[Attribute], Option<&Ident>) {
         Item::Use(item) => (&item.attrs, None),
         _ => (&[], None),
     }
-}
-
-/// Whether these attributes leave an item out of the library: `#[cfg(test)]`, `#[cfg(doc)]`.
-fn is_left_out(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| {
-        let Meta::List(list) = &attribute.meta else { return false };
-        let condition = list.tokens.to_string();
-        list.path.is_ident("cfg") && ["test", "doc", "doctest"].contains(&condition.as_str())
-    })
-}
-
-/// What `#[path = "..."]` says.
-fn path_attribute(attributes: &[Attribute]) -> Option<String> {
-    attributes.iter().find_map(|attribute| match &attribute.meta {
-        Meta::NameValue(pair) if pair.path.is_ident("path") => match &pair.value {
-            syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(path), .. }) => Some(path.value()),
-            _ => None,
-        },
-        _ => None,
-    })
 }
