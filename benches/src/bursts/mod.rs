@@ -47,7 +47,7 @@ pub(crate) struct Args {
 type Contender = (&'static str, Option<Policy>);
 
 const fn least_loaded(load: LoadTerms) -> Option<Policy> {
-    Some(Policy::LeastLoaded(LeastLoaded { load, ..LeastLoaded::DEFAULT }))
+    Some(Policy::LeastLoaded(LeastLoaded::DEFAULT.load(load)))
 }
 
 const CONTENDERS: [Contender; 5] = [
@@ -148,7 +148,7 @@ fn measure(
     let key = host.find(&format!("tcp:{}", server.address()).parse()?)?.key;
     let balancer = match policy {
         Some(policy) => {
-            let attach = Attach { program: Some(policy.into()), ..Attach::default() };
+            let attach = Attach::from(policy);
             let (balancer, attached) = Balancer::attach(host, &key, &attach)?;
             ensure!(attached.degraded.is_empty(), "{policy} cannot read queues here");
             Some(balancer)

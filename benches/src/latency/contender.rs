@@ -101,7 +101,7 @@ impl Contender {
                 Ok(Dealer::Kernel)
             }
             Self::Policy(policy) => {
-                let attach = Attach { program: Some(policy.into()), ..Attach::default() };
+                let attach = Attach::from(policy);
                 let (balancer, attached) = Balancer::attach(host, &group()?.key, &attach)?;
                 ensure!(attached.degraded.is_empty(), "{policy} cannot read queues here");
                 Ok(Dealer::Policy { host, balancer })

@@ -145,7 +145,7 @@ impl Members {
                     ),
                 }
             })?;
-            Ok(MemberChange { slot, member, weight, state })
+            Ok(MemberChange::new(slot).member(member).weight(weight).state(state))
         };
         let changes: Vec<MemberChange> = changes.map(change).collect::<Result<_>>()?;
         Ok(self.balancer.change_members(&changes)?)

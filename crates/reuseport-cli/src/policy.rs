@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Args, Command};
 use reuseport::group::GroupKey;
-use reuseport::policy::{LeastLoaded, LoadTerms, MaxShare, Policy};
+use reuseport::policy::{LoadTerms, MaxShare, Policy};
 use reuseport::status::Steering;
 use reuseport::{CpuList, Degraded, Error, Program};
 
@@ -85,7 +85,7 @@ impl PolicyOptions {
                     .into());
                 }
                 let max_share = max_share.unwrap_or(old.max_share);
-                Ok(Some(Policy::LeastLoaded(LeastLoaded { load, max_share, ..old })))
+                Ok(Some(Policy::LeastLoaded(old.load(load).max_share(max_share))))
             }
             (Policy::Cpu, None) => Ok(Some(policy)),
             _ => {
@@ -149,12 +149,14 @@ pub(crate) fn with_hint(text: &str, hint: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use reuseport::policy::LeastLoaded;
+
     use super::*;
 
     #[test]
     fn a_note_on_degraded_service_depends_on_the_policy() {
         let lost = [Degraded::QueuesUnread("no list".parse::<CpuList>().unwrap_err())];
-        let queue = LeastLoaded { load: LoadTerms::QUEUE, ..LeastLoaded::DEFAULT };
+        let queue = LeastLoaded::DEFAULT.load(LoadTerms::QUEUE);
         for (policy, costs) in [
             (
                 Policy::LeastLoaded(LeastLoaded::DEFAULT),

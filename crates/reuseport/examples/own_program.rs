@@ -41,7 +41,7 @@ pub(crate) fn run(path: PathBuf, address: SocketAddr, listeners: usize) -> Resul
     let listeners = Bind::new(address).listeners(listeners)?;
 
     // An object with several programs or several maps for sockets needs their names here.
-    let object = ObjectSpec { path, program: None, map: None };
+    let object = ObjectSpec::new(path);
     let host = Host::open()?;
     let group = host.group_of(listeners.first().ok_or("no listeners")?)?;
     let (balancer, attached) = Balancer::attach(&host, &group.key, &object.into())?;

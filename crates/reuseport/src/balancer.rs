@@ -132,12 +132,7 @@ impl Balancer {
     ///
     /// As [`change_members`](Self::change_members).
     pub fn set_weights(&self, weights: &[(Slot, Weight)]) -> Result<()> {
-        let change = |&(slot, weight)| MemberChange {
-            slot,
-            member: None,
-            weight: Some(weight),
-            state: None,
-        };
+        let change = |&(slot, weight)| MemberChange::new(slot).weight(weight);
         let changes: Vec<MemberChange> = weights.iter().map(change).collect();
         self.change_members(&changes).map(|_| ())
     }

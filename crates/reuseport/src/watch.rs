@@ -22,6 +22,7 @@ pub use crate::model::retake::Retake;
 
 /// A change that a watcher made or saw.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Change {
     /// Members joined or left, and their slots were updated.
     Members(Attached),

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use reuseport::group::{Device, GroupKey, Holder, Protocol, Queue, Reach};
-use reuseport::id::{Cookie, Netns, Slot, Weight};
-use reuseport::status::{Enrolment, State, Uncounted};
+use reuseport::group::{Device, GroupKey, Protocol, Reach};
+use reuseport::id::{Cookie, Netns};
+use reuseport::status::{State, Uncounted};
 
 use super::view::{
-    GroupLine, GroupView, Identity, MemberView, OutsideView, PolicyOptionsView, Program,
-    ProgramKind, QueueView,
+    GroupLine, GroupView, HolderView, Identity, MemberView, OutsideView, PolicyOptionsView,
+    Program, ProgramKind, QueueView, state_word,
 };
 use super::{Reader, ls, show};
 
@@ -26,15 +26,8 @@ fn plain(text: &str) -> String {
 
 fn identity(protocol: Protocol, address: &str, netns: Netns) -> Identity {
     let address: SocketAddr = address.parse().unwrap();
-    let key = GroupKey {
-        netns,
-        protocol,
-        address,
-        v6only: address.is_ipv6(),
-        device: None,
-        uid: 33,
-        of: None,
-    };
+    let mut key = GroupKey::new(netns, protocol, address);
+    (key.v6only, key.uid) = (address.is_ipv6(), 33);
     Identity::new(&key, (netns == BLUE).then(|| "blue".to_owned()))
 }
 
@@ -43,8 +36,8 @@ fn program(kind: ProgramKind, name: &str, id: Option<u32>) -> Option<Program> {
     Some(Program { id, name: name.to_owned(), kind, policy, decides: true, standby: 0 })
 }
 
-fn holders(pids: impl IntoIterator<Item = u32>, comm: &str, fd: u32) -> Vec<Holder> {
-    pids.into_iter().map(|pid| Holder { pid, fd, comm: comm.to_owned(), thread: None }).collect()
+fn holders(pids: impl IntoIterator<Item = u32>, comm: &str, fd: u32) -> Vec<HolderView> {
+    pids.into_iter().map(|pid| HolderView { pid, fd, tid: None, comm: comm.to_owned() }).collect()
 }
 
 fn line(identity: Identity, program: Option<Program>, members: usize) -> GroupLine {
@@ -100,27 +93,24 @@ fn groups() -> Vec<GroupLine> {
 }
 
 fn member(slot: Option<u16>, state: State, cookie: u64, picks: u64) -> MemberView {
-    let enrolment = slot.map(|slot| Enrolment {
-        slot: Slot::new(slot),
-        state,
-        weight: Weight::DEFAULT,
-        generation: 0,
-        cpu: None,
-        picks: Some(picks),
-        recent_picks: Some(picks),
-        open: Some(picks % 7),
-    });
-    let view = MemberView::new(
-        Cookie::new(cookie),
-        &holders(1201..1204, "nginx", 6 + u32::from(slot.unwrap_or(9))),
-        Queue { waiting: 0, half_open: 0, limit: 511 },
-        slot.map(|slot| 1202 + u32::from(slot)),
-        enrolment.as_ref(),
-    );
-    let share = slot.map(|_| picks as f64 / 225.0);
-    let weight_share = slot.map(|_| if state == State::Active { 0.5 } else { 0.0 });
-    let unsteered_because = slot.is_none().then_some("joined-later");
-    MemberView { share, weight_share, unsteered_because, ..view }
+    let enrolled = |number: u64| slot.map(|_| number);
+    MemberView {
+        slot,
+        state: slot.map(|_| state_word(state)),
+        generation: slot.map(|_| 0),
+        weight: slot.map(|_| 1),
+        cookie: Some(cookie),
+        holders: holders(1201..1204, "nginx", 6 + u32::from(slot.unwrap_or(9))),
+        unsteered_because: slot.is_none().then_some("joined-later"),
+        owner: slot.map(|slot| 1202 + u32::from(slot)),
+        queue: QueueView { waiting: 0, half_open: 0, limit: 511 },
+        open: enrolled(picks % 7),
+        picks: enrolled(picks),
+        recent_picks: enrolled(picks),
+        share: slot.map(|_| picks as f64 / 225.0),
+        weight_share: slot.map(|_| if state == State::Active { 0.5 } else { 0.0 }),
+        ..MemberView::default()
+    }
 }
 
 fn ours() -> GroupView {
@@ -165,14 +155,11 @@ fn foreign() -> GroupView {
         uncounted: None,
         skew: None,
         members: (0..2)
-            .map(|n| {
-                MemberView::new(
-                    Cookie::new(77 + n),
-                    &holders(5000..5040, "unbound", 5),
-                    Queue { waiting: 212_992, half_open: 0, limit: 212_992 },
-                    None,
-                    None,
-                )
+            .map(|n| MemberView {
+                cookie: Some(77 + n),
+                holders: holders(5000..5040, "unbound", 5),
+                queue: QueueView { waiting: 212_992, half_open: 0, limit: 212_992 },
+                ..MemberView::default()
             })
             .collect(),
         counters: BTreeMap::new(),
@@ -271,15 +258,8 @@ fn groups_of_one_name() {
     let of = |n, reach| {
         let mut line = groups().remove(0);
         let address = "127.0.0.1:8080".parse().unwrap();
-        let key = GroupKey {
-            netns: OWN,
-            protocol: Protocol::Udp,
-            address,
-            v6only: false,
-            device: None,
-            uid: 33,
-            of: Cookie::new(n),
-        };
+        let mut key = GroupKey::new(OWN, Protocol::Udp, address);
+        (key.uid, key.of) = (33, Cookie::new(n));
         (line.identity, line.reach, line.unsteered) = (Identity::new(&key, None), reach, 0);
         line
     };
@@ -427,15 +407,8 @@ fn the_remedy_for_another_namespace_names_it() {
 #[test]
 fn a_device_is_in_the_json_by_index_and_name() {
     let device = Some(Device { index: 2, name: Some("eth0".to_owned()) });
-    let key = GroupKey {
-        netns: OWN,
-        protocol: Protocol::Tcp,
-        address: "0.0.0.0:80".parse().unwrap(),
-        v6only: false,
-        device,
-        uid: 0,
-        of: None,
-    };
+    let mut key = GroupKey::new(OWN, Protocol::Tcp, "0.0.0.0:80".parse().unwrap());
+    key.device = device;
     let json = serde_json::to_value(Identity::new(&key, None)).unwrap();
     assert_eq!(json["group"], "tcp:0.0.0.0%eth0:80");
     assert_eq!(json["device"], serde_json::json!({"index": 2, "name": "eth0"}));

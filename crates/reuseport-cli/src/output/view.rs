@@ -10,7 +10,7 @@ use reuseport::Stats;
 use reuseport::group::{Device, GroupKey, Holder, Member, NotAsked, Protocol, Queue, Reach};
 use reuseport::id::Cookie;
 use reuseport::policy::{LeastLoaded, Policy};
-use reuseport::status::{Enrolment, GroupStatus, MemberStatus, State, Steering, Uncounted};
+use reuseport::status::{GroupStatus, MemberStatus, State, Steering, Uncounted};
 use serde::Serialize;
 
 /// One element of `ls --json`.
@@ -32,7 +32,7 @@ pub(crate) struct GroupLine {
     pub(crate) skew: Option<f64>,
     /// Process names for people; in JSON `show` has them per holder.
     #[serde(skip)]
-    pub(crate) processes: Vec<Holder>,
+    pub(crate) processes: Vec<HolderView>,
 }
 
 /// What `show --json` prints.
@@ -140,7 +140,7 @@ pub(crate) struct OutsideView {
     pub(crate) holders: Vec<HolderView>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct MemberView {
     pub(crate) slot: Option<u16>,
     pub(crate) state: Option<&'static str>,
@@ -205,7 +205,12 @@ impl GroupLine {
             pids: status.group.pids(),
             queue,
             skew: Stats::new(status).skew.map(rounded),
-            processes: status.group.members.iter().flat_map(|m| m.holders.clone()).collect(),
+            processes: status
+                .group
+                .members
+                .iter()
+                .flat_map(|m| m.holders.iter().map(HolderView::new))
+                .collect(),
         }
     }
 }
@@ -312,7 +317,8 @@ impl Program {
                 let selection = program.and_then(|program| program.selection());
                 (ProgramKind::Elsewhere, selection.map(|selection| selection.policy.name()))
             }
-            Steering::Foreign | Steering::KernelHash => (ProgramKind::Foreign, None),
+            // A kernel's hash has no program.
+            _ => (ProgramKind::Foreign, None),
         };
         let on_standby =
             |m: &&MemberStatus| m.enrolment.as_ref().is_some_and(|e| e.state == State::Standby);
@@ -329,38 +335,20 @@ impl Program {
 
 impl MemberView {
     fn from_status(status: &MemberStatus) -> Self {
-        let member = &status.member;
-        let view = Self::new(
-            member.cookie,
-            &member.holders,
-            member.queue,
-            status.owner,
-            status.enrolment.as_ref(),
-        );
-        Self { mptcp: member.mptcp, ..view }
-    }
-
-    /// The view of one member from its parts.
-    pub(crate) fn new(
-        cookie: Option<Cookie>,
-        holders: &[Holder],
-        queue: Queue,
-        owner: Option<u32>,
-        enrolment: Option<&Enrolment>,
-    ) -> Self {
-        let mut view = QueueView::default();
-        view.add(queue);
+        let (member, enrolment) = (&status.member, status.enrolment.as_ref());
+        let mut queue = QueueView::default();
+        queue.add(member.queue);
         Self {
             slot: enrolment.map(|e| e.slot.get()),
             state: enrolment.map(|e| state_word(e.state)),
             generation: enrolment.map(|e| e.generation),
             weight: enrolment.map(|e| e.weight.get()),
-            cookie: cookie.map(Cookie::get),
-            holders: holders.iter().map(HolderView::new).collect(),
-            mptcp: false,
+            cookie: member.cookie.map(Cookie::get),
+            holders: member.holders.iter().map(HolderView::new).collect(),
+            mptcp: member.mptcp,
             unsteered_because: None,
-            owner,
-            queue: view,
+            owner: status.owner,
+            queue,
             open: enrolment.and_then(|e| e.open),
             picks: enrolment.and_then(|e| e.picks),
             recent_picks: enrolment.and_then(|e| e.recent_picks),
@@ -396,7 +384,7 @@ impl OutsideView {
 
 impl HolderView {
     fn new(holder: &Holder) -> Self {
-        let Holder { pid, fd, comm, thread } = holder;
+        let Holder { pid, fd, comm, thread, .. } = holder;
         Self { pid: *pid, fd: *fd, tid: *thread, comm: comm.clone() }
     }
 }
@@ -429,7 +417,7 @@ fn rounded(share: f64) -> f64 {
     (share * 10_000.0).round() / 10_000.0
 }
 
-fn state_word(state: State) -> &'static str {
+pub(super) fn state_word(state: State) -> &'static str {
     match state {
         State::Standby => "standby",
         State::Active => "active",

@@ -174,16 +174,20 @@ impl Attach {
         let found = group.target()?.find_to_attach(host)?;
         let key = found.key.clone();
         let policy = options.decide(policy, &key, || Ok(host.status(&key)?.steering))?;
-        let object = object.map(|path| ObjectSpec { path, program, map }.into());
+        let object = object.map(|path| {
+            let mut object = ObjectSpec::new(path);
+            (object.program, object.map) = (program, map);
+            object.into()
+        });
         let program = policy.map(Program::from).or(object);
         let weights = match weights.is_empty() {
             true => Vec::new(),
             false => weigh(&weights, &host.status(&key)?)?,
         };
-        Ok((
-            found,
-            LibraryAttach { program, force, partial, slots, weights, cpus: options.cpus, stop },
-        ))
+        let mut attach = LibraryAttach::default();
+        attach.program = program;
+        let attach = attach.force(force).partial(partial).slots(slots).weights(weights);
+        Ok((found, attach.cpus(options.cpus).stop(stop)))
     }
 }
 
@@ -243,6 +247,7 @@ fn tell(key: &GroupKey, steering: &Steering, change: Change) -> io::Result<()> {
         Change::Detached => output::print(&format!("{key}: detached by another process; done\n")),
         // The next change may fix it: keep watching.
         Change::Failed(error) => io::stderr().write_all(error::message(&error.into()).as_bytes()),
+        _ => Ok(()),
     }
 }
 
@@ -297,7 +302,7 @@ fn clock() -> String {
 
 /// Reports the result, in one or more lines.
 fn report(key: &GroupKey, attached: &Attached) -> String {
-    let Attached { steering, changes, replaced, degraded: lost } = attached;
+    let Attached { steering, changes, replaced, degraded: lost, .. } = attached;
     let policy = steering.policy();
     let decides = policy.map_or_else(|| "your program".to_owned(), |p| format!("{p:#}"));
     let sockets = output::count(changes.kept + changes.enrolled.len(), "socket");
@@ -314,7 +319,7 @@ fn report(key: &GroupKey, attached: &Attached) -> String {
         out.push_str(&note(&format!("replaced {which}, attached by another process")));
     }
     out.push_str(&degraded(policy, lost));
-    for Inherited { cookie, slot, weight, state } in &changes.inherited {
+    for Inherited { cookie, slot, weight, state, .. } in &changes.inherited {
         let drains = if *state == State::Draining { ", draining" } else { "" };
         out.push_str(&note(&format!(
             "slot {slot}: weight {weight}{drains}, as before; now the socket with cookie {cookie}"

@@ -8,12 +8,13 @@ use crate::model::policy::{CpuList, Policy};
 use crate::model::selection::{ObjectSpec, Program, Steering};
 use crate::stop::Stop;
 
-/// A request to attach.
+/// A request to attach: `Attach::from(Policy::Hash).force(true)`.
 ///
 /// The default fits most groups: it keeps the program that decides, or attaches the protocol's default
 /// policy. A [`Policy`], a [`Selection`](crate::Selection) or an [`ObjectSpec`] becomes a
 /// request by `into()`.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Attach {
     /// The program. `None`: the one that decides already, or the protocol's default policy.
     pub program: Option<Program<ObjectSpec>>,
@@ -35,6 +36,50 @@ pub struct Attach {
     pub partial: bool,
     /// Checked between steps.
     pub stop: Stop,
+}
+
+impl Attach {
+    /// With this [program](Self::program).
+    #[must_use]
+    pub fn program(self, program: impl Into<Program<ObjectSpec>>) -> Self {
+        Self { program: Some(program.into()), ..self }
+    }
+
+    /// Whether to [replace](Self::force) another owner's program.
+    #[must_use]
+    pub fn force(self, force: bool) -> Self {
+        Self { force, ..self }
+    }
+
+    /// With this number of [slots](Self::slots).
+    #[must_use]
+    pub fn slots(self, slots: impl Into<Option<u32>>) -> Self {
+        Self { slots: slots.into(), ..self }
+    }
+
+    /// With these [weights](Self::weights).
+    #[must_use]
+    pub fn weights(self, weights: Vec<(Cookie, Weight)>) -> Self {
+        Self { weights, ..self }
+    }
+
+    /// With these [CPUs](Self::cpus).
+    #[must_use]
+    pub fn cpus(self, cpus: impl Into<Option<CpuList>>) -> Self {
+        Self { cpus: cpus.into(), ..self }
+    }
+
+    /// Whether living members may be [left out](Self::partial).
+    #[must_use]
+    pub fn partial(self, partial: bool) -> Self {
+        Self { partial, ..self }
+    }
+
+    /// With this request to [stop](Self::stop).
+    #[must_use]
+    pub fn stop(self, stop: Stop) -> Self {
+        Self { stop, ..self }
+    }
 }
 
 /// With this program, and the default for everything else.
@@ -81,8 +126,9 @@ pub struct PolicySet {
     pub degraded: Vec<Degraded>,
 }
 
-/// A change of one member.
+/// A change of one member: `MemberChange::new(slot).state(State::Draining)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MemberChange {
     /// The slot that it occupies.
     pub slot: Slot,
@@ -95,8 +141,34 @@ pub struct MemberChange {
     pub state: Option<State>,
 }
 
+impl MemberChange {
+    /// No change of the member that has this slot.
+    pub fn new(slot: Slot) -> Self {
+        Self { slot, member: None, weight: None, state: None }
+    }
+
+    /// Only if this [member](Self::member) has the slot.
+    #[must_use]
+    pub fn member(self, member: impl Into<Option<Cookie>>) -> Self {
+        Self { member: member.into(), ..self }
+    }
+
+    /// To this [weight](Self::weight).
+    #[must_use]
+    pub fn weight(self, weight: impl Into<Option<Weight>>) -> Self {
+        Self { weight: weight.into(), ..self }
+    }
+
+    /// To this [state](Self::state).
+    #[must_use]
+    pub fn state(self, state: impl Into<Option<State>>) -> Self {
+        Self { state: state.into(), ..self }
+    }
+}
+
 /// The result of an attachment.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Attached {
     /// The program that decides now.
     pub steering: Steering,
@@ -125,6 +197,7 @@ pub struct Detached {
 
 /// Members that joined or left.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Changes {
     /// Members that got a slot.
     pub enrolled: Vec<Cookie>,
@@ -150,6 +223,7 @@ impl Changes {
 
 /// A weight and a state that a member has from the one before it in its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Inherited {
     /// The member.
     pub cookie: Cookie,
@@ -163,6 +237,7 @@ pub struct Inherited {
 
 /// A member that could not be enrolled although others were.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct LeftOut {
     /// The member; `None` if no process has ever asked for its cookie.
     pub cookie: Option<Cookie>,

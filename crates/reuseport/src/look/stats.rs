@@ -16,6 +16,7 @@ use crate::model::status::{Counter, GroupStatus, MemberStatus};
 ///
 /// [`Balancer::stats`](crate::Balancer::stats) has an example.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Stats {
     /// The members: first those with a slot, by slot, then the unsteered ones.
     pub members: Vec<MemberStats>,
@@ -32,6 +33,7 @@ pub struct Stats {
 
 /// One member's statistics.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct MemberStats {
     /// The socket; `None` if no process has ever asked for its cookie and none that is visible holds it.
     pub cookie: Option<Cookie>,

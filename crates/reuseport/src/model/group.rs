@@ -44,6 +44,7 @@ pub struct Device {
 /// into another group of the same name. [`Reach`] says which of the two gets the traffic. Where `of` is `None`
 /// and several groups have the name, operations mean the one that this tool steers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct GroupKey {
     /// The network namespace that the sockets are in.
     pub netns: Netns,
@@ -62,6 +63,11 @@ pub struct GroupKey {
 }
 
 impl GroupKey {
+    /// The key of a group of root's sockets that are bound to no device.
+    pub fn new(netns: Netns, protocol: Protocol, address: SocketAddr) -> Self {
+        Self { netns, protocol, address, v6only: false, device: None, uid: 0, of: None }
+    }
+
     /// The key without [`of`](Self::of): the name alone, which several groups may have.
     #[must_use]
     pub fn name_only(&self) -> Self {
@@ -127,6 +133,7 @@ impl Reach {
 
 /// A process's descriptor for a member. nginx's master and every worker hold every listener.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub struct Holder {
     /// The process, in the caller's pid namespace.
     pub pid: u32,
@@ -141,6 +148,7 @@ pub struct Holder {
 
 /// A member's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Queue {
     /// TCP: connections that wait to be accepted. UDP: bytes that wait to be read.
     pub waiting: u32,
@@ -231,6 +239,7 @@ impl fmt::Display for NotAsked {
 
 /// One socket of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Member {
     /// The socket; `None` if no process has ever asked for its cookie and none that is visible holds it.
     pub cookie: Option<Cookie>,
@@ -295,6 +304,7 @@ impl fmt::Debug for KernelAddress {
 
 /// The program that decides for a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AttachedProgram {
     /// Its id; `None` for a classic BPF program (`SO_ATTACH_REUSEPORT_CBPF`).
     pub id: Option<u32>,
@@ -304,6 +314,7 @@ pub struct AttachedProgram {
 
 /// A group: the sockets among which the kernel balances.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Group {
     /// The identity of the group.
     pub key: GroupKey,

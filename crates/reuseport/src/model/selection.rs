@@ -7,11 +7,20 @@ use super::sticky::Stickiness;
 
 /// How this tool's program selects a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Selection {
     /// What picks among the active members.
     pub policy: Policy,
     /// What overrides the policy for a flow that already has a member.
     pub sticky: Stickiness,
+}
+
+impl Selection {
+    /// With this [stickiness](Self::sticky).
+    #[must_use]
+    pub const fn sticky(self, sticky: Stickiness) -> Self {
+        Self { sticky, ..self }
+    }
 }
 
 /// The policy, without stickiness.
@@ -71,6 +80,7 @@ impl From<ObjectSpec> for Program<ObjectSpec> {
 
 /// A user's own eBPF program: which program of which file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct ObjectSpec {
     /// The BPF object: an ELF file, as clang or aya's linker write it.
     pub path: PathBuf,
@@ -81,8 +91,28 @@ pub struct ObjectSpec {
     pub map: Option<String>,
 }
 
+impl ObjectSpec {
+    /// The only program of this object, with its only map for sockets.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), program: None, map: None }
+    }
+
+    /// This [program](Self::program).
+    #[must_use]
+    pub fn program(self, program: impl Into<String>) -> Self {
+        Self { program: Some(program.into()), ..self }
+    }
+
+    /// With this [map](Self::map) for sockets.
+    #[must_use]
+    pub fn map(self, map: impl Into<String>) -> Self {
+        Self { map: Some(map.into()), ..self }
+    }
+}
+
 /// Which program decides for a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Steering {
     /// None: the kernel's own hash decides.
     KernelHash,

@@ -11,6 +11,7 @@ pub use super::selection::Steering;
 
 /// The pinned state of an enrolled member.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Enrolment {
     /// The slot that it occupies.
     pub slot: Slot,
@@ -33,6 +34,7 @@ pub struct Enrolment {
 
 /// A member with its pinned state.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MemberStatus {
     /// The socket.
     pub member: Member,
@@ -44,6 +46,7 @@ pub struct MemberStatus {
 
 /// A reason, and how often the program ran for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counter {
     /// The reason: a word of JSON's `counters`, such as `picks` or `fallback_kernel`.
     pub reason: &'static str,
@@ -53,6 +56,7 @@ pub struct Counter {
 
 /// One group with its pinned state.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GroupStatus {
     /// The kernel's view.
     pub group: Group,

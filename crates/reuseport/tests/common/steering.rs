@@ -15,9 +15,7 @@ use reuseport::{Attach, Balancer, Host, Policy, Stop};
 use test_support::{client, wait};
 
 pub(crate) fn attach(host: &Host, key: &GroupKey, policy: Policy) -> Balancer {
-    let program = Some(policy.into());
-    let (balancer, attached) =
-        Balancer::attach(host, key, &Attach { program, ..Attach::default() }).unwrap();
+    let (balancer, attached) = Balancer::attach(host, key, &policy.into()).unwrap();
     assert!(attached.changes.left_out.is_empty(), "{attached:?}");
     balancer
 }
@@ -35,8 +33,7 @@ pub(crate) struct Followed<'a> {
 /// Runs `body` while a watcher follows the group. If it panics, prints what the watcher reported.
 pub(crate) fn followed(key: &GroupKey, body: impl FnOnce(&Followed<'_>)) {
     let stop = Stop::default();
-    let program = Some(Policy::RoundRobin.into());
-    let attach = Attach { program, stop: stop.clone(), ..Attach::default() };
+    let attach = Attach::from(Policy::RoundRobin).stop(stop.clone());
     let (watch, attached) = Watch::start(Host::open().unwrap(), key, attach).unwrap();
     let enrolled = Mutex::new(attached.changes.enrolled.into_iter().collect());
     let followed = Followed {

@@ -49,17 +49,17 @@ pub(crate) fn key_at(host: &Host, protocol: &str, address: SocketAddr) -> GroupK
 }
 
 pub(crate) fn with(policy: Policy) -> Attach {
-    Attach { program: Some(policy.into()), ..Attach::default() }
+    Attach::from(policy)
 }
 
 pub(crate) fn with_object(object: ObjectSpec) -> Attach {
-    Attach { program: Some(object.into()), ..Attach::default() }
+    Attach::from(object)
 }
 
 /// An object of `tests/bpf`.
 pub(crate) fn object(name: &str) -> ObjectSpec {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{name}.bpf.o"));
-    ObjectSpec { path, program: None, map: None }
+    ObjectSpec::new(path)
 }
 
 /// Loads a program of `tests/bpf` without the library, as a foreign program.

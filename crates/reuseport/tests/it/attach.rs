@@ -186,7 +186,7 @@ fn a_foreign_program_is_replaced_only_by_force() {
         // The first one removes the displaced state; then there is none.
         assert!(reuseport::detach(&host, &key).unwrap().displaced_by.is_some());
         assert_eq!(reuseport::detach(&host, &key).unwrap_err().kind(), ErrorKind::Foreign);
-        let force = Attach { force: true, ..with(Policy::RoundRobin) };
+        let force = with(Policy::RoundRobin).force(true);
         let (_, attached) = Balancer::attach(&host, &key, &force).unwrap();
         assert_eq!(attached.replaced.unwrap().id, Some(program.info().unwrap().id()));
         assert_eq!(deal(&listeners, 20), [10, 10]);

@@ -4,7 +4,7 @@ use crate::common::helper::Helper;
 use crate::common::{cookie, only_group, tcp};
 use reuseport::ErrorKind;
 use reuseport::borrow::borrow;
-use reuseport::group::{Holder, Member};
+use reuseport::group::Member;
 use reuseport::observe::Observer;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::os::fd::AsRawFd;
@@ -63,7 +63,12 @@ fn a_socket_is_borrowed_from_the_next_holder_if_the_first_one_closed_it() {
         // Descriptors of another socket and of a file, and process ids that cannot exist.
         let other = tcp("127.0.0.1:0");
         let file = std::fs::File::open("/dev/null").unwrap();
-        let holder = |pid, fd| Holder { pid, fd, comm: "gone".into(), thread: None };
+        let known = member.holders[0].clone();
+        let holder = |pid, fd| {
+            let mut holder = known.clone();
+            (holder.pid, holder.fd) = (pid, fd);
+            holder
+        };
         let own = std::process::id();
         let no_such_pid = 1 << 22;
         member.holders.splice(

@@ -68,7 +68,7 @@ fn a_program_whose_pins_are_gone_is_recognised_and_detached() {
 fn force_replaces_it() {
     alone(|| {
         let (host, key, members) = attach_and_lose(&with(Policy::Random));
-        let force = Attach { force: true, ..with(Policy::RoundRobin) };
+        let force = with(Policy::RoundRobin).force(true);
         let (_, attached) = Balancer::attach(&host, &key, &force).unwrap();
         assert_eq!(attached.changes.enrolled.len(), 3);
         assert!(attached.replaced.is_some());

@@ -36,7 +36,7 @@ fn operate(host: &Host, key: &GroupKey, operation: &str) -> Result<()> {
         "attach" => attach(&with(Policy::RoundRobin)),
         "change" => attach(&with(Policy::Random)),
         "refresh" => attach(&Attach::default()),
-        "force" => attach(&Attach { force: true, ..with(Policy::RoundRobin) }),
+        "force" => attach(&with(Policy::RoundRobin).force(true)),
         "object" => attach(&with_object(object("first"))),
         "detach" => match reuseport::detach(host, key) {
             Err(error) if error.kind() == ErrorKind::NotAttached => Ok(()),
@@ -179,7 +179,7 @@ fn slow_replacing_another_owners_program_is_killed() {
         let host = Host::open().unwrap();
         let members = listeners(2);
         let key = key_of(&host, &members[0]);
-        let force = Attach { force: true, ..with(Policy::RoundRobin) };
+        let force = with(Policy::RoundRobin).force(true);
         let mut kills = 0;
         for call in (0..).step_by(STEP) {
             Theirs::load().steer(&members);
@@ -229,7 +229,7 @@ fn slow_replacing_another_owners_program_is_killed_and_going_on_with_it_fails() 
         let host = Host::open().unwrap();
         let members = listeners(2);
         let key = key_of(&host, &members[0]);
-        let forced = |attach| Attach { force: true, ..attach };
+        let forced = |attach: Attach| attach.force(true);
         let (force, plain) = (forced(with(Policy::RoundRobin)), forced(Attach::default()));
         Theirs::load().steer(&members);
         let (steps, result) = steps_of(|| operate(&host, &key, "force"));

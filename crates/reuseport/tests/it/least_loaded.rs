@@ -177,10 +177,7 @@ fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
         assert!((170..=208).contains(&since[0]), "{since:?}");
         assert!(group.counter("share_capped") > 0);
         // Without the cap, it gets all connections but those by which idle members are not starved.
-        let uncapped = LeastLoaded {
-            max_share: MaxShare::from_hundredths(10_000).unwrap(),
-            ..LeastLoaded::DEFAULT
-        };
+        let uncapped = LeastLoaded::DEFAULT.max_share(MaxShare::from_hundredths(10_000).unwrap());
         group.balancer.set_policy(Policy::LeastLoaded(uncapped)).unwrap();
         let before = group.picks();
         for _ in 0..100 {
@@ -206,7 +203,7 @@ fn the_fewest_connections_win_unless_the_load_is_the_queue_alone() {
             group.accept(0..3);
         }
         assert_eq!(group.picks(), [10, 13, 13]);
-        let queue_alone = LeastLoaded { load: LoadTerms::QUEUE, ..LeastLoaded::DEFAULT };
+        let queue_alone = LeastLoaded::DEFAULT.load(LoadTerms::QUEUE);
         group.balancer.set_policy(Policy::LeastLoaded(queue_alone)).unwrap();
         for _ in 0..6 {
             group.connect(1);

@@ -19,8 +19,8 @@ fn each_client_of_nginx_keeps_its_worker() {
         let nginx = Nginx::start(2);
         let host = Host::open().unwrap();
         let key = host.find(&format!("tcp:{}", nginx.addr()).parse().unwrap()).unwrap().key;
-        let object = ObjectSpec { path: OBJECT.into(), program: None, map: None };
-        let attach = Attach { program: Some(object.into()), ..Attach::default() };
+        let object = ObjectSpec::new(OBJECT);
+        let attach = Attach::from(object);
         let (balancer, attached) = Balancer::attach(&host, &key, &attach).unwrap();
         assert_eq!(attached.changes.enrolled.len(), 2);
         assert_eq!(

@@ -162,11 +162,7 @@ fn each_cpu_has_its_member() {
         let key = key_at(&host, "udp", members[0].local_addr().unwrap());
         // In reverse, so that it cannot match by accident.
         let order: Vec<String> = cpus.iter().rev().map(usize::to_string).collect();
-        let attach = Attach {
-            program: Some(Policy::Cpu.into()),
-            cpus: Some(order.join(",").parse().unwrap()),
-            ..Attach::default()
-        };
+        let attach = Attach::from(Policy::Cpu).cpus(order.join(",").parse::<CpuList>().unwrap());
         let (balancer, _) = Balancer::attach(&host, &key, &attach).unwrap();
         let before = sched_getaffinity(None).unwrap();
         for (turn, cpu) in cpus.iter().rev().enumerate() {
@@ -192,7 +188,7 @@ fn each_cpu_has_its_member() {
         let list: CpuList = list.parse().unwrap();
         balancer.set_policy(SetPolicy::new(Policy::Cpu).cpus(list)).unwrap();
         assert_eq!(of(&host.status(&key).unwrap()), cpus);
-        let attach = Attach { cpus: Some("60000".parse().unwrap()), ..attach };
+        let attach = attach.cpus("60000".parse::<CpuList>().unwrap());
         let error = Balancer::attach(&host, &key, &attach).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         balancer.detach().unwrap();
@@ -206,8 +202,7 @@ fn the_policy_payload_is_refused_for_tcp() {
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let policy: Policy = "payload:0:8".parse().unwrap();
-        let program = Some(policy.into());
-        let error = Balancer::attach(&host, &key, &Attach { program, ..Attach::default() });
+        let error = Balancer::attach(&host, &key, &policy.into());
         let error = error.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.report().to_string().contains("SYN"), "{error}");
@@ -225,12 +220,7 @@ fn under_every_policy_draining_members_get_nothing_new_and_can_return() {
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let balancer = attach(&host, &key, Policy::RoundRobin);
         let change = |slot, state| {
-            let change = MemberChange {
-                slot: Slot::new(slot),
-                member: None,
-                weight: None,
-                state: Some(state),
-            };
+            let change = MemberChange::new(Slot::new(slot)).state(state);
             balancer.change_members(&[change]).unwrap()
         };
         for policy in Policy::ALL {
@@ -270,7 +260,7 @@ fn a_change_of_policy_under_traffic_sends_nothing_to_a_draining_member() {
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let balancer = attach(&host, &key, Policy::RoundRobin);
         let (slot, state) = (Slot::new(0), Some(State::Draining));
-        let drain = MemberChange { slot, member: None, weight: None, state };
+        let drain = MemberChange::new(slot).state(state);
         balancer.change_members(&[drain]).unwrap();
         let done = AtomicBool::new(false);
         let connections = thread::scope(|scope| {
@@ -328,13 +318,8 @@ fn a_refused_change_changes_nothing() {
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", members[0].local_addr().unwrap());
         let balancer = attach(&host, &key, Policy::RoundRobin);
-        let empty = MemberChange {
-            slot: Slot::new(60),
-            member: None,
-            weight: None,
-            state: Some(State::Draining),
-        };
-        let one = MemberChange { slot: Slot::new(0), ..empty };
+        let empty = MemberChange::new(Slot::new(60)).state(State::Draining);
+        let one = MemberChange::new(Slot::new(0)).state(State::Draining);
         let error = balancer.change_members(&[one, empty]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
         assert_eq!(deal(&members, 20), [10, 10], "all or none");
@@ -354,12 +339,8 @@ fn a_change_applies_only_to_the_member_that_it_names() {
         let balancer = attach(&host, &key, Policy::RoundRobin);
         let cookies: Vec<Cookie> =
             host.status(&key).unwrap().members.iter().filter_map(|m| m.member.cookie).collect();
-        let drain = |slot, member| MemberChange {
-            slot: Slot::new(slot),
-            member: Some(member),
-            weight: None,
-            state: Some(State::Draining),
-        };
+        let drain =
+            |slot, member| MemberChange::new(Slot::new(slot)).member(member).state(State::Draining);
         let changes = [drain(0, cookies[0]), drain(1, cookies[0])];
         let error = balancer.change_members(&changes).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Vanished, "{error}");
@@ -378,11 +359,7 @@ fn attaching_can_set_weights() {
         let cookies: Vec<Cookie> =
             host.status(&key).unwrap().members.iter().filter_map(|m| m.member.cookie).collect();
         let weight = |weight| Weight::new(weight).unwrap();
-        let weighing = |weights| Attach {
-            program: Some(Policy::RoundRobin.into()),
-            weights,
-            ..Attach::default()
-        };
+        let weighing = |weights| Attach::from(Policy::RoundRobin).weights(weights);
         let attach = weighing(vec![(cookies[1], weight(3))]);
         Balancer::attach(&host, &key, &attach).unwrap();
         assert_eq!(deal(&members, 40), [10, 30]);

@@ -24,7 +24,7 @@ use test_support::process::close;
 use test_support::wait;
 
 /// By queues alone, because the kernel decides when a closed connection no longer counts as open.
-const OPTIONS: LeastLoaded = LeastLoaded { load: LoadTerms::QUEUE, ..LeastLoaded::DEFAULT };
+const OPTIONS: LeastLoaded = LeastLoaded::DEFAULT.load(LoadTerms::QUEUE);
 const LEAST_LOADED: Policy = Policy::LeastLoaded(OPTIONS);
 
 /// A TCP group whose members are sorted by slot.
@@ -149,7 +149,7 @@ fn requests_in_flight_count_like_waiting_connections() {
         reporters[1].in_flight(1000);
         group.ends.clear();
         group.members.iter().for_each(|member| while member.accept().is_ok() {});
-        group.set(LeastLoaded { load: LoadTerms::OPEN, ..OPTIONS });
+        group.set(OPTIONS.load(LoadTerms::OPEN));
         assert_eq!(group.serve(9).iter().filter(|n| **n >= 2).count(), 3);
         let status = group.status();
         assert_eq!(counter(&status, "stale"), 0);
@@ -162,7 +162,7 @@ fn a_hanging_worker_with_an_empty_queue_gets_nothing() {
     alone(|| {
         let mut group = Group::new(3);
         let at_once = StaleAfter::from_millis(10).unwrap();
-        group.set(LeastLoaded { stale_after: at_once, ..OPTIONS });
+        group.set(OPTIONS.stale_after(at_once));
         let reporters = group.reporters();
         reporters[0].busy();
         group.until_stale();
@@ -180,9 +180,9 @@ fn a_hanging_worker_with_an_empty_queue_gets_nothing() {
         reporters[2].in_flight(0);
         // With a longer limit it is not stale.
         let hour = StaleAfter::from_millis(3_600_000).unwrap();
-        group.set(LeastLoaded { stale_after: hour, ..OPTIONS });
+        group.set(OPTIONS.stale_after(hour));
         assert_eq!(group.serve(30), [10; 3]);
-        group.set(LeastLoaded { stale_after: at_once, ..OPTIONS });
+        group.set(OPTIONS.stale_after(at_once));
         spares(0, &group.serve(30));
         reporters[0].idle();
         let before = counter(&group.status(), "stale");
@@ -338,7 +338,7 @@ fn reports_count_for_datagrams_too() {
         let address = members[0].local_addr().unwrap();
         let host = Host::open().unwrap();
         let key = key_at(&host, "udp", address);
-        let options = LeastLoaded { stale_after: StaleAfter::from_millis(10).unwrap(), ..OPTIONS };
+        let options = OPTIONS.stale_after(StaleAfter::from_millis(10).unwrap());
         let _balancer = attach(&host, &key, Policy::LeastLoaded(options));
         let reporters: Vec<_> = members.iter().map(|m| Reporter::open(m).unwrap()).collect();
         let client = UdpSocket::bind(loopback(false)).unwrap();
@@ -371,8 +371,7 @@ fn reports_count_for_datagrams_too() {
 fn reports_count_where_queues_cannot_be_read() {
     alone(|| {
         let mut group = Group::with(3, |host, key, policy| {
-            let program = Some(policy.into());
-            let attach = || Balancer::attach(host, key, &Attach { program, ..Attach::default() });
+            let attach = || Balancer::attach(host, key, &policy.into());
             let (balancer, attached) = capable_of(CapabilitySet::BPF, attach).unwrap();
             let unread = |lost: &Degraded| matches!(lost, Degraded::QueuesUnread(_));
             assert!(attached.degraded.iter().any(unread), "{attached:?}");

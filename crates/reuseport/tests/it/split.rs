@@ -144,7 +144,7 @@ fn of_groups_of_one_name_one_is_steered_and_the_other_one_leaves_it_alone() {
         let id = host.status(&steered).unwrap().group.program;
 
         let detach = format!("reuseport detach {steered}");
-        let forced = Attach { force: true, ..with(Policy::Hash) };
+        let forced = with(Policy::Hash).force(true);
         for attach in [&attach, &Attach::default(), &forced] {
             let error = Balancer::attach(host, &other, attach).unwrap_err();
             refused(error, ErrorKind::Busy, &["of this name is steered already", &detach]);

@@ -42,7 +42,7 @@ fn slots(host: &Host, key: &GroupKey) -> Vec<u32> {
 
 /// Gives slot 0 the weight 5, and drains slot 1.
 fn weigh_and_drain(host: &Host, key: &GroupKey) {
-    let change = |slot, weight, state| MemberChange { slot, member: None, weight, state };
+    let change = |slot, weight, state| MemberChange::new(slot).weight(weight).state(state);
     let changes = [
         change(Slot::new(0), Weight::new(5), None),
         change(Slot::new(1), None, Some(State::Draining)),
@@ -110,7 +110,7 @@ fn watched(key: &GroupKey, attach: Attach, body: impl FnOnce(&Host)) -> Vec<Stri
 /// Attaches with a watcher that does not run yet.
 fn watch(key: &GroupKey, attach: Attach) -> (Watch, Stop) {
     let stop = Stop::default();
-    let attach = Attach { stop: stop.clone(), ..attach };
+    let attach = attach.stop(stop.clone());
     let (watch, _) = Watch::start(Host::open().unwrap(), key, attach).unwrap();
     (watch, stop)
 }
@@ -254,7 +254,7 @@ fn a_weight_that_attach_gives_wins_over_the_one_of_the_member_before() {
         balancer.set_weights(&[(Slot::new(0), weight(5)), (Slot::new(1), weight(4))]).unwrap();
         let members = restart(members);
         let first = host.group_of(&members[0]).unwrap().members[0].cookie;
-        let attach = Attach { weights: vec![(first.unwrap(), weight(2))], ..Attach::default() };
+        let attach = Attach::default().weights(vec![(first.unwrap(), weight(2))]);
         let (_, attached) = Balancer::attach(&host, &key, &attach).unwrap();
         let weights: Vec<u16> =
             roles(&host.status(&key).unwrap()).iter().map(|(_, weight, _)| *weight).collect();
@@ -273,7 +273,7 @@ fn a_failed_attach_after_a_restart_keeps_weights_and_drains() {
         weigh_and_drain(&host, &key);
         let members = restart(members);
         Balancer::attach(&host, &key, &with_object(object("nonexistent"))).unwrap_err();
-        let few = Attach { slots: Some(2), ..Attach::default() };
+        let few = Attach::default().slots(2);
         let error = Balancer::attach(&host, &key, &few).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Full);
         // That another array has a socket shows only when the old state has gone.
@@ -316,7 +316,7 @@ fn a_failed_attach_keeps_weights_and_drains_of_members_that_listen_again() {
         weigh_and_drain(&host, &key);
         listen_again(&members);
         let weights = vec![(cookie(&members[2]), Weight::MAX)];
-        let request = Attach { weights, ..Attach::default() };
+        let request = Attach::default().weights(weights);
         let attach = || Balancer::attach(&host, &key, &request);
         intercept(fails_to_attach(3, Errno::NOMEM), attach).unwrap_err();
         assert_eq!(host.status(&key).unwrap().steering, Steering::KernelHash);
@@ -351,11 +351,11 @@ fn attaching_a_policy_after_a_restart_keeps_weights_and_drains() {
         attach(with(Policy::Random)).unwrap();
         assert_eq!(by_member(&host.status(&key).unwrap()), by_member(&before));
         listen_again(&members);
-        attach(Attach { slots: Some(128), ..with(Policy::Random) }).unwrap();
+        attach(with(Policy::Random).slots(128)).unwrap();
         assert_eq!(by_member(&host.status(&key).unwrap()), by_member(&before));
         // Another owner's program decides instead.
         theirs("first").attach(&members[0]).unwrap();
-        attach(Attach { force: true, ..with(Policy::Hash) }).unwrap();
+        attach(with(Policy::Hash).force(true)).unwrap();
         let after = host.status(&key).unwrap();
         assert_eq!(by_member(&after), by_member(&before));
         assert_eq!(after.steering, Steering::Ours(Policy::Hash.into()));

@@ -10,7 +10,7 @@ use std::thread;
 use reuseport::id::{Slot, Weight};
 use reuseport::status::Steering;
 use reuseport::watch::{Change, Retake, Watch};
-use reuseport::{Attach, Balancer, Error, ErrorKind, Host, ObjectSpec, Policy, Stop};
+use reuseport::{Attach, Balancer, Error, ErrorKind, Host, Policy, Stop};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 use rustix::thread::CapabilitySet;
@@ -34,7 +34,7 @@ impl Scene {
 }
 
 fn force(attach: Attach) -> Attach {
-    Attach { force: true, ..attach }
+    attach.force(true)
 }
 
 #[test]
@@ -148,8 +148,8 @@ fn the_other_program_is_detached_although_the_first_member_has_stopped() {
 fn a_program_is_detached_although_the_first_member_has_stopped() {
     alone(|| {
         let scene = Scene::new(2);
-        let (program, map) = (Some("from_small".to_owned()), Some("small".to_owned()));
-        scene.attach(&with_object(ObjectSpec { program, map, ..object("two") })).unwrap();
+        let small = object("two").program("from_small").map("small");
+        scene.attach(&with_object(small)).unwrap();
         let mut stop = stops_before_the_detachment(&scene.members[0]);
         let hook = move |call| {
             stop(call);
@@ -220,8 +220,7 @@ fn pinned_by_name() -> Vec<String> {
 #[test]
 fn an_object_that_is_not_attached_leaves_no_pins() {
     alone(|| {
-        let program =
-            |name: &str| ObjectSpec { program: Some(name.to_owned()), ..object("pinned") };
+        let program = |name: &str| object("pinned").program(name);
         let scene = Scene::new(2);
         // The verifier refuses it; the name is wrong; a socket is in another array.
         scene.attach(&with_object(program("refused"))).unwrap_err();
@@ -299,7 +298,7 @@ fn what_is_refused_because_of_another_program_keeps_displaced_state() {
 /// Runs `body` while a watcher follows the group, with the changes that it has reported.
 fn watched(scene: &Scene, retake: bool, body: impl FnOnce(&Mutex<Vec<Change>>)) {
     let stop = Stop::default();
-    let attach = Attach { stop: stop.clone(), ..with(Policy::RoundRobin) };
+    let attach = with(Policy::RoundRobin).stop(stop.clone());
     let (watch, _) = Watch::start(Host::open().unwrap(), &scene.key, attach).unwrap();
     let watch = if retake { watch.retaking() } else { watch };
     let changes = Mutex::new(Vec::new());
@@ -382,7 +381,7 @@ fn a_watcher_that_fails_to_take_the_group_back_gives_way() {
     alone(|| {
         let scene = Scene::new(2);
         let stop = Stop::default();
-        let attach = Attach { stop: stop.clone(), ..with(Policy::RoundRobin) };
+        let attach = with(Policy::RoundRobin).stop(stop.clone());
         let (watch, _) = Watch::start(Host::open().unwrap(), &scene.key, attach).unwrap();
         let watch = watch.retaking();
         let refuse = |call| match call {

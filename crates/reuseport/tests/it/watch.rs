@@ -212,8 +212,7 @@ fn a_watcher_does_not_undo_a_detach() {
         let address = listeners[0].local_addr().unwrap();
         let host = Host::open().unwrap();
         let key = key_at(&host, "tcp", address);
-        let program = Some(Policy::Hash.into());
-        let attach = Attach { program, ..Attach::default() };
+        let attach = Attach::from(Policy::Hash);
         let (watch, _) = Watch::start(Host::open().unwrap(), &key, attach).unwrap();
         thread::scope(|scope| {
             let watcher = scope.spawn(|| {
@@ -240,8 +239,7 @@ fn the_chosen_policy_and_slots_survive_a_restart_of_the_server() {
         let key = key_at(&Host::open().unwrap(), "tcp", address);
         let stop = Stop::default();
         // Neither is a default.
-        let program = Some(Policy::Hash.into());
-        let attach = Attach { program, slots: Some(100), stop: stop.clone(), ..Attach::default() };
+        let attach = Attach::from(Policy::Hash).slots(100).stop(stop.clone());
         let (watch, _) = Watch::start(Host::open().unwrap(), &key, attach).unwrap();
         thread::scope(|scope| {
             let watcher = scope.spawn(|| watch.run(|_| {}));

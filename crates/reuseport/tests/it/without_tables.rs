@@ -227,7 +227,7 @@ fn a_watcher_follows_a_group_through_its_descriptors_alone() {
         let host = Host::open().unwrap();
         let key = key_of(&host, &all[0]);
         let stop = Stop::default();
-        let attach = Attach { stop: stop.clone(), ..with(Policy::RoundRobin) };
+        let attach = with(Policy::RoundRobin).stop(stop.clone());
         let (watch, _) = Watch::start(refused(Host::open).unwrap(), &key, attach).unwrap();
         thread::scope(|scope| {
             let watcher = scope.spawn(|| watch.run(drop));

@@ -355,7 +355,7 @@ fn slow_stopping_at_any_call_changes_nothing_or_everything() {
         for index in 0.. {
             let (before, open) = (scene.worlds(), descriptors());
             let stop = Stop::default();
-            let attach = Attach { stop: stop.clone(), ..with(Policy::RoundRobin) };
+            let attach = with(Policy::RoundRobin).stop(stop.clone());
             let count = Rc::new(Cell::new(0));
             let counted = Rc::clone(&count);
             let hook = move |_| {

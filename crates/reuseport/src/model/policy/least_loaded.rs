@@ -49,10 +49,11 @@ fn options(parameters: u64) -> LeastLoaded {
 /// ```
 /// use reuseport::policy::{LeastLoaded, LoadTerms, Policy};
 ///
-/// let queue_alone = LeastLoaded { load: LoadTerms::QUEUE, ..LeastLoaded::DEFAULT };
+/// let queue_alone = LeastLoaded::DEFAULT.load(LoadTerms::QUEUE);
 /// assert_eq!(Policy::LeastLoaded(queue_alone).name(), "least-loaded");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct LeastLoaded {
     /// The terms that count.
     pub load: LoadTerms,
@@ -69,6 +70,24 @@ impl LeastLoaded {
         max_share: MaxShare::DEFAULT,
         stale_after: StaleAfter::DEFAULT,
     };
+
+    /// With these [terms](Self::load).
+    #[must_use]
+    pub const fn load(self, load: LoadTerms) -> Self {
+        Self { load, ..self }
+    }
+
+    /// With this [limit](Self::max_share).
+    #[must_use]
+    pub const fn max_share(self, max_share: MaxShare) -> Self {
+        Self { max_share, ..self }
+    }
+
+    /// With this [time](Self::stale_after).
+    #[must_use]
+    pub const fn stale_after(self, stale_after: StaleAfter) -> Self {
+        Self { stale_after, ..self }
+    }
 
     /// From the lowest bit: the terms (8 bits), the share in hundredths (16), nothing (8), the time in
     /// milliseconds (32; 0, from versions without it: the default).

@@ -252,6 +252,7 @@ impl FromStr for Policy {
 
 /// A text that names no policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum UnknownPolicy {
     /// No policy has that name.
     #[error(transparent)]

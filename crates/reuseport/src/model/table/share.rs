@@ -4,6 +4,7 @@ use crate::model::id::{Slot, State, Weight};
 
 /// An enrolled member's part in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Share {
     /// The slot that the member occupies.
     pub slot: Slot,

@@ -49,12 +49,7 @@ fn changes_are_seen(balancer: &Balancer, listeners: &[TcpListener]) {
     let slot =
         |listener: &TcpListener| balancer.stats().unwrap().of(listener).unwrap().slot.unwrap();
     balancer.set_weights(&[(slot(&listeners[0]), Weight::new(3).unwrap())]).unwrap();
-    let drained = MemberChange {
-        slot: slot(&listeners[1]),
-        member: None,
-        weight: None,
-        state: Some(State::Draining),
-    };
+    let drained = MemberChange::new(slot(&listeners[1])).state(State::Draining);
     balancer.change_members(&[drained]).unwrap();
     assert_eq!(deal(listeners, 40), [30, 0, 10]);
     let least_loaded = Policy::default_for(balancer.key().protocol);

@@ -44,12 +44,12 @@ fn changes(stats: &Stats, stay: &[Cookie], turn: usize) -> Vec<MemberChange> {
         .iter()
         .filter(|member| !member.cookie.is_some_and(|cookie| stay.contains(&cookie)));
     let change = |member: &reuseport::MemberStats| {
-        Some(MemberChange {
-            slot: member.slot?,
-            member: member.cookie,
-            weight: Some(PASSING_WEIGHT),
-            state: Some(state),
-        })
+        Some(
+            MemberChange::new(member.slot?)
+                .member(member.cookie)
+                .weight(PASSING_WEIGHT)
+                .state(state),
+        )
     };
     passing.filter_map(change).collect()
 }

@@ -63,11 +63,11 @@ fn an_address_in_two_network_namespaces() {
 fn more_members_than_slots() {
     alone(|| {
         let mut scene = Scene::new(3);
-        let two = Attach { slots: Some(2), ..with(Policy::RoundRobin) };
+        let two = with(Policy::RoundRobin).slots(2);
         let words = ["cannot enrol the members", "members: 3, slots: 2", "--slots"];
         scene.refuses(ErrorKind::Full, &words, |scene| scene.attach(&two));
         for slots in [0, 32_769, u32::MAX] {
-            let attach = Attach { slots: Some(slots), ..Attach::default() };
+            let attach = Attach::default().slots(slots);
             let words = ["cannot make", "between 1 and 32768"];
             scene.refuses(ErrorKind::Invalid, &words, |scene| scene.attach(&attach));
         }
@@ -77,7 +77,7 @@ fn more_members_than_slots() {
         scene.refuses(ErrorKind::Full, &["members: 3, slots: 2"], |scene| {
             scene.attach(&Attach::default())
         });
-        let more_slots = Attach { slots: Some(64), ..Attach::default() };
+        let more_slots = Attach::default().slots(64);
         let words = ["cannot change the slots", "it has 2", "reuseport detach"];
         scene.refuses(ErrorKind::Invalid, &words, |scene| scene.attach(&more_slots));
         // A freed slot is given to the next member.
@@ -137,7 +137,7 @@ fn udp_sockets_are_refused_like_listeners() {
             Bind::new("127.0.0.1:0".parse().unwrap()).udp_sockets(3).unwrap();
         let key = key_at(&host, "udp", sockets[0].local_addr().unwrap());
         let attach = |attach: &Attach| Balancer::attach(&host, &key, attach).map(|_| ());
-        let full = Attach { slots: Some(2), ..with(Policy::RoundRobin) };
+        let full = with(Policy::RoundRobin).slots(2);
         refused(attach(&full).unwrap_err(), ErrorKind::Full, &["members: 3, slots: 2"]);
         let mut theirs = ReusePortSockArray::create("theirs", 4).unwrap();
         theirs.set(0, &sockets[1], 0).unwrap();

@@ -31,7 +31,7 @@ fn a_foreign_program_that_replaced_the_policy() {
         scene.refuses(ErrorKind::Foreign, &["will not detach from", "leave_it"], |scene| {
             scene.detach()
         });
-        let force = Attach { force: true, ..with(Policy::RoundRobin) };
+        let force = with(Policy::RoundRobin).force(true);
         let (_, attached) = Balancer::attach(&scene.host, &scene.key, &force).unwrap();
         assert_eq!(attached.replaced.unwrap().id, Some(id));
         assert_eq!(deal(&scene.members, 12), [6, 6]);
@@ -61,7 +61,7 @@ fn a_foreign_classic_program() {
         let words = ["will not detach from", "a classic BPF program"];
         scene.refuses(ErrorKind::Foreign, &words, |scene| scene.detach());
         assert_eq!(deal(&scene.members, 10), first);
-        let force = Attach { force: true, ..with(Policy::RoundRobin) };
+        let force = with(Policy::RoundRobin).force(true);
         scene.attach(&force).unwrap();
         assert_eq!(deal(&scene.members, 10), [5, 5]);
     });
@@ -69,11 +69,10 @@ fn a_foreign_classic_program() {
 
 #[test]
 fn objects_that_cannot_be_used() {
-    let path = |path: &str| ObjectSpec { path: path.into(), program: None, map: None };
-    let named = |object: ObjectSpec, program: Option<&str>, map: Option<&str>| ObjectSpec {
-        path: object.path,
-        program: program.map(str::to_owned),
-        map: map.map(str::to_owned),
+    let path = |path: &str| ObjectSpec::new(path);
+    let named = |mut object: ObjectSpec, program: Option<&str>, map: Option<&str>| {
+        (object.program, object.map) = (program.map(str::to_owned), map.map(str::to_owned));
+        object
     };
     let here = |name: &str| path(&format!("{}/{name}", env!("CARGO_MANIFEST_DIR")));
     let two = || object("two");
@@ -121,11 +120,7 @@ fn an_object_that_the_verifier_refuses() {
 #[test]
 fn an_object_whose_map_is_too_small() {
     alone(|| {
-        let small = ObjectSpec {
-            program: Some("from_small".to_owned()),
-            map: Some("small".to_owned()),
-            ..object("two")
-        };
+        let small = object("two").program("from_small").map("small");
         for scene in [Scene::new(3), Scene::steered(3)] {
             let words = ["members: 3, slots: 2", "more elements"];
             scene.refuses(ErrorKind::Full, &words, |scene| {
@@ -143,11 +138,7 @@ fn an_object_replaces_a_policy_and_a_policy_an_object() {
         assert_eq!(scene.steering(), Steering::Ours(reuseport::Program::Object(())));
         assert_eq!(deal(&scene.members, 10), [10, 0]);
         // Its array has 4-byte values, so user space cannot read cookies from it.
-        let narrow = ObjectSpec {
-            program: Some("from_narrow".to_owned()),
-            map: Some("narrow".to_owned()),
-            ..object("two")
-        };
+        let narrow = object("two").program("from_narrow").map("narrow");
         scene.attach(&with_object(narrow)).unwrap();
         assert_eq!(deal(&scene.members, 10), [0, 10]);
         scene.members.extend(more(scene.key.address, 1));

@@ -38,7 +38,7 @@ fn is_left_alone(scene: &Scene, words: &[&str]) {
     for operation in [Scene::detach, |scene: &Scene| scene.attach(&Attach::default())] {
         scene.refuses(ErrorKind::Schema, &words, operation);
     }
-    let force = Attach { force: true, ..with(Policy::Random) };
+    let force = with(Policy::Random).force(true);
     scene.refuses(ErrorKind::Schema, &words, |scene| scene.attach(&force));
     // Other groups are listed and can be changed.
     let statuses = scene.host.statuses().unwrap();
@@ -139,7 +139,7 @@ fn waiting_for_a_lock_can_be_interrupted() {
         let theirs = File::open(ROOT).unwrap();
         flock(&theirs, FlockOperation::LockExclusive).unwrap();
         let stop = Stop::default();
-        let attach = Attach { stop: stop.clone(), ..Attach::default() };
+        let attach = Attach::default().stop(stop.clone());
         std::thread::scope(|scope| {
             let attaching = scope.spawn(|| scene.attach(&attach));
             let begin = Instant::now();

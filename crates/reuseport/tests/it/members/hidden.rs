@@ -29,7 +29,7 @@ use crate::common::{cookie, groups_here, local_address, only_group, tcp, udp};
 const HIDDEN: Option<Unborrowable> = Some(Unborrowable::NoHolder);
 
 fn round_robin(partial: bool) -> Attach {
-    Attach { partial, ..with(Policy::RoundRobin) }
+    with(Policy::RoundRobin).partial(partial)
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn a_failed_replacement_goes_back_to_the_policy_with_the_hidden_members() {
             host.refresh(&key).unwrap().member(known).unwrap().unborrowable() == HIDDEN
         });
 
-        let replacement = Attach { partial: true, ..with_object(object("first")) };
+        let replacement = with_object(object("first")).partial(true);
         let attach = || Balancer::attach(&host, &key, &replacement);
         // Through each of the two other members.
         intercept(fails_to_attach(2, Errno::NOMEM), attach).unwrap_err();
@@ -258,7 +258,7 @@ fn a_member_that_is_merely_not_seen_keeps_its_slot_weight_and_drain() {
         let key = key_of(&host, &all[0]);
         let (balancer, _) = Balancer::attach(&host, &key, &round_robin(false)).unwrap();
         let of = |slot: usize| host.status(&key).unwrap().members[slot].enrolment.clone().unwrap();
-        let change = |slot, weight, state| MemberChange { slot, member: None, weight, state };
+        let change = |slot, weight, state| MemberChange::new(slot).weight(weight).state(state);
         let (first, second) = (of(0).slot, of(1).slot);
         let weight = Weight::new(3);
         let changes = [change(first, weight, None), change(second, None, Some(State::Draining))];

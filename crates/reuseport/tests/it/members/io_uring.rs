@@ -67,7 +67,7 @@ fn attaching_refuses_to_starve_a_listener_that_only_a_ring_has() {
         assert!(nothing_pinned());
         assert!(host.refresh(&key).unwrap().program.is_none());
 
-        let partial = Attach { partial: true, ..with(Policy::RoundRobin) };
+        let partial = with(Policy::RoundRobin).partial(true);
         let (balancer, attached) = Balancer::attach(&host, &key, &partial).unwrap();
         let [left_out] = &attached.changes.left_out[..] else { panic!("{attached:?}") };
         assert_eq!((left_out.cookie, left_out.is_starving()), (Some(known), true));

@@ -28,7 +28,7 @@ fn a_member_that_only_the_first_walk_misses_keeps_its_slot() {
         };
         let (first, ..) = slot(&host).unwrap();
         let weight = Weight::new(2).unwrap();
-        let weigh = MemberChange { slot: first, member: None, weight: Some(weight), state: None };
+        let weigh = MemberChange::new(first).weight(weight);
         balancer.change_members(&[weigh]).unwrap();
 
         // It does not listen during the walk that lists the group.

@@ -77,7 +77,7 @@ fn remove_layer() {
 }
 
 fn by_open() -> Attach {
-    with(Policy::LeastLoaded(LeastLoaded { load: LoadTerms::OPEN, ..LeastLoaded::DEFAULT }))
+    with(Policy::LeastLoaded(LeastLoaded::DEFAULT.load(LoadTerms::OPEN)))
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn attaching_again_and_changing_everything_keeps_counting() {
         }
         balancer.set_policy(Policy::RoundRobin).unwrap();
         let slot = balancer.stats().unwrap().members[0].slot.unwrap();
-        let state = |state| MemberChange { slot, member: None, weight: None, state: Some(state) };
+        let state = |state| MemberChange::new(slot).state(state);
         balancer.change_members(&[state(State::Draining)]).unwrap();
         let more = scene.pairs(2);
         assert_eq!(scene.open(), [2, 4]);

@@ -3,12 +3,10 @@
 
 use std::net::SocketAddr;
 
-use reuseport::id::{Slot, State, Weight};
+use reuseport::id::{Slot, State};
 use reuseport::status::Steering;
-use reuseport::table::{self, Fill, Share, Table};
-use reuseport::{Host, Policy};
+use reuseport::{Host, MemberChange, Policy};
 use rustix::net::{Shutdown, listen, shutdown};
-use sk_reuseport::maps::{Array, ArrayOfMaps, MapData, ReusePortSockArray};
 use test_support::wait::{self, BOUND};
 
 use crate::common::steered::Steered;
@@ -95,16 +93,16 @@ impl<M: Members> Case<'_, M> {
 
     /// The program selects none of them; the hash of the kernel does.
     fn all_are_standby(mut self) {
-        let shares = |state| {
-            let share = |slot| Share { slot: Slot::new(slot), weight: Weight::DEFAULT, state };
-            (0..MEMBERS as u16).map(share).collect::<Vec<_>>()
+        let change = |state| {
+            let change = |slot| MemberChange::new(Slot::new(slot)).state(state);
+            (0..MEMBERS as u16).map(change).collect::<Vec<_>>()
         };
-        put_into_force(&self.steered, &shares(State::Standby));
+        self.steered.change(&change(State::Standby));
         self.deal();
         self.steered.assert_counters(&[("fallback_kernel", SENT as u64)]);
         self.assert_picks(&[0; MEMBERS]);
 
-        put_into_force(&self.steered, &shares(State::Active));
+        self.steered.change(&change(State::Active));
         assert_eq!(self.deal(), [SENT / MEMBERS; MEMBERS]);
         let both = [("picks", SENT as u64), ("fallback_kernel", SENT as u64)];
         self.steered.assert_counters(&both);
@@ -162,21 +160,4 @@ fn all_stop_listening_and_listen_again() {
             case.assert_picks(&[2 * SENT / MEMBERS; MEMBERS]);
         });
     }
-}
-
-/// Puts a table of members with these states into force. No public function sets all members to
-/// standby.
-fn put_into_force(steered: &Steered<'_>, shares: &[Share]) {
-    let sockets: ReusePortSockArray<MapData> = steered.map("sockets").try_into().unwrap();
-    let capacity = sockets.map_data().max_entries();
-    let words = Table::build(shares, Fill::Interleave, capacity).encode();
-    // All tables of a group have the same length.
-    let length = table::maximum_words(capacity) as u32;
-    let flags = Array::<MapData, u64>::MMAPABLE;
-    let mut table: Array<_, u64> = Array::create_named("table", length, flags).unwrap();
-    for (index, word) in (0..).zip(&words) {
-        table.set(index, *word, 0).unwrap();
-    }
-    let mut tables: ArrayOfMaps<MapData> = steered.map("tables").try_into().unwrap();
-    tables.set(0, table.map_data(), 0).unwrap();
 }

@@ -76,7 +76,7 @@ fn round(steered: &Steered<'_>, round: usize, changes: usize) {
     let member = round % MEMBERS;
     let out = |state| {
         let slot = Slot::new(member as u16);
-        steered.change(&[MemberChange { slot, member: None, weight: None, state: Some(state) }]);
+        steered.change(&[MemberChange::new(slot).state(state)]);
     };
     let weights = |turn: usize| {
         let weight = |member| 1 + ((turn * 7 + member * 3) % 13) as u16;

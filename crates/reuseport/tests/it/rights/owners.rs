@@ -60,11 +60,8 @@ impl Scene {
 
     /// `ops` gives the second member the double weight, and drains the third one.
     fn weigh_and_drain(&self) {
-        let change = |slot, weight, state| MemberChange {
-            slot: Slot::new(slot),
-            member: None,
-            weight: Some(Weight::new(weight).unwrap()),
-            state: Some(state),
+        let change = |slot, weight, state| {
+            MemberChange::new(Slot::new(slot)).weight(Weight::new(weight).unwrap()).state(state)
         };
         as_ops(|| {
             let changes = [change(1, 2, State::Active), change(2, 1, State::Draining)];
@@ -232,7 +229,7 @@ fn an_attach_of_root_that_fails_leaves_the_layer_of_the_other_user() {
         let layer = Path::new(ROOT).join("host");
         let pinned = |name| MapData::from_pin(layer.join(name)).unwrap().info().unwrap().id();
         let before = pinned("members");
-        let no_slots = Attach { slots: Some(0), ..with(Policy::RoundRobin) };
+        let no_slots = with(Policy::RoundRobin).slots(0);
         let refused_late = |key: &GroupKey, members| {
             let attach = || Balancer::attach(&of_ops.host, key, &with(Policy::RoundRobin));
             intercept(fails_to_attach(members, Errno::PERM), attach).map(|_| ())

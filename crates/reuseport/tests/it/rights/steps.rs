@@ -227,8 +227,7 @@ fn steer_group(host: &Host, group: &Group) -> Outcome {
     assert!(!attached.changes.enrolled.is_empty());
     let status = host.status(&group.key)?;
     assert!(status.steering.selection().is_some(), "{:?}", status.steering);
-    let random = reuseport::Policy::Random.into();
-    let change = Attach { program: Some(random), ..Attach::default() };
+    let change = Attach::from(reuseport::Policy::Random);
     let (balancer, _) = Balancer::attach(host, &group.key, &change)?;
     balancer.detach()?;
     Ok(())

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use reuseport::status::Steering;
-use reuseport::{Attach, Attached, Balancer, Host, ObjectSpec, Policy, Result};
+use reuseport::{Attach, Attached, Balancer, Host, Policy, Result};
 use rustix::io::Errno;
 use rustix::net::{self, Shutdown};
 use sk_reuseport::fault::{Call, Verdict, intercept};
@@ -25,7 +25,7 @@ fn force_fails_at_each_call(attach: &Attach) {
     scene.attach(&with(Policy::RoundRobin)).unwrap();
     scene.detach().unwrap();
     scene.give_to_them();
-    let force = |scene: &Scene| scene.attach(&Attach { force: true, ..attach.clone() });
+    let force = |scene: &Scene| scene.attach(&attach.clone().force(true));
     let undo = |scene: &Scene| {
         scene.detach().unwrap();
         scene.give_to_them();
@@ -50,7 +50,7 @@ fn slow_replacing_another_owners_program_by_an_object_fails_at_each_call() {
 
 /// Interrupts a takeover when the sockets have left their array, at this call or a later one. Returns which.
 fn interrupt_with_their_array_empty(scene: &Scene, from: usize) -> usize {
-    let force = Attach { force: true, ..with(Policy::RoundRobin) };
+    let force = with(Policy::RoundRobin).force(true);
     for index in from.. {
         scene.give_to_them();
         let (result, failed) = faulty(Fault::From(index, Errno::NOMEM), || scene.attach(&force));
@@ -71,7 +71,7 @@ fn slow_going_on_with_a_takeover_fails_at_each_call() {
         let scene = Scene::new(2);
         let mut at = 0;
         for attach in [with(Policy::RoundRobin), Attach::default()] {
-            let attach = Attach { force: true, ..attach };
+            let attach = attach.force(true);
             let mut failures = 0;
             for index in (0..).step_by(3) {
                 at = interrupt_with_their_array_empty(&scene, at);
@@ -115,7 +115,7 @@ fn partial_takeover<T>(
         host.refresh(&key).unwrap().member(known).unwrap().holders.is_empty()
     });
     let stops = members.remove(0);
-    let force = Attach { force: true, partial: true, ..with(Policy::RoundRobin) };
+    let force = with(Policy::RoundRobin).force(true).partial(true);
     let mut starving = Vec::new();
     let told = take_over(&stops, &mut || {
         let (_, attached) = Balancer::attach(host, &key, &force)?;
@@ -132,7 +132,7 @@ fn partial_takeover<T>(
     assert_eq!((status.steering.policy(), status.unsteered()), (Some(Policy::RoundRobin), 1));
     assert_eq!(theirs.cookies(), [0, 0, 0, known.get()]);
     // The next command frees its slot.
-    Balancer::attach(host, &key, &Attach { partial: true, ..Attach::default() }).unwrap();
+    Balancer::attach(host, &key, &Attach::default().partial(true)).unwrap();
     assert_eq!(host_members(), members.len());
     assert_eq!(deal(&members, 12), [6, 6]);
     reuseport::detach(host, &key).unwrap();
@@ -179,7 +179,7 @@ fn slow_taking_a_group_back_fails_at_each_call() {
         };
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         // Our array keeps the sockets.
-        let back = |scene: &Scene| scene.attach(&Attach { force: true, ..Attach::default() });
+        let back = |scene: &Scene| scene.attach(&Attach::default().force(true));
         let done = |scene: &Scene| decides(scene, Policy::RoundRobin);
         let mut failures = 0;
         for index in 0.. {
@@ -219,7 +219,7 @@ fn slow_replacing_an_object_by_a_policy_fails_at_each_call() {
 fn slow_an_object_with_pins_of_its_own_fails_at_each_call() {
     alone_in_turn(|| {
         let scene = Scene::new(2);
-        let good = ObjectSpec { program: Some("good".to_owned()), ..object("pinned") };
+        let good = object("pinned").program("good");
         let attach = |scene: &Scene| scene.attach(&with_object(good.clone()));
         let by_name = || {
             let names = std::fs::read_dir(bpffs::PATH).unwrap().flatten();
