@@ -196,7 +196,8 @@ fn not_above_average(bits: u64, workers: &[Status], count: impl Fn(&Status) -> u
 mod tests {
     use std::net::{TcpListener, TcpStream};
 
-    use sk_reuseport::net::{Bind, loopback};
+    use sk_reuseport::net::Bind;
+    use test_support::loopback;
     use test_support::{netns, wait};
 
     use super::*;

@@ -18,7 +18,8 @@ mod loaders;
 use std::net::TcpListener;
 
 use anyhow::{Context, Result};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
+use test_support::loopback;
 
 use crate::process::{own, run as run_process};
 use crate::report::{Common, Figure, Report, Table, number, spread};

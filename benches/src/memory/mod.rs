@@ -12,7 +12,8 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
+use test_support::loopback;
 
 use crate::process::Reuseport;
 use crate::report::{Common, Figure, Report, Table, number};

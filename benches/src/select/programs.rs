@@ -13,6 +13,7 @@ use rustix::net::sockopt::socket_cookie;
 use sk_reuseport::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, ReusePortSockArray};
 use sk_reuseport::programs::{Program, SkReuseport};
 use sk_reuseport::{BtfKind, EbpfLoader, KernelBtf};
+use test_support::btf::Btf;
 
 use super::traffic::{Group, Traffic};
 
@@ -243,6 +244,14 @@ fn pinned(name: &str) -> Result<Map> {
     Ok(Map::from_map_data(MapData::from_pin(state()?.join(name))?)?)
 }
 
+/// The policy's number in a select program: that of `enum policy` in the object.
+fn number(policy: Policy, object: &[u8]) -> Result<u32> {
+    let name = format!("POLICY_{}", policy.name().replace('-', "_").to_uppercase());
+    let all = Btf::of(object).enumeration("policy").context("the object has no enum policy")?;
+    let found = all.into_iter().find(|(known, _)| *known == name);
+    Ok(found.with_context(|| format!("the object has no {name}"))?.1.try_into()?)
+}
+
 /// Loads a variant's program over the maps of the group to which the command is attached, with its
 /// present table. An object ignores maps that it does not have.
 fn load(variant: &Variant<'_>, group: &Group, cpus: u32) -> Result<Option<SkReuseport>> {
@@ -258,7 +267,7 @@ fn load(variant: &Variant<'_>, group: &Group, cpus: u32) -> Result<Option<SkReus
     let btf = KernelBtf::from_sys_fs()?;
     let types = [("bpf_rdonly_cast", BtfKind::Func), (socket, BtfKind::Struct)];
     let [rdonly_cast, socket] = btf.ids(types)?;
-    let policy = variant.policy.map_or(0, Policy::code);
+    let policy = variant.policy.map_or(Ok(0), |policy| number(policy, object))?;
     let globals =
         [("POLICY", policy), ("PROTOCOL", protocol), ("SOCKET_TYPE", socket), ("CPUS", cpus)];
     let members = group.members.len() as u32;

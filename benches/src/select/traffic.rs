@@ -12,7 +12,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::net::{RecvFlags, SendFlags, accept, getsockname, recv, send, sockopt};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
+use test_support::loopback;
 
 use crate::stats::median;
 

@@ -4,10 +4,10 @@
 use std::net::TcpListener;
 
 use anyhow::{Context, Result};
+use reuseport::Share;
 use reuseport::group::{Group, GroupKey};
 use reuseport::id::{Cookie, Weight};
 use reuseport::status::{GroupStatus, MemberStatus, State};
-use reuseport::table::Share;
 use reuseport::{Balancer, Detached, GroupSpec, Host, MemberChange, Policy, Report};
 
 use crate::error::Failure;

@@ -1,7 +1,7 @@
 //! Network namespaces by the names and numbers that people use: `ip netns` names and inode numbers.
 //!
 //! Enters none of them: the library sees all namespaces from any of them, and knows their names
-//! ([`netns_names`](reuseport::observe::netns_names)).
+//! ([`netns_names`](reuseport::netns_names)).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

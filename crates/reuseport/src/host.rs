@@ -36,11 +36,17 @@ pub struct Host {
 }
 
 impl Host {
-    /// Loads the iterators that list sockets. Needs CAP_BPF and CAP_PERFMON.
+    /// Loads the iterators that list sockets.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// Linux 5.12 with `CONFIG_DEBUG_INFO_BTF`. Needs CAP_BPF and CAP_PERFMON in the initial user namespace, and
+    /// neither CAP_SYS_PTRACE nor CAP_NET_ADMIN.
     ///
     /// # Errors
     ///
-    /// As [`Observer::new`].
+    /// [`ErrorKind::Denied`] names the capability that is missing; [`ErrorKind::Unsupported`]: a kernel without
+    /// BTF or older than 5.12, or one that is locked down for confidentiality.
     pub fn open() -> Result<Self> {
         Ok(Self { observer: Arc::new(Observer::new()?), place: Place::default() })
     }
@@ -61,11 +67,15 @@ impl Host {
         Ok(Self { observer: Arc::new(Observer::new()?), place: Place::of_host_or_process()? })
     }
 
-    /// Every group on the host, without pinned state.
+    /// Every group on the host, in all network namespaces, without pinned state; sorted by protocol, port,
+    /// address and namespace, members by cookie.
+    ///
+    /// It is a walk, not a snapshot: it may miss changes during the walk. Between fork and exec, a child holds
+    /// all descriptors of its parent and is listed as a holder.
     ///
     /// # Errors
     ///
-    /// As [`Observer::groups`].
+    /// As [`open`](Self::open), if the process has given up its rights since.
     pub fn groups(&self) -> Result<Vec<Group>> {
         self.observer.groups()
     }
@@ -84,7 +94,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// As [`Observer::own_netns`].
+    /// As [`groups`](Self::groups).
     pub fn own_netns(&self) -> Result<Netns> {
         self.observer.own_netns()
     }

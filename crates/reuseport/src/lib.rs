@@ -49,9 +49,7 @@
 //! | [`Stats`] | queues, open connections, picks and shares by member |
 //! | [`watch::Watch`] | follows a group over reloads and restarts |
 //! | [`report::Reporter`] | reports a worker's load, for the policy least-loaded |
-//! | [`observe::Observer`] | lists groups, members, holders and queues, without pinned state |
 //! | [`borrow`] | borrows a socket from another process |
-//! | [`table`] | computes tables from policies and weights; no I/O |
 //! | [`Error`] | what failed, why, and a hint; an [`ErrorKind`] for programs |
 //!
 //! The crate [`sk_reuseport`], below this one, loads and attaches programs of this type and does nothing
@@ -131,7 +129,8 @@ pub use change::request::{
 };
 pub use error::{Error, ErrorKind, Hint, Report, Result};
 pub use host::Host;
-pub use kernel::{borrow, observe};
+pub use kernel::borrow;
+pub use kernel::observe::netns_names;
 pub use look::stats::{MemberStats, Stats};
 pub use model::degraded::Degraded;
 pub use model::group::{self, Group, Member, Unborrowable};
@@ -141,6 +140,6 @@ pub use model::selection::{ObjectSpec, Program, Selection};
 pub use model::spec::{self, GroupSpec};
 pub use model::status;
 pub use model::sticky::Stickiness;
-pub use model::table;
+pub use model::table::Share;
 pub use sk_reuseport::net;
 pub use stop::Stop;

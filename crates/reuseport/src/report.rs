@@ -109,11 +109,11 @@ use crate::wire::report::TIME_SHIFT;
 /// # Example
 ///
 /// ```no_run
+/// use reuseport::net::Bind;
 /// use reuseport::report::Reporter;
 /// use reuseport::{Attach, Balancer, Host};
-/// use sk_reuseport::net::{Bind, loopback};
 ///
-/// let listeners = Bind::new(loopback(false)).listeners(4)?;
+/// let listeners = Bind::new("127.0.0.1:0".parse()?).listeners(4)?;
 /// let host = Host::open()?;
 /// let group = host.find(&format!("tcp:{}", listeners[0].local_addr()?).parse()?)?;
 /// Balancer::attach(&host, &group.key, &Attach::default())?;

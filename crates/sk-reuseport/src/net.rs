@@ -4,7 +4,7 @@
 //! the port of the first. The standard library's `TcpListener::bind` can do neither.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
@@ -164,14 +164,5 @@ impl Bind {
         }
         net::bind(&socket, &address)?;
         Ok(socket)
-    }
-}
-
-/// A loopback address with port 0, for which the kernel chooses a port.
-pub fn loopback(v6: bool) -> SocketAddr {
-    if v6 {
-        SocketAddr::from((Ipv6Addr::LOCALHOST, 0))
-    } else {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
     }
 }

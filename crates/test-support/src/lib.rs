@@ -15,6 +15,7 @@ pub mod feature;
 mod in_flight;
 mod in_ring;
 pub mod load;
+mod loopback;
 pub mod netns;
 pub mod nft;
 pub mod process;
@@ -26,5 +27,6 @@ pub mod wait;
 
 pub use in_flight::InFlight;
 pub use in_ring::InRing;
+pub use loopback::loopback;
 pub use program::program;
 pub use set_on_drop::SetOnDrop;

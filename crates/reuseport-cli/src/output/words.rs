@@ -1,10 +1,10 @@
 //! Short texts for people: the holders of a socket, its queue, the program that decides, and the
 //! command that fixes a problem.
 
+use reuseport::Share;
 use reuseport::group::{AttachedProgram, GroupKey, NotAsked, Reach, listed};
 use reuseport::id::State;
 use reuseport::status::Uncounted;
-use reuseport::table::Share;
 
 use crate::output::note::note;
 use crate::output::table::{self, safe, shortened};

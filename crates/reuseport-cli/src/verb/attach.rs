@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use reuseport::group::{AttachedProgram, Group, GroupKey, NotAsked, listed};
 use reuseport::id::{Cookie, Slot, Weight};
-use reuseport::observe::netns_names;
+use reuseport::netns_names;
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::{Change, Retake, Watch};
 use reuseport::{

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use reuseport::observe::netns_names;
+use reuseport::netns_names;
 
 use crate::args::NetnsArgs;
 use crate::backend;

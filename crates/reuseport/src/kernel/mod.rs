@@ -6,7 +6,7 @@ pub(crate) mod cpus;
 pub(crate) mod foreign;
 pub(crate) mod maps;
 pub(crate) mod object;
-pub mod observe;
+pub(crate) mod observe;
 pub(crate) mod program;
 pub(crate) mod recognise;
 pub(crate) mod reports;

@@ -15,4 +15,4 @@ pub(crate) mod split;
 pub mod status;
 pub(crate) mod sticky;
 pub(crate) mod succession;
-pub mod table;
+pub(crate) mod table;

@@ -39,14 +39,14 @@ impl Stickiness {
     /// | 0 | `none` |
     /// | 1 | reserved for `flow` |
     /// | 2 | reserved for `quic` |
-    pub const fn code(self) -> u32 {
+    pub(crate) const fn code(self) -> u32 {
         match self {
             Self::None => 0,
         }
     }
 
     /// The stickiness with this number; `None` if this version knows none.
-    pub fn from_code(code: u32) -> Option<Self> {
+    pub(crate) fn from_code(code: u32) -> Option<Self> {
         Self::ALL.iter().copied().find(|stickiness| stickiness.code() == code)
     }
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use reuseport::observe::Observer;
+use reuseport::Host;
 use rustix::event::epoll;
 use test_support::process::{rerun, rerun_under, spawn};
 
@@ -106,7 +106,7 @@ fn holder() {
             String::new()
         }
         "reasons" => {
-            let group = only_group(&Observer::new().unwrap());
+            let group = only_group(&Host::open().unwrap());
             let reason = |member: &reuseport::Member| {
                 let why = member.unborrowable().map_or("-", |why| why.name());
                 format!("{}:{why}", member.cookie.map_or(0, |cookie| cookie.get()))
@@ -115,7 +115,7 @@ fn holder() {
             reasons.sort();
             reasons.join(" ")
         }
-        "look" => format!("sees {:?}", only_group(&Observer::new().unwrap()).pids()),
+        "look" => format!("sees {:?}", only_group(&Host::open().unwrap()).pids()),
         other => panic!("no role {other:?}"),
     };
     println!("{SAYS}{said}");

@@ -16,12 +16,13 @@ pub(crate) mod theirs;
 pub(crate) mod traffic;
 pub(crate) mod world;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use reuseport::group::Group;
+use reuseport::Host;
+use reuseport::group::{Group, GroupKey};
 use reuseport::id::Cookie;
-use reuseport::observe::Observer;
 use rustix::net::sockopt;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 
@@ -64,17 +65,23 @@ pub(crate) fn cookie(socket: impl AsFd) -> Cookie {
     Cookie::new(sockopt::socket_cookie(socket).unwrap()).unwrap()
 }
 
+/// The processes that watch a group's members, by member.
+pub(crate) fn owners(host: &Host, key: &GroupKey) -> HashMap<Cookie, u32> {
+    let members = host.status(key).unwrap().members;
+    members.iter().filter_map(|status| Some((status.member.cookie?, status.owner?))).collect()
+}
+
 /// The groups in the calling thread's network namespace.
-pub(crate) fn groups_here(observer: &Observer) -> Vec<Group> {
-    let here = observer.own_netns().unwrap();
-    let mut groups = observer.groups().unwrap();
+pub(crate) fn groups_here(host: &Host) -> Vec<Group> {
+    let here = host.own_netns().unwrap();
+    let mut groups = host.groups().unwrap();
     groups.retain(|g| g.key.netns == here);
     groups
 }
 
 /// The only group in the calling thread's network namespace.
-pub(crate) fn only_group(observer: &Observer) -> Group {
-    let mut groups = groups_here(observer);
+pub(crate) fn only_group(host: &Host) -> Group {
+    let mut groups = groups_here(host);
     assert_eq!(groups.len(), 1, "{groups:#?}");
     groups.remove(0)
 }

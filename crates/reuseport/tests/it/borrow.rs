@@ -2,33 +2,32 @@
 
 use crate::common::helper::Helper;
 use crate::common::{cookie, only_group, tcp};
-use reuseport::ErrorKind;
 use reuseport::borrow::borrow;
 use reuseport::group::Member;
-use reuseport::observe::Observer;
+use reuseport::{ErrorKind, Host};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::os::fd::AsRawFd;
 use test_support::netns::isolated;
 use test_support::wait;
 
-fn only_member(observer: &Observer) -> Member {
-    only_group(observer).members.remove(0)
+fn only_member(host: &Host) -> Member {
+    only_group(host).members.remove(0)
 }
 
 /// A member that only the helper holds.
-fn foreign_member(observer: &Observer) -> (Helper, Member) {
+fn foreign_member(host: &Host) -> (Helper, Member) {
     let helper = Helper::holding(&tcp("127.0.0.1:0"), "hold");
-    let member = held_by(&[helper.pid()], observer);
+    let member = held_by(&[helper.pid()], host);
     (helper, member)
 }
 
 /// The only member, as soon as exactly these processes hold it: until execve, a child of another
 /// test has copies of all descriptors.
-fn held_by(pids: &[u32], observer: &Observer) -> Member {
+fn held_by(pids: &[u32], host: &Host) -> Member {
     let mut pids = pids.to_vec();
     pids.sort_unstable();
     wait::until_some(&format!("the holders to be {pids:?}"), wait::BOUND, || {
-        let mut group = only_group(observer);
+        let mut group = only_group(host);
         (group.pids() == pids).then(|| group.members.remove(0))
     })
 }
@@ -36,14 +35,14 @@ fn held_by(pids: &[u32], observer: &Observer) -> Member {
 #[test]
 fn a_socket_of_another_process_is_borrowed_and_given_back() {
     isolated(|| {
-        let observer = Observer::new().unwrap();
-        let (helper, member) = foreign_member(&observer);
+        let host = Host::open().unwrap();
+        let (helper, member) = foreign_member(&host);
         let borrowed = borrow(&member).unwrap();
         assert_eq!(Some(cookie(&borrowed)), member.cookie);
         // While it is borrowed, this process is a holder too.
-        held_by(&[helper.pid(), std::process::id()], &observer);
+        held_by(&[helper.pid(), std::process::id()], &host);
         drop(borrowed);
-        assert_eq!(held_by(&[helper.pid()], &observer), member);
+        assert_eq!(held_by(&[helper.pid()], &host), member);
     });
 }
 
@@ -51,7 +50,7 @@ fn a_socket_of_another_process_is_borrowed_and_given_back() {
 fn a_socket_of_this_process_can_be_borrowed() {
     isolated(|| {
         let socket = tcp("127.0.0.1:0");
-        let member = only_member(&Observer::new().unwrap());
+        let member = only_member(&Host::open().unwrap());
         assert_eq!(cookie(borrow(&member).unwrap()), cookie(&socket));
     });
 }
@@ -59,7 +58,7 @@ fn a_socket_of_this_process_can_be_borrowed() {
 #[test]
 fn a_socket_is_borrowed_from_the_next_holder_if_the_first_one_closed_it() {
     isolated(|| {
-        let (helper, mut member) = foreign_member(&Observer::new().unwrap());
+        let (helper, mut member) = foreign_member(&Host::open().unwrap());
         // Descriptors of another socket and of a file, and process ids that cannot exist.
         let other = tcp("127.0.0.1:0");
         let file = std::fs::File::open("/dev/null").unwrap();
@@ -93,7 +92,7 @@ fn a_socket_is_borrowed_from_the_next_holder_if_the_first_one_closed_it() {
 #[test]
 fn a_process_that_has_ended_lends_nothing() {
     isolated(|| {
-        let (helper, member) = foreign_member(&Observer::new().unwrap());
+        let (helper, member) = foreign_member(&Host::open().unwrap());
         helper.kill();
         let error = borrow(&member).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Vanished, "{error}");
@@ -103,7 +102,7 @@ fn a_process_that_has_ended_lends_nothing() {
 #[test]
 fn borrowing_without_the_right_to_trace_names_the_capability() {
     isolated(|| {
-        let (_helper, member) = foreign_member(&Observer::new().unwrap());
+        let (_helper, member) = foreign_member(&Host::open().unwrap());
         let mut sets = capabilities(None).unwrap();
         sets.effective -= CapabilitySet::SYS_PTRACE;
         sets.permitted -= CapabilitySet::SYS_PTRACE;
@@ -118,7 +117,7 @@ fn borrowing_without_the_right_to_trace_names_the_capability() {
 fn a_member_without_visible_holders_cannot_be_borrowed() {
     isolated(|| {
         let _socket = tcp("127.0.0.1:0");
-        let mut member = only_member(&Observer::new().unwrap());
+        let mut member = only_member(&Host::open().unwrap());
         member.holders.clear();
         let error = borrow(&member).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");

@@ -13,7 +13,8 @@ use reuseport::policy::{LeastLoaded, LoadTerms, MaxShare};
 use reuseport::status::MemberStatus;
 use reuseport::{Balancer, Host, Policy};
 use sk_reuseport::maps::{Array, Map, MapData};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
+use test_support::loopback;
 use test_support::process::close;
 use test_support::wait;
 

@@ -10,11 +10,12 @@ use std::process::Command;
 use std::thread;
 
 use crate::common::helper::Helper;
-use crate::common::{BACKLOG, cookie, groups_here, local_address, only_group, tcp, tcp_with, udp};
-use reuseport::ErrorKind;
+use crate::common::{
+    BACKLOG, cookie, groups_here, local_address, only_group, owners, tcp, tcp_with, udp,
+};
 use reuseport::group::{Group, Member, Protocol};
 use reuseport::id::Cookie;
-use reuseport::observe::Observer;
+use reuseport::{ErrorKind, Host};
 use rustix::event::epoll;
 use rustix::net::{self, AddressFamily, SocketType};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -27,7 +28,7 @@ use test_support::wait;
 /// Waits until `look` finds a group of exactly these sockets, held by this process alone.
 ///
 /// It has to wait, because until execve a child of another test has copies of all descriptors, and
-/// the observer lists it.
+/// the host lists it.
 fn becomes_own(sockets: &[OwnedFd], look: impl Fn() -> Group) -> Group {
     let own = std::process::id();
     let expected: BTreeMap<_, _> =
@@ -51,7 +52,7 @@ fn a_list_of_more_sockets_than_one_run_writes_is_read_to_its_end() {
         let address = local_address(&first).to_string();
         let sockets: Vec<OwnedFd> =
             std::iter::once(first).chain((1..400).map(|_| tcp(&address))).collect();
-        let group = only_group(&Observer::new().unwrap());
+        let group = only_group(&Host::open().unwrap());
         assert_eq!((group.members.len(), group.complete), (sockets.len(), true));
     });
 }
@@ -76,24 +77,24 @@ fn groups_of_every_kind_are_listed_with_their_addresses() {
         (|a| udp(a), Protocol::Udp, "[::1]", true),
     ];
     isolated(|| {
-        let observer = Observer::new().unwrap();
-        for (bind, protocol, host, v6only) in cases {
+        let host = Host::open().unwrap();
+        for (bind, protocol, ip, v6only) in cases {
             for members in 1..=3 {
-                let first = bind(&format!("{host}:0"));
+                let first = bind(&format!("{ip}:0"));
                 let address = local_address(&first);
                 let mut sockets = vec![first];
                 sockets.extend((1..members).map(|_| bind(&address.to_string())));
 
-                let group = becomes_own(&sockets, || only_group(&observer));
+                let group = becomes_own(&sockets, || only_group(&host));
                 assert_eq!(group.key.protocol, protocol);
                 assert_eq!(group.key.address, address);
-                assert_eq!(group.key.v6only, v6only, "{host}");
+                assert_eq!(group.key.v6only, v6only, "{ip}");
                 assert_eq!(group.key.device, None);
                 assert_eq!(group.key.uid, rustix::process::getuid().as_raw());
                 assert_eq!(group.program, None);
                 assert!(group.members.iter().all(|m| !m.holders[0].comm.is_empty()));
                 drop(sockets);
-                wait::until("the group to end", wait::BOUND, || groups_here(&observer).is_empty());
+                wait::until("the group to end", wait::BOUND, || groups_here(&host).is_empty());
             }
         }
     });
@@ -107,9 +108,9 @@ fn a_v6only_socket_and_a_dual_stack_socket_are_two_groups() {
         let only = tcp_with(&address, |s| {
             net::sockopt::set_ipv6_v6only(s, true).unwrap();
         });
-        let observer = Observer::new().unwrap();
+        let host = Host::open().unwrap();
         let find = |v6only| {
-            let mut groups = groups_here(&observer);
+            let mut groups = groups_here(&host);
             groups.retain(|g| g.key.v6only == v6only);
             assert_eq!(groups.len(), 1, "{groups:#?}");
             groups.remove(0)
@@ -122,7 +123,7 @@ fn a_v6only_socket_and_a_dual_stack_socket_are_two_groups() {
 #[test]
 fn unaccepted_connections_wait_and_accepted_ones_are_not_members() {
     isolated(|| {
-        let observer = Observer::new().unwrap();
+        let host = Host::open().unwrap();
         let first = tcp("127.0.0.1:0");
         let address = local_address(&first);
         let second = tcp(&address.to_string());
@@ -130,17 +131,15 @@ fn unaccepted_connections_wait_and_accepted_ones_are_not_members() {
 
         let waiting = |group: &Group| group.members.iter().map(|m| m.queue.waiting).sum::<u32>();
         // connect returns at the SYN-ACK, before the ACK completes the handshake.
-        wait::until("20 connections to wait", wait::BOUND, || {
-            waiting(&only_group(&observer)) == 20
-        });
-        let group = only_group(&observer);
+        wait::until("20 connections to wait", wait::BOUND, || waiting(&only_group(&host)) == 20);
+        let group = only_group(&host);
         assert!(group.members.iter().all(|m| m.queue.limit == BACKLOG as u32));
         assert!(group.members.iter().all(|m| m.queue.half_open == 0));
 
         let of_first = group.member(cookie(&first)).unwrap().queue.waiting;
         let listener = TcpListener::from(first);
         let accepted: Vec<_> = (0..of_first).map(|_| listener.accept().unwrap()).collect();
-        let group = only_group(&observer);
+        let group = only_group(&host);
         assert_eq!(waiting(&group), 20 - of_first);
         assert_eq!(group.members.len(), 2, "accepted sockets are not members");
         drop((accepted, clients, second));
@@ -150,10 +149,10 @@ fn unaccepted_connections_wait_and_accepted_ones_are_not_members() {
 #[test]
 fn the_queue_of_a_udp_socket_is_counted_in_bytes() {
     isolated(|| {
-        let observer = Observer::new().unwrap();
+        let host = Host::open().unwrap();
         let socket = UdpSocket::from(udp("127.0.0.1:0"));
         let address = socket.local_addr().unwrap();
-        let queue = || only_group(&observer).members[0].queue;
+        let queue = || only_group(&host).members[0].queue;
         assert_eq!((queue().waiting, queue().half_open), (0, 0));
 
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -180,20 +179,20 @@ fn a_socket_that_sets_the_option_after_bind_is_not_a_member() {
         set_socket_reuseport(&listener, true).unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         set_socket_reuseport(&socket, true).unwrap();
-        assert_eq!(groups_here(&Observer::new().unwrap()), []);
+        assert_eq!(groups_here(&Host::open().unwrap()), []);
     });
 }
 
 #[test]
 fn a_listener_that_is_shut_down_is_not_a_member() {
     isolated(|| {
-        let observer = Observer::new().unwrap();
+        let host = Host::open().unwrap();
         let first = tcp("127.0.0.1:0");
         let second = tcp(&local_address(&first).to_string());
         // It has left its group, but its descriptor is open.
         net::shutdown(&first, net::Shutdown::Both).unwrap();
-        becomes_own(&[second], || only_group(&observer));
-        wait::until("the group to end", wait::BOUND, || groups_here(&observer).is_empty());
+        becomes_own(&[second], || only_group(&host));
+        wait::until("the group to end", wait::BOUND, || groups_here(&host).is_empty());
     });
 }
 
@@ -206,10 +205,10 @@ fn the_same_address_in_two_namespaces_is_two_groups() {
         let outside = inode();
         isolated(|| {
             let there = tcp(&address);
-            let observer = Observer::new().unwrap();
-            let own = observer.own_netns().unwrap();
+            let host = Host::open().unwrap();
+            let own = host.own_netns().unwrap();
             assert_eq!(own.inode, inode());
-            let groups = observer.groups().unwrap();
+            let groups = host.groups().unwrap();
             let find = |inode| groups.iter().find(|g| g.key.netns.inode == inode).unwrap();
             assert_ne!(find(outside).key.netns.cookie, own.cookie);
             assert_eq!(find(outside).key.to_string(), find(own.inode).key.to_string());
@@ -228,15 +227,15 @@ fn the_device_of_a_group_is_named_only_in_its_own_namespace() {
         assert!(spawn(&mut ip).unwrap().wait().unwrap().success());
         let bound = tcp("[fe80::1%1]:0");
 
-        let observer = Observer::new().unwrap();
-        let group = only_group(&observer);
+        let host = Host::open().unwrap();
+        let group = only_group(&host);
         let device = group.key.device.clone().unwrap();
         assert_eq!((device.index, device.name.as_deref()), (1, Some("lo")));
         let port = local_address(&bound).port();
         assert_eq!(group.key.to_string(), format!("tcp:[fe80::1]%lo:{port}"));
 
         let inode = group.key.netns.inode;
-        let seen_from_outside = isolated(|| observer.groups().unwrap());
+        let seen_from_outside = isolated(|| host.groups().unwrap());
         let group = seen_from_outside.iter().find(|g| g.key.netns.inode == inode).unwrap();
         assert_eq!(group.key.device.as_ref().unwrap().name, None);
     });
@@ -245,32 +244,32 @@ fn the_device_of_a_group_is_named_only_in_its_own_namespace() {
 #[test]
 fn every_process_with_the_socket_is_a_holder() {
     isolated(|| {
-        let observer = Observer::new().unwrap();
+        let host = Host::open().unwrap();
         let socket = tcp("127.0.0.1:0");
         let helper = Helper::holding(&socket, "hold");
 
         let mut expected = vec![(std::process::id(), socket.as_raw_fd() as u32), (helper.pid(), 0)];
         expected.sort_unstable();
         wait::until("both processes to be its holders", wait::BOUND, || {
-            holders(&only_group(&observer)) == BTreeMap::from([(cookie(&socket), expected.clone())])
+            holders(&only_group(&host)) == BTreeMap::from([(cookie(&socket), expected.clone())])
         });
 
         helper.kill();
-        becomes_own(&[socket], || only_group(&observer));
+        becomes_own(&[socket], || only_group(&host));
     });
 }
 
 #[test]
 fn the_owner_is_the_process_that_watches_the_socket_with_epoll() {
     isolated(|| {
-        let observer = Observer::new().unwrap();
+        let host = Host::open().unwrap();
         let first = tcp("127.0.0.1:0");
         let second = tcp(&local_address(&first).to_string());
         // It has to wait for children of other tests, as [`becomes_own`] does.
         let become_owners = |expected: &[(Cookie, u32)]| {
             let expected = expected.iter().copied().collect::<HashMap<_, _>>();
             wait::until(&format!("owners {expected:?}"), wait::BOUND, || {
-                observer.owners(&only_group(&observer)).unwrap() == expected
+                owners(&host, &only_group(&host).key) == expected
             });
         };
         become_owners(&[]);
@@ -302,19 +301,19 @@ fn the_owner_is_the_process_that_watches_the_socket_with_epoll() {
 #[test]
 fn the_attached_program_is_listed_with_its_id_and_name() {
     isolated(|| {
-        let observer = Observer::new().unwrap();
+        let host = Host::open().unwrap();
         let socket = tcp("127.0.0.1:0");
         let mut object = Ebpf::load(include_bytes!("../bpf/leave_it.bpf.o")).unwrap();
         let program: &mut SkReuseport = object.program_mut("leave_it").unwrap().try_into().unwrap();
         program.load().unwrap();
         program.attach(&socket).unwrap();
 
-        let attached = only_group(&observer).program.unwrap();
+        let attached = only_group(&host).program.unwrap();
         assert_eq!(attached.id, Some(program.info().unwrap().id()));
         assert_eq!(attached.name, "leave_it");
 
         SkReuseport::detach(&socket).unwrap();
-        assert_eq!(only_group(&observer).program, None);
+        assert_eq!(only_group(&host).program, None);
     });
 }
 
@@ -330,7 +329,7 @@ fn an_unbound_socket_with_a_program_is_not_a_member() {
             program.attach(&socket).unwrap();
             socket
         });
-        assert_eq!(groups_here(&Observer::new().unwrap()), []);
+        assert_eq!(groups_here(&Host::open().unwrap()), []);
         drop(unbound);
     });
 }
@@ -343,13 +342,13 @@ fn many_members_are_each_listed_once() {
         let address = local_address(&first).to_string();
         let mut sockets = vec![first];
         sockets.extend((1..700).map(|_| udp(&address)));
-        let observer = Observer::new().unwrap();
-        becomes_own(&sockets, || only_group(&observer));
+        let host = Host::open().unwrap();
+        becomes_own(&sockets, || only_group(&host));
     });
 }
 
 #[test]
-fn a_holder_is_identified_by_its_pid_in_the_namespace_of_the_observer() {
+fn a_holder_is_identified_by_its_pid_in_the_namespace_of_the_host() {
     isolated(|| {
         let socket = tcp("127.0.0.1:0");
         let helper = Helper::in_pid_namespace(&socket, "look");
@@ -358,9 +357,9 @@ fn a_holder_is_identified_by_its_pid_in_the_namespace_of_the_observer() {
         assert_eq!(helper.said(), "sees [1]");
 
         // The helper, its parent unshare, and this process.
-        let observer = Observer::new().unwrap();
+        let host = Host::open().unwrap();
         let pids = wait::until_some("three holders", wait::BOUND, || {
-            Some(only_group(&observer).pids()).filter(|pids| pids.len() == 3)
+            Some(only_group(&host).pids()).filter(|pids| pids.len() == 3)
         });
         assert!(pids.contains(&std::process::id()) && pids.contains(&helper.pid()), "{pids:?}");
         let inside = pids.iter().find(|p| ![std::process::id(), helper.pid()].contains(p)).unwrap();
@@ -377,7 +376,7 @@ fn missing_capabilities_are_named() {
             let mut sets = capabilities(None).unwrap();
             sets.effective -= dropped | CapabilitySet::SYS_ADMIN;
             set_capabilities(None, sets).unwrap();
-            Observer::new().unwrap_err()
+            Host::open().unwrap_err()
         })
         .join()
         .unwrap()
@@ -398,7 +397,7 @@ fn cap_bpf_and_cap_perfmon_are_enough() {
         sets.effective = CapabilitySet::BPF | CapabilitySet::PERFMON;
         sets.permitted = sets.effective;
         set_capabilities(None, sets).unwrap();
-        let observer = Observer::new().unwrap();
-        becomes_own(&[socket], || only_group(&observer));
+        let host = Host::open().unwrap();
+        becomes_own(&[socket], || only_group(&host));
     });
 }

@@ -15,7 +15,8 @@ use reuseport::id::{Cookie, Slot, State, Weight};
 use reuseport::status::GroupStatus;
 use reuseport::{Attach, Balancer, CpuList, ErrorKind, Host, MemberChange, Policy, SetPolicy};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
+use test_support::loopback;
 use test_support::wait;
 
 /// A UDP group with a policy. Its members are sorted by slot.

@@ -19,7 +19,8 @@ use reuseport::{Attach, Balancer, Degraded, ErrorKind, Host, Policy, detach};
 use rustix::net::{Shutdown, listen, shutdown};
 use rustix::thread::CapabilitySet;
 use sk_reuseport::maps::{Array, Map, MapData, MappedArray};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
+use test_support::loopback;
 use test_support::process::close;
 use test_support::wait;
 

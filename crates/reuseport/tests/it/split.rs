@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use reuseport::group::{Group, GroupKey, Reach};
-use reuseport::observe::Observer;
 use reuseport::{Attach, Balancer, ErrorKind, Host, Policy};
 use sk_reuseport::net::Bind;
 use test_support::process::close;
@@ -70,13 +69,13 @@ fn groups_of_one_name_are_told_apart_and_the_first_one_gets_the_traffic() {
 }
 
 fn told_apart(wildcard: IpAddr) {
-    let observer = Observer::new().unwrap();
+    let host = Host::open().unwrap();
     let (old, leaver) = before_split(wildcard, 2);
     let at = old[0].local_addr().unwrap();
-    assert_eq!(groups_here(&observer).len(), 1);
+    assert_eq!(groups_here(&host).len(), 1);
     let mut new = split_off(leaver);
 
-    let groups = groups_here(&observer);
+    let groups = groups_here(&host);
     assert_eq!(groups.len(), 2, "{groups:#?}");
     for (sockets, reach) in [(&old, Reach::Behind), (&new, Reach::First)] {
         let group = of(&groups, sockets);
@@ -90,14 +89,14 @@ fn told_apart(wildcard: IpAddr) {
 
     // Without its oldest socket, the new group on IPv6 comes last.
     close(new.remove(0));
-    let groups = groups_here(&observer);
+    let groups = groups_here(&host);
     let old_is_first = of(&groups, &old).reach == Reach::First;
     assert_eq!(old_is_first, wildcard.is_ipv6());
     let expected = if old_is_first { [30, 0] } else { [0, 30] };
     assert_eq!(deal(at, [&old, &new]), expected);
 
     close(new);
-    let groups = groups_here(&observer);
+    let groups = groups_here(&host);
     assert_eq!((groups.len(), groups[0].reach, groups[0].key.of), (1, Reach::Alone, None));
 }
 

@@ -1,12 +1,11 @@
 //! The verifier accepts every object with every policy for both protocols, with the least rights that
 //! the object needs.
 
-use reuseport::Policy;
-use reuseport::policy::Payload;
 use rustix::thread::CapabilitySet;
 use sk_reuseport::maps::{Array, ArrayOfMaps, MapData};
 use sk_reuseport::programs::Program;
 use sk_reuseport::{BtfKind, EbpfLoader, KernelBtf};
+use test_support::btf::Btf;
 use test_support::feature::{self, require};
 
 use crate::common::rights::capable_of;
@@ -23,15 +22,14 @@ const PROTOCOLS: [(u32, &str); 2] = [(6, "inet_connection_sock"), (17, "udp_sock
 /// Loads the object for each policy and protocol. Without `cast`, it does not call bpf_rdonly_cast.
 fn load_all(object: &[u8], cast: Option<(&KernelBtf, u32)>) {
     for (protocol, socket) in PROTOCOLS {
-        let payload = Payload::new(0, 8).map(Policy::Payload);
-        for policy in Policy::ALL.iter().copied().chain(payload) {
-            let code = policy.code();
+        for (policy, number) in Btf::of(object).enumeration("policy").unwrap() {
+            let number = u32::try_from(number).unwrap();
             let pattern: Array<MapData, u64> =
                 Array::create_named("table", 64, Array::<MapData, u64>::MMAPABLE).unwrap();
             let tables = ArrayOfMaps::create("tables", 1, pattern.map_data()).unwrap();
             let mut loader = EbpfLoader::new();
             loader
-                .override_global("POLICY", &code, true)
+                .override_global("POLICY", &number, true)
                 .override_global("PROTOCOL", &protocol, true)
                 .map("tables", tables.map_data());
             let socket_type = cast.map(|(btf, cast)| {

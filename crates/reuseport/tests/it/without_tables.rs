@@ -7,7 +7,6 @@ use std::thread;
 
 use reuseport::group::Group;
 use reuseport::id::Netns;
-use reuseport::observe::Observer;
 use reuseport::watch::Watch;
 use reuseport::{Attach, Balancer, Host, Policy, Stop, Unborrowable};
 use rustix::event::epoll;
@@ -23,9 +22,9 @@ use crate::common::steering::steered;
 use crate::common::world::{
     accept_all, alone, deal, is_steered, key_of, listeners, more, nothing_pinned, theirs, with,
 };
-use crate::common::{cookie, groups_here, local_address, tcp, tcp_with, udp};
+use crate::common::{cookie, groups_here, local_address, owners, tcp, tcp_with, udp};
 
-/// Runs `open`, which makes an observer, on a kernel that refuses the program that reads the tables: it is
+/// Runs `open`, which opens the host, on a kernel that refuses the program that reads the tables: it is
 /// loaded second.
 fn refused<T>(open: impl FnOnce() -> T) -> T {
     let mut programs = 0;
@@ -40,7 +39,7 @@ fn refused<T>(open: impl FnOnce() -> T) -> T {
 }
 
 /// Runs `look` while the walk over the tables never begins, as where the kernel keeps listeners in another kind
-/// of list: where it should begin does not reach the kernel. The observer must not have walked before.
+/// of list: where it should begin does not reach the kernel. The program must not have run before.
 fn not_begun<T>(look: impl FnOnce() -> T) -> T {
     let hook = |call| match call {
         Call::BpfMapUpdateElem => Verdict::Answer(0),
@@ -106,11 +105,11 @@ fn every_kind() -> Vec<OwnedFd> {
 #[test]
 fn both_ways_to_list_members_find_the_same() {
     isolated(|| {
-        let observer = Observer::new().unwrap();
-        let here = observer.own_netns().unwrap();
+        let host = Host::open().unwrap();
+        let here = host.own_netns().unwrap();
         let all = every_kind();
         let (there, others) = isolated(|| {
-            let there = observer.own_netns().unwrap();
+            let there = host.own_netns().unwrap();
             (there, every_kind())
         });
         let helper = Helper::holding(&all[1], "hold");
@@ -121,13 +120,13 @@ fn both_ways_to_list_members_find_the_same() {
 
         let namespaces = [here, there];
         let of = |groups: Vec<Group>| visible(groups, &namespaces);
-        let without = refused(Observer::new).unwrap();
-        let unbegun = Observer::new().unwrap();
+        let without = refused(Host::open).unwrap();
+        let unbegun = Host::open().unwrap();
         let mut last = (Vec::new(), Vec::new(), Vec::new());
         // Until execve, children of other tests have copies.
         let agree = wait::poll(wait::BOUND, || {
             last = (
-                of(observer.groups().unwrap()),
+                of(host.groups().unwrap()),
                 of(without.groups().unwrap()),
                 of(not_begun(|| unbegun.groups()).unwrap()),
             );
@@ -137,9 +136,9 @@ fn both_ways_to_list_members_find_the_same() {
         let groups = last.0;
         assert_eq!(groups.len(), 8, "{groups:#?}");
         for group in groups {
-            let of_host = |observer: &Observer| observer.owners(&group).unwrap();
+            let of_host = |host: &Host| owners(host, &group.key);
             wait::until("the owners are the same", wait::BOUND, || {
-                of_host(&observer) == of_host(&without)
+                of_host(&host) == of_host(&without)
             });
         }
         // Only the tables show what no process holds.
@@ -147,7 +146,7 @@ fn both_ways_to_list_members_find_the_same() {
             let of_here = groups.into_iter().filter(|group| group.key.netns == here);
             of_here.map(|group| group.complete).collect::<Vec<_>>()
         };
-        assert_eq!(complete(observer.groups().unwrap()), [true; 4]);
+        assert_eq!(complete(host.groups().unwrap()), [true; 4]);
         assert_eq!(complete(without.groups().unwrap()), [false; 4]);
         assert_eq!(complete(not_begun(|| unbegun.groups()).unwrap()), [false; 4]);
         close((hidden, others, helper));
@@ -206,7 +205,7 @@ fn a_group_of_datagrams_is_steered_through_its_descriptors_alone() {
         let sockets = [first, bind(address), bind(address)];
         sockets.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
         let host = refused(Host::open).unwrap();
-        let group = groups_here(&refused(Observer::new).unwrap()).remove(0);
+        let group = groups_here(&refused(Host::open).unwrap()).remove(0);
         let attach = with(Policy::RoundRobin);
         let (balancer, attached) = Balancer::attach(&host, &group.key, &attach).unwrap();
         assert_eq!(attached.changes.enrolled.len(), 3);

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use crate::common::world::alone;
 use crate::in_turn;
-use reuseport::net::{Bind, loopback};
+use reuseport::net::Bind;
 use reuseport::policy::LeastLoaded;
 use reuseport::{Balancer, Host, Policy, Stats};
 use rustix::net::{Shutdown, shutdown, sockopt};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use test_support::loopback;
 use test_support::wait::{self, BOUND};
 
 const MEMBERS: usize = 8;

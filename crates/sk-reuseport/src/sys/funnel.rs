@@ -10,7 +10,8 @@ use std::os::fd::OwnedFd;
 /// A system call, by its purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-#[allow(missing_docs)] // the names are the kernel's
+#[allow(missing_docs, reason = "the names are the kernel's")]
+#[allow(unreachable_pub, reason = "it is public with the feature fault-injection")]
 pub enum Call {
     BpfMapCreate,
     BpfMapLookupElem,

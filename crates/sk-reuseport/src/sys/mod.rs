@@ -15,9 +15,8 @@ mod sockopt;
 pub(crate) use bpf::*;
 pub use error::SyscallError;
 pub(crate) use error::{ENOTSUPP, Operation};
-pub use funnel::Call;
 #[cfg(any(test, feature = "fault-injection"))]
-pub use funnel::{Verdict, intercept};
+pub use funnel::{Call, Verdict, intercept};
 pub(crate) use mmap::Mapping;
 pub use pod::{Key, Pod};
 pub(crate) use pod::{bytes_of, from_bytes};

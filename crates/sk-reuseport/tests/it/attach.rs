@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
 use sk_reuseport::programs::select::{attach, detach};
 use sk_reuseport::programs::{
     FdLink, Iter, Program, ProgramError, SkReuseport, SkReuseportAttachType, SkReuseportError,
 };
 use sk_reuseport::{Btf, Ebpf};
+use test_support::loopback;
 use test_support::{bpffs, netns};
 
 use crate::fixtures::*;

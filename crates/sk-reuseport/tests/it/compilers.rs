@@ -5,9 +5,10 @@
 use std::os::fd::AsFd;
 
 use sk_reuseport::maps::{Array, MapData, ReusePortSockArray};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
 use sk_reuseport::programs::{SkReuseport, SkReuseportAttachType};
 use sk_reuseport::{Ebpf, EbpfLoader};
+use test_support::loopback;
 use test_support::netns;
 
 use crate::fixtures::*;

@@ -4,7 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use sk_reuseport::Ebpf;
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
+use test_support::loopback;
 use test_support::netns;
 use test_support::wait::{self, BOUND};
 

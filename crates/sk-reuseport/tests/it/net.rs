@@ -5,8 +5,9 @@ use std::os::fd::AsFd;
 
 use rustix::net::sockopt;
 use sk_reuseport::Ebpf;
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
 use sk_reuseport::programs::SkReuseport;
+use test_support::loopback;
 use test_support::netns;
 use test_support::wait::BOUND;
 

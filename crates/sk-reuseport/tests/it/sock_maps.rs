@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use sk_reuseport::maps::{Map, MapError, ReusePortSockArray, SockHash, SockMap};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
 use sk_reuseport::{Ebpf, EbpfLoader};
+use test_support::loopback;
 use test_support::netns;
 use test_support::wait::{self, BOUND};
 

@@ -6,12 +6,13 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 use sk_reuseport::maps::{Array, MapData, MapError, SkStorage};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
 use sk_reuseport::programs::links::{FdLink, PinnedLink};
 use sk_reuseport::programs::{
     BtfTracePoint, Iter, LinkError, ProgramError, SkReuseport, SkReuseportAttachType,
 };
 use sk_reuseport::{Btf, Ebpf, EbpfLoader, KernelBtf};
+use test_support::loopback;
 use test_support::wait::{self, BOUND};
 use test_support::{bpffs, netns};
 use zerocopy::{FromBytes, Immutable, IntoBytes};

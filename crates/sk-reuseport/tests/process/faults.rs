@@ -15,12 +15,13 @@ use sk_reuseport::maps::{
     Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, ReusePortSockArray, RingBuf,
     SkStorage,
 };
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
 use sk_reuseport::programs::links::{FdLink, PinnedLink};
 use sk_reuseport::programs::{
     BtfTracePoint, Iter, ProgramError, SkReuseport, SkReuseportAttachType,
 };
 use sk_reuseport::{Btf, Ebpf, EbpfLoader, Hint, KernelBtf};
+use test_support::loopback;
 use test_support::{bpffs, netns};
 
 use crate::fixtures::*;

@@ -13,9 +13,10 @@ use crate::common::{
 };
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
 use test_support::bpffs;
 use test_support::client::http_get;
+use test_support::loopback;
 use test_support::process::{close, spawn};
 use test_support::server::Nginx;
 use test_support::wait::{BOUND, until};

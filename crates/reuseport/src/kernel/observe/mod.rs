@@ -60,18 +60,8 @@ const FAILED: &str = "cannot list sockets";
 ///
 /// Linux 5.12 with `CONFIG_DEBUG_INFO_BTF`. Needs CAP_BPF and CAP_PERFMON in the initial user namespace, and
 /// neither CAP_SYS_PTRACE nor CAP_NET_ADMIN.
-///
-/// # Example
-///
-/// ```no_run
-/// let observer = reuseport::observe::Observer::new()?;
-/// for group in observer.groups()? {
-///     println!("{}: {} members", group.key, group.members.len());
-/// }
-/// # Ok::<(), reuseport::Error>(())
-/// ```
 #[derive(Debug)]
-pub struct Observer {
+pub(crate) struct Observer {
     programs: Mutex<Programs>,
 }
 
@@ -105,7 +95,7 @@ impl Observer {
     /// [`Denied`](ErrorKind::Denied) names the capability that is missing;
     /// [`Unsupported`](ErrorKind::Unsupported): a kernel without BTF or older than 5.12, or one that
     /// is locked down for confidentiality.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         if !std::path::Path::new(VMLINUX_BTF).exists() {
             return Err(Error::new(ErrorKind::Unsupported, FAILED)
                 .because(format!("there is no {VMLINUX_BTF}"))
@@ -131,7 +121,7 @@ impl Observer {
     /// # Errors
     ///
     /// As [`new`](Self::new), if the process has given up its rights since.
-    pub fn groups(&self) -> Result<Vec<Group>> {
+    pub(crate) fn groups(&self) -> Result<Vec<Group>> {
         // First the tables: what comes later has holders that no member refers to, and no harm is done.
         let tables = self.lock().tables()?;
         let walk = if tables.is_some() { "holders" } else { "members" };
@@ -168,7 +158,7 @@ impl Observer {
     /// # Errors
     ///
     /// As for [`groups`](Self::groups).
-    pub fn owners(&self, group: &Group) -> Result<HashMap<Cookie, u32>> {
+    pub(crate) fn owners(&self, group: &Group) -> Result<HashMap<Cookie, u32>> {
         Ok(assemble::owners(&self.descriptors("watches")?, &group.members))
     }
 
@@ -177,7 +167,7 @@ impl Observer {
     /// # Errors
     ///
     /// As for [`groups`](Self::groups).
-    pub fn own_netns(&self) -> Result<Netns> {
+    pub(crate) fn own_netns(&self) -> Result<Netns> {
         // The reader's record comes first, and the walk stops when its output is not read.
         let mut first = [0; 24];
         self.lock().start("holders")?.read_exact(&mut first).map_err(failed)?;

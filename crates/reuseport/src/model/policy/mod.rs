@@ -170,7 +170,7 @@ impl Policy {
 
     /// The number in the pinned state and for the kernel program (`enum policy` in
     /// `bpf/wire/config.h`). 0 is no policy.
-    pub fn code(self) -> u32 {
+    pub(crate) fn code(self) -> u32 {
         self.rule().code
     }
 

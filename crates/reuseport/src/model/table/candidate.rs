@@ -5,15 +5,15 @@ use crate::model::id::{MaxShare, Slot, State, Weight};
 
 /// A member that may be picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Its slot.
-    pub slot: Slot,
+    pub(crate) slot: Slot,
     /// Its weight, above 0: loads are compared per weight.
-    pub weight: Weight,
+    pub(crate) weight: Weight,
     /// The picks in one window after which other members are preferred.
-    pub limit: u16,
+    pub(crate) limit: u16,
     /// Its index in the host-wide layer, which counts open connections.
-    pub host: Option<u16>,
+    pub(crate) host: Option<u16>,
 }
 
 impl Candidate {

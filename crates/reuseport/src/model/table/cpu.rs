@@ -4,9 +4,9 @@ use crate::model::id::Slot;
 
 /// The NUMA node of each possible CPU.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Topology {
+pub(crate) struct Topology {
     /// NUMA nodes by CPU number; at least one.
-    pub nodes: Vec<u16>,
+    pub(crate) nodes: Vec<u16>,
 }
 
 /// A member and its CPU.

@@ -18,15 +18,15 @@ mod tests;
 
 use crate::model::id::{MaxShare, Slot, State};
 
-pub use candidate::Candidate;
-pub use cpu::Topology;
+pub(crate) use candidate::Candidate;
+pub(crate) use cpu::Topology;
 pub use share::Share;
 use share::Turns;
 
 /// How a table is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Fill {
+pub(crate) enum Fill {
     /// Maglev hashing (Eisenbud et al., NSDI 2016) with weights: a table of
     /// [`maximum_entries`] places, which each member takes in its own order, derived from its slot and
     /// the seed.
@@ -62,7 +62,7 @@ pub enum Fill {
 /// slots, 524,287 (1 MiB) up to 16,384, and 4,194,301 (8 MiB) above. A longer table approximates the shares
 /// better and fits the processor's caches worse: with 4,096 members and a capacity of 16,384, a pick by hash
 /// takes a third longer from 8 MiB than from 1 MiB.
-pub const fn maximum_entries(capacity: u32) -> u32 {
+pub(crate) const fn maximum_entries(capacity: u32) -> u32 {
     match capacity {
         0..=512 => 65_521,
         513..=16_384 => 524_287,
@@ -71,7 +71,7 @@ pub const fn maximum_entries(capacity: u32) -> u32 {
 }
 
 /// The most words that [`Table::encode`] returns, for a group with `capacity` slots.
-pub const fn maximum_words(capacity: u32) -> usize {
+pub(crate) const fn maximum_words(capacity: u32) -> usize {
     let entries = maximum_entries(capacity).div_ceil(PER_WORD as u32);
     // A slot is on one list only, and each list begins in a new word.
     let lists = capacity.div_ceil(PER_WORD as u32) + 1;
@@ -83,16 +83,16 @@ const PER_WORD: usize = 4;
 
 /// The table from which the kernel program picks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Table {
+pub(crate) struct Table {
     /// Slots by key: those of active members with a weight above 0.
-    pub entries: Vec<Slot>,
+    pub(crate) entries: Vec<Slot>,
     /// Every slot in `entries`, once, in ascending order: the alternatives if the picked slot is empty.
-    pub active: Vec<Slot>,
+    pub(crate) active: Vec<Slot>,
     /// The slots of draining members and of active ones with weight 0, in ascending order: the last
     /// alternatives before the kernel's hash decides.
-    pub draining: Vec<Slot>,
+    pub(crate) draining: Vec<Slot>,
     /// The members in `active` as least-loaded compares them, by slot; empty if no policy does.
-    pub candidates: Vec<Candidate>,
+    pub(crate) candidates: Vec<Candidate>,
 }
 
 impl Table {
@@ -101,7 +101,7 @@ impl Table {
     /// The order of `shares` does not matter. Slots must be below the capacity; of several shares with the
     /// same slot one is used. A table for 4,096 members takes some 20 to 40 ms in an optimised build, one
     /// for 32,768 less than half a second.
-    pub fn build(shares: &[Share], fill: Fill, capacity: u32) -> Self {
+    pub(crate) fn build(shares: &[Share], fill: Fill, capacity: u32) -> Self {
         let mut shares = shares.to_vec();
         shares.sort_unstable_by_key(|share| (share.slot, share.weight, share.state));
         shares.dedup_by_key(|share| share.slot);
@@ -125,7 +125,7 @@ impl Table {
     }
 
     /// Replaces the entries by entries by CPU; `cpu` returns a member's CPU, if it has one.
-    pub fn by_cpu(
+    pub(crate) fn by_cpu(
         mut self,
         capacity: u32,
         topology: &Topology,
@@ -137,7 +137,7 @@ impl Table {
     }
 
     /// Adds the candidates of least-loaded; `host` returns a member's index in the host-wide layer.
-    pub fn comparing(
+    pub(crate) fn comparing(
         mut self,
         shares: &[Share],
         max_share: MaxShare,
@@ -157,7 +157,7 @@ impl Table {
     /// 16·(*i* mod 4). The active slots and then the draining ones are packed likewise, each list
     /// from a new word on. If there are candidates, a word for each slot up to the last candidate's
     /// follows, 0 for a slot without one. A table without members is a single 0.
-    pub fn encode(&self) -> Vec<u64> {
+    pub(crate) fn encode(&self) -> Vec<u64> {
         // No list is ever cut: a group has at most `U16_MAX` sockets (reuseport_grow in
         // net/core/sock_reuseport.c).
         let listed = |list: &[Slot]| list.len().min(u16::MAX.into());
@@ -182,7 +182,8 @@ impl Table {
 
     /// Reads the words of [`encode`](Self::encode), without candidates. `None` if there are fewer words
     /// than word 0 requires. Words after the table are ignored: a map may be longer than its table.
-    pub fn decode(words: &[u64]) -> Option<Self> {
+    #[cfg(test)]
+    pub(crate) fn decode(words: &[u64]) -> Option<Self> {
         let (&header, mut rest) = words.split_first()?;
         let mut list = |len: u64| {
             let len = usize::try_from(len).ok()?;
@@ -205,6 +206,7 @@ fn pack(slots: &[Slot]) -> u64 {
 }
 
 /// The four slots of a word.
+#[cfg(test)]
 fn unpack(word: u64) -> [Slot; PER_WORD] {
     [0, 16, 32, 48].map(|shift| Slot::new((word >> shift) as u16))
 }

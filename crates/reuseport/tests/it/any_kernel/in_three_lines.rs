@@ -7,11 +7,12 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use crate::common::rights::capable_of;
 use crate::common::world::{alone, deal, nothing_pinned, one_line, theirs};
-use reuseport::net::{Bind, loopback};
+use reuseport::net::Bind;
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, State, Stats, Weight};
 use rustix::thread::CapabilitySet;
 use sk_reuseport::programs::SkReuseport;
 use test_support::client::http_get;
+use test_support::loopback;
 use test_support::server::Nginx;
 use test_support::wait;
 

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use reuseport::observe::Observer;
 use reuseport::{Attach, Balancer, Host, Member, Policy};
 use rustix::net::connect_unspec;
 use sk_reuseport::fault::{Call, Verdict, intercept};
@@ -44,10 +43,10 @@ fn send(to: SocketAddr, count: usize) {
 fn a_connected_socket_is_no_member() {
     for address in [LOCALHOST, "0.0.0.0:0"] {
         isolated(|| {
-            let observer = Observer::new().unwrap();
+            let host = Host::open().unwrap();
             let sockets = members(address, 3);
             sockets[0].connect(peer().local_addr().unwrap()).unwrap();
-            let group = only_group(&observer);
+            let group = only_group(&host);
             let cookies: BTreeSet<_> = group.members.iter().filter_map(|m| m.cookie).collect();
             assert_eq!(cookies, sockets[1..].iter().map(cookie).collect());
             assert_eq!(group.outside, []);
@@ -58,13 +57,13 @@ fn a_connected_socket_is_no_member() {
 #[test]
 fn a_socket_that_disconnected_is_named_as_outside_of_its_group() {
     isolated(|| {
-        let observer = Observer::new().unwrap();
+        let host = Host::open().unwrap();
         // Not the first one: a disconnect releases a port that the kernel chose.
         let first = members(LOCALHOST, 1).remove(0);
         let second = members(&first.local_addr().unwrap().to_string(), 1).remove(0);
         second.connect(peer().local_addr().unwrap()).unwrap();
         connect_unspec(&second).unwrap();
-        let group = only_group(&observer);
+        let group = only_group(&host);
         let (is_member, is_outside) = (
             group.member(cookie(&second)).is_some(),
             group.outside.iter().any(|socket| socket.cookie == Some(cookie(&second))),

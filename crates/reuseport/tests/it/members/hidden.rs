@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use reuseport::group::Group;
-use reuseport::observe::Observer;
 use reuseport::status::State;
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, Unborrowable, Weight};
 use rustix::io::Errno;
@@ -36,7 +35,7 @@ fn round_robin(partial: bool) -> Attach {
 fn a_socket_without_a_visible_descriptor_is_a_member() {
     for open in [tcp, udp] {
         isolated(|| {
-            let observer = Observer::new().unwrap();
+            let host = Host::open().unwrap();
             let seen = open("127.0.0.1:0");
             let address = local_address(&seen).to_string();
             let second = open(&address);
@@ -46,7 +45,7 @@ fn a_socket_without_a_visible_descriptor_is_a_member() {
             let third = InFlight::send(open(&address));
 
             let group = wait::until_some("two hidden members", wait::BOUND, || {
-                let group = only_group(&observer);
+                let group = only_group(&host);
                 let hidden = group.members.iter().filter(|m| m.unborrowable() == HIDDEN).count();
                 (hidden == 2).then_some(group)
             });
@@ -58,10 +57,10 @@ fn a_socket_without_a_visible_descriptor_is_a_member() {
 
             let second = second.receive();
             wait::until("it has a holder again", wait::BOUND, || {
-                only_group(&observer).member(known).unwrap().unborrowable().is_none()
+                only_group(&host).member(known).unwrap().unborrowable().is_none()
             });
             close((seen, second, third));
-            wait::until("the group ends", wait::BOUND, || groups_here(&observer).is_empty());
+            wait::until("the group ends", wait::BOUND, || groups_here(&host).is_empty());
         });
     }
 }
@@ -69,10 +68,10 @@ fn a_socket_without_a_visible_descriptor_is_a_member() {
 #[test]
 fn a_group_of_hidden_members_alone_is_listed() {
     isolated(|| {
-        let observer = Observer::new().unwrap();
+        let host = Host::open().unwrap();
         let hidden = InFlight::send(tcp("127.0.0.1:0"));
         wait::until("a hidden member", wait::BOUND, || {
-            let groups = groups_here(&observer);
+            let groups = groups_here(&host);
             groups.len() == 1 && groups[0].members[0].unborrowable() == HIDDEN
         });
         drop(hidden);
@@ -106,7 +105,7 @@ fn a_udp_table_of_the_namespaces_own_is_read_through_descriptors() {
             let first = udp("127.0.0.1:0");
             let second = udp(&local_address(&first).to_string());
             let listener = tcp("127.0.0.1:0");
-            let groups = groups_here(&Observer::new().unwrap());
+            let groups = groups_here(&Host::open().unwrap());
             let udp = groups.iter().find(|group| group.member(cookie(&first)).is_some()).unwrap();
             assert!(udp.member(cookie(&second)).is_some(), "{udp:?}");
             let tcp = groups.iter().find(|group| group.member(cookie(&listener)).is_some());

@@ -2,7 +2,6 @@
 
 use std::net::TcpListener;
 
-use reuseport::observe::Observer;
 use reuseport::{Attach, Balancer, ErrorKind, Host, Policy, Unborrowable};
 use test_support::feature::{self, require};
 use test_support::netns::isolated;
@@ -22,24 +21,24 @@ fn a_socket_that_only_a_ring_has_is_a_member_until_the_ring_ends() {
     }
     for open in [tcp, udp] {
         isolated(|| {
-            let observer = Observer::new().unwrap();
+            let host = Host::open().unwrap();
             let seen = open("127.0.0.1:0");
             let second = open(&local_address(&seen).to_string());
             let known = cookie(&second);
             let ring = InRing::register(second);
             // Until execve, a child of another test has a copy.
             wait::until("it is hidden", wait::BOUND, || {
-                only_group(&observer).member(known).unwrap().unborrowable() == HIDDEN
+                only_group(&host).member(known).unwrap().unborrowable() == HIDDEN
             });
-            let group = only_group(&observer);
+            let group = only_group(&host);
             assert!(group.complete);
             assert_eq!(group.members.len(), 2);
             assert_eq!(group.member(cookie(&seen)).unwrap().unborrowable(), None);
 
             drop(ring);
-            wait::until("it is closed", wait::BOUND, || only_group(&observer).members.len() == 1);
+            wait::until("it is closed", wait::BOUND, || only_group(&host).members.len() == 1);
             drop(seen);
-            wait::until("the group ends", wait::BOUND, || groups_here(&observer).is_empty());
+            wait::until("the group ends", wait::BOUND, || groups_here(&host).is_empty());
         });
     }
 }

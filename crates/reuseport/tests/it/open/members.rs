@@ -4,9 +4,10 @@
 use std::io::Read as _;
 use std::net::{Shutdown, TcpListener, TcpStream};
 
-use reuseport::net::{Bind, loopback};
+use reuseport::net::Bind;
 use reuseport::{Host, MemberChange, Policy, State, Weight};
 use rustix::net::{listen, shutdown};
+use test_support::loopback;
 use test_support::process::close;
 use test_support::wait::{self, BOUND};
 

@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use crate::common::traffic::by_slot;
 use crate::common::world::{alone, open_by_index};
-use reuseport::net::{Bind, loopback};
+use reuseport::net::Bind;
 use reuseport::{Balancer, Host, Policy};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
+use test_support::loopback;
 use test_support::wait::{self, BOUND};
 
 /// A steered group, and a listener of another one, which keeps the host layer when the first group

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use reuseport::net::{Bind, loopback};
+use reuseport::net::Bind;
 use reuseport::{Balancer, ErrorKind, LeftOut, Policy};
+use test_support::loopback;
 use test_support::wait::{self, BOUND};
 
 use super::{Scene, ends_at_zero_at, reset};

@@ -10,8 +10,9 @@ use std::thread;
 use reuseport::id::Slot;
 use reuseport::{Host, MemberChange, Policy, State};
 use rustix::net::{Shutdown, shutdown};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
 use test_support::load::{Outcome, http_during};
+use test_support::loopback;
 use test_support::wait::{self, BOUND};
 use test_support::{bpffs, netns};
 

@@ -14,9 +14,9 @@ use rustix::net::{
 use rustix::thread::CapabilitySet;
 use sk_reuseport::Ebpf;
 use sk_reuseport::maps::{Array, Map, MapData, ReusePortSockArray};
-use sk_reuseport::net::loopback;
 use sk_reuseport::programs::SkReuseport;
 use sk_reuseport::programs::select::{attach, detach};
+use test_support::loopback;
 use test_support::{netns, wait};
 
 use super::steps::*;

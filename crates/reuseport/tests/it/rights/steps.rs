@@ -11,13 +11,13 @@ use std::process::{Child, Command};
 
 use reuseport::borrow::borrow;
 use reuseport::group::Group;
-use reuseport::observe::Observer;
 use reuseport::{Attach, Balancer, Host};
 use rustix::mount::{MountFlags, mount};
 use sk_reuseport::maps::{Array, Map, MapData, ReusePortSockArray, SockMap};
-use sk_reuseport::net::{Bind, loopback};
+use sk_reuseport::net::Bind;
 use sk_reuseport::programs::{BtfTracePoint, ProgramInfo, SkReuseport, SkReuseportAttachType};
 use sk_reuseport::{Ebpf, KernelBtf};
+use test_support::loopback;
 use test_support::process::spawn;
 use test_support::{bpffs, wait};
 
@@ -94,7 +94,7 @@ pub(crate) fn make_socket_map() -> Prepared {
 pub(crate) fn list_groups() -> Prepared {
     alone(|| {
         let _sockets = sockets();
-        let groups = Observer::new()?.groups()?;
+        let groups = Host::open()?.groups()?;
         assert!(groups.iter().any(|group| group.key.uid == ORDINARY && group.members.len() == 2));
         Ok(())
     })
