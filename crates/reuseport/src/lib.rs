@@ -42,10 +42,11 @@
 //! | [`Host`] | finds groups, and returns the [`status`] of each |
 //! | [`Group`], [`Member`] | what the kernel knows: sockets, holders, queues |
 //! | [`GroupSpec`] | a group's name as users type it: `tcp:127.0.0.1:8080`, `:8080` ([`spec`]) |
-//! | [`Balancer`] | attaches, enrols new members, changes policy and weights, detaches |
+//! | [`Balancer`] | attaches, enrols new members, changes policy and weights, detaches; owns a [`Host`] |
 //! | [`Program`], [`Selection`], [`Policy`], [`ObjectSpec`] | what to attach: a policy, or your own program |
 //! | [`Steering`](status::Steering) | which program decides for a group |
 //! | [`Weight`], [`State`] | a member's share, and whether it gets new connections |
+//! | [`Degraded`] | what an operation that succeeded could not bring about |
 //! | [`Stats`] | queues, open connections, picks and shares by member |
 //! | [`watch::Watch`] | follows a group over reloads and restarts |
 //! | [`report::Reporter`] | reports a worker's load, for the policy least-loaded |

@@ -1,6 +1,6 @@
 //! Groups and their members as the kernel sees them: plain data.
 //!
-//! [`observe`](crate::kernel::observe) fills them in. Pinned state (policy, slots, picks) is in
+//! [`Host::groups`](crate::Host::groups) lists them. Pinned state (policy, slots, picks) is in
 //! [`status`](crate::model::status).
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Names of groups as users type them: `tcp:127.0.0.1:8080`, `udp:[::]:53`, `:8080`.
 //!
-//! A [`GroupSpec`] chooses among the groups that [`observe`](crate::kernel::observe) lists. It resolves no
+//! A [`GroupSpec`] chooses among the groups that [`Host::groups`](crate::Host::groups) lists. It resolves no
 //! host names.
 
 mod choose;
