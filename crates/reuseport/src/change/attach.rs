@@ -10,7 +10,6 @@ use super::check::check_room;
 use super::prepare::{Prepared, prepare};
 use super::reach::attach_to;
 use super::request::{Attach, Attached, Changes};
-use super::settle::settle;
 use super::transaction::{LOOKS, PAUSE, Transaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
@@ -23,10 +22,9 @@ use crate::model::id::Cookie;
 use crate::model::membership::{refuse_to_starve, starving, without_newborn};
 use crate::model::policy::Policy;
 use crate::model::refusal::{another_program, another_users_state, vanished};
-use crate::model::selection::{ObjectSpec, Program, Steering};
+use crate::model::selection::{ObjectSpec, Program, Selection, Steering};
 use crate::pins::group::GroupState;
 use crate::pins::steering::steering;
-use crate::stop::Stop;
 
 const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again, with a socket map: \
                             it accepts sockets that are in another program's socket map";
@@ -89,7 +87,7 @@ impl Transaction {
         now: &Steering,
         mut state: GroupState,
     ) -> Result<Attached> {
-        settle(&mut state, group.attached_id())?;
+        self.settle(group, &mut state, group.attached_id())?;
         let replacement = match &request.program {
             Some(program @ Program::Object(_)) => Some(program),
             Some(program @ Program::Selection(_)) if now.selection().is_none() => Some(program),
@@ -109,17 +107,47 @@ impl Transaction {
             .because(format!("it has {}, fixed while it is attached", state.capacity()))
             .with_hint("`reuseport detach` it first, or leave out --slots"));
         }
-        let changes = self.sync(group, request, &mut state)?;
-        match self.update_program(group, request, now, &mut state) {
-            Ok((steering, degraded)) => {
+        let requested = request.program.as_ref().and_then(Program::selection);
+        let selection = match (now.selection(), requested) {
+            (Some(old), Some(Selection { policy, .. })) => {
+                policy.check(group.key.protocol)?;
+                Some(Selection { policy, ..old })
+            }
+            (old, _) => old,
+        };
+        self.convert(group, &mut state)?;
+        let program = selection.map_or(Program::Object(()), Program::Selection);
+        let changes = self.enrol(group, request, program, &mut state);
+        let changes = changes.map_err(|error| if_busy(error, DETACH_FIRST));
+        let enforced =
+            changes.and_then(|changes| match self.enforce(group, &mut state, selection) {
+                Ok(degraded) => Ok((changes, degraded)),
+                Err(error) => Err(self.refilled_stay_out(&mut state, &changes, error)),
+            });
+        match enforced {
+            Ok((changes, degraded)) => {
+                let steering = Steering::Ours(program);
                 let degraded = degraded.into_iter().collect();
                 Ok(Attached { steering, changes, replaced: None, degraded })
             }
             Err(error) => {
-                self.take_out(group, &mut state, &changes);
+                self.fall_back(group, &mut state);
                 Err(error)
             }
         }
+    }
+
+    /// Members that an operation put back into their slots leave them again if it fails.
+    fn refilled_stay_out(&self, state: &mut GroupState, changes: &Changes, error: Error) -> Error {
+        let refilled: Vec<_> = state
+            .occupied()
+            .filter(|(_, cookie, _)| changes.refilled.contains(cookie))
+            .map(|(slot, cookie, _)| (slot, cookie))
+            .collect();
+        for (slot, cookie) in refilled {
+            state.empty_slot(slot, cookie);
+        }
+        error
     }
 
     /// This tool's program decides, and another user may open it and its maps: puts a new one over new maps
@@ -156,7 +184,7 @@ impl Transaction {
 
     /// Another owner's program decides, or none.
     fn attach_anew(&mut self, group: &Group, request: &Attach, now: Steering) -> Result<Attached> {
-        let leftover = GroupState::existing(&self.root, &group.key)?;
+        let leftover = GroupState::of(&self.root, group)?;
         let replaced = group.program.clone().filter(|_| !now.is_ours());
         if let (Some(program), false) = (&replaced, request.force) {
             let refusal = another_program(&group.key, &now, program, "attach to");
@@ -193,7 +221,7 @@ impl Transaction {
                 Some(foreign) => {
                     self.take_over_again(group, request, program, new, leftover, foreign)
                 }
-                None => self.build_in_place_of(group, leftover, None, |this| {
+                None => self.build_in_place_of(group, leftover, |this| {
                     this.build_over(group, request, program, replaced.is_some(), new)
                 }),
             }
@@ -214,13 +242,11 @@ impl Transaction {
         }
         match &request.program {
             None => Ok(true),
-            Some(Program::Selection(wanted)) => {
-                let pinned = leftover.program_kind()?.and_then(|program| program.selection());
-                Ok(pinned == Some(*wanted)
-                    && leftover.program_if_pinned()?.is_some()
-                    && !leftover.has_replaced()
-                    && !self.should_reload(leftover)?)
-            }
+            Some(Program::Selection(wanted)) => Ok(leftover.program_kind()
+                == Program::Selection(*wanted)
+                && leftover.open_program()?.is_some()
+                && !leftover.has_replaced()
+                && !self.should_reload(leftover)?),
             // The file may have changed.
             Some(Program::Object(_)) => Ok(false),
         }
@@ -267,65 +293,56 @@ impl Transaction {
         replaced: Option<AttachedProgram>,
         interrupted: Option<Foreign>,
     ) -> Result<Attached> {
-        settle(&mut state, group.attached_id())?;
-        let steering = Steering::Ours(state.program_kind()?.unwrap_or(Program::Object(())));
-        let program = state.program()?;
-        let synced = match interrupted {
+        self.settle(group, &mut state, group.attached_id())?;
+        self.convert(group, &mut state)?;
+        let kind = state.program_kind();
+        let Some(program) = state.open_program()? else {
+            return Err(Error::new(ErrorKind::System, format!("cannot attach to {}", group.key))
+                .because("the program in its state is missing")
+                .with_hint(format!("`reuseport detach {}` removes that state", group.key)));
+        };
+        let enrolled = match interrupted {
             Some(foreign) => Err(foreign),
-            None => match self.sync(group, request, &mut state) {
+            None => match self.enrol(group, request, kind, &mut state) {
                 Err(busy) if busy.kind() == ErrorKind::Busy && replaced.is_some() => {
+                    self.fall_back(group, &mut state);
                     Err(Self::foreign(group, busy)?)
                 }
-                result => Ok(result?),
+                Err(error) => {
+                    self.fall_back(group, &mut state);
+                    return Err(if_busy(error, DETACH_FIRST));
+                }
+                Ok(changes) => Ok(changes),
             },
         };
-        let changes = match synced {
-            Ok(changes) => self.attach_again(group, request, state, &program, changes),
-            Err(mut foreign) => self.take_over(group, request, &mut state, &program, &mut foreign),
-        }?;
-        Ok(Attached { steering, changes, replaced, degraded: Vec::new() })
+        let changes = match enrolled {
+            Ok(changes) => match self.attach_again(group, &mut state, &program) {
+                Ok(()) => changes,
+                Err(error) => {
+                    let error = self.refilled_stay_out(&mut state, &changes, error);
+                    self.fall_back(group, &mut state);
+                    return Err(error);
+                }
+            },
+            Err(mut foreign) => {
+                self.take_over(group, request, &mut state, &program, &mut foreign)?
+            }
+        };
+        Ok(Attached { steering: Steering::Ours(kind), changes, replaced, degraded: Vec::new() })
     }
 
-    /// The members have their slots: attaches the program.
+    /// The members have their slots: attaches the program. Its table is in force before.
     fn attach_again(
         &mut self,
         group: &Group,
-        request: &Attach,
-        mut state: GroupState,
+        state: &mut GroupState,
         program: &SkReuseport,
-        changes: Changes,
-    ) -> Result<Changes> {
-        let mut before = Vec::new();
-        let attached = self
-            .place_on_cpus(group, &mut state, request.cpus.as_ref())
-            .and_then(|()| Self::set_weights(&mut state, &request.weights))
-            .and_then(|weighed| {
-                before = weighed;
-                self.refuse_if_changed(group)
-            })
-            .and_then(|()| attach_to(group, program));
-        if let Err(error) = attached {
-            before.iter().for_each(|(slot, record)| state.set_record(*slot, *record));
-            self.take_out(group, &mut state, &changes);
-            return Err(error);
-        }
-        Ok(changes)
-    }
-
-    fn sync(&mut self, group: &Group, request: &Attach, state: &mut GroupState) -> Result<Changes> {
-        self.enrol(group, request, state).map_err(|error| if_busy(error, DETACH_FIRST))
-    }
-
-    /// Takes members out again that an operation enrolled before it failed.
-    fn take_out(&mut self, group: &Group, state: &mut GroupState, changes: &Changes) {
-        if changes.enrolled.is_empty() {
-            return;
-        }
-        let stop = Stop::default();
-        let enroller = self.enroller(state, &stop);
-        if let Err(error) = enroller.and_then(|mut e| e.take_out(group, changes)) {
-            error.report().warn();
-        }
+    ) -> Result<()> {
+        state.swap()?;
+        self.refuse_if_changed(group)?;
+        attach_to(group, program)?;
+        state.adopt();
+        Ok(())
     }
 }
 

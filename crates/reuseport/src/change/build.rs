@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use sk_reuseport::programs::{ProgramFd, SkReuseport};
+use sk_reuseport::programs::SkReuseport;
 
 use super::check::check_room;
 use super::prepare::{Prepared, prepare};
@@ -18,6 +18,7 @@ use crate::model::group::Group;
 use crate::model::id::Cookie;
 use crate::model::refusal::{changed_meanwhile, vanished};
 use crate::model::selection::{ObjectSpec, Program, Steering};
+use crate::pins::bpffs::Root;
 use crate::pins::group::GroupState;
 use crate::stop::Stop;
 
@@ -79,12 +80,18 @@ impl Transaction {
                 Ok((changes, degraded))
             }
             Err(error) => {
-                if let Err(error) = self.remove_state(group, state) {
-                    error.report().warn();
-                }
+                self.remove_failed(group, state);
                 Err(error)
             }
         }
+    }
+
+    /// Removes a state whose program could not be attached.
+    pub(super) fn remove_failed(&mut self, group: &Group, state: GroupState) {
+        if let Err(error) = self.remove_state(group, state) {
+            error.report().warn();
+        }
+        self.collect();
     }
 
     fn commit(
@@ -95,11 +102,12 @@ impl Transaction {
         state: &mut GroupState,
     ) -> Result<Changes> {
         state.stage(&self.root, program)?;
-        let changes = self.enrol(group, request, state)?;
+        let changes = self.enrol(group, request, state.program_kind(), state)?;
         if changes.enrolled.is_empty() {
             return Err(vanished(&group.key));
         }
-        self.place_on_cpus(group, state, request.cpus.as_ref())?;
+        state.swap()?;
+        state.adopt();
         request.stop.check(&format!("attaching to {}", group.key))?;
         state.place(&self.root, &group.key)?;
         self.refuse_if_changed(group)?;
@@ -116,8 +124,7 @@ impl Transaction {
         program: &Program<ObjectSpec>,
         old: GroupState,
     ) -> Result<Attached> {
-        let attached = group.attached_id().map(|id| old.program_with_id(id)).transpose()?;
-        let Some(old_program) = attached.flatten() else {
+        let Some(old_program) = old.open_program()? else {
             return Err(changed_meanwhile(&group.key));
         };
         // Errors of the new program show before anything changes.
@@ -126,12 +133,10 @@ impl Transaction {
         self.refuse_if_changed(group)?;
         detach_from(group)?;
         let bare = Group { program: None, ..group.clone() };
-        let mut old = Aside::put(group, old, old_program);
-        let unpinned = old.state.unpin(&self.root);
-        match unpinned.and_then(|()| self.build_either(&bare, request, program, prepared, PATIENCE))
-        {
+        let mut old = Aside::put(&self.root, group, old)?;
+        match self.build_either(&bare, request, program, prepared, PATIENCE) {
             Ok((changes, degraded)) => {
-                self.release_members(&old.state);
+                self.discard(old);
                 let steering = Steering::Ours(program.kind());
                 Ok(Attached {
                     steering,
@@ -142,7 +147,7 @@ impl Transaction {
             }
             Err(error) => {
                 let restored = self.restore(group, &mut old, true);
-                let attached = restored.and_then(|()| attach_to(group, &old.program));
+                let attached = restored.and_then(|()| attach_to(group, &old_program));
                 if let Err(second) = attached {
                     second.report().warn_that(format_args!("{} is not steered now", group.key));
                 }
@@ -151,44 +156,35 @@ impl Transaction {
         }
     }
 
-    /// Removes a state whose program is attached nowhere and builds a new one: with `build`. If that fails, the
+    /// Builds a new state in place of one whose program is attached nowhere: with `build`. If that fails, the
     /// old state comes back, with its weights and drains.
     pub(super) fn build_in_place_of<T>(
         &mut self,
         group: &Group,
         old: GroupState,
-        replaced: Option<&ProgramFd>,
         build: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
         // The next `attach` fills empty slots, which it cannot see in a user's own map whose values have 4 bytes.
         // Root fills no map of another user's.
         let fill = !old.sockets.is_readable() && old.is_trusted();
-        let Some(program) = old.program_if_pinned()? else {
-            // It is incomplete.
-            return self.remove_state(group, old).and_then(|()| build(self));
-        };
-        let mut old = Aside::put(group, old, program);
-        let built = old.state.unpin(&self.root).and_then(|()| build(self));
+        let mut old = Aside::put(&self.root, group, old)?;
+        let built = build(self);
         if built.is_ok() {
-            self.release_members(&old.state);
+            self.discard(old);
             return built;
         }
         // What an interrupted takeover left is for the next command.
-        if let Ok(None) = GroupState::existing(&self.root, &group.key) {
-            let restored = self.restore(group, &mut old, fill);
-            let pinned = replaced.map_or(Ok(()), |program| old.state.pin_replaced(program));
-            for error in [restored, pinned].into_iter().filter_map(Result::err) {
-                error.report().warn();
-            }
+        if let Ok(None) = GroupState::of(&self.root, group)
+            && let Err(error) = self.restore(group, &mut old, fill)
+        {
+            error.report().warn();
         }
         built
     }
 
-    /// Pins a state again, and with `fill` puts the members back into its slots. It is in its place also if
-    /// members cannot be put back: the next `attach` goes on from there.
+    /// Moves a state back into its place, and with `fill` puts the members back into its slots. It is in its place
+    /// also if members cannot be put back: the next `attach` goes on from there.
     fn restore(&mut self, group: &Group, old: &mut Aside, fill: bool) -> Result<()> {
-        old.state.stage(&self.root, &mut old.program)?;
-        old.state.give_to(old.owner)?;
         let stop = Stop::default();
         let filled = match fill {
             true => self
@@ -199,24 +195,32 @@ impl Transaction {
         old.state.place(&self.root, &group.key)?;
         filled
     }
+
+    /// Removes a state that another one has replaced.
+    fn discard(&mut self, mut old: Aside) {
+        self.release_members(&old.state);
+        // If this fails, the next command does it.
+        if let Err(error) = old.state.unpin(&self.root) {
+            tracing::debug!("{}", error.report());
+        }
+    }
 }
 
 /// A state that gives way to a new one and may have to come back.
 struct Aside {
     state: GroupState,
-    program: SkReuseport,
-    owner: u32,
     /// The members that are still in its array.
     stay: HashSet<Cookie>,
 }
 
 impl Aside {
-    /// Takes the members out of a state's array, except those that the new one cannot take either: they could
-    /// not be put back.
-    fn put(group: &Group, mut state: GroupState, program: SkReuseport) -> Self {
+    /// Moves a state aside, and takes the members out of its array, except those that the new one cannot take either:
+    /// they could not be put back.
+    fn put(root: &Root, group: &Group, mut state: GroupState) -> Result<Self> {
         let stay = unborrowable(group);
+        state.put_aside(root)?;
         state.empty_except(group, &stay);
-        Self { owner: state.owner(), state, program, stay }
+        Ok(Self { state, stay })
     }
 }
 

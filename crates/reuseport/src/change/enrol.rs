@@ -1,9 +1,9 @@
 //! Enrolment: members into slots and out of them.
 //!
-//! A new member: mark, record, socket array, and then the table. A leaving member: the table, and the rest
-//! when no program reads the old table. The caller holds the lock.
+//! A new member: the announced table, mark, socket array, and then the table into force. A leaving member: the table
+//! without it, and the rest when no program reads the old one. The caller holds the lock.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
@@ -20,16 +20,15 @@ use crate::kernel::caps;
 use crate::kernel::observe::Observer;
 use crate::kernel::sockets::Sockets;
 use crate::model::group::{Group, Member, Protocol};
-use crate::model::id::{Cookie, Slot, Weight};
+use crate::model::id::{Cookie, Slot};
 use crate::model::membership::Occupant;
+use crate::model::plan::{self, Draft, Entering, Newcomer, Wishes};
 use crate::model::refusal;
-use crate::model::selection::Program;
-use crate::model::succession::{self, Role, Seat, Succession};
+use crate::model::roster::{Record, Roster};
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
 use crate::stop::Stop;
-use crate::wire::host::NO_HOST_MEMBER;
-use crate::wire::slot::{SlotRecord, Start};
+use crate::wire::slot::Start;
 
 /// Changes a group's state and the host-wide layer.
 pub(crate) struct Enroller<'a> {
@@ -38,26 +37,33 @@ pub(crate) struct Enroller<'a> {
     pub(crate) stop: &'a Stop,
     /// How least-loaded starts with newcomers.
     pub(crate) start: Start,
-    /// Weights of newcomers. They go before `roles`.
-    pub(crate) weights: &'a [(Cookie, Weight)],
-    /// Roles of newcomers; those not listed have that of the member before them, or the default.
-    pub(crate) roles: &'a [(Cookie, Role)],
+    pub(crate) wishes: Wishes<'a>,
     /// Whether to go on without members that cannot be borrowed.
     pub(crate) partial: bool,
     pub(crate) observer: Arc<Observer>,
 }
 
+/// A member that is to get a slot.
+struct Arrival<'g> {
+    member: &'g Member,
+    cookie: Cookie,
+    /// Its index and epoch in the host-wide layer.
+    counted: Option<(u32, u32)>,
+    /// The slot that it is in.
+    filled: Option<Slot>,
+}
+
 impl Enroller<'_> {
-    /// Updates the slots: those of members that are gone are freed, and newcomers take them
-    /// ([`succession`]).
+    /// Frees the slots of members that are gone, and puts newcomers into slots. They are in the announced table: the
+    /// caller puts it into force. If that or this fails, [settling](GroupState::settle) takes them out again.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Full`] before anything is changed; after any other one, newcomers are taken out again.
+    /// [`ErrorKind::Full`] before anything is changed.
     pub(crate) fn sync(&mut self, group: &Group) -> Result<Changes> {
         check_room(group, self.state)?;
         let mut changes = Changes::default();
-        let mut gone = self.gone(group)?;
+        let gone = self.gone(group)?;
         if self.state.occupied().count() > gone.len() {
             self.start = Start::Slow;
         }
@@ -65,73 +71,45 @@ impl Enroller<'_> {
         if changes.kept == 0 && changes.enrolled.is_empty() {
             can_be_borrowed(group, &newcomers)?;
         }
-        if !newcomers.is_empty() {
-            // The newcomers take these slots.
-            self.release(group, std::mem::take(&mut gone), &mut changes)?;
-        }
-        self.enrol_all(group, &newcomers, &gone, &mut changes)?;
-        self.free(group, gone, &mut changes);
+        self.release(group, gone, &mut changes)?;
+        self.enter(group, &newcomers, &mut changes)?;
         Ok(changes)
     }
 
-    /// Gives the members new indices in the host-wide layer, and marks their sockets: the layer in which
-    /// they were counted is gone. The caller swaps the table.
-    pub(crate) fn mark_again(&mut self, group: &Group) -> Result<()> {
-        let occupied: Vec<(Slot, Cookie, SlotRecord)> = self.state.occupied().collect();
-        for (slot, cookie, record) in occupied {
+    /// The present roster with other indices in the host-wide layer, for which the members' sockets are marked: the
+    /// layer in which they were counted is gone.
+    pub(crate) fn mark_again(&mut self, group: &Group, roster: &Roster) -> Result<Roster> {
+        let mut marked = roster.clone();
+        for (slot, cookie, record) in roster.occupied() {
             let member = group.member(cookie).filter(|member| member.protocol == Protocol::Tcp);
             // One that cannot be borrowed is not counted.
             let borrowed = member.and_then(|member| Some((member, borrow::borrow(member).ok()?)));
-            let host_member = match borrowed {
-                Some((member, socket)) => match self.layer.allocate() {
-                    Some((index, epoch)) => {
-                        self.layer
-                            .mark(socket.as_fd(), index, epoch)
-                            .map_err(|error| self.failed(member, error))?;
-                        index
-                    }
-                    None => NO_HOST_MEMBER,
-                },
-                None => NO_HOST_MEMBER,
-            };
-            self.state.set_record(slot, record.counted_as(host_member));
+            let mut host_member = None;
+            if let Some((member, socket)) = borrowed
+                && let Some((index, epoch)) = self.layer.allocate()
+            {
+                self.layer
+                    .mark(socket.as_fd(), index, epoch)
+                    .map_err(|error| self.failed(member, error))?;
+                host_member = Some(index);
+            }
+            marked.set(slot, Record { host_member, ..record });
         }
-        Ok(())
+        Ok(marked)
     }
 
     /// Takes all sockets out of the array. The program must not decide. Slots, weights and states stay for
     /// a later [`sync`](Self::sync), which puts the sockets back.
-    pub(crate) fn empty(&mut self, group: &Group) {
+    pub(crate) fn empty(&mut self, group: &Group) -> Result<()> {
         let occupied: Vec<(Slot, Cookie)> =
             self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
-        if self.state.sockets.is_readable() {
-            for (slot, _) in occupied {
-                self.state.empty_slot(slot);
-            }
-        } else {
+        if !self.state.sockets.is_readable() {
             // An empty slot of this array looks like any other one: the members are enrolled anew.
-            self.free(group, occupied, &mut Changes::default());
+            return self.release(group, occupied, &mut Changes::default());
         }
-    }
-
-    /// Takes members out again that an operation enrolled before it failed. Those that had their slot before keep
-    /// its record.
-    pub(crate) fn take_out(&mut self, group: &Group, changes: &Changes) -> Result<()> {
-        let members: Vec<(Slot, &Member)> = self
-            .state
-            .occupied()
-            .filter(|(_, cookie, _)| changes.enrolled.contains(cookie))
-            .filter_map(|(slot, cookie, _)| Some((slot, group.member(cookie)?)))
-            .collect();
-        self.swap_table_without(&members.iter().map(|(slot, _)| *slot).collect())?;
-        let had_slot = |(_, member): &(Slot, &Member)| {
-            member.cookie.is_some_and(|c| changes.refilled.contains(&c))
-        };
-        let (refilled, newcomers): (Vec<_>, Vec<_>) = members.into_iter().partition(had_slot);
-        for (slot, _) in refilled {
-            self.state.empty_slot(slot);
+        for (slot, cookie) in occupied {
+            self.state.empty_slot(slot, cookie);
         }
-        self.take_back(&newcomers);
         Ok(())
     }
 
@@ -175,66 +153,203 @@ impl Enroller<'_> {
         Ok(newcomers)
     }
 
-    /// Gives each newcomer a slot, and puts all of them into the table in one step, which also takes out
-    /// the members that are `leaving`.
-    fn enrol_all(
+    /// Takes members out of the table, waits until no program reads the old one, and frees their slots.
+    fn release(
         &mut self,
         group: &Group,
-        newcomers: &[&Member],
-        leaving: &[(Slot, Cookie)],
+        gone: Vec<(Slot, Cookie)>,
         changes: &mut Changes,
     ) -> Result<()> {
-        let now = self.now();
-        let successions = succession::succeed(&self.seats(), newcomers.len());
-        let (mut enrolled, mut inherited) = (Vec::new(), Vec::new());
-        let mut next = successions.iter();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let before = self.state.instance.roster.clone();
+        let mut roster = before.clone();
+        let slots: Vec<Slot> = gone.iter().map(|(slot, _)| *slot).collect();
+        roster.leave(&slots, now());
+        table::commit(self.state, roster)?;
+        let counted = self.state.is_in_layer(self.layer.id());
+        for (slot, cookie) in gone {
+            self.state.empty_slot_of(group, slot, cookie);
+            if let Some(maps) = &mut self.state.policy_maps {
+                maps.clear_slot(slot);
+            }
+            before.record(slot).host_member.filter(|_| counted).iter().for_each(|index| {
+                self.layer.release(*index);
+            });
+            changes.released.push(cookie);
+        }
+        Ok(())
+    }
+
+    /// Puts newcomers into slots, and announces the table with them and with what the request wants of the others.
+    fn enter<'g>(
+        &mut self,
+        group: &'g Group,
+        newcomers: &[&'g Member],
+        changes: &mut Changes,
+    ) -> Result<()> {
+        let mut arrivals = self.identify(newcomers, changes)?;
+        let entered = self.enter_all(group, &mut arrivals, changes);
+        if entered.is_err() && !self.state.sockets.is_readable() {
+            // Settling cannot tell whether they are in their slots, or sockets of another group.
+            self.withdraw(&mut arrivals)?;
+        }
+        entered
+    }
+
+    fn enter_all(
+        &mut self,
+        group: &Group,
+        arrivals: &mut Vec<Arrival<'_>>,
+        changes: &mut Changes,
+    ) -> Result<()> {
+        let now = now();
+        loop {
+            let Draft { roster, entering } = self.draft(arrivals, now);
+            arrivals.truncate(entering.len());
+            if arrivals.is_empty() && changes.kept == 0 && changes.enrolled.is_empty() {
+                // They have gone since.
+                if let Some(LeftOut { why, .. }) = changes.left_out.pop() {
+                    return Err(why);
+                }
+            }
+            let announced = self.state.instance.next_roster();
+            if announced.is_some() || roster != self.state.instance.roster {
+                table::announce(self.state, roster.clone())?;
+            }
+            let mut left = self.fill_all(arrivals, &entering, &roster, changes)?;
+            if left.is_empty() {
+                left = self.connected(group, arrivals);
+            }
+            if left.is_empty() {
+                changes.enrolled.extend(arrivals.iter().map(|arrival| arrival.cookie));
+                let inherited = |one: &Entering| Inherited {
+                    cookie: one.cookie,
+                    slot: one.slot,
+                    weight: one.role.weight,
+                    state: one.role.state,
+                };
+                let inherits = entering.iter().filter(|one| one.inherits);
+                changes.inherited.extend(inherits.map(inherited));
+                return Ok(());
+            }
+            for arrival in arrivals.iter_mut().filter(|arrival| left.contains(&arrival.cookie)) {
+                self.take_out(arrival)?;
+                arrival.counted.iter().for_each(|(index, _)| self.layer.release(*index));
+            }
+            arrivals.retain(|arrival| !left.contains(&arrival.cookie));
+        }
+    }
+
+    /// Takes the arrivals out again, and drops the announced table.
+    fn withdraw(&mut self, arrivals: &mut [Arrival<'_>]) -> Result<()> {
+        arrivals.iter_mut().try_for_each(|arrival| self.take_out(arrival))?;
+        self.state.withdraw()
+    }
+
+    fn draft(&self, arrivals: &[Arrival<'_>], now: u64) -> Draft {
+        let newcomers: Vec<Newcomer> = arrivals
+            .iter()
+            .map(|arrival| Newcomer {
+                cookie: arrival.cookie,
+                host_member: arrival.counted.map(|(index, _)| index),
+            })
+            .collect();
+        plan::draft(&self.state.instance.roster, &newcomers, self.wishes, now)
+    }
+
+    /// The newcomers with their cookies, and with indices in the host-wide layer.
+    fn identify<'g>(
+        &mut self,
+        newcomers: &[&'g Member],
+        changes: &mut Changes,
+    ) -> Result<Vec<Arrival<'g>>> {
+        let mut arrivals = Vec::with_capacity(newcomers.len());
         for member in newcomers {
-            let Some(succession) = next.as_slice().first() else { break };
-            let Succession { slot, .. } = *succession;
-            let result = self
-                .stop
-                .check("enrolling members")
-                .and_then(|()| self.enrol(succession, now, member));
-            match result {
-                Ok(Role { weight, state }) => {
-                    next.next();
-                    enrolled.push((slot, *member));
-                    if succession.succeeds && (Role { weight, state }) != Role::NEW {
-                        let cookie = member.cookie;
-                        inherited.extend(cookie.map(|cookie| Inherited {
-                            cookie,
-                            slot,
-                            weight,
-                            state,
-                        }));
-                    }
+            // The kernel makes a cookie when it is first asked for.
+            let cookie = match member.cookie {
+                Some(cookie) => Ok(cookie),
+                None => borrow::borrow(member).and_then(borrow::cookie_of),
+            };
+            match cookie {
+                Ok(cookie) => {
+                    let counted = member.protocol == Protocol::Tcp;
+                    let counted = counted.then(|| self.layer.allocate()).flatten();
+                    arrivals.push(Arrival { member, cookie, counted, filled: None });
                 }
                 Err(why) if self.goes_on_without(&why) => {
                     changes.left_out.push(LeftOut::new(member, why));
                 }
-                Err(error) => {
-                    self.take_back(&enrolled);
-                    return Err(error);
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(arrivals)
+    }
+
+    /// Puts the arrivals into their slots. Returns those that it goes on without.
+    fn fill_all(
+        &mut self,
+        arrivals: &mut [Arrival<'_>],
+        entering: &[Entering],
+        roster: &Roster,
+        changes: &mut Changes,
+    ) -> Result<Vec<Cookie>> {
+        let moves = |(arrival, one): &(&mut Arrival<'_>, &Entering)| {
+            arrival.filled.is_some_and(|slot| slot != one.slot)
+        };
+        for (arrival, _) in arrivals.iter_mut().zip(entering).filter(moves) {
+            self.take_out(arrival)?;
+        }
+        let mut left = Vec::new();
+        let missing = |(arrival, _): &(&mut Arrival<'_>, &Entering)| arrival.filled.is_none();
+        for (arrival, Entering { slot, .. }) in arrivals.iter_mut().zip(entering).filter(missing) {
+            let stopped = self.stop.check("enrolling members");
+            let epoch = roster.record(*slot).epoch;
+            let admitted = stopped.and_then(|()| self.admit(arrival, *slot, epoch));
+            match admitted {
+                Ok(()) => arrival.filled = Some(*slot),
+                Err(why) if self.goes_on_without(&why) => {
+                    changes.left_out.push(LeftOut::new(arrival.member, why));
+                    left.push(arrival.cookie);
                 }
+                Err(error) => return Err(error),
             }
         }
-        if enrolled.is_empty() && changes.kept == 0 && changes.enrolled.is_empty() {
-            // They have gone since.
-            if let Some(LeftOut { why, .. }) = changes.left_out.pop() {
-                return Err(why);
+        Ok(left)
+    }
+
+    /// Marks a member's socket and puts it into its slot, which no table in force names.
+    fn admit(&mut self, arrival: &Arrival<'_>, slot: Slot, epoch: u32) -> Result<()> {
+        let member = arrival.member;
+        let socket = borrow::borrow(member)?;
+        let mut steps = || -> Result<(), MapError> {
+            if let Some((index, epoch)) = arrival.counted {
+                self.layer.mark(socket.as_fd(), index, epoch)?;
             }
+            if let Some(maps) = &mut self.state.policy_maps {
+                maps.reset_slot(slot, epoch, member.sock_address.0)?;
+            }
+            self.make_room(slot, arrival.cookie);
+            self.fill(slot, socket.as_fd())
+        };
+        steps().map_err(|error| {
+            self.make_room(slot, arrival.cookie);
+            self.layer.unmark(socket.as_fd());
+            self.failed(member, error)
+        })
+    }
+
+    /// Takes an arrival out of its slot and removes its mark.
+    fn take_out(&mut self, arrival: &mut Arrival<'_>) -> Result<()> {
+        let Some(slot) = arrival.filled.take() else { return Ok(()) };
+        if !self.state.empty_slot(slot, arrival.cookie) {
+            return Err(Error::new(ErrorKind::System, format!("cannot empty slot {slot}")));
         }
-        // Sockets that the tables do not show cannot be missed there.
-        if group.complete && group.key.protocol == Protocol::Udp {
-            self.take_back_connected(group, &mut enrolled);
+        // A closed socket has no mark.
+        if let Ok(socket) = borrow::borrow(arrival.member) {
+            self.layer.unmark(socket.as_fd());
         }
-        if let Err(error) = self.swap_table_without(&slots_of(leaving)) {
-            self.take_back(&enrolled);
-            return Err(error);
-        }
-        changes.enrolled.extend(enrolled.iter().filter_map(|(_, member)| member.cookie));
-        inherited.retain(|one| changes.enrolled.contains(&one.cookie));
-        changes.inherited.extend(inherited);
         Ok(())
     }
 
@@ -247,63 +362,24 @@ impl Enroller<'_> {
         }
     }
 
-    /// Takes back UDP sockets that were connected since they were listed. A server may bind a socket and
+    /// UDP sockets that were connected since they were listed. A server may bind a socket and
     /// connect it to one client: it must not get what others send.
-    fn take_back_connected(&mut self, group: &Group, enrolled: &mut Vec<(Slot, &Member)>) {
-        if enrolled.is_empty() {
-            return;
+    fn connected(&self, group: &Group, arrivals: &[Arrival<'_>]) -> Vec<Cookie> {
+        // Sockets that the tables do not show cannot be missed there.
+        if arrivals.is_empty() || !group.complete || group.key.protocol != Protocol::Udp {
+            return Vec::new();
         }
         // Without the right to look there would be no list either.
-        let Ok(Some(listed)) = self.observer.listed(&group.key) else { return };
-        let (stay, left): (Vec<_>, Vec<_>) =
-            enrolled.drain(..).partition(|(_, member)| listed.has(member));
-        *enrolled = stay;
-        self.take_back(&left);
-    }
-
-    /// Gives a member its slot. Returns its weight and state.
-    fn enrol(&mut self, succession: &Succession, now: u64, member: &Member) -> Result<Role> {
-        let slot = succession.slot;
-        let socket = borrow::borrow(member)?;
-        let cookie = borrow::cookie_of(&socket)?;
-        let generation =
-            self.state.header().map_err(|error| self.failed(member, error))?.generation;
-        let before = self.state.record(slot);
-        let epoch = before.epoch.wrapping_add(1);
-        let counted = member.protocol == Protocol::Tcp;
-        let allocated = counted.then(|| self.layer.allocate()).flatten();
-        let (host_member, host_epoch) = allocated.unwrap_or((NO_HOST_MEMBER, 0));
-        let role = given_to(cookie, self.roles).unwrap_or(succession.role);
-        let weight = given_to(cookie, self.weights).unwrap_or(role.weight);
-        let role = Role { weight, ..role };
-        let record = SlotRecord::occupied(cookie, epoch, host_member, generation, role)
-            .entered(&before, now, succession);
-        let mut steps = || -> Result<(), MapError> {
-            if host_member != NO_HOST_MEMBER {
-                self.layer.mark(socket.as_fd(), host_member, host_epoch)?;
-            }
-            if let Some(maps) = &mut self.state.policy_maps {
-                maps.reset_slot(slot, epoch, member.sock_address.0)?;
-            }
-            self.state.set_record(slot, record);
-            self.make_room(slot);
-            self.fill(slot, socket.as_fd())
-        };
-        steps().map(|()| role).map_err(|error| {
-            // `forget_slot` reads the record.
-            self.state.set_record(slot, record);
-            self.make_room(slot);
-            self.forget_slot(slot, SlotRecord::taken_back);
-            self.layer.unmark(socket.as_fd());
-            self.failed(member, error)
-        })
+        let Ok(Some(listed)) = self.observer.listed(&group.key) else { return Vec::new() };
+        let left = arrivals.iter().filter(|arrival| !listed.has(arrival.member));
+        left.map(|arrival| arrival.cookie).collect()
     }
 
     /// Empties a slot: the operation that freed it did so, unless that failed. A user's own map whose values
     /// have 4 bytes does not tell whether the socket in it is another group's, which stays.
-    pub(super) fn make_room(&mut self, slot: Slot) {
+    pub(super) fn make_room(&mut self, slot: Slot, cookie: Cookie) {
         if self.state.policy_maps.is_some() || self.state.sockets.is_readable() {
-            self.state.empty_slot(slot);
+            self.state.empty_slot(slot, cookie);
         }
     }
 
@@ -313,94 +389,6 @@ impl Enroller<'_> {
         match &mut self.state.policy_maps {
             Some(maps) => maps.reset_limiter(slot, self.start),
             None => Ok(()),
-        }
-    }
-
-    /// Takes enrolments back that no table names. One that stays in the array keeps its record, by which the next
-    /// command finds it there.
-    fn take_back(&mut self, enrolled: &[(Slot, &Member)]) {
-        for (slot, member) in enrolled {
-            if !self.state.empty_slot(*slot) {
-                continue;
-            }
-            self.forget_slot(*slot, SlotRecord::taken_back);
-            // A closed socket has no mark.
-            if let Ok(socket) = borrow::borrow(member) {
-                self.layer.unmark(socket.as_fd());
-            }
-        }
-    }
-
-    /// Takes members out of the table, waits, and frees their slots.
-    fn release(
-        &mut self,
-        group: &Group,
-        gone: Vec<(Slot, Cookie)>,
-        changes: &mut Changes,
-    ) -> Result<()> {
-        if gone.is_empty() {
-            return Ok(());
-        }
-        self.swap_table_without(&slots_of(&gone))?;
-        self.free(group, gone, changes);
-        Ok(())
-    }
-
-    /// Frees slots that no table names any more.
-    fn free(&mut self, group: &Group, gone: Vec<(Slot, Cookie)>, changes: &mut Changes) {
-        if gone.is_empty() {
-            return;
-        }
-        let now = self.now();
-        let leaving: Vec<Slot> = gone.iter().map(|(slot, _)| *slot).collect();
-        let (passed_on, counted) = succession::leave(&self.seats(), &leaving, now);
-        for slot in counted {
-            let mut record = self.state.record(slot);
-            record.set_counted();
-            self.state.set_record(slot, record);
-        }
-        for (slot, role) in passed_on {
-            self.state.empty_slot_in(group, slot);
-            self.forget_slot(slot, |record| record.vacated(now, role));
-        }
-        changes.released.extend(gone.into_iter().map(|(_, cookie)| cookie));
-    }
-
-    /// All slots, for the rules of succession.
-    fn seats(&self) -> Vec<(Slot, Seat)> {
-        self.state.all_slots().map(|slot| (slot, self.state.record(slot).seat())).collect()
-    }
-
-    /// The time since boot in milliseconds.
-    fn now(&self) -> u64 {
-        let now = clock_gettime(ClockId::Boottime);
-        let part = |value: i64| u64::try_from(value).unwrap_or(0);
-        part(now.tv_sec) * 1000 + part(now.tv_nsec) / 1_000_000
-    }
-
-    /// Frees a slot that no table names, and that is empty or has another group's socket: replaces its record.
-    fn forget_slot(&mut self, slot: Slot, free: impl FnOnce(&SlotRecord) -> SlotRecord) {
-        let record = self.state.record(slot);
-        if let Some(maps) = &mut self.state.policy_maps {
-            maps.clear_slot(slot);
-        }
-        let counted = record.cookie().is_some() && record.host_member != NO_HOST_MEMBER;
-        if counted && self.state.is_in_layer(self.layer.id()) {
-            self.layer.release(record.host_member);
-        }
-        self.state.set_record(slot, free(&record));
-    }
-
-    pub(super) fn swap_table(&mut self) -> Result<()> {
-        self.swap_table_without(&HashSet::new())
-    }
-
-    fn swap_table_without(&mut self, leaving: &HashSet<Slot>) -> Result<()> {
-        match self.state.program_kind()? {
-            Some(Program::Selection(selection)) => {
-                table::swap_without(self.state, selection.policy, leaving)
-            }
-            _ => Ok(()),
         }
     }
 
@@ -429,11 +417,9 @@ impl Enroller<'_> {
     }
 }
 
-/// What a list gives to this member.
-fn given_to<T: Copy>(member: Cookie, list: &[(Cookie, T)]) -> Option<T> {
-    list.iter().find(|(of, _)| *of == member).map(|(_, given)| *given)
-}
-
-fn slots_of(members: &[(Slot, Cookie)]) -> HashSet<Slot> {
-    members.iter().map(|(slot, _)| *slot).collect()
+/// The time since boot in milliseconds.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    part(now.tv_sec) * 1000 + part(now.tv_nsec) / 1_000_000
 }

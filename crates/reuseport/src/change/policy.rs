@@ -1,24 +1,35 @@
-//! Changes the policy of a group for which this tool's program decides.
+//! Changes the program of a group for which this tool's program decides: another policy, another host-wide layer,
+//! the state of an earlier version. The new program is an instance of its own over the same sockets; attaching it is
+//! the one step that counts, which is atomic in the kernel.
+
+use std::collections::{HashMap, HashSet};
 
 use super::prepare::program_id;
 use super::reach::attach_to;
-use super::request::{Attach, PolicySet, SetPolicy};
-use super::settle::settle;
+use super::request::{PolicySet, SetPolicy};
 use super::table;
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::cpus;
 use crate::kernel::program::{self, Config, Loaded};
+use crate::kernel::tables::{Length, TableMap, Tables};
 use crate::model::degraded::Degraded;
 use crate::model::group::{Group, GroupKey};
-use crate::model::policy::{CpuList, Policy};
+use crate::model::id::Cookie;
+use crate::model::plan::{self, Placement, Wishes};
+use crate::model::policy::CpuList;
 use crate::model::refusal::{another_program, another_users_state, not_attached};
-use crate::model::selection::{Selection, Steering};
+use crate::model::roster::Roster;
+use crate::model::selection::{Program, Selection};
+use crate::model::table::Table;
 use crate::pins::group::GroupState;
+use crate::pins::instance::Instance;
 use crate::pins::steering::steering;
 use crate::stop::Stop;
-use crate::wire::slot::SlotRecord;
+use crate::wire::setup::Setup;
+
+const FAILED: &str = "cannot change the policy";
 
 impl Transaction {
     /// Sets the policy.
@@ -32,18 +43,16 @@ impl Transaction {
                 Err(another_users_state(key, state.owner(), "change the policy of"))
             }
             (Some(old), Some(mut state)) => {
-                settle(&mut state, group.attached_id())?;
-                if old.policy != policy || self.should_reload(&state)? {
-                    let unread = self.change_policy(&group, &mut state, policy, cpus)?;
-                    let uncounted = self.uncounted(key.protocol);
-                    return Ok(PolicySet {
-                        degraded: unread.into_iter().chain(uncounted).collect(),
-                    });
+                self.settle(&group, &mut state, group.attached_id())?;
+                policy.check(group.key.protocol)?;
+                let selection = Selection { policy, ..old };
+                match self.choose(&group, &mut state, selection, cpus) {
+                    Ok(set) => Ok(set),
+                    Err(error) => {
+                        self.fall_back(&group, &mut state);
+                        Err(error)
+                    }
                 }
-                if cpus.is_some() {
-                    self.place_on_cpus(&group, &mut state, cpus)?;
-                }
-                Ok(PolicySet::default())
             }
             _ if now.is_ours() => {
                 Err(Error::new(ErrorKind::Invalid, format!("cannot change the policy of {key}"))
@@ -57,168 +66,172 @@ impl Transaction {
         }
     }
 
-    /// Applies an attachment's CPUs, weights and policy to a steered group. If it fails, weights and policy
-    /// are as before.
-    pub(super) fn update_program(
+    fn choose(
         &mut self,
         group: &Group,
-        request: &Attach,
-        now: &Steering,
         state: &mut GroupState,
-    ) -> Result<(Steering, Option<Degraded>)> {
-        self.place_on_cpus(group, state, request.cpus.as_ref())?;
-        let before = Self::set_weights(state, &request.weights)?;
-        let Some(old) = now.selection() else {
-            if self.has_left_layer(state)? {
-                self.move_to_layer(group, state)?;
-            }
-            return Ok((*now, None));
-        };
-        let requested = request.program.as_ref().and_then(|program| program.selection());
-        let policy = requested.unwrap_or(old).policy;
-        if policy == old.policy && !self.should_reload(state)? {
-            return Ok((*now, None));
+        selection: Selection,
+        cpus: Option<&CpuList>,
+    ) -> Result<PolicySet> {
+        let placement = self.placement(group, state, selection.into(), cpus);
+        let wishes = Wishes { cpus: placement.as_ref(), ..Wishes::default() };
+        let roster = plan::draft(&state.instance.roster, &[], wishes, 0).roster;
+        let changes = state.program_kind() != Program::Selection(selection);
+        if changes || self.should_reload(state)? {
+            let unread = self.change_program(group, state, selection, roster)?;
+            let uncounted = self.uncounted(group.key.protocol);
+            return Ok(PolicySet { degraded: unread.into_iter().chain(uncounted).collect() });
         }
-        match self.change_policy(group, state, policy, request.cpus.as_ref()) {
-            Ok(degraded) => Ok((Steering::Ours(Selection { policy, ..old }.into()), degraded)),
-            Err(error) => {
-                if !before.is_empty() {
-                    before.iter().for_each(|(slot, record)| state.set_record(*slot, *record));
-                    if let Err(second) = table::swap(state, old.policy) {
-                        second.report().warn();
-                    }
-                }
-                Err(error)
-            }
+        if roster != state.instance.roster {
+            table::commit(state, roster)?;
         }
+        Ok(PolicySet::default())
     }
 
-    /// Loads another instance over the same maps and replaces the attachment, which is atomic in the
-    /// kernel. The table is filled for the new policy just before: for a moment, the old policy picks
-    /// from the new table.
-    fn change_policy(
+    /// Puts what was announced into force, with this program. Returns why it cannot read queues, if a new one was
+    /// loaded that cannot.
+    pub(super) fn enforce(
         &mut self,
         group: &Group,
         state: &mut GroupState,
-        policy: Policy,
-        cpus: Option<&CpuList>,
+        selection: Option<Selection>,
     ) -> Result<Option<Degraded>> {
-        policy.check(group.key.protocol)?;
-        if policy.places_on_cpus() {
-            self.assign_cpus(group, state, cpus)?;
-        }
-        let unreadable =
-            |error| Error::new(ErrorKind::System, "cannot change the policy").because(error);
-        let mut header = state.header().map_err(unreadable)?;
-        let config = Config { policy, seed: header.seed, protocol: group.key.protocol };
-        let moves = self.has_left_layer(state)?;
-        let maps = state.policy_maps.as_ref().ok_or_else(|| not_attached(&group.key))?;
-        let members = self.layer()?.members_map();
-        let Loaded { mut program, degraded } =
-            program::load_over(config, &state.sockets, members, maps)?;
-        state.bind(&program)?;
-        let id = program_id(&program)?;
-        let old = header.program().and_then(|program| program.selection());
-        let selection = Selection { policy, ..old.unwrap_or(policy.into()) };
-        header.announce(id, selection, degraded.is_none());
-        let mut steps = || -> Result<()> {
-            state.pin_next(&mut program)?;
-            state.set_header(&header).map_err(unreadable)?;
-            self.refuse_if_changed(group)?;
-            if moves {
-                self.mark_again(group, state)?;
+        let Some(selection) = selection else {
+            if self.has_left_layer(state)? {
+                self.convert_object(group, state)?;
+                return Ok(None);
             }
-            table::swap(state, policy)?;
-            attach_to(group, &program)
+            state.swap()?;
+            state.adopt();
+            return Ok(None);
         };
-        let result = steps();
+        if state.program_kind() == Program::Selection(selection) && !self.should_reload(state)? {
+            state.swap()?;
+            state.adopt();
+            return Ok(None);
+        }
+        let next = state.instance.next_roster().unwrap_or(&state.instance.roster).clone();
+        self.change_program(group, state, selection, next)
+    }
+
+    /// Loads another instance of the program, with this roster, and replaces the attachment.
+    fn change_program(
+        &mut self,
+        group: &Group,
+        state: &mut GroupState,
+        selection: Selection,
+        roster: Roster,
+    ) -> Result<Option<Degraded>> {
+        let failed = |error| caps::failed(FAILED, error, caps::LOADING);
+        let moves = self.has_left_layer(state)?;
+        let roster = match moves {
+            true => self.enroller(state, &Stop::default())?.mark_again(group, &roster)?,
+            false => roster,
+        };
+        let roster = table::with_picks(state, roster, true);
+        let table = table::table(state, &roster, selection.policy);
+        let maps = state.policy_maps.as_ref().ok_or_else(|| not_attached(&group.key))?;
+        let length = Length::of_policy(state.capacity());
+        let table = TableMap::create(length, &table, &roster).map_err(failed)?;
+        let tables = Tables::create(&table).map_err(failed)?;
+        let config =
+            Config { policy: selection.policy, seed: state.seed(), protocol: group.key.protocol };
+        let layer = self.layer()?;
+        let Loaded { mut program, degraded } =
+            program::load_over(config, &state.sockets, &tables, layer.members_map(), maps)?;
+        let setup = Setup::new(selection.into(), degraded.is_none(), layer.id());
+        let instance = Instance::create(state.next_number(), setup, tables, table, roster);
+        let instance = instance.map_err(failed)?;
+        state.bind(&program, &instance)?;
+        let id = program_id(&program)?;
+        state.add(instance, &mut program)?;
+        self.refuse_if_changed(group)?;
+        if group.attached_id().is_some() {
+            attach_to(group, &program)?;
+        }
         // If this fails, the next command does it.
-        let done = result.as_ref().map_or(None, |()| Some(id));
-        if let Err(error) = settle(state, done) {
+        if let Err(error) = self.settle(group, state, Some(id)) {
             tracing::debug!("{}", error.report());
         }
-        result?;
-        if moves {
-            let layer = self.layer()?.id();
-            state.join_layer(layer)?;
-        }
         Ok(degraded)
+    }
+
+    /// Converts the state of an earlier version: a new instance of the same program. Weights and states stay.
+    pub(super) fn convert(&mut self, group: &Group, state: &mut GroupState) -> Result<()> {
+        if !state.instance.is_of_previous_schema() {
+            return Ok(());
+        }
+        let converted = match state.program_kind() {
+            Program::Selection(selection) => {
+                let roster = state.instance.roster.clone();
+                self.change_program(group, state, selection, roster).map(|_| ())
+            }
+            Program::Object(()) => self.convert_object(group, state),
+        };
+        if converted.is_err() {
+            self.fall_back(group, state);
+        }
+        converted
+    }
+
+    /// Another instance of a user's own program: the program is the same, and its members are counted in the present
+    /// layer.
+    fn convert_object(&mut self, group: &Group, state: &mut GroupState) -> Result<()> {
+        let failed = |error| caps::failed(FAILED, error, caps::LOADING);
+        let mut roster = state.instance.next_roster().unwrap_or(&state.instance.roster).clone();
+        if self.has_left_layer(state)? {
+            roster = self.enroller(state, &Stop::default())?.mark_again(group, &roster)?;
+        }
+        let Some(mut program) = state.open_program()? else { return Err(not_attached(&group.key)) };
+        let length = Length::of_object(roster.records().len());
+        let table = TableMap::create(length, &Table::default(), &roster).map_err(failed)?;
+        let tables = Tables::create(&table).map_err(failed)?;
+        let setup = Setup::new(Program::Object(()), false, self.layer()?.id());
+        let instance = Instance::create(state.next_number(), setup, tables, table, roster);
+        let instance = instance.map_err(failed)?;
+        state.bind(&program, &instance)?;
+        let id = program_id(&program)?;
+        state.add(instance, &mut program)?;
+        self.settle(group, state, Some(id))
     }
 
     /// Whether another instance of the program does more: it reads queues, which the present one cannot, or
     /// sees the host-wide layer that counts now.
     pub(super) fn should_reload(&mut self, state: &GroupState) -> Result<bool> {
-        let reads = caps::has(caps::TRACING) && !state.read_header()?.reads_queues();
+        let reads = caps::has(caps::TRACING) && !state.instance.setup.reads_queues();
         Ok(reads || self.has_left_layer(state)?)
     }
 
     /// Whether the group's connections are counted in a host-wide layer that is no longer in force.
-    pub(super) fn has_left_layer(&mut self, state: &GroupState) -> Result<bool> {
+    fn has_left_layer(&mut self, state: &GroupState) -> Result<bool> {
         let layer = self.layer()?;
         Ok(layer.is_pinned() && !state.is_in_layer(layer.id()))
     }
 
-    /// Counts the members' connections in the present layer. A policy's program is loaded again for that
-    /// ([`change_policy`](Self::change_policy)); a user's own does not read it.
-    fn move_to_layer(&mut self, group: &Group, state: &mut GroupState) -> Result<()> {
-        self.mark_again(group, state)?;
-        let layer = self.layer()?.id();
-        state.join_layer(layer)
-    }
-
-    fn mark_again(&mut self, group: &Group, state: &mut GroupState) -> Result<()> {
-        self.enroller(state, &Stop::default())?.mark_again(group)
-    }
-
-    /// With a policy that needs CPUs: gives one to members without one, or to all if some are `given`.
-    pub(super) fn place_on_cpus(
-        &self,
-        group: &Group,
-        state: &mut GroupState,
-        given: Option<&CpuList>,
-    ) -> Result<()> {
-        let selection = state.program_kind()?.and_then(|program| program.selection());
-        match selection {
-            Some(Selection { policy, .. }) if policy.places_on_cpus() => {
-                self.assign_cpus(group, state, given)?;
-                table::swap(state, policy)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Gives members their CPUs: those that are `given`, in the order of the slots and repeated; else a
-    /// member without a CPU gets the one to which its owner is bound, or the one with the fewest members.
-    fn assign_cpus(
+    /// How members get their CPUs, with a policy that needs them.
+    pub(super) fn placement(
         &self,
         group: &Group,
         state: &GroupState,
+        program: Program,
         given: Option<&CpuList>,
-    ) -> Result<()> {
-        let assign = |slot, mut record: SlotRecord, cpu| {
-            record.set_cpu(cpu);
-            state.set_record(slot, record);
-        };
-        if let Some(given) = given {
-            cpus::check(given)?;
-            state.occupied().zip(given.as_slice().iter().cycle()).for_each(
-                |((slot, _, record), cpu)| {
-                    assign(slot, record, *cpu);
-                },
-            );
-            return Ok(());
+    ) -> Option<Placement> {
+        program.selection().filter(|selection| selection.policy.places_on_cpus())?;
+        let occupied = state.instance.roster.occupied();
+        let placed: HashSet<Cookie> =
+            occupied.filter(|(.., r)| r.cpu.is_some()).map(|(_, cookie, _)| cookie).collect();
+        let all_placed =
+            group.members.iter().all(|member| member.cookie.is_some_and(|c| placed.contains(&c)));
+        let mut bound = HashMap::new();
+        if given.is_none() && !all_placed {
+            // Without the right to look for owners, no member has one.
+            let owners = self.observer.owners(group).unwrap_or_else(|error| {
+                tracing::debug!("{}", error.report());
+                Default::default()
+            });
+            let only_cpu = |(cookie, pid)| Some((cookie, cpus::only_cpu_of(pid)?));
+            bound = owners.into_iter().filter_map(only_cpu).collect();
         }
-        // Without the right to look for owners, no member has one.
-        let owners = self.observer.owners(group).unwrap_or_else(|error| {
-            tracing::debug!("{}", error.report());
-            Default::default()
-        });
-        for (slot, cookie, record) in state.occupied().filter(|(.., record)| record.cpu().is_none())
-        {
-            let bound = owners.get(&cookie).copied().and_then(cpus::only_cpu_of);
-            let used = state.occupied().filter_map(|(.., record)| record.cpu());
-            assign(slot, record, bound.unwrap_or_else(|| cpus::least_used(used)));
-        }
-        Ok(())
+        Some(Placement { given: given.cloned(), bound, online: cpus::online() })
     }
 }

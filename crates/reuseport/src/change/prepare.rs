@@ -1,20 +1,27 @@
 //! Prepares an attachment without changing the group: loads the program, creates the maps.
 
+use sk_reuseport::maps::MapError;
 use sk_reuseport::programs::SkReuseport;
 
 use super::request::Attach;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
+use crate::kernel::maps::PolicyMaps;
 use crate::kernel::object::{self, NewPins};
 use crate::kernel::program::{self, Config, Loaded};
 use crate::kernel::sockets::{Sockets, SocketsKind};
+use crate::kernel::tables::{Length, TableMap, Tables};
 use crate::model::degraded::Degraded;
 use crate::model::group::Group;
 use crate::model::id::Slot;
+use crate::model::roster::Roster;
 use crate::model::selection::{ObjectSpec, Program};
+use crate::model::table::Table;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
+use crate::pins::instance::Instance;
 use crate::wire::header::Header;
+use crate::wire::setup::Setup;
 
 /// The program and the maps, not yet pinned, attached or filled.
 pub(super) struct Prepared {
@@ -45,28 +52,63 @@ pub(super) fn prepare(
         }
     };
     let seed = seed()?;
-    let (loaded, sockets, maps, pins) = match program {
+    match program {
         Program::Selection(selection) => {
             let policy = selection.policy;
             policy.check(group.key.protocol)?;
             let capacity = capacity(group, request)?;
             let sockets = Sockets::create(kind, capacity).map_err(denied)?;
+            let table = Empty::new(Length::of_policy(capacity), sockets.slots().count());
+            let table = table.map_err(denied)?;
             let config = Config { policy, seed, protocol: group.key.protocol };
-            let (loaded, maps) = program::load(config, &sockets, layer.members_map())?;
-            (loaded, sockets, Some(maps), NewPins::default())
+            let (loaded, maps) =
+                program::load(config, &sockets, &table.tables, layer.members_map())?;
+            let Loaded { program: loaded, degraded } = loaded;
+            let setup = Setup::new(program.kind(), degraded.is_none(), layer.id());
+            let state = table.state(group, seed, setup, sockets, Some(maps)).map_err(denied)?;
+            state.bind(&loaded, &state.instance)?;
+            Ok(Prepared { program: loaded, state, degraded, pins: NewPins::default() })
         }
         Program::Object(spec) => {
-            let (program, sockets, pins) = object::load(spec, layer.bpffs())?;
-            (Loaded { program, degraded: None }, sockets, None, pins)
+            let (loaded, sockets, pins) = object::load(spec, layer.bpffs())?;
+            let slots = sockets.slots().count();
+            let table = Empty::new(Length::of_object(slots), slots).map_err(denied)?;
+            let setup = Setup::new(program.kind(), false, layer.id());
+            let state = table.state(group, seed, setup, sockets, None).map_err(denied)?;
+            state.bind(&loaded, &state.instance)?;
+            Ok(Prepared { program: loaded, state, degraded: None, pins })
         }
-    };
-    let mut header = Header::new(&group.key, program.kind(), seed);
-    let Loaded { program, degraded } = loaded;
-    header.set_reads_queues(degraded.is_none());
-    header.set_host_layer(layer.id());
-    let state = GroupState::create(&header, sockets, maps).map_err(denied)?;
-    state.bind(&program)?;
-    Ok(Prepared { program, state, degraded, pins })
+    }
+}
+
+/// A table without members.
+struct Empty {
+    roster: Roster,
+    table: TableMap,
+    tables: Tables,
+}
+
+impl Empty {
+    fn new(length: Length, slots: usize) -> Result<Self, MapError> {
+        let roster = Roster::empty(slots);
+        let table = TableMap::create(length, &Table::default(), &roster)?;
+        let tables = Tables::create(&table)?;
+        Ok(Self { roster, table, tables })
+    }
+
+    /// The state that begins with it.
+    fn state(
+        self,
+        group: &Group,
+        seed: u64,
+        setup: Setup,
+        sockets: Sockets,
+        maps: Option<PolicyMaps>,
+    ) -> Result<GroupState, MapError> {
+        let Self { roster, table, tables } = self;
+        let instance = Instance::create(1, setup, tables, table, roster)?;
+        GroupState::create(Header::new(&group.key, seed), sockets, maps, instance)
+    }
 }
 
 /// Room for four times the members: a server that replaces all its workers needs room for twice.

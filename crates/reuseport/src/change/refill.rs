@@ -11,8 +11,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow::{self, Borrowed};
 use crate::model::group::{Group, GroupKey, Member};
 use crate::model::id::{Cookie, Slot};
-use crate::wire::host::NO_HOST_MEMBER;
-use crate::wire::slot::SlotRecord;
 
 /// The members that live and cannot be borrowed by the caller: no array could take them.
 pub(super) fn unborrowable(group: &Group) -> HashSet<Cookie> {
@@ -40,7 +38,7 @@ impl Enroller<'_> {
                 changes.kept += 1;
                 continue;
             }
-            self.make_room(slot);
+            self.make_room(slot, cookie);
             let refilled = self.refill(slot, &group.key, member, &mut changes);
             failures.extend(refilled.err());
         }
@@ -51,7 +49,7 @@ impl Enroller<'_> {
             return Err(last);
         }
         failures.iter().for_each(|error| error.report().warn());
-        self.swap_table()
+        Ok(())
     }
 
     /// Puts a member back into its slot, which is empty.
@@ -79,13 +77,15 @@ impl Enroller<'_> {
     }
 
     fn put_back(&mut self, slot: Slot, socket: &Borrowed) -> Result<(), MapError> {
-        let SlotRecord { host_member, epoch, .. } = self.state.record(slot);
-        if host_member != NO_HOST_MEMBER && self.state.is_in_layer(self.layer.id()) {
-            let epoch = self.layer.epoch(host_member);
-            self.layer.mark(socket.as_fd(), host_member, epoch)?;
+        let record = self.state.record(slot);
+        if let Some(index) = record.host_member
+            && self.state.is_in_layer(self.layer.id())
+        {
+            let epoch = self.layer.epoch(index);
+            self.layer.mark(socket.as_fd(), index, epoch)?;
         }
         if let Some(maps) = &self.state.policy_maps {
-            maps.reports.set_epoch(slot, epoch);
+            maps.reports.set_epoch(slot, record.epoch);
         }
         self.fill(slot, socket.as_fd())
     }

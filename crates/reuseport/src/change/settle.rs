@@ -1,32 +1,60 @@
-//! Completes or takes back an unfinished change of policy.
-//!
-//! The header announces the next program, the program is attached, and then the header names it. After
-//! an interruption, the id of the attached program tells whether the change took effect.
+//! The way back, after a failure and after a kill: what did not come into force is dropped.
 
-use super::table;
+use std::os::fd::AsFd as _;
+
+use super::transaction::Transaction;
 use crate::error::Result;
-use crate::model::selection::Program;
-use crate::pins::group::{GroupState, header_failed};
+use crate::kernel::borrow;
+use crate::model::group::Group;
+use crate::pins::commit::Dropped;
+use crate::pins::group::{self, GroupState};
 
-/// Completes or takes back a change of policy that was interrupted or failed. The `attached` program stays.
-pub(super) fn settle(state: &mut GroupState, attached: Option<u32>) -> Result<()> {
-    if attached.is_some() {
-        // This tool's program is attached: a takeover is complete.
-        state.forget_replaced();
+impl Transaction {
+    /// Completes or takes back a change that was interrupted. The `attached` program stays.
+    pub(super) fn settle(
+        &mut self,
+        group: &Group,
+        state: &mut GroupState,
+        attached: Option<u32>,
+    ) -> Result<()> {
+        if attached.is_some_and(|id| state.has_program(id)) {
+            // This tool's program is attached: a takeover is complete.
+            state.forget_replaced();
+        }
+        let Dropped { members, host_members } = state.settle(group, attached)?;
+        if members.is_empty() && host_members.is_empty() {
+            return Ok(());
+        }
+        let Some(layer) = self.present_layer()? else { return Ok(()) };
+        for member in members.iter().filter_map(|cookie| group.member(*cookie)) {
+            // A closed socket has no mark.
+            if let Ok(socket) = borrow::borrow(member) {
+                layer.unmark(socket.as_fd());
+            }
+        }
+        for (setup, index) in host_members {
+            if setup.is_in_layer(layer.id()) {
+                layer.release(index);
+            }
+        }
+        Ok(())
     }
-    let mut header = state.read_header()?;
-    let Some(announced) = header.announced() else {
-        state.forget_next();
-        return Ok(());
-    };
-    let taken_over = attached == Some(announced);
-    if taken_over {
-        state.adopt_next()?;
-    } else if let Some(Program::Selection(selection)) = header.program() {
-        table::swap(state, selection.policy)?;
+
+    /// The same after a failure. What cannot be taken back now, the next command takes back.
+    pub(super) fn fall_back(&mut self, group: &Group, state: &mut GroupState) {
+        if let Err(error) = self.settle(group, state, group.attached_id()) {
+            error.report().warn();
+        }
+        self.collect();
     }
-    header.settle(taken_over);
-    state.set_header(&header).map_err(header_failed)?;
-    state.forget_next();
-    Ok(())
+
+    /// Frees indices of the host-wide layer that no member has.
+    pub(super) fn collect(&self) {
+        let Some(layer) = &self.layer else { return };
+        match group::host_members(&self.root) {
+            Ok(used) => layer.release_all_but(&used),
+            // A group whose state cannot be read may use any of them.
+            Err(error) => tracing::debug!("{}", error.report()),
+        }
+    }
 }

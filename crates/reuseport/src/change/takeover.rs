@@ -34,7 +34,6 @@ use crate::model::group::Group;
 use crate::model::refusal::vanished;
 use crate::model::selection::{ObjectSpec, Program};
 use crate::pins::group::GroupState;
-use crate::stop::Stop;
 
 impl Transaction {
     /// Opens the program that decides for the group, to take over from it. `busy` is the error that made
@@ -55,9 +54,7 @@ impl Transaction {
         left: GroupState,
         mut foreign: Foreign,
     ) -> Result<(Changes, Option<Degraded>)> {
-        let copy = foreign.program.try_clone().map_err(ProgramError::IOError);
-        let replaced = copy.map_err(|error| cannot_open(group, error))?;
-        self.build_in_place_of(group, left, Some(&replaced), |this| {
+        self.build_in_place_of(group, left, |this| {
             this.take_over_patiently(group, request, program, prepared, &mut foreign)
         })
     }
@@ -81,7 +78,7 @@ impl Transaction {
                 Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < end => {}
                 result => return result,
             }
-            if let Some(left) = GroupState::existing(&self.root, &group.key)? {
+            if let Some(left) = GroupState::of(&self.root, &group)? {
                 self.remove_state(&group, left)?;
             }
             std::thread::sleep(PAUSE);
@@ -115,9 +112,7 @@ impl Transaction {
             // The next command completes what could not be taken back.
             Err(error) if prepared.state.has_replaced() => Err(error),
             Err(error) => {
-                if let Err(error) = self.remove_state(group, prepared.state) {
-                    error.report().warn();
-                }
+                self.remove_failed(group, prepared.state);
                 Err(error)
             }
         }
@@ -151,10 +146,7 @@ impl Transaction {
         match &result {
             Ok(_) => state.forget_replaced(),
             Err(_) => {
-                let stop = Stop::default();
-                if let Ok(mut enroller) = self.enroller(state, &stop) {
-                    enroller.empty(group);
-                }
+                self.fall_back(group, state);
                 state.empty(group);
                 if decides {
                     give_back(group, state, foreign, &places);
@@ -172,13 +164,13 @@ impl Transaction {
         state: &mut GroupState,
         program: &SkReuseport,
     ) -> Result<Changes> {
-        let changes = self.enrol(group, request, state)?;
+        let changes = self.enrol(group, request, state.program_kind(), state)?;
         if changes.enrolled.is_empty() && changes.kept == 0 {
             return Err(vanished(&group.key));
         }
-        self.place_on_cpus(group, state, request.cpus.as_ref())?;
-        Self::set_weights(state, &request.weights)?;
+        state.swap()?;
         attach_to(group, program)?;
+        state.adopt();
         Ok(changes)
     }
 }

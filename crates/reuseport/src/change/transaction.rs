@@ -1,8 +1,8 @@
-//! One operation on a group, from the lock to the last step. If a step fails, the transaction takes the
-//! earlier ones back.
+//! One operation on a group, from the lock to the last step.
 //!
-//! Every step that can fail comes before the one that counts, which is one call: attaching or
-//! detaching the program. The steps after it can be left to the next operation.
+//! Every step that can fail comes before the one that counts, which is one call: swapping the table, attaching or
+//! detaching the program. [Settling](super::settle) drops the steps before it if a step fails, and completes those
+//! after it.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -24,8 +24,9 @@ use crate::kernel::recognise::Recognised;
 use crate::model::degraded::Degraded;
 use crate::model::group::{AttachedProgram, Group, GroupKey, Protocol};
 use crate::model::id::Cookie;
+use crate::model::plan::Wishes;
 use crate::model::refusal::{changed_meanwhile, foreign_program, not_attached, vanished};
-use crate::model::selection::Steering;
+use crate::model::selection::{Program, Steering};
 use crate::model::split;
 use crate::model::status::Uncounted;
 use crate::model::succession::Role;
@@ -36,7 +37,6 @@ use crate::pins::leftover;
 use crate::pins::place::Place;
 use crate::pins::steering::{claim, steering};
 use crate::stop::Stop;
-use crate::wire::host::NO_HOST_MEMBER;
 use crate::wire::slot::Start;
 
 /// Keeps a group's state while the server restarts, until the returned file is dropped. `None` if
@@ -94,6 +94,7 @@ impl Transaction {
         let lock = root.lock(stop)?;
         let mut groups = observer.groups()?;
         leftover::clear_unfinished(&root)?;
+        leftover::bring_back(&root)?;
         let mut dead = leftover::dead(&root, &groups)?;
         for _ in 0..LOOKS {
             if dead.is_empty() {
@@ -110,11 +111,12 @@ impl Transaction {
 
     /// The host-wide layer, created if necessary.
     pub(super) fn layer(&mut self) -> Result<&mut HostLayer> {
-        let layer = match self.layer.take() {
-            Some(layer) => layer,
-            None => self.open_layer()?,
-        };
-        Ok(self.layer.insert(layer))
+        if self.layer.is_none() {
+            self.layer = Some(self.open_layer()?);
+            // Interrupted commands leave indices that no member has.
+            self.collect();
+        }
+        self.layer.as_mut().ok_or_else(|| Error::new(ErrorKind::System, "no host-wide layer"))
     }
 
     fn open_layer(&mut self) -> Result<HostLayer> {
@@ -141,23 +143,20 @@ impl Transaction {
         if !layer.is_trusted() {
             return HostLayer::unpinned();
         }
-        match group::host_members(&self.root) {
-            Ok(used) => layer.release_all_but(&used),
-            // A group whose state cannot be read may use any of them.
-            Err(error) => tracing::debug!("{}", error.report()),
-        }
         layer.recount();
         Ok(layer)
     }
 
-    /// Opens the host-wide layer if there is one, to take members out of it.
-    fn present_layer(&mut self) -> Result<()> {
-        self.layer = match HostLayer::existing(&self.root) {
-            // Another user's: it does not count this group.
-            Err(error) if error.kind() == ErrorKind::Denied => None,
-            result => result?,
-        };
-        Ok(())
+    /// The host-wide layer if there is one, to take members out of it.
+    pub(super) fn present_layer(&mut self) -> Result<Option<&mut HostLayer>> {
+        if self.layer.is_none() {
+            self.layer = match HostLayer::existing(&self.root) {
+                // Another user's: it does not count this group.
+                Err(error) if error.kind() == ErrorKind::Denied => None,
+                result => result?,
+            };
+        }
+        Ok(self.layer.as_mut())
     }
 
     /// Why the open connections of a group are not counted in the layer that this operation used.
@@ -173,7 +172,7 @@ impl Transaction {
 
     /// The members in the group's slots; `None` if no state of the group is pinned.
     pub(crate) fn in_slots(&self, key: &GroupKey) -> Result<Option<HashSet<Cookie>>> {
-        match GroupState::existing(&self.root, key) {
+        match GroupState::existing(&self.root, key, None) {
             // The operation that follows says what it is about.
             Err(_) => Ok(Some(HashSet::new())),
             Ok(state) => Ok(state.map(|state| state.in_slots())),
@@ -198,21 +197,15 @@ impl Transaction {
     }
 
     /// The group for which the program of this state decides, if there is one.
-    fn user_of(&self, state: &GroupState) -> Result<Option<&Group>> {
-        for group in &self.groups {
-            if let Some(id) = group.attached_id()
-                && state.is_ours(id)?
-            {
-                return Ok(Some(group));
-            }
-        }
-        Ok(None)
+    fn user_of(&self, state: &GroupState) -> Option<&Group> {
+        let uses = |group: &&Group| group.attached_id().is_some_and(|id| state.has_program(id));
+        self.groups.iter().find(uses)
     }
 
     /// Fails if the state belongs to another, steered group: state is pinned by name, and groups may have the
     /// same name.
     pub(super) fn refuse_if_in_use(&self, state: &GroupState, group: &Group) -> Result<()> {
-        let Some(other) = self.user_of(state)? else { return Ok(()) };
+        let Some(other) = self.user_of(state) else { return Ok(()) };
         Err(Error::new(ErrorKind::Busy, format!("cannot attach to {}", group.key))
             .because(format!("another group of this name is steered already, {}", other.key))
             .with_hint(format!(
@@ -223,8 +216,8 @@ impl Transaction {
 
     /// What is pinned under the group's name, unless it decides for another group of this name.
     fn leftover(&self, group: &Group) -> Result<Option<GroupState>> {
-        match GroupState::existing(&self.root, &group.key)? {
-            Some(state) if self.user_of(&state)?.is_some() => Ok(None),
+        match GroupState::of(&self.root, group)? {
+            Some(state) if self.user_of(&state).is_some() => Ok(None),
             state => Ok(state),
         }
     }
@@ -250,24 +243,32 @@ impl Transaction {
             layer: self.layer()?,
             stop,
             start: Start::Together,
-            weights: &[],
-            roles: &[],
+            wishes: Wishes::default(),
             partial: false,
             observer,
         })
     }
 
-    /// Gives the group's members slots in this state, as the request says.
+    /// Gives the group's members slots in this state, as the request says: in the announced table, which the caller
+    /// puts into force.
     pub(super) fn enrol(
         &mut self,
         group: &Group,
         request: &Attach,
+        program: Program,
         state: &mut GroupState,
     ) -> Result<Changes> {
+        let cpus = self.placement(group, state, program, request.cpus.as_ref());
         let roles = std::mem::take(&mut self.roles);
+        let wishes = match program {
+            Program::Selection(_) => {
+                Wishes { weights: &request.weights, roles: &roles, cpus: cpus.as_ref() }
+            }
+            // A user's own program knows neither.
+            Program::Object(()) => Wishes::default(),
+        };
         let synced = self.enroller(state, &request.stop).and_then(|mut enroller| {
-            enroller.weights = &request.weights;
-            enroller.roles = &roles;
+            enroller.wishes = wishes;
             enroller.partial = request.partial;
             enroller.sync(group)
         });
@@ -298,8 +299,8 @@ impl Transaction {
     pub(crate) fn give_way(&mut self, group: &Group) -> Result<()> {
         let Some(mut state) = self.displaced(group)? else { return Ok(()) };
         let stop = Stop::default();
-        self.enroller(&mut state, &stop)?.empty(group);
-        Ok(())
+        self.settle(group, &mut state, group.attached_id())?;
+        self.enroller(&mut state, &stop)?.empty(group)
     }
 
     /// Detaches this tool's program and removes the group's state, or what another owner's program that
@@ -311,7 +312,7 @@ impl Transaction {
             self.present_layer()?;
             self.refuse_if_changed(&group)?;
             let left_attached = self.detach_or_leave(&group)?.left_attached();
-            if left_attached.is_some() {
+            if left_attached.is_some() && state.policy_maps.is_some() {
                 table::clear(&mut state)?;
             }
             self.remove_state(&group, state)?;
@@ -369,8 +370,8 @@ impl Transaction {
     /// Removes a state whose program is attached nowhere, and the marks of its members.
     pub(super) fn remove_state(&mut self, group: &Group, mut state: GroupState) -> Result<()> {
         if let Some(layer) = self.layer_of(&state) {
-            for (_, cookie, _) in state.occupied() {
-                if let Some(Ok(socket)) = group.member(cookie).map(borrow::borrow) {
+            for member in state.enrolled().iter().filter_map(|cookie| group.member(*cookie)) {
+                if let Ok(socket) = borrow::borrow(member) {
                     layer.unmark(socket.as_fd());
                 }
             }
@@ -389,9 +390,6 @@ impl Transaction {
     /// Returns the members' indices to the host-wide layer.
     pub(super) fn release_members(&mut self, state: &GroupState) {
         let Some(layer) = self.layer_of(state) else { return };
-        state
-            .occupied()
-            .filter(|(_, _, record)| record.host_member != NO_HOST_MEMBER)
-            .for_each(|(_, _, record)| layer.release(record.host_member));
+        state.host_members().into_iter().for_each(|index| layer.release(index));
     }
 }

@@ -1,10 +1,10 @@
-//! The maps of a select program, except its sockets: created, pinned, opened, changed.
+//! The maps of a select program, except its sockets and tables: created, pinned, opened, changed.
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use rustix::io::Errno;
-use sk_reuseport::maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray};
+use sk_reuseport::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use sk_reuseport::pin::PinError;
 use sk_reuseport::{Ebpf, Pod};
 
@@ -12,7 +12,6 @@ use super::caps;
 use super::reports::Reports;
 use crate::model::id::Slot;
 use crate::model::status::Counter;
-use crate::model::table::{self, Table};
 use crate::wire::reason::REASONS;
 use crate::wire::slot::{Limiter, Progress, Start};
 
@@ -38,8 +37,7 @@ const fn per_slot(name: &'static str) -> Entry {
 }
 
 /// Every map, in the order of [`PolicyMaps::new`].
-const LIST: [Entry; 8] = [
-    entry("tables"),
+const LIST: [Entry; 7] = [
     entry("cursor"),
     entry("counters"),
     per_slot("picks"),
@@ -63,7 +61,6 @@ fn make<T: Pod>(name: &str, slots: u32) -> Result<Map, MapError> {
 /// The maps of a program with a policy.
 #[derive(Debug)]
 pub(crate) struct PolicyMaps {
-    tables: ArrayOfMaps<MapData>,
     cursor: Array<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
     picks: PerCpuArray<MapData, u64>,
@@ -78,11 +75,9 @@ pub(crate) struct PolicyMaps {
 
 impl PolicyMaps {
     fn new(
-        [tables, cursor, counters, picks, addresses, limiters, progress, reports]: [Map; LIST
-            .len()],
+        [cursor, counters, picks, addresses, limiters, progress, reports]: [Map; LIST.len()],
     ) -> Result<Self, MapError> {
         Ok(Self {
-            tables: tables.try_into()?,
             cursor: cursor.try_into()?,
             counters: counters.try_into()?,
             picks: picks.try_into()?,
@@ -96,7 +91,6 @@ impl PolicyMaps {
     /// The maps with their names in the object.
     pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &MapData)> {
         let maps = [
-            self.tables.map_data(),
             self.cursor.map_data(),
             self.counters.map_data(),
             self.picks.map_data(),
@@ -134,21 +128,6 @@ impl PolicyMaps {
             (Err(error), Some(make)) if caps::os_error(&error) == Some(Errno::NOENT) => make(slots),
             (result, _) => result,
         })?)
-    }
-
-    /// Puts a table into force. When this returns, no program reads the old one.
-    pub(crate) fn swap_in(&mut self, table: &Table) -> Result<(), MapError> {
-        let map = empty_table(self.picks.len())?;
-        let memory = map.mapped()?;
-        for (index, word) in (0..).zip(&table.encode()) {
-            if !memory.set(index, *word) {
-                return Err(MapError::OutOfBounds {
-                    index,
-                    max_entries: map.map_data().max_entries(),
-                });
-            }
-        }
-        self.tables.set(0, map.map_data(), 0)
     }
 
     /// Prepares a slot for a new member with this epoch and socket address.
@@ -199,17 +178,4 @@ fn each(get: impl FnMut(&Entry) -> Result<Map, MapError>) -> Result<[Map; LIST.l
     let maps: Vec<Map> = LIST.iter().map(get).collect::<Result<_, _>>()?;
     // `LIST` has as many entries.
     maps.try_into().map_err(|_| MapError::KeyNotFound)
-}
-
-/// An empty table for a group with this number of slots. All tables of a group have one length: see
-/// `bpf/wire/table.h`.
-fn empty_table(capacity: u32) -> Result<Array<MapData, u64>, MapError> {
-    let words = table::maximum_words(capacity) as u32;
-    Array::create_named("table", words, Array::<MapData, u64>::MMAPABLE)
-}
-
-/// The array that holds a group's table; empty.
-pub(crate) fn tables(capacity: u32) -> Result<ArrayOfMaps<MapData>, MapError> {
-    let pattern = empty_table(capacity)?;
-    ArrayOfMaps::create("tables", 1, pattern.map_data())
 }

@@ -11,3 +11,4 @@ pub(crate) mod program;
 pub(crate) mod recognise;
 pub(crate) mod reports;
 pub(crate) mod sockets;
+pub(crate) mod tables;

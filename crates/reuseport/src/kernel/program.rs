@@ -8,9 +8,10 @@ use sk_reuseport::{BtfKind, EbpfError, EbpfLoader, KernelBtf};
 
 use super::caps;
 use super::cpus;
-use super::maps::{self, PolicyMaps};
+use super::maps::PolicyMaps;
 use super::object::log_verdict;
 use super::sockets::Sockets;
+use super::tables::Tables;
 use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::model::degraded::Degraded;
 use crate::model::group::Protocol;
@@ -78,26 +79,26 @@ struct Direct {
     socket: u32,
 }
 
-/// Creates the maps and loads the program over them, `sockets` and the host's `members`.
+/// Creates the maps and loads the program over them, `sockets`, `tables` and the host's `members`.
 pub(crate) fn load(
     config: Config,
     sockets: &Sockets,
+    tables: &Tables,
     members: &Array<MapData, HostMember>,
 ) -> Result<(Loaded, PolicyMaps)> {
     let capacity = sockets.capacity();
-    let tables = maps::tables(capacity).map_err(cannot_load)?;
     // All objects have the same maps; this one needs none of the kernel's types.
     let mut loader = EbpfLoader::new();
     loader
         .map("sockets", sockets.data())
-        .map("tables", tables.map_data())
+        .map("tables", tables.data())
         .map("members", members.map_data());
     for map in PolicyMaps::per_slot() {
         loader.map_max_entries(map, capacity);
     }
     let mut ebpf = loader.load(OBJECT).map_err(cannot_load)?;
     let maps = PolicyMaps::take(&mut ebpf).map_err(cannot_load)?;
-    let loaded = load_over(config, sockets, members, &maps)?;
+    let loaded = load_over(config, sockets, tables, members, &maps)?;
     Ok((loaded, maps))
 }
 
@@ -105,6 +106,7 @@ pub(crate) fn load(
 pub(crate) fn load_over(
     config: Config,
     sockets: &Sockets,
+    tables: &Tables,
     members: &Array<MapData, HostMember>,
     maps: &PolicyMaps,
 ) -> Result<Loaded> {
@@ -116,7 +118,10 @@ pub(crate) fn load_over(
             Global::U64(name, value) => loader.override_global(name, value, true),
         };
     }
-    loader.map("sockets", sockets.data()).map("members", members.map_data());
+    loader
+        .map("sockets", sockets.data())
+        .map("tables", tables.data())
+        .map("members", members.map_data());
     for (name, map) in maps.named() {
         loader.map(name, map);
     }
@@ -248,6 +253,9 @@ fn cannot_load(error: impl Into<EbpfError>) -> Error {
 mod tests {
     use super::*;
     use crate::kernel::sockets::SocketsKind;
+    use crate::kernel::tables::{Length, TableMap};
+    use crate::model::roster::Roster;
+    use crate::model::table::Table;
 
     /// Makes sure that the tests of least-loaded test the direct program.
     #[test]
@@ -265,7 +273,10 @@ mod tests {
             let members =
                 Array::create_named("members", 4, Array::<MapData, HostMember>::MMAPABLE).unwrap();
             let config = Config { policy: Policy::default_for(protocol), seed: 1, protocol };
-            let (loaded, _) = load(config, &sockets, &members).unwrap();
+            let (length, roster) = (Length::of_policy(4), Roster::empty(4));
+            let table = TableMap::create(length, &Table::default(), &roster).unwrap();
+            let tables = Tables::create(&table).unwrap();
+            let (loaded, _) = load(config, &sockets, &tables, &members).unwrap();
             assert!(loaded.degraded.is_none(), "{protocol}");
         }
     }

@@ -1,6 +1,8 @@
 //! Recognises this tool's programs without their pins, by the kernel's objects: each program is bound to the
-//! header of its group's state. Whether that state is still pinned somewhere, the kernel does not tell.
+//! header of its group's state and to its own setup. Whether that state is still pinned somewhere, the kernel does
+//! not tell.
 
+use sk_reuseport::Pod;
 use sk_reuseport::maps::{Array, Map, MapData, MapError};
 use sk_reuseport::programs::{ProgramError, ProgramInfo, SkReuseport};
 
@@ -9,16 +11,20 @@ use crate::error::Report;
 use crate::model::group::Group;
 use crate::model::id::Slot;
 use crate::model::selection::Steering;
-use crate::wire::header::{Header, MAGIC, SCHEMA};
+use crate::wire::header::{Header, MAGIC, PREVIOUS_SCHEMA, SCHEMA};
+use crate::wire::setup::Setup;
 
 /// The name of the map that holds a header.
 pub(crate) const HEADER: &str = "header";
 
+/// The name of the map that holds a setup.
+pub(crate) const SETUP: &str = "setup";
+
 /// A program of this tool, found by its id.
 #[derive(Debug)]
 pub(crate) struct Recognised {
-    id: u32,
-    header: Header,
+    /// `None`: of a newer version.
+    setup: Option<Setup>,
     /// The maps that it may select sockets from.
     sockets: Vec<Sockets>,
 }
@@ -27,8 +33,10 @@ pub(crate) struct Recognised {
 pub(crate) fn bind(
     program: &SkReuseport,
     header: &Array<MapData, Header>,
+    setup: &Array<MapData, Setup>,
 ) -> Result<(), ProgramError> {
-    program.bind_map(header.map_data())
+    program.bind_map(header.map_data())?;
+    program.bind_map(setup.map_data())
 }
 
 impl Recognised {
@@ -42,24 +50,30 @@ impl Recognised {
                 return None;
             }
         };
-        let (mut header, mut sockets) = (None, Vec::new());
+        let (mut header, mut setup, mut sockets) = (None, None, Vec::new());
         for data in maps.into_iter().filter_map(|id| MapData::from_id(id).ok()) {
-            if is_header(&data) {
-                header = read(data)
-                    .ok()
-                    .filter(|header| header.magic == MAGIC && header.schema == SCHEMA);
+            if is_named::<Header>(&data, HEADER) {
+                header = read::<Header>(data).ok().filter(|header| header.magic == MAGIC);
+            } else if is_named::<Setup>(&data, SETUP) {
+                setup = read(data).ok();
             } else if let Ok(map @ (Map::ReusePortSockArray(_) | Map::SockMap(_))) =
                 Map::from_map_data(data)
             {
                 sockets.extend(Sockets::from_map(map));
             }
         }
-        header.map(|header| Self { id, header, sockets })
+        let header = header?;
+        let setup = match header.schema {
+            SCHEMA | PREVIOUS_SCHEMA if setup.is_some() => setup,
+            PREVIOUS_SCHEMA => Some(header.previous_setup(Some(id))),
+            _ => return None,
+        };
+        Some(Self { setup, sockets })
     }
 
     /// How it steers the group. What it decides by is `None` if a newer version attached it.
     pub(crate) fn steering(&self, group: &Group) -> Steering {
-        let program = self.header.program_with_id(self.id);
+        let program = self.setup.and_then(|setup| setup.program());
         let is_empty =
             |sockets: &Sockets| sockets.is_readable() && sockets.members_of(group).next().is_none();
         match !self.sockets.is_empty() && self.sockets.iter().all(is_empty) {
@@ -81,13 +95,13 @@ impl Recognised {
     }
 }
 
-fn is_header(map: &MapData) -> bool {
+fn is_named<T>(map: &MapData, name: &str) -> bool {
     map.info().is_ok_and(|info| {
-        info.name_as_str() == Some(HEADER) && info.value_size() as usize == size_of::<Header>()
+        info.name_as_str() == Some(name) && info.value_size() as usize == size_of::<T>()
     })
 }
 
-fn read(header: MapData) -> Result<Header, MapError> {
-    let header: Array<_, Header> = Map::from_map_data(header)?.try_into()?;
-    header.get(&0, 0)
+fn read<T: Pod>(map: MapData) -> Result<T, MapError> {
+    let map: Array<_, T> = Map::from_map_data(map)?.try_into()?;
+    map.get(&0, 0)
 }

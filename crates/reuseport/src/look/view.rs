@@ -10,6 +10,7 @@ use crate::model::group::{Group, GroupKey, Protocol};
 use crate::model::id::{Cookie, Slot};
 use crate::model::membership::Occupant;
 use crate::model::policy::Policy;
+use crate::model::roster::Record;
 use crate::model::split::{Claim, named};
 use crate::model::status::{Enrolment, GroupStatus, MemberStatus, Uncounted};
 use crate::pins::bpffs::Root;
@@ -17,7 +18,6 @@ use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
 use crate::pins::place::Place;
 use crate::pins::steering::{claim, steering};
-use crate::wire::slot::SlotRecord;
 
 /// The status of every group, without the members' owners. A group whose pinned state cannot be read
 /// is shown as one for which another owner's program decides.
@@ -79,7 +79,7 @@ fn is_unreadable(error: &Error) -> bool {
 /// Fails where the caller may not read what is pinned for the group, if anything is.
 pub(crate) fn refuse_unreadable(place: &Place, key: &GroupKey) -> Result<()> {
     let read = || match Root::existing(place)? {
-        Some(root) => GroupState::existing(&root, key).map(drop),
+        Some(root) => GroupState::existing(&root, key, None).map(drop),
         None => Ok(()),
     };
     match read() {
@@ -106,7 +106,7 @@ fn layer(root: Option<&Root>) -> Result<HostLayer, Uncounted> {
 pub(crate) fn is_counted(place: &Place, key: &GroupKey) -> bool {
     let counted = || -> Result<bool> {
         let Some(root) = Root::existing(place)? else { return Ok(true) };
-        let Some(state) = GroupState::existing(&root, key)? else { return Ok(true) };
+        let Some(state) = GroupState::existing(&root, key, None)? else { return Ok(true) };
         let layer = HostLayer::existing(&root)?;
         Ok(layer.is_some_and(|layer| layer.counts() && state.is_in_layer(layer.id())))
     };
@@ -136,7 +136,7 @@ fn join(
             let occupant = state.sockets.occupant(slot).map_err(unreadable)?;
             if matches!(occupant, Occupant::Unknown) || occupant == Occupant::Socket(cookie) {
                 let mut enrolment = enrolment(state, layer.ok(), slot, &record)?;
-                enrolment.cpu = record.cpu().filter(|_| by_cpu);
+                enrolment.cpu = record.cpu.filter(|_| by_cpu);
                 enrolled.insert(cookie, enrolment);
             }
         }
@@ -160,7 +160,7 @@ fn join(
         None => Vec::new(),
     };
     let reads_queues = match (&state, steering.selection()) {
-        (Some(state), Some(_)) => state.header().map_err(unreadable)?.reads_queues(),
+        (Some(state), Some(_)) => state.instance.setup.reads_queues(),
         _ => false,
     };
     Ok(GroupStatus { group, steering, members, reads_queues, uncounted, counters })
@@ -170,7 +170,7 @@ fn enrolment(
     state: &GroupState,
     layer: Option<&HostLayer>,
     slot: Slot,
-    record: &SlotRecord,
+    record: &Record,
 ) -> Result<Enrolment> {
     let picks = state.policy_maps.as_ref().map(|maps| maps.picks_of(slot));
     let picks = picks.transpose().map_err(unreadable)?;
@@ -182,7 +182,7 @@ fn enrolment(
         cpu: None,
         picks,
         recent_picks: picks.map(|picks| picks.saturating_sub(record.picks_before)),
-        open: layer.and_then(|layer| layer.open_connections(record.host_member)),
+        open: record.host_member.and_then(|index| layer?.open_connections(index)),
     })
 }
 

@@ -122,6 +122,11 @@ impl Root {
         Ok(())
     }
 
+    /// The directory of a state that gives way to a new one, and comes back if that fails.
+    pub(crate) fn aside(&self) -> PathBuf {
+        self.path.join("aside")
+    }
+
     /// The directory in which a group is built, and from which directories are removed.
     pub(crate) fn staging(&self) -> PathBuf {
         self.path.join("staging")
@@ -223,6 +228,16 @@ pub(crate) fn remove_directory(path: &Path) -> Result<()> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(denied(format!("cannot remove {}", path.display()), error)),
+    }
+}
+
+/// Removes a pin, if it exists.
+pub(crate) fn remove_pin(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(denied(format!("cannot remove {}", path.display()), error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,33 +1,33 @@
 //! One group's pinned state: created in staging, moved into place, opened, removed.
+//!
+//! The sockets and what the kernel program counts are the group's. What the program decides by, and who its members
+//! are, is its [instance's](super::instance).
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::chown;
 use std::path::PathBuf;
 
 use rustix::io::Errno;
-use sk_reuseport::maps::{Array, Map, MapData, MapError, MappedArray};
+use sk_reuseport::maps::{Array, Map, MapData, MapError};
 use sk_reuseport::pin::PinError;
 use sk_reuseport::programs::SkReuseport;
 
 use super::bpffs::{self, Held, Root};
 use super::directory::directory_name;
+use super::instance::Instance;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::maps::PolicyMaps;
 use crate::kernel::recognise::{self, HEADER};
 use crate::kernel::sockets::Sockets;
-use crate::model::group::{Group, GroupKey};
+use crate::model::group::{Group, GroupKey, Protocol};
 use crate::model::id::{Cookie, Slot};
 use crate::model::membership::{self, Occupant};
+use crate::model::roster::{Record, Roster};
 use crate::model::selection::Program;
-use crate::wire::header::{Header, MAGIC, SCHEMA};
-use crate::wire::slot::SlotRecord;
-
-/// The pin of the program.
-pub(super) const PROGRAM: &str = "select";
+use crate::wire::header::{Header, MAGIC, PREVIOUS_SCHEMA, SCHEMA};
 
 /// A group's pinned state.
 #[derive(Debug)]
@@ -35,53 +35,88 @@ pub(crate) struct GroupState {
     directory: PathBuf,
     /// The same, for state that was opened.
     held: Option<Held>,
-    header: Array<MapData, Header>,
-    slots: Array<MapData, SlotRecord>,
-    /// `slots`, mapped into memory.
-    records: MappedArray<SlotRecord>,
+    pub(super) header_map: Array<MapData, Header>,
+    pub(super) header: Header,
     pub(crate) sockets: Sockets,
     /// `None` for a user's own program.
     pub(crate) policy_maps: Option<PolicyMaps>,
+    /// The program that decides, or would.
+    pub(crate) instance: Instance,
+    /// What an interrupted or failed change left.
+    pub(super) others: Vec<Instance>,
 }
 
 impl GroupState {
-    /// Creates the maps of a group's state, unpinned.
+    /// Creates a group's state, unpinned.
     pub(crate) fn create(
-        header: &Header,
+        header: Header,
         sockets: Sockets,
         policy_maps: Option<PolicyMaps>,
+        instance: Instance,
     ) -> Result<Self, MapError> {
-        let capacity = sockets.capacity();
-        let slots: Array<_, SlotRecord> =
-            Array::create_named("slots", capacity, Array::<MapData, SlotRecord>::MMAPABLE)?;
-        let mut state = Self {
+        let mut header_map = Array::create_named(HEADER, 1, 0)?;
+        header_map.set(0, header, 0)?;
+        Ok(Self {
             directory: PathBuf::new(),
             held: None,
-            header: Array::create_named(HEADER, 1, 0)?,
-            records: slots.mapped()?,
-            slots,
+            header_map,
+            header,
             sockets,
             policy_maps,
-        };
-        state.set_header(header)?;
-        Ok(state)
+            instance,
+            others: Vec::new(),
+        })
     }
 
-    /// The state of a group; `None` if there is none.
+    /// The state of a group; `None` if there is none. Of several instances, it is the one whose program has the id
+    /// `attached`.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Schema`] for the state of another version.
-    pub(crate) fn existing(root: &Root, key: &GroupKey) -> Result<Option<Self>> {
+    pub(crate) fn existing(
+        root: &Root,
+        key: &GroupKey,
+        attached: Option<u32>,
+    ) -> Result<Option<Self>> {
         let directory = directory(root, key);
         if bpffs::names(&directory)?.is_empty() {
             return Ok(None);
         }
-        Self::open(directory).map(Some)
+        Self::open(directory, attached).map(Some)
     }
 
-    /// Opens the state in a directory.
-    pub(crate) fn open(directory: PathBuf) -> Result<Self> {
+    /// The state of a group, as its program needs it.
+    pub(crate) fn of(root: &Root, group: &Group) -> Result<Option<Self>> {
+        Self::existing(root, &group.key, group.attached_id())
+    }
+
+    /// Opens the state in a group's directory.
+    pub(crate) fn open(directory: PathBuf, attached: Option<u32>) -> Result<Self> {
+        let state = Self::open_any(directory, attached)?;
+        let name = state.header.key().map(|key| directory_name(&key));
+        if name.as_deref().map(OsStr::new) != state.directory.file_name() {
+            let failed = format!("cannot open the state in {}", state.directory.display());
+            return Err(another_schema(&failed, "its header names another group"));
+        }
+        Ok(state)
+    }
+
+    /// The state that was put aside, if there is one.
+    pub(crate) fn aside(root: &Root) -> Result<Option<Self>> {
+        let aside = root.aside();
+        if bpffs::names(&aside)?.is_empty() {
+            return Ok(None);
+        }
+        Self::open_any(aside, None).map(Some)
+    }
+
+    /// The directory in which the state belongs.
+    pub(super) fn place_of(&self, root: &Root) -> Option<PathBuf> {
+        self.header.key().map(|key| directory(root, &key))
+    }
+
+    fn open_any(directory: PathBuf, attached: Option<u32>) -> Result<Self> {
         let failed = format!("cannot open the state in {}", directory.display());
         let unreadable = |error: MapError| unreadable(&failed, error);
         let held = Held::open(&directory).map_err(|error| bpffs::denied(failed.clone(), error))?;
@@ -89,42 +124,46 @@ impl GroupState {
         let header_map = open(HEADER).map_err(unreadable)?;
         check_schema(&header_map, &failed)?;
         let parts = || -> Result<_, MapError> {
-            let header: Array<_, Header> = Map::from_map_data(header_map)?.try_into()?;
-            let slots: Array<_, SlotRecord> = Map::from_map_data(open("slots")?)?.try_into()?;
+            let header_map: Array<_, Header> = Map::from_map_data(header_map)?.try_into()?;
+            let header = header_map.get(&0, 0)?;
             let sockets = Sockets::from_map(Map::from_map_data(open("sockets")?)?)?;
-            let policy_maps = match header.get(&0, 0)?.program() {
-                Some(Program::Selection(_)) => {
-                    Some(PolicyMaps::from_pins(&held.path(), sockets.capacity())?)
-                }
-                _ => None,
-            };
-            let records = slots.mapped()?;
-            Ok((header, slots, records, sockets, policy_maps))
+            Ok((header_map, header, sockets))
         };
-        let (header, slots, records, sockets, policy_maps) = parts().map_err(unreadable)?;
-        let held = Some(held);
-        let state = Self {
-            directory: directory.clone(),
-            held,
+        let (header_map, header, sockets) = parts().map_err(unreadable)?;
+        let base = held.path();
+        let slots = sockets.slots().count();
+        let previous = Instance::of_previous_schema(&base, &header, attached, unreadable)?;
+        let mut instances: Vec<Instance> = previous.into_iter().collect();
+        instances.extend(Instance::all(&base, slots, unreadable)?);
+        let Some(mut instance) = take_instance(&mut instances, attached) else {
+            return Err(another_schema(&failed, "it has no program"));
+        };
+        if attached.is_some() && instance.program_id() == attached {
+            instance.show_in_force().map_err(unreadable)?;
+        }
+        let policy_maps = match instance.setup.program() {
+            Some(Program::Selection(_)) => {
+                Some(PolicyMaps::from_pins(&base, sockets.capacity()).map_err(unreadable)?)
+            }
+            Some(Program::Object(())) => None,
+            None => return Err(another_schema(&failed, "its policy is of a newer version")),
+        };
+        Ok(Self {
+            directory,
+            held: Some(held),
+            header_map,
             header,
-            slots,
-            records,
             sockets,
             policy_maps,
-        };
-        let named = state.header().map_err(unreadable)?.key().map(|key| directory_name(&key));
-        if named.as_deref().map(OsStr::new) != directory.file_name() {
-            return Err(another_schema(&failed, "its header names another group"));
-        }
-        if state.program_kind()?.is_none() {
-            return Err(another_schema(&failed, "its policy is of a newer version"));
-        }
-        Ok(state)
+            instance,
+            others: instances,
+        })
     }
 
-    /// Binds a program to the state's header, by which it is recognised without its pins.
-    pub(crate) fn bind(&self, program: &SkReuseport) -> Result<()> {
-        recognise::bind(program, &self.header).map_err(|error| {
+    /// Binds a program to the state's header and its setup, by which it is recognised without its pins.
+    pub(crate) fn bind(&self, program: &SkReuseport, instance: &Instance) -> Result<()> {
+        let Some(setup) = instance.setup_map() else { return Ok(()) };
+        recognise::bind(program, &self.header_map, setup).map_err(|error| {
             caps::failed("cannot bind the program to the state of the group", error, caps::LOADING)
         })
     }
@@ -136,39 +175,33 @@ impl GroupState {
         let staging = root.staging();
         bpffs::make_directory(&staging)?;
         self.directory.clone_from(&staging);
-        self.held = None;
         let failed = |error: PinError| {
             Error::new(ErrorKind::System, "cannot pin the state of the group").because(error)
         };
         let pin = |map: &MapData, name: &str| map.pin(staging.join(name)).map_err(failed);
-        pin(self.header.map_data(), HEADER)?;
-        pin(self.slots.map_data(), "slots")?;
+        pin(self.header_map.map_data(), HEADER)?;
         pin(self.sockets.data(), "sockets")?;
         if let Some(maps) = &self.policy_maps {
             maps.pin(&staging).map_err(failed)?;
         }
-        program.pin(staging.join(PROGRAM)).map_err(failed)
+        self.instance.pin(&staging, program)
     }
 
-    /// Gives the pins to the user who can open their maps, in case that is another one.
-    pub(crate) fn give_to(&self, owner: u32) -> Result<()> {
-        if owner == self.owner() {
-            return Ok(());
-        }
-        let pins = bpffs::names(&self.directory)?.into_iter().map(|name| self.directory.join(name));
-        let failed = |error| bpffs::denied(format!("cannot give a state to uid {owner}"), error);
-        pins.chain([self.directory.clone()])
-            .try_for_each(|path| chown(path, Some(owner), None))
-            .map_err(failed)
-    }
-
-    /// Moves the state from staging into place. From here on other processes see all of it.
+    /// Moves the state from staging, or from aside, into place. From here on other processes see all of it.
     pub(crate) fn place(&mut self, root: &Root, key: &GroupKey) -> Result<()> {
         root.make_groups()?;
-        let place = root.groups().join(directory_name(key));
-        fs::rename(&self.directory, &place).map_err(|error| {
-            Error::new(ErrorKind::System, format!("cannot pin the state of {key}")).because(error)
-        })?;
+        self.rename(directory(root, key))
+    }
+
+    /// Moves the state aside, from where it comes back if nothing takes its place.
+    pub(crate) fn put_aside(&mut self, root: &Root) -> Result<()> {
+        bpffs::remove_directory(&root.aside())?;
+        self.rename(root.aside())
+    }
+
+    fn rename(&mut self, place: PathBuf) -> Result<()> {
+        fs::rename(&self.directory, &place)
+            .map_err(|error| bpffs::denied(format!("cannot pin {}", place.display()), error))?;
         self.directory = place;
         Ok(())
     }
@@ -214,41 +247,32 @@ impl GroupState {
     /// The same, except for members that are to `stay`.
     pub(crate) fn empty_except(&mut self, group: &Group, stay: &HashSet<Cookie>) {
         for slot in self.all_slots() {
-            if self.record(slot).cookie().is_none_or(|cookie| !stay.contains(&cookie)) {
-                self.empty_slot_in(group, slot);
+            let recorded: Vec<Cookie> = self.recorded(slot).collect();
+            if recorded.is_empty() {
+                self.clear_slot(slot, None, false);
+            }
+            for cookie in recorded.into_iter().filter(|cookie| !stay.contains(cookie)) {
+                self.empty_slot_of(group, slot, cookie);
             }
         }
     }
 
-    pub(crate) fn header(&self) -> Result<Header, MapError> {
-        self.header.get(&0, 0)
+    /// The key of hashes.
+    pub(crate) fn seed(&self) -> u64 {
+        self.header.seed
     }
 
-    /// The header, with an error that says that it is the group's state.
-    pub(crate) fn read_header(&self) -> Result<Header> {
-        self.header().map_err(header_failed)
-    }
-
-    /// Whether the group's connections are counted in the host-wide layer with this id. If the header cannot be
-    /// read this time, they are: else its members would be marked again, or keep their indices when they leave.
+    /// Whether the group's connections are counted in the host-wide layer with this id. UDP has none: there
+    /// every layer will do.
     pub(crate) fn is_in_layer(&self, id: u32) -> bool {
-        self.header().map_or(true, |header| header.is_in_layer(id))
+        let udp = self.header.key().is_some_and(|key| key.protocol == Protocol::Udp);
+        udp || self.instance.setup.is_in_layer(id)
     }
 
-    /// Notes that the group's connections are counted in this layer from now on.
-    pub(crate) fn join_layer(&mut self, id: u32) -> Result<()> {
-        let mut header = self.read_header()?;
-        header.set_host_layer(id);
-        self.set_header(&header).map_err(header_failed)
-    }
-
-    pub(crate) fn set_header(&mut self, header: &Header) -> Result<(), MapError> {
-        self.header.set(0, header, 0)
-    }
-
-    /// The program that decides; `None` for one of a newer version.
-    pub(crate) fn program_kind(&self) -> Result<Option<Program>> {
-        Ok(self.read_header()?.program())
+    /// The program that decides.
+    pub(crate) fn program_kind(&self) -> Program {
+        // Another one is not opened.
+        self.instance.setup.program().unwrap_or(Program::Object(()))
     }
 
     pub(crate) fn capacity(&self) -> u32 {
@@ -260,14 +284,43 @@ impl GroupState {
         self.sockets.slots()
     }
 
-    /// A slot's record. Slots beyond the end are free.
-    pub(crate) fn record(&self, slot: Slot) -> SlotRecord {
-        self.records.get(slot.index()).unwrap_or(SlotRecord::free(0))
+    /// The present instance, and what an interrupted or failed change left.
+    pub(super) fn instances(&self) -> impl Iterator<Item = &Instance> {
+        [&self.instance].into_iter().chain(&self.others)
     }
 
-    pub(crate) fn set_record(&self, slot: Slot, record: SlotRecord) {
-        // Slots come from `all_slots`, which ends where the records end.
-        let _ = self.records.set(slot.index(), record);
+    /// The pinned program; `None` if the state is incomplete: there is no such pin, or it is no program.
+    pub(crate) fn open_program(&self) -> Result<Option<SkReuseport>> {
+        self.instance.open_program(&self.pins())
+    }
+
+    /// Whether a program with this id is pinned here.
+    pub(crate) fn has_program(&self, id: u32) -> bool {
+        self.instances().any(|instance| instance.program_id() == Some(id))
+    }
+
+    /// The members that have a slot, or are about to get one.
+    pub(crate) fn enrolled(&self) -> HashSet<Cookie> {
+        let occupied = self.instances().flat_map(Instance::rosters).flat_map(Roster::occupied);
+        occupied.map(|(_, cookie, _)| cookie).collect()
+    }
+
+    /// Their indices in the host-wide layer.
+    pub(crate) fn host_members(&self) -> HashSet<u32> {
+        let occupied = self.instances().flat_map(Instance::rosters).flat_map(Roster::occupied);
+        occupied.filter_map(|(.., record)| record.host_member).collect()
+    }
+
+    /// A slot's record. Slots beyond the end are free.
+    pub(crate) fn record(&self, slot: Slot) -> Record {
+        self.instance.roster.record(slot)
+    }
+
+    /// The members that enter or have entered a slot, by any table of the group.
+    fn recorded(&self, slot: Slot) -> impl Iterator<Item = Cookie> + '_ {
+        self.instances()
+            .flat_map(Instance::rosters)
+            .filter_map(move |roster| roster.record(slot).cookie)
     }
 
     /// The members that are in a slot, and not only in its record: the kernel empties the slots of sockets
@@ -289,22 +342,20 @@ impl GroupState {
         Ok(left)
     }
 
-    /// Takes the member out of a slot that it may have left.
-    pub(crate) fn empty_slot_in(&mut self, group: &Group, slot: Slot) {
-        let map = self.sockets.emptied();
-        let may = |cookie| membership::may_occupy(group, cookie, map);
-        let may = self.record(slot).cookie().is_some_and(may);
-        self.clear_slot(slot, may);
+    /// Takes a member out of a slot that it may have left.
+    pub(crate) fn empty_slot_of(&mut self, group: &Group, slot: Slot, cookie: Cookie) -> bool {
+        let may = membership::may_occupy(group, cookie, self.sockets.emptied());
+        self.clear_slot(slot, Some(cookie), may)
     }
 
-    /// Takes the member out of a slot in which it was a moment ago. Returns whether that did not fail.
-    pub(crate) fn empty_slot(&mut self, slot: Slot) -> bool {
-        self.clear_slot(slot, true)
+    /// Takes a member out of a slot in which it was a moment ago. Returns whether that did not fail.
+    pub(crate) fn empty_slot(&mut self, slot: Slot, cookie: Cookie) -> bool {
+        self.clear_slot(slot, Some(cookie), true)
     }
 
     /// A user's own map may have sockets of others, which stay. `may`: as for [`Sockets::clear_of`].
-    fn clear_slot(&mut self, slot: Slot, may: bool) -> bool {
-        match (&self.policy_maps, self.record(slot).cookie()) {
+    fn clear_slot(&mut self, slot: Slot, cookie: Option<Cookie>, may: bool) -> bool {
+        match (&self.policy_maps, cookie) {
             (Some(_), _) => self.sockets.clear(slot),
             (None, Some(cookie)) => self.sockets.clear_of(slot, cookie, may),
             (None, None) => true,
@@ -337,7 +388,7 @@ impl GroupState {
         let is_empty = |slot| match self.sockets.occupant(slot) {
             Ok(Occupant::None) => true,
             Ok(Occupant::Socket(cookie)) => {
-                self.policy_maps.is_none() && self.record(slot).cookie() != Some(cookie)
+                self.policy_maps.is_none() && self.recorded(slot).all(|of| of != cookie)
             }
             Ok(Occupant::Unknown) | Err(_) => false,
         };
@@ -345,12 +396,16 @@ impl GroupState {
     }
 
     /// The slots with a member, its cookie, and the record.
-    pub(crate) fn occupied(&self) -> impl Iterator<Item = (Slot, Cookie, SlotRecord)> + '_ {
-        self.all_slots().filter_map(|slot| {
-            let record = self.record(slot);
-            Some((slot, record.cookie()?, record))
-        })
+    pub(crate) fn occupied(&self) -> impl Iterator<Item = (Slot, Cookie, Record)> + '_ {
+        self.instance.roster.occupied()
     }
+}
+
+/// Takes the instance whose program is attached, the last one if there are several; else the first one.
+fn take_instance(instances: &mut Vec<Instance>, attached: Option<u32>) -> Option<Instance> {
+    let is_attached = |i: &Instance| attached.is_some() && i.program_id() == attached;
+    let at = instances.iter().rposition(is_attached).unwrap_or(0);
+    (at < instances.len()).then(|| instances.remove(at))
 }
 
 /// The indices in the host-wide layer that groups use.
@@ -359,10 +414,11 @@ impl GroupState {
 ///
 /// If a group's state cannot be read, for example because it is of another version.
 pub(crate) fn host_members(root: &Root) -> Result<HashSet<u32>> {
-    let mut members = HashSet::new();
+    // One that was put aside may come back.
+    let aside = GroupState::aside(root)?;
+    let mut members = aside.map_or_else(HashSet::new, |state| state.host_members());
     for name in names(root)? {
-        let state = GroupState::open(root.groups().join(name))?;
-        members.extend(state.occupied().map(|(_, _, record)| record.host_member));
+        members.extend(GroupState::open(root.groups().join(name), None)?.host_members());
     }
     Ok(members)
 }
@@ -377,11 +433,11 @@ pub(crate) fn with_member(
     root: &Root,
     cookie: Cookie,
     port: u16,
-) -> Result<Option<(GroupState, Slot, SlotRecord)>> {
+) -> Result<Option<(GroupState, Slot, Record)>> {
     let at_port = format!("-{port}-net");
     let mut unreadable = None;
     for name in names(root)?.iter().filter(|name| name.contains(&at_port)) {
-        let state = match GroupState::open(root.groups().join(name)) {
+        let state = match GroupState::open(root.groups().join(name), None) {
             Ok(state) => state,
             Err(error) => {
                 unreadable = unreadable.or(Some(error));
@@ -410,11 +466,6 @@ pub(crate) fn names(root: &Root) -> Result<Vec<String>> {
     bpffs::names(&root.groups())
 }
 
-/// The error of an operation on the header.
-pub(crate) fn header_failed(error: MapError) -> Error {
-    Error::new(ErrorKind::System, "cannot read a group's state").because(error)
-}
-
 /// Refuses a header that this version would misread.
 pub(super) fn check_schema(header: &MapData, failed: &str) -> Result<()> {
     let info =
@@ -429,9 +480,11 @@ pub(super) fn check_schema(header: &MapData, failed: &str) -> Result<()> {
     if header.magic != MAGIC {
         return Err(another_schema(failed, "it was not written by this program"));
     }
-    if header.schema != SCHEMA {
-        let cause =
-            format!("it has schema {}, and this version knows schema {SCHEMA}", header.schema);
+    if header.schema != SCHEMA && header.schema != PREVIOUS_SCHEMA {
+        let cause = format!(
+            "it has schema {}, and this version knows schemas {PREVIOUS_SCHEMA} and {SCHEMA}",
+            header.schema
+        );
         return Err(another_schema(failed, cause));
     }
     Ok(())

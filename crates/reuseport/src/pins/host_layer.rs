@@ -17,7 +17,7 @@ use super::recount::Recount;
 use crate::error::{Error, ErrorKind, Report, Result};
 use crate::kernel::caps;
 use crate::model::place::MOUNT;
-use crate::wire::host::{HOST_MEMBERS, HostMember, Mark, NO_HOST_MEMBER};
+use crate::wire::host::{HOST_MEMBERS, HostMember, Mark};
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/host.bpf.o");
 
@@ -205,7 +205,7 @@ impl HostLayer {
 
     /// The member's open connections; `None` if they are not counted.
     pub(crate) fn open_connections(&self, index: u32) -> Option<u64> {
-        if index == NO_HOST_MEMBER || !self.counts() {
+        if !self.counts() {
             return None;
         }
         Some(self.members.get(index)?.open())

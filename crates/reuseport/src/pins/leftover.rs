@@ -1,21 +1,21 @@
 //! State that decides nothing: what interrupted commands left, and what groups that ended left.
 
 use std::collections::HashSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use sk_reuseport::maps::{Array, Map, MapData, MapError};
+use sk_reuseport::maps::{Map, MapData};
 
 use super::bpffs::{self, Root};
 use super::directory::directory_name;
 use super::group::{GroupState, check_schema, names};
 use super::host_layer::HostLayer;
+use super::instance;
 use crate::error::{ErrorKind, Result};
 use crate::kernel::recognise::HEADER;
 use crate::kernel::sockets::Sockets;
 use crate::model::group::Group;
-use crate::model::selection::Program;
-use crate::wire::header::Header;
-use crate::wire::slot::SlotRecord;
+use crate::model::id::Slot;
 
 /// A state that decides nothing.
 pub(crate) struct Dead {
@@ -37,7 +37,7 @@ pub(crate) fn dead(root: &Root, groups: &[Group]) -> Result<Vec<Dead>> {
         if bpffs::is_watched(&directory) {
             continue;
         }
-        match GroupState::open(directory.clone()) {
+        match GroupState::open(directory.clone(), None) {
             Ok(state) if state.is_deserted() => {
                 dead.push(Dead { name, directory, state: Some(state) });
             }
@@ -98,28 +98,37 @@ pub(crate) fn clear_unfinished(root: &Root) -> Result<()> {
     bpffs::remove_directory(&staging)
 }
 
-/// Takes the members out of the map for sockets, and of a user's own map no others.
+/// Takes the members out of the map for sockets, and of a user's own map no others: a pinned table names those that
+/// entered a moment before the command was interrupted.
 fn empty_staged(directory: &Path) {
     let open = |name: &str| MapData::from_pin(directory.join(name)).and_then(Map::from_map_data);
-    let records = || -> Result<_, MapError> {
-        let header: Array<_, Header> = open(HEADER)?.try_into()?;
-        let slots: Array<_, SlotRecord> = open("slots")?.try_into()?;
-        Ok((header.get(&0, 0)?.program(), slots.mapped()?))
-    };
     let Ok(mut sockets) = open("sockets").and_then(Sockets::from_map) else { return };
-    match records() {
-        Ok((Some(Program::Object(())), records)) => {
-            for slot in sockets.slots() {
-                // They entered a moment before the command was interrupted.
-                if let Some(cookie) = records.get(slot.index()).and_then(|record| record.cookie()) {
-                    sockets.clear_of(slot, cookie, true);
-                }
-            }
+    let slots: Vec<Slot> = sockets.slots().collect();
+    for roster in instance::pinned_rosters(directory, slots.len()) {
+        for (slot, cookie, _) in roster.occupied() {
+            sockets.clear_of(slot, cookie, true);
         }
-        _ => {
-            for slot in sockets.slots() {
-                sockets.clear(slot);
-            }
+    }
+}
+
+/// Moves the state back that gave way to a new one which an interrupted command did not finish. If the new one is in
+/// its place, the old one is removed, and also if its array does not tell whether it is empty.
+pub(crate) fn bring_back(root: &Root) -> Result<()> {
+    let aside = match GroupState::aside(root) {
+        Ok(None) => return Ok(()),
+        Ok(Some(state)) => Some(state),
+        Err(error) if error.kind() == ErrorKind::Schema => None,
+        // Another user's: that user's next command moves it.
+        Err(error) => {
+            tracing::debug!("{}", error.report());
+            return Ok(());
         }
+    };
+    let readable = aside.filter(|state| state.sockets.is_readable());
+    match readable.and_then(|state| state.place_of(root)).filter(|place| !place.exists()) {
+        Some(place) => fs::rename(root.aside(), &place).map_err(|error| {
+            bpffs::denied(format!("cannot move {} back", root.aside().display()), error)
+        }),
+        None => root.discard(&root.aside()),
     }
 }

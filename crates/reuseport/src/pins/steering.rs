@@ -15,7 +15,7 @@ pub(crate) fn steering(
 ) -> Result<(Steering, Option<GroupState>)> {
     let Some(program) = &group.program else { return Ok((Steering::KernelHash, None)) };
     let foreign = Ok((Steering::Foreign, None));
-    let state = match root.map(|root| GroupState::existing(root, &group.key)) {
+    let state = match root.map(|root| GroupState::of(root, group)) {
         Some(Ok(state)) => state,
         None => None,
         // Another version's state: this one treats the program as another owner's.
@@ -29,15 +29,13 @@ pub(crate) fn steering(
     };
     let Some(id) = program.id else { return foreign };
     let state = match state {
-        Some(state) if state.is_ours(id)? => state,
+        Some(state) if state.instance.program_id() == Some(id) => state,
         _ => {
             let known = Recognised::of(id);
             return Ok((known.map_or(Steering::Foreign, |known| known.steering(group)), None));
         }
     };
-    let header = state.read_header()?;
-    let steering = header.program_with_id(id).map_or(Steering::Foreign, Steering::Ours);
-    Ok((steering, Some(state)))
+    Ok((Steering::Ours(state.program_kind()), Some(state)))
 }
 
 /// The group's claim to the state that is pinned under its name. There is none where the state cannot be read.
@@ -46,7 +44,7 @@ pub(crate) fn claim(group: &Group, root: Option<&Root>) -> Claim {
     if let Ok((_, Some(_))) = steering(group, Some(root)) {
         return Claim::Program;
     }
-    let Ok(Some(state)) = GroupState::existing(root, &group.key) else { return Claim::None };
+    let Ok(Some(state)) = GroupState::of(root, group) else { return Claim::None };
     match state.occupied().filter(|(_, cookie, _)| group.member(*cookie).is_some()).count() {
         0 => Claim::None,
         members => Claim::Members(members),

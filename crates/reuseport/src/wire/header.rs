@@ -1,22 +1,25 @@
-//! A group's header: its key, its program and its secret. Pinned; the kernel program does not read it.
+//! A group's header: what does not change while it is steered. Pinned; the kernel program does not read it.
 //!
-//! Schema 1. A field keeps its place and meaning. `reserved` bytes are zero. `retired` fields have numbers
-//! that earlier versions wrote and no version reads: they never get another meaning. A change that an
-//! older version would misread raises [`SCHEMA`], and the older version then refuses the state by name.
+//! Schema 2. A field keeps its place and meaning. `reserved` bytes are zero. `retired` fields have numbers
+//! that no version writes any more: they never get another meaning. A change that an older version would misread
+//! raises [`SCHEMA`], and the older version then refuses the state by name.
+//!
+//! Schema 1 had the program's [setup](super::setup) in the header, and what came next during a change of policy.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::config;
-use crate::model::group::{Device, GroupKey, Protocol};
+use super::setup::Setup;
+use crate::model::group::{Device, GroupKey};
 use crate::model::id::Netns;
-use crate::model::policy::Policy;
-use crate::model::selection::{Program, Selection};
-use crate::model::sticky::Stickiness;
 
 /// The version of the pinned records.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
+
+/// The version before it, which this one reads and converts.
+pub(crate) const PREVIOUS_SCHEMA: u32 = 1;
 
 /// The first 8 bytes of a header.
 pub(crate) const MAGIC: [u8; 8] = *b"reusport";
@@ -40,49 +43,26 @@ pub(crate) struct Header {
     device: u32,
     device_name: [u8; 16],
     uid: u32,
-    program: ProgramCode,
+    /// Kind, policy and stickiness of the program.
+    retired_program: [u32; 3],
     retired_numbers: [u32; 2],
     /// The key of hashes.
     pub(crate) seed: u64,
-    /// The generation of the next new members.
-    pub(crate) generation: u32,
-    /// The id of the program that is about to take over; 0: none.
-    next_program_id: u32,
-    next_policy: u32,
-    next_sticky: u32,
-    policy_parameters: u64,
-    next_policy_parameters: u64,
-    /// 1: the program cannot read queues.
-    without_queues: u32,
-    next_without_queues: u32,
-    /// The id of the map in which the host-wide layer counts this group's connections; 0: of a version
-    /// that did not note it.
-    host_layer: u32,
+    retired_generation: u32,
+    /// The id of the program that was about to take over; 0: none. Its policy and stickiness.
+    retired_next: [u32; 3],
+    /// The parameters of the program's policy, and of the next one's.
+    retired_parameters: [u64; 2],
+    /// 1: the program, and the next one, cannot read queues.
+    retired_without_queues: [u32; 2],
+    retired_host_layer: u32,
     reserved_4: [u32; 27],
 }
 
 const _: () = assert!(size_of::<Header>() == 256);
 
-/// A [`Program`] without the policy's parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-struct ProgramCode {
-    /// 1: this tool's program, 2: the user's own.
-    kind: u32,
-    policy: u32,
-    sticky: u32,
-}
-
-/// Reads a selection's numbers; `None` for one that this version does not know.
-fn selection(policy: u32, parameters: u64, sticky: u32) -> Option<Selection> {
-    Some(Selection {
-        policy: Policy::from_code(policy, parameters)?,
-        sticky: Stickiness::from_code(sticky)?,
-    })
-}
-
 impl Header {
-    pub(crate) fn new(key: &GroupKey, program: Program, seed: u64) -> Self {
+    pub(crate) fn new(key: &GroupKey, seed: u64) -> Self {
         let (family, address) = match key.address.ip() {
             IpAddr::V4(ip) => {
                 let mut address = [0; 16];
@@ -97,13 +77,6 @@ impl Header {
                 *to = from;
             }
         }
-        let (code, policy_parameters) = match program {
-            Program::Selection(Selection { policy, sticky }) => {
-                let code = ProgramCode { kind: 1, policy: policy.code(), sticky: sticky.code() };
-                (code, policy.parameters())
-            }
-            Program::Object(()) => (ProgramCode { kind: 2, policy: 0, sticky: 0 }, 0),
-        };
         Self {
             magic: MAGIC,
             schema: SCHEMA,
@@ -120,85 +93,36 @@ impl Header {
             device: key.device.as_ref().map_or(0, |device| device.index),
             device_name,
             uid: key.uid,
-            program: code,
+            retired_program: [0; 3],
             retired_numbers: [0; 2],
             seed,
-            generation: 1,
-            next_program_id: 0,
-            next_policy: 0,
-            next_sticky: 0,
-            policy_parameters,
-            next_policy_parameters: 0,
-            without_queues: 0,
-            next_without_queues: 0,
-            host_layer: 0,
+            retired_generation: 0,
+            retired_next: [0; 3],
+            retired_parameters: [0; 2],
+            retired_without_queues: [0; 2],
+            retired_host_layer: 0,
             reserved_4: [0; 27],
         }
     }
 
-    /// The program that decides; `None` for a number that this version does not know.
-    pub(crate) fn program(&self) -> Option<Program> {
-        let ProgramCode { kind, policy, sticky } = self.program;
-        match kind {
-            1 => selection(policy, self.policy_parameters, sticky).map(Program::Selection),
-            2 => Some(Program::Object(())),
-            _ => None,
-        }
+    /// The setup of the program with this id, in a header of the previous schema.
+    pub(crate) fn previous_setup(&self, id: Option<u32>) -> Setup {
+        let [next_id, next_policy, next_sticky] = self.retired_next;
+        let [kind, policy, sticky] = self.retired_program;
+        let [parameters, next_parameters] = self.retired_parameters;
+        let [without_queues, next_without_queues] = self.retired_without_queues;
+        let (codes, parameters, without_queues) = match id {
+            Some(id) if id != 0 && id == next_id => {
+                ([kind, next_policy, next_sticky], next_parameters, next_without_queues)
+            }
+            _ => ([kind, policy, sticky], parameters, without_queues),
+        };
+        Setup::from_codes(codes, parameters, without_queues, self.retired_host_layer)
     }
 
-    /// The program that decides while the one with this id is attached.
-    pub(crate) fn program_with_id(&self, id: u32) -> Option<Program> {
-        if id != 0 && id == self.next_program_id {
-            return selection(self.next_policy, self.next_policy_parameters, self.next_sticky)
-                .map(Program::Selection);
-        }
-        self.program()
-    }
-
-    /// Whether this tool's program can read queues.
-    pub(crate) fn reads_queues(&self) -> bool {
-        self.without_queues == 0
-    }
-
-    pub(crate) fn set_reads_queues(&mut self, reads: bool) {
-        self.without_queues = u32::from(!reads);
-    }
-
-    /// Whether the group's connections are counted in the host-wide layer with this id. UDP has none: there
-    /// every layer will do.
-    pub(crate) fn is_in_layer(&self, id: u32) -> bool {
-        let connections = config::protocol(self.protocol) != Some(Protocol::Udp);
-        !connections || self.host_layer == 0 || self.host_layer == id
-    }
-
-    pub(crate) fn set_host_layer(&mut self, id: u32) {
-        self.host_layer = id;
-    }
-
-    /// Announces that the program with this id is about to take over, and whether it can read queues.
-    pub(crate) fn announce(&mut self, id: u32, selection: Selection, reads_queues: bool) {
-        self.next_program_id = id;
-        self.next_policy = selection.policy.code();
-        self.next_policy_parameters = selection.policy.parameters();
-        self.next_sticky = selection.sticky.code();
-        self.next_without_queues = u32::from(!reads_queues);
-    }
-
-    /// The id of the program that was about to take over, if there is one.
-    pub(crate) fn announced(&self) -> Option<u32> {
-        (self.next_program_id != 0).then_some(self.next_program_id)
-    }
-
-    /// Ends what [`announce`](Self::announce) began: the program has taken over, or it will not.
-    pub(crate) fn settle(&mut self, taken_over: bool) {
-        if taken_over {
-            self.program.policy = self.next_policy;
-            self.program.sticky = self.next_sticky;
-            self.policy_parameters = self.next_policy_parameters;
-            self.without_queues = self.next_without_queues;
-        }
-        (self.next_program_id, self.next_policy, self.next_sticky) = (0, 0, 0);
-        (self.next_policy_parameters, self.next_without_queues) = (0, 0);
+    /// The same group's header of this schema.
+    pub(crate) fn converted(&self) -> Self {
+        Self { schema: SCHEMA, ..*self }
     }
 
     /// The group; `None` if the bytes name none.
@@ -227,7 +151,8 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::group::examples;
+    use crate::model::group::{Protocol, examples};
+    use crate::model::policy::Policy;
 
     fn key(address: &str, device: Option<Device>) -> GroupKey {
         let netns = Netns { cookie: 7, inode: 4_026_531_840 };
@@ -235,41 +160,38 @@ mod tests {
     }
 
     #[test]
-    fn a_header_converts_back_to_its_group_and_program() {
+    fn a_header_converts_back_to_its_group() {
         let eth0 = Device { index: 2, name: Some("eth0".to_owned()) };
         let nameless = Device { index: 3, name: None };
         for device in [None, Some(eth0), Some(nameless)] {
             for address in ["127.0.0.1:8080", "[2001:db8::1]:53", "[::]:1"] {
                 let key = key(address, device.clone());
-                let program = Policy::RoundRobin.into();
-                let header = Header::new(&key, program, 42);
-                assert_eq!(header.key(), Some(key));
-                assert_eq!(header.program(), Some(program));
+                assert_eq!(Header::new(&key, 42).key(), Some(key));
             }
         }
-        let header = Header::new(&key("[::]:1", None), Program::Object(()), 42);
-        assert_eq!(header.program(), Some(Program::Object(())));
     }
 
     #[test]
-    fn during_a_change_of_policy_the_attached_program_tells_which_one_decides() {
-        let mut header = Header::new(&key("127.0.0.1:80", None), Policy::RoundRobin.into(), 1);
-        header.announce(11, Policy::Random.into(), false);
-        assert_eq!(header.program_with_id(10), Some(Policy::RoundRobin.into()));
-        assert_eq!(header.program_with_id(11), Some(Policy::Random.into()));
-        let (mut taken, mut not) = (header, header);
-        taken.settle(true);
-        not.settle(false);
-        assert_eq!((taken.announced(), not.announced()), (None, None));
-        assert_eq!((taken.reads_queues(), not.reads_queues()), (false, true));
-        assert_eq!(taken.program(), Some(Policy::Random.into()));
-        assert_eq!(not.program(), Some(Policy::RoundRobin.into()));
+    fn in_the_previous_schema_the_attached_program_tells_which_one_decides() {
+        let (turn, random) = (Policy::RoundRobin, Policy::Random);
+        let header = Header {
+            schema: PREVIOUS_SCHEMA,
+            retired_program: [1, turn.code(), 0],
+            retired_next: [11, random.code(), 0],
+            retired_without_queues: [0, 1],
+            ..Header::new(&key("127.0.0.1:80", None), 1)
+        };
+        for (id, policy, reads) in
+            [(None, turn, true), (Some(10), turn, true), (Some(11), random, false)]
+        {
+            let setup = header.previous_setup(id);
+            assert_eq!((setup.program(), setup.reads_queues()), (Some(policy.into()), reads));
+        }
+        assert_eq!(header.converted().key(), header.key());
     }
 
     #[test]
-    fn unknown_bytes_have_no_group_and_no_program() {
-        let header = Header::read_from_bytes(&[0xa5; 256]).unwrap();
-        assert_eq!(header.key(), None);
-        assert_eq!(header.program(), None);
+    fn unknown_bytes_have_no_group() {
+        assert_eq!(Header::read_from_bytes(&[0xa5; 256]).unwrap().key(), None);
     }
 }

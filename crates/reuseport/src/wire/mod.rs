@@ -13,4 +13,5 @@ mod mirror;
 pub(crate) mod reason;
 pub(crate) mod records;
 pub(crate) mod report;
+pub(crate) mod setup;
 pub(crate) mod slot;

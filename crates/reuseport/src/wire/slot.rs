@@ -5,187 +5,132 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::host::NO_HOST_MEMBER;
 use crate::model::id::{Cookie, State, Weight};
-use crate::model::succession::{Role, Seat, Succession};
+use crate::model::roster::{Entry, Noted, Record};
+use crate::model::succession::Role;
 
-/// A slot and the member that occupies it. The kernel program does not read it. All zero: free, and never
-/// used. A free slot keeps the weight and the state of its last member, if it passes them on.
+/// A [`Record`] as it lies in a table, after what the kernel program reads. All zero: free, and never used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct SlotRecord {
     /// The member's cookie; 0: the slot is free.
     cookie: u64,
-    /// Rises when the slot goes to another member.
-    pub(crate) epoch: u32,
-    /// The member's index in the host-wide layer; [`NO_HOST_MEMBER`] without one.
-    pub(crate) host_member: u32,
-    pub(crate) generation: u32,
+    epoch: u32,
+    /// [`NO_HOST_MEMBER`]: none.
+    host_member: u32,
+    generation: u32,
     weight: u16,
     /// A [`state_code`]; 0: free, with nothing to pass on.
     state: u8,
-    /// 1: the member succeeded another one in this slot, 2: it succeeded none and found others there.
+    /// An [`entry_code`].
     entry: u8,
     /// The member's CPU plus 1; 0: none.
     cpu: u16,
-    /// What the picks were noted under ([`noted`](Self::noted)): weight, state, CPU; state 0: nothing.
+    /// What the picks were noted under: weight, state, CPU; state 0: nothing.
     noted: [u16; 3],
-    /// When the member came, and when the one before it left, in milliseconds since boot.
     came: u64,
     left: u64,
-    /// The member's picks when its weight, state or CPU, other members or the policy last changed.
-    pub(crate) picks_before: u64,
-    reserved_2: u64,
+    picks_before: u64,
+    reserved: u64,
 }
 
-const _: () = assert!(size_of::<SlotRecord>() == 64);
+const _: () = assert!(size_of::<SlotRecord>() == 8 * RECORD_WORDS);
 
-impl SlotRecord {
-    /// A new member's record.
-    pub(crate) fn occupied(
-        cookie: Cookie,
-        epoch: u32,
-        host_member: u32,
-        generation: u32,
-        role: Role,
-    ) -> Self {
+/// The 64-bit words of a record.
+pub(crate) const RECORD_WORDS: usize = 8;
+
+impl From<&Record> for SlotRecord {
+    fn from(record: &Record) -> Self {
+        let (weight, state) = role_codes(record.role);
+        let noted = record.noted.map_or([0; 3], |noted| {
+            let (weight, state) = role_codes(Some(noted.role));
+            [weight, state.into(), cpu_code(noted.cpu)]
+        });
         Self {
-            cookie: cookie.get(),
-            host_member,
-            generation,
-            weight: role.weight.get(),
-            state: state_code(role.state),
-            ..Self::free(epoch)
-        }
-    }
-
-    /// Notes when and how the member came into a slot whose record was `before`.
-    pub(crate) fn entered(self, before: &Self, now: u64, succession: &Succession) -> Self {
-        let entry = match succession {
-            Succession { succeeds: true, .. } => ENTRY_SUCCEEDED,
-            Succession { extra: true, .. } => ENTRY_EXTRA,
-            _ => 0,
-        };
-        Self { entry, came: now, left: before.left, ..self }
-    }
-
-    /// The slot after its member left at `now`, with the role that it passes on.
-    pub(crate) fn vacated(&self, now: u64, role: Option<Role>) -> Self {
-        let free = Self::free(self.epoch);
-        match role {
-            Some(role) => {
-                Self { weight: role.weight.get(), state: state_code(role.state), left: now, ..free }
-            }
-            None => free,
-        }
-    }
-
-    /// The slot after its member was taken out again before it served: as the member found it.
-    pub(crate) fn taken_back(&self) -> Self {
-        self.vacated(self.left, (self.entry == ENTRY_SUCCEEDED).then(|| self.role()))
-    }
-
-    /// The same member with another index in the host-wide layer.
-    pub(crate) fn counted_as(self, host_member: u32) -> Self {
-        Self { host_member, ..self }
-    }
-
-    /// The member is no longer the possible successor of one that leaves.
-    pub(crate) fn set_counted(&mut self) {
-        self.entry = 0;
-    }
-
-    /// The slot in the rules of succession.
-    pub(crate) fn seat(&self) -> Seat {
-        match (self.cookie(), self.state) {
-            (Some(_), _) => {
-                Seat::Taken { came: self.came, extra: self.entry == ENTRY_EXTRA, role: self.role() }
-            }
-            (None, 0) => Seat::Free,
-            (None, _) => Seat::Vacant { left: self.left, role: self.role() },
-        }
-    }
-
-    /// The member's weight and state.
-    pub(crate) fn role(&self) -> Role {
-        Role { weight: self.weight(), state: self.state() }
-    }
-
-    /// A free slot that keeps its epoch.
-    pub(crate) fn free(epoch: u32) -> Self {
-        Self {
-            cookie: 0,
-            epoch,
-            host_member: NO_HOST_MEMBER,
-            generation: 0,
-            weight: 0,
-            state: 0,
-            entry: 0,
-            cpu: 0,
-            noted: [0; 3],
-            came: 0,
-            left: 0,
-            picks_before: 0,
-            reserved_2: 0,
-        }
-    }
-
-    /// The record with the member's picks noted: those after them are picks under this weight, state and CPU.
-    pub(crate) fn noted(self, picks: u64) -> Self {
-        Self { picks_before: picks, noted: self.what_is_noted(), ..self }
-    }
-
-    /// Whether the member's weight, state or CPU has changed since its picks were noted, or they never were.
-    pub(crate) fn has_changed(&self) -> bool {
-        self.noted != self.what_is_noted()
-    }
-
-    fn what_is_noted(&self) -> [u16; 3] {
-        [self.weight, self.state.into(), self.cpu]
-    }
-
-    /// The member in it; `None` if it is free.
-    pub(crate) fn cookie(&self) -> Option<Cookie> {
-        Cookie::new(self.cookie)
-    }
-
-    /// The member's CPU, if it has one.
-    pub(crate) fn cpu(&self) -> Option<u16> {
-        self.cpu.checked_sub(1)
-    }
-
-    pub(crate) fn set_cpu(&mut self, cpu: u16) {
-        self.cpu = cpu.saturating_add(1);
-    }
-
-    pub(crate) fn weight(&self) -> Weight {
-        Weight::new(self.weight).unwrap_or(Weight::MAX)
-    }
-
-    pub(crate) fn set_weight(&mut self, weight: Weight) {
-        self.weight = weight.get();
-    }
-
-    pub(crate) fn set_state(&mut self, state: State) {
-        self.state = state_code(state);
-    }
-
-    /// The member's state. A code that this version does not know is standby: it gets no traffic.
-    pub(crate) fn state(&self) -> State {
-        match self.state {
-            1 => State::Active,
-            3 => State::Draining,
-            _ => State::Standby,
+            cookie: record.cookie.map_or(0, Cookie::get),
+            epoch: record.epoch,
+            host_member: record.host_member.unwrap_or(NO_HOST_MEMBER),
+            generation: record.generation,
+            weight,
+            state,
+            entry: entry_code(record.entry),
+            cpu: cpu_code(record.cpu),
+            noted,
+            came: record.came,
+            left: record.left,
+            picks_before: record.picks_before,
+            reserved: 0,
         }
     }
 }
 
-const ENTRY_SUCCEEDED: u8 = 1;
-const ENTRY_EXTRA: u8 = 2;
+impl From<&SlotRecord> for Record {
+    fn from(raw: &SlotRecord) -> Self {
+        let cookie = Cookie::new(raw.cookie);
+        // A member always has a role.
+        let present = role(raw.weight, raw.state)
+            .or(cookie.map(|_| Role { weight: Weight::DEFAULT, state: State::Standby }));
+        let [weight, state, cpu] = raw.noted;
+        let noted_role = u8::try_from(state).ok().and_then(|state| role(weight, state));
+        let noted = noted_role.map(|role| Noted { role, cpu: cpu.checked_sub(1) });
+        Self {
+            cookie,
+            host_member: Some(raw.host_member)
+                .filter(|index| cookie.is_some() && *index != NO_HOST_MEMBER),
+            generation: raw.generation,
+            entry: entry(raw.entry),
+            cpu: raw.cpu.checked_sub(1),
+            came: raw.came,
+            left: raw.left,
+            picks_before: raw.picks_before,
+            noted,
+            role: present,
+            ..Self::free(raw.epoch)
+        }
+    }
+}
 
-fn state_code(state: State) -> u8 {
-    match state {
+/// A member's or a free slot's weight and state; `None` for the code 0.
+fn role(weight: u16, state: u8) -> Option<Role> {
+    let weight = Weight::new(weight).unwrap_or(Weight::MAX);
+    Some(Role { weight, state: state_of(state)? })
+}
+
+/// A code that this version does not know is standby: it gets no traffic.
+fn state_of(code: u8) -> Option<State> {
+    match code {
+        0 => None,
+        1 => Some(State::Active),
+        3 => Some(State::Draining),
+        _ => Some(State::Standby),
+    }
+}
+
+fn role_codes(role: Option<Role>) -> (u16, u8) {
+    let state_code = |state| match state {
         State::Active => 1,
         State::Standby => 2,
         State::Draining => 3,
+    };
+    role.map_or((0, 0), |role| (role.weight.get(), state_code(role.state)))
+}
+
+fn cpu_code(cpu: Option<u16>) -> u16 {
+    cpu.map_or(0, |cpu| cpu.saturating_add(1))
+}
+
+fn entry_code(entry: Entry) -> u8 {
+    match entry {
+        Entry::Plain => 0,
+        Entry::Succeeded => 1,
+        Entry::Extra => 2,
+    }
+}
+
+fn entry(code: u8) -> Entry {
+    match code {
+        1 => Entry::Succeeded,
+        2 => Entry::Extra,
+        _ => Entry::Plain,
     }
 }
 
@@ -238,41 +183,34 @@ pub(crate) struct Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::id::Slot;
     use crate::wire::mirror::{assert_mirrors, map, object, value};
 
     #[test]
-    fn a_free_slot_has_no_member_and_an_unknown_state_gets_nothing() {
-        assert_eq!(SlotRecord::free(3).cookie(), None);
-        let mut record = SlotRecord::occupied(Cookie::new(9).unwrap(), 1, 2, 3, Role::NEW);
-        assert_eq!(record.state(), State::Active);
-        record.state = 99;
-        assert_eq!(record.state(), State::Standby);
-    }
-
-    #[test]
-    fn a_slot_passes_on_what_its_member_had_and_takes_it_back_from_one_that_failed() {
-        let slot = Slot::new(0);
-        let drained = Role { weight: Weight::MAX, state: State::Draining };
-        let cookie = Cookie::new(9).unwrap();
-        let record = SlotRecord::occupied(cookie, 1, 2, 3, drained);
-        let vacant = record.vacated(7, Some(drained));
-        assert_eq!(vacant.cookie(), None);
-        assert_eq!(vacant.seat(), Seat::Vacant { left: 7, role: drained });
-        let next = Succession { slot, role: drained, succeeds: true, extra: false };
-        let next = SlotRecord::occupied(cookie, 2, 2, 3, drained).entered(&vacant, 8, &next);
-        assert_eq!(next.seat(), Seat::Taken { came: 8, extra: false, role: drained });
-        assert_eq!(next.taken_back().seat(), vacant.seat());
-        let first = Succession { slot, role: Role::NEW, succeeds: false, extra: true };
-        let mut first = SlotRecord::occupied(cookie, 2, 2, 3, Role::NEW).entered(
-            &SlotRecord::free(1),
-            8,
-            &first,
-        );
-        assert_eq!(first.seat(), Seat::Taken { came: 8, extra: true, role: Role::NEW });
-        assert_eq!(first.taken_back().seat(), Seat::Free);
-        first.set_counted();
-        assert_eq!(first.seat(), Seat::Taken { came: 8, extra: false, role: Role::NEW });
+    fn a_record_converts_back_and_an_unknown_state_gets_nothing() {
+        let role = Role { weight: Weight::MAX, state: State::Draining };
+        let member = Record {
+            cookie: Cookie::new(9),
+            host_member: Some(2),
+            generation: 1,
+            entry: Entry::Extra,
+            cpu: Some(0),
+            came: 5,
+            left: 4,
+            picks_before: 7,
+            noted: Some(Noted { role, cpu: None }),
+            role: Some(role),
+            ..Record::free(3)
+        };
+        let vacant = Record { left: 8, role: Some(role), ..Record::free(4) };
+        for record in [member, vacant, Record::free(0), Record::free(6)] {
+            assert_eq!(Record::from(&SlotRecord::from(&record)), record);
+        }
+        let mut raw = SlotRecord::from(&member);
+        for unknown in [0, 99] {
+            raw.state = unknown;
+            assert_eq!(Record::from(&raw).state(), State::Standby);
+        }
+        assert_eq!(Record::from(&SlotRecord::read_from_bytes(&[0; 64]).unwrap()), Record::free(0));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Fixtures that both test binaries of this crate share: sockets, groups, a process that holds a
-//! socket ([`helper`]), threads with fewer rights ([`rights`]), a group to operate on ([`scene`]), traffic
+//! socket ([`helper`]), state of an earlier version ([`previous`]), threads with fewer rights ([`rights`]), a group to operate on ([`scene`]), traffic
 //! ([`traffic`], [`segment`]), followed groups ([`steering`]), the steps of an operation ([`steps`]), another owner's program ([`theirs`]), and the
 //! state that a failed operation must leave as it was ([`world`]).
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub(crate) mod helper;
+pub(crate) mod previous;
 pub(crate) mod rights;
 pub(crate) mod scene;
 pub(crate) mod segment;

@@ -10,6 +10,7 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::common::previous::downgrade;
 use crate::common::steps::{Step, Steps, steps_of};
 use crate::common::theirs::Theirs;
 use crate::common::world::{
@@ -161,6 +162,16 @@ fn slow_enrolling_new_members_is_killed() {
             close(members.split_off(1));
             round_robin(host, key, members);
             members.extend(more(key.address, 1));
+        });
+    });
+}
+
+#[test]
+fn slow_taking_over_the_state_of_an_earlier_version_is_killed() {
+    alone(|| {
+        kill_at_calls("refresh", 3, |host, key, members| {
+            round_robin(host, key, members);
+            downgrade(key);
         });
     });
 }

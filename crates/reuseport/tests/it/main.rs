@@ -23,6 +23,7 @@ mod picks;
 mod policies;
 mod report;
 mod rights;
+mod schema;
 mod servers;
 mod shared_map;
 mod split;

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::rc::Rc;
 
+use crate::common::previous::{downgrade, is_downgraded};
 use crate::common::theirs::Theirs;
 use crate::common::world::{
     World, alone, deal, key_of, listeners, more, nothing_pinned, object, one_line, with,
@@ -294,6 +295,36 @@ fn slow_setting_weights_fails_at_each_call() {
         let weigh = |_: &Scene| set(3);
         fail_each_call(&scene, weigh, undo, done);
         fail_from_each_call_on(&scene, weigh, undo, done);
+    });
+}
+
+/// A conversion may be complete although what comes after it fails: nothing but the layout is another one then.
+#[test]
+fn slow_taking_over_the_state_of_an_earlier_version_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(3);
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        downgrade(&scene.key);
+        let attach = |scene: &Scene| scene.attach(&Attach::default());
+        let undo = |scene: &Scene| downgrade(&scene.key);
+        let done = |scene: &Scene| {
+            deal(&scene.members.borrow(), 12) == [4, 4, 4] && decides(scene, Policy::RoundRobin)
+        };
+        let mut failures = 0;
+        for index in (0..).step_by(2) {
+            let fault = Fault::One(index, Errno::NOMEM);
+            let (result, failed) = faulty(fault, || attach(&scene));
+            assert!(done(&scene) && scene.tidy(), "{fault:?}, a {failed:?}");
+            failures += usize::from(result.is_err());
+            attach(&scene).unwrap();
+            assert!(!is_downgraded(&scene.key) && done(&scene) && scene.tidy(), "{failed:?}");
+            undo(&scene);
+            if failed.is_none() {
+                break;
+            }
+        }
+        assert!(failures > 20, "only {failures} failures");
+        fail_from_each_call_on(&scene, attach, undo, done);
     });
 }
 

@@ -7,7 +7,7 @@ mod programs;
 mod rights;
 mod state;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use reuseport::group::GroupKey;
 use reuseport::id::{Slot, Weight};
@@ -15,8 +15,9 @@ use reuseport::status::Steering;
 use reuseport::{Balancer, Error, ErrorKind, Policy, Result};
 use rustix::thread::CapabilitySet;
 
+use crate::common::previous::directory_of;
 use crate::common::scene::Scene;
-use crate::common::world::{ROOT, deal, one_line, with};
+use crate::common::world::{deal, one_line, with};
 
 impl Scene {
     /// A group with round-robin attached.
@@ -67,14 +68,6 @@ pub(crate) fn refused(error: Error, kind: ErrorKind, words: &[&str]) {
 }
 
 const TRACING: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
-
-/// The directory of a group.
-fn directory_of(key: &GroupKey) -> PathBuf {
-    let port = format!("-{}-net{}-", key.address.port(), key.netns.cookie);
-    let groups = std::fs::read_dir(Path::new(ROOT).join("groups")).unwrap();
-    let found = groups.flatten().find(|e| e.file_name().to_string_lossy().contains(&port));
-    found.unwrap().path()
-}
 
 fn sockets_of(key: &GroupKey) -> PathBuf {
     directory_of(key).join("sockets")

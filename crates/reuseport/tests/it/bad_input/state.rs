@@ -55,8 +55,8 @@ fn is_left_alone(scene: &Scene, words: &[&str]) {
 fn state_of_another_version() {
     alone(|| {
         let scene = Scene::steered(2);
-        let old = change_header(&scene.key, |header| header[8] = 2);
-        is_left_alone(&scene, &["schema 2", "this version knows schema 1"]);
+        let old = change_header(&scene.key, |header| header[8] = 3);
+        is_left_alone(&scene, &["schema 3", "this version knows schemas 1 and 2"]);
         change_header(&scene.key, |header| *header = old);
         change_header(&scene.key, |header| header[0] = b'R');
         is_left_alone(&scene, &["was not written by this program"]);
@@ -120,7 +120,7 @@ fn the_state_of_a_dead_group_is_removed_unless_another_version_wrote_it() {
         let newer = Scene::steered(1);
         let kept = directory_of(&newer.key);
         std::fs::remove_file(directory_of(&broken.key).join("picks")).unwrap();
-        change_header(&newer.key, |header| header[8] = 2);
+        change_header(&newer.key, |header| header[8] = 3);
         close((broken, newer));
         let scene = Scene::steered(1);
         let groups: Vec<_> =

@@ -1,0 +1,330 @@
+//! What a request makes of a group's roster. Values and computation: no I/O and no clock.
+
+use std::collections::HashMap;
+
+use super::id::{Cookie, Slot, State, Weight};
+use super::policy::CpuList;
+use super::roster::{self, Roster};
+use super::succession::{self, Role, Succession};
+
+/// What a request wants of the members.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wishes<'a> {
+    /// Weights of members, present ones and newcomers. They go before `roles`.
+    pub(crate) weights: &'a [(Cookie, Weight)],
+    /// Roles of newcomers; those not listed have that of the member before them, or the default.
+    pub(crate) roles: &'a [(Cookie, Role)],
+    /// CPUs, with a policy that needs them.
+    pub(crate) cpus: Option<&'a Placement>,
+}
+
+/// How members get their CPUs.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    /// The CPUs of the members, in the order of their slots, repeated.
+    pub(crate) given: Option<CpuList>,
+    /// Else, a member without a CPU gets the only one that its owner may run on,
+    pub(crate) bound: HashMap<Cookie, u16>,
+    /// or the first one of these with the fewest members.
+    pub(crate) online: Vec<u16>,
+}
+
+/// A socket that is to enter the group's slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Newcomer {
+    pub(crate) cookie: Cookie,
+    /// Its index in the host-wide layer.
+    pub(crate) host_member: Option<u32>,
+}
+
+/// A roster that is not in force yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Draft {
+    pub(crate) roster: Roster,
+    /// The newcomers that got a slot, in their order.
+    pub(crate) entering: Vec<Entering>,
+}
+
+/// A newcomer in its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entering {
+    pub(crate) cookie: Cookie,
+    pub(crate) slot: Slot,
+    pub(crate) role: Role,
+    /// Whether it has its role from the member before it.
+    pub(crate) inherits: bool,
+}
+
+/// The roster with these newcomers, who enter at `now` (milliseconds since boot), and with what the request wants.
+/// Members that have a slot keep it. Newcomers for whom there is no slot are left out.
+pub(crate) fn draft(
+    roster: &Roster,
+    newcomers: &[Newcomer],
+    wishes: Wishes<'_>,
+    now: u64,
+) -> Draft {
+    let mut draft = roster.clone();
+    for (slot, cookie, record) in roster.occupied() {
+        if let Some(weight) = given_to(cookie, wishes.weights) {
+            draft.assign(slot, Role { weight, ..record.role() });
+        }
+    }
+    let successions = succession::succeed(&roster.seats(), newcomers.len());
+    let mut entering = Vec::with_capacity(newcomers.len());
+    for (newcomer, succession) in newcomers.iter().zip(&successions) {
+        let Newcomer { cookie, host_member } = *newcomer;
+        let Succession { slot, succeeds, .. } = *succession;
+        let role = given_to(cookie, wishes.roles).unwrap_or(succession.role);
+        let weight = given_to(cookie, wishes.weights).unwrap_or(role.weight);
+        let role = Role { weight, ..role };
+        let newcomer = roster::Newcomer { cookie, host_member, role, now };
+        draft.set(slot, roster.record(slot).taken(newcomer, succession));
+        entering.push(Entering { cookie, slot, role, inherits: succeeds && role != Role::NEW });
+    }
+    if let Some(placement) = wishes.cpus {
+        placement.place(&mut draft);
+    }
+    Draft { roster: draft, entering }
+}
+
+impl Placement {
+    fn place(&self, roster: &mut Roster) {
+        let members: Vec<_> = roster.occupied().collect();
+        if let Some(given) = &self.given {
+            for ((slot, ..), cpu) in members.iter().zip(given.as_slice().iter().cycle()) {
+                roster.place(*slot, *cpu);
+            }
+            return;
+        }
+        for (slot, cookie, _) in members.into_iter().filter(|(.., record)| record.cpu.is_none()) {
+            let cpu = self.bound.get(&cookie).copied().unwrap_or_else(|| self.least_used(roster));
+            roster.place(slot, cpu);
+        }
+    }
+
+    /// The first online CPU with the fewest members.
+    fn least_used(&self, roster: &Roster) -> u16 {
+        let members = |cpu: &u16| roster.occupied().filter(|(.., r)| r.cpu == Some(*cpu)).count();
+        self.online.iter().copied().min_by_key(members).unwrap_or(0)
+    }
+}
+
+/// Why members cannot be changed. Nothing is changed then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The slot has no member.
+    NoMember(Slot),
+    /// Another member has the slot.
+    AnotherMember(Slot),
+}
+
+/// A change of one member: its slot, the member that has to be there, its new weight and its new state.
+pub(crate) type RoleChange = (Slot, Option<Cookie>, Option<Weight>, Option<State>);
+
+/// The roster after these changes, all of them or none; the last one counts.
+pub(crate) fn change(
+    roster: &Roster,
+    changes: impl IntoIterator<Item = RoleChange>,
+) -> Result<Roster, Refused> {
+    let mut draft = roster.clone();
+    for (slot, member, weight, state) in changes {
+        let record = draft.record(slot);
+        match (record.cookie, member) {
+            (None, _) => return Err(Refused::NoMember(slot)),
+            (Some(present), Some(wanted)) if present != wanted => {
+                return Err(Refused::AnotherMember(slot));
+            }
+            _ => {}
+        }
+        let role = record.role();
+        draft.assign(
+            slot,
+            Role { weight: weight.unwrap_or(role.weight), state: state.unwrap_or(role.state) },
+        );
+    }
+    Ok(draft)
+}
+
+/// What a list gives to this member.
+fn given_to<T: Copy>(member: Cookie, list: &[(Cookie, T)]) -> Option<T> {
+    list.iter().find(|(of, _)| *of == member).map(|(_, given)| *given)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SLOTS: usize = 6;
+
+    /// One step in a group's life.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Enter(usize),
+        Leave(Vec<usize>),
+        Change(u16, Option<u16>, Option<State>),
+        Weigh(usize, u16),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let state = prop_oneof![Just(State::Active), Just(State::Draining)];
+        let step = prop_oneof![
+            (1..5_usize).prop_map(Step::Enter),
+            proptest::collection::vec(0..SLOTS, 1..4).prop_map(Step::Leave),
+            (0..SLOTS as u16, proptest::option::of(0..=5_u16), proptest::option::of(state))
+                .prop_map(|(slot, weight, state)| Step::Change(slot, weight, state)),
+            (0..SLOTS, 0..=5_u16).prop_map(|(nth, weight)| Step::Weigh(nth, weight)),
+        ];
+        proptest::collection::vec(step, 1..30)
+    }
+
+    /// The group's members, and what this tool recorded.
+    struct World {
+        roster: Roster,
+        next_cookie: u64,
+        now: u64,
+    }
+
+    impl World {
+        fn nth(&self, n: usize) -> Option<(Slot, Cookie)> {
+            self.roster.occupied().nth(n).map(|(slot, cookie, _)| (slot, cookie))
+        }
+
+        fn take(&mut self, step: &Step) {
+            self.now += 1000;
+            let before = self.roster.clone();
+            match step {
+                Step::Enter(count) => {
+                    let cookies = self.next_cookie..self.next_cookie + *count as u64;
+                    self.next_cookie = cookies.end;
+                    let newcomers: Vec<Newcomer> = cookies
+                        .filter_map(Cookie::new)
+                        .map(|cookie| Newcomer { cookie, host_member: None })
+                        .collect();
+                    let Draft { roster, entering } =
+                        draft(&before, &newcomers, Wishes::default(), self.now);
+                    let free = SLOTS - before.occupied().count();
+                    assert_eq!(entering.len(), free.min(*count), "every newcomer that fits enters");
+                    for one in &entering {
+                        let (was, is) = (before.record(one.slot), roster.record(one.slot));
+                        assert_eq!(was.cookie, None, "a newcomer takes a free slot");
+                        assert_eq!(is.cookie, Some(one.cookie));
+                        assert!(
+                            is.epoch > was.epoch,
+                            "a slot that changes hands has another epoch"
+                        );
+                    }
+                    self.roster = roster;
+                }
+                Step::Leave(which) => {
+                    let leaving: HashSet<Slot> =
+                        which.iter().filter_map(|n| Some(self.nth(*n)?.0)).collect();
+                    let leaving: Vec<Slot> = leaving.into_iter().collect();
+                    self.roster.leave(&leaving, self.now);
+                    assert!(leaving.iter().all(|slot| self.roster.record(*slot).cookie.is_none()));
+                }
+                Step::Change(slot, weight, state) => {
+                    let slot = Slot::new(*slot);
+                    let weight = weight.and_then(Weight::new);
+                    match change(&before, [(slot, None, weight, *state)]) {
+                        Err(refused) => {
+                            assert_eq!(refused, Refused::NoMember(slot));
+                            assert_eq!(before.record(slot).cookie, None);
+                        }
+                        Ok(roster) => self.roster = roster,
+                    }
+                }
+                Step::Weigh(nth, weight) => {
+                    let Some((slot, cookie)) = self.nth(*nth) else { return };
+                    let weights = [(cookie, Weight::new(*weight).unwrap())];
+                    let wishes = Wishes { weights: &weights, ..Wishes::default() };
+                    self.roster = draft(&before, &[], wishes, self.now).roster;
+                    assert_eq!(self.roster.record(slot).weight().get(), *weight);
+                }
+            }
+            self.holds(&before, step);
+        }
+
+        /// What holds after every step.
+        fn holds(&self, before: &Roster, step: &Step) {
+            let by_cookie = |roster: &Roster| -> BTreeMap<Cookie, Slot> {
+                roster.occupied().map(|(slot, cookie, _)| (cookie, slot)).collect()
+            };
+            let (was, is) = (by_cookie(before), by_cookie(&self.roster));
+            assert_eq!(is.len(), self.roster.occupied().count(), "a member has one slot");
+            for (cookie, slot) in &is {
+                if let Some(before) = was.get(cookie) {
+                    assert_eq!(slot, before, "a member that stays keeps its slot");
+                }
+            }
+            for slot in self.roster.slots() {
+                let (old, new) = (before.record(slot), self.roster.record(slot));
+                assert!(new.epoch >= old.epoch, "an epoch never falls");
+                let changed =
+                    old.cookie.is_some() && old.cookie == new.cookie && old.role() != new.role();
+                let asked = matches!(step, Step::Change(..) | Step::Weigh(..));
+                assert!(!changed || asked, "roles of those that stay change on request alone");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_sequence_keeps_what_members_have(steps in steps()) {
+            let mut world = World { roster: Roster::empty(SLOTS), next_cookie: 1, now: 1 };
+            for step in &steps {
+                world.take(step);
+            }
+        }
+
+        #[test]
+        fn a_draft_without_newcomers_and_wishes_changes_nothing(steps in steps()) {
+            let mut world = World { roster: Roster::empty(SLOTS), next_cookie: 1, now: 1 };
+            for step in &steps {
+                world.take(step);
+            }
+            let same = draft(&world.roster, &[], Wishes::default(), world.now + 1);
+            prop_assert_eq!(same.roster, world.roster);
+        }
+    }
+
+    fn entered(count: u64, wishes: Wishes<'_>) -> Roster {
+        let newcomers: Vec<Newcomer> = (1..=count)
+            .filter_map(Cookie::new)
+            .map(|cookie| Newcomer { cookie, host_member: None })
+            .collect();
+        draft(&Roster::empty(SLOTS), &newcomers, wishes, 1).roster
+    }
+
+    #[test]
+    fn changes_are_made_together_or_not_at_all() {
+        let roster = entered(2, Wishes::default());
+        let drain = |slot, member| (Slot::new(slot), member, None, Some(State::Draining));
+        let refused = change(&roster, [drain(0, None), drain(5, None)]);
+        assert_eq!(refused, Err(Refused::NoMember(Slot::new(5))));
+        let refused = change(&roster, [drain(0, Cookie::new(1)), drain(1, Cookie::new(1))]);
+        assert_eq!(refused, Err(Refused::AnotherMember(Slot::new(1))));
+        let weight = (Slot::new(0), None, Weight::new(7), None);
+        let changed = change(&roster, [drain(0, Cookie::new(1)), weight]).unwrap();
+        let role = Role { weight: Weight::new(7).unwrap(), state: State::Draining };
+        assert_eq!(changed.record(Slot::new(0)).role(), role);
+    }
+
+    #[test]
+    fn members_get_the_given_cpus_or_the_owners_or_the_least_used() {
+        let cpus = |placement: &Placement| -> Vec<u16> {
+            let wishes = Wishes { cpus: Some(placement), ..Wishes::default() };
+            entered(4, wishes).occupied().filter_map(|(.., record)| record.cpu).collect()
+        };
+        let given = "3,1".parse().ok();
+        let mut placement = Placement { given, bound: HashMap::new(), online: vec![0, 1] };
+        assert_eq!(cpus(&placement), [3, 1, 3, 1]);
+        placement.given = None;
+        assert_eq!(cpus(&placement), [0, 1, 0, 1]);
+        placement.bound = HashMap::from([(Cookie::new(1).unwrap(), 1)]);
+        assert_eq!(cpus(&placement), [1, 0, 0, 1]);
+    }
+}
