@@ -64,7 +64,8 @@ fn measure_kernel(
     report: &mut Report,
 ) -> Result<()> {
     let (members, spec) = (listeners.len(), spec(listeners)?);
-    args.reuseport.time(&["attach", &spec, "--policy", "hash"])?;
+    // Of the policies, only this one has a host-wide layer.
+    args.reuseport.time(&["attach", &spec, "--policy", "least-loaded"])?;
     // The group's program reads host-wide maps, too.
     let host = Path::new("/sys/fs/bpf/reuseport/host");
     let group = Objects::pinned_below(&kernel::only_group()?)?;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::sys::{Stats, enable_stats};
-use reuseport::group::GroupKey;
+use reuseport::group::{GroupKey, Protocol};
 use reuseport::{Balancer, Host, Policy};
 use rustix::net::sockopt::socket_cookie;
 use sk_reuseport::maps::{ArrayOfMaps, Map, MapData, PerCpuArray, ReusePortSockArray};
@@ -54,7 +54,7 @@ enum Parts {
     Nothing,
     /// All but the programs that count: sockets are only marked.
     Marks,
-    /// Open connections are counted.
+    /// All that the policy needs.
     All,
 }
 
@@ -86,9 +86,10 @@ impl<'a> Variant<'a> {
         for alone in all.iter_mut().filter(|variant| variant.policy.is_some()) {
             alone.name += ", the program alone";
         }
-        let by = |parts| By::Command(Policy::RoundRobin, parts);
+        // Of the policies, only this one has connections counted.
+        let by = |parts| By::Command(Policy::default_for(Protocol::Tcp), parts);
         all.push(Self::new("no program, just detached", None, by(Parts::Nothing)));
-        all.push(Self::new("round-robin, attached, marked only", None, by(Parts::Marks)));
+        all.push(Self::new("least-loaded, attached, marked only", None, by(Parts::Marks)));
         all.extend(Policy::ALL.iter().map(|policy| {
             let name = format!("{policy}, attached by the command");
             Self::new(name, Some(*policy), By::Command(*policy, Parts::All))

@@ -18,7 +18,8 @@ pub(crate) struct PolicyOptions {
     ///
     /// `queue`: what waits at a member. `open`: its open connections (tcp). `queue,open`: its
     /// connections, open and half-open; members at which something waits and does not get less
-    /// come later. Without a policy, this changes the current least-loaded.
+    /// come later. Open connections are counted for the term `open` alone, which makes each connection
+    /// a little dearer. Without a policy, this changes the current least-loaded.
     #[arg(long, value_name = "TERMS")]
     load: Option<LoadTerms>,
 

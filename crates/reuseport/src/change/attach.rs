@@ -7,7 +7,7 @@ use sk_reuseport::programs::SkReuseport;
 
 use super::build::{PATIENCE, if_busy};
 use super::check::check_room;
-use super::prepare::{Prepared, prepare};
+use super::prepare::Prepared;
 use super::reach::attach_to;
 use super::request::{Attach, Attached, Changes};
 use super::transaction::{LOOKS, PAUSE, Transaction};
@@ -42,7 +42,9 @@ impl Transaction {
             Some(state) => self.update(group, request, &now, state),
             None => self.attach_anew(group, request, now),
         }?;
-        attached.degraded.extend(self.uncounted(group.key.protocol));
+        let program = attached.steering.program();
+        let counts = program.is_some_and(|program| program.counts_open(group.key.protocol));
+        attached.degraded.extend(self.uncounted(counts));
         Ok(attached)
     }
 
@@ -215,7 +217,7 @@ impl Transaction {
             }
             self.keep_roles(program, &leftover);
             // Errors of the new program show before the old state goes.
-            let new = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+            let new = self.prepare(group, request, program, SocketsKind::Array)?;
             check_room(group, &new.state)?;
             match interrupted {
                 Some(foreign) => {
@@ -226,7 +228,7 @@ impl Transaction {
                 }),
             }
         } else {
-            let new = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+            let new = self.prepare(group, request, program, SocketsKind::Array)?;
             self.build_over(group, request, program, replaced.is_some(), new)
         };
         let (changes, degraded) = built?;
@@ -269,7 +271,7 @@ impl Transaction {
             result => return result,
         };
         let foreign = Self::foreign(group, busy);
-        let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+        let prepared = self.prepare(group, request, program, SocketsKind::Array)?;
         match foreign {
             Ok(mut foreign) => self.take_over_anew(group, request, prepared, &mut foreign),
             // The sockets may be in a socket map.

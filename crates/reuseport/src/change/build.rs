@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sk_reuseport::programs::SkReuseport;
 
 use super::check::check_room;
-use super::prepare::{Prepared, prepare};
+use super::prepare::Prepared;
 use super::reach::{attach_to, detach_from};
 use super::refill::unborrowable;
 use super::request::{Attach, Attached, Changes};
@@ -51,7 +51,8 @@ impl Transaction {
                 result => return result,
             };
             if program.selection().is_some() {
-                let second = prepare(group, request, program, SocketsKind::Map, self.layer()?)
+                let second = self
+                    .prepare(group, request, program, SocketsKind::Map)
                     .and_then(|prepared| self.build(group, request, prepared));
                 match second {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
@@ -62,7 +63,7 @@ impl Transaction {
                 return Err(busy.with_hint(TAKE_OUT));
             }
             std::thread::sleep(PAUSE);
-            prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+            prepared = self.prepare(group, request, program, SocketsKind::Array)?;
         }
     }
 
@@ -128,7 +129,7 @@ impl Transaction {
             return Err(changed_meanwhile(&group.key));
         };
         // Errors of the new program show before anything changes.
-        let prepared = prepare(group, request, program, SocketsKind::Array, self.layer()?)?;
+        let prepared = self.prepare(group, request, program, SocketsKind::Array)?;
         check_room(group, &prepared.state)?;
         self.refuse_if_changed(group)?;
         detach_from(group)?;

@@ -24,7 +24,7 @@ use crate::model::id::{Cookie, Slot};
 use crate::model::membership::Occupant;
 use crate::model::plan::{self, Draft, Entering, Newcomer, Wishes};
 use crate::model::refusal;
-use crate::model::roster::{Record, Roster};
+use crate::model::roster::Roster;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
 use crate::stop::Stop;
@@ -33,7 +33,8 @@ use crate::wire::slot::Start;
 /// Changes a group's state and the host-wide layer.
 pub(crate) struct Enroller<'a> {
     pub(crate) state: &'a mut GroupState,
-    pub(crate) layer: &'a mut HostLayer,
+    /// `None`: open connections are not counted.
+    pub(crate) layer: Option<&'a mut HostLayer>,
     pub(crate) stop: &'a Stop,
     /// How least-loaded starts with newcomers.
     pub(crate) start: Start,
@@ -76,26 +77,10 @@ impl Enroller<'_> {
         Ok(changes)
     }
 
-    /// The present roster with other indices in the host-wide layer, for which the members' sockets are marked: the
-    /// layer in which they were counted is gone.
-    pub(crate) fn mark_again(&mut self, group: &Group, roster: &Roster) -> Result<Roster> {
-        let mut marked = roster.clone();
-        for (slot, cookie, record) in roster.occupied() {
-            let member = group.member(cookie).filter(|member| member.protocol == Protocol::Tcp);
-            // One that cannot be borrowed is not counted.
-            let borrowed = member.and_then(|member| Some((member, borrow::borrow(member).ok()?)));
-            let mut host_member = None;
-            if let Some((member, socket)) = borrowed
-                && let Some((index, epoch)) = self.layer.allocate()
-            {
-                self.layer
-                    .mark(socket.as_fd(), index, epoch)
-                    .map_err(|error| self.failed(member, error))?;
-                host_member = Some(index);
-            }
-            marked.set(slot, Record { host_member, ..record });
-        }
-        Ok(marked)
+    /// The layer in which this group's connections are counted.
+    pub(super) fn counting(&mut self) -> Option<&mut HostLayer> {
+        let layer = self.layer.as_deref_mut()?;
+        self.state.is_in_layer(layer.id()).then_some(layer)
     }
 
     /// Takes all sockets out of the array. The program must not decide. Slots, weights and states stay for
@@ -168,15 +153,14 @@ impl Enroller<'_> {
         let slots: Vec<Slot> = gone.iter().map(|(slot, _)| *slot).collect();
         roster.leave(&slots, now());
         table::commit(self.state, roster)?;
-        let counted = self.state.is_in_layer(self.layer.id());
         for (slot, cookie) in gone {
             self.state.empty_slot_of(group, slot, cookie);
             if let Some(maps) = &mut self.state.policy_maps {
                 maps.clear_slot(slot);
             }
-            before.record(slot).host_member.filter(|_| counted).iter().for_each(|index| {
-                self.layer.release(*index);
-            });
+            if let (Some(index), Some(layer)) = (before.record(slot).host_member, self.counting()) {
+                layer.release(index);
+            }
             changes.released.push(cookie);
         }
         Ok(())
@@ -236,7 +220,9 @@ impl Enroller<'_> {
             }
             for arrival in arrivals.iter_mut().filter(|arrival| left.contains(&arrival.cookie)) {
                 self.take_out(arrival)?;
-                arrival.counted.iter().for_each(|(index, _)| self.layer.release(*index));
+                if let (Some((index, _)), Some(layer)) = (arrival.counted, self.counting()) {
+                    layer.release(index);
+                }
             }
             arrivals.retain(|arrival| !left.contains(&arrival.cookie));
         }
@@ -274,8 +260,7 @@ impl Enroller<'_> {
             };
             match cookie {
                 Ok(cookie) => {
-                    let counted = member.protocol == Protocol::Tcp;
-                    let counted = counted.then(|| self.layer.allocate()).flatten();
+                    let counted = self.counting().and_then(|layer| layer.allocate());
                     arrivals.push(Arrival { member, cookie, counted, filled: None });
                 }
                 Err(why) if self.goes_on_without(&why) => {
@@ -324,8 +309,8 @@ impl Enroller<'_> {
         let member = arrival.member;
         let socket = borrow::borrow(member)?;
         let mut steps = || -> Result<(), MapError> {
-            if let Some((index, epoch)) = arrival.counted {
-                self.layer.mark(socket.as_fd(), index, epoch)?;
+            if let (Some((index, epoch)), Some(layer)) = (arrival.counted, self.counting()) {
+                layer.mark(socket.as_fd(), index, epoch)?;
             }
             if let Some(maps) = &mut self.state.policy_maps {
                 maps.reset_slot(slot, epoch, member.sock_address.0)?;
@@ -335,7 +320,7 @@ impl Enroller<'_> {
         };
         steps().map_err(|error| {
             self.make_room(slot, arrival.cookie);
-            self.layer.unmark(socket.as_fd());
+            self.unmark(socket.as_fd());
             self.failed(member, error)
         })
     }
@@ -348,9 +333,15 @@ impl Enroller<'_> {
         }
         // A closed socket has no mark.
         if let Ok(socket) = borrow::borrow(arrival.member) {
-            self.layer.unmark(socket.as_fd());
+            self.unmark(socket.as_fd());
         }
         Ok(())
+    }
+
+    fn unmark(&mut self, socket: BorrowedFd<'_>) {
+        if let Some(layer) = self.counting() {
+            layer.unmark(socket);
+        }
     }
 
     /// Whether a member that could not be enrolled for this reason is left out, and the others are enrolled.

@@ -3,6 +3,7 @@
 mod attach;
 mod build;
 mod check;
+mod counting;
 mod enrol;
 mod members;
 mod policy;

@@ -24,9 +24,9 @@ use crate::model::roster::Roster;
 use crate::model::selection::{Program, Selection};
 use crate::model::table::Table;
 use crate::pins::group::GroupState;
+use crate::pins::host_layer::HostLayer;
 use crate::pins::instance::Instance;
 use crate::pins::steering::steering;
-use crate::stop::Stop;
 use crate::wire::setup::Setup;
 
 const FAILED: &str = "cannot change the policy";
@@ -79,7 +79,8 @@ impl Transaction {
         let changes = state.program_kind() != Program::Selection(selection);
         if changes || self.should_reload(state)? {
             let unread = self.change_program(group, state, selection, roster)?;
-            let uncounted = self.uncounted(group.key.protocol);
+            let counts = selection.policy.counts_open(group.key.protocol);
+            let uncounted = self.uncounted(counts);
             return Ok(PolicySet { degraded: unread.into_iter().chain(uncounted).collect() });
         }
         if roster != state.instance.roster {
@@ -96,20 +97,18 @@ impl Transaction {
         state: &mut GroupState,
         selection: Option<Selection>,
     ) -> Result<Option<Degraded>> {
-        let Some(selection) = selection else {
-            if self.has_left_layer(state)? {
-                self.convert_object(group, state)?;
+        let selection = match selection {
+            Some(selection)
+                if state.program_kind() != selection.into() || self.should_reload(state)? =>
+            {
+                selection
+            }
+            _ => {
+                state.swap()?;
+                state.adopt();
                 return Ok(None);
             }
-            state.swap()?;
-            state.adopt();
-            return Ok(None);
         };
-        if state.program_kind() == Program::Selection(selection) && !self.should_reload(state)? {
-            state.swap()?;
-            state.adopt();
-            return Ok(None);
-        }
         let next = state.instance.next_roster().unwrap_or(&state.instance.roster).clone();
         self.change_program(group, state, selection, next)
     }
@@ -123,10 +122,12 @@ impl Transaction {
         roster: Roster,
     ) -> Result<Option<Degraded>> {
         let failed = |error| caps::failed(FAILED, error, caps::LOADING);
-        let moves = self.has_left_layer(state)?;
-        let roster = match moves {
-            true => self.enroller(state, &Stop::default())?.mark_again(group, &roster)?,
-            false => roster,
+        let counts = selection.policy.counts_open(group.key.protocol);
+        let joins = counts && self.must_join_layer(state)?;
+        let roster = match (counts, joins) {
+            (true, true) => self.join_layer(group, &roster)?,
+            (true, false) => roster,
+            (false, _) => roster.uncounted(),
         };
         let roster = table::with_picks(state, roster, true);
         let table = table::table(state, &roster, selection.policy);
@@ -136,15 +137,18 @@ impl Transaction {
         let tables = Tables::create(&table).map_err(failed)?;
         let config =
             Config { policy: selection.policy, seed: state.seed(), protocol: group.key.protocol };
-        let layer = self.layer()?;
+        let layer = if counts { Some(&*self.layer()?) } else { None };
+        let members = layer.map(HostLayer::members_map);
         let Loaded { mut program, degraded } =
-            program::load_over(config, &state.sockets, &tables, layer.members_map(), maps)?;
-        let setup = Setup::new(selection.into(), degraded.is_none(), layer.id());
+            program::load_over(config, &state.sockets, &tables, members, maps)?;
+        let setup = Setup::new(selection.into(), degraded.is_none(), layer.map(HostLayer::id));
+        let joined = if joins { Some(roster.clone()) } else { None };
         let instance = Instance::create(state.next_number(), setup, tables, table, roster);
         let instance = instance.map_err(failed)?;
         state.bind(&program, &instance)?;
         let id = program_id(&program)?;
         state.add(instance, &mut program)?;
+        joined.map_or(Ok(()), |roster| self.mark_members(group, &roster))?;
         self.refuse_if_changed(group)?;
         if group.attached_id().is_some() {
             attach_to(group, &program)?;
@@ -174,19 +178,15 @@ impl Transaction {
         converted
     }
 
-    /// Another instance of a user's own program: the program is the same, and its members are counted in the present
-    /// layer.
+    /// Another instance of a user's own program, which stays the same.
     fn convert_object(&mut self, group: &Group, state: &mut GroupState) -> Result<()> {
         let failed = |error| caps::failed(FAILED, error, caps::LOADING);
-        let mut roster = state.instance.next_roster().unwrap_or(&state.instance.roster).clone();
-        if self.has_left_layer(state)? {
-            roster = self.enroller(state, &Stop::default())?.mark_again(group, &roster)?;
-        }
+        let roster = state.instance.roster.clone().uncounted();
         let Some(mut program) = state.open_program()? else { return Err(not_attached(&group.key)) };
         let length = Length::of_object(roster.records().len());
         let table = TableMap::create(length, &Table::default(), &roster).map_err(failed)?;
         let tables = Tables::create(&table).map_err(failed)?;
-        let setup = Setup::new(Program::Object(()), false, self.layer()?.id());
+        let setup = Setup::new(Program::Object(()), false, None);
         let instance = Instance::create(state.next_number(), setup, tables, table, roster);
         let instance = instance.map_err(failed)?;
         state.bind(&program, &instance)?;
@@ -199,13 +199,7 @@ impl Transaction {
     /// sees the host-wide layer that counts now.
     pub(super) fn should_reload(&mut self, state: &GroupState) -> Result<bool> {
         let reads = caps::has(caps::TRACING) && !state.instance.setup.reads_queues();
-        Ok(reads || self.has_left_layer(state)?)
-    }
-
-    /// Whether the group's connections are counted in a host-wide layer that is no longer in force.
-    fn has_left_layer(&mut self, state: &GroupState) -> Result<bool> {
-        let layer = self.layer()?;
-        Ok(layer.is_pinned() && !state.is_in_layer(layer.id()))
+        Ok(reads || state.counts_open() && self.must_join_layer(state)?)
     }
 
     /// How members get their CPUs, with a policy that needs them.

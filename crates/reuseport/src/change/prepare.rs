@@ -1,9 +1,12 @@
 //! Prepares an attachment without changing the group: loads the program, creates the maps.
 
+use std::path::Path;
+
 use sk_reuseport::maps::MapError;
 use sk_reuseport::programs::SkReuseport;
 
 use super::request::Attach;
+use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::maps::PolicyMaps;
@@ -33,13 +36,31 @@ pub(super) struct Prepared {
     pub(super) pins: NewPins,
 }
 
-/// `kind` is the type of the map for sockets; a user's object has its own.
-pub(super) fn prepare(
+impl Transaction {
+    /// `kind` is the type of the map for sockets; a user's object has its own.
+    pub(super) fn prepare(
+        &mut self,
+        group: &Group,
+        request: &Attach,
+        program: &Program<ObjectSpec>,
+        kind: SocketsKind,
+    ) -> Result<Prepared> {
+        let bpffs = self.root.bpffs().to_owned();
+        let layer = match program.counts_open(group.key.protocol) {
+            true => Some(&*self.layer()?),
+            false => None,
+        };
+        prepare(group, request, program, kind, layer, &bpffs)
+    }
+}
+
+fn prepare(
     group: &Group,
     request: &Attach,
     program: &Program<ObjectSpec>,
     kind: SocketsKind,
-    layer: &HostLayer,
+    layer: Option<&HostLayer>,
+    bpffs: &Path,
 ) -> Result<Prepared> {
     let denied = |error| match kind {
         SocketsKind::Array => {
@@ -62,18 +83,18 @@ pub(super) fn prepare(
             let table = table.map_err(denied)?;
             let config = Config { policy, seed, protocol: group.key.protocol };
             let (loaded, maps) =
-                program::load(config, &sockets, &table.tables, layer.members_map())?;
+                program::load(config, &sockets, &table.tables, layer.map(HostLayer::members_map))?;
             let Loaded { program: loaded, degraded } = loaded;
-            let setup = Setup::new(program.kind(), degraded.is_none(), layer.id());
+            let setup = Setup::new(program.kind(), degraded.is_none(), layer.map(HostLayer::id));
             let state = table.state(group, seed, setup, sockets, Some(maps)).map_err(denied)?;
             state.bind(&loaded, &state.instance)?;
             Ok(Prepared { program: loaded, state, degraded, pins: NewPins::default() })
         }
         Program::Object(spec) => {
-            let (loaded, sockets, pins) = object::load(spec, layer.bpffs())?;
+            let (loaded, sockets, pins) = object::load(spec, bpffs)?;
             let slots = sockets.slots().count();
             let table = Empty::new(Length::of_object(slots), slots).map_err(denied)?;
-            let setup = Setup::new(program.kind(), false, layer.id());
+            let setup = Setup::new(program.kind(), false, None);
             let state = table.state(group, seed, setup, sockets, None).map_err(denied)?;
             state.bind(&loaded, &state.instance)?;
             Ok(Prepared { program: loaded, state, degraded: None, pins })

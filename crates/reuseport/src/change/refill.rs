@@ -78,11 +78,11 @@ impl Enroller<'_> {
 
     fn put_back(&mut self, slot: Slot, socket: &Borrowed) -> Result<(), MapError> {
         let record = self.state.record(slot);
-        if let Some(index) = record.host_member
-            && self.state.is_in_layer(self.layer.id())
+        if let Some(layer) = self.counting()
+            && let Some(index) = record.host_member
         {
-            let epoch = self.layer.epoch(index);
-            self.layer.mark(socket.as_fd(), index, epoch)?;
+            let epoch = layer.epoch(index);
+            layer.mark(socket.as_fd(), index, epoch)?;
         }
         if let Some(maps) = &self.state.policy_maps {
             maps.reports.set_epoch(slot, record.epoch);

@@ -1,11 +1,13 @@
 //! The way back, after a failure and after a kill: what did not come into force is dropped.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 
 use super::transaction::Transaction;
 use crate::error::Result;
 use crate::kernel::borrow;
 use crate::model::group::Group;
+use crate::model::id::Cookie;
 use crate::pins::commit::Dropped;
 use crate::pins::group::{self, GroupState};
 
@@ -26,13 +28,20 @@ impl Transaction {
             return Ok(());
         }
         let Some(layer) = self.present_layer()? else { return Ok(()) };
-        for member in members.iter().filter_map(|cookie| group.member(*cookie)) {
+        let counted: HashSet<Cookie> = state
+            .occupied()
+            .filter(|(.., record)| record.host_member.is_some())
+            .map(|(_, cookie, _)| cookie)
+            .collect();
+        let unmarked = members.iter().chain(host_members.iter().map(|(.., cookie)| cookie));
+        let unmarked: HashSet<&Cookie> = unmarked.filter(|one| !counted.contains(one)).collect();
+        for member in unmarked.into_iter().filter_map(|cookie| group.member(*cookie)) {
             // A closed socket has no mark.
             if let Ok(socket) = borrow::borrow(member) {
                 layer.unmark(socket.as_fd());
             }
         }
-        for (setup, index) in host_members {
+        for (setup, index, _) in host_members {
             if setup.is_in_layer(layer.id()) {
                 layer.release(index);
             }

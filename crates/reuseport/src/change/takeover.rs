@@ -21,7 +21,7 @@ use sk_reuseport::programs::{ProgramError, SkReuseport};
 
 use super::build::{PATIENCE, TAKE_OUT};
 use super::check::check_room;
-use super::prepare::{Prepared, prepare};
+use super::prepare::Prepared;
 use super::reach::{attach_foreign, attach_to, detach_from};
 use super::request::{Attach, Changes};
 use super::transaction::Transaction;
@@ -83,7 +83,7 @@ impl Transaction {
             }
             std::thread::sleep(PAUSE);
             group = self.look_again(&group)?;
-            prepared = prepare(&group, request, program, SocketsKind::Array, self.layer()?)?;
+            prepared = self.prepare(&group, request, program, SocketsKind::Array)?;
         }
     }
 

@@ -22,7 +22,7 @@ use crate::kernel::caps;
 use crate::kernel::observe::Observer;
 use crate::kernel::recognise::Recognised;
 use crate::model::degraded::Degraded;
-use crate::model::group::{AttachedProgram, Group, GroupKey, Protocol};
+use crate::model::group::{AttachedProgram, Group, GroupKey};
 use crate::model::id::Cookie;
 use crate::model::plan::Wishes;
 use crate::model::refusal::{changed_meanwhile, foreign_program, not_attached, vanished};
@@ -71,7 +71,6 @@ pub(crate) struct Transaction {
 /// Removes a host-wide layer that serves no group.
 impl Drop for Transaction {
     fn drop(&mut self) {
-        let no_group = group::names(&self.root).is_ok_and(|names| names.is_empty());
         let in_vain = self.layer.as_ref().is_none_or(HostLayer::is_unused);
         let next = self.layer.take_if(|layer| layer.is_next(&self.root));
         let done = match next {
@@ -79,7 +78,9 @@ impl Drop for Transaction {
             Some(_) => HostLayer::remove_next(&self.root),
             None => Ok(()),
         };
-        let unused = no_group || (in_vain && self.made_layer);
+        let unused = in_vain
+            && self.root.host().exists()
+            && (self.made_layer || !group::any_is_counted(&self.root));
         let removed = if unused { HostLayer::remove(&self.root) } else { Ok(()) };
         for error in [done, removed].into_iter().filter_map(Result::err) {
             error.report().warn();
@@ -153,15 +154,15 @@ impl Transaction {
             self.layer = match HostLayer::existing(&self.root) {
                 // Another user's: it does not count this group.
                 Err(error) if error.kind() == ErrorKind::Denied => None,
-                result => result?,
+                result => result?.filter(HostLayer::is_trusted),
             };
         }
         Ok(self.layer.as_mut())
     }
 
-    /// Why the open connections of a group are not counted in the layer that this operation used.
-    pub(super) fn uncounted(&self, protocol: Protocol) -> Option<Degraded> {
-        let layer = self.layer.as_ref().filter(|_| protocol == Protocol::Tcp)?;
+    /// Why open connections are not counted in the layer that this operation used, if a program `counts` them.
+    pub(super) fn uncounted(&self, counts: bool) -> Option<Degraded> {
+        let layer = self.layer.as_ref().filter(|_| counts)?;
         match (layer.counts(), layer.is_pinned()) {
             (true, _) => None,
             (false, true) => Some(Degraded::Uncounted(Uncounted::NotAttached)),
@@ -238,9 +239,10 @@ impl Transaction {
         stop: &'a Stop,
     ) -> Result<Enroller<'a>> {
         let observer = Arc::clone(&self.observer);
+        let counts = state.counts_open() && state.instance.setup.is_counted();
         Ok(Enroller {
             state,
-            layer: self.layer()?,
+            layer: if counts { Some(self.layer()?) } else { None },
             stop,
             start: Start::Together,
             wishes: Wishes::default(),

@@ -79,20 +79,19 @@ struct Direct {
     socket: u32,
 }
 
-/// Creates the maps and loads the program over them, `sockets`, `tables` and the host's `members`.
+/// Creates the maps and loads the program over them, `sockets`, `tables` and the host's `members`. Without `members`,
+/// the program must not compare open connections.
 pub(crate) fn load(
     config: Config,
     sockets: &Sockets,
     tables: &Tables,
-    members: &Array<MapData, HostMember>,
+    members: Option<&Array<MapData, HostMember>>,
 ) -> Result<(Loaded, PolicyMaps)> {
     let capacity = sockets.capacity();
     // All objects have the same maps; this one needs none of the kernel's types.
     let mut loader = EbpfLoader::new();
-    loader
-        .map("sockets", sockets.data())
-        .map("tables", tables.data())
-        .map("members", members.map_data());
+    loader.map("sockets", sockets.data()).map("tables", tables.data());
+    give_members(&mut loader, members);
     for map in PolicyMaps::per_slot() {
         loader.map_max_entries(map, capacity);
     }
@@ -107,7 +106,7 @@ pub(crate) fn load_over(
     config: Config,
     sockets: &Sockets,
     tables: &Tables,
-    members: &Array<MapData, HostMember>,
+    members: Option<&Array<MapData, HostMember>>,
     maps: &PolicyMaps,
 ) -> Result<Loaded> {
     let globals = config.globals();
@@ -118,10 +117,8 @@ pub(crate) fn load_over(
             Global::U64(name, value) => loader.override_global(name, value, true),
         };
     }
-    loader
-        .map("sockets", sockets.data())
-        .map("tables", tables.data())
-        .map("members", members.map_data());
+    loader.map("sockets", sockets.data()).map("tables", tables.data());
+    give_members(&mut loader, members);
     for (name, map) in maps.named() {
         loader.map(name, map);
     }
@@ -139,6 +136,14 @@ pub(crate) fn load_over(
         }
     };
     Ok(Loaded { program, degraded })
+}
+
+/// A program that does not read the host's members has a map of that name all the same: a small one of its own.
+fn give_members<'a>(loader: &mut EbpfLoader<'a>, members: Option<&'a Array<MapData, HostMember>>) {
+    match members {
+        Some(members) => loader.map("members", members.map_data()),
+        None => loader.map_max_entries("members", 1),
+    };
 }
 
 /// Asks the kernel how the caller's programs may read queues.
@@ -276,7 +281,7 @@ mod tests {
             let (length, roster) = (Length::of_policy(4), Roster::empty(4));
             let table = TableMap::create(length, &Table::default(), &roster).unwrap();
             let tables = Tables::create(&table).unwrap();
-            let (loaded, _) = load(config, &sockets, &tables, &members).unwrap();
+            let (loaded, _) = load(config, &sockets, &tables, Some(&members)).unwrap();
             assert!(loaded.degraded.is_none(), "{protocol}");
         }
     }

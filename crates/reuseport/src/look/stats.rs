@@ -45,8 +45,9 @@ pub struct MemberStats {
     pub weight: Option<Weight>,
     /// Its queue: connections (TCP) or bytes (UDP).
     pub queue: Queue,
-    /// Open connections, including those that wait to be accepted; `None` for UDP and where they
-    /// cannot be counted (no CAP_PERFMON). Connections from before the attachment are not counted.
+    /// Open connections, including those that wait to be accepted; `None` for UDP, under a policy that does not
+    /// compare them, and where they cannot be counted (no CAP_PERFMON). Connections from before the policy was
+    /// attached are not counted.
     pub open: Option<u64>,
     /// How often the program picked it: connections (TCP) or datagrams (UDP). `None` without a slot,
     /// and where the user's own program decides.

@@ -6,11 +6,12 @@ use sk_reuseport::maps::MapError;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::observe::Observer;
-use crate::model::group::{Group, GroupKey, Protocol};
+use crate::model::group::{Group, GroupKey};
 use crate::model::id::{Cookie, Slot};
 use crate::model::membership::Occupant;
 use crate::model::policy::Policy;
 use crate::model::roster::Record;
+use crate::model::selection::Program;
 use crate::model::split::{Claim, named};
 use crate::model::status::{Enrolment, GroupStatus, MemberStatus, Uncounted};
 use crate::pins::bpffs::Root;
@@ -102,15 +103,15 @@ fn layer(root: Option<&Root>) -> Result<HostLayer, Uncounted> {
     Ok(layer)
 }
 
-/// Whether the group's open connections are counted, or cannot be.
+/// Whether the group's open connections are counted, or need not or cannot be.
 pub(crate) fn is_counted(place: &Place, key: &GroupKey) -> bool {
     let counted = || -> Result<bool> {
         let Some(root) = Root::existing(place)? else { return Ok(true) };
         let Some(state) = GroupState::existing(&root, key, None)? else { return Ok(true) };
-        let layer = HostLayer::existing(&root)?;
-        Ok(layer.is_some_and(|layer| layer.counts() && state.is_in_layer(layer.id())))
+        let counts = |layer: HostLayer| layer.counts() && state.is_in_layer(layer.id());
+        Ok(!state.counts_open() || HostLayer::existing(&root)?.is_some_and(counts))
     };
-    key.protocol == Protocol::Udp || counted().unwrap_or(true)
+    counted().unwrap_or(true)
 }
 
 /// The status of a group. Without a `root`, only the kernel's view.
@@ -122,12 +123,17 @@ fn join(
 ) -> Result<GroupStatus> {
     let (steering, state) = steering(&group, root)?;
     let by_cpu = steering.policy().is_some_and(Policy::places_on_cpus);
-    let layer = match (&state, layer) {
-        (Some(state), Ok(layer)) if !state.is_in_layer(layer.id()) => Err(Uncounted::LayerReplaced),
-        (_, layer) => layer.as_ref().map_err(|why| *why),
+    let protocol = group.key.protocol;
+    let counts = |program: Program| program.counts_open(protocol);
+    let layer = match &state {
+        Some(state) if steering.program().is_some_and(counts) => Some(match layer {
+            Ok(layer) if !state.is_in_layer(layer.id()) => Err(Uncounted::LayerReplaced),
+            layer => layer.as_ref().map_err(|why| *why),
+        }),
+        _ => None,
     };
-    let counts = state.is_some() && group.key.protocol == Protocol::Tcp;
-    let uncounted = layer.err().filter(|_| counts);
+    let uncounted = layer.and_then(Result::err);
+    let layer = layer.and_then(Result::ok);
     let mut enrolled = HashMap::new();
     if let Some(state) = &state {
         for (slot, cookie, record) in state.occupied() {
@@ -135,7 +141,7 @@ fn join(
             // slot: it gets nothing.
             let occupant = state.sockets.occupant(slot).map_err(unreadable)?;
             if matches!(occupant, Occupant::Unknown) || occupant == Occupant::Socket(cookie) {
-                let mut enrolment = enrolment(state, layer.ok(), slot, &record)?;
+                let mut enrolment = enrolment(state, layer, slot, &record)?;
                 enrolment.cpu = record.cpu.filter(|_| by_cpu);
                 enrolled.insert(cookie, enrolment);
             }

@@ -195,6 +195,12 @@ impl Roster {
             .map(|(slot, cookie, _)| (slot, cookie))
     }
 
+    /// The same members, counted in no host-wide layer.
+    pub(crate) fn uncounted(mut self) -> Self {
+        self.records.iter_mut().for_each(|record| record.host_member = None);
+        self
+    }
+
     /// The members' weights and states, by slot.
     pub(crate) fn shares(&self) -> Vec<Share> {
         let share = |(slot, _, record): (Slot, Cookie, Record)| Share {

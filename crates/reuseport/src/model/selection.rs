@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::group::Protocol;
 use super::policy::Policy;
 use super::sticky::Stickiness;
 
@@ -57,6 +58,12 @@ impl<O> Program<O> {
             Self::Selection(selection) => Some(*selection),
             Self::Object(_) => None,
         }
+    }
+
+    /// Whether it compares the members' open connections, which then have to be counted. What a user's own
+    /// program compares, it counts itself.
+    pub(crate) fn counts_open(&self, protocol: Protocol) -> bool {
+        self.selection().is_some_and(|selection| selection.policy.counts_open(protocol))
     }
 }
 

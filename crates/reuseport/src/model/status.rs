@@ -28,7 +28,8 @@ pub struct Enrolment {
     pub picks: Option<u64>,
     /// Those of them since the last change of members, weights, states or policy.
     pub recent_picks: Option<u64>,
-    /// Open connections; `None` for UDP and where they cannot be counted.
+    /// Open connections; `None` where they are not counted: for UDP, under a policy that does not compare them,
+    /// and where the kernel does not allow it ([`GroupStatus::uncounted`]).
     pub open: Option<u64>,
 }
 
@@ -68,8 +69,8 @@ pub struct GroupStatus {
     /// and where it was attached without CAP_PERFMON or the kernel is locked down. `least-loaded` then
     /// compares open connections alone, and no policy passes over a full member.
     pub reads_queues: bool,
-    /// Why the members' open connections are not counted; `None` if they are, for UDP, and unless a program
-    /// of this tool decides.
+    /// Why the members' open connections are not counted although the policy compares them; `None` if they are,
+    /// or need not be.
     pub uncounted: Option<Uncounted>,
     /// The program's runs by reason; empty unless a policy of this tool decides.
     pub counters: Vec<Counter>,

@@ -91,6 +91,11 @@ impl Root {
         }
     }
 
+    /// The bpffs that it is on, where maps are pinned by name, too.
+    pub(crate) fn bpffs(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
     /// The host-wide layer's directory.
     pub(crate) fn host(&self) -> PathBuf {
         self.path.join("host")

@@ -22,8 +22,8 @@ use crate::wire::setup::Setup;
 pub(crate) struct Dropped {
     /// Members that were taken out of the socket array.
     pub(crate) members: Vec<Cookie>,
-    /// Indices in a host-wide layer that no member has any more, each with the setup that names the layer.
-    pub(crate) host_members: Vec<(Setup, u32)>,
+    /// Members that have lost an index in a host-wide layer, which the setup names.
+    pub(crate) host_members: Vec<(Setup, u32, Cookie)>,
 }
 
 impl GroupState {
@@ -112,13 +112,16 @@ impl GroupState {
         others.chain(self.instance.next_roster().map(|roster| (&self.instance, roster)))
     }
 
-    fn dropped_host_members(&self) -> Vec<(Setup, u32)> {
-        let index_of = |(.., record): (Slot, Cookie, Record)| record.host_member;
-        let present: HashSet<u32> = self.instance.roster.occupied().filter_map(index_of).collect();
+    fn dropped_host_members(&self) -> Vec<(Setup, u32, Cookie)> {
+        let index_of =
+            |(_, cookie, record): (Slot, Cookie, Record)| Some((record.host_member?, cookie));
+        let present: HashSet<u32> =
+            self.instance.roster.occupied().filter_map(index_of).map(|(index, _)| index).collect();
         let dropped = self.dropped().flat_map(|(instance, roster)| {
-            roster.occupied().filter_map(index_of).map(|index| (instance.setup, index))
+            let indices = roster.occupied().filter_map(index_of);
+            indices.map(|(index, cookie)| (instance.setup, index, cookie))
         });
-        let is_present = |(setup, index): &(Setup, u32)| {
+        let is_present = |(setup, index, _): &(Setup, u32, Cookie)| {
             present.contains(index) && setup.same_layer(&self.instance.setup)
         };
         dropped.filter(|one| !is_present(one)).collect()

@@ -16,7 +16,7 @@ use sk_reuseport::programs::SkReuseport;
 
 use super::bpffs::{self, Held, Root};
 use super::directory::directory_name;
-use super::instance::Instance;
+use super::instance::{self, Instance};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::maps::PolicyMaps;
@@ -262,11 +262,18 @@ impl GroupState {
         self.header.seed
     }
 
-    /// Whether the group's connections are counted in the host-wide layer with this id. UDP has none: there
-    /// every layer will do.
+    /// Whether the group's connections are counted in the host-wide layer with this id.
     pub(crate) fn is_in_layer(&self, id: u32) -> bool {
-        let udp = self.header.key().is_some_and(|key| key.protocol == Protocol::Udp);
-        udp || self.instance.setup.is_in_layer(id)
+        self.instance.setup.is_in_layer(id)
+    }
+
+    /// Whether the program compares open connections, which then have to be counted.
+    pub(crate) fn counts_open(&self) -> bool {
+        self.protocol().is_some_and(|protocol| self.program_kind().counts_open(protocol))
+    }
+
+    fn protocol(&self) -> Option<Protocol> {
+        self.header.key().map(|key| key.protocol)
     }
 
     /// The program that decides.
@@ -421,6 +428,19 @@ pub(crate) fn host_members(root: &Root) -> Result<HashSet<u32>> {
         members.extend(GroupState::open(root.groups().join(name), None)?.host_members());
     }
     Ok(members)
+}
+
+/// Whether the connections of a group are counted, or will be when its program is attached. True if that cannot be
+/// read.
+pub(crate) fn any_is_counted(root: &Root) -> bool {
+    let is_counted = |directory: PathBuf| match instance::is_counted(&directory) {
+        Some(counted) => counted,
+        // Of the previous schema, or incomplete.
+        None => GroupState::open(directory, None)
+            .map_or(true, |state| state.instances().any(|i| i.setup.is_counted())),
+    };
+    let groups = names(root).unwrap_or_default().into_iter().map(|name| root.groups().join(name));
+    groups.chain([root.aside()].into_iter().filter(|aside| aside.exists())).any(is_counted)
 }
 
 /// The group and slot of this member, which is bound to `port`.

@@ -1,7 +1,7 @@
 //! The host-wide layer: marks on sockets, and the open connections of each member.
 //!
-//! It exists while this tool steers any group. Counting needs CAP_PERFMON; without it, open connections are
-//! unknown and everything else works.
+//! It exists while a policy that this tool attached compares open connections. Counting needs CAP_PERFMON;
+//! without it, open connections are unknown and everything else works.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,7 +16,6 @@ use super::bpffs::{self, Held, Root};
 use super::recount::Recount;
 use crate::error::{Error, ErrorKind, Report, Result};
 use crate::kernel::caps;
-use crate::model::place::MOUNT;
 use crate::wire::host::{HOST_MEMBERS, HostMember, Mark};
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/host.bpf.o");
@@ -142,12 +141,6 @@ impl HostLayer {
     /// Whether it is pinned.
     pub(crate) fn is_pinned(&self) -> bool {
         self.path.is_some()
-    }
-
-    /// The bpffs on which it is pinned, where maps are pinned by name, too.
-    pub(crate) fn bpffs(&self) -> &Path {
-        let pinned = self.path.as_deref().and_then(|path| path.ancestors().nth(2));
-        pinned.unwrap_or(Path::new(MOUNT))
     }
 
     /// Its identity: each layer has another one.

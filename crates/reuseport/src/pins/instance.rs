@@ -344,6 +344,17 @@ pub(crate) fn remove_incomplete(base: &Path) -> Result<()> {
         .try_for_each(|(_, directory)| bpffs::remove_directory(&directory))
 }
 
+/// Whether the connections of a group are counted for one of its programs; `None` if that is not told.
+pub(crate) fn is_counted(base: &Path) -> Option<bool> {
+    let mut setups = directories(base).map(|(_, directory)| {
+        let setup = Map::from_map_data(MapData::from_pin(directory.join(SETUP)).ok()?).ok()?;
+        let setup: Array<_, Setup> = setup.try_into().ok()?;
+        setup.get(&0, 0).ok()
+    });
+    let first = setups.next()??;
+    setups.try_fold(first.is_counted(), |counted, setup| Some(counted || setup?.is_counted()))
+}
+
 fn directories(base: &Path) -> impl Iterator<Item = (u32, PathBuf)> + use<> {
     let mut numbers: Vec<u32> = bpffs::names(base)
         .unwrap_or_default()

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/reuseport/         of the host (`place`); locked (flock) during every change
-//!   host/                        once per host
+//!   host/                        once per host, while a policy compares open connections
 //!     marks  members             the member of each socket; the connections of each member
 //!     count_open  count_nested   the attached programs that count them
 //!     recount  live              an iterator over all marks; its counts

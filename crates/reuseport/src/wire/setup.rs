@@ -18,15 +18,20 @@ pub(crate) struct Setup {
     sticky: u32,
     /// 1: the program cannot read queues.
     without_queues: u32,
-    /// The id of the map in which the host-wide layer counts this group's connections; 0: not noted.
+    /// The id of the map in which the host-wide layer counts this group's connections; [`NO_LAYER`]: they are not
+    /// counted; 0: of a version that did not note it.
     host_layer: u32,
     reserved: [u32; 9],
 }
 
 const _: () = assert!(size_of::<Setup>() == 64);
 
+/// In place of the id of a host-wide layer.
+const NO_LAYER: u32 = u32::MAX;
+
 impl Setup {
-    pub(crate) fn new(program: Program, reads_queues: bool, host_layer: u32) -> Self {
+    /// `host_layer` is the id of the layer in which connections are counted; `None`: they are not.
+    pub(crate) fn new(program: Program, reads_queues: bool, host_layer: Option<u32>) -> Self {
         let (kind, policy, policy_parameters, sticky) = match program {
             Program::Selection(Selection { policy, sticky }) => {
                 (1, policy.code(), policy.parameters(), sticky.code())
@@ -34,6 +39,7 @@ impl Setup {
             Program::Object(()) => (2, 0, 0, 0),
         };
         let without_queues = u32::from(!reads_queues);
+        let host_layer = host_layer.unwrap_or(NO_LAYER);
         Self {
             kind,
             policy,
@@ -80,9 +86,14 @@ impl Setup {
         self.without_queues == 0
     }
 
-    /// Whether the group's connections are counted in the host-wide layer with this id.
+    /// Whether the group's connections are counted, in whichever host-wide layer.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.host_layer != NO_LAYER
+    }
+
+    /// Whether they are counted in the layer with this id.
     pub(crate) fn is_in_layer(&self, id: u32) -> bool {
-        self.host_layer == 0 || self.host_layer == id
+        self.is_counted() && (self.host_layer == 0 || self.host_layer == id)
     }
 
     /// Whether both name one layer.
@@ -98,9 +109,12 @@ mod tests {
     #[test]
     fn a_setup_converts_back_to_its_program() {
         for program in [Policy::RoundRobin.into(), Policy::Random.into(), Program::Object(())] {
-            let setup = Setup::new(program, false, 5);
+            let setup = Setup::new(program, false, Some(5));
             assert_eq!(setup.program(), Some(program));
             assert!(!setup.reads_queues() && setup.is_in_layer(5) && !setup.is_in_layer(6));
+            assert!(setup.is_counted());
+            let setup = Setup::new(program, true, None);
+            assert!(setup.reads_queues() && !setup.is_counted() && !setup.is_in_layer(5));
         }
     }
 

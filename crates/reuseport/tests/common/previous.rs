@@ -26,15 +26,37 @@ fn open<T: sk_reuseport::Pod>(pin: &Path) -> Array<MapData, T> {
     Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap().try_into().unwrap()
 }
 
+/// The number of the policy of a group whose state has the present layout.
+pub(crate) fn policy_code(key: &GroupKey) -> u32 {
+    let setup: [u32; 16] = open(&instance_in(&directory_of(key)).join("setup")).get(&0, 0).unwrap();
+    setup[1]
+}
+
+/// Notes another policy, without parameters, in the header of a downgraded state, and perhaps no layer.
+pub(crate) fn note_policy(key: &GroupKey, code: u32, layer: bool) {
+    let mut header: Array<_, [u32; 64]> = open(&directory_of(key).join("header"));
+    let mut words = header.get(&0, 0).unwrap();
+    words[20] = code;
+    words[30..32].fill(0);
+    if !layer {
+        words[36] = 0;
+    }
+    header.set(0, words, 0).unwrap();
+}
+
+fn instance_in(directory: &Path) -> PathBuf {
+    fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("program-"))
+        .unwrap()
+}
+
 /// Gives a group's state the layout of schema 1: a map `slots` with a record for each slot, the
 /// program and its tables next to it, and what it decides by in the header.
 pub(crate) fn downgrade(key: &GroupKey) {
     let directory = &directory_of(key);
-    let instance = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("program-"))
-        .unwrap();
+    let instance = instance_in(directory);
     let slots = MapData::from_pin(directory.join("sockets")).unwrap().max_entries();
     let table: Array<_, u64> = open(&instance.join("table"));
     let first = table.len() - slots * 8;

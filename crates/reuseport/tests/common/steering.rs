@@ -20,7 +20,7 @@ pub(crate) fn attach(host: &Host, key: &GroupKey, policy: Policy) -> Balancer {
     balancer
 }
 
-/// A group that a watcher follows with round-robin.
+/// A group that a watcher follows.
 pub(crate) struct Followed<'a> {
     pub(crate) host: Host,
     key: &'a GroupKey,
@@ -30,10 +30,15 @@ pub(crate) struct Followed<'a> {
     reports: Mutex<Vec<String>>,
 }
 
-/// Runs `body` while a watcher follows the group. If it panics, prints what the watcher reported.
+/// Runs `body` while a watcher follows the group with round-robin. If it panics, prints what the watcher reported.
 pub(crate) fn followed(key: &GroupKey, body: impl FnOnce(&Followed<'_>)) {
+    followed_by(key, Policy::RoundRobin, body);
+}
+
+/// The same with any policy.
+pub(crate) fn followed_by(key: &GroupKey, policy: Policy, body: impl FnOnce(&Followed<'_>)) {
     let stop = Stop::default();
-    let attach = Attach::from(Policy::RoundRobin).stop(stop.clone());
+    let attach = Attach::from(policy).stop(stop.clone());
     let (watch, attached) = Watch::start(Host::open().unwrap(), key, attach).unwrap();
     let enrolled = Mutex::new(attached.changes.enrolled.into_iter().collect());
     let followed = Followed {

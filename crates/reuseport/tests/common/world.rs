@@ -9,6 +9,7 @@ use std::process::Command;
 use super::traffic::by_slot;
 use reuseport::group::GroupKey;
 use reuseport::id::{Cookie, Slot, Weight};
+use reuseport::policy::{LeastLoaded, LoadTerms};
 use reuseport::status::{GroupStatus, Steering};
 use reuseport::{Attach, Balancer, Error, Host, ObjectSpec, Policy};
 use rustix::io::Errno;
@@ -21,6 +22,10 @@ use test_support::{bpffs, netns, program, wait};
 
 /// The directory of the library's pins.
 pub(crate) const ROOT: &str = "/sys/fs/bpf/reuseport";
+
+/// A policy that needs open connections to be counted, and that compares nothing else: members with as many take
+/// turns.
+pub(crate) const BY_OPEN: Policy = Policy::LeastLoaded(LeastLoaded::DEFAULT.load(LoadTerms::OPEN));
 
 /// Runs `test` in a network namespace and with a bpffs of its own.
 pub(crate) fn alone<T: Send>(test: impl FnOnce() -> T + Send) -> T {
@@ -102,6 +107,18 @@ pub(crate) fn is_steered(host: &Host, key: &GroupKey, members: &[TcpListener]) -
     status
 }
 
+/// Attaches [`BY_OPEN`], and asserts that the host layer has registered these members and no others.
+pub(crate) fn is_counted(host: &Host, key: &GroupKey, members: &[TcpListener]) {
+    Balancer::attach(host, key, &with(BY_OPEN)).unwrap();
+    assert_eq!(marked(members), vec![true; members.len()]);
+    assert_eq!(host_members(), members.len());
+}
+
+/// Whether there is a host layer.
+pub(crate) fn has_layer() -> bool {
+    Path::new(ROOT).join("host").exists()
+}
+
 /// Accepts all connections that wait at a listener, and counts them.
 pub(crate) fn accept_all(listener: &TcpListener) -> usize {
     std::iter::from_fn(|| listener.accept().ok()).count()
@@ -157,9 +174,9 @@ impl World {
         &self.steering
     }
 
-    /// Members that have a slot.
-    pub(crate) fn enrolled(&self) -> usize {
-        self.slots.iter().filter(|(_, slot)| slot.is_some()).count()
+    /// Members that have a mark of the host layer.
+    pub(crate) fn marked(&self) -> usize {
+        self.marked.iter().filter(|marked| **marked).count()
     }
 
     /// How many members the host layer has registered, of all groups.

@@ -3,7 +3,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 
-use crate::common::world::{alone, counter, deal, key_at, key_of, listeners, more, with};
+use crate::common::world::{BY_OPEN, alone, counter, deal, key_at, key_of, listeners, more, with};
 use reuseport::id::{Slot, Weight};
 use reuseport::status::{GroupStatus, MemberStatus, Steering};
 use reuseport::{Attach, Balancer, ErrorKind, Host, Policy};
@@ -103,12 +103,12 @@ fn a_dead_member_is_skipped_and_its_slot_is_freed() {
 }
 
 #[test]
-fn weights_are_exact_under_round_robin_and_open_connections_are_counted() {
+fn weights_are_exact_and_open_connections_are_counted() {
     alone(|| {
         let listeners = listeners(2);
         let host = Host::open().unwrap();
         let key = key_of(&host, &listeners[0]);
-        let (balancer, _) = Balancer::attach(&host, &key, &with(Policy::RoundRobin)).unwrap();
+        let (balancer, _) = Balancer::attach(&host, &key, &with(BY_OPEN)).unwrap();
         let status = host.status(&key).unwrap();
         let slot = status.members[0].enrolment.as_ref().unwrap().slot;
         let weight = reuseport::id::Weight::new(9).unwrap();

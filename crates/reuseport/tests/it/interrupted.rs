@@ -14,7 +14,8 @@ use crate::common::previous::downgrade;
 use crate::common::steps::{Step, Steps, steps_of};
 use crate::common::theirs::Theirs;
 use crate::common::world::{
-    alone, deal, key_of, listeners, more, nothing_pinned, object, with, with_object,
+    BY_OPEN, alone, deal, has_layer, key_of, listeners, more, nothing_pinned, object, with,
+    with_object,
 };
 use reuseport::group::GroupKey;
 use reuseport::{Attach, Balancer, ErrorKind, Host, Policy, Result};
@@ -36,6 +37,7 @@ fn operate(host: &Host, key: &GroupKey, operation: &str) -> Result<()> {
     match operation {
         "attach" => attach(&with(Policy::RoundRobin)),
         "change" => attach(&with(Policy::Random)),
+        "count" => attach(&with(BY_OPEN)),
         "refresh" => attach(&Attach::default()),
         "force" => attach(&with(Policy::RoundRobin).force(true)),
         "object" => attach(&with_object(object("first"))),
@@ -44,7 +46,9 @@ fn operate(host: &Host, key: &GroupKey, operation: &str) -> Result<()> {
             result => result.map(|_| ()),
         },
         "everything" => loop {
-            for operation in ["attach", "change", "refresh", "object", "attach", "detach"] {
+            for operation in
+                ["attach", "change", "count", "refresh", "object", "count", "attach", "detach"]
+            {
                 operate(host, key, operation)?;
             }
         },
@@ -102,6 +106,7 @@ fn is_steered(host: &Host, key: &GroupKey, members: &[TcpListener]) {
     let status = host.status(key).unwrap();
     assert_eq!(status.steering.policy(), Some(Policy::RoundRobin));
     assert_eq!(status.unsteered(), 0);
+    assert!(!has_layer());
     let each = 2;
     assert_eq!(deal(members, each * members.len()), vec![each; members.len()]);
 }
@@ -153,6 +158,20 @@ fn slow_attaching_is_killed_at_each_call() {
 #[test]
 fn slow_a_change_of_policy_is_killed() {
     alone(|| kill_at_calls("change", 2, round_robin));
+}
+
+#[test]
+fn slow_starting_to_count_open_connections_is_killed() {
+    alone(|| kill_at_calls("count", 2, round_robin));
+}
+
+#[test]
+fn slow_stopping_to_count_open_connections_is_killed() {
+    alone(|| {
+        kill_at_calls("attach", 2, |host, key, _| {
+            Balancer::attach(host, key, &with(BY_OPEN)).unwrap();
+        });
+    });
 }
 
 #[test]

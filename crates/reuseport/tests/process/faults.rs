@@ -10,8 +10,8 @@ use std::rc::Rc;
 use crate::common::previous::{downgrade, is_downgraded};
 use crate::common::theirs::Theirs;
 use crate::common::world::{
-    World, alone, deal, key_of, listeners, more, nothing_pinned, object, one_line, with,
-    with_object,
+    BY_OPEN, World, alone, deal, has_layer, key_of, listeners, more, nothing_pinned, object,
+    one_line, with, with_object,
 };
 use reuseport::group::GroupKey;
 use reuseport::id::Weight;
@@ -70,10 +70,10 @@ impl Scene {
         World::of(&self.host, &[(&self.key, &members), (&self.other_key, &self.other_members)])
     }
 
-    /// Whether the host layer has registered exactly the enrolled members.
+    /// Whether the host layer has registered exactly the members that are marked.
     fn tidy(&self) -> bool {
         let worlds = self.worlds();
-        worlds.iter().map(World::enrolled).sum::<usize>() == worlds[0].host_members()
+        worlds.iter().map(World::marked).sum::<usize>() == worlds[0].host_members()
     }
 
     /// Asserts that every connection is accepted, and that the shares in the other group are
@@ -259,6 +259,51 @@ fn slow_a_change_of_policy_fails_at_each_call() {
         let done = |scene: &Scene| decides(scene, Policy::Random);
         fail_each_call(&scene, change, undo, done);
         fail_from_each_call_on(&scene, change, undo, done);
+    });
+}
+
+/// The group joins the host layer, which is made for it.
+#[test]
+fn slow_starting_to_count_open_connections_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(2);
+        scene.attach(&with(Policy::RoundRobin)).unwrap();
+        let start = |scene: &Scene| scene.attach(&with(BY_OPEN));
+        let stop = |scene: &Scene| scene.attach(&with(Policy::RoundRobin)).unwrap();
+        let done = |scene: &Scene| decides(scene, BY_OPEN) && scene.worlds()[0].marked() == 2;
+        fail_each_call(&scene, start, stop, done);
+        fail_from_each_call_on(&scene, start, stop, done);
+        assert!(!has_layer());
+    });
+}
+
+/// The group leaves the host layer, which is removed.
+#[test]
+fn slow_stopping_to_count_open_connections_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(2);
+        scene.attach(&with(BY_OPEN)).unwrap();
+        let stop = |scene: &Scene| scene.attach(&with(Policy::RoundRobin));
+        let start = |scene: &Scene| scene.attach(&with(BY_OPEN)).unwrap();
+        let done = |scene: &Scene| decides(scene, Policy::RoundRobin);
+        fail_each_call(&scene, stop, start, done);
+        fail_from_each_call_on(&scene, stop, start, done);
+        stop(&scene).unwrap();
+        assert!(!has_layer());
+    });
+}
+
+#[test]
+fn slow_replacing_a_policy_that_counts_by_an_object_fails_at_each_call() {
+    alone_in_turn(|| {
+        let scene = Scene::new(2);
+        scene.attach(&with(BY_OPEN)).unwrap();
+        let change = |scene: &Scene| scene.attach(&with_object(object("first")));
+        let undo = |scene: &Scene| scene.attach(&with(BY_OPEN)).unwrap();
+        let done = |scene: &Scene| {
+            scene.status().steering == Steering::Ours(reuseport::Program::Object(()))
+        };
+        fail_each_call(&scene, change, undo, done);
     });
 }
 

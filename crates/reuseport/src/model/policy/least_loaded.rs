@@ -24,6 +24,7 @@ pub(super) const RULE: Rule = Rule {
             Global::U64("STALE_AFTER", stale_after.nanoseconds()),
         ]
     },
+    compares_open: |parameters| options(parameters).load.open(),
     ..Rule::new(
         6,
         "least-loaded",

@@ -198,6 +198,11 @@ impl Policy {
         self.rule().places_on_cpus
     }
 
+    /// Whether it compares open connections, which then have to be counted. UDP has none.
+    pub(crate) fn counts_open(self, protocol: Protocol) -> bool {
+        protocol == Protocol::Tcp && (self.rule().compares_open)(self.parameters())
+    }
+
     /// Fills the table.
     pub(crate) fn table(self, members: &Members<'_>) -> Table {
         (self.rule().table)(self.parameters(), members)

@@ -26,6 +26,8 @@ pub(super) struct Rule {
     pub(super) globals: fn(u64) -> Vec<Global>,
     /// Whether each member needs a CPU.
     pub(super) places_on_cpus: bool,
+    /// Whether it compares the members' open connections. Only TCP has any.
+    pub(super) compares_open: fn(u64) -> bool,
     /// Fills the table.
     pub(super) table: fn(u64, &Members<'_>) -> Table,
 }
@@ -48,6 +50,7 @@ impl Rule {
             check: |_| Ok(()),
             globals: |_| Vec::new(),
             places_on_cpus: false,
+            compares_open: |_| false,
             table,
         }
     }

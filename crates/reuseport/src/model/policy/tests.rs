@@ -81,6 +81,21 @@ fn the_alternate_form_shows_the_options() {
     assert_eq!(format!("{:#}", Policy::Hash), "hash");
 }
 
+#[test]
+fn only_least_loaded_with_its_term_compares_open_connections_and_only_of_tcp() {
+    let with = |load: LoadTerms| Policy::LeastLoaded(LeastLoaded { load, ..LeastLoaded::DEFAULT });
+    for (load, counts) in
+        [(LoadTerms::QUEUE, false), (LoadTerms::OPEN, true), (LoadTerms::QUEUE_AND_OPEN, true)]
+    {
+        assert_eq!(with(load).counts_open(Protocol::Tcp), counts);
+        assert!(!with(load).counts_open(Protocol::Udp));
+    }
+    let others = Policy::ALL.iter().copied().filter(|p| p.name() != "least-loaded");
+    for policy in others.chain([PAYLOAD.parse().unwrap()]) {
+        assert!(!policy.counts_open(Protocol::Tcp), "{policy}");
+    }
+}
+
 /// The lengths of the tables for two members of equal weight: Maglev's is fixed and prime, a round of
 /// turns is as short as the weights allow.
 #[test]

@@ -13,7 +13,8 @@ use super::{Scene, TRACING, refused};
 use crate::common::helper::Helper;
 use crate::common::rights::{capable_of, user_capable_of};
 use crate::common::world::{
-    ROOT, World, alone, counter, deal, key_at, lock_filter, more, nothing_pinned, pins, with,
+    BY_OPEN, ROOT, World, alone, counter, deal, key_at, lock_filter, more, nothing_pinned, pins,
+    with,
 };
 use crate::common::{local_address, tcp};
 
@@ -36,7 +37,7 @@ fn looking_without_rights() {
 fn changing_things_without_rights() {
     alone(|| {
         let scene = Scene::new(2);
-        let maps = ["cannot create the host-wide maps", "not permitted", "missing here: CAP_BPF"];
+        let maps = ["cannot make the maps for", "not permitted", "missing here: CAP_BPF"];
         let none = CapabilitySet::empty();
         let attach = with(Policy::RoundRobin);
         scene.refuses(ErrorKind::Denied, &maps, |scene| capable_of(none, || scene.attach(&attach)));
@@ -156,7 +157,7 @@ fn attaching_takes_cap_bpf_alone() {
 fn the_first_attach_with_the_right_to_trace_starts_counting() {
     alone(|| {
         let scene = Scene::new(2);
-        capable_of(CapabilitySet::BPF, || scene.attach(&with(Policy::RoundRobin))).unwrap();
+        capable_of(CapabilitySet::BPF, || scene.attach(&with(BY_OPEN))).unwrap();
         scene.attach(&Attach::default()).unwrap();
         let clients: Vec<_> =
             (0..6).map(|_| std::net::TcpStream::connect(scene.key.address).unwrap()).collect();

@@ -13,7 +13,7 @@ use test_support::process::close;
 use test_support::wait;
 
 use super::{Scene, directory_of, refused};
-use crate::common::world::{ROOT, alone, deal, theirs, with};
+use crate::common::world::{BY_OPEN, ROOT, alone, deal, theirs, with};
 
 /// Overwrites the header of a group, and returns the old one.
 fn change_header(key: &GroupKey, change: impl FnOnce(&mut [u8; 256])) -> [u8; 256] {
@@ -55,6 +55,7 @@ fn is_left_alone(scene: &Scene, words: &[&str]) {
 fn state_of_another_version() {
     alone(|| {
         let scene = Scene::steered(2);
+        scene.attach(&with(BY_OPEN)).unwrap();
         let old = change_header(&scene.key, |header| header[8] = 3);
         is_left_alone(&scene, &["schema 3", "this version knows schemas 1 and 2"]);
         change_header(&scene.key, |header| *header = old);

@@ -4,8 +4,7 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
-use reuseport::group::GroupKey;
-use reuseport::policy::{LeastLoaded, LoadTerms};
+use reuseport::group::{GroupKey, Protocol};
 use reuseport::status::{GroupStatus, Uncounted};
 use reuseport::{Attach, Balancer, Host, Policy};
 use sk_reuseport::maps::MapData;
@@ -13,8 +12,8 @@ use sk_reuseport::programs::ProgramInfo;
 use test_support::wait::{self, BOUND};
 
 use crate::common::rights::capable_of;
-use crate::common::steering::followed;
-use crate::common::world::{ROOT, alone, key_of, listeners, object, with, with_object};
+use crate::common::steering::followed_by;
+use crate::common::world::{BY_OPEN, ROOT, alone, key_of, listeners, with};
 
 struct Steered {
     host: Host,
@@ -76,14 +75,10 @@ fn remove_layer() {
     fs::remove_dir_all(aside).unwrap();
 }
 
-fn by_open() -> Attach {
-    with(Policy::LeastLoaded(LeastLoaded::DEFAULT.load(LoadTerms::OPEN)))
-}
-
 #[test]
 fn programs_that_are_gone_are_named_and_attached_again() {
     alone(|| {
-        let steered = Steered::new(&with(Policy::RoundRobin));
+        let steered = Steered::new(&with(BY_OPEN));
         steered.counts();
         for program in ["count_open", "count_nested"] {
             fs::remove_file(host().join(program)).unwrap();
@@ -104,11 +99,11 @@ fn programs_that_are_gone_are_named_and_attached_again() {
 fn a_layer_that_was_replaced_is_named_and_the_group_moves_to_the_new_one() {
     let change: [fn(&Steered); 2] = [Steered::attach, |steered| {
         let balancer = Balancer::open(&steered.host, &steered.key).unwrap();
-        balancer.set_policy(Policy::RoundRobin).unwrap();
+        balancer.set_policy(Policy::default_for(Protocol::Tcp)).unwrap();
     }];
     for change in change {
         alone(|| {
-            let steered = Steered::new(&by_open());
+            let steered = Steered::new(&with(BY_OPEN));
             steered.counts();
             remove_layer();
             assert_eq!(steered.status().uncounted, Some(Uncounted::NotAttached));
@@ -143,25 +138,12 @@ fn detaching_releases_nothing_in_another_layer() {
 }
 
 #[test]
-fn the_members_of_a_users_own_program_move_too() {
-    alone(|| {
-        let steered = Steered::new(&with_object(object("by_source")));
-        remove_layer();
-        let other = Steered::new(&Attach::default());
-        assert_eq!(steered.status().uncounted, Some(Uncounted::LayerReplaced));
-        steered.attach();
-        steered.counts();
-        drop(other);
-    });
-}
-
-#[test]
 fn a_watcher_counts_again() {
     alone(|| {
         let members = listeners(2);
         let host_ = Host::open().unwrap();
         let key = key_of(&host_, &members[0]);
-        followed(&key, |group| {
+        followed_by(&key, BY_OPEN, |group| {
             group.settled(2);
             remove_layer();
             wait::until("the watcher notices", BOUND, || {

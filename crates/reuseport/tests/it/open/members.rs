@@ -4,6 +4,7 @@
 use std::io::Read as _;
 use std::net::{Shutdown, TcpListener, TcpStream};
 
+use reuseport::group::Protocol;
 use reuseport::net::Bind;
 use reuseport::{Host, MemberChange, Policy, State, Weight};
 use rustix::net::{listen, shutdown};
@@ -13,7 +14,7 @@ use test_support::wait::{self, BOUND};
 
 use super::{Pair, Scene, ends_at_zero_at, none_open, reset};
 use crate::common::helper::Helper;
-use crate::common::world::host_members;
+use crate::common::world::{BY_OPEN, host_members};
 
 fn ends_at_zero(members: usize, case: impl Fn(&mut Scene) + Sync) {
     ends_at_zero_at(loopback(false), members, case);
@@ -75,7 +76,7 @@ fn migrated_connections_end_after_another_member_came() {
         scene.opens(5);
         drop((clients, accepted));
         scene.opens(2);
-        assert_eq!(scene.open(), [1, 1]);
+        assert_eq!(scene.open(), [2, 0], "at the new one, in the first slot");
         drop(pairs);
     });
 }
@@ -89,24 +90,25 @@ fn a_worker_that_is_killed_with_connections_open() {
         scene.attach();
         let clients = scene.connect(8);
         clients.iter().for_each(|client| client.set_nonblocking(true).unwrap());
-        let own = scene.accept(4);
         scene.opens(8);
-        let mut greeted = 0;
-        wait::until("the worker has accepted its connections", BOUND, || {
+        // The worker came later and starts slowly: it gets fewer.
+        let (mut own, mut greeted) = (Vec::new(), 0);
+        wait::until("all connections are accepted", BOUND, || {
+            own.extend(std::iter::from_fn(|| scene.members[0].accept().ok()));
             let is_greeted = |mut client: &TcpStream| client.read(&mut [0]).is_ok();
             greeted += clients.iter().filter(|client| is_greeted(client)).count();
-            greeted >= 4
+            own.len() + greeted == 8
         });
+        assert!(greeted > 0);
         worker.kill();
-        scene.opens(4);
+        let left = own.len() as u64;
+        scene.opens(left);
         // A new member takes its place.
         scene.join();
-        assert_eq!(scene.open(), [4, 0]);
+        assert_eq!(scene.open(), [left, 0]);
         let pairs = scene.pairs(4);
-        assert_eq!(scene.open(), [6, 2]);
         drop((clients, own));
         scene.opens(4);
-        assert_eq!(scene.open(), [2, 2]);
         drop(pairs);
     });
 }
@@ -121,16 +123,12 @@ fn a_reused_slot_begins_at_zero() {
             scene.join();
             let members = host_members();
             assert_eq!(members, 3, "two, and the listener of the other group");
+            assert!(scene.open().contains(&0), "the new one");
         }
-        assert_eq!(
-            scene.open().iter().sum::<u64>(),
-            1,
-            "one connection of the last turn is at a member that still exists"
-        );
         drop(old);
         none_open();
         let pairs = scene.pairs(2);
-        assert_eq!(scene.open(), [1, 1]);
+        assert_eq!(scene.open().iter().sum::<u64>(), 2);
         drop(pairs);
     });
 }
@@ -159,11 +157,10 @@ fn attaching_again_and_changing_everything_keeps_counting() {
         let pairs = scene.pairs(4);
         scene.host = Host::open().unwrap();
         let balancer = scene.attach();
-        for policy in Policy::ALL {
-            balancer.set_policy(*policy).unwrap();
+        for policy in [Policy::default_for(Protocol::Tcp), BY_OPEN] {
+            balancer.set_policy(policy).unwrap();
             assert_eq!(scene.open(), [2, 2]);
         }
-        balancer.set_policy(Policy::RoundRobin).unwrap();
         let slot = balancer.stats().unwrap().members[0].slot.unwrap();
         let state = |state| MemberChange::new(slot).state(state);
         balancer.change_members(&[state(State::Draining)]).unwrap();
@@ -171,6 +168,7 @@ fn attaching_again_and_changing_everything_keeps_counting() {
         assert_eq!(scene.open(), [2, 4]);
         balancer.change_members(&[state(State::Active)]).unwrap();
         balancer.set_weights(&[(slot, Weight::MAX)]).unwrap();
+        assert_eq!(scene.open(), [2, 4]);
         drop(pairs);
         scene.opens(2);
         assert_eq!(scene.open(), [0, 2]);

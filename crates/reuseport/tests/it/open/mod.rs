@@ -6,6 +6,7 @@ mod counting;
 mod handshakes;
 mod layer;
 mod members;
+mod optional;
 mod storm;
 
 use std::fs;
@@ -14,9 +15,9 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::common::traffic::by_slot;
-use crate::common::world::{alone, open_by_index};
+use crate::common::world::{BY_OPEN, alone, open_by_index};
 use reuseport::net::Bind;
-use reuseport::{Balancer, Host, Policy};
+use reuseport::{Balancer, Host};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 use test_support::loopback;
 use test_support::wait::{self, BOUND};
@@ -136,7 +137,7 @@ impl Scene {
 
 fn attach(host: &Host, member: &TcpListener) -> Balancer {
     let key = host.group_of(member).unwrap().key;
-    let (balancer, attached) = Balancer::attach(host, &key, &Policy::RoundRobin.into()).unwrap();
+    let (balancer, attached) = Balancer::attach(host, &key, &BY_OPEN.into()).unwrap();
     assert!(attached.changes.left_out.is_empty(), "{attached:?}");
     balancer
 }

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use reuseport::group::Protocol;
 use reuseport::net::Bind;
 use reuseport::{Balancer, ErrorKind, LeftOut, Policy};
 use test_support::loopback;
 use test_support::wait::{self, BOUND};
 
 use super::{Scene, ends_at_zero_at, reset};
-use crate::common::world::open_by_index;
+use crate::common::world::{BY_OPEN, open_by_index};
 
 /// How many times members leave and others join.
 const TURNS: usize = 60;
@@ -120,7 +121,7 @@ fn storm(scene: &mut Scene, turns: usize) {
             }
             // In the second half there is no detach, so a missed close stays counted.
             let detach = turn % 5 == 4 && turn < turns / 2;
-            change_everything(scene, turn, detach);
+            change_everything(scene, turn, turns, detach);
             if turn % 10 != 9 {
                 others.remove(turn % 2);
             }
@@ -189,9 +190,14 @@ fn after_many_connections_nothing_is_open() {
     });
 }
 
-fn change_everything(scene: &Scene, turn: usize, detach: bool) {
+fn change_everything(scene: &Scene, turn: usize, turns: usize, detach: bool) {
     let key = scene.host.group_of(&scene.members[0]).unwrap().key;
-    let policy = Policy::ALL[turn % Policy::ALL.len()];
+    // In the first half, policies that compare open connections take turns with others: the group joins the host
+    // layer, and leaves it.
+    let policy = match turn < turns / 2 {
+        true => Policy::ALL[turn % Policy::ALL.len()],
+        false => [BY_OPEN, Policy::default_for(Protocol::Tcp)][turn % 2],
+    };
     let (balancer, attached) = Balancer::attach(&scene.host, &key, &policy.into()).unwrap();
     // A member may have closed in between.
     let vanished = |out: &LeftOut| out.why.kind() == ErrorKind::Vanished;

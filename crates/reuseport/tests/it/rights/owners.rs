@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use reuseport::group::GroupKey;
+use reuseport::group::{GroupKey, Protocol};
 use reuseport::id::{Slot, State, Weight};
 use reuseport::status::{GroupStatus, Steering, Uncounted};
 use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy};
@@ -19,8 +19,8 @@ use test_support::process::close;
 
 use crate::common::rights::{ORDINARY, user_capable_of};
 use crate::common::world::{
-    ROOT, alone, counter, deal, fails_to_attach, key_of, listeners, nothing_pinned, object,
-    one_line, theirs, with, with_object,
+    BY_OPEN, ROOT, alone, counter, deal, fails_to_attach, key_of, listeners, nothing_pinned,
+    object, one_line, theirs, with, with_object,
 };
 
 /// docs/rights.md, "Without root": the capabilities of the command for the user `ops`.
@@ -112,7 +112,7 @@ fn root_shows_and_detaches_what_another_user_attached() {
 fn root_builds_anew_and_shares_no_map_with_the_other_user() {
     alone(|| {
         directory_of_ops();
-        let scene = Scene::new(&with(Policy::RoundRobin));
+        let scene = Scene::new(&with(BY_OPEN));
         scene.weigh_and_drain();
         let before = scene.maps();
         Balancer::attach(&scene.host, &scene.key, &Attach::default()).unwrap();
@@ -126,7 +126,7 @@ fn root_builds_anew_and_shares_no_map_with_the_other_user() {
         }
         // The policy, the weights and the drain are the same, and every member has a slot.
         let status = scene.status();
-        assert_eq!(status.steering, Steering::Ours(Policy::RoundRobin.into()));
+        assert_eq!(status.steering, Steering::Ours(BY_OPEN.into()));
         assert_eq!((status.unsteered(), status.uncounted), (0, None));
         assert_eq!(deal(&scene.members, 9), [3, 6, 0]);
         assert_eq!(counter(&scene.status(), "picks"), 9);
@@ -223,15 +223,15 @@ fn the_state_of_another_user_comes_back_if_root_cannot_attach() {
 fn an_attach_of_root_that_fails_leaves_the_layer_of_the_other_user() {
     alone(|| {
         directory_of_ops();
-        let of_ops = Scene::new(&with(Policy::RoundRobin));
+        let of_ops = Scene::new(&with(BY_OPEN));
         let of_root = listeners(2);
         let key_of_root = key_of(&of_ops.host, &of_root[0]);
         let layer = Path::new(ROOT).join("host");
         let pinned = |name| MapData::from_pin(layer.join(name)).unwrap().info().unwrap().id();
         let before = pinned("members");
-        let no_slots = with(Policy::RoundRobin).slots(0);
+        let no_slots = with(BY_OPEN).slots(0);
         let refused_late = |key: &GroupKey, members| {
-            let attach = || Balancer::attach(&of_ops.host, key, &with(Policy::RoundRobin));
+            let attach = || Balancer::attach(&of_ops.host, key, &with(BY_OPEN));
             intercept(fails_to_attach(members, Errno::PERM), attach).map(|_| ())
         };
         for (key, members) in [(&key_of_root, 2), (&of_ops.key, 3)] {
@@ -243,9 +243,9 @@ fn an_attach_of_root_that_fails_leaves_the_layer_of_the_other_user() {
             assert_eq!(of_ops.status().uncounted, None);
             assert!(!Path::new(ROOT).join("host_next").exists());
         }
-        assert_eq!(of_ops.status().steering, Steering::Ours(Policy::RoundRobin.into()));
+        assert_eq!(of_ops.status().steering, Steering::Ours(BY_OPEN.into()));
         assert_eq!(deal(&of_ops.members, 9), [3, 3, 3]);
-        Balancer::attach(&of_ops.host, &key_of_root, &with(Policy::RoundRobin)).unwrap();
+        Balancer::attach(&of_ops.host, &key_of_root, &with(BY_OPEN)).unwrap();
         assert_eq!(owner(&layer), 0);
         assert_eq!(of_ops.status().uncounted, Some(Uncounted::LayerReplaced));
     });
@@ -303,10 +303,10 @@ fn an_object_of_another_user_is_replaced_by_what_root_names() {
 fn the_other_user_goes_on_without_counts() {
     alone(|| {
         directory_of_ops();
-        let (of_root, of_ops) = (listeners(2), Scene::new(&with(Policy::RoundRobin)));
+        let (of_root, of_ops) = (listeners(2), Scene::new(&with(BY_OPEN)));
         let key = key_of(&of_ops.host, &of_root[0]);
         assert_eq!(of_ops.status().uncounted, None);
-        Balancer::attach(&of_ops.host, &key, &with(Policy::RoundRobin)).unwrap();
+        Balancer::attach(&of_ops.host, &key, &with(BY_OPEN)).unwrap();
         assert_eq!(owner(Path::new(ROOT).join("host")), 0);
         assert_eq!(of_ops.status().uncounted, Some(Uncounted::LayerReplaced));
         assert_eq!(of_ops.host.status(&key).unwrap().uncounted, None);
@@ -314,10 +314,10 @@ fn the_other_user_goes_on_without_counts() {
         as_ops(|| {
             let status = of_ops.host.status(&of_ops.key).unwrap();
             assert_eq!(status.uncounted, Some(Uncounted::Unreadable));
-            assert_eq!(status.steering, Steering::Ours(Policy::RoundRobin.into()));
-            let random = with(Policy::Random);
+            assert_eq!(status.steering, Steering::Ours(BY_OPEN.into()));
+            let random = with(Policy::default_for(Protocol::Tcp));
             let (balancer, _) = Balancer::attach(&of_ops.host, &of_ops.key, &random).unwrap();
-            balancer.set_policy(Policy::RoundRobin).unwrap();
+            balancer.set_policy(BY_OPEN).unwrap();
         });
         assert_eq!(deal(&of_ops.members, 9), [3, 3, 3]);
         as_ops(|| reuseport::detach(&of_ops.host, &of_ops.key).unwrap());

@@ -15,7 +15,8 @@ use crate::common::cookie;
 use crate::common::steps::{Steps, steps_of};
 use crate::common::theirs::Theirs;
 use crate::common::world::{
-    deal, host_members, key_of, listeners, nothing_pinned, object, one_line, with, with_object,
+    BY_OPEN, deal, host_members, key_of, listeners, nothing_pinned, object, one_line, with,
+    with_object,
 };
 
 /// The sockets are in the array of the program that is replaced.
@@ -132,8 +133,9 @@ fn partial_takeover<T>(
     assert_eq!((status.steering.policy(), status.unsteered()), (Some(Policy::RoundRobin), 1));
     assert_eq!(theirs.cookies(), [0, 0, 0, known.get()]);
     // The next command frees its slot.
-    Balancer::attach(host, &key, &Attach::default().partial(true)).unwrap();
+    Balancer::attach(host, &key, &with(BY_OPEN).partial(true)).unwrap();
     assert_eq!(host_members(), members.len());
+    Balancer::attach(host, &key, &with(Policy::RoundRobin).partial(true)).unwrap();
     assert_eq!(deal(&members, 12), [6, 6]);
     reuseport::detach(host, &key).unwrap();
     assert!(nothing_pinned());
