@@ -8,6 +8,7 @@ use reuseport::net::Bind;
 use reuseport::policy::{LeastLoaded, LoadTerms};
 use reuseport::status::{GroupStatus, MemberStatus};
 use reuseport::{Attach, Balancer, Host, Policy};
+use sk_reuseport::fault::{Call, Verdict, intercept};
 use test_support::loopback;
 
 use super::{Pair, Scene, ends_at_zero};
@@ -94,6 +95,7 @@ fn a_users_own_program_has_no_layer() {
     });
 }
 
+/// Not even while it is attached to.
 #[test]
 fn udp_has_no_layer() {
     alone(|| {
@@ -101,7 +103,11 @@ fn udp_has_no_layer() {
         let host = Host::open().unwrap();
         let key = key_at(&host, "udp", sockets[0].local_addr().unwrap());
         for policy in [Policy::Hash, Policy::default_for(Protocol::Tcp), BY_OPEN] {
-            Balancer::attach(&host, &key, &with(policy)).unwrap();
+            let no_tracing = move |call| {
+                assert_ne!(call, Call::BpfRawTracepointOpen, "{policy:#}");
+                Verdict::Allow
+            };
+            intercept(no_tracing, || Balancer::attach(&host, &key, &with(policy))).unwrap();
             assert!(!has_layer(), "{policy:#}");
             assert_eq!(host.status(&key).unwrap().uncounted, None);
         }
