@@ -19,7 +19,7 @@ use super::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
 use crate::kernel::caps;
-use crate::kernel::observe::Observer;
+use crate::kernel::observe::{Observer, Processes};
 use crate::kernel::recognise::Recognised;
 use crate::model::group::{AttachedProgram, Group, GroupKey};
 use crate::model::id::Cookie;
@@ -88,9 +88,19 @@ impl Drop for Transaction {
 impl Transaction {
     /// Waits for the lock, and removes what interrupted commands left.
     pub(crate) fn begin(observer: Arc<Observer>, place: &Place, stop: &Stop) -> Result<Self> {
+        Ok(Self::begin_near(observer, place, stop, &Processes::All)?.0)
+    }
+
+    /// The same, with the holders among these processes. Returns also whether all holders are known.
+    pub(crate) fn begin_near(
+        observer: Arc<Observer>,
+        place: &Place,
+        stop: &Stop,
+        processes: &Processes,
+    ) -> Result<(Self, bool)> {
         let root = Root::create(place)?;
         let lock = root.lock(stop)?;
-        let mut groups = observer.groups()?;
+        let (mut groups, mut whole) = observer.groups_near(processes)?;
         leftover::clear_unfinished(&root)?;
         let mut dead = leftover::dead(&root, &groups)?;
         for _ in 0..LOOKS {
@@ -98,12 +108,13 @@ impl Transaction {
                 break;
             }
             // A listing misses a group if others join while its last members leave.
-            groups = observer.groups()?;
+            (groups, whole) = (observer.groups()?, true);
             leftover::keep_missing(&mut dead, &groups);
         }
         leftover::remove(&root, dead)?;
         let roles = Vec::new();
-        Ok(Self { root, layer: None, made_layer: false, roles, groups, observer, _lock: lock })
+        let (layer, made_layer) = (None, false);
+        Ok((Self { root, layer, made_layer, roles, groups, observer, _lock: lock }, whole))
     }
 
     /// The host-wide layer, created if necessary.
@@ -214,11 +225,6 @@ impl Transaction {
             Some(state) if self.user_of(&state)?.is_some() => Ok(None),
             state => Ok(state),
         }
-    }
-
-    /// Whether the socket is in any group.
-    pub(crate) fn knows(&self, cookie: Cookie) -> bool {
-        self.groups.iter().any(|group| group.member(cookie).is_some())
     }
 
     /// The group that the key means.

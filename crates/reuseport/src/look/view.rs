@@ -49,8 +49,16 @@ pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Resu
 
 /// The kernel's view of a group.
 pub(crate) fn group(observer: &Observer, place: &Place, key: &GroupKey) -> Result<Group> {
-    let groups = observer.groups()?;
-    named(key, &groups, |group| claim_at(place, group)).cloned()
+    named_at(place, key, &observer.groups()?).cloned()
+}
+
+/// The group that the key means, among these.
+pub(crate) fn named_at<'a>(
+    place: &Place,
+    key: &GroupKey,
+    groups: &'a [Group],
+) -> Result<&'a Group> {
+    named(key, groups, |group| claim_at(place, group))
 }
 
 /// The group's claim to the state that is pinned under its name at this place.

