@@ -180,13 +180,20 @@ impl Transaction {
 
     /// The group as it is now.
     pub(super) fn look_again(&self, group: &Group) -> Result<Group> {
-        let groups = self.observer.groups()?;
+        self.look_again_near(group, &Processes::All)
+    }
+
+    /// The same, with the holders among these processes.
+    fn look_again_near(&self, group: &Group, processes: &Processes) -> Result<Group> {
+        let (groups, _) = self.observer.groups_near(processes)?;
         split::again(group, &groups).cloned().ok_or_else(|| vanished(&group.key))
     }
 
     /// Fails if another process attached or detached a program since the operation began.
     pub(super) fn refuse_if_changed(&self, group: &Group) -> Result<()> {
-        let now = self.look_again(group)?;
+        // Where the kernel's tables tell, no descriptor does.
+        let processes = if group.complete { Processes::These(Vec::new()) } else { Processes::All };
+        let now = self.look_again_near(group, &processes)?;
         if now.attached_id() == group.attached_id()
             && now.program.is_some() == group.program.is_some()
         {

@@ -19,10 +19,12 @@
 mod assemble;
 mod netns;
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroU32;
 use std::os::fd::AsRawFd as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -33,6 +35,7 @@ use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 
 use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::kernel::caps;
+use crate::kernel::pids::sees_host_pids;
 use crate::model::group::{Group, GroupKey, KernelAddress, Member};
 use crate::model::id::{Cookie, Netns};
 use crate::wire::records::{self, Cursor, MemberRecord, Record};
@@ -47,6 +50,9 @@ static OBJECT: &[u8] = include_bytes!("../../../bpf/observe.bpf.o");
 /// The target of the iterators over descriptors, and of the one over the kernel's tables.
 const DESCRIPTORS: &str = "task_file";
 const TABLES: &str = "bpf_map_elem";
+
+/// The most processes that are walked over one by one.
+const FEW: usize = 32;
 
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -150,17 +156,56 @@ impl Observer {
         {
             listing.confirm_hidden(&again);
         }
-        let own = listing.descriptors.iter().find_map(|record| match record {
-            Record::Reader(netns) => Some(*netns),
-            _ => None,
-        });
-        Ok(listing.groups(|netns, index| device_name(own, netns, index)))
+        Ok(self.assemble(&listing))
     }
 
     /// As [`groups`](Self::groups), with the holders among these processes. Returns also whether all holders are
     /// known.
-    pub(crate) fn groups_near(&self, _processes: &Processes) -> Result<(Vec<Group>, bool)> {
+    ///
+    /// Where only some are, so are the groups: those whose members the kernel's tables tell.
+    pub(crate) fn groups_near(&self, processes: &Processes) -> Result<(Vec<Group>, bool)> {
+        if let Processes::These(pids) = processes
+            && let Some(listing) = self.listing_near(pids)?
+        {
+            let mut groups = self.assemble(&listing);
+            groups.retain(|group| group.complete);
+            return Ok((groups, false));
+        }
         Ok((self.groups()?, true))
+    }
+
+    /// The kernel's tables, and the descriptors of these processes; `None` if one of both cannot be read alone.
+    fn listing_near(&self, pids: &[u32]) -> Result<Option<Listing>> {
+        let pids: Option<Vec<NonZeroU32>> = pids.iter().map(|pid| NonZeroU32::new(*pid)).collect();
+        let Some(pids) = pids.filter(|pids| pids.len() <= FEW) else { return Ok(None) };
+        if !pids.is_empty() && !sees_host_pids() {
+            return Ok(None);
+        }
+        let Some(tables) = self.lock().tables()? else { return Ok(None) };
+        let mut descriptors = Vec::new();
+        for pid in pids {
+            let walk = match self.lock().start("holders", Some(pid)) {
+                Ok(walk) => walk,
+                Err(error) => {
+                    tracing::debug!("cannot list the descriptors of one process: {error}");
+                    return Ok(None);
+                }
+            };
+            descriptors.extend(read_records(walk)?);
+        }
+        Ok(Some(Listing { tables: Some(tables), descriptors }))
+    }
+
+    fn assemble(&self, listing: &Listing) -> Vec<Group> {
+        let own = LazyCell::new(|| {
+            let of_reader = |record: &Record| match record {
+                Record::Reader(netns) => Some(*netns),
+                _ => None,
+            };
+            let read = listing.descriptors.iter().find_map(of_reader);
+            read.or_else(|| self.own_netns().ok())
+        });
+        listing.groups(|netns, index| device_name(*own, netns, index))
     }
 
     /// The members at the group's address in the kernel's tables now; `None` without these.
@@ -194,7 +239,7 @@ impl Observer {
     pub fn own_netns(&self) -> Result<Netns> {
         // The reader's record comes first, and the walk stops when its output is not read.
         let mut first = [0; 24];
-        self.lock().start("holders")?.read_exact(&mut first).map_err(failed)?;
+        self.lock().start("holders", None)?.read_exact(&mut first).map_err(failed)?;
         match records::parse(&first).map_err(failed)?.first() {
             Some(Record::Reader(netns)) => Ok(*netns),
             other => {
@@ -206,9 +251,8 @@ impl Observer {
 
     /// Walks over the descriptors. Others may do so at the same time.
     fn descriptors(&self, program: &str) -> Result<Vec<Record>> {
-        let walk = self.lock().start(program)?;
-        let bytes = read_all(walk).map_err(failed)?;
-        records::parse(&bytes).map_err(failed)
+        let walk = self.lock().start(program, None)?;
+        read_records(walk)
     }
 
     fn lock(&self) -> MutexGuard<'_, Programs> {
@@ -230,8 +274,7 @@ impl Programs {
         let iterator = iterator(&mut self.ebpf, "tables")?;
         let link = iterator.attach_to_map(cursors.map_data()).map_err(failed)?;
         let link = iterator.take_link(link).map_err(failed)?;
-        let bytes = read_all(link.into_file().map_err(failed)?).map_err(failed)?;
-        let records = records::parse(&bytes).map_err(failed)?;
+        let records = read_records(link.into_file().map_err(failed)?)?;
         if records.last() == Some(&Record::End) {
             return Ok(Some(records));
         }
@@ -240,14 +283,18 @@ impl Programs {
         Ok(None)
     }
 
-    /// Starts a walk over descriptors, which runs as its output is read.
-    fn start(&mut self, program: &str) -> Result<File> {
+    /// Starts a walk over the descriptors of one process, or of all, which runs as its output is read.
+    fn start(&mut self, program: &str, of: Option<NonZeroU32>) -> Result<File> {
         let iterator = iterator(&mut self.ebpf, program)?;
         if iterator.fd().is_err() {
             let btf = KernelBtf::from_sys_fs().map_err(failed)?;
             iterator.load(DESCRIPTORS, &btf).map_err(failed)?;
         }
-        let link = iterator.attach().map_err(failed)?;
+        let link = match of {
+            Some(pid) => iterator.attach_to_process(pid),
+            None => iterator.attach(),
+        };
+        let link = link.map_err(failed)?;
         let link = iterator.take_link(link).map_err(failed)?;
         link.into_file().map_err(failed)
     }
@@ -269,6 +316,11 @@ fn iterator<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Iter> {
         .program_mut(name)
         .ok_or_else(|| failed(format!("the embedded object has no program {name:?}")))?;
     program.try_into().map_err(failed)
+}
+
+fn read_records(walk: File) -> Result<Vec<Record>> {
+    let bytes = read_all(walk).map_err(failed)?;
+    records::parse(&bytes).map_err(failed)
 }
 
 /// Reads an iterator to its end.
@@ -330,6 +382,29 @@ mod tests {
         let again = || Err(io::Error::from(Errno::AGAIN));
         let walk = Script(vec![again(), Ok(b"ab"), again(), Ok(b"c")]);
         assert_eq!(read_all(walk).unwrap(), b"abc");
+    }
+
+    #[test]
+    fn a_listing_near_a_process_has_all_members_and_its_holders_alone() {
+        let bind = sk_reuseport::net::Bind::new("127.0.0.1:0".parse().unwrap());
+        let listeners = bind.listeners(2).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let observer = Observer::new().unwrap();
+        let holders = |pids: &[u32]| {
+            let (groups, whole) = observer.groups_near(&Processes::These(pids.to_vec())).unwrap();
+            let group = groups.iter().find(|group| group.key.address == address).unwrap();
+            assert_eq!(group.members.len(), 2);
+            let held = group.members.iter().filter(|member| !member.holders.is_empty()).count();
+            (held, whole)
+        };
+        let own = std::process::id();
+        let is_near = sees_host_pids() && observer.lock().tables().unwrap().is_some();
+        assert_eq!(holders(&[own]), (2, !is_near));
+        if is_near {
+            assert_eq!(holders(&[]), (0, false));
+            assert_eq!(holders(&[1]), (0, false));
+            assert_eq!(holders(&[0]), (2, true), "no process has this number");
+        }
     }
 
     #[test]
