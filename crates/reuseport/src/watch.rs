@@ -16,8 +16,9 @@ use crate::follow::source::Source;
 use crate::host::Host;
 use crate::kernel::observe::Processes;
 use crate::look::view;
-use crate::model::group::{Group, GroupKey};
+use crate::model::group::{Group, GroupKey, Protocol};
 use crate::model::refusal::not_attached;
+use crate::model::spec::GroupSpec;
 use crate::stop::Stop;
 
 pub use crate::follow::change::Change;
@@ -59,6 +60,18 @@ pub struct Watch {
     source: Source,
     follower: Follower,
     watched: HashMap<GroupKey, Watched>,
+    /// Groups that are not there yet, by number.
+    expected: HashMap<u32, Expected>,
+}
+
+/// Returns a group, once it is there, and how to attach to it.
+type Find = Box<dyn FnMut(&Host) -> Option<(GroupKey, Attach)> + Send>;
+
+/// A group that is not there yet.
+struct Expected {
+    find: Find,
+    /// The error that was reported last.
+    reported: String,
 }
 
 /// A group that is watched.
@@ -94,6 +107,7 @@ impl Watch {
             retakes: false,
             follower: Follower::new(Instant::now()),
             watched: HashMap::new(),
+            expected: HashMap::new(),
         })
     }
 
@@ -127,12 +141,12 @@ impl Watch {
                 .because("a watcher follows one group of a name: the one that is steered"));
         }
         // Events first, so that no change is missed.
-        self.source.add(&name)?;
+        self.source.add(Port::of(&name))?;
         let attach = Attach { stop: self.stop.clone(), ..attach };
         let attached = match Balancer::attach(&self.host, key, &attach) {
             Ok((_, attached)) => attached,
             Err(error) => {
-                self.stop_events(&name);
+                self.stop_events(Port::of(&name));
                 return Err(error);
             }
         };
@@ -148,9 +162,47 @@ impl Watch {
         };
         let keep = watch_over(self.host.place(), &name)?;
         self.watched.insert(name.clone(), Watched { attach, keep });
-        let options = Options { interval: self.source.interval(&name), retakes: self.retakes };
+        let options =
+            Options { interval: self.source.interval(Port::of(&name)), retakes: self.retakes };
         self.follower.add(Instant::now(), name, options, starving(&attached));
         Ok(attached)
+    }
+
+    /// Waits for a group that is not there yet, and then attaches to it and follows it, too, which is reported as
+    /// [`Change::Members`]. Calls `find` whenever sockets come to the port in the caller's network namespace, and
+    /// every two seconds, until it returns a group to which attaching succeeds.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] if the caller lacks the rights.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use reuseport::{Attach, GroupSpec, Host, Stop, watch::Watch};
+    ///
+    /// let spec: GroupSpec = "tcp:127.0.0.1:8080".parse()?;
+    /// let mut watch = Watch::new(Host::open()?, Stop::default())?;
+    /// watch.wait_for(&spec.clone(), move |host| {
+    ///     let group = host.find(&spec).ok()?;
+    ///     Some((group.key, Attach::default()))
+    /// })?;
+    /// watch.run_each(|group, change| println!("{group}: {change:?}"))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_for(
+        &mut self,
+        spec: &GroupSpec,
+        find: impl FnMut(&Host) -> Option<(GroupKey, Attach)> + Send + 'static,
+    ) -> Result<()> {
+        let both = [Protocol::Tcp, Protocol::Udp].into_iter();
+        let wanted = both.filter(|p| spec.protocol().is_none_or(|wanted| wanted == *p));
+        let ports: Vec<Port> = wanted.map(|p| self.source.own_port(p, spec.port())).collect();
+        ports.iter().try_for_each(|port| self.source.add(*port))?;
+        let id = (0..).find(|id| !self.expected.contains_key(id)).unwrap_or_default();
+        self.expected.insert(id, Expected { find: Box::new(find), reported: String::new() });
+        self.follower.expect(Instant::now(), id, ports);
+        Ok(())
     }
 
     /// Takes the groups back if another owner, such as the server, attaches a program of its own: at most
@@ -164,7 +216,7 @@ impl Watch {
         self
     }
 
-    /// Follows the groups until a stop is requested or the last one is detached, and calls `on_change` for
+    /// Follows the groups until a stop is requested, or the last one is detached and none is waited for, and calls `on_change` for
     /// each change.
     ///
     /// # Errors
@@ -189,9 +241,14 @@ impl Watch {
                         self.follower.updated(Instant::now(), &key, outcome);
                     }
                     Action::Report { key, change } => on_change(&key, *change),
+                    Action::Find { id } => {
+                        if let Some((key, change)) = self.find(id) {
+                            on_change(&key, change);
+                        }
+                    }
                     Action::Forget { key } => {
                         self.watched.remove(&key);
-                        self.stop_events(&key);
+                        self.stop_events(Port::of(&key));
                     }
                 }
                 if self.stop.is_set() {
@@ -210,12 +267,35 @@ impl Watch {
         }
     }
 
-    /// Stops the events of a group's port, unless another group on it is followed.
-    fn stop_events(&mut self, key: &GroupKey) {
-        let port = Port::of(key);
-        if self.watched.keys().all(|other| Port::of(other) != port) {
+    /// Stops the events of a port, unless another group on it is followed.
+    fn stop_events(&mut self, port: Port) {
+        if self.follower.ports().all(|other| other != port) {
             self.source.remove(port);
         }
+    }
+
+    /// Looks for a group that was not there. Returns what to report: that it is followed, or an error.
+    fn find(&mut self, id: u32) -> Option<(GroupKey, Change)> {
+        let expected = self.expected.get_mut(&id)?;
+        let (key, attach) = (expected.find)(&self.host)?;
+        let change = match self.add(&key, attach) {
+            Ok(attached) => Change::Members(attached),
+            // It is going again.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Vanished) => {
+                return None;
+            }
+            Err(error) => {
+                let report = error.report().to_string();
+                let expected = self.expected.get_mut(&id)?;
+                let before = std::mem::replace(&mut expected.reported, report);
+                return (before != expected.reported).then_some((key, Change::Failed(error)));
+            }
+        };
+        self.expected.remove(&id);
+        let ports: Vec<Port> = self.follower.ports().collect();
+        self.follower.found(id);
+        ports.into_iter().for_each(|port| self.stop_events(port));
+        Some((key.name_only(), change))
     }
 
     /// Lists the host's groups for all groups that are due.

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::change::Change;
+use super::expected::Expected;
 use super::followed::{Followed, Options};
 use super::seen::{Done, Found, Observation, Port, Step};
 use crate::error::{Error, ErrorKind};
@@ -43,6 +44,10 @@ pub(crate) enum Action {
         key: GroupKey,
         change: Box<Change>,
     },
+    /// Look for the group with this number, which is not there yet, and call [`Follower::found`] if it is.
+    Find {
+        id: u32,
+    },
     /// The group is followed no more.
     Forget {
         key: GroupKey,
@@ -53,6 +58,7 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Follower {
     groups: Vec<Followed>,
+    expected: Vec<Expected>,
     /// What to report, and what to forget after that.
     news: VecDeque<Action>,
     start: Instant,
@@ -61,7 +67,13 @@ pub(crate) struct Follower {
 
 impl Follower {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { groups: Vec::new(), news: VecDeque::new(), start: now, stopped: false }
+        Self {
+            groups: Vec::new(),
+            expected: Vec::new(),
+            news: VecDeque::new(),
+            start: now,
+            stopped: false,
+        }
     }
 
     /// Follows a group, by its name. `starving`: the members that were reported as living without a slot.
@@ -79,6 +91,22 @@ impl Follower {
         self.groups.iter().map(|group| &group.key)
     }
 
+    /// Looks for a group that is not there yet, whenever a socket comes to one of these ports.
+    pub(crate) fn expect(&mut self, now: Instant, id: u32, ports: Vec<Port>) {
+        self.expected.push(Expected::new(now, id, ports));
+    }
+
+    /// The group with this number is there.
+    pub(crate) fn found(&mut self, id: u32) {
+        self.expected.retain(|expected| expected.id != id);
+    }
+
+    /// The ports of all groups, there or not.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = Port> {
+        let expected = self.expected.iter().flat_map(|expected| expected.ports.iter().copied());
+        self.keys().map(Port::of).chain(expected)
+    }
+
     /// Takes groups back from other owners' programs from now on.
     pub(crate) fn retake(&mut self) {
         self.groups.iter_mut().for_each(Followed::retake);
@@ -86,10 +114,15 @@ impl Follower {
 
     /// Whether there is nothing left to do, ever: a stop was requested, or the last group was detached.
     pub(crate) fn is_done(&self) -> bool {
-        self.stopped || (self.groups.is_empty() && self.news.is_empty())
+        let nothing = self.groups.is_empty() && self.expected.is_empty() && self.news.is_empty();
+        self.stopped || nothing
     }
 
     pub(crate) fn handle(&mut self, now: Instant, event: Event) {
+        if let Event::Came { port, .. } | Event::Changed { port } = event {
+            let expected = self.expected.iter_mut().filter(|one| one.ports.contains(&port));
+            expected.for_each(|one| one.changed(now));
+        }
         let of = |port: Port| move |group: &&mut Followed| Port::of(&group.key) == port;
         match event {
             Event::Came { port, cookie, process } => {
@@ -117,6 +150,9 @@ impl Follower {
         let update = |group: &mut Followed| Some((group.key.clone(), group.next_update()?));
         if let Some((key, processes)) = self.groups.iter_mut().find_map(update) {
             return Some(Action::Update { key, processes });
+        }
+        if let Some(expected) = self.expected.iter_mut().find_map(|e| e.is_due(now).then_some(e)) {
+            return Some(Action::Find { id: expected.id });
         }
         self.look(now)
     }
@@ -202,7 +238,8 @@ impl Follower {
     /// When to poll again, if there is no event before. Not in the past, after a [`poll`](Self::poll) that had
     /// nothing to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.groups.iter().map(Followed::deadline).min()
+        let expected = self.expected.iter().map(Expected::deadline);
+        self.groups.iter().map(Followed::deadline).chain(expected).min()
     }
 }
 

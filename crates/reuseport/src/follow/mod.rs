@@ -1,6 +1,7 @@
 //! Following groups: the rules, and the descriptors that feed them with events.
 
 pub(crate) mod change;
+pub(crate) mod expected;
 pub(crate) mod followed;
 pub(crate) mod follower;
 pub(crate) mod seen;

@@ -1,7 +1,7 @@
 //! What tells a watcher of changes, one for all of its groups: a tracing program for TCP, an iterator that is
 //! polled for UDP, and a descriptor that ends the wait.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use super::seen::Port;
 use crate::error::Result;
 use crate::kernel::caps;
 use crate::kernel::observe::read_all;
-use crate::model::group::{GroupKey, Protocol};
+use crate::model::group::Protocol;
 use crate::model::id::{Cookie, Netns};
 use crate::stop::Stop;
 use crate::wire::config::protocol_number;
@@ -44,6 +44,8 @@ pub(crate) struct Source {
     listeners: Option<RingBuf<MapData>>,
     /// From the first UDP port on.
     udp: Option<UdpPoll>,
+    /// The UDP ports that are followed: without one, there is nothing to list.
+    udp_ports: HashSet<Port>,
 }
 
 struct UdpPoll {
@@ -64,46 +66,58 @@ impl Source {
             let btf = KernelBtf::from_sys_fs()?;
             let mut programs = EbpfLoader::new().kernel_btf(&btf).load(OBJECT)?;
             let ports = programs.take_map("ports").ok_or(MapError::KeyNotFound)?.try_into()?;
-            Ok(Self { own, programs, ports, listeners: None, udp: None })
+            Ok(Self { own, programs, ports, listeners: None, udp: None, udp_ports: HashSet::new() })
         };
         open().map_err(|error| caps::failed("cannot watch groups", error, caps::TRACING))
     }
 
-    /// Collects events of the group's port from now on.
+    /// Collects events of the port from now on.
     ///
     /// # Errors
     ///
     /// If a program cannot be attached.
-    pub(crate) fn add(&mut self, key: &GroupKey) -> Result<()> {
+    pub(crate) fn add(&mut self, port: Port) -> Result<()> {
         let mut add = || -> Result<(), AnyError> {
-            self.ports.insert(raw(Port::of(key)), 1, 0)?;
-            match key.protocol {
+            self.ports.insert(raw(port), 1, 0)?;
+            match port.protocol {
                 Protocol::Tcp if self.listeners.is_none() => self.trace_listeners()?,
-                Protocol::Udp if self.udp.is_none() && self.is_own(key) => self.list_udp()?,
+                Protocol::Udp if self.is_own(port) => {
+                    if self.udp.is_none() {
+                        self.list_udp()?;
+                    }
+                    self.udp_ports.insert(port);
+                }
                 _ => {}
             }
             Ok(())
         };
-        add().map_err(|error| caps::failed(&format!("cannot watch {key}"), error, caps::TRACING))
+        let failed = format!("cannot watch {} port {}", port.protocol, port.port);
+        add().map_err(|error| caps::failed(&failed, error, caps::TRACING))
     }
 
     /// Collects no more events of a port.
     pub(crate) fn remove(&mut self, port: Port) {
+        self.udp_ports.remove(&port);
         if let Err(error) = self.ports.remove(&raw(port)) {
             tracing::debug!("cannot unwatch {port:?}: {error}");
         }
     }
 
-    /// How often the group has to be looked at without an event.
-    pub(crate) fn interval(&self, key: &GroupKey) -> Duration {
-        match key.protocol {
-            Protocol::Udp if !self.is_own(key) => WITHOUT_EVENTS,
+    /// How often a group on the port has to be looked at without an event.
+    pub(crate) fn interval(&self, port: Port) -> Duration {
+        match port.protocol {
+            Protocol::Udp if !self.is_own(port) => WITHOUT_EVENTS,
             _ => REGULARLY,
         }
     }
 
-    fn is_own(&self, key: &GroupKey) -> bool {
-        key.netns.cookie == self.own.cookie
+    fn is_own(&self, port: Port) -> bool {
+        port.netns == self.own.cookie
+    }
+
+    /// A port in the caller's network namespace.
+    pub(crate) fn own_port(&self, protocol: Protocol, port: u16) -> Port {
+        Port { protocol, netns: self.own.cookie, port }
     }
 
     fn trace_listeners(&mut self) -> Result<(), AnyError> {
@@ -144,7 +158,7 @@ impl Source {
             }
             let events = self.take()?;
             let now = Instant::now();
-            let polled = self.udp.as_ref().map(|udp| udp.next);
+            let polled = self.polled().map(|udp| udp.next);
             let lent = stop.is_lent().then(|| now + STOP_INTERVAL);
             if !events.is_empty() || deadline.is_some_and(|deadline| deadline <= now) {
                 return Ok(events);
@@ -162,6 +176,10 @@ impl Source {
         }
     }
 
+    fn polled(&mut self) -> Option<&mut UdpPoll> {
+        self.udp.as_mut().filter(|_| !self.udp_ports.is_empty())
+    }
+
     /// All events that are ready.
     fn take(&mut self) -> io::Result<Vec<Event>> {
         let mut events = Vec::new();
@@ -170,8 +188,8 @@ impl Source {
                 events.extend(listener(raw));
             }
         }
-        if let Some(udp) = self.udp.as_mut().filter(|udp| udp.next <= Instant::now()) {
-            let netns = self.own.cookie;
+        let netns = self.own.cookie;
+        if let Some(udp) = self.polled().filter(|udp| udp.next <= Instant::now()) {
             let changed = udp.changed()?;
             let port = |port| Port { protocol: Protocol::Udp, netns, port };
             events.extend(changed.into_iter().map(|number| Event::Changed { port: port(number) }));

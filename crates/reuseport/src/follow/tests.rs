@@ -165,6 +165,7 @@ impl World {
                     let n = usize::from(key.address.port()) - 8000;
                     self.log.push((n, said));
                 }
+                Some(Action::Find { id }) => panic!("nothing is expected: {id}"),
                 Some(Action::Forget { key }) => {
                     assert!(self.follower.keys().all(|known| *known != key));
                 }
@@ -368,6 +369,35 @@ fn a_detached_group_is_forgotten_and_the_last_one_ends_the_watch() {
         assert_eq!(world.said(n), ["Detached"]);
     }
     assert!(world.follower.is_done());
+}
+
+#[test]
+fn a_group_that_is_not_there_yet_is_looked_for_when_a_socket_comes_and_regularly() {
+    let mut now = Instant::now();
+    let mut follower = Follower::new(now);
+    follower.expect(now, 7, vec![World::port(0)]);
+    let mut looks_until = |follower: &mut Follower, end: Duration| {
+        let (mut looks, end) = (0, now + end);
+        loop {
+            while let Some(action) = follower.poll(now) {
+                assert!(matches!(action, Action::Find { id: 7 }), "{action:?}");
+                looks += 1;
+            }
+            let deadline = follower.deadline().unwrap();
+            assert!(deadline > now);
+            if deadline > end {
+                now = end;
+                return (looks, now);
+            }
+            now = deadline;
+        }
+    };
+    let (looks, now) = looks_until(&mut follower, 3 * REGULARLY - ms(1));
+    assert_eq!(looks, 3);
+    follower.handle(now, Event::Came { port: World::port(0), cookie: cookie(1), process: 1 });
+    assert_eq!(looks_until(&mut follower, ms(100)).0, 7);
+    follower.found(7);
+    assert!(follower.is_done() && follower.deadline().is_none());
 }
 
 #[test]

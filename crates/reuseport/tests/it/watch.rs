@@ -2,6 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -9,7 +10,7 @@ use std::thread;
 use reuseport::group::GroupKey;
 use reuseport::status::Steering;
 use reuseport::watch::Watch;
-use reuseport::{Attach, ErrorKind, Host, Policy, Stop};
+use reuseport::{Attach, ErrorKind, GroupSpec, Host, Policy, Stop};
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::{AddressFamily, SocketType, listen, shutdown, socket};
 use sk_reuseport::net::Bind;
@@ -326,5 +327,53 @@ fn one_watcher_follows_many_groups_and_one_that_fails_keeps_none_of_the_others_w
             });
             assert_eq!(host.status(&keys[1]).unwrap().steering, Steering::KernelHash);
         });
+    });
+}
+
+#[test]
+fn a_watcher_that_starts_before_the_server_attaches_when_it_comes() {
+    alone(|| {
+        for protocol in ["tcp", "udp"] {
+            let bind = |address| {
+                let bind = Bind::new(address);
+                let sockets = |name| match name {
+                    "tcp" => {
+                        bind.listeners(2).map(|all| all.into_iter().map(OwnedFd::from).collect())
+                    }
+                    _ => {
+                        bind.udp_sockets(2).map(|all| all.into_iter().map(OwnedFd::from).collect())
+                    }
+                };
+                let sockets: Vec<OwnedFd> = sockets(protocol).unwrap();
+                sockets
+            };
+            let address = SocketAddr::from(([127, 0, 0, 1], 8053));
+            let spec: GroupSpec = format!("{protocol}:{address}").parse().unwrap();
+            let stop = Stop::default();
+            let mut watch = Watch::new(Host::open().unwrap(), stop.clone()).unwrap();
+            let wanted = spec.clone();
+            let find = move |host: &Host| {
+                let program = Some(Policy::Random.into());
+                Some((host.find(&wanted).ok()?.key, Attach { program, ..Attach::default() }))
+            };
+            watch.wait_for(&spec, find).unwrap();
+            let host = Host::open().unwrap();
+            watching(watch, &stop, |reports| {
+                let is_steered = || {
+                    let status = host.status(&host.find_steered(&spec).ok()?.key).ok()?;
+                    let policy = status.steering.policy()?;
+                    (policy == Policy::Random && status.unsteered() == 0).then_some(status)
+                };
+                let sockets = bind(address);
+                wait::until("it is steered", wait::BOUND, || is_steered().is_some());
+                // It is followed like any other.
+                close(sockets);
+                wait::until("it is gone", wait::BOUND, || {
+                    reports.lock().unwrap().iter().any(|report| report.ends_with(": Gone"))
+                });
+                let _again = bind(address);
+                wait::until("it is steered again", wait::BOUND, || is_steered().is_some());
+            });
+        }
     });
 }
