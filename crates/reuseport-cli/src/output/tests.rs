@@ -136,6 +136,7 @@ fn ours() -> GroupView {
         outside: Vec::new(),
         not_asked: Vec::new(),
         uncounted: None,
+        watcher: None,
         skew: Some(0.0),
         members: vec![
             member(Some(0), State::Active, 12_345, 100),
@@ -163,6 +164,7 @@ fn foreign() -> GroupView {
         outside: Vec::new(),
         not_asked: Vec::new(),
         uncounted: None,
+        watcher: None,
         skew: None,
         members: (0..2)
             .map(|n| {

@@ -49,6 +49,24 @@ fn one_command_follows_many_groups_and_each_line_has_the_time_and_the_group() {
 }
 
 #[test]
+fn show_names_the_process_that_watches_until_it_ends_even_if_it_is_killed() {
+    isolated(|| {
+        let (_listeners, name) = group(1);
+        let mut watch = Running::start(&["attach", &name, "--watch"]);
+        watch.read_until("Watching");
+        let pid = watch.0.id();
+        let shown = json(&["show", &name, "--json"]);
+        assert_eq!(shown["watcher"], serde_json::json!({"pid": pid, "comm": "reuseport"}));
+        let text = stdout(&["show", &name]);
+        assert!(text.contains(&format!("by pid {pid} (reuseport)")), "{text}");
+        watch.0.kill().unwrap();
+        watch.0.wait().unwrap();
+        assert!(json(&["show", &name, "--json"])["watcher"].is_null());
+        assert!(!stdout(&["show", &name]).contains("watched"));
+    });
+}
+
+#[test]
 fn all_means_every_group_that_matches() {
     isolated(|| {
         let (listeners, first) = group(1);

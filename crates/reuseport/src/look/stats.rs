@@ -169,6 +169,7 @@ mod tests {
             members,
             reads_queues: true,
             uncounted: None,
+            watcher: None,
             counters: vec![Counter { reason: "picks", count: 400 }],
         })
     }

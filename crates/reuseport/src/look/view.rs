@@ -17,6 +17,7 @@ use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
 use crate::pins::place::Place;
 use crate::pins::steering::{claim, steering};
+use crate::pins::watcher;
 use crate::wire::slot::SlotRecord;
 
 /// The status of every group, without the members' owners. A group whose pinned state cannot be read
@@ -44,7 +45,8 @@ pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Resu
     let groups = observer.groups()?;
     let group = named(key, &groups, |group| claim(group, root.as_ref()))?.clone();
     let owners = observer.owners(&group)?;
-    join(group, root.as_ref(), &layer, &owners)
+    let watcher = root.as_ref().and_then(|root| watcher::of(root, &group.key));
+    Ok(GroupStatus { watcher, ..join(group, root.as_ref(), &layer, &owners)? })
 }
 
 /// The kernel's view of a group.
@@ -171,7 +173,8 @@ fn join(
         (Some(state), Some(_)) => state.header().map_err(unreadable)?.reads_queues(),
         _ => false,
     };
-    Ok(GroupStatus { group, steering, members, reads_queues, uncounted, counters })
+    let watcher = None;
+    Ok(GroupStatus { group, steering, members, reads_queues, uncounted, watcher, counters })
 }
 
 fn enrolment(

@@ -33,3 +33,4 @@ mod programs;
 mod recount;
 mod replaced;
 pub(crate) mod steering;
+pub(crate) mod watcher;
