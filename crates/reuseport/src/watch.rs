@@ -14,7 +14,7 @@ use crate::follow::follower::{Action, Follower};
 use crate::follow::seen::{Done, Found, Observation, Port, Seen, Step};
 use crate::follow::source::Source;
 use crate::host::Host;
-use crate::kernel::observe::Processes;
+use crate::kernel::observe::Extent;
 use crate::look::view;
 use crate::model::group::{Group, GroupKey, Protocol};
 use crate::model::refusal::not_attached;
@@ -235,9 +235,9 @@ impl Watch {
         loop {
             while let Some(action) = self.follower.poll(Instant::now()) {
                 match action {
-                    Action::Observe(processes) => self.observe(&processes),
-                    Action::Update { key, processes } => {
-                        let outcome = self.update(&key, &processes);
+                    Action::Observe(extent) => self.observe(&extent),
+                    Action::Update { key, extent } => {
+                        let outcome = self.update(&key, &extent);
                         self.follower.updated(Instant::now(), &key, outcome);
                     }
                     Action::Report { key, change } => on_change(&key, *change),
@@ -299,8 +299,8 @@ impl Watch {
     }
 
     /// Lists the host's groups for all groups that are due.
-    fn observe(&mut self, processes: &Processes) {
-        let listed = self.host.groups_near(processes);
+    fn observe(&mut self, extent: &Extent) {
+        let listed = self.host.groups_near(extent);
         let observation = listed.as_ref().ok().map(|(groups, whole)| {
             let see = |key: &GroupKey| {
                 let group = view::named_at(self.host.place(), key, groups).ok()?;
@@ -330,9 +330,9 @@ impl Watch {
 
     /// Updates the group as a transaction finds it, which removes the state of a group that is not there unless
     /// it is watched.
-    fn update(&mut self, key: &GroupKey, processes: &Processes) -> Result<Done> {
+    fn update(&mut self, key: &GroupKey, extent: &Extent) -> Result<Done> {
         self.watch_over_present(key);
-        let (mut transaction, whole) = self.host.begin_near(&self.stop, processes)?;
+        let (mut transaction, whole) = self.host.begin_near(&self.stop, extent)?;
         let slots = transaction.in_slots(key)?.ok_or_else(|| not_attached(key))?;
         let group = transaction.group(key)?.clone();
         let displaced_by = transaction.displaced_by(&group)?;

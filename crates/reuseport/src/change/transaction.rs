@@ -19,7 +19,7 @@ use super::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
 use crate::kernel::caps;
-use crate::kernel::observe::{Observer, Processes};
+use crate::kernel::observe::{Extent, Observer};
 use crate::kernel::recognise::Recognised;
 use crate::model::group::{AttachedProgram, Group, GroupKey};
 use crate::model::id::Cookie;
@@ -88,19 +88,19 @@ impl Drop for Transaction {
 impl Transaction {
     /// Waits for the lock, and removes what interrupted commands left.
     pub(crate) fn begin(observer: Arc<Observer>, place: &Place, stop: &Stop) -> Result<Self> {
-        Ok(Self::begin_near(observer, place, stop, &Processes::All)?.0)
+        Ok(Self::begin_near(observer, place, stop, &Extent::Whole)?.0)
     }
 
-    /// The same, with the holders among these processes. Returns also whether all holders are known.
+    /// The same, with a listing that is perhaps of a part of the host. Returns also whether it is of the whole one.
     pub(crate) fn begin_near(
         observer: Arc<Observer>,
         place: &Place,
         stop: &Stop,
-        processes: &Processes,
+        extent: &Extent,
     ) -> Result<(Self, bool)> {
         let root = Root::create(place)?;
         let lock = root.lock(stop)?;
-        let (mut groups, mut whole) = observer.groups_near(processes)?;
+        let (mut groups, mut whole) = observer.groups_near(extent)?;
         leftover::clear_unfinished(&root)?;
         let mut dead = leftover::dead(&root, &groups)?;
         for _ in 0..LOOKS {
@@ -180,20 +180,21 @@ impl Transaction {
 
     /// The group as it is now.
     pub(super) fn look_again(&self, group: &Group) -> Result<Group> {
-        self.look_again_near(group, &Processes::All)
+        self.look_again_near(group, &Extent::Whole)
     }
 
-    /// The same, with the holders among these processes.
-    fn look_again_near(&self, group: &Group, processes: &Processes) -> Result<Group> {
-        let (groups, _) = self.observer.groups_near(processes)?;
+    /// The same, from a listing that is perhaps of a part of the host.
+    fn look_again_near(&self, group: &Group, extent: &Extent) -> Result<Group> {
+        let (groups, _) = self.observer.groups_near(extent)?;
         split::again(group, &groups).cloned().ok_or_else(|| vanished(&group.key))
     }
 
     /// Fails if another process attached or detached a program since the operation began.
     pub(super) fn refuse_if_changed(&self, group: &Group) -> Result<()> {
         // Where the kernel's tables tell, no descriptor does.
-        let processes = if group.complete { Processes::These(Vec::new()) } else { Processes::All };
-        let now = self.look_again_near(group, &processes)?;
+        let tables = Extent::tables_of(group.key.protocol);
+        let extent = if group.complete { tables } else { Extent::Whole };
+        let now = self.look_again_near(group, &extent)?;
         if now.attached_id() == group.attached_id()
             && now.program.is_some() == group.program.is_some()
         {

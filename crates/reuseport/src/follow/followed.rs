@@ -7,8 +7,8 @@ use super::change::Change;
 use super::seen::{Done, Found, Observation, Seen, Step};
 use crate::change::request::{Attached, Changes, LeftOut};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::observe::Processes;
-use crate::model::group::{AttachedProgram, GroupKey};
+use crate::kernel::observe::Extent;
+use crate::model::group::{AttachedProgram, GroupKey, Protocol};
 use crate::model::id::Cookie;
 use crate::model::membership::Newborn;
 use crate::model::refusal::vanished;
@@ -56,8 +56,8 @@ pub(crate) struct Followed {
     came: Option<Came>,
     /// Whether the present look is for this group, too.
     pub(crate) is_looked_at: bool,
-    update: Option<Processes>,
-    /// Whether the present update looks at the descriptors of all processes.
+    update: Option<Extent>,
+    /// Whether the present update looks at the whole host.
     is_whole: bool,
     /// Whether it is too early for the update to be complete.
     is_early: bool,
@@ -162,10 +162,14 @@ impl Followed {
     }
 
     /// Whether the kernel's tables alone do not tell whether an update is due: a member may have got a holder.
-    pub(crate) fn needs_all_processes(&self) -> bool {
+    pub(crate) fn needs_whole_host(&self) -> bool {
         self.last
             .as_ref()
             .is_some_and(|last| !last.is_complete() || last.lacks_holder(&self.starving))
+    }
+
+    pub(crate) fn is_udp(&self) -> bool {
+        self.key.protocol == Protocol::Udp
     }
 
     /// The processes whose sockets came.
@@ -177,24 +181,24 @@ impl Followed {
     /// not there.
     pub(crate) fn decide_without_looking(&mut self, now: Instant) {
         if self.last.is_none() && self.came.is_none() && self.is_check_due(now) {
-            self.update_with(Processes::All);
+            self.update_with(Extent::Whole);
         }
     }
 
     /// The update that is due, once.
-    pub(crate) fn next_update(&mut self) -> Option<Processes> {
-        let processes = self.update.take()?;
-        self.is_whole = processes == Processes::All;
-        Some(processes)
+    pub(crate) fn next_update(&mut self) -> Option<Extent> {
+        let extent = self.update.take()?;
+        self.is_whole = extent == Extent::Whole;
+        Some(extent)
     }
 
-    fn update_with(&mut self, processes: Processes) {
-        self.update = Some(processes);
+    fn update_with(&mut self, extent: Extent) {
+        self.update = Some(extent);
     }
 
     /// Decides whether an update is due; `None`: the look failed, and the update says why.
     pub(crate) fn observed(&mut self, now: Instant, observation: Option<&Observation>) {
-        let Some(observation) = observation else { return self.update_with(Processes::All) };
+        let Some(observation) = observation else { return self.update_with(Extent::Whole) };
         let seen = observation.seen.iter().find(|(key, _)| *key == self.key).map(|(_, seen)| seen);
         if self.looks_for_newcomers(now, observation, seen) && !self.is_check_due(now) {
             return;
@@ -206,10 +210,10 @@ impl Followed {
                 self.check = now + self.interval;
             }
             (Some(seen), last) if seen.suffices_after(last.as_ref()) => {
-                let processes = self.processes().collect();
-                self.update_with(Processes::These(processes));
+                let (pids, udp) = (self.processes().collect(), self.is_udp());
+                self.update_with(Extent::Near { pids, udp });
             }
-            _ => self.update_with(Processes::All),
+            _ => self.update_with(Extent::Whole),
         }
     }
 
@@ -314,7 +318,7 @@ impl Followed {
     pub(crate) fn updated(&mut self, now: Instant, outcome: Result<Done>) -> Option<Change> {
         self.check = now + self.interval;
         match outcome {
-            Ok(Done::SawTooLittle) => self.update_with(Processes::All),
+            Ok(Done::SawTooLittle) => self.update_with(Extent::Whole),
             Ok(Done::Attached(attached, seen)) => return self.attached(now, *attached, seen),
             Ok(Done::Rested) => {
                 (self.gone, self.came) = (false, None);
@@ -323,7 +327,7 @@ impl Followed {
                 }
             }
             // Perhaps because of what was not looked at.
-            Err(_) if !self.is_whole => self.update_with(Processes::All),
+            Err(_) if !self.is_whole => self.update_with(Extent::Whole),
             Err(error) => return self.failed(now, error),
         }
         None

@@ -12,7 +12,7 @@ use super::expected::Expected;
 use super::followed::{Followed, Options};
 use super::seen::{Done, Found, Observation, Port, Step};
 use crate::error::{Error, ErrorKind};
-use crate::kernel::observe::Processes;
+use crate::kernel::observe::Extent;
 use crate::model::group::GroupKey;
 use crate::model::id::Cookie;
 
@@ -32,13 +32,13 @@ pub(crate) enum Event {
 /// What to do next.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// List the host's groups, with the descriptors of these processes, and call [`Follower::observed`].
-    Observe(Processes),
+    /// List this part of the host, and call [`Follower::observed`].
+    Observe(Extent),
     /// Begin a transaction with such a listing, call [`Follower::plan`], do what it says, and call
     /// [`Follower::updated`].
     Update {
         key: GroupKey,
-        processes: Processes,
+        extent: Extent,
     },
     Report {
         key: GroupKey,
@@ -148,8 +148,8 @@ impl Follower {
         }
         self.groups.iter_mut().for_each(|group| group.decide_without_looking(now));
         let update = |group: &mut Followed| Some((group.key.clone(), group.next_update()?));
-        if let Some((key, processes)) = self.groups.iter_mut().find_map(update) {
-            return Some(Action::Update { key, processes });
+        if let Some((key, extent)) = self.groups.iter_mut().find_map(update) {
+            return Some(Action::Update { key, extent });
         }
         if let Some(expected) = self.expected.iter_mut().find_map(|e| e.is_due(now).then_some(e)) {
             return Some(Action::Find { id: expected.id });
@@ -164,14 +164,14 @@ impl Follower {
         if due.is_empty() {
             return None;
         }
-        let all = due.iter().any(|group| group.is_check_due(now) && group.needs_all_processes());
-        let these: BTreeSet<u32> = due.iter().flat_map(|group| group.processes()).collect();
+        let all = due.iter().any(|group| group.is_check_due(now) && group.needs_whole_host());
+        let pids: BTreeSet<u32> = due.iter().flat_map(|group| group.processes()).collect();
+        let udp = due.iter().any(|group| group.is_udp());
         for group in due {
             group.is_looked_at = true;
         }
-        let processes =
-            if all { Processes::All } else { Processes::These(these.into_iter().collect()) };
-        Some(Action::Observe(processes))
+        let near = Extent::Near { pids: pids.into_iter().collect(), udp };
+        Some(Action::Observe(if all { Extent::Whole } else { near }))
     }
 
     /// The result of a look; `None`: it failed.

@@ -12,13 +12,17 @@ use super::follower::{Action, Event, Follower, REGULARLY};
 use super::seen::{Done, Found, Observation, Port, Seen, Step};
 use crate::change::request::{Attached, Changes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::observe::Processes;
+use crate::kernel::observe::Extent;
 use crate::model::group::{AttachedProgram, Group, GroupKey, Holder, Member, Protocol, examples};
 use crate::model::id::Cookie;
 use crate::model::refusal::{no_group, not_attached};
 use crate::model::selection::Steering;
 
 const OPTIONS: Options = Options { interval: REGULARLY, retakes: false };
+
+fn near(process: u32) -> Extent {
+    Extent::Near { pids: vec![process], udp: false }
+}
 
 const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -59,7 +63,7 @@ struct World {
     next: u64,
     looks: usize,
     /// The groups that were updated, and what each update looked at.
-    updates: Vec<(GroupKey, Processes)>,
+    updates: Vec<(GroupKey, Extent)>,
     /// What was reported, with "ok" after each successful update.
     log: Vec<(usize, String)>,
 }
@@ -114,14 +118,14 @@ impl World {
         }
     }
 
-    fn group(&self, n: usize, processes: &Processes) -> Group {
+    fn group(&self, n: usize, extent: &Extent) -> Group {
         let server = &self.servers[n];
         let member = |of: u64| {
             let pid = server.sockets[&of].1;
             let holder = Holder { pid, fd: 3, comm: "a".into(), thread: None };
-            let seen = match processes {
-                Processes::All => true,
-                Processes::These(these) => these.contains(&pid),
+            let seen = match extent {
+                Extent::Whole => true,
+                Extent::Near { pids, .. } => pids.contains(&pid),
             };
             let holders = seen.then_some(holder).into_iter().collect();
             Member { holders, ..examples::member(Protocol::Tcp, of) }
@@ -139,21 +143,21 @@ impl World {
         for _ in 0..1000 {
             match self.follower.poll(self.now) {
                 None => return self.checks(),
-                Some(Action::Observe(processes)) => {
+                Some(Action::Observe(extent)) => {
                     self.looks += 1;
                     let groups: Vec<Group> = (0..self.servers.len())
-                        .map(|n| self.group(n, &processes))
+                        .map(|n| self.group(n, &extent))
                         .filter(|group| !group.members.is_empty())
                         .collect();
-                    let whole = processes == Processes::All;
+                    let whole = extent == Extent::Whole;
                     let see = |group: &Group| (group.key.clone(), Seen::new(group, true, whole));
                     let seen = groups.iter().map(see).collect();
                     let observation = Observation::new(&groups, seen);
                     self.follower.observed(self.now, Some(&observation));
                 }
-                Some(Action::Update { key, processes }) => {
-                    let outcome = self.updates(&key, &processes);
-                    self.updates.push((key.clone(), processes));
+                Some(Action::Update { key, extent }) => {
+                    let outcome = self.updates(&key, &extent);
+                    self.updates.push((key.clone(), extent));
                     self.follower.updated(self.now, &key, outcome);
                 }
                 Some(Action::Report { key, change }) => {
@@ -174,7 +178,7 @@ impl World {
         panic!("it never rests");
     }
 
-    fn updates(&mut self, key: &GroupKey, processes: &Processes) -> Result<Done> {
+    fn updates(&mut self, key: &GroupKey, extent: &Extent) -> Result<Done> {
         let n = self.number(key);
         let server = &self.servers[n];
         if let Some(text) = &server.fails_with {
@@ -183,11 +187,11 @@ impl World {
         if server.detached {
             return Err(not_attached(key));
         }
-        let group = self.group(n, processes);
+        let group = self.group(n, extent);
         if group.members.is_empty() {
             return Err(no_group(key));
         }
-        let seen = Seen::new(&group, true, *processes == Processes::All);
+        let seen = Seen::new(&group, true, *extent == Extent::Whole);
         let slots = server.slots.iter().map(|n| cookie(*n)).collect();
         let displaced_by = server.program.clone();
         let found = Found { slots, group, seen: seen.clone(), displaced_by };
@@ -280,7 +284,7 @@ fn a_listener_is_enrolled_once_it_is_in_its_group_and_only_its_process_is_looked
     assert_eq!(world.updates.len(), 0);
     world.passes(ms(4));
     let process = world.servers[1].sockets[&new].1;
-    assert_eq!(world.updates, [(key(1), Processes::These(vec![process]))]);
+    assert_eq!(world.updates, [(key(1), near(process))]);
     assert!(world.servers[1].slots.contains(&new));
 }
 
@@ -324,7 +328,7 @@ fn a_newcomer_whose_holder_was_not_looked_at_is_looked_for_everywhere() {
     let mut world = World::settled(1);
     world.joins(0, Some(ms(0)), true);
     world.passes(REGULARLY);
-    assert_eq!(world.updates, [(key(0), Processes::All)]);
+    assert_eq!(world.updates, [(key(0), Extent::Whole)]);
 }
 
 #[test]
@@ -355,7 +359,7 @@ fn a_server_that_restarts_is_said_to_be_gone_once_and_is_enrolled_again() {
     world.passes(ms(1));
     assert_eq!(world.servers[0].slots, BTreeSet::from([new]));
     let process = world.servers[0].sockets[&new].1;
-    assert_eq!(world.updates, [(key(0), Processes::These(vec![process]))]);
+    assert_eq!(world.updates, [(key(0), near(process))]);
 }
 
 #[test]

@@ -36,7 +36,7 @@ use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::kernel::caps;
 use crate::kernel::pids::sees_host_pids;
-use crate::model::group::{Group, GroupKey, KernelAddress, Member};
+use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol};
 use crate::model::id::{Cookie, Netns};
 use crate::wire::records::{self, Cursor, MemberRecord, Record};
 
@@ -81,12 +81,23 @@ pub struct Observer {
     programs: Mutex<Programs>,
 }
 
-/// The processes whose descriptors a listing looks at. Members held by others seem to have no holder.
+/// How much of the host a listing looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Processes {
-    All,
-    /// These, by their pids in the initial pid namespace.
-    These(Vec<u32>),
+pub(crate) enum Extent {
+    Whole,
+    /// The descriptors of these processes, by their pids in the initial pid namespace. Members that only others
+    /// hold seem to have no holder. `udp`: whether UDP groups are listed, too.
+    Near {
+        pids: Vec<u32>,
+        udp: bool,
+    },
+}
+
+impl Extent {
+    /// The groups of a protocol, without any descriptor.
+    pub(crate) fn tables_of(protocol: Protocol) -> Self {
+        Self::Near { pids: Vec::new(), udp: protocol == Protocol::Udp }
+    }
 }
 
 /// The members at a group's address in the kernel's tables, by address in the kernel, with their cookies.
@@ -147,25 +158,24 @@ impl Observer {
     /// As [`new`](Self::new), if the process has given up its rights since.
     pub fn groups(&self) -> Result<Vec<Group>> {
         // First the tables: what comes later has holders that no member refers to, and no harm is done.
-        let tables = self.lock().tables()?;
+        let tables = self.lock().tables(true)?;
         let walk = if tables.is_some() { "holders" } else { "members" };
         let descriptors = self.descriptors(walk)?;
         let mut listing = Listing { tables, descriptors };
         if listing.has_hidden()
-            && let Some(again) = self.lock().tables()?
+            && let Some(again) = self.lock().tables(true)?
         {
             listing.confirm_hidden(&again);
         }
         Ok(self.assemble(&listing))
     }
 
-    /// As [`groups`](Self::groups), with the holders among these processes. Returns also whether all holders are
-    /// known.
+    /// As [`groups`](Self::groups), perhaps of a part of the host. Returns also whether it is the whole one.
     ///
-    /// Where only some are, so are the groups: those whose members the kernel's tables tell.
-    pub(crate) fn groups_near(&self, processes: &Processes) -> Result<(Vec<Group>, bool)> {
-        if let Processes::These(pids) = processes
-            && let Some(listing) = self.listing_near(pids)?
+    /// Of a part, only those groups are listed whose members the kernel's tables tell.
+    pub(crate) fn groups_near(&self, extent: &Extent) -> Result<(Vec<Group>, bool)> {
+        if let Extent::Near { pids, udp } = extent
+            && let Some(listing) = self.listing_near(pids, *udp)?
         {
             let mut groups = self.assemble(&listing);
             groups.retain(|group| group.complete);
@@ -175,13 +185,13 @@ impl Observer {
     }
 
     /// The kernel's tables, and the descriptors of these processes; `None` if one of both cannot be read alone.
-    fn listing_near(&self, pids: &[u32]) -> Result<Option<Listing>> {
+    fn listing_near(&self, pids: &[u32], udp: bool) -> Result<Option<Listing>> {
         let pids: Option<Vec<NonZeroU32>> = pids.iter().map(|pid| NonZeroU32::new(*pid)).collect();
         let Some(pids) = pids.filter(|pids| pids.len() <= FEW) else { return Ok(None) };
         if !pids.is_empty() && !sees_host_pids() {
             return Ok(None);
         }
-        let Some(tables) = self.lock().tables()? else { return Ok(None) };
+        let Some(tables) = self.lock().tables(udp)? else { return Ok(None) };
         let mut descriptors = Vec::new();
         for pid in pids {
             let walk = match self.lock().start("holders", Some(pid)) {
@@ -210,7 +220,7 @@ impl Observer {
 
     /// The members at the group's address in the kernel's tables now; `None` without these.
     pub(crate) fn listed(&self, group: &GroupKey) -> Result<Option<Listed>> {
-        let tables = self.lock().tables()?;
+        let tables = self.lock().tables(group.protocol == Protocol::Udp)?;
         Ok(tables.map(|records| {
             let of = |record: &MemberRecord| {
                 let listed = (KernelAddress(record.sock_address), record.cookie);
@@ -261,8 +271,8 @@ impl Observer {
 }
 
 impl Programs {
-    /// What the kernel's tables list; `None` if they cannot be read.
-    fn tables(&mut self) -> Result<Option<Vec<Record>>> {
+    /// What the kernel's tables list, UDP sockets only if asked; `None` if they cannot be read.
+    fn tables(&mut self, udp: bool) -> Result<Option<Vec<Record>>> {
         let Some(cursors) = &mut self.cursors else { return Ok(None) };
         let flags = SocketFlags::CLOEXEC;
         let (family, kind) = (AddressFamily::INET, SocketType::DGRAM);
@@ -270,7 +280,7 @@ impl Programs {
             Error::new(ErrorKind::System, FAILED).because(io::Error::from(errno))
         })?;
         let fd = u32::try_from(socket.as_raw_fd()).unwrap_or_default();
-        cursors.set(0, Cursor::start(fd), 0).map_err(failed)?;
+        cursors.set(0, Cursor::start(fd, udp), 0).map_err(failed)?;
         let iterator = iterator(&mut self.ebpf, "tables")?;
         let link = iterator.attach_to_map(cursors.map_data()).map_err(failed)?;
         let link = iterator.take_link(link).map_err(failed)?;
@@ -391,14 +401,16 @@ mod tests {
         let address = listeners[0].local_addr().unwrap();
         let observer = Observer::new().unwrap();
         let holders = |pids: &[u32]| {
-            let (groups, whole) = observer.groups_near(&Processes::These(pids.to_vec())).unwrap();
+            let extent = Extent::Near { pids: pids.to_vec(), udp: false };
+            let (groups, whole) = observer.groups_near(&extent).unwrap();
+            assert!(whole || groups.iter().all(|group| group.key.protocol == Protocol::Tcp));
             let group = groups.iter().find(|group| group.key.address == address).unwrap();
             assert_eq!(group.members.len(), 2);
             let held = group.members.iter().filter(|member| !member.holders.is_empty()).count();
             (held, whole)
         };
         let own = std::process::id();
-        let is_near = sees_host_pids() && observer.lock().tables().unwrap().is_some();
+        let is_near = sees_host_pids() && observer.lock().tables(true).unwrap().is_some();
         assert_eq!(holders(&[own]), (2, !is_near));
         if is_near {
             assert_eq!(holders(&[]), (0, false));
