@@ -6,11 +6,13 @@
 
 mod bursts;
 mod hermes;
+mod hold;
 mod latency;
 mod load;
 mod ls;
 mod machine;
 mod memory;
+mod newcomer;
 mod plot;
 mod process;
 mod report;
@@ -41,6 +43,8 @@ enum Bench {
     Select(select::Args),
     /// `reuseport ls` on a host with many members, and with many other sockets
     Ls(ls::Args),
+    /// How long a listener that joins a watched group gets nothing, among many other sockets
+    Newcomer(newcomer::Args),
     /// What a steered group takes in the kernel, what the command takes, and how big it is
     Memory(memory::Args),
     /// How long answers take, by who deals connections to workers
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         Bench::Load(args) => alone(|| load::run(&args)),
         Bench::Select(args) => alone(|| select::run(&args)),
         Bench::Ls(args) => alone(|| ls::run(&args)),
+        Bench::Newcomer(args) => alone(|| newcomer::run(&args)),
         Bench::Memory(args) => alone(|| memory::run(&args)),
         Bench::Latency(args) => alone(|| latency::run(&args)),
         Bench::Bursts(args) => alone(|| bursts::run(&args)),

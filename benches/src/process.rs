@@ -45,6 +45,11 @@ impl Reuseport {
         Self { command: Some(directory.join("target/release/reuseport")) }
     }
 
+    /// That in this file.
+    pub(crate) fn of_file(file: &Path) -> Self {
+        Self { command: Some(file.to_owned()) }
+    }
+
     pub(crate) fn path(&self) -> Result<PathBuf> {
         let path = match &self.command {
             Some(path) => path.clone(),

@@ -5,8 +5,13 @@ use serde::Serialize;
 
 /// The 10th, 50th and 90th percentile of at least one value.
 pub(crate) fn spread(values: &[f64]) -> [f64; 3] {
+    [0.1, 0.5, 0.9].map(|share| percentile(values, share))
+}
+
+/// The value below which this share of at least one value lies.
+pub(crate) fn percentile(values: &[f64], share: f64) -> f64 {
     let sorted = sorted(values);
-    [0.1, 0.5, 0.9].map(|share| sorted[((sorted.len() - 1) as f64 * share).round() as usize])
+    sorted[((sorted.len() - 1) as f64 * share).round() as usize]
 }
 
 /// A median and the bounds within which the true one lies with 95 % confidence.

@@ -209,7 +209,7 @@ int tables(struct bpf_iter__bpf_map_elem *ctx)
 	walk.node = bucket(&walk);
 	bpf_loop(1 << 23, step, &walk, 0);
 	if (walk.at.bucket >= walk.buckets) {
-		walk.at.stage++;
+		walk.at.stage = walk.at.stage < walk.at.final_stage ? walk.at.stage + 1 : STAGE_END;
 		walk.at.bucket = 0;
 		walk.at.last = 0;
 	}

@@ -10,21 +10,50 @@
 
 #include "type.h"
 
-const volatile __u16 PORT = 0;
+/* The most ports that one watcher follows. */
+#define MAX_PORTS 16384
 
-/* The cookie of the group's network namespace. */
-const volatile __u64 NETNS = 0;
+/* A port of a network namespace. */
+struct port {
+	__u64 netns; /* its cookie */
+	__u16 number;
+	__u16 protocol;
+	__u32 reserved;
+};
 
-/* A listener came or went. */
+WIRE_TYPE(struct, port);
+
+/* A listener came or went on a followed port. */
 struct event {
 	__u64 cookie;
-	__u32 listening; /* 1: came, 0: went */
-	__u32 reserved;
+	__u64 netns;
+	__u32 process; /* that let it listen, in the initial pid namespace */
+	__u16 port;
+	__u8 listening; /* 1: came, 0: went */
+	__u8 reserved;
 };
 
 WIRE_TYPE(struct, event);
 
+/* A UDP socket on a followed port. */
+struct udp_member {
+	__u64 cookie;
+	__u16 port;
+	__u16 reserved[3];
+};
+
+WIRE_TYPE(struct, udp_member);
+
+/* The ports that are followed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PORTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct port);
+	__type(value, __u8);
+} ports SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 64 * 1024);
+	__uint(max_entries, 256 * 1024);
 } events SEC(".maps");

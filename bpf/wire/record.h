@@ -119,6 +119,8 @@ struct cursor {
 	__u64 cookie; /* its cookie: another socket may come to the same address */
 	__u32 udp_fd; /* a descriptor of the reader: any UDP socket */
 	__u32 again;  /* how often the walk may still read a list again that changed meanwhile */
+	__u32 final_stage; /* the last stage: listeners alone take a fraction of the time on a host with many UDP sockets */
+	__u32 reserved;
 };
 
 /* Runs of that walk, of up to 280 sockets each. */

@@ -5,17 +5,15 @@
 //!
 //! Not measured: other network namespaces, and steered groups, whose state `ls` reads as well.
 
-mod hold;
-
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use reuseport::Host;
 
+use crate::hold::{Members, start_crowd};
 use crate::process::Reuseport;
 use crate::report::{Common, Figure, Report, Table};
 use crate::stats::Median;
-use hold::{Members, start_crowd};
 
 /// What `ls` may take, in milliseconds.
 const AIM: f64 = 50.0;

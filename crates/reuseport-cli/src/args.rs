@@ -25,6 +25,26 @@ pub(crate) struct GroupArgs {
     pub(crate) netns: NetnsArgs,
 }
 
+/// The groups that a verb works on.
+#[derive(Debug, Args)]
+pub(crate) struct GroupsArgs {
+    /// The groups: each as PROTOCOL:ADDRESS:PORT, or less if that names one group only
+    ///
+    /// Write them as `ls` prints them: tcp:127.0.0.1:8080, udp:[::]:53, tcp:0.0.0.0%eth0:80. Leave out
+    /// parts that are not needed: tcp::8080 or :8080 if only one group matches. An address matches
+    /// literally; * matches either wildcard address. Where several groups have the same name, add a
+    /// member of the one that is meant: udp:[::]:53,of=cookie:7 or ,of=pid:1234.
+    #[arg(value_name = "GROUP", required = true)]
+    pub(crate) groups: Vec<GroupSpec>,
+
+    /// All groups that match a GROUP, not only one
+    #[arg(long)]
+    pub(crate) all: bool,
+
+    #[command(flatten)]
+    pub(crate) netns: NetnsArgs,
+}
+
 /// Which network namespaces a verb looks at.
 #[derive(Debug, Args)]
 pub(crate) struct NetnsArgs {
@@ -40,6 +60,14 @@ impl GroupArgs {
     /// The group that the user names, with its namespace resolved.
     pub(crate) fn target(self) -> Result<Target> {
         Ok(Target { netns: self.netns.resolve()?, group: self.group })
+    }
+}
+
+impl GroupsArgs {
+    /// The groups that the user names, with their namespace resolved.
+    pub(crate) fn targets(&self) -> Result<Vec<Target>> {
+        let netns = self.netns.resolve()?;
+        Ok(self.groups.iter().map(|group| Target { netns, group: group.clone() }).collect())
     }
 }
 

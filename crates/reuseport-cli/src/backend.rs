@@ -30,14 +30,21 @@ impl Target {
         Ok(host.choose_steered(&self.group, &self.groups(host)?)?.clone())
     }
 
-    /// The same, to attach to it: groups that share their name have to be told apart.
+    /// The same, to attach to it: groups that share their name have to be told apart. With `all`, every group
+    /// that matches.
     ///
     /// # Errors
     ///
     /// As [`find`](Self::find).
-    pub(crate) fn find_to_attach(&self, host: &Host) -> Result<Group> {
+    pub(crate) fn find_to_attach(&self, host: &Host, all: bool) -> Result<Vec<Group>> {
+        let groups = self.groups(host)?;
+        let matching = groups.iter().filter(|group| all && self.group.matches(group));
+        let matching: Vec<Group> = matching.cloned().collect();
+        if !matching.is_empty() {
+            return Ok(matching);
+        }
         let own = host.own_netns()?;
-        Ok(self.group.choose(&self.groups(host)?, Some(own.cookie))?.clone())
+        Ok(vec![self.group.choose(&groups, Some(own.cookie))?.clone()])
     }
 
     /// The groups among which it is.

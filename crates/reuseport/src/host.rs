@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::change::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow::cookie_of;
-use crate::kernel::observe::Observer;
+use crate::kernel::observe::{Extent, Observer};
 use crate::look::view;
 use crate::model::group::{Group, GroupKey};
 use crate::model::id::Netns;
@@ -83,6 +83,16 @@ impl Host {
     /// Begins an operation that changes a group.
     pub(crate) fn begin(&self, stop: &Stop) -> Result<Transaction> {
         Transaction::begin(Arc::clone(&self.observer), &self.place, stop)
+    }
+
+    /// As [`groups`](Self::groups), perhaps of a part of the host. Returns also whether it is the whole one.
+    pub(crate) fn groups_near(&self, extent: &Extent) -> Result<(Vec<Group>, bool)> {
+        self.observer.groups_near(extent)
+    }
+
+    /// As [`begin`](Self::begin), with such a listing.
+    pub(crate) fn begin_near(&self, stop: &Stop, extent: &Extent) -> Result<(Transaction, bool)> {
+        Transaction::begin_near(Arc::clone(&self.observer), &self.place, stop, extent)
     }
 
     /// Where operations find and pin state.

@@ -1,70 +1,41 @@
-//! Follows a group: enrols new members, frees the slots of closed ones, and attaches again after the
-//! server restarts.
+//! Follows groups: enrols new members, frees the slots of closed ones, and attaches again after a server
+//! restarts.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::balancer::Balancer;
-use crate::change::request::{Attach, Attached, Changes, LeftOut};
+use crate::change::request::{Attach, Attached};
 use crate::change::transaction::{Transaction, watch_over};
 use crate::error::{Error, ErrorKind, Result};
-use crate::follow::source::{Events, Wake};
+use crate::follow::followed::{Options, starving};
+use crate::follow::follower::{Action, Follower};
+use crate::follow::seen::{Done, Found, Observation, Port, Seen, Step};
+use crate::follow::source::Source;
 use crate::host::Host;
+use crate::kernel::observe::Extent;
 use crate::look::view;
-use crate::model::group::{AttachedProgram, Group, GroupKey, Member, Reach, Unborrowable};
-use crate::model::id::Cookie;
-use crate::model::membership::Newborn;
-use crate::model::refusal::{not_attached, vanished};
-use crate::model::retake::Attempts;
-use crate::model::split::{News, Watched};
+use crate::model::group::{Group, GroupKey, Protocol};
+use crate::model::refusal::not_attached;
+use crate::model::spec::GroupSpec;
+use crate::stop::Stop;
 
+pub use crate::follow::change::Change;
 pub use crate::model::retake::Retake;
 
-/// A change that a watcher made or saw.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Change {
-    /// Members joined or left, and their slots were updated.
-    Members(Attached),
-    /// The group is gone: all its sockets closed. The watcher waits for it to come back.
-    Gone,
-    /// Another process detached the group. The watcher ends.
-    Detached,
-    /// Another owner attached a program in place of this tool's. The watcher takes the sockets out of this
-    /// tool's array, so that the owner may use them, and waits until that program is gone, unless it
-    /// [takes the group back](Watch::retaking). Reported once for each such program, and again when the
-    /// watcher gives up.
-    Replaced {
-        /// The program that decides now.
-        by: AttachedProgram,
-        /// Whether the watcher takes the group back.
-        retake: Retake,
-    },
-    /// There are other groups of the same name, which [the kernel made](GroupKey). The watcher goes on with the
-    /// one that this tool steers: this one, as it was seen. If that one ends, the next one of this name is
-    /// followed. Reported once.
-    Split(Group),
-    /// No member is left that can be given a slot, for this reason: a policy leaves every choice to the kernel's
-    /// hash, until a socket joins that can. Reported once.
-    Unsteerable(Error),
-    /// An update failed. The watcher tries again at the next change and every two seconds, and reports
-    /// only a different error again.
-    Failed(Error),
-}
-
-/// Follows a group, in the calling thread.
+/// Follows groups, in the calling thread: any number of them with one set of descriptors.
 ///
 /// A TCP listener that starts to listen, listens again, or comes back with a restarted server should be
 /// enrolled within 50 ms; a UDP socket within 250 ms (400 ms in another network namespace), if it is not
-/// connected by then: servers such as those of DTLS bind a socket and connect it to one client. With some
-/// 100,000 sockets on the host it takes longer, because each update lists all of them. The watcher holds no
-/// socket of the server. When it ends, the program stays attached.
+/// connected by then: servers such as those of DTLS bind a socket and connect it to one client. The watcher holds
+/// no socket of a server. When it ends, the programs stay attached.
 ///
 /// A full restart of the server ends the group and its attachment. The program, its counters and its
 /// secret are kept while the group is watched. New members take the slots of those that left, with their
 /// weights and drains ([`Changes::inherited`](crate::Changes::inherited)).
 ///
-/// [Detaching](crate::detach) the group, in any process, ends the watch.
+/// [Detaching](crate::detach) a group, in any process, ends its watch.
 ///
 /// # Minimum kernel version
 ///
@@ -84,47 +55,101 @@ pub enum Change {
 /// ```
 pub struct Watch {
     host: Host,
-    key: GroupKey,
-    attach: Attach,
-    events: Events,
-    /// The group at the last complete update; `None` if an update is due.
-    last: Option<Seen>,
-    /// UDP sockets that were bound a moment ago.
-    newborn: Newborn,
-    /// Whether other groups have the name, and whether a report of that is due.
-    split: Watched,
-    news: Option<Group>,
-    /// The members that were last reported as left out although they live.
-    starving: Vec<Option<Cookie>>,
-    /// A lock that keeps other processes from removing the state.
-    keep: Option<File>,
-    /// The attempts to take the group back; `None` if the watcher makes none.
-    attempts: Option<Attempts>,
-    /// The program that replaced this tool's, and what was reported with it.
-    replaced: Option<(AttachedProgram, Retake)>,
-    /// Whether this tool's array may hold sockets that the other program's owner wants to use.
-    keeps: bool,
-    start: Instant,
+    stop: Stop,
+    retakes: bool,
+    source: Source,
+    follower: Follower,
+    watched: HashMap<GroupKey, Watched>,
+    /// Groups that are not there yet, by number.
+    expected: HashMap<u32, Expected>,
 }
 
-/// The result of one look at the group.
-enum Look {
-    Same,
-    Updated(Box<Attached>),
-    /// Another owner's program decides. `None`: and this is known.
-    Replaced(Option<(AttachedProgram, Retake)>),
+/// Returns a group, once it is there, and how to attach to it.
+type Find = Box<dyn FnMut(&Host) -> Option<(GroupKey, Attach)> + Send>;
+
+/// A group that is not there yet.
+struct Expected {
+    find: Find,
+    /// The error that was reported last.
+    reported: String,
+}
+
+/// A group that is watched.
+struct Watched {
+    /// How to update it.
+    attach: Attach,
+    /// A lock that keeps other processes from removing the state.
+    keep: Option<File>,
 }
 
 impl Watch {
-    /// Attaches to the group and starts to collect its changes.
+    /// Attaches to the group and starts to collect its changes. [`Attach::stop`] ends the watch.
     ///
     /// # Errors
     ///
     /// As [`Balancer::attach`].
     pub fn start(host: Host, key: &GroupKey, attach: Attach) -> Result<(Self, Attached)> {
+        let mut watch = Self::new(host, attach.stop.clone())?;
+        let attached = watch.add(key, attach)?;
+        Ok((watch, attached))
+    }
+
+    /// A watcher of no group yet, which follows those that are [added](Self::add) until a stop is requested.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] if the caller lacks the rights.
+    pub fn new(host: Host, stop: Stop) -> Result<Self> {
+        Ok(Self {
+            source: Source::open(host.own_netns()?)?,
+            host,
+            stop,
+            retakes: false,
+            follower: Follower::new(Instant::now()),
+            watched: HashMap::new(),
+            expected: HashMap::new(),
+        })
+    }
+
+    /// Attaches to a group, and follows it, too. The watcher's own stop takes the place of [`Attach::stop`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Balancer::attach`], and [`ErrorKind::Invalid`] for a group that is followed already. The watcher goes
+    /// on with the others.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use reuseport::{Attach, Host, Stop, watch::Watch};
+    ///
+    /// let host = Host::open()?;
+    /// let groups = host.groups()?;
+    /// let mut watch = Watch::new(host, Stop::default())?;
+    /// for group in groups {
+    ///     watch.add(&group.key, Attach::default())?;
+    /// }
+    /// watch.run_each(|group, change| println!("{group}: {change:?}"))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn add(&mut self, key: &GroupKey, attach: Attach) -> Result<Attached> {
+        // The member in the key may leave.
+        let name = key.name_only();
+        if self.watched.contains_key(&name) {
+            let failed = format!("cannot watch {key} twice");
+            return Err(Error::new(ErrorKind::Invalid, failed)
+                .because("a watcher follows one group of a name: the one that is steered"));
+        }
         // Events first, so that no change is missed.
-        let events = Events::start(key, host.own_netns()?)?;
-        let (_, attached) = Balancer::attach(&host, key, &attach)?;
+        self.source.add(Port::of(&name))?;
+        let attach = Attach { stop: self.stop.clone(), ..attach };
+        let attached = match Balancer::attach(&self.host, key, &attach) {
+            Ok((_, attached)) => attached,
+            Err(error) => {
+                self.stop_events(Port::of(&name));
+                return Err(error);
+            }
+        };
         // Later updates enrol members and change nothing else. One that cannot be enrolled is reported, and must
         // not keep the others out.
         let attach = Attach {
@@ -135,287 +160,222 @@ impl Watch {
             partial: true,
             ..attach
         };
-        let watch = Self {
-            keep: watch_over(host.place(), key)?,
-            host,
-            // The member in the key may leave.
-            key: key.name_only(),
-            attach,
-            events,
-            last: None,
-            newborn: Newborn::default(),
-            split: Watched::default(),
-            news: None,
-            starving: starving(&attached),
-            attempts: None,
-            replaced: None,
-            keeps: false,
-            start: Instant::now(),
-        };
-        Ok((watch, attached))
+        let keep = watch_over(self.host.place(), &name)?;
+        self.watched.insert(name.clone(), Watched { attach, keep });
+        let options =
+            Options { interval: self.source.interval(Port::of(&name)), retakes: self.retakes };
+        self.follower.add(Instant::now(), name, options, starving(&attached));
+        Ok(attached)
     }
 
-    /// Takes the group back if another owner, such as the server, attaches a program of its own: at most
-    /// once a minute, and five times.
+    /// Waits for a group that is not there yet, and then attaches to it and follows it, too, which is reported as
+    /// [`Change::Members`]. Calls `find` whenever sockets come to the port in the caller's network namespace, and
+    /// every two seconds, until it returns a group to which attaching succeeds.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] if the caller lacks the rights.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use reuseport::{Attach, GroupSpec, Host, Stop, watch::Watch};
+    ///
+    /// let spec: GroupSpec = "tcp:127.0.0.1:8080".parse()?;
+    /// let mut watch = Watch::new(Host::open()?, Stop::default())?;
+    /// watch.wait_for(&spec.clone(), move |host| {
+    ///     let group = host.find(&spec).ok()?;
+    ///     Some((group.key, Attach::default()))
+    /// })?;
+    /// watch.run_each(|group, change| println!("{group}: {change:?}"))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_for(
+        &mut self,
+        spec: &GroupSpec,
+        find: impl FnMut(&Host) -> Option<(GroupKey, Attach)> + Send + 'static,
+    ) -> Result<()> {
+        let both = [Protocol::Tcp, Protocol::Udp].into_iter();
+        let wanted = both.filter(|p| spec.protocol().is_none_or(|wanted| wanted == *p));
+        let ports: Vec<Port> = wanted.map(|p| self.source.own_port(p, spec.port())).collect();
+        ports.iter().try_for_each(|port| self.source.add(*port))?;
+        let id = (0..).find(|id| !self.expected.contains_key(id)).unwrap_or_default();
+        self.expected.insert(id, Expected { find: Box::new(find), reported: String::new() });
+        self.follower.expect(Instant::now(), id, ports);
+        Ok(())
+    }
+
+    /// Takes the groups back if another owner, such as the server, attaches a program of its own: at most
+    /// once a minute, and five times for each group.
     ///
     /// The watcher notices such a program at its next look, within two seconds.
     #[must_use]
-    pub fn retaking(self) -> Self {
-        Self { attempts: Some(Attempts::default()), ..self }
+    pub fn retaking(mut self) -> Self {
+        self.retakes = true;
+        self.follower.retake();
+        self
     }
 
-    /// Follows the group until [`Attach::stop`] is set or the group is detached, and calls `on_change` for
+    /// Follows the groups until a stop is requested, or the last one is detached and none is waited for, and calls `on_change` for
     /// each change.
     ///
     /// # Errors
     ///
     /// If the source of events fails. All other failures are passed on as [`Change::Failed`].
-    pub fn run(mut self, mut on_change: impl FnMut(Change)) -> Result<()> {
-        let (mut gone, mut again) = (false, true);
-        let mut reported = String::new();
+    pub fn run(self, mut on_change: impl FnMut(Change)) -> Result<()> {
+        self.run_each(|_, change| on_change(change))
+    }
+
+    /// As [`run`](Self::run), with the group of each change.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn run_each(mut self, mut on_change: impl FnMut(&GroupKey, Change)) -> Result<()> {
         loop {
-            let wake = self.events.wait(&self.attach.stop, again).map_err(|error| {
-                Error::new(ErrorKind::System, format!("cannot watch {}", self.key)).because(error)
-            })?;
-            let result = match wake {
-                Wake::Stop => return Ok(()),
-                Wake::Check => self.check(),
-                Wake::Came(cookies) => self.enrol(&cookies),
-            };
-            again = false;
-            if let Some(group) = self.news.take() {
-                on_change(Change::Split(group));
-            }
-            match result {
-                Ok(Look::Same) => gone = false,
-                Ok(Look::Replaced(news)) => {
-                    gone = false;
-                    if let Some((by, retake)) = news {
-                        // The same error is reported again after this.
-                        reported.clear();
-                        again = retake == Retake::Now;
-                        on_change(Change::Replaced { by, retake });
+            while let Some(action) = self.follower.poll(Instant::now()) {
+                match action {
+                    Action::Observe(extent) => self.observe(&extent),
+                    Action::Update { key, extent } => {
+                        let outcome = self.update(&key, &extent);
+                        self.follower.updated(Instant::now(), &key, outcome);
+                    }
+                    Action::Report { key, change } => on_change(&key, *change),
+                    Action::Find { id } => {
+                        if let Some((key, change)) = self.find(id) {
+                            on_change(&key, change);
+                        }
+                    }
+                    Action::Forget { key } => {
+                        self.watched.remove(&key);
+                        self.stop_events(Port::of(&key));
                     }
                 }
-                Ok(Look::Updated(attached)) => {
-                    gone = false;
-                    reported.clear();
-                    // A change during the update may have been missed, and a member that was left
-                    // out may have another holder now.
-                    again = self.last.is_none() || self.has_news(&attached);
-                    if self.has_news(&attached) {
-                        self.starving = starving(&attached);
-                        on_change(Change::Members(*attached));
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    if !gone {
-                        on_change(Change::Gone);
-                    }
-                    gone = true;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::NotAttached => {
-                    on_change(Change::Detached);
+                if self.stop.is_set() {
                     return Ok(());
                 }
-                // The member is closing, or has passed to another process.
-                Err(error) if error.kind() == ErrorKind::Vanished => {
-                    again = true;
-                    tracing::debug!("{}", error.report());
-                }
-                Err(error) => {
-                    let report = error.report().to_string();
-                    if report != reported {
-                        on_change(match error.kind() {
-                            ErrorKind::Starved => Change::Unsteerable(error),
-                            _ => Change::Failed(error),
-                        });
-                        reported = report;
-                    }
-                }
             }
-        }
-    }
-
-    /// Waits until the sockets that started to listen are in their groups, and updates the group. The
-    /// kernel reports the change of state a moment before a socket joins. The sockets may also belong to
-    /// another group on the same port, or be members that listen again.
-    ///
-    /// A server that becomes a daemon passes its sockets to a child and exits: their holder has vanished,
-    /// and the next try finds the child.
-    fn enrol(&mut self, came: &[Cookie]) -> Result<Look> {
-        const TRIES: u32 = 6;
-
-        let mut pause = Duration::from_millis(1);
-        for _ in 0..TRIES {
-            let transaction = self.begin()?;
-            if came.iter().all(|cookie| transaction.knows(*cookie)) {
-                match self.update(transaction) {
-                    Err(error) if error.kind() == ErrorKind::Vanished => {}
-                    result => return result,
-                }
+            if self.follower.is_done() {
+                return Ok(());
             }
-            std::thread::sleep(pause);
-            pause *= 2;
+            let events = self.source.wait(&self.stop, self.follower.deadline());
+            let events = events.map_err(|error| {
+                Error::new(ErrorKind::System, "cannot wait for changes of groups").because(error)
+            })?;
+            let now = Instant::now();
+            events.into_iter().for_each(|event| self.follower.handle(now, event));
         }
-        // Some closed again, or only processes of another pid namespace hold them.
-        let transaction = self.begin()?;
-        self.update(transaction)
     }
 
-    /// Updates the group if it has changed. Otherwise takes no lock.
-    fn check(&mut self) -> Result<Look> {
-        let same = |group: Group| self.last == Some(self.see(&group));
-        if self.last.is_some() && self.host.refresh(&self.key).is_ok_and(same) {
-            self.watch_over_present();
-            return Ok(Look::Same);
+    /// Stops the events of a port, unless another group on it is followed.
+    fn stop_events(&mut self, port: Port) {
+        if self.follower.ports().all(|other| other != port) {
+            self.source.remove(port);
         }
-        // It also finds out why the group is not there.
-        let transaction = self.begin()?;
-        self.update(transaction)
     }
 
-    /// Begins a transaction, which removes the state of a group that is not there unless it is watched.
-    fn begin(&mut self) -> Result<Transaction> {
-        self.watch_over_present();
-        self.host.begin(&self.attach.stop)
+    /// Looks for a group that was not there. Returns what to report: that it is followed, or an error.
+    fn find(&mut self, id: u32) -> Option<(GroupKey, Change)> {
+        let expected = self.expected.get_mut(&id)?;
+        let (key, attach) = (expected.find)(&self.host)?;
+        let change = match self.add(&key, attach) {
+            Ok(attached) => Change::Members(attached),
+            // It is going again.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Vanished) => {
+                return None;
+            }
+            Err(error) => {
+                let report = error.report().to_string();
+                let expected = self.expected.get_mut(&id)?;
+                let before = std::mem::replace(&mut expected.reported, report);
+                return (before != expected.reported).then_some((key, Change::Failed(error)));
+            }
+        };
+        self.expected.remove(&id);
+        let ports: Vec<Port> = self.follower.ports().collect();
+        self.follower.found(id);
+        ports.into_iter().for_each(|port| self.stop_events(port));
+        Some((key.name_only(), change))
+    }
+
+    /// Lists the host's groups for all groups that are due.
+    fn observe(&mut self, extent: &Extent) {
+        let listed = self.host.groups_near(extent);
+        let observation = listed.as_ref().ok().map(|(groups, whole)| {
+            let see = |key: &GroupKey| {
+                let group = view::named_at(self.host.place(), key, groups).ok()?;
+                Some((key.clone(), self.see(key, group, *whole)))
+            };
+            Observation::new(groups, self.follower.keys().filter_map(see).collect())
+        });
+        let keys: Vec<GroupKey> = self.follower.keys().cloned().collect();
+        keys.iter().for_each(|key| self.watch_over_present(key));
+        self.follower.observed(Instant::now(), observation.as_ref());
+    }
+
+    fn see(&self, key: &GroupKey, group: &Group, whole: bool) -> Seen {
+        Seen::new(group, view::is_counted(self.host.place(), key), whole)
     }
 
     /// Locks the state that is pinned now. An attachment that failed, of any process, may have pinned the same
     /// state in another directory, which leaves the group as it was.
-    fn watch_over_present(&mut self) {
-        match watch_over(self.host.place(), &self.key) {
-            Ok(keep) => self.keep = keep,
+    fn watch_over_present(&mut self, key: &GroupKey) {
+        let Some(watched) = self.watched.get_mut(key) else { return };
+        match watch_over(self.host.place(), key) {
+            Ok(keep) => watched.keep = keep,
             // The update that follows says what it is about.
             Err(error) => tracing::debug!("{}", error.report()),
         }
     }
 
-    /// Updates the group as the transaction found it. With many sockets, listing them again would take
-    /// long.
-    fn update(&mut self, transaction: Transaction) -> Result<Look> {
-        self.last = None;
-        // While the server restarts, the watcher's lock keeps the state.
-        let Some(slots) = transaction.in_slots(&self.key)? else {
-            return Err(not_attached(&self.key));
-        };
-        let mut group = transaction.group(&self.key)?.clone();
-        let split = self.split.look(Instant::now(), group.reach);
-        if split == News::Split {
-            self.news = Some(group.clone());
+    /// Updates the group as a transaction finds it, which removes the state of a group that is not there unless
+    /// it is watched.
+    fn update(&mut self, key: &GroupKey, extent: &Extent) -> Result<Done> {
+        self.watch_over_present(key);
+        let (mut transaction, whole) = self.host.begin_near(&self.stop, extent)?;
+        let slots = transaction.in_slots(key)?.ok_or_else(|| not_attached(key))?;
+        let group = transaction.group(key)?.clone();
+        let displaced_by = transaction.displaced_by(&group)?;
+        let seen = self.see(key, &group, whole);
+        let found = Found { slots, group, seen, displaced_by };
+        loop {
+            match self.follower.plan(Instant::now(), key, &found)? {
+                Step::Rest => return Ok(Done::Rested),
+                Step::LookAtAll => return Ok(Done::SawTooLittle),
+                Step::GiveWay => {
+                    // Another process may have attached anew since the last look.
+                    self.watch_over_present(key);
+                    transaction.give_way(&found.group)?;
+                    self.follower.gave_way(key);
+                }
+                Step::Attach { group, force } => {
+                    return self.attach(transaction, key, &group, force, whole);
+                }
+            }
         }
-        if let Some(by) = transaction.displaced_by(&group)? {
-            return self.replaced(transaction, &group, by);
-        }
-        let young = self.newborn.look(Instant::now(), &group, |cookie| slots.contains(&cookie));
-        group.members.retain(|member| member.cookie.is_none_or(|cookie| !young.contains(&cookie)));
-        if group.members.is_empty() {
-            return Err(vanished(&self.key));
-        }
-        self.replaced = None;
-        let attached = self.attach(transaction, &group, &self.attach.clone())?;
-        if young.is_empty() && split != News::Wait && self.is_complete(&attached) {
-            self.last = Some(self.see(&group));
-        }
-        Ok(Look::Updated(Box::new(attached)))
     }
 
     fn attach(
         &mut self,
         transaction: Transaction,
+        key: &GroupKey,
         group: &Group,
-        attach: &Attach,
-    ) -> Result<Attached> {
-        let attached = transaction.attach(group, attach)?;
-        self.keep = watch_over(self.host.place(), &self.key)?;
-        Ok(attached)
-    }
-
-    fn see(&self, group: &Group) -> Seen {
-        let member = |member: &Member| (member.cookie, member.unborrowable());
-        let members = group.members.iter().map(member).collect();
-        let counted = view::is_counted(self.host.place(), &self.key);
-        Seen { members, program: group.program.clone(), counted, reach: group.reach }
-    }
-
-    /// Whether the group has all that it should have, and its program is the one that was seen.
-    fn is_complete(&self, attached: &Attached) -> bool {
-        attached.replaced.is_none() && attached.changes.left_out.iter().all(LeftOut::is_starving)
-    }
-
-    /// Whether there is something to report. Members that cannot be enrolled are reported once.
-    fn has_news(&self, attached: &Attached) -> bool {
-        let Changes { enrolled, released, left_out, .. } = &attached.changes;
-        attached.replaced.is_some()
-            || !enrolled.is_empty()
-            || !released.is_empty()
-            || !left_out.iter().all(LeftOut::is_starving)
-            || starving(attached) != self.starving
-    }
-
-    /// Another owner's program decides: reports it, or takes the group back once that is reported.
-    fn replaced(
-        &mut self,
-        mut transaction: Transaction,
-        group: &Group,
-        by: AttachedProgram,
-    ) -> Result<Look> {
-        let now = self.start.elapsed();
-        let retake = self.attempts.map_or(Retake::Off, |attempts| attempts.at(now));
-        let reported = self.replaced.as_ref().filter(|(known, _)| *known == by).map(|(_, r)| *r);
-        self.keeps |= reported.is_none();
-        // Also after an attempt that failed.
-        if self.keeps && retake != Retake::Now {
-            // Another process may have attached anew since the last look.
-            self.keep = watch_over(self.host.place(), &self.key)?;
-            transaction.give_way(group)?;
-            self.keeps = false;
+        force: bool,
+        whole: bool,
+    ) -> Result<Done> {
+        let attach = self.watched.get(key).map(|watched| watched.attach.clone());
+        let attach = Attach { force, ..attach.unwrap_or_default() };
+        let attached = transaction.attach(group, &attach)?;
+        if let Some(watched) = self.watched.get_mut(key) {
+            watched.keep = watch_over(self.host.place(), key)?;
         }
-        if retake.is_news_after(reported) {
-            self.replaced = Some((by.clone(), retake));
-            return Ok(Look::Replaced(Some((by, retake))));
-        }
-        match (retake, &mut self.attempts) {
-            (Retake::Now, Some(attempts)) => {
-                attempts.note(now);
-                self.keeps = true;
-                let attach = Attach { force: true, ..self.attach.clone() };
-                let attached = self.attach(transaction, group, &attach)?;
-                self.replaced = None;
-                Ok(Look::Updated(Box::new(attached)))
-            }
-            (Retake::After(_), _) => Ok(Look::Replaced(None)),
-            _ => {
-                self.last = Some(self.see(group));
-                Ok(Look::Replaced(None))
-            }
-        }
+        Ok(Done::Attached(Box::new(attached), self.see(key, group, whole)))
     }
-}
-
-/// The members that live and get nothing.
-fn starving(attached: &Attached) -> Vec<Option<Cookie>> {
-    let left_out = attached.changes.left_out.iter();
-    let mut starving: Vec<_> =
-        left_out.filter(|out| out.is_starving()).map(|out| out.cookie).collect();
-    starving.sort_unstable();
-    starving
-}
-
-/// What makes an update due if it changes.
-#[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    members: Vec<(Option<Cookie>, Option<Unborrowable>)>,
-    program: Option<AttachedProgram>,
-    /// Whether open connections are counted.
-    counted: bool,
-    /// Whether other groups have the name.
-    reach: Reach,
 }
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watch").field("key", &self.key).finish_non_exhaustive()
+        let keys = self.follower.keys();
+        f.debug_struct("Watch").field("groups", &keys.collect::<Vec<_>>()).finish_non_exhaustive()
     }
 }

@@ -126,6 +126,7 @@ fn ours() -> GroupView {
         outside: Vec::new(),
         not_asked: Vec::new(),
         uncounted: None,
+        watcher: None,
         skew: Some(0.0),
         members: vec![
             member(Some(0), State::Active, 12_345, 100),
@@ -153,6 +154,7 @@ fn foreign() -> GroupView {
         outside: Vec::new(),
         not_asked: Vec::new(),
         uncounted: None,
+        watcher: None,
         skew: None,
         members: (0..2)
             .map(|n| MemberView {

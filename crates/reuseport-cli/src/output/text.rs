@@ -154,6 +154,9 @@ fn header(out: &mut String, group: &GroupView, reader: &Reader) {
         Some(_) => line("state", "pinned elsewhere or not at all, and without members"),
         None => {}
     }
+    if let Some(watcher) = &group.watcher {
+        line("watched", &words::watcher(watcher));
+    }
     if let Some(sticky) = group.sticky.filter(|sticky| *sticky != "none") {
         line("sticky", sticky);
     }

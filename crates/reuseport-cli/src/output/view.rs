@@ -10,7 +10,7 @@ use reuseport::Stats;
 use reuseport::group::{Device, GroupKey, Holder, Member, NotAsked, Protocol, Queue, Reach};
 use reuseport::id::Cookie;
 use reuseport::policy::{LeastLoaded, Policy};
-use reuseport::status::{GroupStatus, MemberStatus, State, Steering, Uncounted};
+use reuseport::status::{GroupStatus, MemberStatus, State, Steering, Uncounted, Watcher};
 use serde::Serialize;
 
 /// One element of `ls --json`.
@@ -53,6 +53,8 @@ pub(crate) struct GroupView {
     /// Why open connections are not counted.
     #[serde(serialize_with = "as_text")]
     pub(crate) uncounted: Option<Uncounted>,
+    /// The process that follows the group.
+    pub(crate) watcher: Option<WatcherView>,
     pub(crate) skew: Option<f64>,
     pub(crate) members: Vec<MemberView>,
     /// UDP sockets on the address that are in no group and not connected.
@@ -61,6 +63,13 @@ pub(crate) struct GroupView {
     #[serde(serialize_with = "as_names")]
     pub(crate) not_asked: Vec<NotAsked>,
     pub(crate) counters: BTreeMap<&'static str, u64>,
+}
+
+/// The process that follows a group. Without a pid: one of another pid namespace.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct WatcherView {
+    pub(crate) pid: Option<u32>,
+    pub(crate) comm: Option<String>,
 }
 
 /// A policy's parameters.
@@ -240,6 +249,7 @@ impl GroupView {
             outside: status.group.outside.iter().map(OutsideView::new).collect(),
             not_asked: status.group.not_asked(),
             uncounted: status.uncounted,
+            watcher: status.watcher.as_ref().map(WatcherView::new),
             skew: stats.skew.map(rounded),
             members: members.collect(),
             counters: status.counters.iter().map(|c| (c.reason, c.count)).collect(),
@@ -371,6 +381,12 @@ fn why_unsteered(status: &MemberStatus) -> Option<&'static str> {
 fn unborrowable(status: &GroupStatus) -> usize {
     let cannot = |m: &&MemberStatus| m.enrolment.is_none() && m.member.unborrowable().is_some();
     status.members.iter().filter(cannot).count()
+}
+
+impl WatcherView {
+    fn new(watcher: &Watcher) -> Self {
+        Self { pid: watcher.pid, comm: watcher.comm.clone() }
+    }
 }
 
 impl OutsideView {

@@ -10,6 +10,7 @@ use crate::output::note::note;
 use crate::output::table::{self, safe, shortened};
 use crate::output::view::{
     GroupView, HolderView, Identity, MemberView, OutsideView, Program, ProgramKind, QueueView,
+    WatcherView,
 };
 
 /// One process that holds a socket; `fd` only if descriptors are shown.
@@ -269,6 +270,15 @@ pub(crate) fn not_asked(what: &[NotAsked]) -> Vec<String> {
         _ => "the kernel copies them to each socket that takes them, and asks no program",
     };
     what.iter().map(|what| format!("{what} are not dealt: {}", who(*what))).collect()
+}
+
+/// Who follows a group.
+pub(crate) fn watcher(watcher: &WatcherView) -> String {
+    let comm = watcher.comm.as_deref().map(|comm| format!(" ({})", safe(comm)));
+    match watcher.pid {
+        Some(pid) => format!("by pid {pid}{}", comm.unwrap_or_default()),
+        None => "by a process of another pid namespace".to_owned(),
+    }
 }
 
 /// The note on open connections that are not counted: why, and the command that counts them.

@@ -82,6 +82,13 @@ pub(crate) fn pinned_groups() -> usize {
     std::fs::read_dir(groups).map_or(0, Iterator::count)
 }
 
+/// Whether a line begins with a time of day.
+pub(crate) fn has_time(line: &str) -> bool {
+    let is_number = |text: &str| text.len() == 2 && text.parse::<u8>().is_ok();
+    let time = line.split(' ').next().unwrap_or_default();
+    time.split(':').count() == 3 && time.split(':').all(is_number)
+}
+
 /// A command that runs until it is interrupted.
 pub(crate) struct Running(pub(crate) Child);
 
@@ -108,6 +115,12 @@ impl Running {
                 return line;
             }
         }
+    }
+
+    /// Waits until a line contains `word`, and interrupts the command then.
+    pub(crate) fn interrupted_after(mut self, word: &str) -> Output {
+        self.read_until(word);
+        self.interrupt()
     }
 
     pub(crate) fn interrupt(self) -> Output {

@@ -9,3 +9,4 @@ mod not_asked;
 mod places;
 mod split;
 mod steering;
+mod watch;

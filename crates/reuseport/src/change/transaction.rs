@@ -19,7 +19,7 @@ use super::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
 use crate::kernel::caps;
-use crate::kernel::observe::Observer;
+use crate::kernel::observe::{Extent, Observer};
 use crate::kernel::recognise::Recognised;
 use crate::model::degraded::Degraded;
 use crate::model::group::{AttachedProgram, Group, GroupKey};
@@ -91,9 +91,19 @@ impl Drop for Transaction {
 impl Transaction {
     /// Waits for the lock, and removes what interrupted commands left.
     pub(crate) fn begin(observer: Arc<Observer>, place: &Place, stop: &Stop) -> Result<Self> {
+        Ok(Self::begin_near(observer, place, stop, &Extent::Whole)?.0)
+    }
+
+    /// The same, with a listing that is perhaps of a part of the host. Returns also whether it is of the whole one.
+    pub(crate) fn begin_near(
+        observer: Arc<Observer>,
+        place: &Place,
+        stop: &Stop,
+        extent: &Extent,
+    ) -> Result<(Self, bool)> {
         let root = Root::create(place)?;
         let lock = root.lock(stop)?;
-        let mut groups = observer.groups()?;
+        let (mut groups, mut whole) = observer.groups_near(extent)?;
         leftover::clear_unfinished(&root)?;
         leftover::bring_back(&root)?;
         let mut dead = leftover::dead(&root, &groups)?;
@@ -102,12 +112,13 @@ impl Transaction {
                 break;
             }
             // A listing misses a group if others join while its last members leave.
-            groups = observer.groups()?;
+            (groups, whole) = (observer.groups()?, true);
             leftover::keep_missing(&mut dead, &groups);
         }
         leftover::remove(&root, dead)?;
         let roles = Vec::new();
-        Ok(Self { root, layer: None, made_layer: false, roles, groups, observer, _lock: lock })
+        let (layer, made_layer) = (None, false);
+        Ok((Self { root, layer, made_layer, roles, groups, observer, _lock: lock }, whole))
     }
 
     /// The host-wide layer, created if necessary.
@@ -182,13 +193,21 @@ impl Transaction {
 
     /// The group as it is now.
     pub(super) fn look_again(&self, group: &Group) -> Result<Group> {
-        let groups = self.observer.groups()?;
+        self.look_again_near(group, &Extent::Whole)
+    }
+
+    /// The same, from a listing that is perhaps of a part of the host.
+    fn look_again_near(&self, group: &Group, extent: &Extent) -> Result<Group> {
+        let (groups, _) = self.observer.groups_near(extent)?;
         split::again(group, &groups).cloned().ok_or_else(|| vanished(&group.key))
     }
 
     /// Fails if another process attached or detached a program since the operation began.
     pub(super) fn refuse_if_changed(&self, group: &Group) -> Result<()> {
-        let now = self.look_again(group)?;
+        // Where the kernel's tables tell, no descriptor does.
+        let tables = Extent::tables_of(group.key.protocol);
+        let extent = if group.complete { tables } else { Extent::Whole };
+        let now = self.look_again_near(group, &extent)?;
         if now.attached_id() == group.attached_id()
             && now.program.is_some() == group.program.is_some()
         {
@@ -221,11 +240,6 @@ impl Transaction {
             Some(state) if self.user_of(&state).is_some() => Ok(None),
             state => Ok(state),
         }
-    }
-
-    /// Whether the socket is in any group.
-    pub(crate) fn knows(&self, cookie: Cookie) -> bool {
-        self.groups.iter().any(|group| group.member(cookie).is_some())
     }
 
     /// The group that the key means.

@@ -1,3 +1,11 @@
-//! The events by which a watcher follows a group.
+//! Following groups: the rules, and the descriptors that feed them with events.
 
+pub(crate) mod change;
+pub(crate) mod expected;
+pub(crate) mod followed;
+pub(crate) mod follower;
+pub(crate) mod seen;
 pub(crate) mod source;
+
+#[cfg(test)]
+mod tests;

@@ -1,197 +1,238 @@
-//! Wakes a watcher when the sockets on a port change: events for TCP, polling for UDP.
+//! What tells a watcher of changes, one for all of its groups: a tracing program for TCP, an iterator that is
+//! polled for UDP, and a descriptor that ends the wait.
 
-use std::io::{self, Read as _};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sk_reuseport::maps::{MapData, MapError, RingBuf};
+use sk_reuseport::maps::{HashMap as BpfHashMap, MapData, MapError, RingBuf};
 use sk_reuseport::programs::iter::IterLink;
 use sk_reuseport::programs::{BtfTracePoint, Iter, ProgramError};
 use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 use zerocopy::FromBytes as _;
 
+use super::follower::{Event, REGULARLY, WITHOUT_EVENTS};
+use super::seen::Port;
 use crate::error::Result;
 use crate::kernel::caps;
-use crate::model::group::{GroupKey, Protocol};
+use crate::kernel::observe::read_all;
+use crate::model::group::Protocol;
 use crate::model::id::{Cookie, Netns};
 use crate::stop::Stop;
-use crate::wire::event::Event;
+use crate::wire::config::protocol_number;
+use crate::wire::event::{Event as RawEvent, RawPort, UdpMember};
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/watch.bpf.o");
 
-/// How often to check for a request to stop: a signal may arrive just before poll(2) waits.
+/// How often to check for a request to stop that wakes nothing.
 const STOP_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often to list the port's UDP sockets.
+/// How often to list the UDP sockets of the followed ports.
 const UDP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often to check UDP groups in other network namespaces, which takes a walk over the host.
-const UDP_ELSEWHERE_INTERVAL: Duration = Duration::from_millis(150);
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How often to check the group without an event: an event may have been lost, and a failed step may
-/// succeed now.
-const REGULAR_INTERVAL: Duration = Duration::from_secs(2);
-
-/// When to check again after a change.
-const AGAIN_INTERVAL: Duration = Duration::from_millis(50);
-
-/// Why a watcher should check the group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wake {
-    /// These sockets started to listen.
-    Came(Vec<Cookie>),
-    /// A socket closed, another change happened, or the interval is over.
-    Check,
-    /// A stop was requested.
-    Stop,
+/// The events of any number of ports.
+pub(crate) struct Source {
+    /// The namespace whose UDP sockets the iterator lists.
+    own: Netns,
+    /// Keeps the programs attached.
+    programs: Ebpf,
+    ports: BpfHashMap<MapData, RawPort, u8>,
+    /// From the first TCP port on.
+    listeners: Option<RingBuf<MapData>>,
+    /// From the first UDP port on.
+    udp: Option<UdpPoll>,
+    /// The UDP ports that are followed: without one, there is nothing to list.
+    udp_ports: HashSet<Port>,
 }
 
-/// The events of one port.
-pub(crate) enum Events {
-    Tcp(Box<TcpEvents>),
-    Udp(UdpPoll),
-    /// UDP in another network namespace: there are no events and no cheap iterator.
-    Interval(Duration),
-}
-
-pub(crate) struct TcpEvents {
-    ring: RingBuf<MapData>,
-    /// Keeps the program attached.
-    _programs: Ebpf,
-}
-
-pub(crate) struct UdpPoll {
+struct UdpPoll {
     link: IterLink,
-    last: Vec<u64>,
+    next: Instant,
+    /// The sockets by port, at the last look.
+    last: HashMap<u16, BTreeSet<u64>>,
 }
 
-impl Events {
-    /// Starts to collect events of the group's port.
-    pub(crate) fn start(key: &GroupKey, own: Netns) -> Result<Self> {
-        let failed = format!("cannot watch {key}");
-        let start = || -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-            if key.protocol == Protocol::Udp && key.netns.cookie != own.cookie {
-                return Ok(Self::Interval(UDP_ELSEWHERE_INTERVAL));
-            }
+impl Source {
+    /// Loads the programs. `own`: the caller's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// If the caller lacks the rights.
+    pub(crate) fn open(own: Netns) -> Result<Self> {
+        let open = || -> Result<Self, AnyError> {
             let btf = KernelBtf::from_sys_fs()?;
-            let mut programs = EbpfLoader::new()
-                .kernel_btf(&btf)
-                .override_global("PORT", &key.address.port(), true)
-                .override_global("NETNS", &key.netns.cookie, true)
-                .load(OBJECT)?;
-            match key.protocol {
-                Protocol::Tcp => Ok(Self::Tcp(Box::new(TcpEvents::start(programs, &btf)?))),
-                Protocol::Udp => {
-                    let program: &mut Iter = programs
-                        .program_mut("udp_members")
-                        .ok_or(ProgramError::NotLoaded)?
-                        .try_into()?;
-                    program.load("udp", &btf)?;
-                    let id = program.attach()?;
-                    let link = program.take_link(id)?;
-                    Ok(Self::Udp(UdpPoll { link, last: Vec::new() }))
-                }
-            }
+            let mut programs = EbpfLoader::new().kernel_btf(&btf).load(OBJECT)?;
+            let ports = programs.take_map("ports").ok_or(MapError::KeyNotFound)?.try_into()?;
+            Ok(Self { own, programs, ports, listeners: None, udp: None, udp_ports: HashSet::new() })
         };
-        start().map_err(|error| caps::failed(&failed, error, caps::TRACING))
+        open().map_err(|error| caps::failed("cannot watch groups", error, caps::TRACING))
     }
 
-    /// Waits until there is a reason to check the group, at most for the regular interval, or for a
-    /// short one if `again` is set.
-    pub(crate) fn wait(&mut self, stop: &Stop, again: bool) -> io::Result<Wake> {
-        let end = Instant::now() + if again { AGAIN_INTERVAL } else { REGULAR_INTERVAL };
-        match self {
-            Self::Tcp(events) => events.wait(stop, end),
-            Self::Udp(poll) => poll.wait(stop, end),
-            Self::Interval(interval) => Ok(sleep(*interval, stop)),
+    /// Collects events of the port from now on.
+    ///
+    /// # Errors
+    ///
+    /// If a program cannot be attached.
+    pub(crate) fn add(&mut self, port: Port) -> Result<()> {
+        let mut add = || -> Result<(), AnyError> {
+            self.ports.insert(raw(port), 1, 0)?;
+            match port.protocol {
+                Protocol::Tcp if self.listeners.is_none() => self.trace_listeners()?,
+                Protocol::Udp if self.is_own(port) => {
+                    if self.udp.is_none() {
+                        self.list_udp()?;
+                    }
+                    self.udp_ports.insert(port);
+                }
+                _ => {}
+            }
+            Ok(())
+        };
+        let failed = format!("cannot watch {} port {}", port.protocol, port.port);
+        add().map_err(|error| caps::failed(&failed, error, caps::TRACING))
+    }
+
+    /// Collects no more events of a port.
+    pub(crate) fn remove(&mut self, port: Port) {
+        self.udp_ports.remove(&port);
+        if let Err(error) = self.ports.remove(&raw(port)) {
+            tracing::debug!("cannot unwatch {port:?}: {error}");
         }
     }
-}
 
-impl TcpEvents {
-    fn start(mut programs: Ebpf, btf: &KernelBtf) -> Result<Self, ProgramError> {
-        let ring = programs.take_map("events").ok_or(MapError::KeyNotFound)?;
-        let ring = RingBuf::try_from(ring)?;
-        let program: &mut BtfTracePoint =
-            programs.program_mut("on_listen").ok_or(ProgramError::NotLoaded)?.try_into()?;
-        program.load("inet_sock_set_state", btf)?;
-        program.attach()?;
-        Ok(Self { ring, _programs: programs })
+    /// How often a group on the port has to be looked at without an event.
+    pub(crate) fn interval(&self, port: Port) -> Duration {
+        match port.protocol {
+            Protocol::Udp if !self.is_own(port) => WITHOUT_EVENTS,
+            _ => REGULARLY,
+        }
     }
 
-    fn wait(&mut self, stop: &Stop, end: Instant) -> io::Result<Wake> {
+    fn is_own(&self, port: Port) -> bool {
+        port.netns == self.own.cookie
+    }
+
+    /// A port in the caller's network namespace.
+    pub(crate) fn own_port(&self, protocol: Protocol, port: u16) -> Port {
+        Port { protocol, netns: self.own.cookie, port }
+    }
+
+    fn trace_listeners(&mut self) -> Result<(), AnyError> {
+        let ring = self.programs.take_map("events").ok_or(MapError::KeyNotFound)?;
+        let ring = RingBuf::try_from(ring)?;
+        let program = self.programs.program_mut("on_listen").ok_or(ProgramError::NotLoaded)?;
+        let program: &mut BtfTracePoint = program.try_into()?;
+        program.load("inet_sock_set_state", &KernelBtf::from_sys_fs()?)?;
+        program.attach()?;
+        self.listeners = Some(ring);
+        Ok(())
+    }
+
+    fn list_udp(&mut self) -> Result<(), AnyError> {
+        let program = self.programs.program_mut("udp_members").ok_or(ProgramError::NotLoaded)?;
+        let program: &mut Iter = program.try_into()?;
+        program.load("udp", &KernelBtf::from_sys_fs()?)?;
+        let id = program.attach()?;
+        let link = program.take_link(id)?;
+        self.udp = Some(UdpPoll { link, next: Instant::now(), last: HashMap::new() });
+        Ok(())
+    }
+
+    /// Waits for events, at most until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// If waiting or listing fails.
+    pub(crate) fn wait(
+        &mut self,
+        stop: &Stop,
+        deadline: Option<Instant>,
+    ) -> io::Result<Vec<Event>> {
+        let waker = stop.waker()?;
         loop {
             if stop.is_set() {
-                return Ok(Wake::Stop);
+                return Ok(vec![Event::Stop]);
             }
-            if let Some(wake) = self.take() {
-                return Ok(wake);
+            let events = self.take()?;
+            let now = Instant::now();
+            let polled = self.polled().map(|udp| udp.next);
+            let lent = stop.is_lent().then(|| now + STOP_INTERVAL);
+            if !events.is_empty() || deadline.is_some_and(|deadline| deadline <= now) {
+                return Ok(events);
             }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(Wake::Check);
-            }
-            let mut fds = [PollFd::new(&self.ring, PollFlags::IN)];
-            match poll(&mut fds, Some(&timespec(left.min(STOP_INTERVAL)))) {
+            let end = [deadline, polled, lent].into_iter().flatten().min();
+            let left = end.map(|end| timespec(end.saturating_duration_since(now)));
+            let waker = PollFd::from_borrowed_fd(waker, PollFlags::IN);
+            let ring = self.listeners.as_ref().map(|ring| PollFd::new(ring, PollFlags::IN));
+            let mut fds: Vec<PollFd<'_>> = [waker].into_iter().chain(ring).collect();
+            match poll(&mut fds, left.as_ref()) {
+                // A handled signal ends it: perhaps the request to stop.
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Reads all events that are ready.
-    fn take(&mut self) -> Option<Wake> {
-        let (mut came, mut any) = (Vec::new(), false);
-        while let Some(record) = self.ring.next() {
-            let Ok((event, _)) = Event::ref_from_prefix(&record) else { continue };
-            any = true;
-            match Cookie::new(event.cookie) {
-                Some(cookie) if event.listening == 1 => came.push(cookie),
-                Some(cookie) => came.retain(|other| *other != cookie),
-                None => {}
+    fn polled(&mut self) -> Option<&mut UdpPoll> {
+        self.udp.as_mut().filter(|_| !self.udp_ports.is_empty())
+    }
+
+    /// All events that are ready.
+    fn take(&mut self) -> io::Result<Vec<Event>> {
+        let mut events = Vec::new();
+        while let Some(record) = self.listeners.as_mut().and_then(RingBuf::next) {
+            if let Ok((raw, _)) = RawEvent::ref_from_prefix(&record) {
+                events.extend(listener(raw));
             }
         }
-        match (came.is_empty(), any) {
-            (false, _) => Some(Wake::Came(came)),
-            (true, true) => Some(Wake::Check),
-            (true, false) => None,
+        let netns = self.own.cookie;
+        if let Some(udp) = self.polled().filter(|udp| udp.next <= Instant::now()) {
+            let changed = udp.changed()?;
+            let port = |port| Port { protocol: Protocol::Udp, netns, port };
+            events.extend(changed.into_iter().map(|number| Event::Changed { port: port(number) }));
         }
+        Ok(events)
     }
 }
 
 impl UdpPoll {
-    fn wait(&mut self, stop: &Stop, end: Instant) -> io::Result<Wake> {
-        loop {
-            if stop.is_set() {
-                return Ok(Wake::Stop);
-            }
-            let now = self.cookies()?;
-            if now != self.last || Instant::now() >= end {
-                self.last = now;
-                return Ok(Wake::Check);
-            }
-            sleep(UDP_INTERVAL, stop);
-        }
+    /// The ports whose sockets are others than at the last look.
+    fn changed(&mut self) -> io::Result<BTreeSet<u16>> {
+        self.next = Instant::now() + UDP_INTERVAL;
+        let now = self.sockets()?;
+        let ports = now.keys().chain(self.last.keys()).copied();
+        let changed = ports.filter(|port| now.get(port) != self.last.get(port)).collect();
+        self.last = now;
+        Ok(changed)
     }
 
-    /// The cookies of the port's sockets, sorted.
-    fn cookies(&self) -> io::Result<Vec<u64>> {
-        let mut bytes = Vec::new();
-        self.link.open().map_err(io::Error::other)?.read_to_end(&mut bytes)?;
-        let mut cookies: Vec<u64> = bytes
-            .chunks_exact(size_of::<u64>())
-            .filter_map(|cookie| u64::read_from_bytes(cookie).ok())
-            .collect();
-        cookies.sort_unstable();
-        Ok(cookies)
+    fn sockets(&self) -> io::Result<HashMap<u16, BTreeSet<u64>>> {
+        let bytes = read_all(self.link.open().map_err(io::Error::other)?)?;
+        let mut sockets: HashMap<u16, BTreeSet<u64>> = HashMap::new();
+        for record in bytes.chunks_exact(size_of::<UdpMember>()) {
+            if let Ok(member) = UdpMember::read_from_bytes(record) {
+                sockets.entry(member.port).or_default().insert(member.cookie);
+            }
+        }
+        Ok(sockets)
     }
 }
 
-/// Sleeps; a signal ends the sleep.
-fn sleep(interval: Duration, stop: &Stop) -> Wake {
-    // A handled signal ends poll(2) with EINTR.
-    let _ = poll(&mut [], Some(&timespec(interval)));
-    if stop.is_set() { Wake::Stop } else { Wake::Check }
+fn listener(raw: &RawEvent) -> Option<Event> {
+    let port = Port { protocol: Protocol::Tcp, netns: raw.netns, port: raw.port };
+    let cookie = Cookie::new(raw.cookie)?;
+    Some(match raw.listening {
+        1 => Event::Came { port, cookie, process: raw.process },
+        _ => Event::Went { port, cookie },
+    })
+}
+
+fn raw(port: Port) -> RawPort {
+    let protocol = protocol_number(port.protocol).into();
+    RawPort { netns: port.netns, number: port.port, protocol, reserved: 0 }
 }
 
 fn timespec(duration: Duration) -> Timespec {

@@ -7,6 +7,7 @@ pub(crate) mod foreign;
 pub(crate) mod maps;
 pub(crate) mod object;
 pub(crate) mod observe;
+pub(crate) mod pids;
 pub(crate) mod program;
 pub(crate) mod recognise;
 pub(crate) mod reports;

@@ -172,6 +172,7 @@ mod tests {
             members,
             reads_queues: true,
             uncounted: None,
+            watcher: None,
             counters: vec![Counter { reason: "picks", count: 400 }],
         })
     }

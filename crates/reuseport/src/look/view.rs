@@ -19,6 +19,7 @@ use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
 use crate::pins::place::Place;
 use crate::pins::steering::{claim, steering};
+use crate::pins::watcher;
 
 /// The status of every group, without the members' owners. A group whose pinned state cannot be read
 /// is shown as one for which another owner's program decides.
@@ -45,13 +46,22 @@ pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Resu
     let groups = observer.groups()?;
     let group = named(key, &groups, |group| claim(group, root.as_ref()))?.clone();
     let owners = observer.owners(&group)?;
-    join(group, root.as_ref(), &layer, &owners)
+    let watcher = root.as_ref().and_then(|root| watcher::of(root, &group.key));
+    Ok(GroupStatus { watcher, ..join(group, root.as_ref(), &layer, &owners)? })
 }
 
 /// The kernel's view of a group.
 pub(crate) fn group(observer: &Observer, place: &Place, key: &GroupKey) -> Result<Group> {
-    let groups = observer.groups()?;
-    named(key, &groups, |group| claim_at(place, group)).cloned()
+    named_at(place, key, &observer.groups()?).cloned()
+}
+
+/// The group that the key means, among these.
+pub(crate) fn named_at<'a>(
+    place: &Place,
+    key: &GroupKey,
+    groups: &'a [Group],
+) -> Result<&'a Group> {
+    named(key, groups, |group| claim_at(place, group))
 }
 
 /// The group's claim to the state that is pinned under its name at this place.
@@ -169,7 +179,8 @@ fn join(
         (Some(state), Some(_)) => state.instance.setup.reads_queues(),
         _ => false,
     };
-    Ok(GroupStatus { group, steering, members, reads_queues, uncounted, counters })
+    let watcher = None;
+    Ok(GroupStatus { group, steering, members, reads_queues, uncounted, watcher, counters })
 }
 
 fn enrolment(

@@ -72,8 +72,21 @@ pub struct GroupStatus {
     /// Why the members' open connections are not counted although the policy compares them; `None` if they are,
     /// or need not be.
     pub uncounted: Option<Uncounted>,
+    /// The process that [follows](crate::watch::Watch) the group, the first if there are several. `None` if none
+    /// does, where the caller may not read the state, and in [`Host::statuses`](crate::Host::statuses).
+    pub watcher: Option<Watcher>,
     /// The program's runs by reason; empty unless a policy of this tool decides.
     pub counters: Vec<Counter>,
+}
+
+/// A process that follows a group.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Watcher {
+    /// Its pid; `None` if the caller's pid namespace does not show it.
+    pub pid: Option<u32>,
+    /// Its name (`comm`).
+    pub comm: Option<String>,
 }
 
 /// Why open connections are not counted. Attaching again counts them, if the caller may.

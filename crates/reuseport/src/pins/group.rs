@@ -477,7 +477,8 @@ pub(crate) fn watch(root: &Root, key: &GroupKey) -> Result<fs::File> {
     bpffs::mark_watched(&directory(root, key))
 }
 
-fn directory(root: &Root, key: &GroupKey) -> PathBuf {
+/// The directory of a group's pins.
+pub(super) fn directory(root: &Root, key: &GroupKey) -> PathBuf {
     root.groups().join(directory_name(key))
 }
 

@@ -40,3 +40,4 @@ pub(crate) mod place;
 mod recount;
 mod replaced;
 pub(crate) mod steering;
+pub(crate) mod watcher;

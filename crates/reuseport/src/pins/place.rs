@@ -13,6 +13,7 @@ use rustix::mount::{
 };
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::pids::sees_host_pids;
 use crate::model::place::{self, DeviceNumber, MOUNT, Seen, THROUGH_INIT, Unknown};
 
 /// Names the directory to use, in place of the host's bpffs.
@@ -113,11 +114,7 @@ fn named(directory: PathBuf) -> Result<Found> {
 
 /// The host's bpffs.
 fn of_host() -> Result<Found> {
-    /// `PROC_PID_INIT_INO` in include/linux/proc_ns.h: the initial pid namespace.
-    const HOST_PIDS: u64 = 0xefff_fffc;
-
-    let inode = |path| fs::metadata(path).map(|file| std::os::unix::fs::MetadataExt::ino(&file));
-    let host_pids = inode("/proc/thread-self/ns/pid").is_ok_and(|inode| inode == HOST_PIDS);
+    let host_pids = sees_host_pids();
     let mountinfo = |path| match fs::read(path) {
         Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
         // Without /proc, or with processes hidden.

@@ -1,29 +1,54 @@
-//! The events of the watching program's ring buffer: `struct event` in `bpf/wire/event.h`.
+//! What the watching programs read and write: `bpf/wire/event.h`.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A listener on the watched port started or stopped listening.
+/// A port that is followed: a key of the map `ports`.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct RawPort {
+    /// The namespace's cookie.
+    pub(crate) netns: u64,
+    pub(crate) number: u16,
+    /// `IPPROTO_TCP` or `IPPROTO_UDP`.
+    pub(crate) protocol: u16,
+    pub(crate) reserved: u32,
+}
+
+/// A listener on a followed port started or stopped listening: a record of the ring buffer.
 #[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Event {
     pub(crate) cookie: u64,
+    pub(crate) netns: u64,
+    /// In the initial pid namespace.
+    pub(crate) process: u32,
+    pub(crate) port: u16,
     /// 1: started; 0: stopped.
-    pub(crate) listening: u32,
-    reserved: u32,
+    pub(crate) listening: u8,
+    reserved: u8,
+}
+
+/// A UDP socket on a followed port: what the iterator writes.
+#[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct UdpMember {
+    pub(crate) cookie: u64,
+    pub(crate) port: u16,
+    reserved: [u16; 3],
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::mirror::{assert_mirrors, object};
+    use crate::wire::mirror::{assert_mirrors, map, object};
 
     #[test]
     fn both_sides_agree() {
         let btf = object("watch");
-        assert_mirrors!(btf, "event", Event { cookie, listening, reserved });
-        let globals = btf.variables(".rodata");
-        for (name, size) in [("PORT", 2), ("NETNS", 8)] {
-            assert!(globals.contains(&(name.to_owned(), size)), "{name}: {globals:?}");
-        }
+        assert_mirrors!(btf, "port", RawPort { netns, number, protocol, reserved });
+        assert_mirrors!(btf, "event", Event { cookie, netns, process, port, listening, reserved });
+        assert_mirrors!(btf, "udp_member", UdpMember { cookie, port, reserved });
+        assert_eq!(map(&btf, "ports").key_size, size_of::<RawPort>());
+        assert_eq!(map(&btf, "ports").value_size, 1);
     }
 }

@@ -98,17 +98,21 @@ pub(crate) struct Cursor {
     cookie: u64,
     udp_fd: u32,
     again: u32,
+    final_stage: u32,
+    reserved: u32,
 }
 
 impl Cursor {
     /// The beginning. `udp_fd` is any UDP socket of the reading process, through which the walk finds the
-    /// tables.
-    pub(crate) fn start(udp_fd: u32) -> Self {
-        Self { stage: STAGE_TCP, udp_fd, again: MAX_AGAIN, ..Self::default() }
+    /// tables; `udp`: whether it goes through those of UDP sockets, too.
+    pub(crate) fn start(udp_fd: u32, udp: bool) -> Self {
+        let final_stage = if udp { STAGE_UDP } else { STAGE_TCP };
+        Self { stage: STAGE_TCP, udp_fd, again: MAX_AGAIN, final_stage, ..Self::default() }
     }
 }
 
 const STAGE_TCP: u32 = 1;
+const STAGE_UDP: u32 = 2;
 
 /// How often a walk reads a list again that changed meanwhile. It must end all the same.
 const MAX_AGAIN: u32 = 64;
@@ -476,8 +480,13 @@ mod tests {
             RawHolder { header, sock_address, cookie, pid, tid, fd, pad, comm }
         );
         assert_mirrors!(btf, "end_record", RawEnd { header });
-        assert_mirrors!(btf, "cursor", Cursor { stage, bucket, last, cookie, udp_fd, again });
+        assert_mirrors!(
+            btf,
+            "cursor",
+            Cursor { stage, bucket, last, cookie, udp_fd, again, final_stage, reserved }
+        );
         assert_eq!(value(&btf, "stage", "STAGE_TCP"), i64::from(STAGE_TCP));
+        assert_eq!(value(&btf, "stage", "STAGE_UDP"), i64::from(STAGE_UDP));
         let standings = [("STANDING_MEMBER", 0), ("STANDING_MPTCP", 1), ("STANDING_OUTSIDE", 2)];
         assert_eq!(btf.enumeration("standing").unwrap(), standings.map(|(n, k)| (n.to_owned(), k)));
         let kinds = [

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -58,6 +58,28 @@ pub(crate) fn followed_by(key: &GroupKey, policy: Policy, body: impl FnOnce(&Fol
             resume_unwind(panic);
         }
     });
+}
+
+/// Runs `body` while the watcher runs, and passes it what was reported, each with its group.
+pub(crate) fn watching(watch: Watch, stop: &Stop, body: impl FnOnce(&Mutex<Vec<String>>)) {
+    let reports = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let note = |key: &GroupKey, change: Change| {
+            lock(&reports).push(format!("{key}: {change:?}"));
+        };
+        let watcher = scope.spawn(move || watch.run_each(note));
+        let result = catch_unwind(AssertUnwindSafe(|| body(&reports)));
+        stop.set();
+        watcher.join().unwrap().unwrap();
+        if let Err(panic) = result {
+            eprintln!("the watcher reported: {:#?}", lock(&reports));
+            resume_unwind(panic);
+        }
+    });
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Followed<'_> {

@@ -2,6 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -9,7 +10,7 @@ use std::thread;
 use reuseport::group::GroupKey;
 use reuseport::status::Steering;
 use reuseport::watch::Watch;
-use reuseport::{Attach, Host, Policy, Stop};
+use reuseport::{Attach, ErrorKind, GroupSpec, Host, Policy, Stop};
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::{AddressFamily, SocketType, listen, shutdown, socket};
 use sk_reuseport::net::Bind;
@@ -18,7 +19,7 @@ use test_support::server::Nginx;
 use test_support::{client, wait};
 
 use crate::common::cookie;
-use crate::common::steering::{answers, followed, picks, steered};
+use crate::common::steering::{answers, followed, picks, steered, watching};
 use crate::common::world::{alone, key_at};
 
 /// Makes requests, and counts the answers of each worker.
@@ -267,5 +268,109 @@ fn udp_members_have_no_open_connections() {
             let open = |m: &reuseport::status::MemberStatus| m.enrolment.as_ref().unwrap().open;
             assert!(status.members.iter().all(|member| open(member).is_none()));
         });
+    });
+}
+
+#[test]
+fn one_watcher_follows_many_groups_and_one_that_fails_keeps_none_of_the_others_waiting() {
+    alone(|| {
+        let bind = Bind::new("127.0.0.1:0".parse().unwrap());
+        let (restarting, full) = (bind.listeners(2).unwrap(), bind.listeners(2).unwrap());
+        let datagrams = bind.udp_sockets(2).unwrap();
+        let addresses = [restarting[0].local_addr(), full[0].local_addr()].map(Result::unwrap);
+        let udp = datagrams[0].local_addr().unwrap();
+        let host = Host::open().unwrap();
+        let keys = [
+            key_at(&host, "tcp", addresses[0]),
+            key_at(&host, "tcp", addresses[1]),
+            key_at(&host, "udp", udp),
+        ];
+        let stop = Stop::default();
+        let mut watch = Watch::new(Host::open().unwrap(), stop.clone()).unwrap();
+        for key in &keys {
+            let slots = (*key == keys[1]).then_some(2);
+            let attach = Attach::default().slots(slots);
+            assert_eq!(watch.add(key, attach).unwrap().changes.enrolled.len(), 2);
+        }
+        let twice = watch.add(&keys[0], Attach::default()).unwrap_err();
+        assert_eq!(twice.kind(), ErrorKind::Invalid);
+        watching(watch, &stop, |reports| {
+            let said = |what: &str| {
+                let reports = reports.lock().unwrap();
+                reports.iter().filter(|report| report.contains(what)).count()
+            };
+            // There is no third slot.
+            let third = Bind::new(addresses[1]).listeners(1).unwrap();
+            wait::until("a failure is reported", wait::BOUND, || said("Failed") == 1);
+            close(restarting);
+            wait::until("one is gone", wait::BOUND, || said("Gone") == 1);
+            let _again = Bind::new(addresses[0]).listeners(3).unwrap();
+            let _more = Bind::new(udp).udp_sockets(1).unwrap();
+            for key in [&keys[0], &keys[2]] {
+                wait::until("three members are steered", wait::BOUND, || {
+                    steered(&host, key).is_some_and(|status| status.members.len() == 3)
+                });
+            }
+            assert!(steered(&host, &keys[1]).is_none(), "the third one has no slot");
+            assert_eq!(said("Failed"), 1, "it is reported once");
+            close(third);
+            // It leaves the group, and a detached group is followed no more.
+            wait::until("two are steered", wait::BOUND, || steered(&host, &keys[1]).is_some());
+            reuseport::detach(&host, &keys[1]).unwrap();
+            let _fourth = Bind::new(addresses[1]).listeners(1).unwrap();
+            wait::until("its end is reported", wait::BOUND, || said("Detached") == 1);
+            let _fourth = Bind::new(addresses[0]).listeners(1).unwrap();
+            wait::until("four members are steered", wait::BOUND, || {
+                steered(&host, &keys[0]).is_some_and(|status| status.members.len() == 4)
+            });
+            assert_eq!(host.status(&keys[1]).unwrap().steering, Steering::KernelHash);
+        });
+    });
+}
+
+#[test]
+fn a_watcher_that_starts_before_the_server_attaches_when_it_comes() {
+    alone(|| {
+        for protocol in ["tcp", "udp"] {
+            let bind = |address| {
+                let bind = Bind::new(address);
+                let sockets = |name| match name {
+                    "tcp" => {
+                        bind.listeners(2).map(|all| all.into_iter().map(OwnedFd::from).collect())
+                    }
+                    _ => {
+                        bind.udp_sockets(2).map(|all| all.into_iter().map(OwnedFd::from).collect())
+                    }
+                };
+                let sockets: Vec<OwnedFd> = sockets(protocol).unwrap();
+                sockets
+            };
+            let address = SocketAddr::from(([127, 0, 0, 1], 8053));
+            let spec: GroupSpec = format!("{protocol}:{address}").parse().unwrap();
+            let stop = Stop::default();
+            let mut watch = Watch::new(Host::open().unwrap(), stop.clone()).unwrap();
+            let wanted = spec.clone();
+            let find = move |host: &Host| {
+                Some((host.find(&wanted).ok()?.key, Attach::from(Policy::Random)))
+            };
+            watch.wait_for(&spec, find).unwrap();
+            let host = Host::open().unwrap();
+            watching(watch, &stop, |reports| {
+                let is_steered = || {
+                    let status = host.status(&host.find_steered(&spec).ok()?.key).ok()?;
+                    let policy = status.steering.policy()?;
+                    (policy == Policy::Random && status.unsteered() == 0).then_some(status)
+                };
+                let sockets = bind(address);
+                wait::until("it is steered", wait::BOUND, || is_steered().is_some());
+                // It is followed like any other.
+                close(sockets);
+                wait::until("it is gone", wait::BOUND, || {
+                    reports.lock().unwrap().iter().any(|report| report.ends_with(": Gone"))
+                });
+                let _again = bind(address);
+                wait::until("it is steered again", wait::BOUND, || is_steered().is_some());
+            });
+        }
     });
 }

@@ -1,7 +1,8 @@
 //! Iterators: programs that run on each object of a kind when a file is read.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::num::NonZeroU32;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya_obj::btf::BtfKind;
@@ -12,7 +13,7 @@ use super::info::ProgramType;
 use super::links::define_link;
 use crate::btf::KernelTypes;
 use crate::error::{LinkError, ProgramError};
-use crate::sys::{self, Operation, SyscallError};
+use crate::sys::{self, Operation, Over, SyscallError};
 
 /// A program that the kernel runs on each task, socket or map element when its file is read.
 ///
@@ -78,7 +79,7 @@ impl Iter {
     ///
     /// [`ProgramError::NotLoaded`], or an error of the kernel.
     pub fn attach(&mut self) -> Result<IterLinkId, ProgramError> {
-        self.attach_to(None)
+        self.attach_to(Over::All)
     }
 
     /// Attaches an iterator over the elements of a map (`bpf_sk_storage_map`, `bpf_map_elem`).
@@ -87,11 +88,25 @@ impl Iter {
     ///
     /// [`ProgramError::NotLoaded`], or an error of the kernel.
     pub fn attach_to_map(&mut self, map: impl AsFd) -> Result<IterLinkId, ProgramError> {
-        self.attach_to(Some(map.as_fd()))
+        self.attach_to(Over::Map(map.as_fd()))
     }
 
-    fn attach_to(&mut self, map: Option<BorrowedFd<'_>>) -> Result<IterLinkId, ProgramError> {
-        let fd = sys::bpf_link_create_iter(self.fd()?.as_fd(), map)
+    /// Attaches an iterator over tasks, or what belongs to tasks (`task`, `task_file`, `task_vma`), for one process
+    /// with its threads. aya has no such function.
+    ///
+    /// # Minimum kernel version
+    ///
+    /// Linux 6.1. Kernels before return an error.
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError::NotLoaded`], or an error of the kernel. If there is no such process, the output is empty.
+    pub fn attach_to_process(&mut self, pid: NonZeroU32) -> Result<IterLinkId, ProgramError> {
+        self.attach_to(Over::Process(pid))
+    }
+
+    fn attach_to(&mut self, over: Over<'_>) -> Result<IterLinkId, ProgramError> {
+        let fd = sys::bpf_link_create_iter(self.fd()?.as_fd(), over)
             .map_err(SyscallError::of(Operation::AttachIterator))?;
         Ok(IterLinkId(self.data.links.insert(fd)))
     }

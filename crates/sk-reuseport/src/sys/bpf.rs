@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::{self, MaybeUninit};
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use aya_obj::generated::{
@@ -373,20 +374,32 @@ pub(crate) fn bpf_raw_tracepoint_open(program: BorrowedFd<'_>) -> io::Result<Own
     bpf_fd(Call::BpfRawTracepointOpen, bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
 }
 
-/// Attaches an iterator, over the elements of `map` if given. Linux 5.8.
-pub(crate) fn bpf_link_create_iter(
-    program: BorrowedFd<'_>,
-    map: Option<BorrowedFd<'_>>,
-) -> io::Result<OwnedFd> {
-    // union bpf_iter_link_info: an iterator over a map takes the map's descriptor.
-    let link_info = [map.map_or(0, |map| map.as_raw_fd() as u32), 0, 0, 0];
+/// What an iterator goes through.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Over<'a> {
+    /// All objects of its kind.
+    All,
+    /// The elements of a map.
+    Map(BorrowedFd<'a>),
+    /// What belongs to a process. Linux 6.1.
+    Process(NonZeroU32),
+}
+
+/// Attaches an iterator. Linux 5.8.
+pub(crate) fn bpf_link_create_iter(program: BorrowedFd<'_>, over: Over<'_>) -> io::Result<OwnedFd> {
+    // union bpf_iter_link_info: a map's descriptor; or a thread, a process and a pidfd.
+    let link_info = match over {
+        Over::All => None,
+        Over::Map(map) => Some([map.as_raw_fd() as u32, 0, 0, 0]),
+        Over::Process(pid) => Some([0, pid.get(), 0, 0]),
+    };
     let mut attr = empty();
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
     attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
-    if map.is_some() {
-        attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = pointer(&link_info);
+    if let Some(link_info) = &link_info {
+        attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = pointer(link_info);
         attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info_len =
-            size_of_val(&link_info) as u32;
+            size_of_val(link_info) as u32;
     }
     bpf_fd(Call::BpfLinkCreate, bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }

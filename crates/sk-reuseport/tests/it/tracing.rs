@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
 
 use rustix::io::Errno;
 use sk_reuseport::maps::{Array, MapData, MapError, SkStorage};
@@ -201,6 +202,26 @@ fn an_iterator_lists_the_tasks_each_time_it_is_opened() {
     assert!(list(link.open().unwrap()) >= 1);
     assert!(list(link.open().unwrap()) >= 1);
     assert!(list(link.into_file().unwrap()) >= 1);
+}
+
+#[test]
+fn an_iterator_lists_the_threads_of_one_process() {
+    let mut ebpf = Ebpf::load(TRACING).unwrap();
+    let program = iterator(&mut ebpf, "each_task", "task");
+    let mut list = |pid: u32| -> std::collections::BTreeSet<Vec<u8>> {
+        let id = program.attach_to_process(pid.try_into().unwrap()).unwrap();
+        let mut listed = Vec::new();
+        program.take_link(id).unwrap().into_file().unwrap().read_to_end(&mut listed).unwrap();
+        listed.chunks_exact(4).map(<[u8]>::to_vec).collect()
+    };
+    let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let (own, other_pid) = (list(std::process::id()), list(other.id()));
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    assert_eq!((own.len(), other_pid.len()), (1, 1));
+    assert_ne!(own, other_pid);
+    // Above every pid.
+    assert!(list(1 << 30).is_empty());
 }
 
 #[test]

@@ -19,10 +19,12 @@
 mod assemble;
 mod netns;
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroU32;
 use std::os::fd::AsRawFd as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -33,7 +35,8 @@ use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 
 use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::kernel::caps;
-use crate::model::group::{Group, GroupKey, KernelAddress, Member};
+use crate::kernel::pids::sees_host_pids;
+use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol};
 use crate::model::id::{Cookie, Netns};
 use crate::wire::records::{self, Cursor, MemberRecord, Record};
 
@@ -47,6 +50,9 @@ static OBJECT: &[u8] = include_bytes!("../../../bpf/observe.bpf.o");
 /// The target of the iterators over descriptors, and of the one over the kernel's tables.
 const DESCRIPTORS: &str = "task_file";
 const TABLES: &str = "bpf_map_elem";
+
+/// The most processes that are walked over one by one.
+const FEW: usize = 32;
 
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -63,6 +69,25 @@ const FAILED: &str = "cannot list sockets";
 #[derive(Debug)]
 pub(crate) struct Observer {
     programs: Mutex<Programs>,
+}
+
+/// How much of the host a listing looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Whole,
+    /// The descriptors of these processes, by their pids in the initial pid namespace. Members that only others
+    /// hold seem to have no holder. `udp`: whether UDP groups are listed, too.
+    Near {
+        pids: Vec<u32>,
+        udp: bool,
+    },
+}
+
+impl Extent {
+    /// The groups of a protocol, without any descriptor.
+    pub(crate) fn tables_of(protocol: Protocol) -> Self {
+        Self::Near { pids: Vec::new(), udp: protocol == Protocol::Udp }
+    }
 }
 
 /// The members at a group's address in the kernel's tables, by address in the kernel, with their cookies.
@@ -123,25 +148,69 @@ impl Observer {
     /// As [`new`](Self::new), if the process has given up its rights since.
     pub(crate) fn groups(&self) -> Result<Vec<Group>> {
         // First the tables: what comes later has holders that no member refers to, and no harm is done.
-        let tables = self.lock().tables()?;
+        let tables = self.lock().tables(true)?;
         let walk = if tables.is_some() { "holders" } else { "members" };
         let descriptors = self.descriptors(walk)?;
         let mut listing = Listing { tables, descriptors };
         if listing.has_hidden()
-            && let Some(again) = self.lock().tables()?
+            && let Some(again) = self.lock().tables(true)?
         {
             listing.confirm_hidden(&again);
         }
-        let own = listing.descriptors.iter().find_map(|record| match record {
-            Record::Reader(netns) => Some(*netns),
-            _ => None,
+        Ok(self.assemble(&listing))
+    }
+
+    /// As [`groups`](Self::groups), perhaps of a part of the host. Returns also whether it is the whole one.
+    ///
+    /// Of a part, only those groups are listed whose members the kernel's tables tell.
+    pub(crate) fn groups_near(&self, extent: &Extent) -> Result<(Vec<Group>, bool)> {
+        if let Extent::Near { pids, udp } = extent
+            && let Some(listing) = self.listing_near(pids, *udp)?
+        {
+            let mut groups = self.assemble(&listing);
+            groups.retain(|group| group.complete);
+            return Ok((groups, false));
+        }
+        Ok((self.groups()?, true))
+    }
+
+    /// The kernel's tables, and the descriptors of these processes; `None` if one of both cannot be read alone.
+    fn listing_near(&self, pids: &[u32], udp: bool) -> Result<Option<Listing>> {
+        let pids: Option<Vec<NonZeroU32>> = pids.iter().map(|pid| NonZeroU32::new(*pid)).collect();
+        let Some(pids) = pids.filter(|pids| pids.len() <= FEW) else { return Ok(None) };
+        if !pids.is_empty() && !sees_host_pids() {
+            return Ok(None);
+        }
+        let Some(tables) = self.lock().tables(udp)? else { return Ok(None) };
+        let mut descriptors = Vec::new();
+        for pid in pids {
+            let walk = match self.lock().start("holders", Some(pid)) {
+                Ok(walk) => walk,
+                Err(error) => {
+                    tracing::debug!("cannot list the descriptors of one process: {error}");
+                    return Ok(None);
+                }
+            };
+            descriptors.extend(read_records(walk)?);
+        }
+        Ok(Some(Listing { tables: Some(tables), descriptors }))
+    }
+
+    fn assemble(&self, listing: &Listing) -> Vec<Group> {
+        let own = LazyCell::new(|| {
+            let of_reader = |record: &Record| match record {
+                Record::Reader(netns) => Some(*netns),
+                _ => None,
+            };
+            let read = listing.descriptors.iter().find_map(of_reader);
+            read.or_else(|| self.own_netns().ok())
         });
-        Ok(listing.groups(|netns, index| device_name(own, netns, index)))
+        listing.groups(|netns, index| device_name(*own, netns, index))
     }
 
     /// The members at the group's address in the kernel's tables now; `None` without these.
     pub(crate) fn listed(&self, group: &GroupKey) -> Result<Option<Listed>> {
-        let tables = self.lock().tables()?;
+        let tables = self.lock().tables(group.protocol == Protocol::Udp)?;
         Ok(tables.map(|records| {
             let of = |record: &MemberRecord| {
                 let listed = (KernelAddress(record.sock_address), record.cookie);
@@ -170,7 +239,7 @@ impl Observer {
     pub(crate) fn own_netns(&self) -> Result<Netns> {
         // The reader's record comes first, and the walk stops when its output is not read.
         let mut first = [0; 24];
-        self.lock().start("holders")?.read_exact(&mut first).map_err(failed)?;
+        self.lock().start("holders", None)?.read_exact(&mut first).map_err(failed)?;
         match records::parse(&first).map_err(failed)?.first() {
             Some(Record::Reader(netns)) => Ok(*netns),
             other => {
@@ -182,9 +251,8 @@ impl Observer {
 
     /// Walks over the descriptors. Others may do so at the same time.
     fn descriptors(&self, program: &str) -> Result<Vec<Record>> {
-        let walk = self.lock().start(program)?;
-        let bytes = read_all(walk).map_err(failed)?;
-        records::parse(&bytes).map_err(failed)
+        let walk = self.lock().start(program, None)?;
+        read_records(walk)
     }
 
     fn lock(&self) -> MutexGuard<'_, Programs> {
@@ -193,8 +261,8 @@ impl Observer {
 }
 
 impl Programs {
-    /// What the kernel's tables list; `None` if they cannot be read.
-    fn tables(&mut self) -> Result<Option<Vec<Record>>> {
+    /// What the kernel's tables list, UDP sockets only if asked; `None` if they cannot be read.
+    fn tables(&mut self, udp: bool) -> Result<Option<Vec<Record>>> {
         let Some(cursors) = &mut self.cursors else { return Ok(None) };
         let flags = SocketFlags::CLOEXEC;
         let (family, kind) = (AddressFamily::INET, SocketType::DGRAM);
@@ -202,12 +270,11 @@ impl Programs {
             Error::new(ErrorKind::System, FAILED).because(io::Error::from(errno))
         })?;
         let fd = u32::try_from(socket.as_raw_fd()).unwrap_or_default();
-        cursors.set(0, Cursor::start(fd), 0).map_err(failed)?;
+        cursors.set(0, Cursor::start(fd, udp), 0).map_err(failed)?;
         let iterator = iterator(&mut self.ebpf, "tables")?;
         let link = iterator.attach_to_map(cursors.map_data()).map_err(failed)?;
         let link = iterator.take_link(link).map_err(failed)?;
-        let bytes = read_all(link.into_file().map_err(failed)?).map_err(failed)?;
-        let records = records::parse(&bytes).map_err(failed)?;
+        let records = read_records(link.into_file().map_err(failed)?)?;
         if records.last() == Some(&Record::End) {
             return Ok(Some(records));
         }
@@ -216,14 +283,18 @@ impl Programs {
         Ok(None)
     }
 
-    /// Starts a walk over descriptors, which runs as its output is read.
-    fn start(&mut self, program: &str) -> Result<File> {
+    /// Starts a walk over the descriptors of one process, or of all, which runs as its output is read.
+    fn start(&mut self, program: &str, of: Option<NonZeroU32>) -> Result<File> {
         let iterator = iterator(&mut self.ebpf, program)?;
         if iterator.fd().is_err() {
             let btf = KernelBtf::from_sys_fs().map_err(failed)?;
             iterator.load(DESCRIPTORS, &btf).map_err(failed)?;
         }
-        let link = iterator.attach().map_err(failed)?;
+        let link = match of {
+            Some(pid) => iterator.attach_to_process(pid),
+            None => iterator.attach(),
+        };
+        let link = link.map_err(failed)?;
         let link = iterator.take_link(link).map_err(failed)?;
         link.into_file().map_err(failed)
     }
@@ -247,11 +318,16 @@ fn iterator<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Iter> {
     program.try_into().map_err(failed)
 }
 
+fn read_records(walk: File) -> Result<Vec<Record>> {
+    let bytes = read_all(walk).map_err(failed)?;
+    records::parse(&bytes).map_err(failed)
+}
+
 /// Reads an iterator to its end.
 ///
 /// EAGAIN means "read again": a read stops after a million objects without output
 /// (`MAX_ITER_OBJECTS` in `kernel/bpf/bpf_iter.c`), which is a million descriptors here.
-fn read_all(mut walk: impl Read) -> io::Result<Vec<u8>> {
+pub(crate) fn read_all(mut walk: impl Read) -> io::Result<Vec<u8>> {
     // One call returns at most the kernel's buffer, eight pages.
     let mut chunk = vec![0; 32 << 10];
     let mut bytes = Vec::new();
@@ -306,6 +382,31 @@ mod tests {
         let again = || Err(io::Error::from(Errno::AGAIN));
         let walk = Script(vec![again(), Ok(b"ab"), again(), Ok(b"c")]);
         assert_eq!(read_all(walk).unwrap(), b"abc");
+    }
+
+    #[test]
+    fn a_listing_near_a_process_has_all_members_and_its_holders_alone() {
+        let bind = sk_reuseport::net::Bind::new("127.0.0.1:0".parse().unwrap());
+        let listeners = bind.listeners(2).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let observer = Observer::new().unwrap();
+        let holders = |pids: &[u32]| {
+            let extent = Extent::Near { pids: pids.to_vec(), udp: false };
+            let (groups, whole) = observer.groups_near(&extent).unwrap();
+            assert!(whole || groups.iter().all(|group| group.key.protocol == Protocol::Tcp));
+            let group = groups.iter().find(|group| group.key.address == address).unwrap();
+            assert_eq!(group.members.len(), 2);
+            let held = group.members.iter().filter(|member| !member.holders.is_empty()).count();
+            (held, whole)
+        };
+        let own = std::process::id();
+        let is_near = sees_host_pids() && observer.lock().tables(true).unwrap().is_some();
+        assert_eq!(holders(&[own]), (2, !is_near));
+        if is_near {
+            assert_eq!(holders(&[]), (0, false));
+            assert_eq!(holders(&[1]), (0, false));
+            assert_eq!(holders(&[0]), (2, true), "no process has this number");
+        }
     }
 
     #[test]

@@ -21,24 +21,24 @@ const FIRST_PORT: u16 = 10_000;
 const CROWD_EACH: u32 = 5000;
 
 /// Servers with their workers.
-pub(super) struct Members {
-    pub(super) processes: u32,
+pub(crate) struct Members {
+    pub(crate) processes: u32,
 }
 
 impl Members {
-    pub(super) fn sockets(&self) -> u32 {
+    pub(crate) fn sockets(&self) -> u32 {
         self.processes * EACH
     }
 
-    pub(super) fn groups(&self) -> u32 {
+    pub(crate) fn groups(&self) -> u32 {
         self.processes.div_ceil(WORKERS) * EACH
     }
 
-    pub(super) fn ports(&self) -> Range<u16> {
+    pub(crate) fn ports(&self) -> Range<u16> {
         FIRST_PORT..FIRST_PORT + self.groups() as u16
     }
 
-    pub(super) fn start(&self) -> Result<Vec<Holder>> {
+    pub(crate) fn start(&self) -> Result<Vec<Holder>> {
         let start = |process: u32| {
             let first = FIRST_PORT + (process / WORKERS * EACH) as u16;
             let last = first + EACH as u16 - 1;
@@ -55,7 +55,7 @@ impl Members {
 }
 
 /// Starts processes with this number of sockets that are members of nothing.
-pub(super) fn start_crowd(sockets: u32) -> Result<Vec<Holder>> {
+pub(crate) fn start_crowd(sockets: u32) -> Result<Vec<Holder>> {
     let part = |process: u32| crowd(process, (sockets - process * CROWD_EACH).min(CROWD_EACH));
     (0..sockets.div_ceil(CROWD_EACH)).map(|process| Holder::start(part(process)?)).collect()
 }
@@ -80,7 +80,7 @@ fn crowd(process: u32, count: u32) -> Result<Vec<OwnedFd>> {
 }
 
 /// A process that has sockets until this is dropped, or the bench ends.
-pub(super) struct Holder(Child);
+pub(crate) struct Holder(Child);
 
 impl Holder {
     /// The process inherits the sockets and an epoll instance that watches them. No other process has them

@@ -1,0 +1,68 @@
+//! How `attach` attaches to a group, and what becomes of failures.
+
+use std::io::{self, Write as _};
+
+use anyhow::Result;
+use reuseport::group::GroupKey;
+use reuseport::id::{Cookie, Weight};
+use reuseport::status::GroupStatus;
+use reuseport::{Attach, Host, ObjectSpec, Policy, Program, Stop};
+
+use crate::error;
+use crate::policy::PolicyOptions;
+use crate::select::{self, WeightOf};
+
+/// How to attach, to whatever group.
+pub(super) struct How {
+    pub(super) policy: Option<Policy>,
+    pub(super) options: PolicyOptions,
+    pub(super) weights: Vec<WeightOf>,
+    pub(super) object: Option<ObjectSpec>,
+    pub(super) force: bool,
+    pub(super) slots: Option<u32>,
+    pub(super) partial: bool,
+    pub(super) stop: Stop,
+}
+
+impl How {
+    /// The request for a group; some options depend on its current state.
+    pub(super) fn request(&self, host: &Host, key: &GroupKey) -> Result<Attach> {
+        let policy = self.options.decide(self.policy, key, || Ok(host.status(key)?.steering))?;
+        let program = policy.map(Program::from).or(self.object.clone().map(Into::into));
+        let weights = match self.weights.is_empty() {
+            true => Vec::new(),
+            false => weigh(&self.weights, &host.status(key)?)?,
+        };
+        let mut attach = Attach::default();
+        attach.program = program;
+        let attach = attach.force(self.force).partial(self.partial).slots(self.slots);
+        Ok(attach.weights(weights).cpus(self.options.cpus.clone()).stop(self.stop.clone()))
+    }
+}
+
+/// Failures of one group among several: each is printed, and the last one is that of the command.
+#[derive(Default)]
+pub(super) struct Failures(Option<anyhow::Error>);
+
+impl Failures {
+    pub(super) fn note(&mut self, result: Result<()>) {
+        let Err(error) = result else { return };
+        if let Some(before) = self.0.replace(error) {
+            // If standard error is closed, the exit code has to suffice.
+            let _ = io::stderr().write_all(error::message(&before).as_bytes());
+        }
+    }
+
+    pub(super) fn last(self) -> Result<()> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
+/// Weights by cookie.
+fn weigh(weights: &[WeightOf], group: &GroupStatus) -> Result<Vec<(Cookie, Weight)>> {
+    let weights = select::weights(weights, group)?;
+    Ok(weights
+        .into_iter()
+        .filter_map(|(member, weight)| Some((member.member.cookie?, weight)))
+        .collect())
+}

@@ -1,0 +1,217 @@
+//! `reuseport attach`: let a policy, or the user's own program, decide for groups.
+
+mod how;
+mod watch;
+mod words;
+
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use reuseport::group::Group;
+use reuseport::id::Slot;
+use reuseport::{Balancer, Host, ObjectSpec, Policy, Stop, netns_names};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::args::GroupsArgs;
+use crate::backend::Target;
+use crate::error::Failure;
+use crate::netns;
+use crate::output::view::Identity;
+use crate::output::{self, DIM};
+use crate::policy::{PolicyOptions, PolicyParser};
+use crate::select::WeightOf;
+use how::{Failures, How};
+use words::{notes, report};
+
+/// Attach a policy, or your own eBPF program, to groups
+///
+/// Loads a program into the kernel, gives each socket of the group a slot, and attaches the
+/// program. From then on, the program chooses the socket for each new connection (tcp) or datagram
+/// (udp). The servers need no change and no restart, and open connections stay where they are.
+///
+/// One call covers the sockets that the group has now. Sockets that join later (a reload with more
+/// workers, a restart) get nothing until `attach` runs again, which does not disturb traffic. A
+/// restart that closes every socket ends the group, and the attachment with it. With --watch, the
+/// command stays and handles both.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Rights:
+  Root, or CAP_BPF and CAP_PERFMON, and CAP_SYS_PTRACE for servers that run as
+  another user. The program stays attached when this command ends.
+
+Examples:
+  reuseport attach tcp:127.0.0.1:8080          to the least loaded member
+  reuseport attach :8080                       add sockets that joined since
+  reuseport attach :8080 --policy round-robin --weight pid:1234=3 --watch
+  reuseport attach tcp::80 tcp::443 udp::443 --watch
+  reuseport attach :443 --all --watch          every group on this port
+  reuseport attach :53 --netns blue --policy source
+  reuseport attach udp::4433 --policy payload:1:8
+  reuseport attach :8080 --object my.bpf.o --program select --map sockets
+")]
+pub(crate) struct Attach {
+    #[command(flatten)]
+    groups: GroupsArgs,
+
+    /// The policy [default: the current one; at first least-loaded for tcp, hash for udp]
+    #[arg(long, value_name = "POLICY", value_parser = PolicyParser)]
+    #[arg(conflicts_with = "object")]
+    policy: Option<Policy>,
+
+    #[command(flatten)]
+    options: PolicyOptions,
+
+    /// Initial weight of a member, 0 to 1000; others get 1 or their slot's, or keep theirs
+    ///
+    /// MEMBER is cookie:N, fd:N or pid:N (the owner); in a group that is already steered, also
+    /// slot:N or gen:N. Can be given several times, for one group.
+    #[arg(long = "weight", value_name = "MEMBER=N", conflicts_with = "all")]
+    weights: Vec<WeightOf>,
+
+    /// Attach your own program from this ELF object
+    ///
+    /// The object, built by clang or aya-ebpf, has a program in a section `sk_reuseport` or
+    /// `sk_reuseport/migrate`, and a map of type BPF_MAP_TYPE_REUSEPORT_SOCKARRAY (or SOCKMAP). The
+    /// command fills the map with the group's sockets, from index 0 on.
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["load", "max_share", "cpus", "weights"])]
+    object: Option<PathBuf>,
+
+    /// The program to attach, if the object has several
+    #[arg(long, value_name = "NAME", requires = "object")]
+    program: Option<String>,
+
+    /// The socket array to fill, if the object has several
+    #[arg(long, value_name = "NAME", requires = "object")]
+    map: Option<String>,
+
+    /// Stay and follow the groups, until ^C
+    ///
+    /// Adds new sockets as they come, over reloads and restarts of the server. After a restart, new
+    /// sockets take the slots of the old ones, with their weights and drains. A group that is not there
+    /// yet is waited for. After ^C, the programs stay attached. One command can follow many groups.
+    #[arg(long)]
+    watch: bool,
+
+    /// Attach although living members cannot be enrolled; they get nothing
+    ///
+    /// A member cannot be enrolled if no visible process has a descriptor of its socket (it is in an
+    /// io_uring's file table, or in another pid namespace), or if it belongs to an MPTCP listener.
+    /// Without this option, `attach` then changes nothing. Exit status 3 if a member gets nothing.
+    #[arg(long)]
+    partial: bool,
+
+    /// Replace another tool's program
+    ///
+    /// If anything fails, that program stays. Sockets that are in its socket array move to ours, which
+    /// takes CAP_SYS_ADMIN. Once this has succeeded, that tool alone can put its program back.
+    #[arg(long)]
+    force: bool,
+
+    /// With --watch: take the group back when another program replaces ours
+    ///
+    /// At most once a minute, and five times. Without it, the command says so and waits until that
+    /// program is gone.
+    #[arg(long, requires = "watch")]
+    retake: bool,
+
+    /// Maximum number of members [default: 64, or more for four times the present ones]
+    ///
+    /// Fixed while the program is attached.
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(Slot::LIMIT)))]
+    #[arg(conflicts_with = "object")]
+    slots: Option<u32>,
+}
+
+impl Attach {
+    pub(crate) fn run(self) -> Result<()> {
+        if !self.weights.is_empty() && self.groups.groups.len() > 1 {
+            bail!("--weight is for one group, and {} are given", self.groups.groups.len());
+        }
+        let stop = stop_at_signals()?;
+        let host = Host::open()?;
+        let (targets, all) = (self.groups.targets()?, self.groups.all);
+        let (watch, retake) = (self.watch, self.retake);
+        let how = self.how(stop);
+        if watch {
+            return watch::follow(host, targets, all, how, retake);
+        }
+        let groups = find_all(&host, targets, all)?;
+        let mut failures = Failures::default();
+        for group in &groups {
+            failures.note(attach(&host, group, &how));
+            if how.stop.is_set() {
+                break;
+            }
+        }
+        failures.last()
+    }
+
+    /// How to attach, to whatever group.
+    fn how(self, stop: Stop) -> How {
+        let Self { policy, options, weights, object, program, map, force, slots, partial, .. } =
+            self;
+        let object = object.map(|path| {
+            let mut object = ObjectSpec::new(path);
+            (object.program, object.map) = (program, map);
+            object
+        });
+        How { policy, options, weights, object, force, slots, partial, stop }
+    }
+}
+
+/// A stop that ^C requests.
+fn stop_at_signals() -> Result<Stop> {
+    let stop = Stop::default();
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot install a handler for ^C")?;
+    let request = stop.clone();
+    // From a thread: it wakes a watcher, which a flag alone does not.
+    thread::spawn(move || signals.forever().for_each(|_| request.set()));
+    Ok(stop)
+}
+
+/// The groups that the targets name, each once.
+fn find_all(host: &Host, targets: Vec<Target>, all: bool) -> Result<Vec<Group>> {
+    let mut groups: Vec<Group> = Vec::new();
+    for target in targets {
+        for group in target.find_to_attach(host, all)? {
+            if groups.iter().all(|known| known.key != group.key) {
+                groups.push(group);
+            }
+        }
+    }
+    Ok(groups)
+}
+
+/// Attaches to a group once, and says so.
+fn attach(host: &Host, group: &Group, how: &How) -> Result<()> {
+    let key = &group.key;
+    let (_, attached) = Balancer::attach(host, key, &how.request(host, key)?)?;
+    let identity = Identity::new(key, netns_names().remove(&key.netns.inode));
+    let again = output::argument(&identity, netns::own());
+    output::print(&format!(
+        "{}{}{DIM}Sockets that join later get nothing until this runs (--watch follows them):\n  \
+         reuseport attach {again}{DIM:#}\n",
+        report(key, &attached),
+        notes(&group.not_asked()),
+    ))?;
+    match attached.changes.left_out.iter().filter(|out| out.is_starving()).count() {
+        0 => Ok(()),
+        n => Err(Failure::degraded(
+            format!(
+                "{} of {key} {} from now on",
+                output::count(n, "living member"),
+                match attached.steering.policy() {
+                    Some(_) => output::by_number(n, "gets nothing", "get nothing"),
+                    None => output::by_number(n, "has no slot", "have no slot"),
+                }
+            ),
+            format!("`reuseport show {again}` lists them, with the reason"),
+        )
+        .into()),
+    }
+}

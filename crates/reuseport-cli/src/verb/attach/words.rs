@@ -1,0 +1,101 @@
+//! What `attach` says about a group.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+use reuseport::group::{AttachedProgram, Group, GroupKey, NotAsked, listed};
+use reuseport::status::Steering;
+use reuseport::watch::Retake;
+use reuseport::{Attached, Error, Inherited, LeftOut, Report, State};
+
+use crate::output;
+use crate::policy::{degraded, with_hint};
+
+/// Says that other groups have the name.
+pub(super) fn split(group: &Group) -> String {
+    let what = output::split(&group.key.to_string(), group.reach).unwrap_or_default();
+    note(&format!("{what}; this one is followed"))
+}
+
+/// What the program will not decide on.
+pub(super) fn notes(not_asked: &[NotAsked]) -> String {
+    output::not_asked(not_asked).iter().map(|text| note(text)).collect()
+}
+
+fn note(text: &str) -> String {
+    output::note(text, output::width())
+}
+
+/// Says that the program has no member any more, and why none can take a slot.
+pub(super) fn unsteerable(key: &GroupKey, steering: &Steering, why: &Error) -> String {
+    let then = match steering.policy() {
+        Some(_) => ", and the kernel's hash decides",
+        None => "",
+    };
+    let report = why.report();
+    format!(
+        "{key}: no member is left that the program can select{then}\n{}",
+        note(&with_hint(&report.causes(), report.hint().as_deref())),
+    )
+}
+
+/// Says what replaced our program, and what the watcher does about it.
+pub(super) fn replaced(key: &GroupKey, by: &AttachedProgram, retake: Retake) -> String {
+    let then = match retake {
+        Retake::Off => "waiting until it is gone (--retake takes the group back)".to_owned(),
+        Retake::Now => "taking the group back".to_owned(),
+        Retake::After(left) => format!("taking the group back in {} s", left.as_secs().max(1)),
+        Retake::GivenUp => "taken back five times already; waiting until it is gone".to_owned(),
+    };
+    let by = output::program_name(by);
+    format!("{key}: {by}, attached by another process, replaced our program; {then}\n")
+}
+
+/// Reports the result, in one or more lines.
+pub(super) fn report(key: &GroupKey, attached: &Attached) -> String {
+    let Attached { steering, changes, replaced, degraded: lost, .. } = attached;
+    let policy = steering.policy();
+    let decides = policy.map_or_else(|| "your program".to_owned(), |p| format!("{p:#}"));
+    let sockets = output::count(changes.kept + changes.enrolled.len(), "socket");
+    let mut out = format!("{key}: {decides} decides among {sockets}");
+    if changes.kept > 0 && !changes.enrolled.is_empty() {
+        let _ = write!(out, ", {} of them new", changes.enrolled.len());
+    }
+    if !changes.released.is_empty() {
+        let _ = write!(out, "; {} gone", changes.released.len());
+    }
+    out.push('\n');
+    if let Some(program) = replaced {
+        let which = output::program_name(program);
+        out.push_str(&note(&format!("replaced {which}, attached by another process")));
+    }
+    out.push_str(&degraded(policy, lost));
+    for Inherited { cookie, slot, weight, state, .. } in &changes.inherited {
+        let drains = if *state == State::Draining { ", draining" } else { "" };
+        out.push_str(&note(&format!(
+            "slot {slot}: weight {weight}{drains}, as before; now the socket with cookie {cookie}"
+        )));
+    }
+    out.push_str(&left_out(&changes.left_out));
+    out
+}
+
+/// The members that were left out, by reason.
+fn left_out(left_out: &[LeftOut]) -> String {
+    let mut reasons: Vec<(String, Option<String>, Vec<String>)> = Vec::new();
+    for LeftOut { name, why, .. } in left_out {
+        // Its own text names the member.
+        let cause =
+            why.source().map_or_else(|| why.to_string(), |cause| Report::new(cause).causes());
+        let hint = why.report().hint();
+        match reasons.iter_mut().find(|known| (&known.0, &known.1) == (&cause, &hint)) {
+            Some((_, _, names)) => names.push(name.clone()),
+            None => reasons.push((cause, hint, vec![name.clone()])),
+        }
+    }
+    let text = |(cause, hint, names): (String, Option<String>, Vec<String>)| {
+        let names = listed(names, 4);
+        note(&with_hint(&format!("left out: {names}: {cause}"), hint.as_deref()))
+    };
+    reasons.into_iter().map(text).collect()
+}

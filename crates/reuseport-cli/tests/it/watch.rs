@@ -1,0 +1,143 @@
+//! `attach --watch` of many groups, and before there is a server.
+
+use std::net::SocketAddr;
+
+use sk_reuseport::net::Bind;
+use test_support::process::close;
+use test_support::wait::{BOUND, until};
+
+use crate::common::{Running, error, group, has_time, isolated, json, own_netns, run, stdout};
+
+fn is_steered(group: &str, members: usize) -> bool {
+    let shown = run(&["show", group, "--json"]);
+    let Ok(shown) = serde_json::from_slice::<serde_json::Value>(&shown.stdout) else {
+        return false;
+    };
+    let active = |member: &&serde_json::Value| member["state"] == "active";
+    shown["members"].as_array().unwrap().iter().filter(active).count() == members
+}
+
+#[test]
+fn one_command_follows_many_groups_and_each_line_has_the_time_and_the_group() {
+    isolated(|| {
+        let (mut first, first_name) = group(2);
+        let (second, second_name) = group(1);
+        let arguments = ["attach", &first_name, &second_name, "--policy", "hash", "--watch"];
+        let mut watch = Running::start(&arguments);
+        watch.read_until("Watching");
+        let address = second[0].local_addr().unwrap();
+        let _new = Bind::new(address).listeners(1).unwrap();
+        let line = watch.read_until("1 of them new");
+        assert!(has_time(&line) && line.contains(&format!(" {second_name}: ")), "{line}");
+
+        let address = first[0].local_addr().unwrap();
+        close(std::mem::take(&mut first));
+        let line = watch.read_until("all its sockets are closed");
+        assert!(has_time(&line) && line.contains(&format!(" {first_name}: ")), "{line}");
+        let _again = Bind::new(address).listeners(3).unwrap();
+        until("the first group is steered again", BOUND, || is_steered(&first_name, 3));
+        assert!(is_steered(&second_name, 2));
+
+        // One that is detached is followed no more; the others are.
+        stdout(&["detach", &first_name]);
+        let _more = Bind::new(address).listeners(1).unwrap();
+        watch.read_until("detached by another process");
+        let output = watch.interrupt();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(is_steered(&second_name, 2), "the policy stays attached");
+    });
+}
+
+#[test]
+fn show_names_the_process_that_watches_until_it_ends_even_if_it_is_killed() {
+    isolated(|| {
+        let (_listeners, name) = group(1);
+        let mut watch = Running::start(&["attach", &name, "--watch"]);
+        watch.read_until("Watching");
+        let pid = watch.0.id();
+        let shown = json(&["show", &name, "--json"]);
+        assert_eq!(shown["watcher"], serde_json::json!({"pid": pid, "comm": "reuseport"}));
+        let text = stdout(&["show", &name]);
+        assert!(text.contains(&format!("by pid {pid} (reuseport)")), "{text}");
+        watch.0.kill().unwrap();
+        watch.0.wait().unwrap();
+        assert!(json(&["show", &name, "--json"])["watcher"].is_null());
+        assert!(!stdout(&["show", &name]).contains("watched"));
+    });
+}
+
+#[test]
+fn all_means_every_group_that_matches() {
+    isolated(|| {
+        let (listeners, first) = group(1);
+        let port = listeners[0].local_addr().unwrap().port();
+        let other: SocketAddr = format!("127.0.0.2:{port}").parse().unwrap();
+        let _other = Bind::new(other).listeners(1).unwrap();
+        let (port, netns) = (format!(":{port}"), own_netns());
+        error(2, &["attach", &port, "--netns", &netns]);
+        let text = stdout(&["attach", &port, "--all", "--netns", &netns]);
+        let second = format!("tcp:{other}");
+        assert!(text.contains(&first) && text.contains(&second), "{text}");
+        assert!(is_steered(&first, 1) && is_steered(&second, 1));
+        // A group that is named twice is one group.
+        let text = stdout(&["attach", &port, &first, "--all", "--netns", &netns]);
+        assert_eq!(text.matches("decides among").count(), 2, "{text}");
+        error(1, &["attach", "tcp:127.0.0.3:9", "--all", "--netns", &netns]);
+        error(2, &["attach", &first, &second, "--weight", "fd:3=2"]);
+    });
+}
+
+#[test]
+fn a_group_that_cannot_be_attached_to_is_named_and_the_others_are_followed() {
+    isolated(|| {
+        let (foreign, foreign_name) = group(1);
+        let (listeners, name) = group(1);
+        let object = concat!(env!("CARGO_MANIFEST_DIR"), "/../reuseport/bpf/select.bpf.o");
+        let mut object = sk_reuseport::Ebpf::load_file(object).unwrap();
+        let program = object.program_mut("reuseport").unwrap();
+        let program: &mut sk_reuseport::programs::SkReuseport = program.try_into().unwrap();
+        program.load().unwrap();
+        program.attach(&foreign[0]).unwrap();
+        for _ in 0..2 {
+            let mut watch = Running::start(&["attach", &foreign_name, &name, "--watch"]);
+            watch.read_until("Watching");
+            let address = listeners[0].local_addr().unwrap();
+            let new = Bind::new(address).listeners(1).unwrap();
+            watch.read_until("1 of them new");
+            let output = watch.interrupt();
+            assert_eq!(output.status.code(), Some(2), "{output:?}");
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(said.contains(&foreign_name) && said.contains("--force"), "{said}");
+            close(new);
+        }
+        assert_eq!(json(&["show", &foreign_name, "--json"])["program"]["kind"], "foreign");
+        let output = run(&["attach", &foreign_name, &name]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains(&name), "{output:?}");
+    });
+}
+
+#[test]
+fn watch_waits_for_a_server_that_is_not_there_yet() {
+    isolated(|| {
+        let (listeners, name) = group(1);
+        let address = listeners[0].local_addr().unwrap();
+        close(listeners);
+        let netns = own_netns();
+        error(1, &["attach", &name, "--netns", &netns]);
+        let arguments = ["attach", &name, "--policy", "random", "--watch", "--netns", &netns];
+        let watch = Running::start(&arguments).interrupted_after(&format!("waiting for {name}"));
+        assert_eq!(watch.status.code(), Some(0), "{watch:?}");
+
+        let mut watch = Running::start(&arguments);
+        let line = watch.read_until(&format!("waiting for {name}"));
+        assert!(has_time(&line), "{line}");
+        let _listeners = Bind::new(address).listeners(2).unwrap();
+        let line = watch.read_until("random decides among");
+        assert!(has_time(&line) && line.contains(&name), "{line}");
+        until("both are steered", BOUND, || is_steered(&name, 2));
+        let output = watch.interrupt();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(json(&["show", &name, "--json"])["policy"], "random");
+    });
+}

@@ -1,0 +1,407 @@
+//! One group that is followed: what is known of it, and what is due.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::change::Change;
+use super::seen::{Done, Found, Observation, Seen, Step};
+use crate::change::request::{Attached, Changes, LeftOut};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::observe::Extent;
+use crate::model::group::{AttachedProgram, GroupKey, Protocol};
+use crate::model::id::Cookie;
+use crate::model::membership::Newborn;
+use crate::model::refusal::vanished;
+use crate::model::retake::{Attempts, Retake};
+use crate::model::split::{News, Watched};
+
+/// When to look again after a change.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// How often to look for a socket that has come, after the first time. The first pause is a millisecond, and each
+/// is twice the one before.
+const TRIES: u32 = 6;
+
+/// How to follow a group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    /// How often to look at it without an event.
+    pub(crate) interval: Duration,
+    /// Whether to take it back from another owner's program.
+    pub(crate) retakes: bool,
+}
+
+/// A group that is followed.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    pub(crate) key: GroupKey,
+    interval: Duration,
+    /// The group at the last complete update; `None` if an update is due.
+    last: Option<Seen>,
+    /// UDP sockets that were bound a moment ago.
+    newborn: Newborn,
+    /// Whether other groups have the name.
+    split: Watched,
+    /// The members that were last reported as left out although they live.
+    starving: Vec<Option<Cookie>>,
+    /// The attempts to take the group back; `None` if there are none.
+    attempts: Option<Attempts>,
+    replaced: Option<Replaced>,
+    /// Whether it was reported that the group is gone.
+    gone: bool,
+    /// The error that was reported last.
+    reported: String,
+    /// When to look at it next.
+    check: Instant,
+    came: Option<Came>,
+    /// Whether the present look is for this group, too.
+    pub(crate) is_looked_at: bool,
+    update: Option<Extent>,
+    /// Whether the present update looks at the whole host.
+    is_whole: bool,
+    /// Whether it is too early for the update to be complete.
+    is_early: bool,
+}
+
+/// Another owner's program, which replaced this tool's.
+#[derive(Debug)]
+struct Replaced {
+    by: AttachedProgram,
+    reported: Option<Retake>,
+    /// Whether this tool's array may hold sockets that the program's owner wants to use.
+    keeps: bool,
+}
+
+/// Sockets that listen, and are not in their groups yet: the kernel reports the change of state a moment before
+/// a socket joins. They may also belong to another group on the same port, or be members that listen again.
+#[derive(Debug)]
+struct Came {
+    cookies: BTreeSet<Cookie>,
+    processes: BTreeSet<u32>,
+    tries: u32,
+    next: Instant,
+    /// Whether some are members of the group: the update that is due enrols them.
+    is_found: bool,
+}
+
+impl Came {
+    /// Whether to look for them once more, after a pause.
+    fn waits(&mut self, now: Instant) -> bool {
+        self.next = now + Duration::from_millis(1 << self.tries);
+        self.tries += 1;
+        self.tries <= TRIES
+    }
+}
+
+impl Followed {
+    pub(crate) fn new(
+        now: Instant,
+        key: GroupKey,
+        options: Options,
+        starving: Vec<Option<Cookie>>,
+    ) -> Self {
+        Self {
+            key,
+            interval: options.interval,
+            last: None,
+            newborn: Newborn::default(),
+            split: Watched::default(),
+            starving,
+            attempts: options.retakes.then(Attempts::default),
+            replaced: None,
+            gone: false,
+            reported: String::new(),
+            check: now + AGAIN,
+            came: None,
+            is_looked_at: false,
+            update: None,
+            is_whole: false,
+            is_early: false,
+        }
+    }
+
+    pub(crate) fn retake(&mut self) {
+        self.attempts.get_or_insert_default();
+    }
+
+    pub(crate) fn came(&mut self, now: Instant, cookie: Cookie, process: u32) {
+        let came = self.came.get_or_insert_with(|| Came {
+            cookies: BTreeSet::new(),
+            processes: BTreeSet::new(),
+            tries: 0,
+            next: now,
+            is_found: false,
+        });
+        came.cookies.insert(cookie);
+        came.processes.insert(process);
+        (came.tries, came.next, came.is_found) = (0, now, false);
+    }
+
+    pub(crate) fn went(&mut self, now: Instant, cookie: Cookie) {
+        if let Some(came) = &mut self.came {
+            came.cookies.remove(&cookie);
+        }
+        self.came.take_if(|came| came.cookies.is_empty());
+        self.check_by(now);
+    }
+
+    pub(crate) fn check_by(&mut self, when: Instant) {
+        self.check = self.check.min(when);
+    }
+
+    pub(crate) fn is_check_due(&self, now: Instant) -> bool {
+        self.check <= now
+    }
+
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.deadline() <= now
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        self.came.as_ref().map_or(self.check, |came| came.next.min(self.check))
+    }
+
+    /// Whether the kernel's tables alone do not tell whether an update is due: a member may have got a holder.
+    pub(crate) fn needs_whole_host(&self) -> bool {
+        self.last
+            .as_ref()
+            .is_some_and(|last| !last.is_complete() || last.lacks_holder(&self.starving))
+    }
+
+    pub(crate) fn is_udp(&self) -> bool {
+        self.key.protocol == Protocol::Udp
+    }
+
+    /// The processes whose sockets came.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = u32> {
+        self.came.iter().flat_map(|came| came.processes.iter().copied())
+    }
+
+    /// A group of which no complete update is known is updated when its time comes. That also finds out why it is
+    /// not there.
+    pub(crate) fn decide_without_looking(&mut self, now: Instant) {
+        if self.last.is_none() && self.came.is_none() && self.is_check_due(now) {
+            self.update_with(Extent::Whole);
+        }
+    }
+
+    /// The update that is due, once.
+    pub(crate) fn next_update(&mut self) -> Option<Extent> {
+        let extent = self.update.take()?;
+        self.is_whole = extent == Extent::Whole;
+        Some(extent)
+    }
+
+    fn update_with(&mut self, extent: Extent) {
+        self.update = Some(extent);
+    }
+
+    /// Decides whether an update is due; `None`: the look failed, and the update says why.
+    pub(crate) fn observed(&mut self, now: Instant, observation: Option<&Observation>) {
+        let Some(observation) = observation else { return self.update_with(Extent::Whole) };
+        let seen = observation.seen.iter().find(|(key, _)| *key == self.key).map(|(_, seen)| seen);
+        if self.looks_for_newcomers(now, observation, seen) && !self.is_check_due(now) {
+            return;
+        }
+        let is_found = self.came.as_ref().is_some_and(|came| came.is_found);
+        match (seen, &self.last) {
+            (Some(seen), Some(last)) if !is_found && seen.is_as(last) => {
+                self.gone = false;
+                self.check = now + self.interval;
+            }
+            (Some(seen), last) if seen.suffices_after(last.as_ref()) => {
+                let (pids, udp) = (self.processes().collect(), self.is_udp());
+                self.update_with(Extent::Near { pids, udp });
+            }
+            _ => self.update_with(Extent::Whole),
+        }
+    }
+
+    /// Looks for the sockets that came. Returns whether to look for them again.
+    fn looks_for_newcomers(
+        &mut self,
+        now: Instant,
+        observation: &Observation,
+        seen: Option<&Seen>,
+    ) -> bool {
+        let Some(came) = self.came.as_mut() else { return false };
+        if came.next > now {
+            return true;
+        }
+        let all = came.cookies.iter().all(|cookie| observation.cookies.contains(cookie));
+        // In the end, some closed again, or are in no group.
+        if !all && came.waits(now) {
+            return true;
+        }
+        came.is_found = seen.is_none_or(|seen| came.cookies.iter().any(|of| seen.has(*of)));
+        self.came.take_if(|came| !came.is_found);
+        false
+    }
+
+    /// What to do with the group that a transaction found. `since`: the time since following began.
+    pub(crate) fn plan(
+        &mut self,
+        now: Instant,
+        since: Duration,
+        found: &Found,
+        changes: &mut Vec<Change>,
+    ) -> Result<Step> {
+        (self.last, self.is_early) = (None, false);
+        if !found.tells_enough() {
+            return Ok(Step::LookAtAll);
+        }
+        let split = self.split.look(now, found.group.reach);
+        if split == News::Split {
+            changes.push(Change::Split(found.group.clone()));
+        }
+        if let Some(by) = &found.displaced_by {
+            return Ok(self.displaced(since, found, by, changes));
+        }
+        let has_slot = |cookie| found.slots.contains(&cookie);
+        let young = self.newborn.look(now, &found.group, has_slot);
+        let mut group = found.group.clone();
+        group.members.retain(|member| member.cookie.is_none_or(|cookie| !young.contains(&cookie)));
+        if group.members.is_empty() {
+            return Err(vanished(&self.key));
+        }
+        self.replaced = None;
+        self.is_early = !young.is_empty() || split == News::Wait;
+        Ok(Step::Attach { group, force: false })
+    }
+
+    /// Another owner's program decides: reports it, or takes the group back once that is reported.
+    fn displaced(
+        &mut self,
+        since: Duration,
+        found: &Found,
+        by: &AttachedProgram,
+        changes: &mut Vec<Change>,
+    ) -> Step {
+        let retake = self.attempts.map_or(Retake::Off, |attempts| attempts.at(since));
+        let known = self.replaced.take().filter(|replaced| replaced.by == *by);
+        let replaced = self.replaced.insert(known.unwrap_or_else(|| Replaced {
+            by: by.clone(),
+            reported: None,
+            keeps: true,
+        }));
+        // Also after an attempt that failed.
+        if replaced.keeps && retake != Retake::Now {
+            return Step::GiveWay;
+        }
+        if retake.is_news_after(replaced.reported) {
+            replaced.reported = Some(retake);
+            // The same error is reported again after this.
+            self.reported.clear();
+            self.is_early = retake == Retake::Now;
+            changes.push(Change::Replaced { by: by.clone(), retake });
+            return Step::Rest;
+        }
+        match (retake, &mut self.attempts) {
+            (Retake::Now, Some(attempts)) => {
+                attempts.note(since);
+                replaced.keeps = true;
+                return Step::Attach { group: found.group.clone(), force: true };
+            }
+            (Retake::After(_), _) => {}
+            _ => self.last = Some(found.seen.clone()),
+        }
+        Step::Rest
+    }
+
+    pub(crate) fn gave_way(&mut self) {
+        if let Some(replaced) = &mut self.replaced {
+            replaced.keeps = false;
+        }
+    }
+
+    /// The result of an update. Returns what to report.
+    pub(crate) fn updated(&mut self, now: Instant, outcome: Result<Done>) -> Option<Change> {
+        self.check = now + self.interval;
+        match outcome {
+            Ok(Done::SawTooLittle) => self.update_with(Extent::Whole),
+            Ok(Done::Attached(attached, seen)) => return self.attached(now, *attached, seen),
+            Ok(Done::Rested) => {
+                (self.gone, self.came) = (false, None);
+                if self.is_early {
+                    self.check_by(now + AGAIN);
+                }
+            }
+            // Perhaps because of what was not looked at.
+            Err(_) if !self.is_whole => self.update_with(Extent::Whole),
+            Err(error) => return self.failed(now, error),
+        }
+        None
+    }
+
+    fn attached(&mut self, now: Instant, attached: Attached, seen: Seen) -> Option<Change> {
+        (self.gone, self.came, self.replaced) = (false, None, None);
+        self.reported.clear();
+        if !self.is_early && is_complete(&attached) {
+            self.last = Some(seen);
+        }
+        let is_news = self.is_news(&attached);
+        // A change during the update may have been missed, and a member that was left out may have another
+        // holder now.
+        if self.last.is_none() || is_news {
+            self.check_by(now + AGAIN);
+        }
+        if !is_news {
+            return None;
+        }
+        self.starving = starving(&attached);
+        Some(Change::Members(attached))
+    }
+
+    fn failed(&mut self, now: Instant, error: Error) -> Option<Change> {
+        // A server that becomes a daemon passes its sockets to a child and exits: their holder has vanished,
+        // and the next try finds the child.
+        let waits = error.kind() == ErrorKind::Vanished
+            && self.came.as_mut().is_some_and(|came| came.waits(now));
+        self.came.take_if(|_| !waits);
+        match error.kind() {
+            ErrorKind::NotFound => {
+                return (!std::mem::replace(&mut self.gone, true)).then_some(Change::Gone);
+            }
+            // The member is closing, or has passed to another process.
+            ErrorKind::Vanished => {
+                tracing::debug!("{}", error.report());
+                self.check_by(now + AGAIN);
+                return None;
+            }
+            _ => {}
+        }
+        let report = error.report().to_string();
+        if report == self.reported {
+            return None;
+        }
+        self.reported = report;
+        Some(match error.kind() {
+            ErrorKind::Starved => Change::Unsteerable(error),
+            _ => Change::Failed(error),
+        })
+    }
+
+    /// Whether there is something to report. Members that cannot be enrolled are reported once.
+    fn is_news(&self, attached: &Attached) -> bool {
+        let Changes { enrolled, released, left_out, .. } = &attached.changes;
+        attached.replaced.is_some()
+            || !enrolled.is_empty()
+            || !released.is_empty()
+            || !left_out.iter().all(LeftOut::is_starving)
+            || starving(attached) != self.starving
+    }
+}
+
+/// Whether the group has all that it should have, and its program is the one that was seen.
+fn is_complete(attached: &Attached) -> bool {
+    attached.replaced.is_none() && attached.changes.left_out.iter().all(LeftOut::is_starving)
+}
+
+/// The members that live and get nothing.
+pub(crate) fn starving(attached: &Attached) -> Vec<Option<Cookie>> {
+    let left_out = attached.changes.left_out.iter();
+    let mut starving: Vec<_> =
+        left_out.filter(|out| out.is_starving()).map(|out| out.cookie).collect();
+    starving.sort_unstable();
+    starving
+}

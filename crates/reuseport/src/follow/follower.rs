@@ -1,0 +1,251 @@
+//! Decides when to look at groups, when to update them, and what to report: events in, actions and a deadline
+//! out, for any number of groups.
+//!
+//! It performs no I/O and reads no clock. The caller does what [`Follower::poll`] says until there is nothing
+//! left, and then waits for an event, at most until [`Follower::deadline`].
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::change::Change;
+use super::expected::Expected;
+use super::followed::{Followed, Options};
+use super::seen::{Done, Found, Observation, Port, Step};
+use crate::error::{Error, ErrorKind};
+use crate::kernel::observe::Extent;
+use crate::model::group::GroupKey;
+use crate::model::id::Cookie;
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A process let this socket listen. It joins its group a moment later.
+    Came { port: Port, cookie: Cookie, process: u32 },
+    /// This socket listens no more.
+    Went { port: Port, cookie: Cookie },
+    /// Other sockets than before are bound to the port.
+    Changed { port: Port },
+    /// A stop was requested.
+    Stop,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// List this part of the host, and call [`Follower::observed`].
+    Observe(Extent),
+    /// Begin a transaction with such a listing, call [`Follower::plan`], do what it says, and call
+    /// [`Follower::updated`].
+    Update {
+        key: GroupKey,
+        extent: Extent,
+    },
+    Report {
+        key: GroupKey,
+        change: Box<Change>,
+    },
+    /// Look for the group with this number, which is not there yet, and call [`Follower::found`] if it is.
+    Find {
+        id: u32,
+    },
+    /// The group is followed no more.
+    Forget {
+        key: GroupKey,
+    },
+}
+
+/// Follows groups.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    groups: Vec<Followed>,
+    expected: Vec<Expected>,
+    /// What to report, and what to forget after that.
+    news: VecDeque<Action>,
+    start: Instant,
+    stopped: bool,
+}
+
+impl Follower {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            groups: Vec::new(),
+            expected: Vec::new(),
+            news: VecDeque::new(),
+            start: now,
+            stopped: false,
+        }
+    }
+
+    /// Follows a group, by its name. `starving`: the members that were reported as living without a slot.
+    pub(crate) fn add(
+        &mut self,
+        now: Instant,
+        key: GroupKey,
+        options: Options,
+        starving: Vec<Option<Cookie>>,
+    ) {
+        self.groups.push(Followed::new(now, key, options, starving));
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &GroupKey> {
+        self.groups.iter().map(|group| &group.key)
+    }
+
+    /// Looks for a group that is not there yet, whenever a socket comes to one of these ports.
+    pub(crate) fn expect(&mut self, now: Instant, id: u32, ports: Vec<Port>) {
+        self.expected.push(Expected::new(now, id, ports));
+    }
+
+    /// The group with this number is there.
+    pub(crate) fn found(&mut self, id: u32) {
+        self.expected.retain(|expected| expected.id != id);
+    }
+
+    /// The ports of all groups, there or not.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = Port> {
+        let expected = self.expected.iter().flat_map(|expected| expected.ports.iter().copied());
+        self.keys().map(Port::of).chain(expected)
+    }
+
+    /// Takes groups back from other owners' programs from now on.
+    pub(crate) fn retake(&mut self) {
+        self.groups.iter_mut().for_each(Followed::retake);
+    }
+
+    /// Whether there is nothing left to do, ever: a stop was requested, or the last group was detached.
+    pub(crate) fn is_done(&self) -> bool {
+        let nothing = self.groups.is_empty() && self.expected.is_empty() && self.news.is_empty();
+        self.stopped || nothing
+    }
+
+    pub(crate) fn handle(&mut self, now: Instant, event: Event) {
+        if let Event::Came { port, .. } | Event::Changed { port } = event {
+            let expected = self.expected.iter_mut().filter(|one| one.ports.contains(&port));
+            expected.for_each(|one| one.changed(now));
+        }
+        let of = |port: Port| move |group: &&mut Followed| Port::of(&group.key) == port;
+        match event {
+            Event::Came { port, cookie, process } => {
+                self.groups.iter_mut().filter(of(port)).for_each(|g| g.came(now, cookie, process));
+            }
+            Event::Went { port, cookie } => {
+                self.groups.iter_mut().filter(of(port)).for_each(|g| g.went(now, cookie));
+            }
+            Event::Changed { port } => {
+                self.groups.iter_mut().filter(of(port)).for_each(|g| g.check_by(now));
+            }
+            Event::Stop => self.stopped = true,
+        }
+    }
+
+    /// What to do now; `None`: nothing before the deadline.
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<Action> {
+        if self.stopped {
+            return None;
+        }
+        if let Some(action) = self.news.pop_front() {
+            return Some(action);
+        }
+        self.groups.iter_mut().for_each(|group| group.decide_without_looking(now));
+        let update = |group: &mut Followed| Some((group.key.clone(), group.next_update()?));
+        if let Some((key, extent)) = self.groups.iter_mut().find_map(update) {
+            return Some(Action::Update { key, extent });
+        }
+        if let Some(expected) = self.expected.iter_mut().find_map(|e| e.is_due(now).then_some(e)) {
+            return Some(Action::Find { id: expected.id });
+        }
+        self.look(now)
+    }
+
+    /// One look for all groups that are due. Descriptors cost the most to list.
+    fn look(&mut self, now: Instant) -> Option<Action> {
+        let due: Vec<&mut Followed> =
+            self.groups.iter_mut().filter(|group| group.is_due(now)).collect();
+        if due.is_empty() {
+            return None;
+        }
+        let all = due.iter().any(|group| group.is_check_due(now) && group.needs_whole_host());
+        let pids: BTreeSet<u32> = due.iter().flat_map(|group| group.processes()).collect();
+        let udp = due.iter().any(|group| group.is_udp());
+        for group in due {
+            group.is_looked_at = true;
+        }
+        let near = Extent::Near { pids: pids.into_iter().collect(), udp };
+        Some(Action::Observe(if all { Extent::Whole } else { near }))
+    }
+
+    /// The result of a look; `None`: it failed.
+    pub(crate) fn observed(&mut self, now: Instant, observation: Option<&Observation>) {
+        for group in self.groups.iter_mut().filter(|group| group.is_looked_at) {
+            group.is_looked_at = false;
+            group.observed(now, observation);
+        }
+    }
+
+    /// What to do with a group that a transaction found.
+    ///
+    /// # Errors
+    ///
+    /// If no member is left.
+    pub(crate) fn plan(
+        &mut self,
+        now: Instant,
+        key: &GroupKey,
+        found: &Found,
+    ) -> Result<Step, Error> {
+        let since = now.saturating_duration_since(self.start);
+        let Some(group) = self.groups.iter_mut().find(|group| group.key == *key) else {
+            return Ok(Step::Rest);
+        };
+        let mut changes = Vec::new();
+        let step = group.plan(now, since, found, &mut changes);
+        self.report(key, changes);
+        step
+    }
+
+    /// The sockets were taken out of the array of a displaced state.
+    pub(crate) fn gave_way(&mut self, key: &GroupKey) {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.key == *key) {
+            group.gave_way();
+        }
+    }
+
+    /// The result of an update.
+    pub(crate) fn updated(&mut self, now: Instant, key: &GroupKey, outcome: Result<Done, Error>) {
+        let kind = outcome.as_ref().err().map(Error::kind);
+        match kind {
+            Some(ErrorKind::Interrupted) => self.stopped = true,
+            Some(ErrorKind::NotAttached) => {
+                self.report(key, vec![Change::Detached]);
+                self.groups.retain(|group| group.key != *key);
+                self.news.push_back(Action::Forget { key: key.clone() });
+            }
+            _ => {
+                let Some(group) = self.groups.iter_mut().find(|group| group.key == *key) else {
+                    return;
+                };
+                let changes = group.updated(now, outcome);
+                self.report(key, changes.into_iter().collect());
+            }
+        }
+    }
+
+    fn report(&mut self, key: &GroupKey, changes: Vec<Change>) {
+        let report = |change| Action::Report { key: key.clone(), change: Box::new(change) };
+        self.news.extend(changes.into_iter().map(report));
+    }
+
+    /// When to poll again, if there is no event before. Not in the past, after a [`poll`](Self::poll) that had
+    /// nothing to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let expected = self.expected.iter().map(Expected::deadline);
+        self.groups.iter().map(Followed::deadline).chain(expected).min()
+    }
+}
+
+/// How often a group is looked at where no event tells of changes: UDP in another network namespace.
+pub(crate) const WITHOUT_EVENTS: Duration = Duration::from_millis(150);
+
+/// How often a group is looked at without an event: one may have been lost, attaching a program is none, and a
+/// failed step may succeed now.
+pub(crate) const REGULARLY: Duration = Duration::from_secs(2);

@@ -1,0 +1,493 @@
+//! The follower against a host that exists only here: groups, processes and failures at random.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::change::Change;
+use super::followed::Options;
+use super::follower::{Action, Event, Follower, REGULARLY};
+use super::seen::{Done, Found, Observation, Port, Seen, Step};
+use crate::change::request::{Attached, Changes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::observe::Extent;
+use crate::model::group::{AttachedProgram, Group, GroupKey, Holder, Member, Protocol, examples};
+use crate::model::id::Cookie;
+use crate::model::refusal::{no_group, not_attached};
+use crate::model::selection::Steering;
+
+const OPTIONS: Options = Options { interval: REGULARLY, retakes: false };
+
+fn near(process: u32) -> Extent {
+    Extent::Near { pids: vec![process], udp: false }
+}
+
+const fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+fn cookie(n: u64) -> Cookie {
+    Cookie::new(n).unwrap()
+}
+
+fn key(n: usize) -> GroupKey {
+    examples::key(Protocol::Tcp, &format!("127.0.0.1:{}", 8000 + n))
+}
+
+/// A group of the host.
+#[derive(Default)]
+struct Server {
+    /// The sockets: when each joins, and the process that holds it.
+    sockets: BTreeMap<u64, (Option<Instant>, u32)>,
+    slots: BTreeSet<u64>,
+    fails_with: Option<String>,
+    detached: bool,
+    program: Option<AttachedProgram>,
+    /// Since when the slots are wrong although nothing fails.
+    wrong: Option<Instant>,
+}
+
+impl Server {
+    fn members(&self, now: Instant) -> BTreeSet<u64> {
+        let joined = self.sockets.iter().filter(|(_, (at, _))| at.is_some_and(|at| at <= now));
+        joined.map(|(cookie, _)| *cookie).collect()
+    }
+}
+
+struct World {
+    now: Instant,
+    follower: Follower,
+    servers: Vec<Server>,
+    next: u64,
+    looks: usize,
+    /// The groups that were updated, and what each update looked at.
+    updates: Vec<(GroupKey, Extent)>,
+    /// What was reported, with "ok" after each successful update.
+    log: Vec<(usize, String)>,
+}
+
+impl World {
+    fn new(groups: usize) -> Self {
+        let now = Instant::now();
+        let mut follower = Follower::new(now);
+        (0..groups).for_each(|n| follower.add(now, key(n), OPTIONS, Vec::new()));
+        let servers = (0..groups).map(|_| Server::default()).collect();
+        let (updates, log) = (Vec::new(), Vec::new());
+        let mut world = Self { now, follower, servers, next: 0, looks: 0, updates, log };
+        for n in 0..groups {
+            world.joins(n, Some(ms(0)), true);
+        }
+        world
+    }
+
+    /// Groups to which nothing has happened for long.
+    fn settled(groups: usize) -> Self {
+        let mut world = Self::new(groups);
+        world.passes(ms(500));
+        world.updates.clear();
+        world.log.clear();
+        world.looks = 0;
+        world
+    }
+
+    fn port(n: usize) -> Port {
+        Port::of(&key(n))
+    }
+
+    /// A socket listens, and is in its group after this time, or never.
+    fn joins(&mut self, n: usize, after: Option<Duration>, silently: bool) -> u64 {
+        self.next += 1;
+        let process = (self.next % 5) as u32;
+        let joins = after.map(|after| self.now + after);
+        self.servers[n].sockets.insert(self.next, (joins, process));
+        if !silently {
+            let (port, cookie) = (Self::port(n), cookie(self.next));
+            self.follower.handle(self.now, Event::Came { port, cookie, process });
+        }
+        self.next
+    }
+
+    fn leaves(&mut self, n: usize, silently: bool) {
+        if let Some((gone, _)) = self.servers[n].sockets.pop_first()
+            && !silently
+        {
+            let (port, cookie) = (Self::port(n), cookie(gone));
+            self.follower.handle(self.now, Event::Went { port, cookie });
+        }
+    }
+
+    fn group(&self, n: usize, extent: &Extent) -> Group {
+        let server = &self.servers[n];
+        let member = |of: u64| {
+            let pid = server.sockets[&of].1;
+            let holder = Holder { pid, fd: 3, comm: "a".into(), thread: None };
+            let seen = match extent {
+                Extent::Whole => true,
+                Extent::Near { pids, .. } => pids.contains(&pid),
+            };
+            let holders = seen.then_some(holder).into_iter().collect();
+            Member { holders, ..examples::member(Protocol::Tcp, of) }
+        };
+        let members = server.members(self.now).into_iter().map(member).collect();
+        Group { program: server.program.clone(), ..examples::group(key(n), members) }
+    }
+
+    fn number(&self, key: &GroupKey) -> usize {
+        assert!(self.follower.keys().any(|known| known == key), "{key} is followed no more");
+        usize::from(key.address.port()) - 8000
+    }
+
+    fn acts(&mut self) {
+        for _ in 0..1000 {
+            match self.follower.poll(self.now) {
+                None => return self.checks(),
+                Some(Action::Observe(extent)) => {
+                    self.looks += 1;
+                    let groups: Vec<Group> = (0..self.servers.len())
+                        .map(|n| self.group(n, &extent))
+                        .filter(|group| !group.members.is_empty())
+                        .collect();
+                    let whole = extent == Extent::Whole;
+                    let see = |group: &Group| (group.key.clone(), Seen::new(group, true, whole));
+                    let seen = groups.iter().map(see).collect();
+                    let observation = Observation::new(&groups, seen);
+                    self.follower.observed(self.now, Some(&observation));
+                }
+                Some(Action::Update { key, extent }) => {
+                    let outcome = self.updates(&key, &extent);
+                    self.updates.push((key.clone(), extent));
+                    self.follower.updated(self.now, &key, outcome);
+                }
+                Some(Action::Report { key, change }) => {
+                    let said = match *change {
+                        Change::Failed(error) => error.report().to_string(),
+                        Change::Members(_) => continue,
+                        other => format!("{other:?}"),
+                    };
+                    let n = usize::from(key.address.port()) - 8000;
+                    self.log.push((n, said));
+                }
+                Some(Action::Find { id }) => panic!("nothing is expected: {id}"),
+                Some(Action::Forget { key }) => {
+                    assert!(self.follower.keys().all(|known| *known != key));
+                }
+            }
+        }
+        panic!("it never rests");
+    }
+
+    fn updates(&mut self, key: &GroupKey, extent: &Extent) -> Result<Done> {
+        let n = self.number(key);
+        let server = &self.servers[n];
+        if let Some(text) = &server.fails_with {
+            return Err(Error::new(ErrorKind::System, text.clone()));
+        }
+        if server.detached {
+            return Err(not_attached(key));
+        }
+        let group = self.group(n, extent);
+        if group.members.is_empty() {
+            return Err(no_group(key));
+        }
+        let seen = Seen::new(&group, true, *extent == Extent::Whole);
+        let slots = server.slots.iter().map(|n| cookie(*n)).collect();
+        let displaced_by = server.program.clone();
+        let found = Found { slots, group, seen: seen.clone(), displaced_by };
+        loop {
+            match self.follower.plan(self.now, key, &found)? {
+                Step::Rest => {
+                    self.log.push((n, "ok".to_owned()));
+                    return Ok(Done::Rested);
+                }
+                Step::LookAtAll => return Ok(Done::SawTooLittle),
+                Step::GiveWay => self.follower.gave_way(key),
+                Step::Attach { group, .. } => {
+                    let server = &mut self.servers[n];
+                    server.program = None;
+                    let members: BTreeSet<u64> =
+                        group.members.iter().map(|m| m.cookie.unwrap().get()).collect();
+                    let new =
+                        |member: &Member| !server.slots.contains(&member.cookie.unwrap().get());
+                    assert!(
+                        group.members.iter().filter(|m| new(m)).all(|m| !m.holders.is_empty()),
+                        "a newcomer that was not seen in full"
+                    );
+                    let differ = |a: &BTreeSet<u64>, b: &BTreeSet<u64>| {
+                        a.difference(b).map(|n| cookie(*n)).collect()
+                    };
+                    let enrolled = differ(&members, &server.slots);
+                    let released = differ(&server.slots, &members);
+                    server.slots = members;
+                    self.log.push((n, "ok".to_owned()));
+                    let changes = Changes { enrolled, released, ..Changes::default() };
+                    let attached = Attached {
+                        steering: Steering::KernelHash,
+                        changes,
+                        replaced: None,
+                        degraded: Vec::new(),
+                    };
+                    return Ok(Done::Attached(Box::new(attached), seen));
+                }
+            }
+        }
+    }
+
+    /// What holds whenever there is nothing to do.
+    fn checks(&mut self) {
+        if let Some(deadline) = self.follower.deadline() {
+            assert!(deadline > self.now, "a deadline in the past");
+        }
+        for server in &mut self.servers {
+            let members = server.members(self.now);
+            let healthy = server.fails_with.is_none() && !server.detached && !members.is_empty();
+            if !healthy || server.slots == members {
+                server.wrong = None;
+                continue;
+            }
+            let since = *server.wrong.get_or_insert(self.now);
+            assert!(self.now - since <= REGULARLY, "nothing was done for {:?}", self.now - since);
+        }
+    }
+
+    /// Time passes; the follower is polled when it wants to be.
+    fn passes(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.acts();
+        while let Some(deadline) = self.follower.deadline().filter(|deadline| *deadline <= end) {
+            self.now = deadline;
+            self.acts();
+        }
+        self.now = end;
+        self.acts();
+    }
+
+    fn said(&self, n: usize) -> Vec<&str> {
+        let of_it = self.log.iter().filter(|(of, said)| *of == n && said != "ok");
+        of_it.map(|(_, said)| said.as_str()).collect()
+    }
+}
+
+#[test]
+fn one_look_serves_all_groups_that_are_due() {
+    let mut world = World::settled(20);
+    world.passes(REGULARLY);
+    assert_eq!((world.looks, world.updates.len()), (1, 0));
+}
+
+#[test]
+fn a_listener_is_enrolled_once_it_is_in_its_group_and_only_its_process_is_looked_at() {
+    let mut world = World::settled(3);
+    let new = world.joins(1, Some(ms(5)), false);
+    world.passes(ms(4));
+    assert_eq!(world.updates.len(), 0);
+    world.passes(ms(4));
+    let process = world.servers[1].sockets[&new].1;
+    assert_eq!(world.updates, [(key(1), near(process))]);
+    assert!(world.servers[1].slots.contains(&new));
+}
+
+#[test]
+fn a_listener_that_joins_no_group_is_looked_for_seven_times() {
+    let mut world = World::settled(2);
+    world.joins(0, None, false);
+    world.passes(ms(100));
+    assert_eq!((world.looks, world.updates.len()), (7, 0));
+    let deadline = world.follower.deadline().unwrap();
+    assert!(deadline > world.now + ms(500), "{:?}", deadline - world.now);
+}
+
+#[test]
+fn a_listener_of_another_group_on_the_port_causes_no_update() {
+    let mut world = World::settled(2);
+    let port = World::port(0);
+    let of_other = *world.servers[1].sockets.first_key_value().unwrap().0;
+    let event = Event::Came { port, cookie: cookie(of_other), process: 1 };
+    world.follower.handle(world.now, event);
+    world.passes(ms(100));
+    assert_eq!((world.looks, world.updates.len()), (1, 0));
+}
+
+#[test]
+fn a_member_that_listens_again_is_enrolled_again_although_the_group_looks_the_same() {
+    let mut world = World::settled(1);
+    let same = *world.servers[0].sockets.first_key_value().unwrap().0;
+    for event in [
+        Event::Went { port: World::port(0), cookie: cookie(same) },
+        Event::Came { port: World::port(0), cookie: cookie(same), process: 1 },
+    ] {
+        world.follower.handle(world.now, event);
+    }
+    world.passes(ms(10));
+    assert_eq!(world.updates.len(), 1);
+}
+
+#[test]
+fn a_newcomer_whose_holder_was_not_looked_at_is_looked_for_everywhere() {
+    let mut world = World::settled(1);
+    world.joins(0, Some(ms(0)), true);
+    world.passes(REGULARLY);
+    assert_eq!(world.updates, [(key(0), Extent::Whole)]);
+}
+
+#[test]
+fn a_group_that_fails_says_so_once_for_each_error_and_delays_no_other() {
+    let mut world = World::settled(2);
+    for text in ["first", "first", "second"] {
+        world.servers[0].fails_with = Some(text.to_owned());
+        world.joins(0, Some(ms(0)), false);
+        let new = world.joins(1, Some(ms(0)), false);
+        world.passes(ms(1));
+        assert!(world.servers[1].slots.contains(&new));
+        world.passes(ms(9000));
+    }
+    assert_eq!(world.said(0), ["first", "second"]);
+    world.servers[0].fails_with = None;
+    world.passes(REGULARLY);
+    assert_eq!(world.servers[0].slots, world.servers[0].members(world.now));
+}
+
+#[test]
+fn a_server_that_restarts_is_said_to_be_gone_once_and_is_enrolled_again() {
+    let mut world = World::settled(2);
+    world.leaves(0, false);
+    world.passes(ms(9000));
+    assert_eq!(world.said(0), ["Gone"]);
+    world.updates.clear();
+    let new = world.joins(0, Some(ms(0)), false);
+    world.passes(ms(1));
+    assert_eq!(world.servers[0].slots, BTreeSet::from([new]));
+    let process = world.servers[0].sockets[&new].1;
+    assert_eq!(world.updates, [(key(0), near(process))]);
+}
+
+#[test]
+fn a_detached_group_is_forgotten_and_the_last_one_ends_the_watch() {
+    let mut world = World::settled(2);
+    for n in 0..2 {
+        assert!(!world.follower.is_done());
+        world.servers[n].detached = true;
+        world.leaves(n, false);
+        world.passes(ms(10));
+        assert_eq!(world.said(n), ["Detached"]);
+    }
+    assert!(world.follower.is_done());
+}
+
+#[test]
+fn a_group_that_is_not_there_yet_is_looked_for_when_a_socket_comes_and_regularly() {
+    let mut now = Instant::now();
+    let mut follower = Follower::new(now);
+    follower.expect(now, 7, vec![World::port(0)]);
+    let mut looks_until = |follower: &mut Follower, end: Duration| {
+        let (mut looks, end) = (0, now + end);
+        loop {
+            while let Some(action) = follower.poll(now) {
+                assert!(matches!(action, Action::Find { id: 7 }), "{action:?}");
+                looks += 1;
+            }
+            let deadline = follower.deadline().unwrap();
+            assert!(deadline > now);
+            if deadline > end {
+                now = end;
+                return (looks, now);
+            }
+            now = deadline;
+        }
+    };
+    let (looks, now) = looks_until(&mut follower, 3 * REGULARLY - ms(1));
+    assert_eq!(looks, 3);
+    follower.handle(now, Event::Came { port: World::port(0), cookie: cookie(1), process: 1 });
+    assert_eq!(looks_until(&mut follower, ms(100)).0, 7);
+    follower.found(7);
+    assert!(follower.is_done() && follower.deadline().is_none());
+}
+
+#[test]
+fn a_stop_ends_everything() {
+    let mut world = World::settled(2);
+    world.joins(0, Some(ms(0)), false);
+    world.follower.handle(world.now, Event::Stop);
+    assert!(world.follower.poll(world.now).is_none() && world.follower.is_done());
+}
+
+#[test]
+fn another_owners_program_is_reported_once_and_taken_away_if_asked() {
+    let by = AttachedProgram { id: Some(9), name: "theirs".into() };
+    for retakes in [false, true] {
+        let mut world = World::settled(1);
+        if retakes {
+            world.follower.retake();
+        }
+        world.servers[0].program = Some(by.clone());
+        world.passes(ms(9000));
+        let said = world.said(0);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].contains(if retakes { "Now" } else { "Off" }), "{said:?}");
+        assert_eq!(world.servers[0].program.is_none(), retakes);
+    }
+}
+
+/// Something that happens to a group.
+#[derive(Debug, Clone)]
+enum Happens {
+    Joins { after: Option<u64>, silently: bool },
+    Leaves { silently: bool },
+    Fails(Option<u8>),
+    Detaches,
+    Nothing,
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    prop_oneof![
+        4 => (proptest::option::weighted(0.9, 0..80u64), any::<bool>())
+            .prop_map(|(after, silently)| Happens::Joins { after, silently }),
+        3 => any::<bool>().prop_map(|silently| Happens::Leaves { silently }),
+        2 => proptest::option::of(0..2u8).prop_map(Happens::Fails),
+        1 => Just(Happens::Detaches),
+        3 => Just(Happens::Nothing),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: healthy groups have the right slots in time, whether events were lost or other groups
+    /// fail, no deadline is in the past, and nothing is done for a group that was detached.
+    #[test]
+    fn groups_are_updated_in_time(
+        steps in vec((0..4usize, happens(), prop_oneof![0..5u64, 0..300u64, 0..5000u64]), 0..60),
+    ) {
+        let mut world = World::new(4);
+        for (n, what, then) in steps {
+            match what {
+                Happens::Joins { after, silently } => {
+                    world.joins(n, after.map(ms), silently);
+                }
+                Happens::Leaves { silently } => world.leaves(n, silently),
+                Happens::Fails(how) => {
+                    world.servers[n].fails_with = how.map(|how| format!("failure {how}"));
+                }
+                Happens::Detaches => world.servers[n].detached = true,
+                Happens::Nothing => {}
+            }
+            world.passes(ms(then));
+        }
+        world.passes(2 * REGULARLY);
+        for (n, server) in world.servers.iter().enumerate() {
+            let followed = world.follower.keys().any(|known| *known == key(n));
+            let members = server.members(world.now);
+            if server.fails_with.is_none() && !server.detached && !members.is_empty() {
+                prop_assert!(followed && server.slots == members);
+            }
+            let log = world.log.iter().filter(|(of, _)| *of == n).map(|(_, said)| said);
+            let log: Vec<&String> = log.collect();
+            prop_assert!(
+                log.windows(2).all(|pair| pair[0] != pair[1] || pair[0] == "ok"),
+                "reported twice: {:?}", log
+            );
+            if !followed {
+                prop_assert_eq!(log.last().map(|said| said.as_str()), Some("Detached"));
+            }
+        }
+    }
+}
