@@ -9,7 +9,6 @@ use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use rustix::io::Errno;
 use sk_reuseport::maps::{Array, Map, MapData, MapError};
 use sk_reuseport::pin::PinError;
 use sk_reuseport::programs::SkReuseport;
@@ -17,6 +16,7 @@ use sk_reuseport::programs::SkReuseport;
 use super::bpffs::{self, Held, Root};
 use super::directory::directory_name;
 use super::instance::{self, Instance};
+use super::schema::{another_schema, check_schema, unreadable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::maps::PolicyMaps;
@@ -27,7 +27,7 @@ use crate::model::id::{Cookie, Slot};
 use crate::model::membership::{self, Occupant};
 use crate::model::roster::{Record, Roster};
 use crate::model::selection::Program;
-use crate::wire::header::{Header, MAGIC, PREVIOUS_SCHEMA, SCHEMA};
+use crate::wire::header::Header;
 
 /// A group's pinned state.
 #[derive(Debug)]
@@ -485,49 +485,4 @@ pub(super) fn directory(root: &Root, key: &GroupKey) -> PathBuf {
 /// The names of all groups' directories.
 pub(crate) fn names(root: &Root) -> Result<Vec<String>> {
     bpffs::names(&root.groups())
-}
-
-/// Refuses a header that this version would misread.
-pub(super) fn check_schema(header: &MapData, failed: &str) -> Result<()> {
-    let info =
-        header.info().map_err(|error| Error::new(ErrorKind::System, failed).because(error))?;
-    if info.value_size() as usize != size_of::<Header>() {
-        return Err(another_schema(failed, "its header has another length"));
-    }
-    let header: Array<&MapData, Header> = Array::over(header)
-        .map_err(|error| Error::new(ErrorKind::System, failed).because(error))?;
-    let header =
-        header.get(&0, 0).map_err(|error| Error::new(ErrorKind::System, failed).because(error))?;
-    if header.magic != MAGIC {
-        return Err(another_schema(failed, "it was not written by this program"));
-    }
-    if header.schema != SCHEMA && header.schema != PREVIOUS_SCHEMA {
-        let cause = format!(
-            "it has schema {}, and this version knows schemas {PREVIOUS_SCHEMA} and {SCHEMA}",
-            header.schema
-        );
-        return Err(another_schema(failed, cause));
-    }
-    Ok(())
-}
-
-/// The error for state that cannot be read: the kernel refused, or the pins are not this version's.
-fn unreadable(failed: &str, error: MapError) -> Error {
-    let other = match &error {
-        MapError::NotAMap { .. }
-        | MapError::InvalidMapType { .. }
-        | MapError::InvalidKeySize { .. }
-        | MapError::InvalidValueSize { .. } => true,
-        error => caps::os_error(error) == Some(Errno::NOENT),
-    };
-    if other { another_schema(failed, error) } else { caps::failed(failed, error, caps::LOADING) }
-}
-
-fn another_schema(
-    failed: &str,
-    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> Error {
-    Error::new(ErrorKind::Schema, failed)
-        .because(cause)
-        .with_hint("detach the group with the version that attached it, or remove that directory")
 }

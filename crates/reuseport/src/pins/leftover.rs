@@ -8,9 +8,10 @@ use sk_reuseport::maps::{Map, MapData};
 
 use super::bpffs::{self, Root};
 use super::directory::directory_name;
-use super::group::{GroupState, check_schema, names};
+use super::group::{GroupState, names};
 use super::host_layer::HostLayer;
 use super::instance;
+use super::schema::check_schema;
 use crate::error::{ErrorKind, Result};
 use crate::kernel::recognise::HEADER;
 use crate::kernel::sockets::Sockets;

@@ -39,5 +39,6 @@ pub(crate) mod leftover;
 pub(crate) mod place;
 mod recount;
 mod replaced;
+mod schema;
 pub(crate) mod steering;
 pub(crate) mod watcher;

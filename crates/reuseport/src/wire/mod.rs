@@ -5,6 +5,7 @@
 //! The tests read the C side from the BTF of the compiled objects.
 
 pub(crate) mod config;
+pub(crate) mod cursor;
 pub(crate) mod event;
 pub(crate) mod header;
 pub(crate) mod host;

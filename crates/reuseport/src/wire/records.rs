@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::config;
 use crate::model::group::{AttachedProgram, Holder, NotAsked, Protocol, Queue};
@@ -87,35 +87,6 @@ struct RawEpoll {
 struct RawEnd {
     header: Header,
 }
-
-/// Where a run of the walk over the kernel's tables begins.
-#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub(crate) struct Cursor {
-    stage: u32,
-    bucket: u32,
-    last: u64,
-    cookie: u64,
-    udp_fd: u32,
-    again: u32,
-    final_stage: u32,
-    reserved: u32,
-}
-
-impl Cursor {
-    /// The beginning. `udp_fd` is any UDP socket of the reading process, through which the walk finds the
-    /// tables; `udp`: whether it goes through those of UDP sockets, too.
-    pub(crate) fn start(udp_fd: u32, udp: bool) -> Self {
-        let final_stage = if udp { STAGE_UDP } else { STAGE_TCP };
-        Self { stage: STAGE_TCP, udp_fd, again: MAX_AGAIN, final_stage, ..Self::default() }
-    }
-}
-
-const STAGE_TCP: u32 = 1;
-const STAGE_UDP: u32 = 2;
-
-/// How often a walk reads a list again that changed meanwhile. It must end all the same.
-const MAX_AGAIN: u32 = 64;
 
 /// `AF_INET` and `AF_INET6` (`include/linux/socket.h`), the same on every architecture.
 const AF_INET: u16 = 2;
@@ -311,7 +282,7 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::mirror::{assert_mirrors, object, value};
+    use crate::wire::mirror::{assert_mirrors, object};
     use proptest::prelude::*;
 
     /// A member record as the kernel writes it: every field in its place, by hand.
@@ -480,13 +451,6 @@ mod tests {
             RawHolder { header, sock_address, cookie, pid, tid, fd, pad, comm }
         );
         assert_mirrors!(btf, "end_record", RawEnd { header });
-        assert_mirrors!(
-            btf,
-            "cursor",
-            Cursor { stage, bucket, last, cookie, udp_fd, again, final_stage, reserved }
-        );
-        assert_eq!(value(&btf, "stage", "STAGE_TCP"), i64::from(STAGE_TCP));
-        assert_eq!(value(&btf, "stage", "STAGE_UDP"), i64::from(STAGE_UDP));
         let standings = [("STANDING_MEMBER", 0), ("STANDING_MPTCP", 1), ("STANDING_OUTSIDE", 2)];
         assert_eq!(btf.enumeration("standing").unwrap(), standings.map(|(n, k)| (n.to_owned(), k)));
         let kinds = [

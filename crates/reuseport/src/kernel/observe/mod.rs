@@ -38,7 +38,8 @@ use crate::kernel::caps;
 use crate::kernel::pids::sees_host_pids;
 use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol};
 use crate::model::id::{Cookie, Netns};
-use crate::wire::records::{self, Cursor, MemberRecord, Record};
+use crate::wire::cursor::Cursor;
+use crate::wire::records::{self, MemberRecord, Record};
 
 use assemble::Listing;
 
