@@ -306,9 +306,9 @@ impl Watch {
                 let group = view::named_at(self.host.place(), key, groups).ok()?;
                 Some((key.clone(), self.see(key, group, *whole)))
             };
-            Observation::new(groups, self.follower.keys().filter_map(see).collect())
+            Observation::new(groups, self.follower.looked_at().filter_map(see).collect())
         });
-        let keys: Vec<GroupKey> = self.follower.keys().cloned().collect();
+        let keys: Vec<GroupKey> = self.follower.looked_at().cloned().collect();
         keys.iter().for_each(|key| self.watch_over_present(key));
         self.follower.observed(Instant::now(), observation.as_ref());
     }

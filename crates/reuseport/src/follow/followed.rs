@@ -157,6 +157,11 @@ impl Followed {
         self.deadline() <= now
     }
 
+    /// Whether it may be looked at now rather than a bit later.
+    pub(crate) fn is_due_soon(&self, now: Instant) -> bool {
+        self.last.is_some() && !self.needs_whole_host() && self.check <= now + self.interval / 4
+    }
+
     pub(crate) fn deadline(&self) -> Instant {
         self.came.as_ref().map_or(self.check, |came| came.next.min(self.check))
     }

@@ -159,8 +159,11 @@ impl Follower {
 
     /// One look for all groups that are due. Descriptors cost the most to list.
     fn look(&mut self, now: Instant) -> Option<Action> {
-        let due: Vec<&mut Followed> =
-            self.groups.iter_mut().filter(|group| group.is_due(now)).collect();
+        // A regular look takes along what is due soon: groups come to be looked at together.
+        let is_regular = self.groups.iter().any(|group| group.is_check_due(now));
+        let is_due =
+            |group: &&mut Followed| group.is_due(now) || (is_regular && group.is_due_soon(now));
+        let due: Vec<&mut Followed> = self.groups.iter_mut().filter(is_due).collect();
         if due.is_empty() {
             return None;
         }
@@ -172,6 +175,11 @@ impl Follower {
         }
         let near = Extent::Near { pids: pids.into_iter().collect(), udp };
         Some(Action::Observe(if all { Extent::Whole } else { near }))
+    }
+
+    /// The groups of the present look.
+    pub(crate) fn looked_at(&self) -> impl Iterator<Item = &GroupKey> {
+        self.groups.iter().filter(|group| group.is_looked_at).map(|group| &group.key)
     }
 
     /// The result of a look; `None`: it failed.

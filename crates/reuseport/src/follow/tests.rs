@@ -277,6 +277,20 @@ fn one_look_serves_all_groups_that_are_due() {
 }
 
 #[test]
+fn groups_that_were_looked_at_alone_are_soon_looked_at_with_the_others() {
+    let mut world = World::settled(20);
+    for n in 0..20 {
+        world.passes(ms(20));
+        let event = Event::Went { port: World::port(n), cookie: cookie(1000) };
+        world.follower.handle(world.now, event);
+        world.acts();
+    }
+    world.looks = 0;
+    world.passes(4 * REGULARLY);
+    assert!(world.looks <= 5, "{} looks", world.looks);
+}
+
+#[test]
 fn a_listener_is_enrolled_once_it_is_in_its_group_and_only_its_process_is_looked_at() {
     let mut world = World::settled(3);
     let new = world.joins(1, Some(ms(5)), false);
