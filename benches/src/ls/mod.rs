@@ -1,7 +1,7 @@
 //! `ls`: how long does the command take to list a host's groups?
 //!
 //! Timed from the command's start to its end, and next to it the library's part. The members are held
-//! by other processes, as servers have them ([`hold`]); then the same among many other sockets.
+//! by other processes, as servers have them (`hold`); then the same among many other sockets.
 //!
 //! Not measured: other network namespaces, and steered groups, whose state `ls` reads as well.
 
