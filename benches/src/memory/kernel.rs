@@ -40,6 +40,10 @@ impl Objects {
         let mut objects = Self(BTreeMap::new());
         for pin in fs::read_dir(directory).context("cannot list pins")? {
             let pin = pin.context("cannot list pins")?.path();
+            if pin.is_dir() {
+                objects.0.extend(Self::maps_pinned_below(&pin)?.0);
+                continue;
+            }
             let Ok(map) = MapData::from_pin(pin) else { continue }; // not a map
             objects.add_map(&map)?;
             if map.info()?.map_type() == ARRAY_OF_MAPS {

@@ -245,6 +245,17 @@ fn pinned(name: &str) -> Result<Map> {
     Ok(Map::from_map_data(MapData::from_pin(state()?.join(name))?)?)
 }
 
+/// The array in which its program finds its table.
+fn tables() -> Result<ArrayOfMaps<MapData>> {
+    for pin in fs::read_dir(state()?)? {
+        let tables = pin?.path().join("tables");
+        if tables.exists() {
+            return Ok(Map::from_map_data(MapData::from_pin(tables)?)?.try_into()?);
+        }
+    }
+    bail!("the group has no program")
+}
+
 /// The policy's number in a select program: that of `enum policy` in the object.
 fn number(policy: Policy, object: &[u8]) -> Result<u32> {
     let name = format!("POLICY_{}", policy.name().replace('-', "_").to_uppercase());
@@ -257,8 +268,7 @@ fn number(policy: Policy, object: &[u8]) -> Result<u32> {
 /// present table. An object ignores maps that it does not have.
 fn load(variant: &Variant<'_>, group: &Group, cpus: u32) -> Result<Option<SkReuseport>> {
     let By::Program(name, object) = variant.by else { return Ok(None) };
-    let tables: ArrayOfMaps<MapData> = pinned("tables")?.try_into()?;
-    let table = MapData::from_id(tables.get(&0, 0)?)?;
+    let table = MapData::from_id(tables()?.get(&0, 0)?)?;
     let mut tables = ArrayOfMaps::create("tables", 1, &table)?;
     tables.set(0, &table, 0)?;
     let (protocol, socket) = match group.traffic {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use reuseport::group::GroupKey;
 use sk_reuseport::maps::{Array, Map, MapData};
 
-use super::world::ROOT;
+use super::world::{ROOT, program_in};
 
 /// The only directory of a group on this port.
 pub(crate) fn directory_of(key: &GroupKey) -> PathBuf {
@@ -28,7 +28,7 @@ fn open<T: sk_reuseport::Pod>(pin: &Path) -> Array<MapData, T> {
 
 /// The number of the policy of a group whose state has the present layout.
 pub(crate) fn policy_code(key: &GroupKey) -> u32 {
-    let setup: [u32; 16] = open(&instance_in(&directory_of(key)).join("setup")).get(&0, 0).unwrap();
+    let setup: [u32; 16] = open(&program_in(&directory_of(key)).join("setup")).get(&0, 0).unwrap();
     setup[1]
 }
 
@@ -44,19 +44,11 @@ pub(crate) fn note_policy(key: &GroupKey, code: u32, layer: bool) {
     header.set(0, words, 0).unwrap();
 }
 
-fn instance_in(directory: &Path) -> PathBuf {
-    fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("program-"))
-        .unwrap()
-}
-
 /// Gives a group's state the layout of schema 1: a map `slots` with a record for each slot, the
 /// program and its tables next to it, and what it decides by in the header.
 pub(crate) fn downgrade(key: &GroupKey) {
     let directory = &directory_of(key);
-    let instance = instance_in(directory);
+    let instance = program_in(directory);
     let slots = MapData::from_pin(directory.join("sockets")).unwrap().max_entries();
     let table: Array<_, u64> = open(&instance.join("table"));
     let first = table.len() - slots * 8;

@@ -11,7 +11,7 @@ use reuseport::{Balancer, Host, MemberChange, Policy};
 use sk_reuseport::maps::{Array, Map, MapData, PerCpuArray};
 use sk_reuseport::programs::{SkReuseport, SkReuseportAttachType};
 
-use super::world::{ROOT, key_at, with};
+use super::world::{ROOT, key_at, program_in, with};
 
 pub(crate) struct Steered<'a> {
     host: &'a Host,
@@ -55,7 +55,7 @@ impl<'a> Steered<'a> {
     /// The program.
     pub(crate) fn program(&self) -> SkReuseport {
         let attach_type = SkReuseportAttachType::SelectOrMigrate;
-        SkReuseport::from_pin(self.directory.join("select"), attach_type).unwrap()
+        SkReuseport::from_pin(program_in(&self.directory).join("select"), attach_type).unwrap()
     }
 
     pub(crate) fn detach(self) {

@@ -210,6 +210,17 @@ pub(crate) fn pins(directory: &Path) -> Vec<PathBuf> {
     found.into_iter().collect()
 }
 
+/// The directory of the only program in a group's directory.
+pub(crate) fn program_in(directory: &Path) -> PathBuf {
+    let programs: Vec<PathBuf> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("program-"))
+        .collect();
+    let [only] = <[_; 1]>::try_from(programs).unwrap();
+    only
+}
+
 /// Whether the library has nothing pinned but the directories that stay.
 pub(crate) fn nothing_pinned() -> bool {
     let root = Path::new(ROOT);

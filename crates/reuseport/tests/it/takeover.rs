@@ -372,7 +372,7 @@ fn a_watcher_takes_the_group_back_once_and_then_waits_a_minute() {
             assert_eq!(deal(&scene.members, 10), [10, 0]);
             assert_eq!(scene.host.status(&scene.key).unwrap().steering, Steering::Foreign);
         });
-        assert!(!Path::new("/sys/fs/bpf/reuseport/staging/select").exists());
+        assert!(!Path::new("/sys/fs/bpf/reuseport/staging").exists());
     });
 }
 

@@ -19,7 +19,7 @@ use test_support::{SetOnDrop, bpffs, netns};
 
 use crate::common::steered::Steered;
 use crate::common::traffic::{Connections, Members};
-use crate::common::world::{BY_OPEN, host_members, key_at, nothing_pinned, with};
+use crate::common::world::{BY_OPEN, host_members, key_at, nothing_pinned, pins, program_in, with};
 use crate::in_turn;
 
 /// How often the library attaches and detaches, in all groups together. Each time it loads a
@@ -161,14 +161,15 @@ struct Objects {
 
 impl Objects {
     fn pinned_in(directory: &Path) -> Self {
-        let maps = fs::read_dir(directory).unwrap().map(|pin| pin.unwrap().path());
+        let program = program_in(directory);
+        let maps = pins(directory).into_iter().filter(|pin| pin.is_file());
         let maps = maps.filter(|pin| !pin.ends_with("select"));
         let maps: Vec<MapData> = maps.map(|pin| MapData::from_pin(pin).unwrap()).collect();
-        let mut ids: Vec<u32> = maps.iter().map(|map| map.info().unwrap().id()).collect();
-        let tables = MapData::from_pin(directory.join("tables")).unwrap();
+        let ids: Vec<u32> = maps.iter().map(|map| map.info().unwrap().id()).collect();
+        let tables = MapData::from_pin(program.join("tables")).unwrap();
         let tables: ArrayOfMaps<_> = Map::from_map_data(tables).unwrap().try_into().unwrap();
-        ids.push(tables.get(&0, 0).unwrap());
-        let program = ProgramInfo::from_pin(directory.join("select")).unwrap();
+        assert!(ids.contains(&tables.get(&0, 0).unwrap()), "the table in force is pinned");
+        let program = ProgramInfo::from_pin(program.join("select")).unwrap();
         let objects = Self { program, maps: ids };
         assert_eq!(objects.count(), 1 + objects.maps.len(), "all objects exist");
         objects

@@ -20,7 +20,7 @@ use test_support::process::close;
 use crate::common::rights::{ORDINARY, user_capable_of};
 use crate::common::world::{
     BY_OPEN, ROOT, alone, counter, deal, fails_to_attach, key_of, listeners, nothing_pinned,
-    object, one_line, theirs, with, with_object,
+    object, one_line, program_in, theirs, with, with_object,
 };
 
 /// docs/rights.md, "Without root": the capabilities of the command for the user `ops`.
@@ -177,7 +177,7 @@ fn slow_root_puts_no_program_back_that_was_not_attached() {
             let scene = Scene::new(&with(Policy::RoundRobin));
             let _ = fs::remove_file(&spare);
             late.pin(&spare).unwrap();
-            let (from, to) = (spare.clone(), group_directory().join("select"));
+            let (from, to) = (spare.clone(), program_in(&group_directory()).join("select"));
             let (mut fails, mut openings) = (fails_to_attach(scene.members.len(), Errno::PERM), 0);
             let exchanges = move |call| {
                 if call == Call::BpfObjGet {
