@@ -1,0 +1,267 @@
+//! A host that exists only here: groups, processes and failures.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::change::request::{Attached, Changes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::follow::change::Change;
+use crate::follow::followed::Options;
+use crate::follow::follower::{Action, Event, Follower, REGULARLY};
+use crate::follow::seen::{Done, Found, Observation, Port, Seen, Step};
+use crate::kernel::observe::Extent;
+use crate::model::group::{AttachedProgram, Group, GroupKey, Holder, Member, Protocol, examples};
+use crate::model::id::Cookie;
+use crate::model::refusal::{no_group, not_attached};
+use crate::model::selection::Steering;
+
+const OPTIONS: Options = Options { interval: REGULARLY, retakes: false };
+
+pub(super) fn near(process: u32) -> Extent {
+    Extent::Near { pids: vec![process], udp: false }
+}
+
+pub(super) const fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+pub(super) fn cookie(n: u64) -> Cookie {
+    Cookie::new(n).unwrap()
+}
+
+pub(super) fn key(n: usize) -> GroupKey {
+    examples::key(Protocol::Tcp, &format!("127.0.0.1:{}", 8000 + n))
+}
+
+/// A group of the host.
+#[derive(Default)]
+pub(super) struct Server {
+    /// The sockets: when each joins, and the process that holds it.
+    pub(super) sockets: BTreeMap<u64, (Option<Instant>, u32)>,
+    pub(super) slots: BTreeSet<u64>,
+    pub(super) fails_with: Option<String>,
+    pub(super) detached: bool,
+    pub(super) program: Option<AttachedProgram>,
+    /// Since when the slots are wrong although nothing fails.
+    pub(super) wrong: Option<Instant>,
+}
+
+impl Server {
+    pub(super) fn members(&self, now: Instant) -> BTreeSet<u64> {
+        let joined = self.sockets.iter().filter(|(_, (at, _))| at.is_some_and(|at| at <= now));
+        joined.map(|(cookie, _)| *cookie).collect()
+    }
+}
+
+pub(super) struct World {
+    pub(super) now: Instant,
+    pub(super) follower: Follower,
+    pub(super) servers: Vec<Server>,
+    pub(super) next: u64,
+    pub(super) looks: usize,
+    /// The groups that were updated, and what each update looked at.
+    pub(super) updates: Vec<(GroupKey, Extent)>,
+    /// What was reported, with "ok" after each successful update.
+    pub(super) log: Vec<(usize, String)>,
+}
+
+impl World {
+    pub(super) fn new(groups: usize) -> Self {
+        let now = Instant::now();
+        let mut follower = Follower::new(now);
+        (0..groups).for_each(|n| follower.add(now, key(n), OPTIONS, Vec::new()));
+        let servers = (0..groups).map(|_| Server::default()).collect();
+        let (updates, log) = (Vec::new(), Vec::new());
+        let mut world = Self { now, follower, servers, next: 0, looks: 0, updates, log };
+        for n in 0..groups {
+            world.joins(n, Some(ms(0)), true);
+        }
+        world
+    }
+
+    /// Groups to which nothing has happened for long.
+    pub(super) fn settled(groups: usize) -> Self {
+        let mut world = Self::new(groups);
+        world.passes(ms(500));
+        world.updates.clear();
+        world.log.clear();
+        world.looks = 0;
+        world
+    }
+
+    pub(super) fn port(n: usize) -> Port {
+        Port::of(&key(n))
+    }
+
+    /// A socket listens, and is in its group after this time, or never.
+    pub(super) fn joins(&mut self, n: usize, after: Option<Duration>, silently: bool) -> u64 {
+        self.next += 1;
+        let process = (self.next % 5) as u32;
+        let joins = after.map(|after| self.now + after);
+        self.servers[n].sockets.insert(self.next, (joins, process));
+        if !silently {
+            let (port, cookie) = (Self::port(n), cookie(self.next));
+            self.follower.handle(self.now, Event::Came { port, cookie, process });
+        }
+        self.next
+    }
+
+    pub(super) fn leaves(&mut self, n: usize, silently: bool) {
+        if let Some((gone, _)) = self.servers[n].sockets.pop_first()
+            && !silently
+        {
+            let (port, cookie) = (Self::port(n), cookie(gone));
+            self.follower.handle(self.now, Event::Went { port, cookie });
+        }
+    }
+
+    pub(super) fn group(&self, n: usize, extent: &Extent) -> Group {
+        let server = &self.servers[n];
+        let member = |of: u64| {
+            let pid = server.sockets[&of].1;
+            let holder = Holder { pid, fd: 3, comm: "a".into(), thread: None };
+            let seen = match extent {
+                Extent::Whole => true,
+                Extent::Near { pids, .. } => pids.contains(&pid),
+            };
+            let holders = seen.then_some(holder).into_iter().collect();
+            Member { holders, ..examples::member(Protocol::Tcp, of) }
+        };
+        let members = server.members(self.now).into_iter().map(member).collect();
+        Group { program: server.program.clone(), ..examples::group(key(n), members) }
+    }
+
+    pub(super) fn number(&self, key: &GroupKey) -> usize {
+        assert!(self.follower.keys().any(|known| known == key), "{key} is followed no more");
+        usize::from(key.address.port()) - 8000
+    }
+
+    pub(super) fn acts(&mut self) {
+        for _ in 0..1000 {
+            match self.follower.poll(self.now) {
+                None => return self.checks(),
+                Some(Action::Observe(extent)) => {
+                    self.looks += 1;
+                    let groups: Vec<Group> = (0..self.servers.len())
+                        .map(|n| self.group(n, &extent))
+                        .filter(|group| !group.members.is_empty())
+                        .collect();
+                    let whole = extent == Extent::Whole;
+                    let see = |group: &Group| (group.key.clone(), Seen::new(group, true, whole));
+                    let seen = groups.iter().map(see).collect();
+                    let observation = Observation::new(&groups, seen);
+                    self.follower.observed(self.now, Some(&observation));
+                }
+                Some(Action::Update { key, extent }) => {
+                    let outcome = self.updates(&key, &extent);
+                    self.updates.push((key.clone(), extent));
+                    self.follower.updated(self.now, &key, outcome);
+                }
+                Some(Action::Report { key, change }) => {
+                    let said = match *change {
+                        Change::Failed(error) => error.report().to_string(),
+                        Change::Members(_) => continue,
+                        other => format!("{other:?}"),
+                    };
+                    let n = usize::from(key.address.port()) - 8000;
+                    self.log.push((n, said));
+                }
+                Some(Action::Find { id }) => panic!("nothing is expected: {id}"),
+                Some(Action::Forget { key }) => {
+                    assert!(self.follower.keys().all(|known| *known != key));
+                }
+            }
+        }
+        panic!("it never rests");
+    }
+
+    pub(super) fn updates(&mut self, key: &GroupKey, extent: &Extent) -> Result<Done> {
+        let n = self.number(key);
+        let server = &self.servers[n];
+        if let Some(text) = &server.fails_with {
+            return Err(Error::new(ErrorKind::System, text.clone()));
+        }
+        if server.detached {
+            return Err(not_attached(key));
+        }
+        let group = self.group(n, extent);
+        if group.members.is_empty() {
+            return Err(no_group(key));
+        }
+        let seen = Seen::new(&group, true, *extent == Extent::Whole);
+        let slots = server.slots.iter().map(|n| cookie(*n)).collect();
+        let displaced_by = server.program.clone();
+        let found = Found { slots, group, seen: seen.clone(), displaced_by };
+        loop {
+            match self.follower.plan(self.now, key, &found)? {
+                Step::Rest => {
+                    self.log.push((n, "ok".to_owned()));
+                    return Ok(Done::Rested);
+                }
+                Step::LookAtAll => return Ok(Done::SawTooLittle),
+                Step::GiveWay => self.follower.gave_way(key),
+                Step::Attach { group, .. } => {
+                    let server = &mut self.servers[n];
+                    server.program = None;
+                    let members: BTreeSet<u64> =
+                        group.members.iter().map(|m| m.cookie.unwrap().get()).collect();
+                    let new =
+                        |member: &Member| !server.slots.contains(&member.cookie.unwrap().get());
+                    assert!(
+                        group.members.iter().filter(|m| new(m)).all(|m| !m.holders.is_empty()),
+                        "a newcomer that was not seen in full"
+                    );
+                    let differ = |a: &BTreeSet<u64>, b: &BTreeSet<u64>| {
+                        a.difference(b).map(|n| cookie(*n)).collect()
+                    };
+                    let enrolled = differ(&members, &server.slots);
+                    let released = differ(&server.slots, &members);
+                    server.slots = members;
+                    self.log.push((n, "ok".to_owned()));
+                    let changes = Changes { enrolled, released, ..Changes::default() };
+                    let attached = Attached {
+                        steering: Steering::KernelHash,
+                        changes,
+                        replaced: None,
+                        degraded: Vec::new(),
+                    };
+                    return Ok(Done::Attached(Box::new(attached), seen));
+                }
+            }
+        }
+    }
+
+    /// What holds whenever there is nothing to do.
+    pub(super) fn checks(&mut self) {
+        if let Some(deadline) = self.follower.deadline() {
+            assert!(deadline > self.now, "a deadline in the past");
+        }
+        for server in &mut self.servers {
+            let members = server.members(self.now);
+            let healthy = server.fails_with.is_none() && !server.detached && !members.is_empty();
+            if !healthy || server.slots == members {
+                server.wrong = None;
+                continue;
+            }
+            let since = *server.wrong.get_or_insert(self.now);
+            assert!(self.now - since <= REGULARLY, "nothing was done for {:?}", self.now - since);
+        }
+    }
+
+    /// Time passes; the follower is polled when it wants to be.
+    pub(super) fn passes(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.acts();
+        while let Some(deadline) = self.follower.deadline().filter(|deadline| *deadline <= end) {
+            self.now = deadline;
+            self.acts();
+        }
+        self.now = end;
+        self.acts();
+    }
+
+    pub(super) fn said(&self, n: usize) -> Vec<&str> {
+        let of_it = self.log.iter().filter(|(of, said)| *of == n && said != "ok");
+        of_it.map(|(_, said)| said.as_str()).collect()
+    }
+}
