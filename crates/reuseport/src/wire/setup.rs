@@ -38,20 +38,11 @@ impl Setup {
             }
             Program::Object(()) => (2, 0, 0, 0),
         };
-        let without_queues = u32::from(!reads_queues);
-        let host_layer = host_layer.unwrap_or(NO_LAYER);
-        Self {
-            kind,
-            policy,
-            policy_parameters,
-            sticky,
-            without_queues,
-            host_layer,
-            reserved: [0; 9],
-        }
+        let (without_queues, layer) = (u32::from(!reads_queues), host_layer.unwrap_or(NO_LAYER));
+        Self::from_codes([kind, policy, sticky], policy_parameters, without_queues, layer)
     }
 
-    /// The setup that an earlier version wrote into a group's header.
+    /// The same from its numbers, which an earlier version wrote into a group's header.
     pub(super) fn from_codes(
         [kind, policy, sticky]: [u32; 3],
         policy_parameters: u64,
