@@ -119,37 +119,24 @@ impl Transaction {
         };
         self.convert(group, &mut state)?;
         let program = selection.map_or(Program::Object(()), Program::Selection);
-        let changes = self.enrol(group, request, program, &mut state);
-        let changes = changes.map_err(|error| if_busy(error, DETACH_FIRST));
-        let enforced =
-            changes.and_then(|changes| match self.enforce(group, &mut state, selection) {
-                Ok(degraded) => Ok((changes, degraded)),
-                Err(error) => Err(self.refilled_stay_out(&mut state, &changes, error)),
-            });
-        match enforced {
-            Ok((changes, degraded)) => {
+        let changes = match self.enrol(group, request, program, &mut state) {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.fall_back(group, &mut state);
+                return Err(if_busy(error, DETACH_FIRST));
+            }
+        };
+        match self.enforce(group, &mut state, selection) {
+            Ok(degraded) => {
                 let steering = Steering::Ours(program);
                 let degraded = degraded.into_iter().collect();
                 Ok(Attached { steering, changes, replaced: None, degraded })
             }
             Err(error) => {
-                self.fall_back(group, &mut state);
+                self.fall_back_from(group, &mut state, &changes);
                 Err(error)
             }
         }
-    }
-
-    /// Members that an operation put back into their slots leave them again if it fails.
-    fn refilled_stay_out(&self, state: &mut GroupState, changes: &Changes, error: Error) -> Error {
-        let refilled: Vec<_> = state
-            .occupied()
-            .filter(|(_, cookie, _)| changes.refilled.contains(cookie))
-            .map(|(slot, cookie, _)| (slot, cookie))
-            .collect();
-        for (slot, cookie) in refilled {
-            state.empty_slot(slot, cookie);
-        }
-        error
     }
 
     /// This tool's program decides, and another user may open it and its maps: puts a new one over new maps
@@ -321,8 +308,7 @@ impl Transaction {
             Ok(changes) => match self.attach_again(group, &mut state, &program) {
                 Ok(()) => changes,
                 Err(error) => {
-                    let error = self.refilled_stay_out(&mut state, &changes, error);
-                    self.fall_back(group, &mut state);
+                    self.fall_back_from(group, &mut state, &changes);
                     return Err(error);
                 }
             },

@@ -107,8 +107,7 @@ impl Transaction {
         if changes.enrolled.is_empty() {
             return Err(vanished(&group.key));
         }
-        state.swap()?;
-        state.adopt();
+        state.commit()?;
         request.stop.check(&format!("attaching to {}", group.key))?;
         state.place(&self.root, &group.key)?;
         self.refuse_if_changed(group)?;

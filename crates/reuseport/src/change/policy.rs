@@ -104,8 +104,7 @@ impl Transaction {
                 selection
             }
             _ => {
-                state.swap()?;
-                state.adopt();
+                state.commit()?;
                 return Ok(None);
             }
         };

@@ -3,13 +3,15 @@
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 
+use super::request::Changes;
 use super::transaction::Transaction;
 use crate::error::Result;
 use crate::kernel::borrow;
 use crate::model::group::Group;
-use crate::model::id::Cookie;
+use crate::model::id::{Cookie, Slot};
 use crate::pins::commit::Dropped;
-use crate::pins::group::{self, GroupState};
+use crate::pins::group::GroupState;
+use crate::pins::leftover;
 
 impl Transaction {
     /// Completes or takes back a change that was interrupted. The `attached` program stays.
@@ -57,13 +59,27 @@ impl Transaction {
         self.collect();
     }
 
+    /// The same after a failure of an operation that had made these changes: members that it put back into their slots
+    /// leave them again.
+    pub(super) fn fall_back_from(
+        &mut self,
+        group: &Group,
+        state: &mut GroupState,
+        changes: &Changes,
+    ) {
+        let refilled =
+            |(slot, cookie, _)| changes.refilled.contains(&cookie).then_some((slot, cookie));
+        let refilled: Vec<(Slot, Cookie)> = state.occupied().filter_map(refilled).collect();
+        for (slot, cookie) in refilled {
+            state.empty_slot(slot, cookie);
+        }
+        self.fall_back(group, state);
+    }
+
     /// Frees indices of the host-wide layer that no member has.
     pub(super) fn collect(&self) {
-        let Some(layer) = &self.layer else { return };
-        match group::host_members(&self.root) {
-            Ok(used) => layer.release_all_but(&used),
-            // A group whose state cannot be read may use any of them.
-            Err(error) => tracing::debug!("{}", error.report()),
+        if let Some(layer) = &self.layer {
+            leftover::release_indices(&self.root, layer);
         }
     }
 }

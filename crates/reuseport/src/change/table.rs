@@ -44,9 +44,7 @@ pub(super) fn with_picks(state: &GroupState, mut roster: Roster, anew: bool) -> 
 /// Puts a roster into force.
 pub(super) fn commit(state: &mut GroupState, roster: Roster) -> Result<()> {
     announce(state, roster)?;
-    state.swap()?;
-    state.adopt();
-    Ok(())
+    state.commit()
 }
 
 /// Puts a table without members into force: the kernel's hash decides for each packet.

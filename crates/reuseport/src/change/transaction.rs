@@ -123,12 +123,16 @@ impl Transaction {
 
     /// The host-wide layer, created if necessary.
     pub(super) fn layer(&mut self) -> Result<&mut HostLayer> {
-        if self.layer.is_none() {
-            self.layer = Some(self.open_layer()?);
-            // Interrupted commands leave indices that no member has.
-            self.collect();
-        }
-        self.layer.as_mut().ok_or_else(|| Error::new(ErrorKind::System, "no host-wide layer"))
+        let layer = match self.layer.take() {
+            Some(layer) => layer,
+            None => {
+                let layer = self.open_layer()?;
+                // Interrupted commands leave indices that no member has.
+                leftover::release_indices(&self.root, &layer);
+                layer
+            }
+        };
+        Ok(self.layer.insert(layer))
     }
 
     fn open_layer(&mut self) -> Result<HostLayer> {

@@ -39,6 +39,13 @@ impl GroupState {
         swapped.map_err(|error| caps::failed("cannot change the table", error, caps::LOADING))
     }
 
+    /// Puts the announced table into force, for good.
+    pub(crate) fn commit(&mut self) -> Result<()> {
+        self.swap()?;
+        self.adopt();
+        Ok(())
+    }
+
     /// Drops the announced table, none of whose members has entered.
     pub(crate) fn withdraw(&mut self) -> Result<()> {
         let base = self.pins();

@@ -8,7 +8,7 @@ use sk_reuseport::maps::{Map, MapData};
 
 use super::bpffs::{self, Root};
 use super::directory::directory_name;
-use super::group::{GroupState, names};
+use super::group::{GroupState, host_members, names};
 use super::host_layer::HostLayer;
 use super::instance;
 use super::schema::check_schema;
@@ -131,5 +131,14 @@ pub(crate) fn bring_back(root: &Root) -> Result<()> {
             bpffs::denied(format!("cannot move {} back", root.aside().display()), error)
         }),
         None => root.discard(&root.aside()),
+    }
+}
+
+/// Frees indices of the host-wide layer that no member has.
+pub(crate) fn release_indices(root: &Root, layer: &HostLayer) {
+    match host_members(root) {
+        Ok(used) => layer.release_all_but(&used),
+        // A group whose state cannot be read may use any of them.
+        Err(error) => tracing::debug!("{}", error.report()),
     }
 }
