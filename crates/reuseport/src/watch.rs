@@ -333,7 +333,7 @@ impl Watch {
     fn update(&mut self, key: &GroupKey, extent: &Extent) -> Result<Done> {
         self.watch_over_present(key);
         let (mut transaction, whole) = self.host.begin_near(&self.stop, extent)?;
-        let slots = transaction.in_slots(key)?.ok_or_else(|| not_attached(key))?;
+        let slots = transaction.slot_owners(key).ok_or_else(|| not_attached(key))?;
         let group = transaction.group(key)?.clone();
         let displaced_by = transaction.displaced_by(&group)?;
         let seen = self.see(key, &group, whole);

@@ -54,6 +54,15 @@ pub(crate) fn watch_over(place: &Place, key: &GroupKey) -> Result<Option<File>> 
 pub(super) const LOOKS: u32 = 3;
 pub(super) const PAUSE: Duration = Duration::from_millis(15);
 
+/// Who has the slots of a group.
+#[derive(Debug, Default)]
+pub(crate) struct SlotOwners {
+    /// The members in slots.
+    pub(crate) in_slots: HashSet<Cookie>,
+    /// The members in the table: these, and those whose slots the kernel has emptied.
+    pub(crate) enrolled: HashSet<Cookie>,
+}
+
 /// One operation: the lock, the groups as they were when it was acquired, and the layers.
 pub(crate) struct Transaction {
     pub(super) root: Root,
@@ -186,12 +195,15 @@ impl Transaction {
         }
     }
 
-    /// The members in the group's slots; `None` if no state of the group is pinned.
-    pub(crate) fn in_slots(&self, key: &GroupKey) -> Result<Option<HashSet<Cookie>>> {
+    /// Who has the group's slots; `None` if no state of the group is pinned.
+    pub(crate) fn slot_owners(&self, key: &GroupKey) -> Option<SlotOwners> {
         match GroupState::existing(&self.root, key, None) {
             // The operation that follows says what it is about.
-            Err(_) => Ok(Some(HashSet::new())),
-            Ok(state) => Ok(state.map(|state| state.in_slots())),
+            Err(_) => Some(SlotOwners::default()),
+            Ok(state) => state.map(|state| SlotOwners {
+                in_slots: state.in_slots(),
+                enrolled: state.occupied().map(|(_, cookie, _)| cookie).collect(),
+            }),
         }
     }
 

@@ -1,6 +1,6 @@
 //! One group that is followed: what is known of it, and what is due.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use super::change::Change;
@@ -42,6 +42,10 @@ pub(crate) struct Followed {
     newborn: Newborn,
     /// Whether other groups have the name.
     split: Watched,
+    /// The members in the table when the present update began.
+    enrolled: Option<HashSet<Cookie>>,
+    /// The same of the first update that failed since the last one that did not: it may have released members.
+    before_failures: Option<HashSet<Cookie>>,
     /// The members that were last reported as left out although they live.
     starving: Vec<Option<Cookie>>,
     /// The attempts to take the group back; `None` if there are none.
@@ -106,6 +110,8 @@ impl Followed {
             last: None,
             newborn: Newborn::default(),
             split: Watched::default(),
+            enrolled: None,
+            before_failures: None,
             starving,
             attempts: options.retakes.then(Attempts::default),
             replaced: None,
@@ -252,6 +258,7 @@ impl Followed {
         changes: &mut Vec<Change>,
     ) -> Result<Step> {
         (self.last, self.is_early) = (None, false);
+        self.enrolled = Some(found.slots.enrolled.clone());
         if !found.tells_enough() {
             return Ok(Step::LookAtAll);
         }
@@ -262,7 +269,7 @@ impl Followed {
         if let Some(by) = &found.displaced_by {
             return Ok(self.displaced(since, found, by, changes));
         }
-        let has_slot = |cookie| found.slots.contains(&cookie);
+        let has_slot = |cookie| found.slots.in_slots.contains(&cookie);
         let young = self.newborn.look(now, &found.group, has_slot);
         let mut group = found.group.clone();
         group.members.retain(|member| member.cookie.is_none_or(|cookie| !young.contains(&cookie)));
@@ -322,9 +329,17 @@ impl Followed {
     /// The result of an update. Returns what to report.
     pub(crate) fn updated(&mut self, now: Instant, outcome: Result<Done>) -> Option<Change> {
         self.check = now + self.interval;
+        let enrolled = self.enrolled.take();
+        if outcome.is_err() {
+            self.before_failures = self.before_failures.take().or_else(|| enrolled.clone());
+        }
         match outcome {
             Ok(Done::SawTooLittle) => self.update_with(Extent::Whole),
-            Ok(Done::Attached(attached, seen)) => return self.attached(now, *attached, seen),
+            Ok(Done::Attached(mut attached, seen)) => {
+                let released = self.released_in_failures(&enrolled.unwrap_or_default());
+                attached.changes.released.extend(released);
+                return self.attached(now, *attached, seen);
+            }
             Ok(Done::Rested) => {
                 (self.gone, self.came) = (false, None);
                 if self.is_early {
@@ -336,6 +351,14 @@ impl Followed {
             Err(error) => return self.failed(now, error),
         }
         None
+    }
+
+    /// The members that updates released that failed in a later step, and that were not reported.
+    fn released_in_failures(&mut self, enrolled: &HashSet<Cookie>) -> Vec<Cookie> {
+        let before = self.before_failures.take().unwrap_or_default();
+        let mut released: Vec<Cookie> = before.difference(enrolled).copied().collect();
+        released.sort_unstable();
+        released
     }
 
     fn attached(&mut self, now: Instant, attached: Attached, seen: Seen) -> Option<Change> {

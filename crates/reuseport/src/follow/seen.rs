@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::change::request::Attached;
+use crate::change::transaction::SlotOwners;
 use crate::model::group::{AttachedProgram, Group, GroupKey, Protocol, Reach, Unborrowable};
 use crate::model::id::Cookie;
 
@@ -102,8 +103,7 @@ impl Observation {
 /// A group as a transaction found it.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// The members in slots.
-    pub(crate) slots: HashSet<Cookie>,
+    pub(crate) slots: SlotOwners,
     pub(crate) group: Group,
     pub(crate) seen: Seen,
     /// The program of another owner that displaced this tool's.
@@ -113,7 +113,8 @@ pub(crate) struct Found {
 impl Found {
     /// Whether a holder of every member without a slot was looked for.
     pub(crate) fn tells_enough(&self) -> bool {
-        let in_slot = |cookie: &Option<Cookie>| cookie.is_some_and(|c| self.slots.contains(&c));
+        let in_slot =
+            |cookie: &Option<Cookie>| cookie.is_some_and(|c| self.slots.in_slots.contains(&c));
         let mut unheld = self
             .seen
             .unborrowable

@@ -108,6 +108,23 @@ fn a_group_that_fails_says_so_once_for_each_error_and_delays_no_other() {
 }
 
 #[test]
+fn members_that_a_failed_update_released_are_reported_with_the_next() {
+    let mut world = World::settled(1);
+    world.joins(0, Some(ms(0)), false);
+    world.passes(ms(100));
+    let server = &mut world.servers[0];
+    (server.fails_with, server.fails_late) = (Some("vanished".to_owned()), true);
+    world.leaves(0, false);
+    world.passes(ms(100));
+    assert_eq!((world.servers[0].slots.len(), world.servers[0].reported.len()), (1, 2));
+    world.servers[0].fails_with = None;
+    world.leaves(0, false);
+    world.joins(0, Some(ms(0)), false);
+    world.passes(REGULARLY);
+    assert_eq!(world.servers[0].reported, world.servers[0].members(world.now));
+}
+
+#[test]
 fn a_server_that_restarts_is_said_to_be_gone_once_and_is_enrolled_again() {
     let mut world = World::settled(2);
     world.leaves(0, false);
@@ -191,9 +208,15 @@ fn another_owners_program_is_reported_once_and_taken_away_if_asked() {
 /// Something that happens to a group.
 #[derive(Debug, Clone)]
 enum Happens {
-    Joins { after: Option<u64>, silently: bool },
-    Leaves { silently: bool },
-    Fails(Option<u8>),
+    Joins {
+        after: Option<u64>,
+        silently: bool,
+    },
+    Leaves {
+        silently: bool,
+    },
+    /// Updates fail from now on, before or after they release members, or not.
+    Fails(Option<(u8, bool)>),
     Detaches,
     Nothing,
 }
@@ -203,14 +226,14 @@ fn happens() -> impl Strategy<Value = Happens> {
         4 => (proptest::option::weighted(0.9, 0..80u64), any::<bool>())
             .prop_map(|(after, silently)| Happens::Joins { after, silently }),
         3 => any::<bool>().prop_map(|silently| Happens::Leaves { silently }),
-        2 => proptest::option::of(0..2u8).prop_map(Happens::Fails),
+        2 => proptest::option::of((0..2u8, any::<bool>())).prop_map(Happens::Fails),
         1 => Just(Happens::Detaches),
         3 => Just(Happens::Nothing),
     ]
 }
 
 proptest! {
-    /// Whatever happens: healthy groups have the right slots in time, whether events were lost or other groups
+    /// Whatever happens: healthy groups have the right slots in time, and these are reported, whether events were lost or other groups
     /// fail, no deadline is in the past, and nothing is done for a group that was detached.
     #[test]
     fn groups_are_updated_in_time(
@@ -224,7 +247,8 @@ proptest! {
                 }
                 Happens::Leaves { silently } => world.leaves(n, silently),
                 Happens::Fails(how) => {
-                    world.servers[n].fails_with = how.map(|how| format!("failure {how}"));
+                    world.servers[n].fails_with = how.map(|(how, _)| format!("failure {how}"));
+                    world.servers[n].fails_late = how.is_some_and(|(_, late)| late);
                 }
                 Happens::Detaches => world.servers[n].detached = true,
                 Happens::Nothing => {}
@@ -236,7 +260,7 @@ proptest! {
             let followed = world.follower.keys().any(|known| *known == key(n));
             let members = server.members(world.now);
             if server.fails_with.is_none() && !server.detached && !members.is_empty() {
-                prop_assert!(followed && server.slots == members);
+                prop_assert!(followed && server.slots == members && server.reported == members);
             }
             let log = world.log.iter().filter(|(of, _)| *of == n).map(|(_, said)| said);
             let log: Vec<&String> = log.collect();

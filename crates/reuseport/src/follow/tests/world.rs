@@ -1,9 +1,10 @@
 //! A host that exists only here: groups, processes and failures.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::change::request::{Attached, Changes};
+use crate::change::transaction::SlotOwners;
 use crate::error::{Error, ErrorKind, Result};
 use crate::follow::change::Change;
 use crate::follow::followed::Options;
@@ -40,9 +41,13 @@ pub(super) struct Server {
     pub(super) sockets: BTreeMap<u64, (Option<Instant>, u32)>,
     pub(super) slots: BTreeSet<u64>,
     pub(super) fails_with: Option<String>,
+    /// Whether updates that fail release members before.
+    pub(super) fails_late: bool,
+    /// The members that have slots, by the reports.
+    pub(super) reported: BTreeSet<u64>,
     pub(super) detached: bool,
     pub(super) program: Option<AttachedProgram>,
-    /// Since when the slots are wrong although nothing fails.
+    /// Since when the slots, or what was reported of them, are wrong although nothing fails.
     pub(super) wrong: Option<Instant>,
 }
 
@@ -50,6 +55,13 @@ impl Server {
     pub(super) fn members(&self, now: Instant) -> BTreeSet<u64> {
         let joined = self.sockets.iter().filter(|(_, (at, _))| at.is_some_and(|at| at <= now));
         joined.map(|(cookie, _)| *cookie).collect()
+    }
+
+    fn notes(&mut self, changes: &Changes) {
+        for cookie in &changes.released {
+            assert!(self.reported.remove(&cookie.get()), "{cookie} is said to be released twice");
+        }
+        self.reported.extend(changes.enrolled.iter().map(|cookie| cookie.get()));
     }
 }
 
@@ -158,12 +170,15 @@ impl World {
                     self.follower.updated(self.now, &key, outcome);
                 }
                 Some(Action::Report { key, change }) => {
+                    let n = usize::from(key.address.port()) - 8000;
                     let said = match *change {
                         Change::Failed(error) => error.report().to_string(),
-                        Change::Members(_) => continue,
+                        Change::Members(attached) => {
+                            self.servers[n].notes(&attached.changes);
+                            continue;
+                        }
                         other => format!("{other:?}"),
                     };
-                    let n = usize::from(key.address.port()) - 8000;
                     self.log.push((n, said));
                 }
                 Some(Action::Find { id }) => panic!("nothing is expected: {id}"),
@@ -178,7 +193,8 @@ impl World {
     pub(super) fn updates(&mut self, key: &GroupKey, extent: &Extent) -> Result<Done> {
         let n = self.number(key);
         let server = &self.servers[n];
-        if let Some(text) = &server.fails_with {
+        let failure = server.fails_with.clone();
+        if let (Some(text), false) = (&failure, server.fails_late) {
             return Err(Error::new(ErrorKind::System, text.clone()));
         }
         if server.detached {
@@ -189,7 +205,8 @@ impl World {
             return Err(no_group(key));
         }
         let seen = Seen::new(&group, true, *extent == Extent::Whole);
-        let slots = server.slots.iter().map(|n| cookie(*n)).collect();
+        let enrolled = server.slots.iter().map(|n| cookie(*n)).collect();
+        let slots = SlotOwners { in_slots: HashSet::clone(&enrolled), enrolled };
         let displaced_by = server.program.clone();
         let found = Found { slots, group, seen: seen.clone(), displaced_by };
         loop {
@@ -211,6 +228,10 @@ impl World {
                         group.members.iter().filter(|m| new(m)).all(|m| !m.holders.is_empty()),
                         "a newcomer that was not seen in full"
                     );
+                    if let Some(text) = &failure {
+                        server.slots.retain(|slot| members.contains(slot));
+                        return Err(Error::new(ErrorKind::System, text.clone()));
+                    }
                     let differ = |a: &BTreeSet<u64>, b: &BTreeSet<u64>| {
                         a.difference(b).map(|n| cookie(*n)).collect()
                     };
@@ -239,12 +260,12 @@ impl World {
         for server in &mut self.servers {
             let members = server.members(self.now);
             let healthy = server.fails_with.is_none() && !server.detached && !members.is_empty();
-            if !healthy || server.slots == members {
+            if !healthy || (server.slots == members && server.reported == members) {
                 server.wrong = None;
                 continue;
             }
             let since = *server.wrong.get_or_insert(self.now);
-            assert!(self.now - since <= REGULARLY, "nothing was done for {:?}", self.now - since);
+            assert!(self.now - since <= REGULARLY, "wrong for {:?}", self.now - since);
         }
     }
 
