@@ -2,6 +2,7 @@
 //! (finding the workspace, running a command) is in `shell`, making the machine ready in `prepare`,
 //! what test binaries print in `libtest`, how source files are found in `source`.
 
+mod again;
 mod api;
 mod arrows;
 mod bench;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::libtest::{Counts, SLOW};
+use crate::again::{self, PassedAlone};
+use crate::libtest::{self, Counts, SLOW};
 use crate::{api, arrows, bpf, prepare, shell, vm};
 
 #[derive(clap::Args)]
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let root = shell::workspace()?;
     let mut steps = Steps::default();
     let elsewhere = Elsewhere::of(args);
-    let (mut here, mut there) = (Counts::default(), String::new());
+    let (mut here, mut there) = (String::new(), String::new());
     steps.step("prepare", || {
         prepare::run()?;
         // Fail here, not after the tests, if the kernel cannot be downloaded.
@@ -101,9 +102,33 @@ fn check(root: &Path, args: &Args, steps: &mut Steps) -> Result<()> {
     steps.step("bpf", || bpf::run(&bpf::Args { check: true }))
 }
 
+/// Runs the tests, and few that failed once more. Returns the counts as text.
+fn test(root: &Path, args: &Args) -> Result<String> {
+    let names: Vec<&str> = args.names.iter().map(String::as_str).collect();
+    let skip: &[&str] = if args.quick { &["--skip", SLOW] } else { &[] };
+    let first = run_tests(test_command(root, &[skip, &names].concat()))?;
+    let (Some(error), counts) = (first.error, first.counts) else {
+        return Ok(first.counts.to_string());
+    };
+    let Some(failed) = again::if_few(first.failed, counts) else { bail!(error) };
+    println!("\n{error}\nonce more, one at a time: {}\n", failed.join(", "));
+    let second = run_tests(test_command(root, &again::alone(&failed).collect::<Vec<_>>()))?;
+    if let Some(error) = second.error {
+        bail!(error);
+    }
+    let counts = again::add_up(&failed, counts, second.counts)?;
+    Ok(format!("{counts}{}", PassedAlone(failed)))
+}
+
+/// What one run of the tests gave.
+struct Ran {
+    counts: Counts,
+    failed: Vec<String>,
+    error: Option<String>,
+}
+
 /// Runs the tests, shows their output, and counts the results.
-fn test(root: &Path, args: &Args) -> Result<Counts> {
-    let mut command = test_command(root, args);
+fn run_tests(mut command: Command) -> Result<Ran> {
     let shown = shell::show(&command);
     // One pipe for both: cargo prints headings on stderr for the results on stdout.
     let (output, stdout) = std::io::pipe().context("cannot make a pipe")?;
@@ -112,40 +137,34 @@ fn test(root: &Path, args: &Args) -> Result<Counts> {
     let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
     drop(command); // and its copies of the pipe's other end
 
-    let mut counts = Counts::default();
+    let (mut counts, mut failed) = (Counts::default(), Vec::new());
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("cannot read what the tests print")?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         counts.add(&line);
+        failed.extend(libtest::failed(&line).map(str::to_owned));
     }
     let status = child.wait().with_context(|| format!("cannot wait for `{shown}`"))?;
-    if !status.success() {
-        bail!("`{shown}` failed ({status}): {} passed, {} failed", counts.passed, counts.failed);
-    }
-    if counts.passed == 0 {
-        bail!("`{shown}` ran no test at all");
-    }
-    Ok(counts)
+    let error = if !status.success() {
+        let Counts { passed, failed, .. } = counts;
+        Some(format!("`{shown}` failed ({status}): {passed} passed, {failed} failed"))
+    } else if counts.passed == 0 {
+        Some(format!("`{shown}` ran no test at all"))
+    } else {
+        None
+    };
+    Ok(Ran { counts, failed, error })
 }
 
-fn test_command(root: &Path, args: &Args) -> Command {
+/// `cargo test` with these arguments of libtest.
+fn test_command(root: &Path, arguments: &[&str]) -> Command {
     // The tests see a pipe, not the terminal behind it.
-    let color = shell::color();
+    let color: &[&str] = if shell::color() { &["--color", "always"] } else { &[] };
     let mut cargo = shell::cargo(root);
     // All failures in one run are more useful than an early end.
-    cargo.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
-    if color {
-        cargo.args(["--color", "always"]);
-    }
-    cargo.arg("--");
-    if args.quick {
-        cargo.args(["--skip", SLOW]);
-    }
-    if color {
-        cargo.args(["--color", "always"]);
-    }
-    cargo.args(&args.names);
+    cargo.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).args(color);
+    cargo.arg("--").args(color).args(arguments);
     cargo
 }
 

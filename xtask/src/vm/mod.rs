@@ -22,6 +22,7 @@ use anyhow::{Context, Result, bail};
 
 use self::binaries::Scope;
 use self::kernel::Kernel;
+use crate::again::{self, PassedAlone};
 use crate::libtest::{ANY_KERNEL, Counts, SLOW};
 use crate::{prepare, shell};
 
@@ -96,26 +97,18 @@ pub(crate) fn is_possible() -> bool {
     std::env::consts::ARCH == "x86_64"
 }
 
-/// How many failed tests are run again, one at a time.
-const AGAIN: usize = 5;
-
 /// The results of a run without failures.
 #[derive(Debug)]
 pub(crate) struct Ran {
     counts: Counts,
     release: String,
-    /// Tests that failed next to others and passed alone.
-    alone: Vec<String>,
+    alone: PassedAlone,
 }
 
 /// `12 passed on Linux 6.1.0`.
 impl fmt::Display for Ran {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} on Linux {}", self.counts, self.release)?;
-        if !self.alone.is_empty() {
-            write!(f, "; FAILED NEXT TO OTHERS, passed alone: {}", self.alone.join(", "))?;
-        }
-        Ok(())
+        write!(f, "{} on Linux {}{}", self.counts, self.release, self.alone)
     }
 }
 
@@ -167,52 +160,31 @@ pub(crate) fn run(args: &Args) -> Result<Ran> {
     };
     let outcome = boot(&arguments(args))?;
     let ran = report(&names, &outcome, start.elapsed(), limit);
-    // The machine is some ten times slower than a real one, and shares its processors: with others around it,
-    // a test may run out of time. What fails alone is wrong.
     let mut counts = Counts::default();
     outcome.finished.iter().for_each(|one| counts += one.counts);
-    match (ran, few_failed(&outcome)) {
+    match (ran, few_failed(&outcome, counts)) {
         (Err(error), Some(failed)) => {
             println!("\n{error}\nonce more, one at a time: {}\n", failed.join(", "));
-            let again = Instant::now();
-            let outcome = boot(&alone(&failed))?;
-            let Ran { release, counts: passed, .. } =
-                report(&names, &outcome, again.elapsed(), limit)?;
-            ran_again(&failed, passed)?;
-            counts.passed += counts.failed;
-            counts.failed = 0;
-            Ok(Ran { counts, release, alone: failed })
+            let start = Instant::now();
+            let mut arguments = common_arguments();
+            arguments.extend(again::alone(&failed).map(str::to_owned));
+            let outcome = boot(&arguments)?;
+            let second = report(&names, &outcome, start.elapsed(), limit)?;
+            let counts = again::add_up(&failed, counts, second.counts)?;
+            Ok(Ran { counts, release: second.release, alone: PassedAlone(failed) })
         }
         (ran, _) => ran,
     }
 }
 
 /// The tests that failed, if that is all that went wrong, and if they are few.
-fn few_failed(outcome: &machine::Outcome) -> Option<Vec<String>> {
+fn few_failed(outcome: &machine::Outcome, counts: Counts) -> Option<Vec<String>> {
     let failed: Vec<_> = outcome.finished.iter().flat_map(|one| one.failed.clone()).collect();
     let explained = |one: &machine::Finished| {
         one.status == 0 || (one.status == 101 && one.failed.len() as u64 == one.counts.failed)
     };
     let all = outcome.broken.is_none() && outcome.finished.iter().all(explained);
-    (all && (1..=AGAIN).contains(&failed.len())).then_some(failed)
-}
-
-/// Checks that each of these tests passed in the second run. Their names are from the console, where the kernel
-/// prints, too: a name that is garbled is no test's, and libtest runs nothing for it.
-fn ran_again(failed: &[String], second: Counts) -> Result<()> {
-    if second.passed >= failed.len() as u64 {
-        return Ok(());
-    }
-    let (passed, all) = (second.passed, failed.len());
-    bail!("{passed} of {all} failed tests ran again: {}", failed.join(", "))
-}
-
-/// The arguments that run these tests alone, one after the other.
-fn alone(tests: &[String]) -> Vec<String> {
-    let mut arguments = common_arguments();
-    arguments.extend(["--test-threads=1", "--exact"].map(str::to_owned));
-    arguments.extend_from_slice(tests);
-    arguments
+    again::if_few(failed, counts).filter(|_| all)
 }
 
 fn common_arguments() -> Vec<String> {
@@ -299,7 +271,7 @@ fn report(
     if counts.passed == 0 {
         bail!("no test ran at all");
     }
-    Ok(Ran { counts, release, alone: Vec::new() })
+    Ok(Ran { counts, release, alone: PassedAlone::default() })
 }
 
 /// How a binary ended, and details of a failure.
@@ -366,25 +338,17 @@ mod tests {
             one.failed = failed.iter().copied().map(str::to_owned).collect();
             outcome(vec![finished(0, 1), one])
         };
+        let few_failed = |outcome: &machine::Outcome| {
+            let mut counts = Counts::default();
+            outcome.finished.iter().for_each(|one| counts += one.counts);
+            few_failed(outcome, counts)
+        };
         assert_eq!(few_failed(&with(101, &["a", "b"], 2)), Some(vec!["a".into(), "b".into()]));
         assert_eq!(few_failed(&with(0, &[], 0)), None);
         assert_eq!(few_failed(&with(101, &["a"], 2)), None, "one is not named");
         assert_eq!(few_failed(&with(139, &["a"], 1)), None, "it crashed");
-        assert_eq!(few_failed(&with(101, &["a", "b", "c", "d", "e", "f"], 6)), None, "many");
         let broken = machine::Outcome { broken: Some("went down".into()), ..with(101, &["a"], 1) };
         assert_eq!(few_failed(&broken), None);
-        assert_eq!(alone(&["a::b".to_owned()]).last().unwrap(), "a::b");
-    }
-
-    #[test]
-    fn every_failed_test_has_to_pass_in_the_second_run() {
-        let failed = ["a::b".to_owned(), "[ 7.5] a::c".to_owned()];
-        let passed = |passed| ran_again(&failed, Counts { passed, ..Counts::default() });
-        assert!(passed(2).is_ok());
-        // Two packages may have tests of one name.
-        assert!(passed(3).is_ok());
-        let error = passed(1).unwrap_err().to_string();
-        assert_eq!(error, "1 of 2 failed tests ran again: a::b, [ 7.5] a::c");
     }
 
     #[test]
