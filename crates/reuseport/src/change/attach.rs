@@ -1,51 +1,61 @@
-//! Attaches to a group, or updates an attachment.
+//! Attaches to a group, or updates an attachment: carries out what is [planned](crate::model::plan::attach).
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use sk_reuseport::programs::SkReuseport;
 
-use super::build::{PATIENCE, if_busy};
+use super::build::{Done, PATIENCE, if_busy};
 use super::check::check_room;
+use super::enrol::Admission;
 use super::prepare::Prepared;
 use super::reach::attach_to;
-use super::request::{Attach, Attached, Changes};
+use super::request::{Attach, Attached};
 use super::transaction::{LOOKS, PAUSE, Transaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::cpus;
 use crate::kernel::foreign::Foreign;
 use crate::kernel::sockets::SocketsKind;
-use crate::model::degraded::Degraded;
-use crate::model::group::{AttachedProgram, Group, Unborrowable};
+use crate::model::group::{Group, Unborrowable};
 use crate::model::id::Cookie;
 use crate::model::membership::{refuse_to_starve, starving, without_newborn};
-use crate::model::policy::Policy;
-use crate::model::refusal::{another_program, another_users_state, vanished};
-use crate::model::selection::{ObjectSpec, Program, Selection, Steering};
+use crate::model::plan::{self, AttachPlan, Build, InPlaceOf, Operation};
+use crate::model::refusal::{not_attached, vanished};
+use crate::model::selection::{Program, Steering};
 use crate::pins::group::GroupState;
-use crate::pins::steering::steering;
 
 const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again, with a socket map: \
                             it accepts sockets that are in another program's socket map";
 
-/// For state that another owner's program displaced.
-const DISPLACED: &str = "`attach --force` replaces it, for good: it cannot be put back; `detach` removes the \
-                         state that it displaced, and lets its owner use the sockets";
-
 impl Transaction {
     pub(crate) fn attach(mut self, group: &Group, request: &Attach) -> Result<Attached> {
         request.cpus.as_ref().map_or(Ok(()), cpus::check)?;
-        let (now, state) = steering(group, Some(&self.root))?;
-        let mut attached = match state {
-            Some(state) if !state.is_trusted() => self.rebuild(group, request, &now, state),
-            Some(state) => self.update(group, request, &now, state),
-            None => self.attach_anew(group, request, now),
-        }?;
-        let program = attached.steering.program();
-        let counts = program.is_some_and(|program| program.counts_open(group.key.protocol));
-        attached.degraded.extend(self.uncounted(counts));
-        Ok(attached)
+        let present = self.find_settled(group)?;
+        let plan = present.plan(Operation::Attach, |observed, recorded| {
+            plan::attach(observed, recorded, request.wanted())
+        })?;
+        let replaced = group.program.clone().filter(|_| !present.steering.is_ours());
+        let state = present.state;
+        let slots = state.as_ref().filter(|_| plan.keeps_slots()).map(GroupState::in_slots);
+        let group = &self.enrollable(group, request, &slots.unwrap_or_default())?;
+        let known = |state: Option<GroupState>| state.ok_or_else(|| not_attached(&group.key));
+        let (program, (changes, degraded)) = match plan {
+            AttachPlan::Update(program) => {
+                (program, self.update(group, request, program, known(state)?)?)
+            }
+            AttachPlan::Resume { goes_on } => {
+                let state = known(state)?;
+                let replaces = replaced.is_some();
+                (state.program_kind(), self.resume(group, request, state, goes_on, replaces)?)
+            }
+            AttachPlan::Build(build) => {
+                (build.program.kind(), self.build_as_planned(group, request, &build, state)?)
+            }
+        };
+        let uncounted = self.uncounted(program.counts_open(group.key.protocol));
+        let degraded = degraded.into_iter().chain(uncounted).collect();
+        Ok(Attached { steering: Steering::Ours(program), changes, replaced, degraded })
     }
 
     /// The group as it is to be enrolled.
@@ -81,57 +91,25 @@ impl Transaction {
         }
     }
 
-    /// This tool's program decides already.
+    /// Gives slots to newcomers, and changes the policy, under traffic.
     fn update(
         &mut self,
         group: &Group,
         request: &Attach,
-        now: &Steering,
+        program: Program,
         mut state: GroupState,
-    ) -> Result<Attached> {
-        self.settle(group, &mut state, group.attached_id())?;
-        let replacement = match &request.program {
-            Some(program @ Program::Object(_)) => Some(program),
-            Some(program @ Program::Selection(_)) if now.selection().is_none() => Some(program),
-            _ => None,
-        };
-        // Another program has other maps: every member needs a slot there.
-        let slots = if replacement.is_some() { HashSet::new() } else { state.in_slots() };
-        let group = &self.enrollable(group, request, &slots)?;
-        if let Some(program) = replacement {
-            return self.replace(group, request, program, state);
-        }
-        if request.slots.is_some_and(|slots| slots != state.capacity()) {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("cannot change the slots of {}", group.key),
-            )
-            .because(format!("it has {}, fixed while it is attached", state.capacity()))
-            .with_hint("`reuseport detach` it first, or leave out --slots"));
-        }
-        let requested = request.program.as_ref().and_then(Program::selection);
-        let selection = match (now.selection(), requested) {
-            (Some(old), Some(Selection { policy, .. })) => {
-                policy.check(group.key.protocol)?;
-                Some(Selection { policy, ..old })
-            }
-            (old, _) => old,
-        };
+    ) -> Result<Done> {
         self.convert(group, &mut state)?;
-        let program = selection.map_or(Program::Object(()), Program::Selection);
-        let changes = match self.enrol(group, request, program, &mut state) {
+        let admission = Admission { request, program, roles: &[] };
+        let changes = match self.enrol(group, admission, &mut state) {
             Ok(changes) => changes,
             Err(error) => {
                 self.fall_back(group, &mut state);
                 return Err(if_busy(error, DETACH_FIRST));
             }
         };
-        match self.enforce(group, &mut state, selection) {
-            Ok(degraded) => {
-                let steering = Steering::Ours(program);
-                let degraded = degraded.into_iter().collect();
-                Ok(Attached { steering, changes, replaced: None, degraded })
-            }
+        match self.enforce(group, &mut state, program.selection()) {
+            Ok(degraded) => Ok((changes, degraded)),
             Err(error) => {
                 self.fall_back_from(group, &mut state, &changes);
                 Err(error)
@@ -139,105 +117,29 @@ impl Transaction {
         }
     }
 
-    /// This tool's program decides, and another user may open it and its maps: puts a new one over new maps
-    /// in its place, with the same weights and states.
-    fn rebuild(
+    fn build_as_planned(
         &mut self,
         group: &Group,
         request: &Attach,
-        now: &Steering,
-        old: GroupState,
-    ) -> Result<Attached> {
-        if request.program.is_none() && now.selection().is_none() {
-            return Err(another_users_state(&group.key, old.owner(), "attach to")
-                .with_hint("name what is to decide: `--policy`, or `--object` with the file"));
-        }
-        let default = Policy::default_for(group.key.protocol).into();
-        let present = now.selection().map(Program::Selection);
-        let program = request.program.clone().or(present).unwrap_or(default);
-        let slots = request.slots.or_else(|| Some(old.capacity()));
-        let request = Attach { slots, ..request.clone() };
-        let group = &self.enrollable(group, &request, &HashSet::new())?;
-        self.keep_roles(&program, &old);
-        self.replace(group, &request, &program, old)
-    }
-
-    /// Members have the weights and states of `old` in the state that replaces it. A user's own program knows
-    /// neither.
-    fn keep_roles(&mut self, program: &Program<ObjectSpec>, old: &GroupState) {
-        if program.selection().is_some() {
-            self.roles =
-                old.occupied().map(|(_, cookie, record)| (cookie, record.role())).collect();
-        }
-    }
-
-    /// Another owner's program decides, or none.
-    fn attach_anew(&mut self, group: &Group, request: &Attach, now: Steering) -> Result<Attached> {
-        let leftover = GroupState::of(&self.root, group)?;
-        let replaced = group.program.clone().filter(|_| !now.is_ours());
-        if let (Some(program), false) = (&replaced, request.force) {
-            let refusal = another_program(&group.key, &now, program, "attach to");
-            return Err(match self.displaced(group)? {
-                Some(_) if now == Steering::Foreign => refusal.with_hint(DISPLACED),
-                _ => refusal,
-            });
-        }
-        let resumes = match &leftover {
-            Some(leftover) => {
-                self.refuse_if_in_use(leftover, group)?;
-                self.resumes(request, leftover)?
-            }
-            None => false,
+        build: &Build,
+        state: Option<GroupState>,
+    ) -> Result<Done> {
+        let state = match (build.in_place_of, state) {
+            (InPlaceOf::Deciding, Some(old)) => return self.replace(group, request, build, old),
+            (_, state) => state,
         };
-        let slots = leftover.as_ref().filter(|_| resumes).map(GroupState::in_slots);
-        let group = &self.enrollable(group, request, &slots.unwrap_or_default())?;
-        let default = Policy::default_for(group.key.protocol).into();
-        let program = request.program.as_ref().unwrap_or(&default);
-        let built = if let Some(leftover) = leftover {
-            // Root attaches no program that another user pinned.
-            let interrupted = match replaced.is_none() && leftover.is_trusted() {
-                true => interrupted_takeover(group, &leftover)?,
-                false => None,
-            };
-            if resumes {
-                return self.resume(group, request, leftover, replaced, interrupted);
-            }
-            self.keep_roles(program, &leftover);
-            // Errors of the new program show before the old state goes.
-            let new = self.prepare(group, request, program, SocketsKind::Array)?;
-            check_room(group, &new.state)?;
-            match interrupted {
-                Some(foreign) => {
-                    self.take_over_again(group, request, program, new, leftover, foreign)
-                }
-                None => self.build_in_place_of(group, leftover, |this| {
-                    this.build_over(group, request, program, replaced.is_some(), new)
-                }),
-            }
-        } else {
-            let new = self.prepare(group, request, program, SocketsKind::Array)?;
-            self.build_over(group, request, program, replaced.is_some(), new)
+        // Errors of the new program show before the old state goes.
+        let new = self.prepare(group, build, SocketsKind::Array)?;
+        let Some(old) = state else { return self.build_over(group, request, build, new) };
+        check_room(group, &new.state)?;
+        let foreign = match build.in_place_of {
+            InPlaceOf::Takeover => interrupted_takeover(group, &old)?,
+            _ => None,
         };
-        let (changes, degraded) = built?;
-        let (steering, degraded) = (Steering::Ours(program.kind()), degraded.into_iter().collect());
-        Ok(Attached { steering, changes, replaced, degraded })
-    }
-
-    /// Whether the request is for the program that is pinned, over as many slots.
-    fn resumes(&mut self, request: &Attach, leftover: &GroupState) -> Result<bool> {
-        let slots_differ = request.slots.is_some_and(|slots| slots != leftover.capacity());
-        if slots_differ || !leftover.is_trusted() {
-            return Ok(false);
-        }
-        match &request.program {
-            None => Ok(true),
-            Some(Program::Selection(wanted)) => Ok(leftover.program_kind()
-                == Program::Selection(*wanted)
-                && leftover.open_program()?.is_some()
-                && !leftover.has_replaced()
-                && !self.should_reload(leftover)?),
-            // The file may have changed.
-            Some(Program::Object(_)) => Ok(false),
+        match foreign {
+            Some(foreign) => self.take_over_again(group, request, build, new, old, foreign),
+            None => self
+                .build_in_place_of(group, old, |this| this.build_over(group, request, build, new)),
         }
     }
 
@@ -246,24 +148,23 @@ impl Transaction {
         &mut self,
         group: &Group,
         request: &Attach,
-        program: &Program<ObjectSpec>,
-        replaces: bool,
+        build: &Build,
         prepared: Prepared,
-    ) -> Result<(Changes, Option<Degraded>)> {
-        if !replaces {
-            return self.build_either(group, request, program, prepared, PATIENCE);
+    ) -> Result<Done> {
+        if !build.replaces {
+            return self.build_either(group, request, build, prepared, PATIENCE);
         }
-        let busy = match self.build(group, request, prepared) {
+        let busy = match self.build(group, request, build, prepared) {
             Err(error) if error.kind() == ErrorKind::Busy => error,
             result => return result,
         };
         let foreign = Self::foreign(group, busy);
-        let prepared = self.prepare(group, request, program, SocketsKind::Array)?;
+        let prepared = self.prepare(group, build, SocketsKind::Array)?;
         match foreign {
-            Ok(mut foreign) => self.take_over_anew(group, request, prepared, &mut foreign),
+            Ok(mut foreign) => self.take_over_anew(group, request, build, prepared, &mut foreign),
             // The sockets may be in a socket map.
             Err(refusal) => {
-                let built = self.build_either(group, request, program, prepared, Duration::ZERO);
+                let built = self.build_either(group, request, build, prepared, Duration::ZERO);
                 built.map_err(|error| match error.kind() {
                     ErrorKind::Busy | ErrorKind::Denied => refusal,
                     _ => error,
@@ -279,12 +180,12 @@ impl Transaction {
         group: &Group,
         request: &Attach,
         mut state: GroupState,
-        replaced: Option<AttachedProgram>,
-        interrupted: Option<Foreign>,
-    ) -> Result<Attached> {
-        self.settle(group, &mut state, group.attached_id())?;
+        goes_on: bool,
+        replaces: bool,
+    ) -> Result<Done> {
+        let interrupted = if goes_on { interrupted_takeover(group, &state)? } else { None };
         self.convert(group, &mut state)?;
-        let kind = state.program_kind();
+        let admission = Admission { request, program: state.program_kind(), roles: &[] };
         let Some(program) = state.open_program()? else {
             return Err(Error::new(ErrorKind::System, format!("cannot attach to {}", group.key))
                 .because("the program in its state is missing")
@@ -292,8 +193,8 @@ impl Transaction {
         };
         let enrolled = match interrupted {
             Some(foreign) => Err(foreign),
-            None => match self.enrol(group, request, kind, &mut state) {
-                Err(busy) if busy.kind() == ErrorKind::Busy && replaced.is_some() => {
+            None => match self.enrol(group, admission, &mut state) {
+                Err(busy) if busy.kind() == ErrorKind::Busy && replaces => {
                     self.fall_back(group, &mut state);
                     Err(Self::foreign(group, busy)?)
                 }
@@ -313,10 +214,10 @@ impl Transaction {
                 }
             },
             Err(mut foreign) => {
-                self.take_over(group, request, &mut state, &program, &mut foreign)?
+                self.take_over(group, admission, &mut state, &program, &mut foreign)?
             }
         };
-        Ok(Attached { steering: Steering::Ours(kind), changes, replaced, degraded: Vec::new() })
+        Ok((changes, None))
     }
 
     /// The members have their slots: attaches the program. Its table is in force before.
@@ -334,7 +235,7 @@ impl Transaction {
     }
 }
 
-/// The program of a takeover that was interrupted, if this state is of one.
+/// The program of the interrupted takeover that this state is of.
 fn interrupted_takeover(group: &Group, state: &GroupState) -> Result<Option<Foreign>> {
     state.replaced()?.as_ref().map(Foreign::of).transpose().map_err(|error| {
         let failed = format!("cannot go on to attach to {}", group.key);

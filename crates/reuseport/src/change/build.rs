@@ -6,24 +6,28 @@ use std::time::{Duration, Instant};
 use sk_reuseport::programs::SkReuseport;
 
 use super::check::check_room;
+use super::enrol::Admission;
 use super::prepare::Prepared;
 use super::reach::{attach_to, detach_from};
 use super::refill::unborrowable;
-use super::request::{Attach, Attached, Changes};
+use super::request::{Attach, Changes};
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::sockets::SocketsKind;
 use crate::model::degraded::Degraded;
 use crate::model::group::Group;
 use crate::model::id::Cookie;
+use crate::model::plan::Build;
 use crate::model::refusal::{changed_meanwhile, vanished};
-use crate::model::selection::{ObjectSpec, Program, Steering};
 use crate::pins::bpffs::Root;
 use crate::pins::group::GroupState;
 use crate::stop::Stop;
 
 pub(super) const TAKE_OUT: &str = "a socket can be in only one socket array, and is in another program's: \
                         take it out there, or restart the server";
+
+/// What became of the members, and what the program cannot do.
+pub(super) type Done = (Changes, Option<Degraded>);
 
 /// How long to wait for the kernel to free an array.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -38,22 +42,22 @@ impl Transaction {
         &mut self,
         group: &Group,
         request: &Attach,
-        program: &Program<ObjectSpec>,
+        build: &Build,
         mut prepared: Prepared,
         patience: Duration,
-    ) -> Result<(Changes, Option<Degraded>)> {
+    ) -> Result<Done> {
         const PAUSE: Duration = Duration::from_millis(10);
 
         let end = Instant::now() + patience;
         loop {
-            let busy = match self.build(group, request, prepared) {
+            let busy = match self.build(group, request, build, prepared) {
                 Err(error) if error.kind() == ErrorKind::Busy => error,
                 result => return result,
             };
-            if program.selection().is_some() {
+            if build.program.selection().is_some() {
                 let second = self
-                    .prepare(group, request, program, SocketsKind::Map)
-                    .and_then(|prepared| self.build(group, request, prepared));
+                    .prepare(group, build, SocketsKind::Map)
+                    .and_then(|prepared| self.build(group, request, build, prepared));
                 match second {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
                     result => return result,
@@ -63,7 +67,7 @@ impl Transaction {
                 return Err(busy.with_hint(TAKE_OUT));
             }
             std::thread::sleep(PAUSE);
-            prepared = self.prepare(group, request, program, SocketsKind::Array)?;
+            prepared = self.prepare(group, build, SocketsKind::Array)?;
         }
     }
 
@@ -72,10 +76,12 @@ impl Transaction {
         &mut self,
         group: &Group,
         request: &Attach,
+        build: &Build,
         prepared: Prepared,
-    ) -> Result<(Changes, Option<Degraded>)> {
+    ) -> Result<Done> {
         let Prepared { mut program, mut state, degraded, pins } = prepared;
-        match self.commit(group, request, &mut program, &mut state) {
+        let admission = Admission::new(request, build);
+        match self.commit(group, admission, &mut program, &mut state) {
             Ok(changes) => {
                 pins.keep();
                 Ok((changes, degraded))
@@ -98,17 +104,17 @@ impl Transaction {
     fn commit(
         &mut self,
         group: &Group,
-        request: &Attach,
+        admission: Admission<'_>,
         program: &mut SkReuseport,
         state: &mut GroupState,
     ) -> Result<Changes> {
         state.stage(&self.root, program)?;
-        let changes = self.enrol(group, request, state.program_kind(), state)?;
+        let changes = self.enrol(group, admission, state)?;
         if changes.enrolled.is_empty() {
             return Err(vanished(&group.key));
         }
         state.commit()?;
-        request.stop.check(&format!("attaching to {}", group.key))?;
+        admission.request.stop.check(&format!("attaching to {}", group.key))?;
         state.place(&self.root, &group.key)?;
         self.refuse_if_changed(group)?;
         attach_to(group, program)?;
@@ -121,29 +127,23 @@ impl Transaction {
         &mut self,
         group: &Group,
         request: &Attach,
-        program: &Program<ObjectSpec>,
+        build: &Build,
         old: GroupState,
-    ) -> Result<Attached> {
+    ) -> Result<Done> {
         let Some(old_program) = old.open_program()? else {
             return Err(changed_meanwhile(&group.key));
         };
         // Errors of the new program show before anything changes.
-        let prepared = self.prepare(group, request, program, SocketsKind::Array)?;
+        let prepared = self.prepare(group, build, SocketsKind::Array)?;
         check_room(group, &prepared.state)?;
         self.refuse_if_changed(group)?;
         detach_from(group)?;
         let bare = Group { program: None, ..group.clone() };
         let mut old = Aside::put(&self.root, group, old)?;
-        match self.build_either(&bare, request, program, prepared, PATIENCE) {
-            Ok((changes, degraded)) => {
+        match self.build_either(&bare, request, build, prepared, PATIENCE) {
+            Ok(done) => {
                 self.discard(old);
-                let steering = Steering::Ours(program.kind());
-                Ok(Attached {
-                    steering,
-                    changes,
-                    replaced: None,
-                    degraded: degraded.into_iter().collect(),
-                })
+                Ok(done)
             }
             Err(error) => {
                 let restored = self.restore(group, &mut old, true);
@@ -188,8 +188,8 @@ impl Transaction {
         let stop = Stop::default();
         let filled = match fill {
             true => self
-                .enroller(&mut old.state, &stop)
-                .and_then(|mut enroller| enroller.refill_all(group, &old.stay)),
+                .enroller(group, &mut old.state, &stop)
+                .and_then(|mut enroller| enroller.refill_all(&old.stay)),
             false => Ok(()),
         };
         old.state.place(&self.root, &group.key)?;

@@ -1,9 +1,10 @@
 //! Checks before anything changes.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::kernel::borrow;
 use crate::model::group::{Group, Member};
 use crate::model::membership;
+use crate::model::plan;
 use crate::model::refusal::map_in_use;
 use crate::pins::group::GroupState;
 
@@ -20,16 +21,8 @@ pub(super) fn check_room(group: &Group, state: &GroupState) -> Result<()> {
             strangers => return Err(map_in_use(&group.key, strangers)),
         }
     }
-    let capacity = state.all_slots().count();
-    if group.members.len() <= capacity {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Full, format!("cannot enrol the members of {}", group.key))
-        .because(format!("members: {}, slots: {capacity}", group.members.len()))
-        .with_hint(match state.policy_maps {
-            Some(_) => "choose a larger `--slots`; a group that is attached must be detached first",
-            None => "give the object's map for sockets more elements",
-        }))
+    let (members, slots) = (group.members.len(), state.all_slots().count());
+    plan::check_room(&group.key, members, slots, state.policy_maps.is_none())
 }
 
 /// Checks that one of these members can be borrowed, before anything changes. While a server becomes a daemon,

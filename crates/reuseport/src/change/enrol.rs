@@ -3,7 +3,6 @@
 //! A new member: the announced table, mark, socket array, and then the table into force. A leaving member: the table
 //! without it, and the rest when no program reads the old one. The caller holds the lock.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use sk_reuseport::maps::MapError;
 
 use super::check::{can_be_borrowed, check_room};
-use super::request::{Changes, Inherited, LeftOut};
+use super::request::{Attach, Changes, Inherited, LeftOut};
 use super::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
@@ -21,17 +20,36 @@ use crate::kernel::observe::Observer;
 use crate::kernel::sockets::Sockets;
 use crate::model::group::{Group, Member, Protocol};
 use crate::model::id::{Cookie, Slot};
-use crate::model::membership::Occupant;
-use crate::model::plan::{self, Draft, Entering, Newcomer, Wishes};
+use crate::model::plan::{self, Build, Draft, Enrolment, Entering, Newcomer, Wishes};
 use crate::model::refusal;
 use crate::model::roster::Roster;
+use crate::model::selection::Program;
+use crate::model::succession::Role;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
 use crate::stop::Stop;
 use crate::wire::slot::Start;
 
+/// How members enter a group's slots.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Admission<'a> {
+    pub(super) request: &'a Attach,
+    /// The program that will decide.
+    pub(super) program: Program,
+    /// Weights and states that members have already, in a state that this one replaces.
+    pub(super) roles: &'a [(Cookie, Role)],
+}
+
+impl<'a> Admission<'a> {
+    /// Into the slots of a new program.
+    pub(super) fn new(request: &'a Attach, build: &'a Build) -> Self {
+        Self { request, program: build.program.kind(), roles: &build.roles }
+    }
+}
+
 /// Changes a group's state and the host-wide layer.
 pub(crate) struct Enroller<'a> {
+    pub(crate) group: &'a Group,
     pub(crate) state: &'a mut GroupState,
     /// `None`: open connections are not counted.
     pub(crate) layer: Option<&'a mut HostLayer>,
@@ -54,27 +72,48 @@ struct Arrival<'g> {
     filled: Option<Slot>,
 }
 
-impl Enroller<'_> {
+impl<'a> Enroller<'a> {
     /// Frees the slots of members that are gone, and puts newcomers into slots. They are in the announced table: the
     /// caller puts it into force. If that or this fails, [settling](GroupState::settle) takes them out again.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Full`] before anything is changed.
-    pub(crate) fn sync(&mut self, group: &Group) -> Result<Changes> {
-        check_room(group, self.state)?;
-        let mut changes = Changes::default();
-        let gone = self.gone(group)?;
-        if self.state.occupied().count() > gone.len() {
+    pub(crate) fn sync(&mut self) -> Result<Changes> {
+        check_room(self.group, self.state)?;
+        let Enrolment { leaving, returning, newcomers, kept } = self.plan()?;
+        let mut changes = Changes { kept, ..Changes::default() };
+        if self.state.occupied().count() > leaving.len() {
             self.start = Start::Slow;
         }
-        let newcomers = self.newcomers(group, &mut changes)?;
-        if changes.kept == 0 && changes.enrolled.is_empty() {
-            can_be_borrowed(group, &newcomers)?;
+        for (slot, member) in returning {
+            self.refill(slot, member, &mut changes)?;
         }
-        self.release(group, gone, &mut changes)?;
-        self.enter(group, &newcomers, &mut changes)?;
+        if changes.kept == 0 && changes.enrolled.is_empty() {
+            can_be_borrowed(self.group, &newcomers)?;
+        }
+        self.release(leaving, &mut changes)?;
+        self.enter(&newcomers, &mut changes)?;
         Ok(changes)
+    }
+
+    /// Who leaves, who stays, and who is to get a slot. The walk that listed the group may have missed members, if
+    /// sockets moved in the kernel's tables: a second one has to agree before a slot is freed.
+    fn plan(&self) -> Result<Enrolment<'a>> {
+        let group = self.group;
+        let slots = self.state.content().map_err(|error| {
+            Error::new(ErrorKind::System, format!("cannot read the slots of {}", group.key))
+                .because(error)
+        })?;
+        let mut enrolment = plan::enrolment(group, &slots, self.state.sockets.emptied());
+        if !enrolment.leaving.is_empty()
+            && group.complete
+            && let Some(listed) = self.observer.listed(&group.key)?
+        {
+            let still = listed.cookies();
+            enrolment.leaving.retain(|(_, cookie)| !still.contains(cookie));
+        }
+        Ok(enrolment)
     }
 
     /// The layer in which this group's connections are counted.
@@ -85,12 +124,12 @@ impl Enroller<'_> {
 
     /// Takes all sockets out of the array. The program must not decide. Slots, weights and states stay for
     /// a later [`sync`](Self::sync), which puts the sockets back.
-    pub(crate) fn empty(&mut self, group: &Group) -> Result<()> {
+    pub(crate) fn empty(&mut self) -> Result<()> {
         let occupied: Vec<(Slot, Cookie)> =
             self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
         if !self.state.sockets.is_readable() {
             // An empty slot of this array looks like any other one: the members are enrolled anew.
-            return self.release(group, occupied, &mut Changes::default());
+            return self.release(occupied, &mut Changes::default());
         }
         for (slot, cookie) in occupied {
             self.state.empty_slot(slot, cookie);
@@ -98,50 +137,9 @@ impl Enroller<'_> {
         Ok(())
     }
 
-    /// The slots whose members are no longer in the group. The walk that listed it may have missed members,
-    /// if sockets moved in the kernel's tables: a second one has to agree.
-    fn gone(&self, group: &Group) -> Result<Vec<(Slot, Cookie)>> {
-        let mut gone = self.state.left(group).map_err(|error| {
-            Error::new(ErrorKind::System, format!("cannot read the slots of {}", group.key))
-                .because(error)
-        })?;
-        if !gone.is_empty()
-            && group.complete
-            && let Some(listed) = self.observer.listed(&group.key)?
-        {
-            let still = listed.cookies();
-            gone.retain(|(_, cookie)| !still.contains(cookie));
-        }
-        Ok(gone)
-    }
-
-    /// The members without a slot. One that stopped listening and listens again has a slot that the
-    /// kernel has emptied: this fills it again.
-    fn newcomers<'g>(
-        &mut self,
-        group: &'g Group,
-        changes: &mut Changes,
-    ) -> Result<Vec<&'g Member>> {
-        let slots: HashMap<Cookie, Slot> =
-            self.state.occupied().map(|(slot, cookie, _)| (cookie, slot)).collect();
-        let mut newcomers = Vec::new();
-        for member in &group.members {
-            let Some(slot) = member.cookie.and_then(|cookie| slots.get(&cookie)) else {
-                newcomers.push(member);
-                continue;
-            };
-            match self.state.sockets.occupant(*slot).map_err(|error| self.failed(member, error))? {
-                Occupant::None => self.refill(*slot, &group.key, member, changes)?,
-                Occupant::Socket(_) | Occupant::Unknown => changes.kept += 1,
-            }
-        }
-        Ok(newcomers)
-    }
-
     /// Takes members out of the table, waits until no program reads the old one, and frees their slots.
     fn release(
         &mut self,
-        group: &Group,
         gone: Vec<(Slot, Cookie)>,
         changes: &mut Changes,
     ) -> Result<()> {
@@ -154,7 +152,7 @@ impl Enroller<'_> {
         roster.leave(&slots, now());
         table::commit(self.state, roster)?;
         for (slot, cookie) in gone {
-            self.state.empty_slot_of(group, slot, cookie);
+            self.state.empty_slot_of(self.group, slot, cookie);
             if let Some(maps) = &mut self.state.policy_maps {
                 maps.clear_slot(slot);
             }
@@ -167,14 +165,9 @@ impl Enroller<'_> {
     }
 
     /// Puts newcomers into slots, and announces the table with them and with what the request wants of the others.
-    fn enter<'g>(
-        &mut self,
-        group: &'g Group,
-        newcomers: &[&'g Member],
-        changes: &mut Changes,
-    ) -> Result<()> {
+    fn enter(&mut self, newcomers: &[&'a Member], changes: &mut Changes) -> Result<()> {
         let mut arrivals = self.identify(newcomers, changes)?;
-        let entered = self.enter_all(group, &mut arrivals, changes);
+        let entered = self.enter_all(&mut arrivals, changes);
         if entered.is_err() && !self.state.sockets.is_readable() {
             // Settling cannot tell whether they are in their slots, or sockets of another group.
             self.withdraw(&mut arrivals)?;
@@ -184,7 +177,6 @@ impl Enroller<'_> {
 
     fn enter_all(
         &mut self,
-        group: &Group,
         arrivals: &mut Vec<Arrival<'_>>,
         changes: &mut Changes,
     ) -> Result<()> {
@@ -204,7 +196,7 @@ impl Enroller<'_> {
             }
             let mut left = self.fill_all(arrivals, &entering, &roster, changes)?;
             if left.is_empty() {
-                left = self.connected(group, arrivals);
+                left = self.connected(arrivals);
             }
             if left.is_empty() {
                 changes.enrolled.extend(arrivals.iter().map(|arrival| arrival.cookie));
@@ -355,7 +347,8 @@ impl Enroller<'_> {
 
     /// UDP sockets that were connected since they were listed. A server may bind a socket and
     /// connect it to one client: it must not get what others send.
-    fn connected(&self, group: &Group, arrivals: &[Arrival<'_>]) -> Vec<Cookie> {
+    fn connected(&self, arrivals: &[Arrival<'_>]) -> Vec<Cookie> {
+        let group = self.group;
         // Sockets that the tables do not show cannot be missed there.
         if arrivals.is_empty() || !group.complete || group.key.protocol != Protocol::Udp {
             return Vec::new();

@@ -9,7 +9,7 @@ use super::reach::attach_to;
 use super::request::{PolicySet, SetPolicy};
 use super::table;
 use super::transaction::Transaction;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::kernel::caps;
 use crate::kernel::cpus;
 use crate::kernel::program::{self, Config, Loaded};
@@ -17,16 +17,15 @@ use crate::kernel::tables::{Length, TableMap, Tables};
 use crate::model::degraded::Degraded;
 use crate::model::group::{Group, GroupKey};
 use crate::model::id::Cookie;
-use crate::model::plan::{self, Placement, Wishes};
+use crate::model::plan::{self, Operation, Placement, Wishes};
 use crate::model::policy::CpuList;
-use crate::model::refusal::{another_program, another_users_state, not_attached};
+use crate::model::refusal::not_attached;
 use crate::model::roster::Roster;
 use crate::model::selection::{Program, Selection};
 use crate::model::table::Table;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
 use crate::pins::instance::Instance;
-use crate::pins::steering::steering;
 use crate::wire::setup::Setup;
 
 const FAILED: &str = "cannot change the policy";
@@ -37,33 +36,16 @@ impl Transaction {
         let (policy, cpus) = (request.policy, request.cpus.as_ref());
         cpus.map_or(Ok(()), cpus::check)?;
         let group = self.group(key)?.clone();
-        let (now, state) = steering(&group, Some(&self.root))?;
-        match (now.selection(), state) {
-            (_, Some(state)) if !state.is_trusted() => {
-                Err(another_users_state(key, state.owner(), "change the policy of"))
-            }
-            (Some(old), Some(mut state)) => {
-                self.settle(&group, &mut state, group.attached_id())?;
-                policy.check(group.key.protocol)?;
-                let selection = Selection { policy, ..old };
-                match self.choose(&group, &mut state, selection, cpus) {
-                    Ok(set) => Ok(set),
-                    Err(error) => {
-                        self.fall_back(&group, &mut state);
-                        Err(error)
-                    }
-                }
-            }
-            _ if now.is_ours() => {
-                Err(Error::new(ErrorKind::Invalid, format!("cannot change the policy of {key}"))
-                    .because("the user's own program decides there")
-                    .with_hint("`attach --policy` puts a policy in its place"))
-            }
-            _ => match &group.program {
-                Some(program) => Err(another_program(key, &now, program, "change the policy of")),
-                None => Err(not_attached(key)),
-            },
+        let present = self.find_settled(&group)?;
+        let selection = present.plan(Operation::SetPolicy, |observed, recorded| {
+            plan::set_policy(observed, recorded, policy)
+        })?;
+        let Some(mut state) = present.state else { return Err(not_attached(key)) };
+        let set = self.choose(&group, &mut state, selection, cpus);
+        if set.is_err() {
+            self.fall_back(&group, &mut state);
         }
+        set
     }
 
     fn choose(

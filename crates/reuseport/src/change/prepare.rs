@@ -5,7 +5,6 @@ use std::path::Path;
 use sk_reuseport::maps::MapError;
 use sk_reuseport::programs::SkReuseport;
 
-use super::request::Attach;
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
@@ -17,8 +16,9 @@ use crate::kernel::tables::{Length, TableMap, Tables};
 use crate::model::degraded::Degraded;
 use crate::model::group::Group;
 use crate::model::id::Slot;
+use crate::model::plan::Build;
 use crate::model::roster::Roster;
-use crate::model::selection::{ObjectSpec, Program};
+use crate::model::selection::Program;
 use crate::model::table::Table;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
@@ -41,23 +41,21 @@ impl Transaction {
     pub(super) fn prepare(
         &mut self,
         group: &Group,
-        request: &Attach,
-        program: &Program<ObjectSpec>,
+        build: &Build,
         kind: SocketsKind,
     ) -> Result<Prepared> {
         let bpffs = self.root.bpffs().to_owned();
-        let layer = match program.counts_open(group.key.protocol) {
+        let layer = match build.program.counts_open(group.key.protocol) {
             true => Some(&*self.layer()?),
             false => None,
         };
-        prepare(group, request, program, kind, layer, &bpffs)
+        prepare(group, build, kind, layer, &bpffs)
     }
 }
 
 fn prepare(
     group: &Group,
-    request: &Attach,
-    program: &Program<ObjectSpec>,
+    build: &Build,
     kind: SocketsKind,
     layer: Option<&HostLayer>,
     bpffs: &Path,
@@ -73,11 +71,11 @@ fn prepare(
         }
     };
     let seed = seed()?;
+    let program = &build.program;
     match program {
         Program::Selection(selection) => {
             let policy = selection.policy;
-            policy.check(group.key.protocol)?;
-            let capacity = capacity(group, request)?;
+            let capacity = capacity(group, build.slots)?;
             let sockets = Sockets::create(kind, capacity).map_err(denied)?;
             let table = Empty::new(Length::of_policy(capacity), sockets.slots().count());
             let table = table.map_err(denied)?;
@@ -133,12 +131,12 @@ impl Empty {
 }
 
 /// Room for four times the members: a server that replaces all its workers needs room for twice.
-fn capacity(group: &Group, request: &Attach) -> Result<u32> {
+fn capacity(group: &Group, wanted: Option<u32>) -> Result<u32> {
     const SMALLEST: u32 = 64;
 
     let members = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
     let roomy = members.saturating_mul(4).checked_next_power_of_two().unwrap_or(Slot::LIMIT);
-    let capacity = request.slots.unwrap_or(roomy.clamp(SMALLEST, Slot::LIMIT));
+    let capacity = wanted.unwrap_or(roomy.clamp(SMALLEST, Slot::LIMIT));
     if !(1..=Slot::LIMIT).contains(&capacity) {
         return Err(Error::new(ErrorKind::Invalid, format!("cannot make {capacity} slots"))
             .with_hint(format!("a group has between 1 and {} slots", Slot::LIMIT)));

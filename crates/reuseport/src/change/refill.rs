@@ -9,7 +9,7 @@ use super::enrol::Enroller;
 use super::request::{Changes, LeftOut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow::{self, Borrowed};
-use crate::model::group::{Group, GroupKey, Member};
+use crate::model::group::{Group, Member};
 use crate::model::id::{Cookie, Slot};
 
 /// The members that live and cannot be borrowed by the caller: no array could take them.
@@ -28,18 +28,18 @@ impl Enroller<'_> {
     /// # Errors
     ///
     /// If no member is in its slot then.
-    pub(crate) fn refill_all(&mut self, group: &Group, stayed: &HashSet<Cookie>) -> Result<()> {
+    pub(crate) fn refill_all(&mut self, stayed: &HashSet<Cookie>) -> Result<()> {
         let occupied: Vec<(Slot, Cookie)> =
             self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
         let (mut changes, mut failures) = (Changes::default(), Vec::new());
         for (slot, cookie) in occupied {
-            let Some(member) = group.member(cookie) else { continue };
+            let Some(member) = self.group.member(cookie) else { continue };
             if stayed.contains(&cookie) {
                 changes.kept += 1;
                 continue;
             }
             self.make_room(slot, cookie);
-            let refilled = self.refill(slot, &group.key, member, &mut changes);
+            let refilled = self.refill(slot, member, &mut changes);
             failures.extend(refilled.err());
         }
         if changes.kept == 0
@@ -56,12 +56,11 @@ impl Enroller<'_> {
     pub(super) fn refill(
         &mut self,
         slot: Slot,
-        group: &GroupKey,
         member: &Member,
         changes: &mut Changes,
     ) -> Result<()> {
         let refilled = self
-            .borrow_listed(group, member)
+            .borrow_listed(member)
             .and_then(|socket| self.put_back(slot, &socket).map_err(|e| self.failed(member, e)));
         match refilled {
             Ok(()) => {
@@ -92,8 +91,8 @@ impl Enroller<'_> {
 
     /// Borrows a member that had its slot when the group was listed. If no process held it, none says that it has
     /// closed since: the kernel's tables do.
-    fn borrow_listed(&self, group: &GroupKey, member: &Member) -> Result<Borrowed> {
-        borrow::borrow(member).map_err(|error| match self.observer.listed(group) {
+    fn borrow_listed(&self, member: &Member) -> Result<Borrowed> {
+        borrow::borrow(member).map_err(|error| match self.observer.listed(&self.group.key) {
             Ok(Some(listed)) if member.holders.is_empty() && !listed.has(member) => {
                 Error::new(ErrorKind::Vanished, format!("cannot enrol {}", member.label()))
                     .because("it has closed")

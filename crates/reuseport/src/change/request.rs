@@ -4,6 +4,7 @@ use crate::error::{Error, ErrorKind};
 use crate::model::degraded::Degraded;
 use crate::model::group::{AttachedProgram, Member};
 use crate::model::id::{Cookie, Slot, State, Weight};
+use crate::model::plan::AttachRequest;
 use crate::model::policy::{CpuList, Policy};
 use crate::model::selection::{ObjectSpec, Program, Steering};
 use crate::stop::Stop;
@@ -39,6 +40,11 @@ pub struct Attach {
 }
 
 impl Attach {
+    /// What the plan depends on.
+    pub(super) fn wanted(&self) -> AttachRequest<'_> {
+        AttachRequest { program: self.program.as_ref(), slots: self.slots, force: self.force }
+    }
+
     /// With this [program](Self::program).
     #[must_use]
     pub fn program(self, program: impl Into<Program<ObjectSpec>>) -> Self {

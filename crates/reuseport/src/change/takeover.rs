@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 use sk_reuseport::maps::MapError;
 use sk_reuseport::programs::{ProgramError, SkReuseport};
 
-use super::build::{PATIENCE, TAKE_OUT};
+use super::build::{Done, PATIENCE, TAKE_OUT};
 use super::check::check_room;
+use super::enrol::Admission;
 use super::prepare::Prepared;
 use super::reach::{attach_foreign, attach_to, detach_from};
 use super::request::{Attach, Changes};
@@ -29,10 +30,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::foreign::{Foreign, Place};
 use crate::kernel::sockets::SocketsKind;
-use crate::model::degraded::Degraded;
 use crate::model::group::Group;
+use crate::model::plan::Build;
 use crate::model::refusal::vanished;
-use crate::model::selection::{ObjectSpec, Program};
 use crate::pins::group::GroupState;
 
 impl Transaction {
@@ -49,13 +49,13 @@ impl Transaction {
         &mut self,
         group: &Group,
         request: &Attach,
-        program: &Program<ObjectSpec>,
+        build: &Build,
         prepared: Prepared,
         left: GroupState,
         mut foreign: Foreign,
-    ) -> Result<(Changes, Option<Degraded>)> {
+    ) -> Result<Done> {
         self.build_in_place_of(group, left, |this| {
-            this.take_over_patiently(group, request, program, prepared, &mut foreign)
+            this.take_over_patiently(group, request, build, prepared, &mut foreign)
         })
     }
 
@@ -65,16 +65,16 @@ impl Transaction {
         &mut self,
         group: &Group,
         request: &Attach,
-        program: &Program<ObjectSpec>,
+        build: &Build,
         mut prepared: Prepared,
         foreign: &mut Foreign,
-    ) -> Result<(Changes, Option<Degraded>)> {
+    ) -> Result<Done> {
         const PAUSE: Duration = Duration::from_millis(10);
 
         let end = Instant::now() + PATIENCE;
         let mut group = group.clone();
         loop {
-            match self.take_over_anew(&group, request, prepared, foreign) {
+            match self.take_over_anew(&group, request, build, prepared, foreign) {
                 Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < end => {}
                 result => return result,
             }
@@ -83,7 +83,7 @@ impl Transaction {
             }
             std::thread::sleep(PAUSE);
             group = self.look_again(&group)?;
-            prepared = self.prepare(&group, request, program, SocketsKind::Array)?;
+            prepared = self.prepare(&group, build, SocketsKind::Array)?;
         }
     }
 
@@ -92,9 +92,10 @@ impl Transaction {
         &mut self,
         group: &Group,
         request: &Attach,
+        build: &Build,
         mut prepared: Prepared,
         foreign: &mut Foreign,
-    ) -> Result<(Changes, Option<Degraded>)> {
+    ) -> Result<Done> {
         check_room(group, &prepared.state)?;
         let placed = prepared
             .state
@@ -102,7 +103,8 @@ impl Transaction {
             .and_then(|()| self.refuse_if_changed(group))
             .and_then(|()| prepared.state.place(&self.root, &group.key));
         let result = placed.and_then(|()| {
-            self.take_over(group, request, &mut prepared.state, &prepared.program, foreign)
+            let admission = Admission::new(request, build);
+            self.take_over(group, admission, &mut prepared.state, &prepared.program, foreign)
         });
         match result {
             Ok(changes) => {
@@ -122,7 +124,7 @@ impl Transaction {
     pub(super) fn take_over(
         &mut self,
         group: &Group,
-        request: &Attach,
+        admission: Admission<'_>,
         state: &mut GroupState,
         program: &SkReuseport,
         foreign: &mut Foreign,
@@ -132,7 +134,7 @@ impl Transaction {
         let decides = group.attached_id().is_some();
         let pinned = state.pin_replaced(&foreign.program);
         let detached = pinned.and_then(|()| {
-            request.stop.check(&format!("attaching to {}", group.key))?;
+            admission.request.stop.check(&format!("attaching to {}", group.key))?;
             detach_from(group)
         });
         if let Err(error) = detached {
@@ -142,7 +144,7 @@ impl Transaction {
             return Err(error);
         }
         foreign.clear(&places);
-        let result = self.move_in(group, request, state, program);
+        let result = self.move_in(group, admission, state, program);
         match &result {
             Ok(_) => state.forget_replaced(),
             Err(_) => {
@@ -160,11 +162,11 @@ impl Transaction {
     fn move_in(
         &mut self,
         group: &Group,
-        request: &Attach,
+        admission: Admission<'_>,
         state: &mut GroupState,
         program: &SkReuseport,
     ) -> Result<Changes> {
-        let changes = self.enrol(group, request, state.program_kind(), state)?;
+        let changes = self.enrol(group, admission, state)?;
         if changes.enrolled.is_empty() && changes.kept == 0 {
             return Err(vanished(&group.key));
         }

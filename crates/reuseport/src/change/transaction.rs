@@ -6,30 +6,23 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::enrol::Enroller;
-use super::reach::{Detaching, detach_if_reachable};
-use super::request::{Attach, Changes, Detached};
-use super::table;
-use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::borrow;
+use super::enrol::{Admission, Enroller};
+use super::request::Changes;
+use crate::error::{ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::observe::{Extent, Observer};
-use crate::kernel::recognise::Recognised;
 use crate::model::degraded::Degraded;
 use crate::model::group::{AttachedProgram, Group, GroupKey};
 use crate::model::id::Cookie;
 use crate::model::plan::Wishes;
-use crate::model::refusal::{changed_meanwhile, foreign_program, not_attached, vanished};
-use crate::model::selection::{Program, Steering};
+use crate::model::refusal::{changed_meanwhile, vanished};
 use crate::model::split;
 use crate::model::status::Uncounted;
-use crate::model::succession::Role;
 use crate::pins::bpffs::{self, Lock, Root};
 use crate::pins::group::{self, GroupState};
 use crate::pins::host_layer::HostLayer;
@@ -70,8 +63,6 @@ pub(crate) struct Transaction {
     pub(super) layer: Option<HostLayer>,
     /// Whether this operation created it.
     made_layer: bool,
-    /// The roles that members have already, in a state that this operation replaces.
-    pub(super) roles: Vec<(Cookie, Role)>,
     groups: Vec<Group>,
     pub(super) observer: Arc<Observer>,
     _lock: Lock,
@@ -125,9 +116,8 @@ impl Transaction {
             leftover::keep_missing(&mut dead, &groups);
         }
         leftover::remove(&root, dead)?;
-        let roles = Vec::new();
         let (layer, made_layer) = (None, false);
-        Ok((Self { root, layer, made_layer, roles, groups, observer, _lock: lock }, whole))
+        Ok((Self { root, layer, made_layer, groups, observer, _lock: lock }, whole))
     }
 
     /// The host-wide layer, created if necessary.
@@ -233,21 +223,9 @@ impl Transaction {
     }
 
     /// The group for which the program of this state decides, if there is one.
-    fn user_of(&self, state: &GroupState) -> Option<&Group> {
+    pub(super) fn user_of(&self, state: &GroupState) -> Option<&Group> {
         let uses = |group: &&Group| group.attached_id().is_some_and(|id| state.has_program(id));
         self.groups.iter().find(uses)
-    }
-
-    /// Fails if the state belongs to another, steered group: state is pinned by name, and groups may have the
-    /// same name.
-    pub(super) fn refuse_if_in_use(&self, state: &GroupState, group: &Group) -> Result<()> {
-        let Some(other) = self.user_of(state) else { return Ok(()) };
-        Err(Error::new(ErrorKind::Busy, format!("cannot attach to {}", group.key))
-            .because(format!("another group of this name is steered already, {}", other.key))
-            .with_hint(format!(
-                "one of them can be steered at a time: `reuseport detach {}` first",
-                other.key
-            )))
     }
 
     /// What is pinned under the group's name, unless it decides for another group of this name.
@@ -265,12 +243,14 @@ impl Transaction {
 
     pub(super) fn enroller<'a>(
         &'a mut self,
+        group: &'a Group,
         state: &'a mut GroupState,
         stop: &'a Stop,
     ) -> Result<Enroller<'a>> {
         let observer = Arc::clone(&self.observer);
         let counts = state.counts_open() && state.instance.setup.is_counted();
         Ok(Enroller {
+            group,
             state,
             layer: if counts { Some(self.layer()?) } else { None },
             stop,
@@ -281,31 +261,22 @@ impl Transaction {
         })
     }
 
-    /// Gives the group's members slots in this state, as the request says: in the announced table, which the caller
-    /// puts into force.
+    /// Gives the group's members slots in this state: in the announced table, which the caller puts into force.
     pub(super) fn enrol(
         &mut self,
         group: &Group,
-        request: &Attach,
-        program: Program,
+        admission: Admission<'_>,
         state: &mut GroupState,
     ) -> Result<Changes> {
+        let Admission { request, program, roles } = admission;
         let cpus = self.placement(group, state, program, request.cpus.as_ref());
-        let roles = std::mem::take(&mut self.roles);
-        let wishes = match program {
-            Program::Selection(_) => {
-                Wishes { weights: &request.weights, roles: &roles, cpus: cpus.as_ref() }
-            }
-            // A user's own program knows neither.
-            Program::Object(()) => Wishes::default(),
-        };
-        let synced = self.enroller(state, &request.stop).and_then(|mut enroller| {
-            enroller.wishes = wishes;
-            enroller.partial = request.partial;
-            enroller.sync(group)
-        });
-        self.roles = roles;
-        synced
+        let mut enroller = self.enroller(group, state, &request.stop)?;
+        // A user's own program knows none of them.
+        if program.selection().is_some() {
+            enroller.wishes = Wishes { weights: &request.weights, roles, cpus: cpus.as_ref() };
+        }
+        enroller.partial = request.partial;
+        enroller.sync()
     }
 
     /// The state that another owner's program displaced: that program decides, and the group's state is
@@ -332,89 +303,11 @@ impl Transaction {
         let Some(mut state) = self.displaced(group)? else { return Ok(()) };
         let stop = Stop::default();
         self.settle(group, &mut state, group.attached_id())?;
-        self.enroller(&mut state, &stop)?.empty(group)
-    }
-
-    /// Detaches this tool's program and removes the group's state, or what another owner's program that
-    /// replaced it left.
-    pub(crate) fn detach(mut self, key: &GroupKey) -> Result<Detached> {
-        let group = self.group(key)?.clone();
-        let (now, state) = steering(&group, Some(&self.root))?;
-        if let Some(mut state) = state {
-            self.present_layer()?;
-            self.refuse_if_changed(&group)?;
-            let left_attached = self.detach_or_leave(&group)?.left_attached();
-            if left_attached.is_some() && state.policy_maps.is_some() {
-                table::clear(&mut state)?;
-            }
-            self.remove_state(&group, state)?;
-            return Ok(Detached { before: now, left_attached, displaced_by: None });
-        }
-        if let (Steering::Elsewhere(_) | Steering::Emptied(_), Some(mut known)) =
-            (now, group.attached_id().and_then(Recognised::of))
-        {
-            let leftover = self.leftover(&group)?;
-            self.refuse_if_changed(&group)?;
-            let left_attached = self.detach_or_leave(&group)?.left_attached();
-            known.let_go(&group);
-            if let Some(leftover) = leftover {
-                self.discard_state(&group, leftover)?;
-            }
-            return Ok(Detached { before: now, left_attached, displaced_by: None });
-        }
-        if let Some(state) = self.displaced(&group)? {
-            self.discard_state(&group, state)?;
-            return Ok(Detached { before: now, left_attached: None, displaced_by: group.program });
-        }
-        let leftover = self.leftover(&group)?;
-        if let Some(program) = &group.program {
-            return Err(foreign_program(key, program, "detach from"));
-        }
-        // An interrupted command pinned it and never attached it.
-        if let Some(leftover) = leftover {
-            self.discard_state(&group, leftover)?;
-        }
-        Err(not_attached(key))
-    }
-
-    /// Detaches the program, unless no member can be borrowed, by anyone.
-    ///
-    /// A member without a holder may be closing, and others may have come since: this looks again for a moment.
-    fn detach_or_leave(&self, group: &Group) -> Result<Detaching> {
-        let mut group = group.clone();
-        for _ in 0..LOOKS {
-            match detach_if_reachable(&group)? {
-                Detaching::Done => return Ok(Detaching::Done),
-                Detaching::OutOfReach(error) => tracing::debug!("{}", error.report()),
-            }
-            std::thread::sleep(PAUSE);
-            group = self.look_again(&group)?;
-        }
-        detach_if_reachable(&group)
-    }
-
-    /// Removes a state without making a host-wide layer for it.
-    fn discard_state(&mut self, group: &Group, state: GroupState) -> Result<()> {
-        self.present_layer()?;
-        self.remove_state(group, state)
-    }
-
-    /// Removes a state whose program is attached nowhere, and the marks of its members.
-    pub(super) fn remove_state(&mut self, group: &Group, mut state: GroupState) -> Result<()> {
-        if let Some(layer) = self.layer_of(&state) {
-            for member in state.enrolled().iter().filter_map(|cookie| group.member(*cookie)) {
-                if let Ok(socket) = borrow::borrow(member) {
-                    layer.unmark(socket.as_fd());
-                }
-            }
-        }
-        self.release_members(&state);
-        state.empty(group);
-        state.unpin(&self.root)
+        self.enroller(group, &mut state, &stop)?.empty()
     }
 
     /// The host-wide layer, if the state's members have indices in it. What another user may write names none.
-    fn layer_of(&mut self, state: &GroupState) -> Option<&mut HostLayer> {
+    pub(super) fn layer_of(&mut self, state: &GroupState) -> Option<&mut HostLayer> {
         let counted = |layer: &&mut HostLayer| state.is_trusted() && state.is_in_layer(layer.id());
         self.layer.as_mut().filter(counted)
     }

@@ -222,6 +222,11 @@ impl Roster {
         self.set(slot, Record { role: Some(role), ..record });
     }
 
+    /// Changes the roles of these slots' members, in this order.
+    pub(crate) fn assign_all(&mut self, roles: &[(Slot, Role)]) {
+        roles.iter().for_each(|(slot, role)| self.assign(*slot, *role));
+    }
+
     /// Changes the CPU of a slot's member.
     pub(crate) fn place(&mut self, slot: Slot, cpu: u16) {
         let record = self.record(slot);

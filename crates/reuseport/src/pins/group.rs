@@ -337,16 +337,12 @@ impl GroupState {
         self.occupied().filter(|(slot, ..)| filled(*slot)).map(|(_, cookie, _)| cookie).collect()
     }
 
-    /// The slots whose members have left the group.
-    pub(crate) fn left(&self, group: &Group) -> Result<Vec<(Slot, Cookie)>, MapError> {
-        let map = self.sockets.emptied();
-        let mut left = Vec::new();
-        for (slot, cookie, _) in self.occupied() {
-            if membership::has_left(group, cookie, self.sockets.occupant(slot)?, map) {
-                left.push((slot, cookie));
-            }
-        }
-        Ok(left)
+    /// The slots with a member, its cookie, and what is in them.
+    pub(crate) fn content(&self) -> Result<Vec<(Slot, Cookie, Occupant)>, MapError> {
+        let content = |(slot, cookie, _)| {
+            self.sockets.occupant(slot).map(|occupant| (slot, cookie, occupant))
+        };
+        self.occupied().map(content).collect()
     }
 
     /// Takes a member out of a slot that it may have left.

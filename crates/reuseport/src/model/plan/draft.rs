@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::id::{Cookie, Slot, State, Weight};
-use super::policy::CpuList;
-use super::roster::{self, Roster};
-use super::succession::{self, Role, Succession};
+use super::refusal::Refusal;
+use crate::model::id::{Cookie, Slot, State, Weight};
+use crate::model::policy::CpuList;
+use crate::model::roster::{self, Roster};
+use crate::model::succession::{self, Role, Succession};
 
 /// What a request wants of the members.
 #[derive(Debug, Clone, Copy, Default)]
@@ -109,40 +110,32 @@ impl Placement {
     }
 }
 
-/// Why members cannot be changed. Nothing is changed then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// The slot has no member.
-    NoMember(Slot),
-    /// Another member has the slot.
-    AnotherMember(Slot),
-}
-
 /// A change of one member: its slot, the member that has to be there, its new weight and its new state.
 pub(crate) type RoleChange = (Slot, Option<Cookie>, Option<Weight>, Option<State>);
 
-/// The roster after these changes, all of them or none; the last one counts.
-pub(crate) fn change(
+/// The new roles of members, all of them or none; the last one of a slot counts.
+pub(super) fn change(
     roster: &Roster,
-    changes: impl IntoIterator<Item = RoleChange>,
-) -> Result<Roster, Refused> {
+    changes: &[RoleChange],
+) -> Result<Vec<(Slot, Role)>, Refusal> {
     let mut draft = roster.clone();
-    for (slot, member, weight, state) in changes {
+    let mut changed = Vec::with_capacity(changes.len());
+    for &(slot, member, weight, state) in changes {
         let record = draft.record(slot);
         match (record.cookie, member) {
-            (None, _) => return Err(Refused::NoMember(slot)),
+            (None, _) => return Err(Refusal::NoMember(slot)),
             (Some(present), Some(wanted)) if present != wanted => {
-                return Err(Refused::AnotherMember(slot));
+                return Err(Refusal::AnotherMember(slot));
             }
             _ => {}
         }
         let role = record.role();
-        draft.assign(
-            slot,
-            Role { weight: weight.unwrap_or(role.weight), state: state.unwrap_or(role.state) },
-        );
+        let role =
+            Role { weight: weight.unwrap_or(role.weight), state: state.unwrap_or(role.state) };
+        draft.assign(slot, role);
+        changed.push((slot, role));
     }
-    Ok(draft)
+    Ok(changed)
 }
 
 /// What a list gives to this member.
@@ -229,12 +222,12 @@ mod tests {
                 Step::Change(slot, weight, state) => {
                     let slot = Slot::new(*slot);
                     let weight = weight.and_then(Weight::new);
-                    match change(&before, [(slot, None, weight, *state)]) {
+                    match change(&before, &[(slot, None, weight, *state)]) {
                         Err(refused) => {
-                            assert_eq!(refused, Refused::NoMember(slot));
+                            assert!(matches!(refused, Refusal::NoMember(of) if of == slot));
                             assert_eq!(before.record(slot).cookie, None);
                         }
-                        Ok(roster) => self.roster = roster,
+                        Ok(roles) => self.roster.assign_all(&roles),
                     }
                 }
                 Step::Weigh(nth, weight) => {
@@ -303,12 +296,14 @@ mod tests {
     fn changes_are_made_together_or_not_at_all() {
         let roster = entered(2, Wishes::default());
         let drain = |slot, member| (Slot::new(slot), member, None, Some(State::Draining));
-        let refused = change(&roster, [drain(0, None), drain(5, None)]);
-        assert_eq!(refused, Err(Refused::NoMember(Slot::new(5))));
-        let refused = change(&roster, [drain(0, Cookie::new(1)), drain(1, Cookie::new(1))]);
-        assert_eq!(refused, Err(Refused::AnotherMember(Slot::new(1))));
+        let refused = change(&roster, &[drain(0, None), drain(5, None)]).unwrap_err();
+        assert!(matches!(refused, Refusal::NoMember(slot) if slot == Slot::new(5)));
+        let both = [drain(0, Cookie::new(1)), drain(1, Cookie::new(1))];
+        let refused = change(&roster, &both).unwrap_err();
+        assert!(matches!(refused, Refusal::AnotherMember(slot) if slot == Slot::new(1)));
         let weight = (Slot::new(0), None, Weight::new(7), None);
-        let changed = change(&roster, [drain(0, Cookie::new(1)), weight]).unwrap();
+        let mut changed = roster.clone();
+        changed.assign_all(&change(&roster, &[drain(0, Cookie::new(1)), weight]).unwrap());
         let role = Role { weight: Weight::new(7).unwrap(), state: State::Draining };
         assert_eq!(changed.record(Slot::new(0)).role(), role);
     }

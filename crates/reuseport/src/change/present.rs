@@ -1,0 +1,81 @@
+//! What an operation finds of a group: the kernel's view and the pinned state, as the [plan](crate::model::plan)
+//! sees them.
+
+use super::transaction::Transaction;
+use crate::error::Result;
+use crate::model::group::{Group, GroupKey};
+use crate::model::plan::{Observed, Operation, Recorded, Refusal};
+use crate::model::selection::Steering;
+use crate::pins::group::GroupState;
+use crate::pins::steering::steering;
+
+/// A group as an operation finds it.
+pub(super) struct Present<'g> {
+    group: &'g Group,
+    pub(super) steering: Steering,
+    /// What is pinned under its name.
+    pub(super) state: Option<GroupState>,
+    namesake: Option<GroupKey>,
+    is_current: bool,
+    has_replaced: bool,
+}
+
+impl Transaction {
+    /// Looks at what decides for the group and what is pinned under its name.
+    pub(super) fn find<'g>(&self, group: &'g Group) -> Result<Present<'g>> {
+        let (steering, state) = match steering(group, Some(&self.root))? {
+            (ours, Some(state)) => (ours, Some(state)),
+            (other, None) => (other, GroupState::of(&self.root, group)?),
+        };
+        let user = state.as_ref().filter(|_| !steering.is_ours()).and_then(|s| self.user_of(s));
+        let namesake = user.map(|other| other.key.clone());
+        Ok(Present { group, steering, state, namesake, is_current: true, has_replaced: false })
+    }
+
+    /// The same, after settling the state.
+    pub(super) fn find_settled<'g>(&mut self, group: &'g Group) -> Result<Present<'g>> {
+        let mut present = self.find(group)?;
+        let is_ours = present.steering.is_ours();
+        let state = present.state.as_mut().filter(|s| s.is_trusted() && present.namesake.is_none());
+        let Some(state) = state else { return Ok(present) };
+        self.settle(group, state, group.attached_id())?;
+        if !is_ours {
+            present.has_replaced = state.has_replaced();
+            present.is_current = state.open_program()?.is_some() && !self.should_reload(state)?;
+        }
+        Ok(present)
+    }
+}
+
+impl Present<'_> {
+    pub(super) fn observed(&self) -> Observed<'_> {
+        Observed {
+            key: &self.group.key,
+            program: self.group.program.as_ref(),
+            steering: self.steering,
+            namesake: self.namesake.as_ref(),
+        }
+    }
+
+    pub(super) fn recorded(&self) -> Option<Recorded<'_>> {
+        self.state.as_ref().map(|state| Recorded {
+            owner: state.owner(),
+            is_trusted: state.is_trusted(),
+            program: state.program_kind(),
+            slots: state.capacity(),
+            roster: &state.instance.roster,
+            is_current: self.is_current,
+            has_replaced: self.has_replaced,
+        })
+    }
+
+    /// The plan that this makes of the group, or the error of its refusal.
+    pub(super) fn plan<T>(
+        &self,
+        operation: Operation,
+        plan: impl FnOnce(Observed<'_>, Option<Recorded<'_>>) -> Result<T, Refusal>,
+    ) -> Result<T> {
+        plan(self.observed(), self.recorded())
+            .map_err(|refusal| refusal.error(operation, &self.group.key))
+    }
+}

@@ -1,0 +1,272 @@
+//! What an operation does to a group: the rules, as functions of what the kernel shows, what is pinned, and what is
+//! asked. They return what is to be done, or why nothing is. No I/O and no clock.
+
+mod draft;
+mod enrolment;
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+use super::group::{AttachedProgram, GroupKey};
+use super::id::{Cookie, Slot};
+use super::policy::Policy;
+use super::roster::Roster;
+use super::selection::{ObjectSpec, Program, Selection, Steering};
+use super::succession::Role;
+
+pub(crate) use self::draft::{Draft, Entering, Newcomer, Placement, RoleChange, Wishes, draft};
+pub(crate) use self::enrolment::{Enrolment, check_room, enrolment};
+pub(crate) use self::refusal::{Operation, Refusal};
+
+/// What the kernel shows of a group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Observed<'a> {
+    pub(crate) key: &'a GroupKey,
+    pub(crate) program: Option<&'a AttachedProgram>,
+    pub(crate) steering: Steering,
+    /// The steered group whose state is pinned under the name, if it is another one.
+    pub(crate) namesake: Option<&'a GroupKey>,
+}
+
+/// What is pinned under a group's name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recorded<'a> {
+    pub(crate) owner: u32,
+    /// Whether only users whom the caller trusts may open it.
+    pub(crate) is_trusted: bool,
+    pub(crate) program: Program,
+    pub(crate) slots: u32,
+    pub(crate) roster: &'a Roster,
+    /// Whether its program can be attached again, and another instance of it would not do more.
+    pub(crate) is_current: bool,
+    /// Whether it also has another owner's program, which it was to take the group over from.
+    pub(crate) has_replaced: bool,
+}
+
+impl Recorded<'_> {
+    /// The members' weights and states, for a program that knows them.
+    fn roles_for(&self, program: &Program<ObjectSpec>) -> Vec<(Cookie, Role)> {
+        match program {
+            Program::Selection(_) => {
+                self.roster.occupied().map(|(_, cookie, record)| (cookie, record.role())).collect()
+            }
+            Program::Object(_) => Vec::new(),
+        }
+    }
+}
+
+/// What an `attach` asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttachRequest<'a> {
+    pub(crate) program: Option<&'a Program<ObjectSpec>>,
+    pub(crate) slots: Option<u32>,
+    pub(crate) force: bool,
+}
+
+/// What an `attach` does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AttachPlan {
+    /// The program that decides stays, or another instance of it with this policy takes its place, over the same
+    /// maps.
+    Update(Program),
+    /// The pinned program is attached, over its maps. `goes_on`: with an interrupted takeover.
+    Resume {
+        goes_on: bool,
+    },
+    Build(Build),
+}
+
+/// A new program over new maps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Build {
+    pub(crate) program: Program<ObjectSpec>,
+    pub(crate) slots: Option<u32>,
+    /// Weights and states that members keep.
+    pub(crate) roles: Vec<(Cookie, Role)>,
+    pub(crate) in_place_of: InPlaceOf,
+    /// Whether it replaces another owner's program.
+    pub(crate) replaces: bool,
+}
+
+/// The state that gives way to a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InPlaceOf {
+    Nothing,
+    /// State whose program decides.
+    Deciding,
+    /// State whose program is attached nowhere.
+    Leftover,
+    /// The same; it is of an interrupted takeover, with which this goes on.
+    Takeover,
+}
+
+impl AttachPlan {
+    /// Whether members keep the slots in which they are: then no holder of theirs has to be found.
+    pub(crate) fn keeps_slots(&self) -> bool {
+        !matches!(self, Self::Build(_))
+    }
+}
+
+/// What an `attach` does.
+pub(crate) fn attach(
+    observed: Observed<'_>,
+    recorded: Option<Recorded<'_>>,
+    request: AttachRequest<'_>,
+) -> Result<AttachPlan, Refusal> {
+    let build = |program: Program<ObjectSpec>, slots, roles, in_place_of, replaces| {
+        if let Program::Selection(selection) = &program {
+            selection.policy.check(observed.key.protocol).map_err(Refusal::Policy)?;
+        }
+        Ok(AttachPlan::Build(Build { program, slots, roles, in_place_of, replaces }))
+    };
+    let default = || Policy::default_for(observed.key.protocol).into();
+    let wanted = request.program;
+    match recorded.filter(|_| observed.steering.is_ours()) {
+        // Another user may open its program and its maps.
+        Some(old) if !old.is_trusted => {
+            let present = || old.program.selection().map(Program::Selection);
+            let Some(program) = wanted.cloned().or_else(present) else {
+                return Err(Refusal::AnotherUsersState { owner: old.owner, is_own_program: true });
+            };
+            let (slots, roles) = (request.slots.or(Some(old.slots)), old.roles_for(&program));
+            build(program, slots, roles, InPlaceOf::Deciding, false)
+        }
+        Some(old) => match (wanted, old.program) {
+            (Some(program @ Program::Object(_)), _)
+            | (Some(program @ Program::Selection(_)), Program::Object(())) => {
+                build(program.clone(), request.slots, Vec::new(), InPlaceOf::Deciding, false)
+            }
+            _ if request.slots.is_some_and(|slots| slots != old.slots) => {
+                Err(Refusal::SlotsAreFixed(old.slots))
+            }
+            (Some(Program::Selection(new)), Program::Selection(now)) => {
+                let selection = with_policy(now, new.policy, observed.key)?;
+                Ok(AttachPlan::Update(selection.into()))
+            }
+            (None, program) => Ok(AttachPlan::Update(program)),
+        },
+        None => {
+            if let Some(refusal) = foreign(observed, recorded).filter(|_| !request.force) {
+                return Err(refusal);
+            }
+            let replaces = observed.program.is_some();
+            let Some(old) = recorded else {
+                let program = wanted.cloned().unwrap_or_else(default);
+                return build(program, request.slots, Vec::new(), InPlaceOf::Nothing, replaces);
+            };
+            if let Some(namesake) = observed.namesake {
+                return Err(Refusal::Namesake(namesake.clone()));
+            }
+            // Root attaches no program that another user pinned.
+            let goes_on = !replaces && old.is_trusted && old.has_replaced;
+            if resumes(&old, request) {
+                return Ok(AttachPlan::Resume { goes_on });
+            }
+            let program = wanted.cloned().unwrap_or_else(default);
+            let roles = old.roles_for(&program);
+            let in_place_of = if goes_on { InPlaceOf::Takeover } else { InPlaceOf::Leftover };
+            build(program, request.slots, roles, in_place_of, replaces)
+        }
+    }
+}
+
+/// Whether the request is for the program that is pinned, over as many slots.
+fn resumes(recorded: &Recorded<'_>, request: AttachRequest<'_>) -> bool {
+    let same_slots = request.slots.is_none_or(|slots| slots == recorded.slots);
+    let same_program = match request.program {
+        None => true,
+        Some(program @ Program::Selection(_)) => {
+            program.kind() == recorded.program && recorded.is_current && !recorded.has_replaced
+        }
+        // The file may have changed.
+        Some(Program::Object(_)) => false,
+    };
+    recorded.is_trusted && same_slots && same_program
+}
+
+/// Another policy in place of the present one, with the same stickiness.
+fn with_policy(now: Selection, policy: Policy, key: &GroupKey) -> Result<Selection, Refusal> {
+    policy.check(key.protocol).map_err(Refusal::Policy)?;
+    Ok(Selection { policy, ..now })
+}
+
+/// The selection of the program that decides after a change of policy.
+pub(crate) fn set_policy(
+    observed: Observed<'_>,
+    recorded: Option<Recorded<'_>>,
+    policy: Policy,
+) -> Result<Selection, Refusal> {
+    match present(observed, recorded)?.program {
+        Program::Selection(now) => with_policy(now, policy, observed.key),
+        Program::Object(()) => Err(Refusal::OwnProgram),
+    }
+}
+
+/// The new roles of the members that these changes are about: of all of them or none. The last one counts.
+pub(crate) fn change_members(
+    observed: Observed<'_>,
+    recorded: Option<Recorded<'_>>,
+    changes: &[RoleChange],
+) -> Result<Vec<(Slot, Role)>, Refusal> {
+    let state = present(observed, recorded)?;
+    match state.program {
+        Program::Selection(_) => draft::change(state.roster, changes),
+        Program::Object(()) => Err(Refusal::OwnProgram),
+    }
+}
+
+/// What a `detach` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DetachPlan {
+    /// Detaches this tool's program and removes the state.
+    Detach,
+    /// The same for a program whose state is elsewhere, with what is pinned under the group's name, if
+    /// `is_pinned`.
+    LetGo { is_pinned: bool },
+    /// Removes the state that another owner's program displaced. That program stays.
+    Discard,
+    /// Removes what an interrupted command pinned and never attached: nothing was there to detach.
+    CleanUp,
+}
+
+/// What a `detach` does.
+pub(crate) fn detach(
+    observed: Observed<'_>,
+    recorded: Option<Recorded<'_>>,
+) -> Result<DetachPlan, Refusal> {
+    let mine = recorded.filter(|_| observed.namesake.is_none());
+    match (observed.steering, observed.program, mine) {
+        (Steering::Ours(_), ..) => Ok(DetachPlan::Detach),
+        (Steering::Elsewhere(_) | Steering::Emptied(_), ..) => {
+            Ok(DetachPlan::LetGo { is_pinned: mine.is_some() })
+        }
+        (_, Some(_), Some(_)) => Ok(DetachPlan::Discard),
+        (steering, Some(program), None) => {
+            Err(Refusal::AnotherProgram { program: program.clone(), steering, displaced: false })
+        }
+        (_, None, Some(_)) => Ok(DetachPlan::CleanUp),
+        (_, None, None) => Err(Refusal::NotAttached),
+    }
+}
+
+/// The state of the program that decides, if that is this tool's and only users whom the caller trusts may open it.
+fn present<'a>(
+    observed: Observed<'_>,
+    recorded: Option<Recorded<'a>>,
+) -> Result<Recorded<'a>, Refusal> {
+    match recorded.filter(|_| observed.steering.is_ours()) {
+        Some(state) if state.is_trusted => Ok(state),
+        Some(state) => {
+            Err(Refusal::AnotherUsersState { owner: state.owner, is_own_program: false })
+        }
+        None => Err(foreign(observed, recorded).unwrap_or(Refusal::NotAttached)),
+    }
+}
+
+/// Why nothing is done where another program than this state's decides; `None` if none does.
+fn foreign(observed: Observed<'_>, recorded: Option<Recorded<'_>>) -> Option<Refusal> {
+    let (program, steering) = (observed.program?.clone(), observed.steering);
+    let displaced =
+        steering == Steering::Foreign && recorded.is_some() && observed.namesake.is_none();
+    Some(Refusal::AnotherProgram { program, steering, displaced })
+}

@@ -1,0 +1,106 @@
+//! Why an operation does nothing.
+
+use crate::error::{Error, ErrorKind};
+use crate::model::group::{AttachedProgram, GroupKey};
+use crate::model::id::Slot;
+use crate::model::refusal::{another_program, another_users_state, not_attached};
+use crate::model::selection::Steering;
+
+/// What is asked of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Attach,
+    SetPolicy,
+    ChangeMembers,
+    Detach,
+}
+
+/// Why nothing is done.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// No program of this tool is attached.
+    NotAttached,
+    /// Another program than this state's decides, as `steering` says. `displaced`: it displaced this tool's, whose
+    /// state is still pinned.
+    AnotherProgram { program: AttachedProgram, steering: Steering, displaced: bool },
+    /// The state belongs to a user who may open it, too. `is_own_program`: its program is that user's own, and the
+    /// request names none to put in its place.
+    AnotherUsersState { owner: u32, is_own_program: bool },
+    /// Another group of this name is steered.
+    Namesake(GroupKey),
+    /// The group has this number of slots for as long as it is attached.
+    SlotsAreFixed(u32),
+    /// The user's own program decides, which has neither policy nor weights.
+    OwnProgram,
+    /// The policy does not work there.
+    Policy(Error),
+    /// The slot has no member.
+    NoMember(Slot),
+    /// Another member than the given one has the slot.
+    AnotherMember(Slot),
+}
+
+impl Operation {
+    /// "attach to", before the group's name.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Attach => "attach to",
+            Self::SetPolicy => "change the policy of",
+            Self::ChangeMembers => "change the members of",
+            Self::Detach => "detach from",
+        }
+    }
+}
+
+impl Refusal {
+    /// The error to report.
+    pub(crate) fn error(self, operation: Operation, key: &GroupKey) -> Error {
+        let what = operation.name();
+        let failed = |kind| Error::new(kind, format!("cannot {what} {key}"));
+        match self {
+            Self::NotAttached => not_attached(key),
+            Self::AnotherProgram { program, steering, displaced } => {
+                let error = another_program(key, &steering, &program, what);
+                match (operation, displaced) {
+                    (Operation::Attach, true) => error.with_hint(
+                        "`attach --force` replaces it, for good: it cannot be put back; `detach` removes \
+                         the state that it displaced, and lets its owner use the sockets",
+                    ),
+                    _ => error,
+                }
+            }
+            Self::AnotherUsersState { owner, is_own_program } => {
+                let error = another_users_state(key, owner, what);
+                if is_own_program {
+                    return error.with_hint(
+                        "name what is to decide: `--policy`, or `--object` with the file",
+                    );
+                }
+                error
+            }
+            Self::Namesake(other) => failed(ErrorKind::Busy)
+                .because(format!("another group of this name is steered already, {other}"))
+                .with_hint(format!(
+                    "one of them can be steered at a time: `reuseport detach {other}` first"
+                )),
+            Self::SlotsAreFixed(slots) => {
+                Error::new(ErrorKind::Invalid, format!("cannot change the slots of {key}"))
+                    .because(format!("it has {slots}, fixed while it is attached"))
+                    .with_hint("`reuseport detach` it first, or leave out --slots")
+            }
+            Self::OwnProgram if operation == Operation::SetPolicy => failed(ErrorKind::Invalid)
+                .because("the user's own program decides there")
+                .with_hint("`attach --policy` puts a policy in its place"),
+            Self::OwnProgram => failed(ErrorKind::Invalid).because(
+                "the user's own program decides there, and it knows neither weights nor states",
+            ),
+            Self::Policy(error) => error,
+            Self::NoMember(slot) => failed(ErrorKind::NotFound)
+                .because(format!("slot {slot} has no member"))
+                .with_hint(format!("`reuseport show {key}` lists the members with their slots")),
+            Self::AnotherMember(slot) => failed(ErrorKind::Vanished)
+                .because(format!("slot {slot} went to another member meanwhile"))
+                .with_hint("nothing was changed; try again"),
+        }
+    }
+}
