@@ -138,11 +138,7 @@ impl<'a> Enroller<'a> {
     }
 
     /// Takes members out of the table, waits until no program reads the old one, and frees their slots.
-    fn release(
-        &mut self,
-        gone: Vec<(Slot, Cookie)>,
-        changes: &mut Changes,
-    ) -> Result<()> {
+    fn release(&mut self, gone: Vec<(Slot, Cookie)>, changes: &mut Changes) -> Result<()> {
         if gone.is_empty() {
             return Ok(());
         }
@@ -175,11 +171,7 @@ impl<'a> Enroller<'a> {
         entered
     }
 
-    fn enter_all(
-        &mut self,
-        arrivals: &mut Vec<Arrival<'_>>,
-        changes: &mut Changes,
-    ) -> Result<()> {
+    fn enter_all(&mut self, arrivals: &mut Vec<Arrival<'_>>, changes: &mut Changes) -> Result<()> {
         let now = now();
         loop {
             let Draft { roster, entering } = self.draft(arrivals, now);

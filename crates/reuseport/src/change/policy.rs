@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::prepare::program_id;
+use super::prepare::{NewTable, program_id};
 use super::reach::attach_to;
 use super::request::{PolicySet, SetPolicy};
 use super::table;
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::kernel::caps;
 use crate::kernel::cpus;
 use crate::kernel::program::{self, Config, Loaded};
-use crate::kernel::tables::{Length, TableMap, Tables};
+use crate::kernel::tables::Length;
 use crate::model::degraded::Degraded;
 use crate::model::group::{Group, GroupKey};
 use crate::model::id::Cookie;
@@ -25,7 +25,6 @@ use crate::model::selection::{Program, Selection};
 use crate::model::table::Table;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
-use crate::pins::instance::Instance;
 use crate::wire::setup::Setup;
 
 const FAILED: &str = "cannot change the policy";
@@ -114,18 +113,16 @@ impl Transaction {
         let table = table::table(state, &roster, selection.policy);
         let maps = state.policy_maps.as_ref().ok_or_else(|| not_attached(&group.key))?;
         let length = Length::of_policy(state.capacity());
-        let table = TableMap::create(length, &table, &roster).map_err(failed)?;
-        let tables = Tables::create(&table).map_err(failed)?;
+        let joined = if joins { Some(roster.clone()) } else { None };
+        let table = NewTable::new(length, &table, roster).map_err(failed)?;
         let config =
             Config { policy: selection.policy, seed: state.seed(), protocol: group.key.protocol };
         let layer = if counts { Some(&*self.layer()?) } else { None };
         let members = layer.map(HostLayer::members_map);
         let Loaded { mut program, degraded } =
-            program::load_over(config, &state.sockets, &tables, members, maps)?;
+            program::load_over(config, &state.sockets, &table.tables, members, maps)?;
         let setup = Setup::new(selection.into(), degraded.is_none(), layer.map(HostLayer::id));
-        let joined = if joins { Some(roster.clone()) } else { None };
-        let instance = Instance::create(state.next_number(), setup, tables, table, roster);
-        let instance = instance.map_err(failed)?;
+        let instance = table.instance(state.next_number(), setup).map_err(failed)?;
         state.bind(&program, &instance)?;
         let id = program_id(&program)?;
         state.add(instance, &mut program)?;
@@ -165,11 +162,9 @@ impl Transaction {
         let roster = state.instance.roster.clone().uncounted();
         let Some(mut program) = state.open_program()? else { return Err(not_attached(&group.key)) };
         let length = Length::of_object(roster.records().len());
-        let table = TableMap::create(length, &Table::default(), &roster).map_err(failed)?;
-        let tables = Tables::create(&table).map_err(failed)?;
+        let table = NewTable::new(length, &Table::default(), roster).map_err(failed)?;
         let setup = Setup::new(Program::Object(()), false, None);
-        let instance = Instance::create(state.next_number(), setup, tables, table, roster);
-        let instance = instance.map_err(failed)?;
+        let instance = table.instance(state.next_number(), setup).map_err(failed)?;
         state.bind(&program, &instance)?;
         let id = program_id(&program)?;
         state.add(instance, &mut program)?;

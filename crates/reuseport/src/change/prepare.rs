@@ -8,17 +8,16 @@ use sk_reuseport::programs::SkReuseport;
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
-use crate::kernel::maps::PolicyMaps;
 use crate::kernel::object::{self, NewPins};
 use crate::kernel::program::{self, Config, Loaded};
 use crate::kernel::sockets::{Sockets, SocketsKind};
 use crate::kernel::tables::{Length, TableMap, Tables};
 use crate::model::degraded::Degraded;
-use crate::model::group::Group;
+use crate::model::group::{Group, GroupKey};
 use crate::model::id::Slot;
 use crate::model::plan::Build;
 use crate::model::roster::Roster;
-use crate::model::selection::Program;
+use crate::model::selection::{ObjectSpec, Program, Selection};
 use crate::model::table::Table;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
@@ -44,97 +43,93 @@ impl Transaction {
         build: &Build,
         kind: SocketsKind,
     ) -> Result<Prepared> {
-        let bpffs = self.root.bpffs().to_owned();
-        let layer = match build.program.counts_open(group.key.protocol) {
-            true => Some(&*self.layer()?),
-            false => None,
+        match &build.program {
+            Program::Selection(selection) => {
+                let slots = capacity(group.members.len(), build.slots)?;
+                self.prepare_selection(&group.key, *selection, kind, slots)
+            }
+            Program::Object(spec) => prepare_object(&group.key, spec, self.root.bpffs()),
+        }
+    }
+
+    fn prepare_selection(
+        &mut self,
+        key: &GroupKey,
+        selection: Selection,
+        kind: SocketsKind,
+        slots: u32,
+    ) -> Result<Prepared> {
+        let (policy, protocol) = (selection.policy, key.protocol);
+        let denied = |error| match kind {
+            SocketsKind::Array => cannot_make_maps(key, error),
+            SocketsKind::Map => {
+                let why = "which has sockets in another program's";
+                let failed = format!("cannot make a socket map for {key}, {why}");
+                caps::failed(&failed, error, caps::SOCKET_MAPS)
+            }
         };
-        prepare(group, build, kind, layer, &bpffs)
+        let layer = if policy.counts_open(protocol) { Some(&*self.layer()?) } else { None };
+        let seed = seed()?;
+        let sockets = Sockets::create(kind, slots).map_err(denied)?;
+        let roster = Roster::empty(sockets.slots().count());
+        let table = NewTable::new(Length::of_policy(slots), &Table::default(), roster);
+        let table = table.map_err(denied)?;
+        let config = Config { policy, seed, protocol };
+        let members = layer.map(HostLayer::members_map);
+        let (Loaded { program, degraded }, maps) =
+            program::load(config, &sockets, &table.tables, members)?;
+        let setup = Setup::new(selection.into(), degraded.is_none(), layer.map(HostLayer::id));
+        let state = table.instance(1, setup).and_then(|instance| {
+            GroupState::create(Header::new(key, seed), sockets, Some(maps), instance)
+        });
+        let state = state.map_err(denied)?;
+        state.bind(&program, &state.instance)?;
+        Ok(Prepared { program, state, degraded, pins: NewPins::default() })
     }
 }
 
-fn prepare(
-    group: &Group,
-    build: &Build,
-    kind: SocketsKind,
-    layer: Option<&HostLayer>,
-    bpffs: &Path,
-) -> Result<Prepared> {
-    let denied = |error| match kind {
-        SocketsKind::Array => {
-            caps::failed(&format!("cannot make the maps for {}", group.key), error, caps::LOADING)
-        }
-        SocketsKind::Map => {
-            let why = "which has sockets in another program's";
-            let failed = format!("cannot make a socket map for {}, {why}", group.key);
-            caps::failed(&failed, error, caps::SOCKET_MAPS)
-        }
-    };
-    let seed = seed()?;
-    let program = &build.program;
-    match program {
-        Program::Selection(selection) => {
-            let policy = selection.policy;
-            let capacity = capacity(group, build.slots)?;
-            let sockets = Sockets::create(kind, capacity).map_err(denied)?;
-            let table = Empty::new(Length::of_policy(capacity), sockets.slots().count());
-            let table = table.map_err(denied)?;
-            let config = Config { policy, seed, protocol: group.key.protocol };
-            let (loaded, maps) =
-                program::load(config, &sockets, &table.tables, layer.map(HostLayer::members_map))?;
-            let Loaded { program: loaded, degraded } = loaded;
-            let setup = Setup::new(program.kind(), degraded.is_none(), layer.map(HostLayer::id));
-            let state = table.state(group, seed, setup, sockets, Some(maps)).map_err(denied)?;
-            state.bind(&loaded, &state.instance)?;
-            Ok(Prepared { program: loaded, state, degraded, pins: NewPins::default() })
-        }
-        Program::Object(spec) => {
-            let (loaded, sockets, pins) = object::load(spec, bpffs)?;
-            let slots = sockets.slots().count();
-            let table = Empty::new(Length::of_object(slots), slots).map_err(denied)?;
-            let setup = Setup::new(program.kind(), false, None);
-            let state = table.state(group, seed, setup, sockets, None).map_err(denied)?;
-            state.bind(&loaded, &state.instance)?;
-            Ok(Prepared { program: loaded, state, degraded: None, pins })
-        }
-    }
+fn prepare_object(key: &GroupKey, spec: &ObjectSpec, bpffs: &Path) -> Result<Prepared> {
+    let (program, sockets, pins) = object::load(spec, bpffs)?;
+    let slots = sockets.slots().count();
+    let header = Header::new(key, seed()?);
+    let setup = Setup::new(Program::Object(()), false, None);
+    let state = NewTable::new(Length::of_object(slots), &Table::default(), Roster::empty(slots))
+        .and_then(|table| table.instance(1, setup))
+        .and_then(|instance| GroupState::create(header, sockets, None, instance))
+        .map_err(|error| cannot_make_maps(key, error))?;
+    state.bind(&program, &state.instance)?;
+    Ok(Prepared { program, state, degraded: None, pins })
 }
 
-/// A table without members.
-struct Empty {
+fn cannot_make_maps(key: &GroupKey, error: MapError) -> Error {
+    caps::failed(&format!("cannot make the maps for {key}"), error, caps::LOADING)
+}
+
+/// A table, and the array of tables that a program of its own reads.
+pub(super) struct NewTable {
     roster: Roster,
     table: TableMap,
-    tables: Tables,
+    pub(super) tables: Tables,
 }
 
-impl Empty {
-    fn new(length: Length, slots: usize) -> Result<Self, MapError> {
-        let roster = Roster::empty(slots);
-        let table = TableMap::create(length, &Table::default(), &roster)?;
+impl NewTable {
+    pub(super) fn new(length: Length, table: &Table, roster: Roster) -> Result<Self, MapError> {
+        let table = TableMap::create(length, table, &roster)?;
         let tables = Tables::create(&table)?;
         Ok(Self { roster, table, tables })
     }
 
-    /// The state that begins with it.
-    fn state(
-        self,
-        group: &Group,
-        seed: u64,
-        setup: Setup,
-        sockets: Sockets,
-        maps: Option<PolicyMaps>,
-    ) -> Result<GroupState, MapError> {
-        let Self { roster, table, tables } = self;
-        let instance = Instance::create(1, setup, tables, table, roster)?;
-        GroupState::create(Header::new(&group.key, seed), sockets, maps, instance)
+    /// The instance that begins with it.
+    pub(super) fn instance(self, number: u32, setup: Setup) -> Result<Instance, MapError> {
+        Instance::create(number, setup, self.tables, self.table, self.roster)
     }
 }
 
 /// Room for four times the members: a server that replaces all its workers needs room for twice.
-fn capacity(group: &Group, wanted: Option<u32>) -> Result<u32> {
+fn capacity(members: usize, wanted: Option<u32>) -> Result<u32> {
     const SMALLEST: u32 = 64;
 
-    let members = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
+    let members = u32::try_from(members).unwrap_or(u32::MAX);
     let roomy = members.saturating_mul(4).checked_next_power_of_two().unwrap_or(Slot::LIMIT);
     let capacity = wanted.unwrap_or(roomy.clamp(SMALLEST, Slot::LIMIT));
     if !(1..=Slot::LIMIT).contains(&capacity) {

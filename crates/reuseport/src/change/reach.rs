@@ -15,25 +15,25 @@ use crate::model::refusal::vanished;
 
 /// Attaches a program to a group, in place of the one that is attached.
 pub(super) fn attach_to(group: &Group, program: &SkReuseport) -> Result<()> {
-    attach_any(group, |socket| program.attach(socket))
+    through_any_member(group, "attach to", |socket| {
+        program.attach(socket)?;
+        Ok(attached(group.key.protocol, socket))
+    })
 }
 
 /// The same for a program of any owner.
 pub(super) fn attach_foreign(group: &Group, program: &ProgramFd) -> Result<()> {
-    attach_any(group, |socket| attach(socket, program))
+    through_any_member(group, "attach to", |socket| {
+        attach(socket, program)?;
+        Ok(attached(group.key.protocol, socket))
+    })
 }
 
-fn attach_any(
-    group: &Group,
-    mut attach: impl FnMut(BorrowedFd<'_>) -> Result<(), ProgramError>,
-) -> Result<()> {
-    through_any_member(group, "attach to", |socket| {
-        attach(socket)?;
-        // A listener that stopped a moment ago has left its group: the kernel then makes a group for
-        // it alone (reuseport_attach_prog).
-        let left = group.key.protocol == Protocol::Tcp && socket_acceptconn(socket) == Ok(false);
-        Ok(if left { Outcome::NotMember } else { Outcome::Done })
-    })
+/// A listener that stopped a moment ago has left its group: the kernel then makes a group for it alone
+/// (reuseport_attach_prog).
+fn attached(protocol: Protocol, socket: BorrowedFd<'_>) -> Outcome {
+    let left = protocol == Protocol::Tcp && socket_acceptconn(socket) == Ok(false);
+    if left { Outcome::NotMember } else { Outcome::Done }
 }
 
 /// Detaches the program that is attached to a group.

@@ -159,7 +159,13 @@ fn swap_in_group(tables: &Tables, steered: &Steered<'_>, left: &AtomicUsize) {
     drop(over);
     let sent = *wait::until_some("all has arrived", BOUND, || tables.sent.get());
     println!("{}: {count} tables, {sent} sent", steered.key());
-    steered.assert_counters(&[("picks", sent)]);
+    // A client that waits for long sends a segment again, which the program counts as stray.
+    let counters = steered.status().counters;
+    let counted: Vec<_> = counters.iter().filter(|c| c.count > 0 && c.reason != "stray").collect();
+    assert!(
+        matches!(counted.as_slice(), [only] if (only.reason, only.count) == ("picks", sent)),
+        "{sent} sent: {counted:?}"
+    );
     assert_eq!(steered.picks_of(0), 0, "slot 0 is in no table");
 }
 
