@@ -1,10 +1,12 @@
 //! `ls`: how long does the command take to list a host's groups?
 //!
 //! Timed from the command's start to its end, and next to it the library's part. The members are held
-//! by other processes, as servers have them (`hold`); then the same among many other sockets.
+//! by other processes, as servers have them (`hold`); then the same among many other sockets. With
+//! `--against`, another build of the command is timed in the same rounds.
 //!
 //! Not measured: other network namespaces, and steered groups, whose state `ls` reads as well.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -17,9 +19,13 @@ use crate::stats::Median;
 
 /// What `ls` may take, in milliseconds.
 const AIM: f64 = 50.0;
-/// What is timed.
-const TIMED: [&str; 3] =
-    ["`reuseport ls --json`, start to end", "`Host::open`", "`Host::statuses`"];
+/// What is timed; the last one with `--against`.
+const TIMED: [&str; 4] = [
+    "`reuseport ls --json`, start to end",
+    "`Host::open`",
+    "`Host::statuses`",
+    "the other build's `reuseport ls --json`",
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -27,6 +33,9 @@ pub(crate) struct Args {
     common: Common,
     #[command(flatten)]
     reuseport: Reuseport,
+    /// Another build of the command, to compare with
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
     /// How often each is timed
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -55,7 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ];
     let mut table = Table::new(["members, and what is timed", "p10", "p50", "p90"]);
     for (name, times) in measured {
-        for (what, times) in TIMED.iter().zip(&times) {
+        for (what, times) in TIMED.iter().zip(&times).filter(|(_, times)| !times.is_empty()) {
             table.spread_row(format!("{name}: {what}"), times, []);
             report.raw(format!("{name}: {what}"), times)?;
         }
@@ -67,9 +76,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Milliseconds, by round, of each of [`TIMED`].
-fn measure(args: &Args, members: &Members) -> Result<[Vec<f64>; 3]> {
-    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+fn measure(args: &Args, members: &Members) -> Result<[Vec<f64>; 4]> {
+    let other = args.against.as_deref().map(Reuseport::of_file);
+    let mut times = [const { Vec::new() }; 4];
     for _ in 0..args.rounds {
+        if let Some(other) = &other {
+            times[3].push(other.time(&["ls", "--json"])?.0.as_secs_f64() * 1e3);
+        }
         let (command, json) = args.reuseport.time(&["ls", "--json"])?;
         check_listed(members, &json)?;
         let start = Instant::now();
