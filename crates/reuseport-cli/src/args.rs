@@ -1,7 +1,11 @@
-//! Arguments shared by several verbs: a group, a network namespace.
+//! Arguments shared by several verbs: a group, a network namespace, a time.
+
+use std::ffi::OsString;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use jiff::SignedDuration;
 use reuseport::spec::GroupSpec;
 
 use crate::backend::Target;
@@ -82,5 +86,72 @@ impl NetnsArgs {
             )
         })?;
         Ok(Some(inode))
+    }
+}
+
+/// Options whose value may be left out. clap takes it after `=` only: without, it could not tell the value from the
+/// next argument.
+const OPTIONAL_VALUES: [&str; 1] = ["--wait"];
+
+/// Joins the value of such an option with it: `--wait 30s` becomes `--wait=30s`. A value begins with a digit, which
+/// no GROUP and no MEMBER does.
+pub(crate) fn with_values(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let is_value =
+        |argument: &OsString| argument.as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        match joined.last_mut() {
+            Some(last) if is_value(&argument) && OPTIONAL_VALUES.iter().any(|o| last == o) => {
+                last.push("=");
+                last.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
+}
+
+/// A time, as `500ms`, `30s`, `5m` or `1h 30m`; a number alone counts seconds.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    let failed = |_| format!("`{text}` is no time: write 30, 30s, 500ms or 5m");
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    let time: SignedDuration = text.parse().map_err(failed)?;
+    Duration::try_from(time).map_err(failed)
+}
+
+/// A time as the user would write it: `30s`, `1m 30s`.
+pub(crate) fn show_time(time: Duration) -> String {
+    SignedDuration::try_from(time).map_or_else(|_| format!("{time:?}"), |time| format!("{time:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units_or_count_seconds() {
+        for (text, milliseconds) in
+            [("30", 30_000), ("0", 0), ("30s", 30_000), ("500ms", 500), ("1h 30m", 5_400_000)]
+        {
+            assert_eq!(time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "soon", "-5s", "5 apples", "99999999999999999999"] {
+            assert!(time(text).unwrap_err().contains("is no time"), "{text}");
+        }
+        assert_eq!(show_time(Duration::from_secs(90)), "1m 30s");
+    }
+
+    #[test]
+    fn an_optional_value_needs_no_equals_sign() {
+        let joined = |arguments: &str| -> String {
+            let arguments = with_values(arguments.split(' ').map(OsString::from));
+            arguments.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(joined("drain :80 slot:1 --wait 30s"), "drain :80 slot:1 --wait=30s");
+        assert_eq!(joined("drain --wait :80 slot:1"), "drain --wait :80 slot:1");
+        assert_eq!(joined("drain --wait=5 7"), "drain --wait=5 7");
+        assert_eq!(joined("drain :80 slot:1 --wait"), "drain :80 slot:1 --wait");
     }
 }

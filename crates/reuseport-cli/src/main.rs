@@ -31,7 +31,7 @@ use tracing_subscriber::registry::LookupSpan;
 use error::Failure;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::parse_from(args::with_values(std::env::args_os()));
     match start_logs().and_then(|()| cli.verb.run(cli::Cli::command())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error::is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -295,7 +295,7 @@ pub(crate) fn none_active(key: &GroupKey, shares: &[Share], room: Option<usize>)
         return String::new();
     }
     let instead = match shares.iter().any(|share| share.state != State::Standby) {
-        true => "draining members are picked (fallback_draining)",
+        true => "those that drain or have weight 0 are picked, in turn (fallback_draining)",
         false => "the kernel's hash decides (fallback_kernel)",
     };
     note(&format!("no member of {key} is active with a weight; until one is, {instead}"), room)

@@ -12,7 +12,7 @@ use reuseport::status::{GroupStatus, MemberStatus, State};
 use reuseport::{ErrorKind, Stop};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::args::GroupArgs;
+use crate::args::{self, GroupArgs};
 use crate::backend::{self, Members};
 use crate::error::Failure;
 use crate::output::{self, by_number, count};
@@ -38,7 +38,7 @@ Exit status:
 
 Examples:
   reuseport drain :8080 slot:2
-  reuseport drain :8080 pid:1234 --wait=30 && kill -QUIT 1234
+  reuseport drain :8080 pid:1234 --wait 30s && kill -QUIT 1234
   reuseport drain :8080 gen:1
 ")]
 pub(crate) struct Drain {
@@ -52,9 +52,9 @@ pub(crate) struct Drain {
     #[arg(value_name = "MEMBER", required = true)]
     members: Vec<Selector>,
 
-    /// Return when they are drained, or after SECONDS with exit status 3
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
-    wait: Option<Option<u32>>,
+    /// Return when they are drained, or after TIME (30, 30s, 5m) with exit status 3
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = args::time)]
+    wait: Option<Option<Duration>>,
 }
 
 impl Drain {
@@ -80,7 +80,9 @@ impl Drain {
         let now = members.now()?;
         // First, because it says what the lines about the members mean.
         let mut out = output::none_active(&now.group.key, &shares, output::width());
-        for member in those(&now, &cookies) {
+        // What is drained already is said at the end of the wait.
+        let said = |member: &&MemberStatus| self.wait.is_none() || !is_drained(member);
+        for member in those(&now, &cookies).filter(said) {
             let _ = writeln!(out, "{}: {}", now.group.key, describe(member, &now));
         }
         output::print(&out)?;
@@ -141,6 +143,15 @@ fn describe(member: &MemberStatus, group: &GroupStatus) -> String {
     format!("{name} {has}")
 }
 
+/// The same of one that is drained.
+fn drained_line(member: &MemberStatus) -> String {
+    let name = select::name(member);
+    match member.enrolment.as_ref().and_then(|enrolment| enrolment.open) {
+        None | Some(0) => format!("{name} is drained"),
+        Some(open) => format!("{name} is drained; {} open", count(open as usize, "connection")),
+    }
+}
+
 fn wait_word(n: u32) -> String {
     let n = n as usize;
     format!("{} {}", count(n, "connection"), by_number(n, "waits", "wait"))
@@ -166,7 +177,7 @@ fn still_reached(members: &[MemberStatus], key: &GroupKey) -> Result<()> {
 }
 
 /// Returns when the members are drained, or gone.
-fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) -> Result<()> {
+fn wait(members: &Members, cookies: &[Cookie], limit: Option<Duration>, stop: &Stop) -> Result<()> {
     /// Reading the host's groups takes some ten milliseconds.
     const PAUSE: Duration = Duration::from_millis(50);
 
@@ -177,6 +188,7 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
     let mut drained = 0;
     let mut unasked: Vec<MemberStatus> = Vec::new();
     let mut still_picked = false;
+    let mut done: Vec<String> = Vec::new();
     let key = &members.status.group.key;
     loop {
         let now = match members.now() {
@@ -200,6 +212,7 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
             drained += 1;
             if drained == LOOKS {
                 still_picked = any_left && draining_are_picked(&now);
+                done = those(&now, cookies).map(drained_line).collect();
                 unasked = those(&now, cookies)
                     .filter(|member| !member.member.not_asked.is_empty())
                     .cloned()
@@ -213,10 +226,9 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
         let left = left.join(", ");
         match limit {
             _ if stop.is_set() => bail!("{key}: interrupted: {left}; draining continues"),
-            Some(limit) if begun.elapsed() >= Duration::from_secs(limit.into()) => {
-                let limit = count(limit as usize, "second");
+            Some(limit) if begun.elapsed() >= limit => {
                 return Err(Failure::degraded(
-                    format!("{key}: not drained in {limit}: {left}"),
+                    format!("{key}: not drained in {}: {left}", args::show_time(limit)),
                     "draining continues; `reuseport undrain` ends it",
                 )
                 .into());
@@ -234,6 +246,11 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<u32>, stop: &Stop) 
     if !unasked.is_empty() {
         return still_reached(&unasked, key);
     }
-    output::print(&format!("{key}: drained\n"))?;
+    if done.is_empty() {
+        // They have closed.
+        done.push("drained".to_owned());
+    }
+    let out: String = done.iter().map(|line| format!("{key}: {line}\n")).collect();
+    output::print(&out)?;
     Ok(())
 }

@@ -54,17 +54,15 @@ impl Weight {
         for (member, weight) in &wanted {
             let enrolment = member.enrolment.as_ref();
             let share = shares.iter().find(|share| enrolment.is_some_and(|e| e.slot == share.slot));
-            let part = match share.and_then(backend::active_weight) {
-                Some(weight) if total > 0 => f64::from(weight) / f64::from(total),
-                _ => 0.0,
+            let part = f64::from(share.and_then(backend::active_weight).unwrap_or(0));
+            // Without a weight above 0, who is picked is said below.
+            let part = match total {
+                0 => String::new(),
+                total => format!(": {} of new picks", percent(part / f64::from(total))),
             };
             let was = enrolment.map_or(String::new(), |e| format!(", was {}", e.weight));
-            let _ = writeln!(
-                out,
-                "{key}: {} has weight {weight}{was}: {} of new picks",
-                select::name(member),
-                percent(part),
-            );
+            let _ =
+                writeln!(out, "{key}: {} has weight {weight}{was}{part}", select::name(member),);
         }
         out.push_str(&output::none_active(key, &shares, output::width()));
         output::print(&out)?;

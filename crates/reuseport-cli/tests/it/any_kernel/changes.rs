@@ -221,7 +221,7 @@ fn a_draining_nginx_worker_gets_nothing_new_until_it_is_undrained() {
         let served = || (0..40).map(|_| http_get(nginx.addr())).collect::<BTreeSet<String>>().len();
         assert_eq!(served(), 2);
 
-        let text = stdout(&["drain", &group, &format!("pid:{worker}"), "--wait=30"]);
+        let text = stdout(&["drain", &group, &format!("pid:{worker}"), "--wait", "30s"]);
         assert!(text.contains(&format!("(pid {worker}) is drained")), "{text}");
         assert!(text.ends_with("drained\n"), "{text}");
         let states = each(&group, "state");
@@ -260,7 +260,7 @@ fn drain_shows_what_is_left_and_waits_for_it() {
         let output = run(&["drain", &group, "slot:0", "--wait=0"]);
         assert_eq!(output.status.code(), Some(3), "{output:?}");
         let late = String::from_utf8(output.stderr).unwrap();
-        assert!(late.contains("not drained in 0 seconds: slot:0"), "{late}");
+        assert!(late.contains("not drained in 0s: slot:0"), "{late}");
         assert_eq!(each(&group, "state"), json!(["draining", "active"]));
 
         let mut waiting = Running::start(&["drain", &group, "slot:0", "--wait"]);
