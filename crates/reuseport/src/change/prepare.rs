@@ -10,7 +10,7 @@ use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::maps::PolicyMaps;
-use crate::kernel::object::{self, NewPins};
+use crate::kernel::object::{self, LoadedObject, NewPins};
 use crate::kernel::program::{self, Config, Loaded};
 use crate::kernel::sockets::{Sockets, SocketsKind};
 use crate::kernel::tables::{Length, TableMap, Tables};
@@ -91,11 +91,13 @@ fn prepare(
             Ok(Prepared { program: loaded, state, degraded, pins: NewPins::default() })
         }
         Program::Object(spec) => {
-            let (loaded, sockets, pins) = object::load(spec, bpffs)?;
+            let LoadedObject { program: loaded, sockets, pins, followed } =
+                object::load(spec, bpffs)?;
             let slots = sockets.slots().count();
             let table = Empty::new(Length::of_object(slots), slots).map_err(denied)?;
             let setup = Setup::new(program.kind(), false, None);
-            let state = table.state(group, seed, setup, sockets, None).map_err(denied)?;
+            let mut state = table.state(group, seed, setup, sockets, None).map_err(denied)?;
+            state.followed = followed;
             state.bind(&loaded, &state.instance)?;
             Ok(Prepared { program: loaded, state, degraded: None, pins })
         }
