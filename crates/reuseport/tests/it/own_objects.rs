@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use reuseport::{Attach, ErrorKind, ObjectNote, ObjectSpec};
+use rustix::thread::CapabilitySet;
 use sk_reuseport::maps::ReusePortSockArray;
 use test_support::bpffs;
 
 use crate::bad_input::refused;
+use crate::common::rights::capable_of;
 use crate::common::scene::Scene;
 use crate::common::world::{alone, deal, object, with_object};
 
@@ -89,6 +91,17 @@ fn a_socket_hash_is_kept_as_members_come_and_go() {
             assert_eq!(deal(&scene.members, 4), [0, 4], "{program}");
             reuseport::detach(&scene.host, &scene.key).unwrap();
         }
+    });
+}
+
+#[test]
+fn a_socket_hash_names_the_capability_that_it_takes() {
+    alone(|| {
+        let scene = Scene::new(2);
+        let tracing = CapabilitySet::BPF | CapabilitySet::PERFMON;
+        let attach = with_object(object("own_sockhash").program("from_wide"));
+        let error = capable_of(tracing, || scene.attach(&attach)).unwrap_err();
+        refused(error, ErrorKind::Denied, &["`wide`", "missing here: CAP_NET_ADMIN"]);
     });
 }
 

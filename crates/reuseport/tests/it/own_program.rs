@@ -66,7 +66,7 @@ fn a_network_keeps_its_worker_over_restarts_in_any_order() {
     alone(|| {
         let mut workers = listeners(3);
         let address = workers[0].local_addr().unwrap();
-        let balancer = by_network::attach(&workers).unwrap();
+        by_network::attach(&workers).unwrap();
         by_network::route_to("127.1.0.0".parse().unwrap(), 16, 1).unwrap();
         by_network::route_to("127.1.2.0".parse().unwrap(), 24, 2).unwrap();
         let reached = |workers: &[TcpListener]| {

@@ -3,10 +3,12 @@
 
 use std::path::Path;
 
+use rustix::thread::CapabilitySet;
 use sk_reuseport::maps::MapData;
 use sk_reuseport::{Contents, Extern, MapContents, MapType, Uses};
 
 use crate::error::{Error, ErrorKind};
+use crate::kernel::caps;
 use crate::model::selection::ObjectSpec;
 
 /// The reason for a refusal, and what to do.
@@ -168,6 +170,14 @@ fn without_map(
         }
     };
     Refused::new(why, format!("its maps for sockets: {}", listed(&unused)))
+}
+
+/// The capabilities that creating the map for sockets takes.
+pub(super) fn needed(contents: &Contents, name: &str) -> &'static [(CapabilitySet, &'static str)] {
+    match contents.maps().find(|map| map.name == name) {
+        Some(map) if map.map_type != ARRAY => caps::SOCKET_MAPS,
+        _ => caps::LOADING,
+    }
 }
 
 /// Refuses a map whose keys cannot be the numbers of slots.

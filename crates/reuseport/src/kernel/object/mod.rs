@@ -68,7 +68,10 @@ pub(crate) fn load(spec: &ObjectSpec, directory: &Path) -> Result<LoadedObject> 
     for (variable, element, value) in &settings.variables {
         loader.variable(variable, *element, value);
     }
-    let mut ebpf = loader.load(&data).map_err(|error| cannot_use(&failed, error))?;
+    let mut ebpf = loader.load(&data).map_err(|error| match error {
+        EbpfError::MapError(_) => caps::failed(&failed, error, choose::needed(&contents, &map)),
+        error => cannot_use(&failed, error),
+    })?;
     let pins = NewPins(ebpf.new_pins().map(Path::to_owned).collect());
     for (map, index, value) in &settings.elements {
         let map = ebpf.map(map).ok_or_else(|| missing(&failed, "map", map))?;
@@ -103,7 +106,6 @@ fn read(spec: &ObjectSpec, failed: &str) -> Result<Vec<u8>> {
 
 fn cannot_use(failed: &str, error: EbpfError) -> Error {
     match error {
-        EbpfError::MapError(_) => caps::failed(failed, error, caps::LOADING),
         EbpfError::NoBTF => Error::new(ErrorKind::Unsupported, failed).because(error),
         _ => Error::new(ErrorKind::Invalid, failed).because(error),
     }
