@@ -131,6 +131,7 @@ pub use change::request::{
 pub use error::{Error, ErrorKind, Hint, Report, Result};
 pub use host::Host;
 pub use kernel::borrow;
+pub use kernel::object::notes::ObjectNote;
 pub use kernel::observe::netns_names;
 pub use look::stats::{MemberStats, Stats};
 pub use model::degraded::Degraded;
@@ -138,6 +139,7 @@ pub use model::group::{self, Group, Member, Unborrowable};
 pub use model::id::{self, State, Weight};
 pub use model::policy::{self, CpuList, Policy};
 pub use model::selection::{ObjectSpec, Program, Selection};
+pub use model::setting;
 pub use model::spec::{self, GroupSpec};
 pub use model::status;
 pub use model::sticky::Stickiness;

@@ -105,8 +105,24 @@ pub enum Hint {
     NoGlobal,
     /// The object has a program in a section of a type that is not known.
     Section,
-    /// The object uses something that no loader of this crate supports.
-    Unsupported,
+    /// A program reads the kernel's configuration.
+    Configuration,
+    /// A program calls a function of the kernel.
+    KernelFunction,
+    /// A program reads a variable of the kernel.
+    KernelVariable,
+    /// A program refers to what the object does not define.
+    Undefined,
+    /// A map has programs as initial values.
+    ProgramsAsValues,
+    /// A map of maps has static maps as initial values.
+    StaticMapsAsValues,
+    /// A map of maps has initial values whose places are not known.
+    UnclearValues,
+    /// A pinned map of maps has initial values.
+    ValuesOfPinned,
+    /// Two maps have one name.
+    SameName,
 }
 
 impl Hint {
@@ -182,13 +198,25 @@ impl Hint {
             }
             Self::NoGlobal => "the object has no such global variable",
             Self::Section => {
-                "a program that selects sockets is in a section `sk_reuseport` or \
-                 `sk_reuseport/migrate`; build the others into another object"
+                "a program that selects sockets is in a section `sk_reuseport` or `sk_reuseport/migrate`"
             }
-            Self::Unsupported => {
-                "build it without `extern` variables and functions (`__kconfig`, `__ksym`), \
-                 programs as initial values, initial values of pinned maps, and two maps of one name"
+            Self::Configuration => {
+                "declare it `const volatile` instead of `extern`, and set its value before loading"
             }
+            Self::KernelFunction => "build the program without it, or use a helper function",
+            Self::KernelVariable => {
+                "build the program without it; fields of the kernel's structures can be read (CO-RE)"
+            }
+            Self::Undefined => "link it with the object that does (`bpftool gen object`)",
+            Self::ProgramsAsValues => {
+                "call a function (`static __noinline`) instead of another program"
+            }
+            Self::StaticMapsAsValues => "declare the inner maps without `static`",
+            Self::UnclearValues => "compile it with -g, and declare the map of maps as a structure",
+            Self::ValuesOfPinned => {
+                "another program may use the pinned map already: leave out `.values`, or do not pin it"
+            }
+            Self::SameName => "give each map a name of its own, also static ones",
         }
     }
 }

@@ -48,9 +48,12 @@
 
 mod bpf;
 mod btf;
+mod contents;
+
 mod error;
 #[cfg(any(test, feature = "fault-injection"))]
 pub mod fault;
+mod functions;
 mod hint;
 mod links;
 mod loader;
@@ -58,6 +61,7 @@ pub mod maps;
 pub mod net;
 pub mod pin;
 pub mod programs;
+mod prune;
 mod relocate;
 
 pub mod sys;
@@ -69,8 +73,9 @@ pub use aya_obj::VerifierLog;
 pub use aya_obj::btf::{Btf, BtfError, BtfKind};
 pub use aya_obj::maps::PinningType;
 pub use bpf::{Ebpf, GlobalData};
-pub use btf::{KernelBtf, KernelTypes};
-pub use error::{EbpfError, Report, hint_of};
+pub use btf::{KernelBtf, KernelTypes, ValueType, Variable};
+pub use contents::{Contents, MapContents, MapType, ProgramContents, Uses};
+pub use error::{EbpfError, Extern, Report, hint_of};
 pub use hint::Hint;
 pub use loader::EbpfLoader;
 pub use sys::Pod;

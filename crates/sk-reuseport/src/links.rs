@@ -1,5 +1,5 @@
 //! Links between the parts of an object that aya-obj does not follow: static maps, and initial values of maps
-//! of maps. What cannot be linked is refused by its name.
+//! of maps. What cannot be linked is refused by its name, if it is used.
 //!
 //! A static map is referred to by its section and its offset in it, and aya-obj would take any map of the
 //! section: [`resolve`] makes these relocations refer to the map's own symbol.
@@ -10,13 +10,43 @@ use object::{SectionIndex, SectionKind, SymbolIndex, SymbolKind, elf};
 
 use crate::btf;
 use crate::error::EbpfError;
+use crate::hint::Hint;
 
-/// A map that is an element of a map of maps from the beginning.
+/// An initial value of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Value {
     pub(crate) outer: String,
-    pub(crate) index: u32,
-    pub(crate) inner: String,
+    pub(crate) of: ValueOf,
+}
+
+/// What the value is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ValueOf {
+    /// A map that is an element of a map of maps from the beginning.
+    Map { index: u32, inner: String },
+    /// One that this crate does not put there.
+    Refused(Refused),
+}
+
+/// Why an initial value is not put into its map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Program,
+    StaticMap,
+    Unclear,
+}
+
+impl Refused {
+    /// The error for a map that has such a value.
+    pub(crate) fn error(self, outer: &str) -> EbpfError {
+        let (what, hint) = match self {
+            Self::Program => ("that are programs", Hint::ProgramsAsValues),
+            Self::StaticMap => ("that are static maps", Hint::StaticMapsAsValues),
+            Self::Unclear => ("whose places are unclear", Hint::UnclearValues),
+        };
+        let what = format!("initial values (`.values`) of the map `{outer}` {what}");
+        EbpfError::Unsupported { what, hint }
+    }
 }
 
 type File<'a> = ElfFile64<'a, Endianness>;
@@ -36,10 +66,10 @@ struct Relocation {
 /// Bytes of an `Elf64_Rel`.
 const ENTRY: usize = 16;
 
-/// Makes relocations refer to static maps by their symbols, and returns the initial values of maps of maps.
+/// Makes relocations refer to static maps by their symbols, and returns the initial values of maps.
 /// Data that is no 64-bit ELF file is left to the parser.
-pub(crate) fn resolve(bytes: &mut [u8]) -> Result<Vec<Value>, EbpfError> {
-    let Ok(file) = File::parse(&*bytes) else { return Ok(Vec::new()) };
+pub(crate) fn resolve(bytes: &mut [u8]) -> Vec<Value> {
+    let Ok(file) = File::parse(&*bytes) else { return Vec::new() };
     let (mut values, mut patches) = (Vec::new(), Vec::new());
     for section in file.sections() {
         let header = section.elf_section_header();
@@ -51,12 +81,11 @@ pub(crate) fn resolve(bytes: &mut [u8]) -> Result<Vec<Value>, EbpfError> {
         for relocation in relocations(&section) {
             let Ok(symbol) = file.symbol_by_index(relocation.symbol) else { continue };
             if target.kind() == SectionKind::Text {
-                refuse_undefined(&symbol)?;
                 if let Some(info) = own_symbol(&file, &target, &relocation, &symbol) {
                     patches.push((relocation.place + 8, info));
                 }
             } else if is_of_maps(&target) {
-                values.push(value(&file, &target, &relocation, &symbol)?);
+                values.push(value(&file, &target, &relocation, &symbol));
             }
         }
     }
@@ -65,7 +94,7 @@ pub(crate) fn resolve(bytes: &mut [u8]) -> Result<Vec<Value>, EbpfError> {
             bytes.copy_from_slice(&info.to_ne_bytes());
         }
     }
-    Ok(values)
+    values
 }
 
 fn relocations(section: &Section<'_, '_>) -> Vec<Relocation> {
@@ -85,16 +114,6 @@ fn relocations(section: &Section<'_, '_>) -> Vec<Relocation> {
         })
     };
     data.chunks_exact(ENTRY).enumerate().filter_map(read).collect()
-}
-
-/// Refuses code that refers to what the object does not have: kernel symbols and configuration.
-fn refuse_undefined(symbol: &Symbol<'_, '_>) -> Result<(), EbpfError> {
-    match symbol.name() {
-        Ok(name) if symbol.is_undefined() && !name.is_empty() => Err(unsupported(format!(
-            "the external symbol `{name}` (`extern`, `__ksym` or `__kconfig`)"
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// The same relocation with the symbol of the static map that it refers to by section and offset.
@@ -137,36 +156,31 @@ fn value(
     section: &Section<'_, '_>,
     relocation: &Relocation,
     symbol: &Symbol<'_, '_>,
-) -> Result<Value, EbpfError> {
+) -> Value {
     const POINTER: u64 = 8;
 
-    let outer = map_at(file, section.index(), relocation.offset);
+    let map = map_at(file, section.index(), relocation.offset);
     let name = |symbol: &Symbol<'_, '_>| symbol.name().unwrap_or_default().to_owned();
-    let of = outer.as_ref().map(name).unwrap_or_default();
-    let unsupported =
-        |what: &str| unsupported(format!("initial values (`.values`) of the map `{of}` {what}"));
+    let outer = map.as_ref().map(name).unwrap_or_default();
+    let refused = |why| Value { outer: outer.clone(), of: ValueOf::Refused(why) };
     let is_map = symbol.section_index() == Some(section.index());
     let inner = match symbol.kind() {
         SymbolKind::Data if is_map => name(symbol),
         // A static map: the offset is what the section has at that place.
-        SymbolKind::Section if is_map => {
-            return Err(unsupported("that are static maps"));
-        }
-        _ => return Err(unsupported("that are programs")),
+        SymbolKind::Section if is_map => return refused(Refused::StaticMap),
+        _ => return refused(Refused::Program),
     };
     let types = file.section_by_name(".BTF").and_then(|section| section.data().ok());
-    let index = outer.and_then(|outer| {
-        let inside = relocation.offset.checked_sub(outer.address())?;
-        let values = btf::size_of_variable(types?, of.as_bytes())?;
+    let index = map.and_then(|map| {
+        let inside = relocation.offset.checked_sub(map.address())?;
+        let values = btf::size_of_variable(types?, outer.as_bytes())?;
         let inside = inside.checked_sub(u64::from(values))?;
         inside.is_multiple_of(POINTER).then(|| u32::try_from(inside / POINTER).ok())?
     });
-    let index = index.ok_or_else(|| unsupported("whose places are unclear"))?;
-    Ok(Value { outer: of, index, inner })
-}
-
-pub(crate) fn unsupported(what: String) -> EbpfError {
-    EbpfError::Unsupported { what }
+    match index {
+        Some(index) => Value { outer, of: ValueOf::Map { index, inner } },
+        None => refused(Refused::Unclear),
+    }
 }
 
 fn is_of_maps(section: &Section<'_, '_>) -> bool {

@@ -11,17 +11,20 @@ use aya_obj::btf::Btf;
 use aya_obj::generated::{BPF_F_SLEEPABLE, bpf_map_type};
 use aya_obj::maps::PinningType;
 use aya_obj::{EbpfSectionKind, Object, ProgramSection};
+use object::SectionIndex;
 
 use crate::bpf::{Ebpf, GlobalData};
-use crate::btf::KernelBtf;
+use crate::btf::{KernelBtf, Variable};
 use crate::error::{EbpfError, MapError};
-use crate::links::Value;
+use crate::functions::Functions;
+use crate::hint::Hint;
+use crate::links::{Value, ValueOf};
 use crate::maps::{Map, MapData, MapFd, size};
 use crate::pin::NewPins;
 use crate::programs::{
     BtfTracePoint, Code, Iter, Program, ProgramData, SkReuseport, UnsupportedProgram,
 };
-use crate::relocate::{self, Types, undamaged};
+use crate::relocate::{self, Parsed, Types, undamaged};
 use crate::util::{nr_cpus, page_size};
 use crate::verifier::VerifierLogLevel;
 
@@ -44,12 +47,14 @@ use crate::verifier::VerifierLogLevel;
 pub struct EbpfLoader<'a> {
     btf: Types<'a>,
     globals: HashMap<&'a str, (&'a [u8], bool)>,
+    variables: Vec<(&'a Variable, u32, &'a [u8])>,
     max_entries: HashMap<&'a str, u32>,
     pin_directory: Option<PathBuf>,
     pin_paths: HashMap<&'a str, Cow<'a, Path>>,
     given_maps: HashMap<&'a str, &'a MapData>,
     kernel_functions: HashMap<u32, u32>,
     log_level: VerifierLogLevel,
+    only: Option<&'a str>,
 }
 
 impl Default for EbpfLoader<'_> {
@@ -64,12 +69,14 @@ impl<'a> EbpfLoader<'a> {
         Self {
             btf: Types::WhenNeeded,
             globals: HashMap::new(),
+            variables: Vec::new(),
             max_entries: HashMap::new(),
             pin_directory: None,
             pin_paths: HashMap::new(),
             given_maps: HashMap::new(),
             kernel_functions: HashMap::new(),
             log_level: VerifierLogLevel::default(),
+            only: None,
         }
     }
 
@@ -110,6 +117,12 @@ impl<'a> EbpfLoader<'a> {
         must_exist: bool,
     ) -> &mut Self {
         self.globals.insert(name, (value.into().bytes, must_exist));
+        self
+    }
+
+    /// Sets a variable or a constant, or this element of an array, as [`Contents`](crate::Contents) describes it.
+    pub fn variable(&mut self, variable: &'a Variable, element: u32, value: &'a [u8]) -> &mut Self {
+        self.variables.push((variable, element, value));
         self
     }
 
@@ -163,6 +176,13 @@ impl<'a> EbpfLoader<'a> {
         self
     }
 
+    /// Loads only this program, and creates only the maps that it uses. What the object has besides may be of
+    /// kinds that this crate does not support.
+    pub fn only(&mut self, program: &'a str) -> &mut Self {
+        self.only = Some(program);
+        self
+    }
+
     /// Loads an object from a file.
     ///
     /// # Errors
@@ -190,18 +210,29 @@ impl<'a> EbpfLoader<'a> {
     /// An object that makes the parser panic is [`EbpfError::Damaged`], unless the program is built
     /// with `panic = "abort"`. Most such objects are found before they are parsed.
     pub fn load(&mut self, data: &[u8]) -> Result<Ebpf, EbpfError> {
-        let (mut object, values) = relocate::parse(data)?;
+        let Parsed { mut object, bytes, values, functions, reach } =
+            relocate::parse(data, self.only)?;
+        relocate::refuse_externals(&functions, self.only)?;
+        if self.only.is_some() {
+            object.maps.retain(|name, _| relocate::is_used(name, &reach, &values));
+        }
         undamaged(|| Ok(object.patch_map_data(self.globals.clone())?))?;
+        for (variable, element, value) in &self.variables {
+            relocate::set_variable(&mut object, variable, *element, value)?;
+        }
         let btf = relocate::load_btf(&mut object, self.log_level)?.map(Arc::new);
-        relocate::relocate_to_kernel(&mut object, data, &self.btf)?;
+        relocate::relocate_to_kernel(&mut object, bytes.bytes(), &self.btf)?;
         let mut pins = NewPins::default();
-        self.refuse_pinned_values(&object, &values)?;
+        self.refuse_values(&object, &values)?;
         let maps = self.create_maps(&mut object, btf.as_deref(), &mut pins)?;
         self.fill(&values, &maps)?;
         relocate::relocate_to_maps(&mut object, &maps)?;
         relocate::call_kernel_functions(&mut object, &self.kernel_functions);
         let fds: Arc<[MapFd]> = maps.values().map(|map| map.fd().share()).collect();
-        let programs = self.prepare_programs(object, &btf, &fds);
+        let mut programs = self.prepare_programs(object, &functions, &btf, &fds);
+        if self.only.is_none() {
+            programs.extend(unsupported(&functions));
+        }
         let maps = maps
             .into_iter()
             .map(|(name, map)| Ok((name, Map::from_map_data(map)?)))
@@ -209,15 +240,19 @@ impl<'a> EbpfLoader<'a> {
         Ok(Ebpf { maps, programs, new_pins: pins.keep() })
     }
 
-    /// A pinned map of maps may be in use already, so its values are not the object's to set.
-    fn refuse_pinned_values(&self, object: &Object, values: &[Value]) -> Result<(), EbpfError> {
-        for Value { outer, .. } in values {
-            let definition = object.maps.get(outer);
-            if definition.is_some_and(|map| map.pinning() == PinningType::ByName)
+    /// Refuses initial values that cannot be put into their maps. A pinned map of maps may be in use already, so
+    /// its values are not the object's to set.
+    fn refuse_values(&self, object: &Object, values: &[Value]) -> Result<(), EbpfError> {
+        for Value { outer, of } in values {
+            let Some(definition) = object.maps.get(outer) else { continue };
+            if let ValueOf::Refused(why) = of {
+                return Err(why.error(outer));
+            }
+            if definition.pinning() == PinningType::ByName
                 || self.pin_paths.contains_key(outer.as_str())
             {
                 let what = format!("initial values (`.values`) of the pinned map `{outer}`");
-                return Err(EbpfError::Unsupported { what });
+                return Err(EbpfError::Unsupported { what, hint: Hint::ValuesOfPinned });
             }
         }
         Ok(())
@@ -225,7 +260,8 @@ impl<'a> EbpfLoader<'a> {
 
     /// Puts the initial values into maps of maps, except those that the caller passes.
     fn fill(&self, values: &[Value], maps: &HashMap<String, MapData>) -> Result<(), EbpfError> {
-        for Value { outer, index, inner } in values {
+        for Value { outer, of } in values {
+            let ValueOf::Map { index, inner } = of else { continue };
             if self.given_maps.contains_key(outer.as_str()) {
                 continue;
             }
@@ -324,15 +360,16 @@ impl<'a> EbpfLoader<'a> {
     fn prepare_programs(
         &self,
         mut object: Object,
+        functions: &Functions,
         btf: &Option<Arc<OwnedFd>>,
         maps: &Arc<[MapFd]>,
     ) -> HashMap<String, Program> {
-        let functions = &object.functions;
+        let code = &object.functions;
         object
             .programs
             .drain()
             .filter_map(|(name, program)| {
-                let function = functions.get(&program.function_key())?.clone();
+                let function = code.get(&program.function_key())?.clone();
                 let flags = match program.section {
                     ProgramSection::Iter { sleepable: true } => BPF_F_SLEEPABLE,
                     _ => 0,
@@ -348,8 +385,10 @@ impl<'a> EbpfLoader<'a> {
                         log_level: self.log_level,
                     },
                 );
+                let section = functions.sections.get(&SectionIndex(program.section_index));
+                let attach_type = section.and_then(|section| section.of.attach_type());
                 let program = match program.section {
-                    ProgramSection::SkReuseport { attach_type } => {
+                    _ if let Some(attach_type) = attach_type => {
                         Program::SkReuseport(SkReuseport::new(data, attach_type))
                     }
                     ProgramSection::BtfTracePoint => {
@@ -382,6 +421,16 @@ impl Ebpf {
     pub fn load(data: &[u8]) -> Result<Self, EbpfError> {
         EbpfLoader::new().load(data)
     }
+}
+
+/// The programs of types that this crate does not load.
+fn unsupported(functions: &Functions) -> impl Iterator<Item = (String, Program)> + '_ {
+    functions.programs().filter(|(_, section)| !section.of.is_loaded()).map(
+        |(function, section)| {
+            let program = UnsupportedProgram::new(section.name.clone());
+            (function.name.clone(), Program::Unsupported(program))
+        },
+    )
 }
 
 /// Whether this is the map of an empty section of variables: assemblers write such sections into

@@ -8,12 +8,14 @@ use std::thread;
 
 use aya_obj::btf::{Btf, BtfFeatures};
 use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL, bpf_map_type};
-use aya_obj::{Object, ProgramSection, VerifierLog};
+use aya_obj::{Object, ParseError, ProgramSection, VerifierLog};
 
-use crate::btf::KernelBtf;
+use crate::btf::{KernelBtf, Variable};
 use crate::error::EbpfError;
-use crate::links::{self, Value};
+use crate::functions::{File, Functions, Reach};
+use crate::links::{self, Refused, Value, ValueOf};
 use crate::maps::MapData;
+use crate::prune::prune;
 use crate::verifier::{VerifierLogLevel, with_log};
 use crate::{sys, validate};
 
@@ -37,17 +39,107 @@ pub(crate) fn undamaged<T>(step: impl FnOnce() -> Result<T, EbpfError>) -> Resul
     panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or(Err(EbpfError::Damaged { part: PARSER }))
 }
 
-/// Parses an object, and returns the initial values of its maps of maps. The parser needs aligned bytes, so
-/// they are copied.
-pub(crate) fn parse(data: &[u8]) -> Result<(Object, Vec<Value>), EbpfError> {
-    let mut aligned = vec![0u64; data.len().div_ceil(size_of::<u64>())];
-    let bytes = zerocopy::IntoBytes::as_mut_bytes(aligned.as_mut_slice());
-    bytes[..data.len()].copy_from_slice(data);
-    let bytes = &mut bytes[..data.len()];
-    validate::check_header(bytes)?;
-    let values = links::resolve(bytes)?;
-    validate::check(bytes)?;
-    undamaged(|| Ok((Object::parse(bytes)?, values)))
+/// A parsed object, without what is not loaded.
+pub(crate) struct Parsed {
+    pub(crate) object: Object,
+    /// The file, as it was parsed.
+    pub(crate) bytes: Aligned,
+    /// The initial values of maps.
+    pub(crate) values: Vec<Value>,
+    pub(crate) functions: Functions,
+    /// What the programs that are loaded use.
+    pub(crate) reach: Reach,
+}
+
+/// Bytes at an address as the parser needs it.
+pub(crate) struct Aligned(Vec<u64>, usize);
+
+impl Aligned {
+    fn new(data: &[u8]) -> Self {
+        let mut aligned = Self(vec![0u64; data.len().div_ceil(size_of::<u64>())], data.len());
+        aligned.bytes_mut().copy_from_slice(data);
+        aligned
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &zerocopy::IntoBytes::as_bytes(self.0.as_slice())[..self.1]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut zerocopy::IntoBytes::as_mut_bytes(self.0.as_mut_slice())[..self.1]
+    }
+}
+
+/// Parses an object: all programs that this crate loads, or `only` one of them.
+pub(crate) fn parse(data: &[u8], only: Option<&str>) -> Result<Parsed, EbpfError> {
+    let mut bytes = Aligned::new(data);
+    validate::check_header(bytes.bytes())?;
+    let values = links::resolve(bytes.bytes_mut());
+    // The parser takes the maps that they are in for damaged.
+    let is_program = |value: &&Value| value.of == ValueOf::Refused(Refused::Program);
+    if let Some(Value { outer, .. }) = values.iter().find(is_program) {
+        return Err(Refused::Program.error(outer));
+    }
+    let functions = File::parse(bytes.bytes()).map(|file| Functions::of(&file)).unwrap_or_default();
+    let roots = functions.programs().filter(|(function, section)| {
+        section.of.is_loaded() && only.is_none_or(|only| only == function.name)
+    });
+    let reach = functions.reach(roots.map(|(function, _)| function));
+    prune(bytes.bytes_mut(), &functions, &reach);
+    validate::check(bytes.bytes())?;
+    let mut object = undamaged(|| Ok(Object::parse(bytes.bytes())?))?;
+    // What is not found in the file is left to the parser.
+    if !reach.functions.is_empty() {
+        object.functions.retain(|key, _| reach.functions.contains(key));
+        object.programs.retain(|_, program| reach.functions.contains(&program.function_key()));
+    }
+    Ok(Parsed { object, bytes, values, functions, reach })
+}
+
+/// Sets a variable, or an element of it, in the section's initial content.
+pub(crate) fn set_variable(
+    object: &mut Object,
+    variable: &Variable,
+    element: u32,
+    value: &[u8],
+) -> Result<(), EbpfError> {
+    let map = object.maps.get_mut(&variable.section);
+    let start = variable.place_of(element).map(|place| place as usize);
+    let place = map.zip(start).and_then(|(map, start)| {
+        map.data_mut().get_mut(start..start.checked_add(variable.of.size() as usize)?)
+    });
+    match place {
+        Some(place) if place.len() == value.len() => {
+            place.copy_from_slice(value);
+            Ok(())
+        }
+        _ => Err(ParseError::SymbolNotFound { name: variable.section.clone() }.into()),
+    }
+}
+
+/// Refuses programs that refer to what the object does not define.
+pub(crate) fn refuse_externals(functions: &Functions, only: Option<&str>) -> Result<(), EbpfError> {
+    let mut found = only.is_none();
+    for (function, section) in functions.programs() {
+        if !section.of.is_loaded() || only.is_some_and(|only| only != function.name) {
+            continue;
+        }
+        found = true;
+        if let Some((name, of)) = functions.reach([function]).external {
+            return Err(EbpfError::External { program: function.name.clone(), name, of });
+        }
+    }
+    match (found, only) {
+        (false, Some(name)) => Err(EbpfError::NoProgram { name: name.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a map is used, also as an initial value of one that is.
+pub(crate) fn is_used(name: &str, reach: &Reach, values: &[Value]) -> bool {
+    let is_in = |value: &Value| matches!(&value.of, ValueOf::Map { inner, .. } if inner == name);
+    reach.maps.contains(name)
+        || values.iter().any(|value| is_in(value) && reach.maps.contains(&value.outer))
 }
 
 /// Loads the object's own BTF into the kernel. Older kernels refuse kinds of types that they do not

@@ -13,6 +13,7 @@ use object::{
 
 use crate::btf;
 use crate::error::EbpfError;
+use crate::hint::Hint;
 
 /// Refuses damaged objects. The parser reports data that is no ELF file.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), EbpfError> {
@@ -102,6 +103,7 @@ fn check_map_definitions(file: &object::File<'_>) -> Result<(), EbpfError> {
                 let name = String::from_utf8_lossy(symbol.name_bytes().unwrap_or_default());
                 return Err(EbpfError::Unsupported {
                     what: format!("two maps with the name `{name}`"),
+                    hint: Hint::SameName,
                 });
             }
             if is_named(&section, b".maps") {
@@ -127,7 +129,7 @@ fn check_map_definitions(file: &object::File<'_>) -> Result<(), EbpfError> {
 fn check_code(file: &object::File<'_>) -> Result<(), EbpfError> {
     // Compiled without `-g`.
     if file.section_by_name(".BTF").is_none() && file.section_by_name(".maps").is_some() {
-        return Err(ParseError::NoBTF.into());
+        return Err(EbpfError::NoTypes);
     }
     let code = Code::of(file).ok_or(damaged("a function lies outside its section"))?;
     for section in file.sections().filter(|section| code.sections.contains(&section.index())) {

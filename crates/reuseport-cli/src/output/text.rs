@@ -175,6 +175,13 @@ fn header(out: &mut String, group: &GroupView, reader: &Reader) {
     let counters: Vec<String> =
         group.counters.iter().filter(|c| *c.1 > 0).map(|(name, n)| format!("{name} {n}")).collect();
     match counters.is_empty() {
+        true if group
+            .program
+            .as_ref()
+            .is_some_and(|p| p.kind == ProgramKind::Object && p.decides) =>
+        {
+            line("picks", "not counted; where it selects nothing, the kernel's hash decides");
+        }
         true if group.policy.is_some() => line("counters", "all 0"),
         true => {}
         false => line("counters", &counters.join(", ")),

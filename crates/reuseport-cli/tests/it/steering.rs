@@ -155,6 +155,40 @@ fn a_file_that_is_not_an_object_is_refused_and_nothing_changes() {
     });
 }
 
+#[test]
+fn a_users_program_is_told_its_members_and_notes_are_printed_once() {
+    const OBJECTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../reuseport/tests/bpf");
+
+    isolated(|| {
+        let (_listeners, group) = group(2);
+        let others = format!("{OBJECTS}/own_others.bpf.o");
+        let attach = ["attach", &group, "--object", &others, "--program", "second"];
+        let text = stdout(&attach);
+        let note = "section `sk_reuseport/selector` counts as `sk_reuseport`";
+        assert_eq!(text.matches(note).count(), 1, "{text}");
+        assert!(text.contains("call (syscall), classify (tc), drop (xdp)"), "{text}");
+        let shown = stdout(&["show", &group]);
+        assert!(shown.contains("picks     not counted; where it selects nothing"), "{shown}");
+        let watcher = Running::start(&[&attach[..], &["--watch"]].concat());
+        watcher.interrupted_after(note);
+
+        let settings = format!("{OBJECTS}/own_settings.bpf.o");
+        let attach = ["attach", &group, "--object", &settings, "--program", "among_workers"];
+        let set = |setting| error(2, &[&attach[..], &["--set", setting]].concat());
+        let output = run(&[&attach[..], &["--set", "workers"]].concat());
+        let refused = String::from_utf8(output.stderr).unwrap();
+        assert!(refused.contains("give NAME=VALUE or NAME[INDEX]=VALUE"), "{refused}");
+        let refused = set("worker=members");
+        assert!(
+            refused.contains("cannot set `worker`") && refused.contains("its variables: "),
+            "{refused}"
+        );
+        stdout(&[&attach[..], &["--set", "workers=members"]].concat());
+        let output = run(&["attach", &group, "--set", "workers=2"]);
+        assert!(String::from_utf8(output.stderr).unwrap().contains("--object"));
+    });
+}
+
 /// The kernel program of the library, used as an object of the user: it has a program that selects
 /// sockets and an array for them.
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../reuseport/bpf/select.bpf.o");

@@ -385,7 +385,7 @@ impl<'a> Enroller<'a> {
             _ => {
                 let needed = match self.state.sockets {
                     Sockets::Array(_) => caps::LOADING,
-                    Sockets::Map(_) => caps::SOCKET_MAPS,
+                    _ => caps::SOCKET_MAPS,
                 };
                 caps::failed(&failed, error, needed)
             }

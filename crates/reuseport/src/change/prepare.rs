@@ -8,7 +8,7 @@ use sk_reuseport::programs::SkReuseport;
 use super::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
-use crate::kernel::object::{self, NewPins};
+use crate::kernel::object::{self, LoadedObject, NewPins};
 use crate::kernel::program::{self, Config, Loaded};
 use crate::kernel::sockets::{Sockets, SocketsKind};
 use crate::kernel::tables::{Length, TableMap, Tables};
@@ -89,14 +89,15 @@ impl Transaction {
 }
 
 fn prepare_object(key: &GroupKey, spec: &ObjectSpec, bpffs: &Path) -> Result<Prepared> {
-    let (program, sockets, pins) = object::load(spec, bpffs)?;
+    let LoadedObject { program, sockets, pins, followed } = object::load(spec, bpffs)?;
     let slots = sockets.slots().count();
     let header = Header::new(key, seed()?);
     let setup = Setup::new(Program::Object(()), false, None);
-    let state = NewTable::new(Length::of_object(slots), &Table::default(), Roster::empty(slots))
+    let mut state = NewTable::new(Length::of_object(slots), &Table::default(), Roster::empty(slots))
         .and_then(|table| table.instance(1, setup))
         .and_then(|instance| GroupState::create(header, sockets, None, instance))
         .map_err(|error| cannot_make_maps(key, error))?;
+    state.followed = followed;
     state.bind(&program, &state.instance)?;
     Ok(Prepared { program, state, degraded: None, pins })
 }

@@ -3,6 +3,7 @@
 pub mod borrow;
 pub(crate) mod caps;
 pub(crate) mod cpus;
+pub(crate) mod followed;
 pub(crate) mod foreign;
 pub(crate) mod maps;
 pub(crate) mod object;

@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::io::Errno;
-use sk_reuseport::maps::{Map, MapData, MapError, ReusePortSockArray, SockMap};
+use sk_reuseport::maps::{Map, MapData, MapError, ReusePortSockArray, SockHash, SockMap};
 
 use super::caps;
 use crate::model::group::{Group, Member};
@@ -25,6 +25,10 @@ pub(crate) enum SocketsKind {
 pub(crate) enum Sockets {
     Array(ReusePortSockArray<MapData>),
     Map(SockMap<MapData>),
+    /// A user's own, whose keys are the slots.
+    Hash(SockHash<MapData, u32>),
+    /// The same with keys of 8 bytes.
+    WideHash(SockHash<MapData, u64>),
 }
 
 impl Sockets {
@@ -38,6 +42,8 @@ impl Sockets {
     pub(crate) fn from_map(map: Map) -> Result<Self, MapError> {
         match map {
             Map::SockMap(_) => Ok(Self::Map(map.try_into()?)),
+            Map::SockHash(ref data) if data.key_size() == 8 => Ok(Self::WideHash(map.try_into()?)),
+            Map::SockHash(_) => Ok(Self::Hash(map.try_into()?)),
             other => Ok(Self::Array(other.try_into()?)),
         }
     }
@@ -46,6 +52,8 @@ impl Sockets {
         match self {
             Self::Array(array) => array.map_data(),
             Self::Map(map) => map.map_data(),
+            Self::Hash(map) => map.map_data(),
+            Self::WideHash(map) => map.map_data(),
         }
     }
 
@@ -60,10 +68,16 @@ impl Sockets {
     }
 
     pub(crate) fn set(&mut self, slot: Slot, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        self.store(slot, socket, 0)
+    }
+
+    fn store(&mut self, slot: Slot, socket: BorrowedFd<'_>, flags: u64) -> Result<(), MapError> {
         let socket = socket.as_raw_fd();
         match self {
-            Self::Array(array) => array.set(slot.index(), &socket, 0),
-            Self::Map(map) => map.set(slot.index(), &socket, 0),
+            Self::Array(array) => array.set(slot.index(), &socket, flags),
+            Self::Map(map) => map.set(slot.index(), &socket, flags),
+            Self::Hash(map) => map.insert(slot.index(), socket, flags),
+            Self::WideHash(map) => map.insert(u64::from(slot.index()), socket, flags),
         }
     }
 
@@ -76,11 +90,7 @@ impl Sockets {
         /// include/uapi/linux/bpf.h
         const BPF_NOEXIST: u64 = 1;
 
-        let socket = socket.as_raw_fd();
-        match self {
-            Self::Array(array) => array.set(slot.index(), &socket, BPF_NOEXIST),
-            Self::Map(map) => map.set(slot.index(), &socket, BPF_NOEXIST),
-        }
+        self.store(slot, socket, BPF_NOEXIST)
     }
 
     /// Empties a slot if this socket is in it, or if the map does not tell and it `may` be. Returns whether that
@@ -98,8 +108,10 @@ impl Sockets {
         let cleared = match self {
             Self::Array(array) => array.clear_index(&slot.index()),
             Self::Map(map) => map.clear_index(&slot.index()),
+            Self::Hash(map) => map.remove(&slot.index()),
+            Self::WideHash(map) => map.remove(&slot.index().into()),
         };
-        // ENOENT (array) and EINVAL (map): it was empty.
+        // ENOENT (array, hash) and EINVAL (map): it was empty.
         cleared.map_or_else(
             |error| matches!(caps::os_error(&error), Some(Errno::NOENT | Errno::INVAL)),
             |()| true,
@@ -128,7 +140,7 @@ impl Sockets {
     pub(crate) fn emptied(&self) -> Emptied {
         match self {
             Self::Array(_) => Emptied::WhenItLeaves,
-            Self::Map(_) => Emptied::WhenItCloses,
+            Self::Map(_) | Self::Hash(_) | Self::WideHash(_) => Emptied::WhenItCloses,
         }
     }
 
@@ -137,6 +149,8 @@ impl Sockets {
         let cookie = match self {
             Self::Array(array) => array.get(&slot.index()),
             Self::Map(map) => map.get(&slot.index()),
+            Self::Hash(map) => map.cookie(&slot.index()),
+            Self::WideHash(map) => map.cookie(&slot.index().into()),
         };
         match cookie {
             Ok(cookie) => Ok(cookie.and_then(Cookie::new).map_or(Occupant::None, Occupant::Socket)),

@@ -12,6 +12,7 @@ pub(crate) mod refusal;
 pub(crate) mod retake;
 pub(crate) mod roster;
 pub(crate) mod selection;
+pub mod setting;
 pub mod spec;
 pub(crate) mod split;
 pub mod status;

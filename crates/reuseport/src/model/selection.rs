@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::group::Protocol;
 use super::policy::Policy;
+use super::setting::{Place, Setting, Value};
 use super::sticky::Stickiness;
 
 /// How this tool's program selects a member.
@@ -93,15 +94,17 @@ pub struct ObjectSpec {
     pub path: PathBuf,
     /// The program's function. `None`: the only program of the object that selects sockets.
     pub program: Option<String>,
-    /// The map that takes the group's sockets, by index from 0 on. `None`: the only socket array of
-    /// the object, or its only socket map if it has no array.
+    /// The map that takes the group's sockets, by index from 0 on. `None`: the only socket array that the
+    /// program uses, or its only socket map or socket hash if it uses no array.
     pub map: Option<String>,
+    /// Values for its variables and for elements of its arrays.
+    pub settings: Vec<Setting>,
 }
 
 impl ObjectSpec {
     /// The only program of this object, with its only map for sockets.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), program: None, map: None }
+        Self { path: path.into(), program: None, map: None, settings: Vec::new() }
     }
 
     /// This [program](Self::program).
@@ -114,6 +117,14 @@ impl ObjectSpec {
     #[must_use]
     pub fn map(self, map: impl Into<String>) -> Self {
         Self { map: Some(map.into()), ..self }
+    }
+
+    /// With this value for a global variable, or for an element: `set("limit", 3)`, `set(("limits", 2), 3)`,
+    /// `set("workers", Value::Members)`.
+    #[must_use]
+    pub fn set(mut self, place: impl Into<Place>, value: impl Into<Value>) -> Self {
+        self.settings.push(Setting { place: place.into(), value: value.into() });
+        self
     }
 }
 

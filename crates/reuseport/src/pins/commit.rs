@@ -6,6 +6,7 @@ use std::collections::HashSet;
 
 use sk_reuseport::programs::SkReuseport;
 
+use super::followed;
 use super::group::GroupState;
 use super::instance::{self, Instance};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,6 +36,9 @@ impl GroupState {
 
     /// Puts the announced table into force. When this returns, no program reads the old one.
     pub(crate) fn swap(&mut self) -> Result<()> {
+        // Newcomers have entered already, and those who leave are still there.
+        let next = self.instance.next_roster().unwrap_or(&self.instance.roster);
+        followed::tell(&self.followed, next)?;
         let swapped = self.instance.swap();
         swapped.map_err(|error| caps::failed("cannot change the table", error, caps::LOADING))
     }
@@ -101,6 +105,7 @@ impl GroupState {
         let host_members = self.dropped_host_members();
         let members = self.take_out_dropped(group)?;
         self.instance.take_back(&base)?;
+        followed::tell(&self.followed, &self.instance.roster)?;
         for other in std::mem::take(&mut self.others) {
             other.unpin(&base)?;
         }

@@ -15,10 +15,12 @@ use sk_reuseport::programs::SkReuseport;
 
 use super::bpffs::{self, Held, Root};
 use super::directory::directory_name;
+use super::followed;
 use super::instance::{self, Instance};
 use super::schema::{another_schema, check_schema, unreadable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
+use crate::kernel::followed::Followed;
 use crate::kernel::maps::PolicyMaps;
 use crate::kernel::recognise::{self, HEADER};
 use crate::kernel::sockets::Sockets;
@@ -40,6 +42,8 @@ pub(crate) struct GroupState {
     pub(crate) sockets: Sockets,
     /// `None` for a user's own program.
     pub(crate) policy_maps: Option<PolicyMaps>,
+    /// Values of a user's own program that follow its members.
+    pub(crate) followed: Vec<Followed>,
     /// The program that decides, or would.
     pub(crate) instance: Instance,
     /// What an interrupted or failed change left.
@@ -63,6 +67,7 @@ impl GroupState {
             header,
             sockets,
             policy_maps,
+            followed: Vec::new(),
             instance,
             others: Vec::new(),
         })
@@ -148,6 +153,7 @@ impl GroupState {
             Some(Program::Object(())) => None,
             None => return Err(another_schema(&failed, "its policy is of a newer version")),
         };
+        let followed = followed::open(&base).map_err(unreadable)?;
         Ok(Self {
             directory,
             held: Some(held),
@@ -155,6 +161,7 @@ impl GroupState {
             header,
             sockets,
             policy_maps,
+            followed,
             instance,
             others: instances,
         })
@@ -184,6 +191,7 @@ impl GroupState {
         if let Some(maps) = &self.policy_maps {
             maps.pin(&staging).map_err(failed)?;
         }
+        followed::pin(&self.followed, &staging).map_err(failed)?;
         self.instance.pin(&staging, program)
     }
 

@@ -15,6 +15,7 @@
 //!     paces  progress            what least-loaded remembers: limits, and who takes connections
 //!     reports                    the workers' load reports
 //!     counters  picks            runs by reason; picks by slot
+//!     follow-...                 a map of a user's own program, and what it is told (`followed`)
 //!     program-N/                 the program that decides (`instance`)
 //!       select  setup            the program, and what it decides by
 //!       tables  table            the table in force, with the members
@@ -32,6 +33,7 @@
 pub(crate) mod bpffs;
 pub(crate) mod commit;
 mod directory;
+mod followed;
 pub(crate) mod group;
 pub(crate) mod host_layer;
 pub(crate) mod instance;

@@ -1,6 +1,6 @@
 //! `.BTF.ext`: the records that tie an object's instructions to its types.
 
-use super::raw::u32_at;
+use super::raw::{Raw, u32_at};
 
 /// The parts, with the offset of their fields in `struct btf_ext_header`.
 #[derive(Debug, Clone, Copy)]
@@ -61,4 +61,56 @@ pub(super) fn sections(ext: &[u8], part: Part) -> Option<Vec<SectionRecords<'_>>
         rest = &rest[end..];
     }
     Some(sections)
+}
+
+/// Drops the relocations of fields (CO-RE) that `keep` does not want, by section and offset: those of code that is
+/// not loaded. The parser looks for the function of each.
+pub(crate) fn retain_relocations(types: &[u8], ext: &mut [u8], keep: impl Fn(&[u8], u64) -> bool) {
+    let raw = Raw::new(types).unwrap_or_default();
+    let Some(sections) = sections(ext, Part::Relocations) else { return };
+    let mut kept: Vec<u8> = Vec::new();
+    let mut dropped = false;
+    for section in &sections {
+        let name = raw.string(section.name);
+        let of_section: Vec<&[u8]> = section
+            .records()
+            .filter(|record| u32_at(record, 0).is_some_and(|at| keep(name, at.into())))
+            .collect();
+        dropped |= of_section.len() < section.records().count();
+        if of_section.is_empty() {
+            continue;
+        }
+        kept.extend(section.name.to_ne_bytes());
+        kept.extend((of_section.len() as u32).to_ne_bytes());
+        of_section.iter().for_each(|record| kept.extend_from_slice(record));
+    }
+    let place = || {
+        let start = (u32_at(ext, 4)? as usize)
+            .checked_add(u32_at(ext, Part::Relocations as usize)? as usize)?;
+        start.checked_add(4)
+    };
+    let (true, Some(start)) = (dropped, place()) else { return };
+    // The size of a record stays in front of them.
+    let length = (kept.len() + 4) as u32;
+    if let Some(place) = ext.get_mut(start..start + kept.len()) {
+        place.copy_from_slice(&kept);
+        let at = Part::Relocations as usize + 4;
+        ext[at..at + 4].copy_from_slice(&length.to_ne_bytes());
+    }
+}
+
+/// Gives a section another name of the same length, where the records name it.
+pub(crate) fn rename_section(types: &mut [u8], ext: &[u8], from: &[u8], to: &[u8]) {
+    let raw = Raw::new(types).unwrap_or_default();
+    let parts = [Part::FuncInfo, Part::LineInfo, Part::Relocations];
+    let named = parts.into_iter().flat_map(|part| sections(ext, part).unwrap_or_default());
+    let places: Vec<usize> = named
+        .filter(|section| raw.string(section.name) == from)
+        .filter_map(|section| raw.place_of(types, section.name))
+        .collect();
+    for place in places {
+        if let Some(name) = types.get_mut(place..place + to.len()) {
+            name.copy_from_slice(to);
+        }
+    }
 }

@@ -6,11 +6,17 @@
 //! and only this subset is parsed and searched.
 
 mod ext;
+mod externs;
 mod kernel;
 mod raw;
 mod required_types;
 mod subset;
 mod validate;
+mod variables;
 
+pub(crate) use ext::{rename_section, retain_relocations};
+pub(crate) use externs::{externs, hide_externs};
 pub use kernel::{KernelBtf, KernelTypes};
 pub(crate) use validate::{is_valid, size_of_variable, variables};
+pub use variables::{ValueType, Variable};
+pub(crate) use variables::{value_type, variable};

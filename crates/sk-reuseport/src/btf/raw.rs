@@ -86,6 +86,17 @@ impl<'a> Raw<'a> {
         Some(Self { types: part(8)?, strings: part(16)? })
     }
 
+    /// Where the types begin in the bytes that this is of.
+    pub(super) fn start(&self, bytes: &[u8]) -> Option<usize> {
+        (self.types.as_ptr().addr()).checked_sub(bytes.as_ptr().addr())
+    }
+
+    /// Where a string begins in the bytes that this is of.
+    pub(super) fn place_of(&self, bytes: &[u8], string: u32) -> Option<usize> {
+        let start = self.strings.as_ptr().addr().checked_sub(bytes.as_ptr().addr())?;
+        start.checked_add(string as usize)
+    }
+
     /// All types with their ids, which begin with 1. Ends early at an unknown kind.
     pub(super) fn types(&self) -> impl Iterator<Item = (u32, Entry<'a>)> + use<'a> {
         self.places().map(|(id, _, entry)| (id, entry))

@@ -9,7 +9,7 @@ mod program;
 mod report;
 
 pub use map::MapError;
-pub use object::EbpfError;
+pub use object::{EbpfError, Extern};
 pub use pin::PinError;
 pub use program::{LinkError, ProgramError, SkReuseportError};
 pub use report::{Report, hint_of};

@@ -1,5 +1,6 @@
 //! Why an object was not loaded.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -40,6 +41,24 @@ pub enum EbpfError {
     Unsupported {
         /// What, with its name in the object.
         what: String,
+        /// What to do about it.
+        hint: Hint,
+    },
+    /// A program that is to be loaded refers to something that the object does not define.
+    #[error("program `{program}` {of} `{name}`, which is not supported")]
+    External {
+        /// The program.
+        program: String,
+        /// The name that it refers to.
+        name: String,
+        /// What that is the name of.
+        of: Extern,
+    },
+    /// There is no program of this name that this crate loads.
+    #[error("the BPF object has no program `{name}`")]
+    NoProgram {
+        /// The name.
+        name: String,
     },
     /// The object has more zeroed data (`.bss`) than a map takes.
     #[error("the BPF object has {zeros} bytes of zeros (.bss); {limit} are the most")]
@@ -58,6 +77,9 @@ pub enum EbpfError {
     /// The object was compiled for the other byte order.
     #[error("the BPF object was compiled for the other byte order")]
     WrongEndianness,
+    /// The object does not describe its types, which its maps need.
+    #[error("the BPF object does not describe the types of its maps (BTF)")]
+    NoTypes,
     /// The object's types, or the kernel's, cannot be used.
     #[error("BTF error")]
     BtfError(#[from] BtfError),
@@ -87,6 +109,43 @@ pub enum EbpfError {
     ProgramError(#[from] ProgramError),
 }
 
+/// What a program refers to and the object does not define.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Extern {
+    /// A value of the kernel's configuration (`__kconfig`).
+    Configuration,
+    /// A function of the kernel (`__ksym`).
+    KernelFunction,
+    /// A variable of the kernel (`__ksym`).
+    KernelVariable,
+    /// Something else: perhaps another object defines it.
+    Undefined,
+}
+
+impl Extern {
+    fn hint(self) -> Hint {
+        match self {
+            Self::Configuration => Hint::Configuration,
+            Self::KernelFunction => Hint::KernelFunction,
+            Self::KernelVariable => Hint::KernelVariable,
+            Self::Undefined => Hint::Undefined,
+        }
+    }
+}
+
+/// A clause that the name follows.
+impl fmt::Display for Extern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Configuration => "reads the kernel's configuration (`__kconfig`):",
+            Self::KernelFunction => "calls a function of the kernel (`__ksym`):",
+            Self::KernelVariable => "reads a variable of the kernel (`__ksym`):",
+            Self::Undefined => "refers to what the object does not define:",
+        })
+    }
+}
+
 impl EbpfError {
     /// What to do about it, where that is known.
     pub fn hint(&self) -> Option<Hint> {
@@ -94,12 +153,13 @@ impl EbpfError {
             Self::ParseError(error) => match error {
                 ParseError::ElfError(_) => Some(Hint::NotAnObject),
                 ParseError::InvalidMapDefinition { .. } => Some(Hint::MapDefinition),
-                ParseError::NoBTF => Some(Hint::NoTypes),
                 ParseError::SymbolNotFound { .. } => Some(Hint::NoGlobal),
                 ParseError::InvalidProgramSection { .. } => Some(Hint::Section),
                 _ => None,
             },
-            Self::Unsupported { .. } => Some(Hint::Unsupported),
+            Self::NoTypes => Some(Hint::NoTypes),
+            Self::Unsupported { hint, .. } => Some(hint.clone()),
+            Self::External { of, .. } => Some(of.hint()),
             Self::WrongMachine { .. } => Some(Hint::NotAnObject),
             Self::WrongEndianness => Some(Hint::ByteOrder),
             Self::BtfLoadError { io_error, verifier_log } => {

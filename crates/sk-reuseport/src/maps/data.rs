@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aya_obj::EbpfSectionKind;
-use aya_obj::generated::bpf_map_type;
+use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 use aya_obj::maps::{LegacyMap, PinningType, bpf_map_def};
 
 use super::info::MapInfo;
@@ -115,7 +115,13 @@ impl MapData {
             inner,
             btf: types_of(&definition, btf),
         };
-        let mut result = sys::bpf_map_create(&request);
+        let mut result = if has_variables(&definition) {
+            // So that one variable can be written while programs write others.
+            let mapped = MapCreate { flags: request.flags | BPF_F_MMAPABLE, ..request };
+            sys::bpf_map_create(&mapped).or_else(|_| sys::bpf_map_create(&request))
+        } else {
+            sys::bpf_map_create(&request)
+        };
         // The description of keys and values is optional. The kernel refuses it if it describes
         // only the values, and for some types of maps (map_check_btf in the kernel).
         let refused = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
@@ -240,6 +246,16 @@ impl MapData {
         }
     }
 
+    /// Bytes of a key.
+    pub fn key_size(&self) -> u32 {
+        self.definition.key_size()
+    }
+
+    /// The same map, by the same descriptor.
+    pub fn share(&self) -> Self {
+        Self { definition: self.definition.clone(), fd: self.fd.share() }
+    }
+
     /// Opens a map by its id.
     ///
     /// # Errors
@@ -356,6 +372,11 @@ impl AsFd for MapData {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Whether it is the map of a section of variables that programs may change.
+fn has_variables(definition: &aya_obj::Map) -> bool {
+    matches!(definition.section_kind(), EbpfSectionKind::Data | EbpfSectionKind::Bss)
 }
 
 /// The type ids of a map's keys and values, for the types of maps that accept them.

@@ -14,6 +14,7 @@
 //! ```
 
 pub mod array;
+mod bytes;
 mod check;
 mod data;
 pub mod hash_map;

@@ -1,7 +1,7 @@
 //! Static maps, initial values of maps of maps, and what the loader refuses by its name.
 
 use sk_reuseport::maps::{Array, ArrayOfMaps, MapData, MapError, ReusePortSockArray};
-use sk_reuseport::{Ebpf, EbpfError, EbpfLoader};
+use sk_reuseport::{Contents, Ebpf, EbpfLoader, ValueType};
 use test_support::{bpffs, netns};
 
 use crate::fixtures::*;
@@ -54,17 +54,17 @@ fn maps_of_maps_have_their_initial_values() {
 }
 
 #[test]
-fn what_the_loader_does_not_support_is_named() {
-    let refused = |bytes: &[u8], name: &str| {
-        let error = Ebpf::load(bytes).unwrap_err();
-        assert!(matches!(error, EbpfError::Unsupported { .. }), "{error:?}");
-        let text = report(&error);
-        assert!(text.contains(&format!("`{name}`")) && !text.contains('\n'), "{text}");
-        assert!(text.contains("; build it without `extern`"), "{text}");
+fn what_the_loader_does_not_support_is_named_with_what_to_do() {
+    let refused = |bytes: &[u8], words: [&str; 2]| {
+        let text = report(&Ebpf::load(bytes).unwrap_err());
+        assert!(words.iter().all(|word| text.contains(word)) && !text.contains('\n'), "{text}");
     };
-    refused(object!("programs_as_values"), "next_programs");
-    refused(object!("kernel_symbol"), "bpf_rcu_read_lock");
-    refused(object!("kernel_configuration"), "LINUX_KERNEL_VERSION");
+    let values = "map `next_programs` that are programs, which is not supported";
+    refused(object!("programs_as_values"), [values, "; call a function (`static __noinline`)"]);
+    let function = "calls a function of the kernel (`__ksym`): `bpf_rcu_read_lock`";
+    refused(object!("kernel_symbol"), [function, "; build the program without it"]);
+    let value = "reads the kernel's configuration (`__kconfig`): `LINUX_KERNEL_VERSION`";
+    refused(object!("kernel_configuration"), [value, "; declare it `const volatile`"]);
 }
 
 #[test]
@@ -92,4 +92,79 @@ fn two_maps_of_the_same_name_are_refused() {
     }
     let text = report(&Ebpf::load(&bytes).unwrap_err());
     assert!(text.contains("two maps with the name `first`"), "{text}");
+}
+
+/// Of an object that as a whole could not be loaded.
+#[test]
+fn only_what_a_program_uses_is_loaded() {
+    for (name, section, chosen) in
+        [("by_index", "sk_reuseport/by_index", 1), ("first", "sk_reuseport/first", 0)]
+    {
+        netns::isolated(|| {
+            let group = UdpGroup::new(3);
+            let mut ebpf = EbpfLoader::new().only(name).load(OTHERS).unwrap();
+            assert_eq!(ebpf.programs().count(), 1);
+            assert!(ebpf.map("impossible").is_none());
+            let mut sockets: ReusePortSockArray<&mut MapData> =
+                ebpf.map_mut("sockets").unwrap().try_into().unwrap();
+            for (index, member) in group.members.iter().enumerate() {
+                sockets.set(index as u32, member, 0).unwrap();
+            }
+            loaded(&mut ebpf, name).attach(&group.members[0]).unwrap();
+            assert_eq!(group.send(b"x"), chosen, "{section}");
+        });
+    }
+    let error = EbpfLoader::new().only("other").load(OTHERS).unwrap_err();
+    assert!(report(&error).contains("no program `other`"), "{error}");
+}
+
+#[test]
+fn one_variable_is_written_and_its_neighbours_stay() {
+    netns::isolated(|| {
+        let group = UdpGroup::new(3);
+        let contents = Contents::parse(OTHERS).unwrap();
+        let index = contents.variable("chosen").unwrap();
+        let mut loader = EbpfLoader::new();
+        let first = 2u16.to_ne_bytes();
+        let mut ebpf = loader.only("by_index").variable(&index, 0, &first).load(OTHERS).unwrap();
+        let mut sockets: ReusePortSockArray<&mut MapData> =
+            ebpf.map_mut("sockets").unwrap().try_into().unwrap();
+        for (index, member) in group.members.iter().enumerate() {
+            sockets.set(index as u32, member, 0).unwrap();
+        }
+        loaded(&mut ebpf, "by_index").attach(&group.members[0]).unwrap();
+        assert_eq!(group.send(b"x"), 2);
+        let data = ebpf.map(&index.section).unwrap().data();
+        data.set_variable(index.offset, &0u16.to_ne_bytes()).unwrap();
+        assert_eq!(group.send(b"x"), 0);
+        assert!(data.set_variable(index.offset + 1, &0u16.to_ne_bytes()).is_err(), "not aligned");
+        assert!(data.set_variable(16, &0u64.to_ne_bytes()).is_err(), "beyond the end");
+    });
+}
+
+#[test]
+fn an_object_says_what_it_has_before_it_is_loaded() {
+    let contents = Contents::parse(OTHERS).unwrap();
+    let programs: Vec<_> =
+        contents.programs().map(|p| (p.name(), p.section(), p.attach_type().is_some())).collect();
+    assert_eq!(
+        programs,
+        [
+            ("by_index", "sk_reuseport/by_index", true),
+            ("first", "sk_reuseport/first", true),
+            ("other", "tc", false),
+        ]
+    );
+    let uses = contents.uses("by_index");
+    assert_eq!(
+        (uses.maps, uses.external, uses.selects),
+        (vec![".data".into(), "sockets".into()], None, true)
+    );
+    let uses = contents.uses("other");
+    assert_eq!(uses.maps, ["impossible"]);
+    assert!(uses.external.is_some() && !uses.selects);
+    assert_eq!(contents.variables(), ["before", "behind", "chosen"]);
+    let integer = ValueType::Integer { size: 8, signed: false, big_endian: false };
+    assert_eq!(contents.variable("behind").unwrap().of, integer);
+    assert_eq!(contents.value_type("sockets"), integer);
 }

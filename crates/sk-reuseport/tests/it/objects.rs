@@ -165,7 +165,7 @@ fn programs_of_other_types_are_listed_as_unsupported() {
     assert!(matches!(program.unload(), Err(ProgramError::UnexpectedProgramType)));
     assert!(program.pin("/sys/fs/bpf/nothing").is_err());
     let Program::Unsupported(other) = &*program else { panic!("an XDP program") };
-    assert!(other.section().contains("Xdp"), "{}", other.section());
+    assert_eq!(other.section(), "xdp");
     let wrong: Result<&mut SkReuseport, _> = program.try_into();
     assert!(matches!(wrong, Err(ProgramError::UnexpectedProgramType)));
     let none = ebpf.programs().filter(|(_, program)| matches!(program, Program::SkReuseport(_)));
@@ -231,6 +231,6 @@ fn an_object_without_debug_information_says_how_to_compile_it() {
     let at = object.windows(5).position(|name| name == b".BTF\0").unwrap();
     object[at + 3] = b'_';
     let error = Ebpf::load(&object).unwrap_err();
-    assert!(matches!(error, EbpfError::ParseError(_)), "{error:?}");
+    assert!(matches!(error, EbpfError::NoTypes), "{error:?}");
     assert_eq!(error.hint(), Some(sk_reuseport::Hint::NoTypes));
 }

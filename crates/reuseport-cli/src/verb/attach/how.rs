@@ -8,6 +8,7 @@ use reuseport::id::{Cookie, Weight};
 use reuseport::status::GroupStatus;
 use reuseport::{Attach, Host, ObjectSpec, Policy, Program, Stop};
 
+use super::words::note;
 use crate::error;
 use crate::policy::PolicyOptions;
 use crate::select::{self, WeightOf};
@@ -37,6 +38,15 @@ impl How {
         attach.program = program;
         let attach = attach.force(self.force).partial(self.partial).slots(self.slots);
         Ok(attach.weights(weights).cpus(self.options.cpus.clone()).stop(self.stop.clone()))
+    }
+}
+
+impl How {
+    /// What is worth knowing about the user's object.
+    pub(super) fn notes(&self) -> String {
+        // It could be used a moment ago.
+        let notes = self.object.as_ref().and_then(|object| object.notes().ok()).unwrap_or_default();
+        notes.iter().map(|text| note(&text.to_string())).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use reuseport::group::Group;
 use reuseport::id::Slot;
+use reuseport::setting::Setting;
 use reuseport::{Balancer, Host, ObjectSpec, Policy, Stop, netns_names};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -51,6 +52,7 @@ Examples:
   reuseport attach :53 --netns blue --policy source
   reuseport attach udp::4433 --policy payload:1:8
   reuseport attach :8080 --object my.bpf.o --program select --map sockets
+  reuseport attach :8080 --object my.bpf.o --set workers=members --watch
 ")]
 pub(crate) struct Attach {
     #[command(flatten)]
@@ -74,8 +76,9 @@ pub(crate) struct Attach {
     /// Attach your own program from this ELF object
     ///
     /// The object, built by clang or aya-ebpf, has a program in a section `sk_reuseport` or
-    /// `sk_reuseport/migrate`, and a map of type BPF_MAP_TYPE_REUSEPORT_SOCKARRAY (or SOCKMAP). The
-    /// command fills the map with the group's sockets, from index 0 on.
+    /// `sk_reuseport/migrate`, and a map of type BPF_MAP_TYPE_REUSEPORT_SOCKARRAY (or SOCKMAP, or
+    /// SOCKHASH). The command fills the map with the group's sockets, from index 0 on. Of the object,
+    /// only this program and the maps that it uses are loaded.
     #[arg(long, value_name = "FILE")]
     #[arg(conflicts_with_all = ["load", "max_share", "cpus", "weights"])]
     object: Option<PathBuf>,
@@ -84,9 +87,18 @@ pub(crate) struct Attach {
     #[arg(long, value_name = "NAME", requires = "object")]
     program: Option<String>,
 
-    /// The socket array to fill, if the object has several
+    /// The socket array to fill, if the program uses several
     #[arg(long, value_name = "NAME", requires = "object")]
     map: Option<String>,
+
+    /// Set a variable of your program, or an element of an array
+    ///
+    /// NAME is a global variable or constant, or NAME[INDEX] an element of one, or of a map of type
+    /// BPF_MAP_TYPE_ARRAY. VALUE is a number (also 0x... and negative), true, false, an IP address,
+    /// text:..., hex:..., or one of two words that follow the group as members come and go: `members`,
+    /// their number, and `indices`, one more than the highest index in use. Can be given several times.
+    #[arg(long = "set", value_name = "NAME=VALUE", requires = "object", value_parser = setting)]
+    settings: Vec<Setting>,
 
     /// Stay and follow the groups, until ^C
     ///
@@ -157,11 +169,16 @@ impl Attach {
             self;
         let object = object.map(|path| {
             let mut object = ObjectSpec::new(path);
-            (object.program, object.map) = (program, map);
+            (object.program, object.map, object.settings) = (program, map, self.settings);
             object
         });
         How { policy, options, weights, object, force, slots, partial, stop }
     }
+}
+
+/// Parses a setting. clap prints only an error's `Display`, which has no hint.
+fn setting(text: &str) -> Result<Setting, String> {
+    text.parse().map_err(|error: reuseport::Error| error.report().to_string())
 }
 
 /// A stop that ^C requests.
@@ -194,9 +211,10 @@ fn attach(host: &Host, group: &Group, how: &How) -> Result<()> {
     let identity = Identity::new(key, netns_names().remove(&key.netns.inode));
     let again = output::argument(&identity, netns::own());
     output::print(&format!(
-        "{}{}{DIM}Sockets that join later get nothing until this runs (--watch follows them):\n  \
+        "{}{}{}{DIM}Sockets that join later get nothing until this runs (--watch follows them):\n  \
          reuseport attach {again}{DIM:#}\n",
         report(key, &attached),
+        how.notes(),
         notes(&group.not_asked()),
     ))?;
     match attached.changes.left_out.iter().filter(|out| out.is_starving()).count() {

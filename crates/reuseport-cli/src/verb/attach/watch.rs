@@ -41,12 +41,16 @@ pub(super) fn follow(
         (group, request)
     });
     let requests: Vec<(Group, Result<Attach>)> = requests.collect();
+    let notes = how.notes();
     let watch = Watch::new(host, how.stop.clone())?;
     let watch = if retake { watch.retaking() } else { watch };
     let mut follower = Lines::new(watch);
     for (group, request) in requests {
         let added = request.and_then(|request| follower.add(&group, request));
         follower.failures.note(added);
+    }
+    if !notes.is_empty() && !follower.steering.is_empty() {
+        follower.printer.print(&notes);
     }
     if follower.steering.is_empty() && awaited.is_empty() {
         return follower.failures.last();

@@ -22,7 +22,7 @@ pub(super) fn notes(not_asked: &[NotAsked]) -> String {
     output::not_asked(not_asked).iter().map(|text| note(text)).collect()
 }
 
-fn note(text: &str) -> String {
+pub(super) fn note(text: &str) -> String {
     output::note(text, output::width())
 }
 

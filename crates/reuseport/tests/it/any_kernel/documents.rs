@@ -7,8 +7,9 @@ const README: &str = include_str!("../../../../../README.md");
 const OWN_PROGRAM: &str = include_str!("../../../../../docs/own-program.md");
 
 #[test]
-fn the_page_on_own_programs_shows_the_program_that_is_tested() {
+fn the_page_on_own_programs_shows_the_programs_that_are_tested() {
     assert!(OWN_PROGRAM.contains(include_str!("../../bpf/by_source.bpf.c")));
+    assert!(OWN_PROGRAM.contains(include_str!("../../bpf/by_network.bpf.c")));
 }
 
 #[test]

@@ -84,9 +84,15 @@ fn objects_that_cannot_be_used() {
         (here("bpf/host.bpf.o"), &["no program that selects sockets", "SEC(\"sk_reuseport\")"]),
         (object("leave_it"), &["no map for sockets"]),
         (two(), &["3 programs that select", "--program", "counting, from_narrow, from_small"]),
-        (named(two(), Some("from_small"), None), &["2 maps for sockets", "--map", "narrow, small"]),
+        (
+            object("own_others").program("from_both"),
+            &["selects from 2 maps for sockets", "--map: sockets, spare"],
+        ),
         (named(two(), Some("nix"), None), &["no program `nix`", "from_small"]),
-        (named(two(), Some("from_small"), Some("nix")), &["no map `nix`"]),
+        (
+            named(two(), Some("from_small"), Some("nix")),
+            &["no map `nix`", "narrow, no_sockets, small"],
+        ),
         (named(two(), Some("from_small"), Some("no_sockets")), &["`no_sockets` must be a socket"]),
     ];
     alone(|| {

@@ -74,7 +74,7 @@ fn slow_objects_changed_at_random() {
     let kernel = KernelBtf::from_sys_fs().unwrap();
     unharmed(|| {
         let objects =
-            [SELECT, MAPS, LEGACY, PINNED, TRACING, CLANG_19, AYA_LEGACY, AYA_BTF, REFUSED];
+            [SELECT, MAPS, LEGACY, PINNED, TRACING, CLANG_19, AYA_LEGACY, AYA_BTF, REFUSED, OTHERS];
         let default = Config::default();
         let config =
             Config { cases: default.cases.max(CASES), failure_persistence: None, ..default };
