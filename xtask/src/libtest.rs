@@ -6,6 +6,9 @@ use std::ops::AddAssign;
 /// Names of tests that take seconds begin with this; `--quick` leaves them out.
 pub(crate) const SLOW: &str = "slow_";
 
+/// Names of ignored tests that take minutes begin with this; `cargo xtask soak` runs them.
+pub(crate) const SOAK: &str = "soak_";
+
 /// Tests whose outcome does not depend on the kernel's version have one of these in their paths: modules
 /// of integration tests, and the modules of `reuseport` without I/O. `cargo xtask vm` leaves them out.
 pub(crate) const ANY_KERNEL: [&str; 3] = ["any_kernel::", "model::", "wire::"];

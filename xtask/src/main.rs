@@ -11,6 +11,7 @@ mod libtest;
 mod prepare;
 mod shell;
 mod simulate;
+mod soak;
 mod source;
 mod test;
 mod vm;
@@ -38,6 +39,8 @@ enum Command {
     Bpf(bpf::Args),
     /// Simulate policies among up to 1,024 workers
     Simulate(simulate::Args),
+    /// Run the long versions of tests (those with `soak_` in their names)
+    Soak(soak::Args),
     /// Install what the tests need, then run all checks and all tests
     Test(test::Args),
     /// Run tests on another kernel, in an emulated machine
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Bpf(args) => bpf::run(&args),
         Command::Simulate(args) => simulate::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Vm(args) => vm::run(&args).map(drop),
     };

@@ -43,6 +43,11 @@ pub fn times(count: usize) -> usize {
     count / usize::try_from(slowness).unwrap_or(usize::MAX)
 }
 
+/// Like [`times`], but at least `fewest`.
+pub fn times_or(count: usize, fewest: usize) -> usize {
+    times(count).max(fewest)
+}
+
 /// Waits, without sleeping, for a condition that takes less than a millisecond.
 ///
 /// # Panics

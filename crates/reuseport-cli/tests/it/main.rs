@@ -4,9 +4,6 @@
 
 mod any_kernel;
 mod common;
-mod members;
 mod not_asked;
 mod places;
-mod split;
 mod steering;
-mod watch;

@@ -147,14 +147,20 @@ impl World {
     /// The state of these groups, each given with its members.
     pub(crate) fn of(host: &Host, groups: &[(&GroupKey, &[TcpListener])]) -> Vec<Self> {
         let statuses = host.statuses().unwrap();
+        let (pins, host_members) = (pins(Path::new(ROOT)), host_members());
         let of = |(key, members): &(&GroupKey, &[TcpListener])| {
             let status = statuses.iter().find(|status| status.group.key == **key).unwrap();
-            Self::from_status(status, members)
+            Self::from_status(status, members, pins.clone(), host_members)
         };
         groups.iter().map(of).collect()
     }
 
-    fn from_status(status: &GroupStatus, members: &[TcpListener]) -> Self {
+    fn from_status(
+        status: &GroupStatus,
+        members: &[TcpListener],
+        pins: Vec<PathBuf>,
+        host_members: usize,
+    ) -> Self {
         let slot = |member: &reuseport::status::MemberStatus| {
             let enrolment = member.enrolment.as_ref();
             (member.member.cookie.map_or(0, Cookie::get), enrolment.map(|e| (e.slot, e.weight)))
@@ -163,9 +169,9 @@ impl World {
             program: status.group.program.as_ref().and_then(|program| program.id),
             slots: status.members.iter().map(slot).collect(),
             steering: status.steering,
-            pins: pins(Path::new(ROOT)),
+            pins,
             marked: marked(members),
-            host_members: host_members(),
+            host_members,
         }
     }
 

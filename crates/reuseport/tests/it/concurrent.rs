@@ -21,6 +21,7 @@ use test_support::{netns, wait};
 #[test]
 fn several_threads_attach_to_one_group() {
     alone(|| {
+        let turns = wait::times_or(8, 3);
         let members = listeners(3);
         let host = Host::open().unwrap();
         let key = key_of(&host, &members[0]);
@@ -29,7 +30,7 @@ fn several_threads_attach_to_one_group() {
                 let key = &key;
                 scope.spawn(move || {
                     let host = Host::open().unwrap();
-                    for _ in 0..8 {
+                    for _ in 0..turns {
                         Balancer::attach(&host, key, &with(*policy)).unwrap();
                         Balancer::attach(&host, key, &Attach::default()).unwrap();
                     }
@@ -51,6 +52,7 @@ fn several_threads_attach_to_one_group() {
 #[test]
 fn threads_attach_while_others_detach() {
     alone(|| {
+        let turns = wait::times_or(10, 4);
         let members = listeners(3);
         let host = Host::open().unwrap();
         let key = key_of(&host, &members[0]);
@@ -59,14 +61,14 @@ fn threads_attach_while_others_detach() {
             for _ in 0..2 {
                 scope.spawn(|| {
                     let host = Host::open().unwrap();
-                    for _ in 0..10 {
+                    for _ in 0..turns {
                         Balancer::attach(&host, &key, &Attach::default()).unwrap();
                         attached.fetch_add(1, Ordering::Relaxed);
                     }
                 });
                 scope.spawn(|| {
                     let host = Host::open().unwrap();
-                    while attached.load(Ordering::Relaxed) < 20 {
+                    while attached.load(Ordering::Relaxed) < 2 * turns {
                         match reuseport::detach(&host, &key) {
                             Ok(_) => _ = detached.fetch_add(1, Ordering::Relaxed),
                             Err(error) => {
@@ -76,7 +78,7 @@ fn threads_attach_while_others_detach() {
                     }
                 });
             }
-            while attached.load(Ordering::Relaxed) < 20 {
+            while attached.load(Ordering::Relaxed) < 2 * turns {
                 assert_eq!(deal(&members, 6).iter().sum::<usize>(), 6);
             }
         });
@@ -271,8 +273,16 @@ fn open_connections(host: &Host, key: &GroupKey) -> Vec<Option<u64>> {
 
 #[test]
 fn slow_nothing_is_left_over_after_many_cycles() {
-    const CYCLES: usize = 200;
+    nothing_is_left_over(50);
+}
 
+#[test]
+#[ignore = "soak"]
+fn soak_nothing_is_left_over_after_hundreds_of_cycles() {
+    nothing_is_left_over(400);
+}
+
+fn nothing_is_left_over(cycles: usize) {
     alone(|| {
         let host = Host::open().unwrap();
         // Keeps the host layer, which would otherwise be made anew in each cycle.
@@ -285,7 +295,7 @@ fn slow_nothing_is_left_over_after_many_cycles() {
         let before = World::of(&host, &groups);
         // Connections that outlive the attachment during which they were accepted.
         let mut lasting = Vec::new();
-        for cycle in 0..CYCLES {
+        for cycle in 0..cycles {
             Balancer::attach(&host, &key, &with(Policy::ALL[cycle % 3])).unwrap();
             Balancer::attach(&host, &key, &with(BY_OPEN)).unwrap();
             assert_eq!(open_connections(&host, &key), [Some(0); 3]);

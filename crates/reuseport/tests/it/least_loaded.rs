@@ -168,26 +168,28 @@ fn a_worker_that_fails_at_once_gets_at_most_twice_its_share() {
         let mut group = Group::new(4, LEAST_LOADED);
         group.serve(40);
         let before = group.picks();
-        for _ in 0..384 {
+        // Windows of 8 picks per member; where a window begins is not known.
+        let windows = wait::times_or(12, 4);
+        for _ in 0..windows * 8 * 4 {
             group.connect(1);
             group.accept(0..4);
             group.close(0);
         }
         let since: Vec<u64> = group.picks().iter().zip(&before).map(|(n, b)| n - b).collect();
-        // 12 windows of 8 picks per member; where a window begins is not known.
-        assert!((170..=208).contains(&since[0]), "{since:?}");
+        let capped = 2 * 8 * windows as u64;
+        assert!((capped - 22..=capped + 16).contains(&since[0]), "{since:?}");
         assert!(group.counter("share_capped") > 0);
         // Without the cap, it gets all connections but those by which idle members are not starved.
         let uncapped = LeastLoaded::DEFAULT.max_share(MaxShare::from_hundredths(10_000).unwrap());
         group.balancer.set_policy(Policy::LeastLoaded(uncapped)).unwrap();
         let before = group.picks();
-        for _ in 0..100 {
+        for _ in 0..50 {
             group.connect(1);
             group.accept(0..4);
             group.close(0);
         }
         let uncapped = group.picks()[0] - before[0];
-        assert!((90..=97).contains(&uncapped), "{uncapped}");
+        assert!((44..=49).contains(&uncapped), "{uncapped}");
     });
 }
 
@@ -325,14 +327,15 @@ fn a_sample_of_many_members_avoids_those_that_hang() {
     alone(|| {
         let mut group = Group::new(100, LEAST_LOADED);
         // All members but the first ten hang.
-        for _ in 0..1000 {
+        let turns = wait::times_or(1000, 400);
+        for _ in 0..turns {
             group.connect(1);
             group.accept(0..10);
         }
         let picks = group.picks();
         let worst = picks[10..].iter().max().unwrap();
         assert!(*worst <= 12, "{picks:?}");
-        assert!(picks[..10].iter().all(|n| *n > 20), "{picks:?}");
+        assert!(picks[..10].iter().all(|n| *n > turns as u64 / 50), "{picks:?}");
     });
 }
 

@@ -15,18 +15,18 @@ use sk_reuseport::maps::{ArrayOfMaps, Map, MapData};
 use sk_reuseport::programs::{ProgramInfo, SkReuseport};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use test_support::wait::{self, BOUND};
-use test_support::{SetOnDrop, bpffs, netns};
+use test_support::{SetOnDrop, bpffs};
 
 use crate::common::steered::Steered;
 use crate::common::traffic::{Connections, Members};
 use crate::common::world::{BY_OPEN, host_members, key_at, nothing_pinned, pins, program_in, with};
-use crate::in_turn;
+use crate::in_own_process;
 
-/// How often the library attaches and detaches, in all groups together. Each time it loads a
+/// How often the library attaches and detaches in a soak, in all groups together. Each time it loads a
 /// program, makes a dozen maps and walks all descriptors of the host four times.
 const SESSIONS: usize = 600;
 
-/// How often a program that stays loaded is attached.
+/// How often a program that stays loaded is attached in a soak.
 const ATTACHMENTS: usize = 10_000;
 
 /// One cycle in this many is checked in detail.
@@ -75,16 +75,12 @@ impl Process {
 
 /// Runs `phase` for some turns, so that lasting allocations are made, then for all turns, and
 /// asserts that the process has not grown.
-fn without_growing(turns: usize, phase: impl Fn(&Host, usize) + Sync) {
-    in_turn(|| {
-        netns::isolated(|| {
-            let host = Host::open().unwrap();
-            phase(&host, turns.div_ceil(SAMPLE));
-            let before = Process::now();
-            phase(&host, turns);
-            Process::now().assert_no_larger_than(&before);
-        });
-    });
+fn without_growing(turns: usize, phase: impl Fn(&Host, usize)) {
+    let host = Host::open().unwrap();
+    phase(&host, turns.div_ceil(SAMPLE));
+    let before = Process::now();
+    phase(&host, turns);
+    Process::now().assert_no_larger_than(&before);
 }
 
 /// A group under continuous traffic.
@@ -184,12 +180,22 @@ impl Objects {
 
 #[test]
 fn slow_attaching_and_detaching_leaves_nothing_over() {
-    without_growing(wait::times(SESSIONS), |host, turns| {
-        under_traffic(host, turns, |group| attach_and_detach(host, group));
+    in_own_process(|| attach_and_detach(wait::times(SESSIONS / 4)));
+}
+
+#[test]
+#[ignore = "soak"]
+fn soak_attaching_and_detaching_leaves_nothing_over() {
+    in_own_process(|| attach_and_detach(SESSIONS));
+}
+
+fn attach_and_detach(turns: usize) {
+    without_growing(turns, |host, turns| {
+        under_traffic(host, turns, |group| attach_and_detach_group(host, group));
     });
 }
 
-fn attach_and_detach(host: &Host, group: &Group<'_>) {
+fn attach_and_detach_group(host: &Host, group: &Group<'_>) {
     // Keeps the host layer, which would otherwise be made anew each time.
     let other = Connections::new("127.0.0.1:0".parse().unwrap(), 1);
     let other = Steered::new(host, "tcp", other.address(), BY_OPEN);
@@ -213,8 +219,18 @@ fn attach_and_detach(host: &Host, group: &Group<'_>) {
 }
 
 #[test]
-fn slow_ten_thousand_attachments_of_a_program() {
-    without_growing(wait::times(ATTACHMENTS), |host, turns| {
+fn slow_two_thousand_attachments_of_a_program() {
+    in_own_process(|| attachments_of_a_program(wait::times(ATTACHMENTS / 5)));
+}
+
+#[test]
+#[ignore = "soak"]
+fn soak_ten_thousand_attachments_of_a_program() {
+    in_own_process(|| attachments_of_a_program(ATTACHMENTS));
+}
+
+fn attachments_of_a_program(turns: usize) {
+    without_growing(turns, |host, turns| {
         under_traffic(host, turns, |group| {
             let steered = Steered::new(host, "tcp", group.key.address, Policy::RoundRobin);
             let program = steered.program();

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use crate::common::previous::{downgrade, is_downgraded};
 use crate::common::theirs::Theirs;
 use crate::common::world::{
-    BY_OPEN, World, alone, deal, has_layer, key_of, listeners, more, nothing_pinned, object,
-    one_line, with, with_object,
+    BY_OPEN, World, deal, has_layer, key_of, listeners, more, nothing_pinned, object, one_line,
+    with, with_object,
 };
 use reuseport::group::GroupKey;
 use reuseport::id::Weight;
@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use sk_reuseport::fault::{Call, Verdict, intercept};
 use sk_reuseport::programs::SkReuseport;
 
-use crate::in_turn;
+use crate::in_own_process;
 
 mod takeover;
 
@@ -197,10 +197,6 @@ fn fail_from_each_call_on(
     }
 }
 
-fn alone_in_turn<T: Send>(test: impl FnOnce() -> T + Send) -> T {
-    in_turn(|| alone(test))
-}
-
 fn decides(scene: &Scene, wanted: Policy) -> bool {
     let status = scene.status();
     status.steering.policy() == Some(wanted) && status.unsteered() == 0
@@ -208,7 +204,7 @@ fn decides(scene: &Scene, wanted: Policy) -> bool {
 
 #[test]
 fn slow_attaching_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(3);
         let attach = |scene: &Scene| scene.attach(&with(Policy::RoundRobin));
         let undo = |scene: &Scene| scene.detach().unwrap();
@@ -222,7 +218,7 @@ fn slow_attaching_fails_at_each_call() {
 
 #[test]
 fn slow_enrolling_new_members_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         let newcomer = |scene: &Scene| {
@@ -248,7 +244,7 @@ fn slow_enrolling_new_members_fails_at_each_call() {
 
 #[test]
 fn slow_a_change_of_policy_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(3);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         let change = |scene: &Scene| scene.attach(&with(Policy::Random));
@@ -265,7 +261,7 @@ fn slow_a_change_of_policy_fails_at_each_call() {
 /// The group joins the host layer, which is made for it.
 #[test]
 fn slow_starting_to_count_open_connections_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         let start = |scene: &Scene| scene.attach(&with(BY_OPEN));
@@ -280,7 +276,7 @@ fn slow_starting_to_count_open_connections_fails_at_each_call() {
 /// The group leaves the host layer, which is removed.
 #[test]
 fn slow_stopping_to_count_open_connections_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         scene.attach(&with(BY_OPEN)).unwrap();
         let stop = |scene: &Scene| scene.attach(&with(Policy::RoundRobin));
@@ -295,7 +291,7 @@ fn slow_stopping_to_count_open_connections_fails_at_each_call() {
 
 #[test]
 fn slow_replacing_a_policy_that_counts_by_an_object_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         scene.attach(&with(BY_OPEN)).unwrap();
         let change = |scene: &Scene| scene.attach(&with_object(object("first")));
@@ -309,7 +305,7 @@ fn slow_replacing_a_policy_that_counts_by_an_object_fails_at_each_call() {
 
 #[test]
 fn slow_enrolling_and_changing_the_policy_at_once_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         let newcomer = |scene: &Scene| {
@@ -329,7 +325,7 @@ fn slow_enrolling_and_changing_the_policy_at_once_fails_at_each_call() {
 
 #[test]
 fn slow_setting_weights_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         let slot = scene.status().members[0].enrolment.as_ref().unwrap().slot;
@@ -346,7 +342,7 @@ fn slow_setting_weights_fails_at_each_call() {
 /// A conversion may be complete although what comes after it fails: nothing but the layout is another one then.
 #[test]
 fn slow_taking_over_the_state_of_an_earlier_version_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(3);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         downgrade(&scene.key);
@@ -375,7 +371,7 @@ fn slow_taking_over_the_state_of_an_earlier_version_fails_at_each_call() {
 
 #[test]
 fn slow_detaching_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         let undo = |scene: &Scene| {
@@ -395,7 +391,7 @@ fn slow_detaching_fails_at_each_call() {
 
 #[test]
 fn slow_replacing_a_policy_by_an_object_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         let change = |scene: &Scene| scene.attach(&with_object(object("first")));
@@ -410,7 +406,7 @@ fn slow_replacing_a_policy_by_an_object_fails_at_each_call() {
 
 #[test]
 fn slow_resuming_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         scene.attach(&with(Policy::RoundRobin)).unwrap();
         let take_off = |scene: &Scene| SkReuseport::detach(&scene.members.borrow()[0]).unwrap();
@@ -425,7 +421,7 @@ fn slow_resuming_fails_at_each_call() {
 
 #[test]
 fn slow_stopping_at_any_call_changes_nothing_or_everything() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(3);
         let mut interrupted = 0;
         for index in 0.. {

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::world::alone;
-use crate::in_turn;
+use crate::with_all_cpus;
 use reuseport::net::Bind;
 use reuseport::policy::LeastLoaded;
 use reuseport::{Balancer, Host, Policy, Stats};
@@ -115,7 +115,7 @@ fn hang(hanging: usize, requests: usize) -> (Stats, Vec<u64>) {
 
 #[test]
 fn a_hanging_member_gets_at_most_two_connections_from_all_cpus() {
-    in_turn(|| alone(some_members_hang));
+    with_all_cpus(|| alone(some_members_hang));
 }
 
 fn some_members_hang() {

@@ -6,16 +6,16 @@ use reuseport::{Balancer, Host, Policy};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::common::world::{
-    alone, counter, deal, is_counted, is_steered, key_of, listeners, nothing_pinned, with,
+    counter, deal, is_counted, is_steered, key_of, listeners, nothing_pinned, with,
 };
-use crate::in_turn;
+use crate::in_own_process;
 
 #[test]
 fn slow_a_thousand_members() {
-    in_turn(|| {
+    in_own_process(|| {
         let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
-        alone(thousand_members);
+        thousand_members();
     });
 }
 

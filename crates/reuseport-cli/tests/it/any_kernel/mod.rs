@@ -1,5 +1,9 @@
-//! Tests whose outcome does not depend on the kernel's version: `cargo xtask vm` leaves them out.
+//! Tests whose outcome does not depend on the kernel's version: `cargo xtask vm` leaves them out. What depends on
+//! it in members that cannot be enrolled, groups that are split and watchers, the tests of the library show.
 
 mod changes;
+mod members;
 mod shares;
+mod split;
 mod usage;
+mod watch;

@@ -47,15 +47,17 @@ fn a_port_of_two_protocols() {
 
 #[test]
 fn an_address_in_two_network_namespaces() {
-    let first = netns::isolated(|| more("127.0.0.1:0".parse().unwrap(), 2));
-    let address = first[0].local_addr().unwrap();
-    let _second = netns::isolated(|| more(address, 2));
+    // The groups of all tests are seen here: no other test listens at this address.
+    let elsewhere = |at| netns::isolated(move || more(at, 2));
+    let first = elsewhere("127.41.0.1:0".parse().unwrap());
+    let at = first[0].local_addr().unwrap();
+    let _second = elsewhere(at);
     alone(|| {
         let host = Host::open().unwrap();
-        let error = host.find(&format!("tcp:{address}").parse().unwrap()).unwrap_err();
+        let error = host.find(&format!("tcp:{at}").parse().unwrap()).unwrap_err();
         refused(error, ErrorKind::Ambiguous, &["matches 2 groups", "netns", "--netns"]);
         // A group in the caller's own namespace takes precedence.
-        let own = more(address, 1);
+        let own = more(at, 1);
         assert_eq!(key_of(&host, &own[0]).netns, host.own_netns().unwrap());
     });
 }

@@ -147,7 +147,7 @@ fn attaching_takes_cap_bpf_alone() {
             assert_eq!(picked, dealt.iter().map(|n| *n as u64).collect::<Vec<_>>());
             assert_eq!(counter(&status, "picks"), 30);
             assert!(status.members.iter().all(|m| m.enrolment.as_ref().unwrap().open.is_none()));
-            capable_of(CapabilitySet::BPF, || scene.attach(&with(Policy::Hash))).unwrap();
+            capable_of(CapabilitySet::BPF, || scene.attach(&with(Policy::RoundRobin))).unwrap();
             capable_of(CapabilitySet::BPF, || scene.detach()).unwrap();
             assert!(nothing_pinned());
         }

@@ -10,7 +10,7 @@ use sk_reuseport::fault::{Call, Verdict, intercept};
 use test_support::process::close;
 use test_support::{InFlight, bpffs, wait};
 
-use super::{Fault, Scene, alone_in_turn, decides, fail_each_call, fail_from_each_call_on, faulty};
+use super::{Fault, Scene, decides, fail_each_call, fail_from_each_call_on, faulty};
 use crate::common::cookie;
 use crate::common::steps::{Steps, steps_of};
 use crate::common::theirs::Theirs;
@@ -18,6 +18,7 @@ use crate::common::world::{
     BY_OPEN, deal, host_members, key_of, listeners, nothing_pinned, object, one_line, with,
     with_object,
 };
+use crate::in_own_process;
 
 /// The sockets are in the array of the program that is replaced.
 fn force_fails_at_each_call(attach: &Attach) {
@@ -41,12 +42,12 @@ fn force_fails_at_each_call(attach: &Attach) {
 
 #[test]
 fn slow_replacing_another_owners_program_fails_at_each_call() {
-    alone_in_turn(|| force_fails_at_each_call(&with(Policy::RoundRobin)));
+    in_own_process(|| force_fails_at_each_call(&with(Policy::RoundRobin)));
 }
 
 #[test]
 fn slow_replacing_another_owners_program_by_an_object_fails_at_each_call() {
-    alone_in_turn(|| force_fails_at_each_call(&with_object(object("first"))));
+    in_own_process(|| force_fails_at_each_call(&with_object(object("first"))));
 }
 
 /// Interrupts a takeover when the sockets have left their array, at this call or a later one. Returns which.
@@ -68,7 +69,7 @@ fn interrupt_with_their_array_empty(scene: &Scene, from: usize) -> usize {
 
 #[test]
 fn slow_going_on_with_a_takeover_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         let mut at = 0;
         for attach in [with(Policy::RoundRobin), Attach::default()] {
@@ -145,7 +146,7 @@ fn partial_takeover<T>(
 
 #[test]
 fn slow_a_listener_stops_at_any_step_of_a_partial_takeover() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let host = Host::open().unwrap();
         let steps = partial_takeover(&host, |_, take_over| {
             let (steps, result) = steps_of(take_over);
@@ -172,7 +173,7 @@ fn slow_a_listener_stops_at_any_step_of_a_partial_takeover() {
 
 #[test]
 fn slow_taking_a_group_back_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         let give = |scene: &Scene| {
             let mut theirs = scene.theirs.borrow_mut();
@@ -206,7 +207,7 @@ fn slow_taking_a_group_back_fails_at_each_call() {
 
 #[test]
 fn slow_replacing_an_object_by_a_policy_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         scene.attach(&with_object(object("first"))).unwrap();
         let change = |scene: &Scene| scene.attach(&with(Policy::RoundRobin));
@@ -219,7 +220,7 @@ fn slow_replacing_an_object_by_a_policy_fails_at_each_call() {
 
 #[test]
 fn slow_an_object_with_pins_of_its_own_fails_at_each_call() {
-    alone_in_turn(|| {
+    in_own_process(|| {
         let scene = Scene::new(2);
         let good = object("pinned").program("good");
         let attach = |scene: &Scene| scene.attach(&with_object(good.clone()));
