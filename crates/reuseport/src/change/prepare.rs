@@ -93,10 +93,11 @@ fn prepare_object(key: &GroupKey, spec: &ObjectSpec, bpffs: &Path) -> Result<Pre
     let slots = sockets.slots().count();
     let header = Header::new(key, seed()?);
     let setup = Setup::new(Program::Object(()), false, None);
-    let mut state = NewTable::new(Length::of_object(slots), &Table::default(), Roster::empty(slots))
-        .and_then(|table| table.instance(1, setup))
-        .and_then(|instance| GroupState::create(header, sockets, None, instance))
-        .map_err(|error| cannot_make_maps(key, error))?;
+    let mut state =
+        NewTable::new(Length::of_object(slots), &Table::default(), Roster::empty(slots))
+            .and_then(|table| table.instance(1, setup))
+            .and_then(|instance| GroupState::create(header, sockets, None, instance))
+            .map_err(|error| cannot_make_maps(key, error))?;
     state.followed = followed;
     state.bind(&program, &state.instance)?;
     Ok(Prepared { program, state, degraded: None, pins })
