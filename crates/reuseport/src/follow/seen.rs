@@ -91,12 +91,14 @@ pub(crate) struct Observation {
     pub(crate) cookies: HashSet<Cookie>,
     /// The groups that are followed and that were found.
     pub(crate) seen: Vec<(GroupKey, Seen)>,
+    /// The numbers of the expected groups that were found.
+    pub(crate) found: Vec<u32>,
 }
 
 impl Observation {
-    pub(crate) fn new(groups: &[Group], seen: Vec<(GroupKey, Seen)>) -> Self {
+    pub(crate) fn new(groups: &[Group], seen: Vec<(GroupKey, Seen)>, found: Vec<u32>) -> Self {
         let members = groups.iter().flat_map(|group| &group.members);
-        Self { cookies: members.filter_map(|member| member.cookie).collect(), seen }
+        Self { cookies: members.filter_map(|member| member.cookie).collect(), seen, found }
     }
 }
 

@@ -161,7 +161,7 @@ impl World {
                     let whole = extent == Extent::Whole;
                     let see = |group: &Group| (group.key.clone(), Seen::new(group, true, whole));
                     let seen = groups.iter().map(see).collect();
-                    let observation = Observation::new(&groups, seen);
+                    let observation = Observation::new(&groups, seen, Vec::new());
                     self.follower.observed(self.now, Some(&observation));
                 }
                 Some(Action::Update { key, extent }) => {
