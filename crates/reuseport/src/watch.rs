@@ -16,6 +16,7 @@ use crate::follow::follower::{Action, Follower};
 use crate::follow::seen::{Done, Found, Observation, Port, Seen, Step};
 use crate::follow::source::Source;
 use crate::host::Host;
+use crate::kernel::cpus::time_of_thread;
 use crate::kernel::observe::Extent;
 use crate::look::view;
 use crate::model::group::{Group, GroupKey, Protocol};
@@ -30,9 +31,12 @@ pub use crate::model::retake::Retake;
 /// Follows groups, in the calling thread: any number of them with one set of descriptors.
 ///
 /// A TCP listener that starts to listen, listens again, or comes back with a restarted server should be
-/// enrolled within 50 ms; a UDP socket within 250 ms (400 ms in another network namespace), if it is not
-/// connected by then: servers such as those of DTLS bind a socket and connect it to one client. The watcher holds
-/// no socket of a server. When it ends, the programs stay attached.
+/// enrolled within 50 ms; a UDP socket within 250 ms, if it is not connected by then: servers such as those of DTLS
+/// bind a socket and connect it to one client. The watcher holds no socket of a server. When it ends, the programs
+/// stay attached.
+///
+/// Events of UDP sockets take CAP_NET_ADMIN, and the root of the cgroup2 hierarchy in the caller's mount namespace or
+/// that of process 1. Otherwise UDP sockets are listed, less often where that would take more than 1 % of a core.
 ///
 /// A full restart of the server ends the group and its attachment. The program, its counters and its
 /// secret are kept while the group is watched. New members take the slots of those that left, with their
@@ -341,6 +345,7 @@ impl Watch {
 
     /// Lists the host's groups for all groups that are due.
     fn observe(&mut self, extent: &Extent) {
+        let began = time_of_thread();
         let listed = self.host.groups_near(extent);
         let observation = listed.as_ref().ok().map(|(groups, whole)| {
             let see = |key: &GroupKey| {
@@ -352,7 +357,9 @@ impl Watch {
             let awaited = &mut self.awaited;
             awaited.forget_gone(groups, *whole);
             let is_there = |id: &u32| awaited.is_there(*id, groups, is_followed);
-            Observation::new(groups, seen, self.follower.looked_for().filter(is_there).collect())
+            let found = self.follower.looked_for().filter(is_there).collect();
+            let cost = time_of_thread().saturating_sub(began);
+            Observation { cost, ..Observation::new(groups, seen, found) }
         });
         let keys: Vec<GroupKey> = self.follower.looked_at().cloned().collect();
         keys.iter().for_each(|key| self.watch_over_present(key));

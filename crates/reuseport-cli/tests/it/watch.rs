@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use sk_reuseport::net::Bind;
+use sk_reuseport::programs::ProgramInfo;
 use test_support::process::close;
 use test_support::wait::{BOUND, until};
 
@@ -217,5 +218,36 @@ fn watch_waits_for_a_server_that_is_not_there_yet() {
         let output = watch.interrupt();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         assert_eq!(json(&["show", &name, "--json"])["policy"], "random");
+    });
+}
+
+/// The programs for cgroups of a process.
+fn cgroup_programs(pid: u32) -> Vec<u32> {
+    // BPF_PROG_TYPE_CGROUP_SOCK
+    const TYPE: &str = "9";
+    let value = |text: &str, field| {
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
+        line.map(|value| value.trim().to_owned())
+    };
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    let texts = descriptors.filter_map(|fd| std::fs::read_to_string(fd.ok()?.path()).ok());
+    let programs = texts.filter(|text| value(text, "prog_type:").as_deref() == Some(TYPE));
+    programs.filter_map(|text| value(&text, "prog_id:")?.parse().ok()).collect()
+}
+
+#[test]
+fn the_programs_that_tell_of_udp_sockets_go_with_the_watcher_even_if_it_is_killed() {
+    isolated(|| {
+        let sockets = Bind::new("127.0.0.1:0".parse().unwrap()).udp_sockets(2).unwrap();
+        let name = format!("udp:{}", sockets[0].local_addr().unwrap());
+        let mut watch = Running::start(&["attach", &name, "--watch"]);
+        watch.read_until("Watching");
+        let programs = cgroup_programs(watch.0.id());
+        assert_eq!(programs.len(), 2);
+        let is_loaded = |id: &u32| ProgramInfo::from_id(*id).is_ok();
+        assert!(programs.iter().all(is_loaded));
+        watch.0.kill().unwrap();
+        watch.0.wait().unwrap();
+        until("they are gone", BOUND, || !programs.iter().any(is_loaded));
     });
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::follower::REGULARLY;
+use super::pace::REGULARLY;
 use super::seen::Port;
 use crate::model::group::Protocol;
 

@@ -5,7 +5,7 @@
 //! left, and then waits for an event, at most until [`Follower::deadline`].
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::change::Change;
 use super::expected::Expected;
@@ -19,7 +19,7 @@ use crate::model::id::Cookie;
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A process let this socket listen. It joins its group a moment later.
+    /// A process let this socket listen, which joins its group a moment later, or bound it (UDP).
     Came { port: Port, cookie: Cookie, process: u32 },
     /// This socket listens no more.
     Went { port: Port, cookie: Cookie },
@@ -262,10 +262,3 @@ impl Follower {
         self.groups.iter().map(Followed::deadline).chain(expected).min()
     }
 }
-
-/// How often a group is looked at where no event tells of changes: UDP in another network namespace.
-pub(crate) const WITHOUT_EVENTS: Duration = Duration::from_millis(150);
-
-/// How often a group is looked at without an event: one may have been lost, attaching a program is none, and a
-/// failed step may succeed now.
-pub(crate) const REGULARLY: Duration = Duration::from_secs(2);

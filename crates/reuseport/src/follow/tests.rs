@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::follower::{Action, Event, Follower, REGULARLY};
+use super::follower::{Action, Event, Follower};
+use super::pace::REGULARLY;
 use super::seen::{Observation, Port};
 use crate::kernel::observe::Extent;
 use crate::model::group::{AttachedProgram, Protocol};
 
-use world::{World, cookie, key, ms, near};
+use world::{World, cookie, key, key_of, ms, near};
 
 #[test]
 fn one_look_serves_all_groups_that_are_due() {
@@ -216,6 +217,53 @@ fn udp_groups_that_only_their_descriptors_show_are_looked_for_on_the_whole_host_
         now = follower.deadline().unwrap();
     }
     assert_eq!(whole, 4);
+}
+
+#[test]
+fn a_udp_socket_is_enrolled_when_it_may_be_by_one_look_at_its_process() {
+    let mut world = World::settled_of(Protocol::Udp, 2);
+    let new = world.joins(1, Some(ms(0)), false);
+    world.passes(ms(60));
+    let second = world.joins(1, Some(ms(0)), false);
+    world.passes(ms(39));
+    assert_eq!((world.looks, world.updates.len()), (0, 0));
+    world.passes(ms(1));
+    assert_eq!((world.looks, world.updates.len()), (1, 1));
+    let slots = &world.servers[1].slots;
+    assert!(slots.contains(&new) && !slots.contains(&second));
+    world.passes(ms(60));
+    assert!(world.servers[1].slots.contains(&second));
+    for (of, extent) in &world.updates {
+        assert_eq!(*of, key_of(Protocol::Udp, 1));
+        assert_ne!(*extent, Extent::Whole);
+    }
+}
+
+#[test]
+fn a_udp_socket_that_connects_at_once_causes_no_update() {
+    let mut world = World::settled_of(Protocol::Udp, 1);
+    let new = world.joins(0, Some(ms(0)), false);
+    world.passes(ms(50));
+    world.servers[0].sockets.remove(&new);
+    world.passes(ms(200));
+    assert_eq!((world.looks, world.updates.len()), (1, 0));
+}
+
+#[test]
+fn looks_that_cost_much_are_rare() {
+    let mut world = World::settled_every(ms(150));
+    world.passes(ms(1500));
+    assert!((9..=11).contains(&world.looks), "{} looks", world.looks);
+    world.cost = ms(4);
+    world.passes(ms(1000));
+    world.looks = 0;
+    world.passes(ms(6000));
+    assert!((9..=11).contains(&world.looks), "{} looks", world.looks);
+    world.cost = ms(60);
+    world.passes(REGULARLY);
+    world.looks = 0;
+    world.passes(10 * REGULARLY);
+    assert!((9..=11).contains(&world.looks), "{} looks", world.looks);
 }
 
 #[test]

@@ -26,22 +26,7 @@ pub(super) fn follow(
     how: How,
     retake: bool,
 ) -> Result<()> {
-    let (mut found, mut awaited) = (Vec::new(), Vec::new());
-    for target in targets {
-        match target.find_to_attach(&host, all) {
-            Ok(groups) if all => {
-                found.extend(groups);
-                awaited.push(Awaited { target, is_there: true });
-            }
-            Ok(groups) => found.extend(groups),
-            Err(error) if is_not_there(&error) => {
-                awaited.push(Awaited { target, is_there: false });
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    found.sort_by_key(|group: &Group| group.key.to_string());
-    found.dedup_by(|a, b| a.key == b.key);
+    let (found, awaited) = look_for(&host, targets, all)?;
     let requests = found.into_iter().map(|group| {
         let request = how.request(&host, &group.key);
         (group, request)
@@ -66,13 +51,34 @@ pub(super) fn follow(
         follower.wait_for(awaited, all, &how)?;
     }
     follower.run()?;
-    // With --all, they are waited for.
+    // With --all, they were waited for.
     if all || refused.is_empty() {
         return Ok(());
     }
     let names: Vec<_> = refused.iter().map(|(key, _)| key.to_string()).collect();
     let failed = format!("could not attach to {}", listed(names, 4));
     Err(Failure::new(failed, "the reason was given when the command began").into())
+}
+
+/// The groups that are there, each once, and what is waited for.
+fn look_for(host: &Host, targets: Vec<Target>, all: bool) -> Result<(Vec<Group>, Vec<Awaited>)> {
+    let (mut found, mut awaited) = (Vec::new(), Vec::new());
+    for target in targets {
+        let is_there = match target.find_to_attach(host, all) {
+            Ok(groups) => {
+                found.extend(groups);
+                true
+            }
+            Err(error) if is_not_there(&error) => false,
+            Err(error) => return Err(error),
+        };
+        if all || !is_there {
+            awaited.push(Awaited { target, is_there });
+        }
+    }
+    found.sort_by_key(|group: &Group| group.key.to_string());
+    found.dedup_by(|a, b| a.key == b.key);
+    Ok((found, awaited))
 }
 
 /// Says at once what is wrong.
