@@ -2,9 +2,10 @@
 /*
  * Tells a watcher which sockets come and go on the ports that it follows, in any network namespace.
  *
- * For TCP, a tracepoint announces each listener that begins or ends to listen. For UDP there is none
- * (bind(2) passes no tracepoint), so the watcher polls an iterator, which costs little: it goes through the
- * UDP sockets of one network namespace and nothing else.
+ *   on_listen    TCP: a tracepoint, each listener that begins or ends to listen
+ *   bound4       UDP: programs of the root cgroup, each socket that a process binds. Nothing tells of sockets
+ *   bound6       that close or connect, nor of those that the kernel binds
+ *   udp_members  the UDP members in the reader's network namespace: an iterator, for the rest
  *
  * Loaded once by each watching process for as long as it runs, and pinned nowhere.
  */
@@ -17,7 +18,7 @@
 
 #include "wire/event.h"
 
-static __always_inline int is_followed(struct sock *sk, __u16 protocol)
+static __always_inline struct port port_of(struct sock *sk, __u16 protocol)
 {
 	struct port port = {
 		.netns = sk->__sk_common.skc_net.net->net_cookie,
@@ -25,7 +26,27 @@ static __always_inline int is_followed(struct sock *sk, __u16 protocol)
 		.protocol = protocol,
 	};
 
-	return bpf_map_lookup_elem(&ports, &port) != NULL;
+	return port;
+}
+
+static __always_inline int is_followed(const struct port *port)
+{
+	return bpf_map_lookup_elem(&ports, port) != NULL;
+}
+
+static __always_inline void announce(const struct port *port, __u64 cookie, int came)
+{
+	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+	if (!event)
+		return; /* the watcher polls from time to time anyway */
+	event->cookie = cookie;
+	event->netns = port->netns;
+	event->process = bpf_get_current_pid_tgid() >> 32;
+	event->port = port->number;
+	event->protocol = port->protocol;
+	event->came = came;
+	bpf_ringbuf_submit(event, 0);
 }
 
 /*
@@ -35,26 +56,46 @@ static __always_inline int is_followed(struct sock *sk, __u16 protocol)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_listen, struct sock *sk, int oldstate, int newstate)
 {
-	struct event *event;
+	struct port port;
 
 	if (oldstate != TCP_LISTEN && newstate != TCP_LISTEN)
 		return 0;
 	/* A connection is born in its listener's state. */
 	if (oldstate == TCP_LISTEN && newstate != TCP_CLOSE)
 		return 0;
-	if (!is_followed(sk, IPPROTO_TCP))
-		return 0;
-	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
-	if (!event)
-		return 0; /* the watcher polls from time to time anyway */
-	event->cookie = bpf_get_socket_cookie(sk);
-	event->netns = sk->__sk_common.skc_net.net->net_cookie;
-	event->process = bpf_get_current_pid_tgid() >> 32;
-	event->port = sk->__sk_common.skc_num;
-	event->listening = newstate == TCP_LISTEN;
-	event->reserved = 0;
-	bpf_ringbuf_submit(event, 0);
+	port = port_of(sk, IPPROTO_TCP);
+	if (is_followed(&port))
+		announce(&port, bpf_get_socket_cookie(sk), newstate == TCP_LISTEN);
 	return 0;
+}
+
+/*
+ * The socket is in its group already (__inet_bind and __inet6_bind: get_port, then the programs). It is allowed,
+ * whatever happens here.
+ */
+static __always_inline int on_bind(struct bpf_sock *ctx)
+{
+	struct port port = { .protocol = IPPROTO_UDP };
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return 1;
+	port.netns = bpf_get_netns_cookie(ctx);
+	port.number = ctx->src_port;
+	if (is_followed(&port))
+		announce(&port, bpf_get_socket_cookie(ctx), 1);
+	return 1;
+}
+
+SEC("cgroup/post_bind4")
+int bound4(struct bpf_sock *ctx)
+{
+	return on_bind(ctx);
+}
+
+SEC("cgroup/post_bind6")
+int bound6(struct bpf_sock *ctx)
+{
+	return on_bind(ctx);
 }
 
 SEC("iter/udp")
@@ -62,13 +103,15 @@ int udp_members(struct bpf_iter__udp *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->udp_sk;
 	struct udp_member member = {};
+	struct port port;
 
 	if (!sk || !sk->sk_reuseport_cb)
 		return 0;
 	/* Connected: before 6.13 it keeps its place in the group, but it is no member. */
 	if (sk->__sk_common.skc_state == TCP_ESTABLISHED)
 		return 0;
-	if (!is_followed(sk, IPPROTO_UDP))
+	port = port_of(sk, IPPROTO_UDP);
+	if (!is_followed(&port))
 		return 0;
 	member.cookie = bpf_get_socket_cookie(sk);
 	member.port = sk->__sk_common.skc_num;

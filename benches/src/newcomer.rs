@@ -1,13 +1,13 @@
-//! `newcomer`: how long does a listener that joins a watched group get nothing?
+//! `newcomer`: how long does a socket that joins a watched group get nothing?
 //!
-//! From just before it binds until it accepts its first connection of a stream that does not end, under
+//! From just before it binds until it gets the first connection, or datagram, of a stream that does not end, under
 //! `attach --watch`; first on a small host, then among many other sockets. With `--against`, another build of the
 //! command watches in turn.
 //!
-//! Not measured: servers that restart, and UDP.
+//! Not measured: servers that restart.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufRead as _, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -24,9 +24,7 @@ use crate::process::Reuseport;
 use crate::report::{Common, Figure, Report, Table, number};
 use crate::stats::{percentile, turns};
 
-/// What a newcomer may wait, at the 99th percentile, in milliseconds.
-const AIM: f64 = 50.0;
-/// Listeners that are there from the beginning.
+/// Sockets that are there from the beginning.
 const OLD: usize = 2;
 /// Newcomers for each start of a watcher.
 const EACH: usize = 20;
@@ -54,44 +52,135 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(file) = &args.against {
         builds.push(("the other build", Reuseport::of_file(file)));
     }
-    let few = measure(args, &builds)?;
+    let both = |builds: &[_]| -> Result<Vec<_>> {
+        let protocols = [Protocol::Tcp, Protocol::Udp].into_iter();
+        protocols.map(|protocol| Ok((protocol, measure(args, builds, protocol)?))).collect()
+    };
+    let few = both(&builds)?;
     let crowd = start_crowd(args.sockets)?;
-    let many = measure(args, &builds)?;
+    let many = both(&builds)?;
     drop(crowd);
-    let mut table = Table::new(["listener", "p10", "p50", "p90", "p99"]);
-    for (host, times) in
+    let mut table = Table::new(["socket", "p10", "p50", "p90", "p99"]);
+    for (host, measured) in
         [("alone".to_owned(), few), (format!("among {} sockets", args.sockets), many)]
     {
-        for ((build, _), times) in builds.iter().zip(times) {
-            let (name, p99) = (format!("{host}, {build}"), percentile(&times, 0.99));
-            table.spread_row(&name, &times, [number(p99)]);
-            report.raw(&name, &times)?;
-            report.figure(Figure::new(format!("{name}: p99"), p99, "ms").at_most(AIM));
+        for (protocol, times) in measured {
+            for ((build, _), times) in builds.iter().zip(times) {
+                let name = format!("{}, {host}, {build}", protocol.name());
+                let p99 = percentile(&times, 0.99);
+                table.spread_row(&name, &times, [number(p99)]);
+                report.raw(&name, &times)?;
+                let figure = Figure::new(format!("{name}: p99"), p99, "ms");
+                report.figure(figure.at_most(protocol.aim()));
+            }
         }
     }
     report.table(
-        format!("Milliseconds until the first connection, {} listeners", args.rounds),
+        format!("Milliseconds until the first connection or datagram, {} sockets", args.rounds),
         table,
     );
     report.finish(args.common.json.as_deref())
 }
 
+#[derive(Clone, Copy)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// What a newcomer may wait, at the 99th percentile, in milliseconds. A UDP socket is left alone for 100 ms.
+    fn aim(self) -> f64 {
+        match self {
+            Self::Tcp => 50.0,
+            Self::Udp => 250.0,
+        }
+    }
+}
+
 /// Milliseconds, by build and newcomer.
-fn measure(args: &Args, builds: &[(&str, Reuseport)]) -> Result<Vec<Vec<f64>>> {
+fn measure(args: &Args, builds: &[(&str, Reuseport)], protocol: Protocol) -> Result<Vec<Vec<f64>>> {
     let mut times = vec![Vec::new(); builds.len()];
     for round in 0..(args.rounds as usize).div_ceil(EACH) {
         for build in turns(round, builds.len()) {
-            times[build].extend(watched(&builds[build].1)?);
+            times[build].extend(match protocol {
+                Protocol::Tcp => watched::<TcpListener>(&builds[build].1)?,
+                Protocol::Udp => watched::<UdpSocket>(&builds[build].1)?,
+            });
         }
     }
     Ok(times)
 }
 
+/// The sockets of a group.
+trait Sockets: Sized {
+    const PROTOCOL: Protocol;
+
+    fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<Self>>;
+
+    fn address(&self) -> io::Result<SocketAddr>;
+
+    /// Sends a request to the group.
+    fn request(address: SocketAddr) -> io::Result<()>;
+
+    /// Takes a request, if there is one.
+    fn take(&self) -> io::Result<()>;
+}
+
+impl Sockets for TcpListener {
+    const PROTOCOL: Protocol = Protocol::Tcp;
+
+    fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
+        Bind::new(address).nonblocking(true).listeners(count)
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        self.local_addr()
+    }
+
+    fn request(address: SocketAddr) -> io::Result<()> {
+        let client = TcpStream::connect(address)?;
+        // It leaves no port in TIME_WAIT.
+        Ok(set_socket_linger(&client, Some(Duration::ZERO))?)
+    }
+
+    fn take(&self) -> io::Result<()> {
+        self.accept().map(drop)
+    }
+}
+
+impl Sockets for UdpSocket {
+    const PROTOCOL: Protocol = Protocol::Udp;
+
+    fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
+        Bind::new(address).nonblocking(true).udp_sockets(count)
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        self.local_addr()
+    }
+
+    fn request(address: SocketAddr) -> io::Result<()> {
+        UdpSocket::bind("127.0.0.1:0")?.send_to(b"x", address).map(drop)
+    }
+
+    fn take(&self) -> io::Result<()> {
+        self.recv(&mut [0; 8]).map(drop)
+    }
+}
+
 /// The times of newcomers to a group that a watcher follows.
-fn watched(reuseport: &Reuseport) -> Result<Vec<f64>> {
-    let old = Bind::new(loopback(false)).nonblocking(true).listeners(OLD)?;
-    let address = old[0].local_addr()?;
-    let watcher = Watcher::start(reuseport, address)?;
+fn watched<S: Sockets>(reuseport: &Reuseport) -> Result<Vec<f64>> {
+    let old = S::bind(loopback(false), OLD)?;
+    let address = old[0].address()?;
+    let watcher = Watcher::start(reuseport, S::PROTOCOL, address)?;
     let times = (0..EACH).map(|_| {
         // The watcher finds that the one before is gone, at any moment of its regular looks.
         thread::sleep(Duration::from_millis(fastrand::u64(150..350)));
@@ -102,16 +191,13 @@ fn watched(reuseport: &Reuseport) -> Result<Vec<f64>> {
     times
 }
 
-fn newcomer(address: SocketAddr, old: &[TcpListener]) -> Result<f64> {
+fn newcomer<S: Sockets>(address: SocketAddr, old: &[S]) -> Result<f64> {
     let start = Instant::now();
-    let new = Bind::new(address).nonblocking(true).listeners(1)?.remove(0);
-    while new.accept().is_err() {
-        ensure!(start.elapsed() < Duration::from_secs(20), "a listener gets nothing");
-        let client = TcpStream::connect(address)?;
-        // It leaves no port in TIME_WAIT.
-        set_socket_linger(&client, Some(Duration::ZERO))?;
-        drop(client);
-        old.iter().for_each(|listener| drop(listener.accept()));
+    let new = S::bind(address, 1)?.remove(0);
+    while new.take().is_err() {
+        ensure!(start.elapsed() < Duration::from_secs(20), "a socket gets nothing");
+        S::request(address)?;
+        old.iter().for_each(|socket| drop(socket.take()));
         thread::sleep(Duration::from_micros(100));
     }
     Ok(start.elapsed().as_secs_f64() * 1e3)
@@ -121,9 +207,10 @@ fn newcomer(address: SocketAddr, old: &[TcpListener]) -> Result<f64> {
 struct Watcher(Child);
 
 impl Watcher {
-    fn start(reuseport: &Reuseport, address: SocketAddr) -> Result<Self> {
+    fn start(reuseport: &Reuseport, protocol: Protocol, address: SocketAddr) -> Result<Self> {
         let mut command = Command::new(reuseport.path()?);
-        command.args(["attach", &format!("tcp:{address}"), "--policy", "round-robin", "--watch"]);
+        let group = format!("{}:{address}", protocol.name());
+        command.args(["attach", &group, "--policy", "round-robin", "--watch"]);
         let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut watcher = Self(process.with_context(|| format!("cannot start {command:?}"))?);
         let mut lines = BufReader::new(watcher.0.stdout.as_mut().context("no output")?).lines();

@@ -23,14 +23,14 @@ struct port {
 
 WIRE_TYPE(struct, port);
 
-/* A listener came or went on a followed port. */
+/* A socket came to a followed port, or a listener went. */
 struct event {
 	__u64 cookie;
 	__u64 netns;
-	__u32 process; /* that let it listen, in the initial pid namespace */
+	__u32 process; /* that let it listen or bound it, in the initial pid namespace */
 	__u16 port;
-	__u8 listening; /* 1: came, 0: went */
-	__u8 reserved;
+	__u8 protocol;
+	__u8 came; /* 0: went */
 };
 
 WIRE_TYPE(struct, event);

@@ -38,7 +38,7 @@ impl Target {
     /// As [`find`](Self::find).
     pub(crate) fn find_to_attach(&self, host: &Host, all: bool) -> Result<Vec<Group>> {
         let groups = self.groups(host)?;
-        let matching = groups.iter().filter(|group| all && self.group.matches(group));
+        let matching = groups.iter().filter(|group| all && self.has(group));
         let matching: Vec<Group> = matching.cloned().collect();
         if !matching.is_empty() {
             return Ok(matching);
@@ -47,13 +47,20 @@ impl Target {
         Ok(vec![self.group.choose(&groups, Some(own.cookie))?.clone()])
     }
 
+    /// Whether it names this group.
+    pub(crate) fn has(&self, group: &Group) -> bool {
+        self.is_in_netns(group) && self.group.matches(group)
+    }
+
     /// The groups among which it is.
     fn groups(&self, host: &Host) -> Result<Vec<Group>> {
         let mut groups = host.groups()?;
-        if let Some(inode) = self.netns {
-            groups.retain(|group| group.key.netns.inode == inode);
-        }
+        groups.retain(|group| self.is_in_netns(group));
         Ok(groups)
+    }
+
+    fn is_in_netns(&self, group: &Group) -> bool {
+        self.netns.is_none_or(|inode| group.key.netns.inode == inode)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Follows groups: enrols new members, frees the slots of closed ones, and attaches again after a server
 //! restarts.
 
+mod awaited;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::time::Instant;
@@ -14,12 +16,14 @@ use crate::follow::follower::{Action, Follower};
 use crate::follow::seen::{Done, Found, Observation, Port, Seen, Step};
 use crate::follow::source::Source;
 use crate::host::Host;
+use crate::kernel::cpus::time_of_thread;
 use crate::kernel::observe::Extent;
 use crate::look::view;
 use crate::model::group::{Group, GroupKey, Protocol};
 use crate::model::refusal::not_attached;
 use crate::model::spec::GroupSpec;
 use crate::stop::Stop;
+use awaited::{Awaited, Find};
 
 pub use crate::follow::change::Change;
 pub use crate::model::retake::Retake;
@@ -27,9 +31,12 @@ pub use crate::model::retake::Retake;
 /// Follows groups, in the calling thread: any number of them with one set of descriptors.
 ///
 /// A TCP listener that starts to listen, listens again, or comes back with a restarted server should be
-/// enrolled within 50 ms; a UDP socket within 250 ms (400 ms in another network namespace), if it is not
-/// connected by then: servers such as those of DTLS bind a socket and connect it to one client. The watcher holds
-/// no socket of a server. When it ends, the programs stay attached.
+/// enrolled within 50 ms; a UDP socket within 250 ms, if it is not connected by then: servers such as those of DTLS
+/// bind a socket and connect it to one client. The watcher holds no socket of a server. When it ends, the programs
+/// stay attached.
+///
+/// Events of UDP sockets take CAP_NET_ADMIN, and the root of the cgroup2 hierarchy in the caller's mount namespace or
+/// that of process 1. Otherwise UDP sockets are listed, less often where that would take more than 1 % of a core.
 ///
 /// A full restart of the server ends the group and its attachment. The program, its counters and its
 /// secret are kept while the group is watched. New members take the slots of those that left, with their
@@ -60,18 +67,7 @@ pub struct Watch {
     source: Source,
     follower: Follower,
     watched: HashMap<GroupKey, Watched>,
-    /// Groups that are not there yet, by number.
-    expected: HashMap<u32, Expected>,
-}
-
-/// Returns a group, once it is there, and how to attach to it.
-type Find = Box<dyn FnMut(&Host) -> Option<(GroupKey, Attach)> + Send>;
-
-/// A group that is not there yet.
-struct Expected {
-    find: Find,
-    /// The error that was reported last.
-    reported: String,
+    awaited: Awaited,
 }
 
 /// A group that is watched.
@@ -107,7 +103,7 @@ impl Watch {
             retakes: false,
             follower: Follower::new(Instant::now()),
             watched: HashMap::new(),
-            expected: HashMap::new(),
+            awaited: Awaited::default(),
         })
     }
 
@@ -133,6 +129,14 @@ impl Watch {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn add(&mut self, key: &GroupKey, attach: Attach) -> Result<Attached> {
+        let added = self.attach_and_follow(key, attach);
+        if let Err(error) = &added {
+            self.awaited.refuse(key, error);
+        }
+        added
+    }
+
+    fn attach_and_follow(&mut self, key: &GroupKey, attach: Attach) -> Result<Attached> {
         // The member in the key may leave.
         let name = key.name_only();
         if self.watched.contains_key(&name) {
@@ -164,13 +168,15 @@ impl Watch {
         self.watched.insert(name.clone(), Watched { attach, keep });
         let options =
             Options { interval: self.source.interval(Port::of(&name)), retakes: self.retakes };
+        self.awaited.follow(&name);
         self.follower.add(Instant::now(), name, options, starving(&attached));
         Ok(attached)
     }
 
     /// Waits for a group that is not there yet, and then attaches to it and follows it, too, which is reported as
-    /// [`Change::Members`]. Calls `find` whenever sockets come to the port in the caller's network namespace, and
-    /// every two seconds, until it returns a group to which attaching succeeds.
+    /// [`Change::Members`]. Looks for a group that `spec` names whenever sockets come to the port in the caller's
+    /// network namespace, and every two seconds, and then calls `find`, until that returns a group to which
+    /// attaching succeeds.
     ///
     /// # Errors
     ///
@@ -195,12 +201,45 @@ impl Watch {
         spec: &GroupSpec,
         find: impl FnMut(&Host) -> Option<(GroupKey, Attach)> + Send + 'static,
     ) -> Result<()> {
+        self.expect(spec, Find::One(Box::new(find)))
+    }
+
+    /// As [`wait_for`](Self::wait_for), for every group that `spec` names, now or later: those that are followed
+    /// stay so. `attach` says how to attach to a group; `None` leaves it alone.
+    ///
+    /// A group to which attaching fails is reported, and tried again every two seconds; where another owner's
+    /// program decides, once that is gone. One that another process detached is left alone while it is there. Its
+    /// members are those in the kernel's tables, perhaps without the processes that hold them: a `spec` that names
+    /// one by its process matches none.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_for`](Self::wait_for).
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use reuseport::{Attach, Host, Stop, watch::Watch};
+    ///
+    /// let mut watch = Watch::new(Host::open()?, Stop::default())?;
+    /// watch.wait_for_all(&"tcp::8080".parse()?, |_, _| Some(Attach::default()))?;
+    /// watch.run_each(|group, change| println!("{group}: {change:?}"))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_for_all(
+        &mut self,
+        spec: &GroupSpec,
+        attach: impl FnMut(&Host, &Group) -> Option<Attach> + Send + 'static,
+    ) -> Result<()> {
+        self.expect(spec, Find::Each(Box::new(attach)))
+    }
+
+    fn expect(&mut self, spec: &GroupSpec, find: Find) -> Result<()> {
         let both = [Protocol::Tcp, Protocol::Udp].into_iter();
         let wanted = both.filter(|p| spec.protocol().is_none_or(|wanted| wanted == *p));
         let ports: Vec<Port> = wanted.map(|p| self.source.own_port(p, spec.port())).collect();
         ports.iter().try_for_each(|port| self.source.add(*port))?;
-        let id = (0..).find(|id| !self.expected.contains_key(id)).unwrap_or_default();
-        self.expected.insert(id, Expected { find: Box::new(find), reported: String::new() });
+        let id = self.awaited.add(spec.clone(), find);
         self.follower.expect(Instant::now(), id, ports);
         Ok(())
     }
@@ -216,8 +255,8 @@ impl Watch {
         self
     }
 
-    /// Follows the groups until a stop is requested, or the last one is detached and none is waited for, and calls `on_change` for
-    /// each change.
+    /// Follows the groups until a stop is requested, or the last one is detached and none is waited for, and calls
+    /// `on_change` for each change.
     ///
     /// # Errors
     ///
@@ -242,13 +281,14 @@ impl Watch {
                     }
                     Action::Report { key, change } => on_change(&key, *change),
                     Action::Find { id } => {
-                        if let Some((key, change)) = self.find(id) {
+                        for (key, change) in self.find(id) {
                             on_change(&key, change);
                         }
                     }
                     Action::Forget { key } => {
                         self.watched.remove(&key);
                         self.stop_events(Port::of(&key));
+                        self.awaited.detach(key);
                     }
                 }
                 if self.stop.is_set() {
@@ -274,39 +314,52 @@ impl Watch {
         }
     }
 
-    /// Looks for a group that was not there. Returns what to report: that it is followed, or an error.
-    fn find(&mut self, id: u32) -> Option<(GroupKey, Change)> {
-        let expected = self.expected.get_mut(&id)?;
-        let (key, attach) = (expected.find)(&self.host)?;
-        let change = match self.add(&key, attach) {
-            Ok(attached) => Change::Members(attached),
-            // It is going again.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Vanished) => {
-                return None;
+    /// Attaches to a group that was not there before, or to several. Returns what to report.
+    fn find(&mut self, id: u32) -> Vec<(GroupKey, Change)> {
+        let (groups, only) = self.awaited.find(id, &self.host);
+        let mut news = Vec::new();
+        for (key, attach) in groups {
+            match self.attach_and_follow(&key, attach) {
+                Ok(attached) => {
+                    news.push((key.name_only(), Change::Members(attached)));
+                    if only {
+                        self.expect_no_more(id);
+                    }
+                }
+                Err(error) => {
+                    if self.awaited.refuse(&key, &error) {
+                        news.push((key, Change::Failed(error)));
+                    }
+                }
             }
-            Err(error) => {
-                let report = error.report().to_string();
-                let expected = self.expected.get_mut(&id)?;
-                let before = std::mem::replace(&mut expected.reported, report);
-                return (before != expected.reported).then_some((key, Change::Failed(error)));
-            }
-        };
-        self.expected.remove(&id);
+        }
+        news
+    }
+
+    fn expect_no_more(&mut self, id: u32) {
+        self.awaited.remove(id);
         let ports: Vec<Port> = self.follower.ports().collect();
         self.follower.found(id);
         ports.into_iter().for_each(|port| self.stop_events(port));
-        Some((key.name_only(), change))
     }
 
     /// Lists the host's groups for all groups that are due.
     fn observe(&mut self, extent: &Extent) {
+        let began = time_of_thread();
         let listed = self.host.groups_near(extent);
         let observation = listed.as_ref().ok().map(|(groups, whole)| {
             let see = |key: &GroupKey| {
                 let group = view::named_at(self.host.place(), key, groups).ok()?;
                 Some((key.clone(), self.see(key, group, *whole)))
             };
-            Observation::new(groups, self.follower.looked_at().filter_map(see).collect())
+            let seen = self.follower.looked_at().filter_map(see).collect();
+            let is_followed = |key: &GroupKey| self.watched.contains_key(key);
+            let awaited = &mut self.awaited;
+            awaited.forget_gone(groups, *whole);
+            let is_there = |id: &u32| awaited.is_there(*id, groups, is_followed);
+            let found = self.follower.looked_for().filter(is_there).collect();
+            let cost = time_of_thread().saturating_sub(began);
+            Observation { cost, ..Observation::new(groups, seen, found) }
         });
         let keys: Vec<GroupKey> = self.follower.looked_at().cloned().collect();
         keys.iter().for_each(|key| self.watch_over_present(key));

@@ -22,7 +22,8 @@ pub enum Hint {
     CapBpf,
     /// CAP_BPF is missing, or CAP_NET_ADMIN for a socket map.
     CapBpfOrNetAdmin,
-    /// CAP_BPF is missing, or CAP_PERFMON for a tracing program, or the kernel is locked down.
+    /// CAP_BPF is missing, or CAP_PERFMON for a tracing program, or CAP_NET_ADMIN for a cgroup's program, or the
+    /// kernel is locked down.
     CapBpfOrPerfmon,
     /// CAP_BPF or CAP_PERFMON is missing.
     CapPerfmon,
@@ -133,8 +134,8 @@ impl Hint {
                 "needs CAP_BPF, and for socket maps CAP_NET_ADMIN (before Linux 5.8: CAP_SYS_ADMIN)"
             }
             Self::CapBpfOrPerfmon => {
-                "needs CAP_BPF, and CAP_PERFMON for tracing programs and iterators (a kernel in \
-                 lockdown refuses some tracing programs even to root)"
+                "needs CAP_BPF, and CAP_PERFMON for tracing programs and iterators, CAP_NET_ADMIN for \
+                 programs of cgroups (a kernel in lockdown refuses some tracing programs even to root)"
             }
             Self::CapPerfmon => "needs CAP_BPF and CAP_PERFMON",
             Self::CapSysAdmin => "needs CAP_SYS_ADMIN",

@@ -22,7 +22,7 @@ use crate::links::{Value, ValueOf};
 use crate::maps::{Map, MapData, MapFd, size};
 use crate::pin::NewPins;
 use crate::programs::{
-    BtfTracePoint, Code, Iter, Program, ProgramData, SkReuseport, UnsupportedProgram,
+    BtfTracePoint, CgroupSock, Code, Iter, Program, ProgramData, SkReuseport, UnsupportedProgram,
 };
 use crate::relocate::{self, Parsed, Types, undamaged};
 use crate::util::{nr_cpus, page_size};
@@ -395,6 +395,9 @@ impl<'a> EbpfLoader<'a> {
                         Program::BtfTracePoint(BtfTracePoint::new(data))
                     }
                     ProgramSection::Iter { .. } => Program::Iter(Iter::new(data)),
+                    ProgramSection::CgroupSock { attach_type } => {
+                        Program::CgroupSock(CgroupSock::new(data, attach_type))
+                    }
                     other => Program::Unsupported(UnsupportedProgram::new(format!("{other:?}"))),
                 };
                 Some((name, program))

@@ -1,8 +1,8 @@
 //! Fixtures that the tests of all crates share: private network namespaces ([`netns`]) and bpffs
-//! ([`bpffs`]), real servers ([`server`]), simple clients ([`client`], [`burst`]), load ([`load`]), waiting
-//! for conditions ([`wait`]), starting processes ([`process`]), rules of netfilter ([`nft`]), UDP groups of
-//! one name ([`split`]), features of
-//! the kernel ([`feature`]), and the types in compiled objects ([`btf`]).
+//! ([`bpffs`]), the root cgroup ([`cgroup`]), real servers ([`server`]), simple clients ([`client`], [`burst`]),
+//! load ([`load`]), waiting for conditions ([`wait`]), starting processes ([`process`]), rules of netfilter
+//! ([`nft`]), UDP groups of one name ([`split`]), features of the kernel ([`feature`]), and the types in compiled
+//! objects ([`btf`]).
 //!
 //! It is for tests alone: everything panics on failure, with a message for developers. Most of it
 //! needs root.
@@ -10,6 +10,7 @@
 pub mod bpffs;
 pub mod btf;
 pub mod burst;
+pub mod cgroup;
 pub mod client;
 pub mod feature;
 mod in_flight;

@@ -1,15 +1,18 @@
-//! A group that is not there yet, and is to be followed once it is.
+//! Groups that are not there yet, and are to be followed once they are.
 
 use std::time::{Duration, Instant};
 
+use super::pace::REGULARLY;
 use super::seen::Port;
+use crate::model::group::Protocol;
 
-/// How often to look for it without an event.
-const REGULARLY: Duration = Duration::from_secs(2);
-
-/// How often to look for it after a socket came to the port. The first pause is a millisecond, and each is twice
+/// How often to look for them after a socket came to the port. The first pause is a millisecond, and each is twice
 /// the one before: the kernel reports a listener a moment before it joins its group.
 const TRIES: u32 = 6;
+
+/// Of how many regular looks for UDP groups one takes in the whole host: sockets of a network namespace with a UDP
+/// table of its own are found by their descriptors alone.
+const WHOLE: u32 = 15;
 
 #[derive(Debug)]
 pub(crate) struct Expected {
@@ -17,11 +20,15 @@ pub(crate) struct Expected {
     pub(crate) ports: Vec<Port>,
     next: Instant,
     tries: u32,
+    /// The regular looks so far.
+    looks: u32,
+    /// Whether the present look is for these groups, too.
+    pub(crate) is_looked_for: bool,
 }
 
 impl Expected {
     pub(crate) fn new(now: Instant, id: u32, ports: Vec<Port>) -> Self {
-        Self { id, ports, next: now, tries: TRIES }
+        Self { id, ports, next: now, tries: TRIES, looks: 0, is_looked_for: false }
     }
 
     /// A socket came to one of the ports, or left one.
@@ -29,15 +36,31 @@ impl Expected {
         (self.tries, self.next) = (0, now);
     }
 
-    /// Whether to look for it now, once.
-    pub(crate) fn is_due(&mut self, now: Instant) -> bool {
-        if self.next > now {
-            return false;
-        }
-        let pause =
-            if self.tries < TRIES { Duration::from_millis(1 << self.tries) } else { REGULARLY };
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.next <= now
+    }
+
+    /// Whether to look for them now rather than a bit later.
+    pub(crate) fn is_due_soon(&self, now: Instant) -> bool {
+        self.next <= now + REGULARLY / 4
+    }
+
+    pub(crate) fn is_udp(&self) -> bool {
+        self.ports.iter().any(|port| port.protocol == Protocol::Udp)
+    }
+
+    /// Whether the kernel's tables alone do not do this time.
+    pub(crate) fn needs_whole_host(&self) -> bool {
+        self.is_udp() && self.looks.is_multiple_of(WHOLE)
+    }
+
+    /// The present look is for them, too.
+    pub(crate) fn look(&mut self, now: Instant) {
+        let is_regular = self.tries >= TRIES;
+        let pause = if is_regular { REGULARLY } else { Duration::from_millis(1 << self.tries) };
+        self.looks = self.looks.wrapping_add(u32::from(is_regular));
         (self.tries, self.next) = (self.tries.saturating_add(1), now + pause);
-        true
+        self.is_looked_for = true;
     }
 
     pub(crate) fn deadline(&self) -> Instant {

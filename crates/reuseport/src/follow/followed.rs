@@ -1,9 +1,11 @@
 //! One group that is followed: what is known of it, and what is due.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use super::came::Came;
 use super::change::Change;
+use super::pace::{REGULARLY, pause};
 use super::seen::{Done, Found, Observation, Seen, Step};
 use crate::change::request::{Attached, Changes, LeftOut};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,10 +19,6 @@ use crate::model::split::{News, Watched};
 
 /// When to look again after a change.
 const AGAIN: Duration = Duration::from_millis(50);
-
-/// How often to look for a socket that has come, after the first time. The first pause is a millisecond, and each
-/// is twice the one before.
-const TRIES: u32 = 6;
 
 /// How to follow a group.
 #[derive(Debug, Clone, Copy)]
@@ -76,27 +74,6 @@ struct Replaced {
     keeps: bool,
 }
 
-/// Sockets that listen, and are not in their groups yet: the kernel reports the change of state a moment before
-/// a socket joins. They may also belong to another group on the same port, or be members that listen again.
-#[derive(Debug)]
-struct Came {
-    cookies: BTreeSet<Cookie>,
-    processes: BTreeSet<u32>,
-    tries: u32,
-    next: Instant,
-    /// Whether some are members of the group: the update that is due enrols them.
-    is_found: bool,
-}
-
-impl Came {
-    /// Whether to look for them once more, after a pause.
-    fn waits(&mut self, now: Instant) -> bool {
-        self.next = now + Duration::from_millis(1 << self.tries);
-        self.tries += 1;
-        self.tries <= TRIES
-    }
-}
-
 impl Followed {
     pub(crate) fn new(
         now: Instant,
@@ -131,23 +108,12 @@ impl Followed {
     }
 
     pub(crate) fn came(&mut self, now: Instant, cookie: Cookie, process: u32) {
-        let came = self.came.get_or_insert_with(|| Came {
-            cookies: BTreeSet::new(),
-            processes: BTreeSet::new(),
-            tries: 0,
-            next: now,
-            is_found: false,
-        });
-        came.cookies.insert(cookie);
-        came.processes.insert(process);
-        (came.tries, came.next, came.is_found) = (0, now, false);
+        let protocol = self.key.protocol;
+        self.came.get_or_insert_with(|| Came::new(protocol)).note(now, cookie, process);
     }
 
     pub(crate) fn went(&mut self, now: Instant, cookie: Cookie) {
-        if let Some(came) = &mut self.came {
-            came.cookies.remove(&cookie);
-        }
-        self.came.take_if(|came| came.cookies.is_empty());
+        self.came.take_if(|came| !came.forget(cookie));
         self.check_by(now);
     }
 
@@ -169,7 +135,8 @@ impl Followed {
     }
 
     pub(crate) fn deadline(&self) -> Instant {
-        self.came.as_ref().map_or(self.check, |came| came.next.min(self.check))
+        let came = self.came.as_ref().and_then(Came::next);
+        came.map_or(self.check, |next| next.min(self.check))
     }
 
     /// Whether the kernel's tables alone do not tell whether an update is due: a member may have got a holder.
@@ -185,7 +152,7 @@ impl Followed {
 
     /// The processes whose sockets came.
     pub(crate) fn processes(&self) -> impl Iterator<Item = u32> {
-        self.came.iter().flat_map(|came| came.processes.iter().copied())
+        self.came.iter().flat_map(Came::processes)
     }
 
     /// A group of which no complete update is known is updated when its time comes. That also finds out why it is
@@ -214,11 +181,12 @@ impl Followed {
         if self.looks_for_newcomers(now, observation, seen) && !self.is_check_due(now) {
             return;
         }
-        let is_found = self.came.as_ref().is_some_and(|came| came.is_found);
+        let is_found = self.came.as_ref().is_some_and(Came::is_found);
         match (seen, &self.last) {
             (Some(seen), Some(last)) if !is_found && seen.is_as(last) => {
                 self.gone = false;
-                self.check = now + self.interval;
+                self.check =
+                    now + self.interval.max(pause(self.interval, observation.cost).min(REGULARLY));
             }
             (Some(seen), last) if seen.suffices_after(last.as_ref()) => {
                 let (pids, udp) = (self.processes().collect(), self.is_udp());
@@ -236,16 +204,11 @@ impl Followed {
         seen: Option<&Seen>,
     ) -> bool {
         let Some(came) = self.came.as_mut() else { return false };
-        if came.next > now {
+        if !came.is_due(now) || came.are_awaited(now, &observation.cookies) {
             return true;
         }
-        let all = came.cookies.iter().all(|cookie| observation.cookies.contains(cookie));
-        // In the end, some closed again, or are in no group.
-        if !all && came.waits(now) {
-            return true;
-        }
-        came.is_found = seen.is_none_or(|seen| came.cookies.iter().any(|of| seen.has(*of)));
-        self.came.take_if(|came| !came.is_found);
+        let is_member = |cookie| seen.is_none_or(|seen| seen.has(cookie));
+        self.came.take_if(|came| !came.find(now, is_member));
         false
     }
 
@@ -270,6 +233,8 @@ impl Followed {
             return Ok(self.displaced(since, found, by, changes));
         }
         let has_slot = |cookie| found.slots.in_slots.contains(&cookie);
+        let bound: HashMap<Cookie, Instant> = self.came.iter().flat_map(Came::bound).collect();
+        bound.iter().for_each(|(cookie, at)| self.newborn.bound(*at, *cookie));
         let young = self.newborn.look(now, &found.group, has_slot);
         let mut group = found.group.clone();
         group.members.retain(|member| member.cookie.is_none_or(|cookie| !young.contains(&cookie)));
@@ -277,7 +242,8 @@ impl Followed {
             return Err(vanished(&self.key));
         }
         self.replaced = None;
-        self.is_early = !young.is_empty() || split == News::Wait;
+        // The time of those of which an event told comes anyway.
+        self.is_early = !young.iter().all(|of| bound.contains_key(of)) || split == News::Wait;
         Ok(Step::Attach { group, force: false })
     }
 
@@ -341,7 +307,8 @@ impl Followed {
                 return self.attached(now, *attached, seen);
             }
             Ok(Done::Rested) => {
-                (self.gone, self.came) = (false, None);
+                self.gone = false;
+                self.came.take_if(|came| !came.keep_young(now));
                 if self.is_early {
                     self.check_by(now + AGAIN);
                 }
@@ -362,7 +329,8 @@ impl Followed {
     }
 
     fn attached(&mut self, now: Instant, attached: Attached, seen: Seen) -> Option<Change> {
-        (self.gone, self.came, self.replaced) = (false, None, None);
+        (self.gone, self.replaced) = (false, None);
+        self.came.take_if(|came| !came.keep_young(now));
         self.reported.clear();
         if !self.is_early && is_complete(&attached) {
             self.last = Some(seen);
@@ -385,7 +353,7 @@ impl Followed {
         // and the next try finds the child.
         let waits = error.kind() == ErrorKind::Vanished
             && self.came.as_mut().is_some_and(|came| came.waits(now));
-        self.came.take_if(|_| !waits);
+        self.came.take_if(|came| !waits && !came.keep_young(now));
         match error.kind() {
             ErrorKind::NotFound => {
                 return (!std::mem::replace(&mut self.gone, true)).then_some(Change::Gone);

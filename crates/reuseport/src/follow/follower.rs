@@ -5,7 +5,7 @@
 //! left, and then waits for an event, at most until [`Follower::deadline`].
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::change::Change;
 use super::expected::Expected;
@@ -19,7 +19,7 @@ use crate::model::id::Cookie;
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A process let this socket listen. It joins its group a moment later.
+    /// A process let this socket listen, which joins its group a moment later, or bound it (UDP).
     Came { port: Port, cookie: Cookie, process: u32 },
     /// This socket listens no more.
     Went { port: Port, cookie: Cookie },
@@ -44,7 +44,8 @@ pub(crate) enum Action {
         key: GroupKey,
         change: Box<Change>,
     },
-    /// Look for the group with this number, which is not there yet, and call [`Follower::found`] if it is.
+    /// A group is there that is [expected](Follower::expect) by this number: attach to it, and call
+    /// [`Follower::found`] if there is nothing more to look for.
     Find {
         id: u32,
     },
@@ -91,12 +92,12 @@ impl Follower {
         self.groups.iter().map(|group| &group.key)
     }
 
-    /// Looks for a group that is not there yet, whenever a socket comes to one of these ports.
+    /// Looks for groups that are not there yet, in regular looks and whenever a socket comes to one of these ports.
     pub(crate) fn expect(&mut self, now: Instant, id: u32, ports: Vec<Port>) {
         self.expected.push(Expected::new(now, id, ports));
     }
 
-    /// The group with this number is there.
+    /// Looks no more for groups with this number.
     pub(crate) fn found(&mut self, id: u32) {
         self.expected.retain(|expected| expected.id != id);
     }
@@ -151,9 +152,6 @@ impl Follower {
         if let Some((key, extent)) = self.groups.iter_mut().find_map(update) {
             return Some(Action::Update { key, extent });
         }
-        if let Some(expected) = self.expected.iter_mut().find_map(|e| e.is_due(now).then_some(e)) {
-            return Some(Action::Find { id: expected.id });
-        }
         self.look(now)
     }
 
@@ -164,15 +162,19 @@ impl Follower {
         let is_due =
             |group: &&mut Followed| group.is_due(now) || (is_regular && group.is_due_soon(now));
         let due: Vec<&mut Followed> = self.groups.iter_mut().filter(is_due).collect();
-        if due.is_empty() {
+        let is_due = |expected: &&mut Expected| {
+            expected.is_due(now) || (is_regular && expected.is_due_soon(now))
+        };
+        let expected: Vec<&mut Expected> = self.expected.iter_mut().filter(is_due).collect();
+        if due.is_empty() && expected.is_empty() {
             return None;
         }
-        let all = due.iter().any(|group| group.is_check_due(now) && group.needs_whole_host());
+        let all = due.iter().any(|group| group.is_check_due(now) && group.needs_whole_host())
+            || expected.iter().any(|expected| expected.needs_whole_host());
         let pids: BTreeSet<u32> = due.iter().flat_map(|group| group.processes()).collect();
-        let udp = due.iter().any(|group| group.is_udp());
-        for group in due {
-            group.is_looked_at = true;
-        }
+        let udp = due.iter().any(|group| group.is_udp()) || expected.iter().any(|e| e.is_udp());
+        due.into_iter().for_each(|group| group.is_looked_at = true);
+        expected.into_iter().for_each(|expected| expected.look(now));
         let near = Extent::Near { pids: pids.into_iter().collect(), udp };
         Some(Action::Observe(if all { Extent::Whole } else { near }))
     }
@@ -182,8 +184,18 @@ impl Follower {
         self.groups.iter().filter(|group| group.is_looked_at).map(|group| &group.key)
     }
 
+    /// The numbers of the expected groups that the present look is for.
+    pub(crate) fn looked_for(&self) -> impl Iterator<Item = u32> {
+        self.expected.iter().filter(|one| one.is_looked_for).map(|one| one.id)
+    }
+
     /// The result of a look; `None`: it failed.
     pub(crate) fn observed(&mut self, now: Instant, observation: Option<&Observation>) {
+        // If it failed, looking for a group says why.
+        let is_there = |id| observation.is_none_or(|observation| observation.found.contains(&id));
+        let found: Vec<u32> = self.looked_for().filter(|id| is_there(*id)).collect();
+        self.news.extend(found.into_iter().map(|id| Action::Find { id }));
+        self.expected.iter_mut().for_each(|one| one.is_looked_for = false);
         for group in self.groups.iter_mut().filter(|group| group.is_looked_at) {
             group.is_looked_at = false;
             group.observed(now, observation);
@@ -250,10 +262,3 @@ impl Follower {
         self.groups.iter().map(Followed::deadline).chain(expected).min()
     }
 }
-
-/// How often a group is looked at where no event tells of changes: UDP in another network namespace.
-pub(crate) const WITHOUT_EVENTS: Duration = Duration::from_millis(150);
-
-/// How often a group is looked at without an event: one may have been lost, attaching a program is none, and a
-/// failed step may succeed now.
-pub(crate) const REGULARLY: Duration = Duration::from_secs(2);

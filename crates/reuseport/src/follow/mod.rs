@@ -1,9 +1,12 @@
 //! Following groups: the rules, and the descriptors that feed them with events.
 
+mod came;
 pub(crate) mod change;
 pub(crate) mod expected;
 pub(crate) mod followed;
 pub(crate) mod follower;
+mod listing;
+mod pace;
 pub(crate) mod seen;
 pub(crate) mod source;
 

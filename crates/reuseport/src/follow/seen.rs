@@ -1,6 +1,7 @@
 //! What a watcher remembers of a group, and what it is told when it is to decide.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use crate::change::request::Attached;
 use crate::change::transaction::SlotOwners;
@@ -91,12 +92,17 @@ pub(crate) struct Observation {
     pub(crate) cookies: HashSet<Cookie>,
     /// The groups that are followed and that were found.
     pub(crate) seen: Vec<(GroupKey, Seen)>,
+    /// The numbers of the expected groups that were found.
+    pub(crate) found: Vec<u32>,
+    /// How much of a core's time it took.
+    pub(crate) cost: Duration,
 }
 
 impl Observation {
-    pub(crate) fn new(groups: &[Group], seen: Vec<(GroupKey, Seen)>) -> Self {
+    pub(crate) fn new(groups: &[Group], seen: Vec<(GroupKey, Seen)>, found: Vec<u32>) -> Self {
         let members = groups.iter().flat_map(|group| &group.members);
-        Self { cookies: members.filter_map(|member| member.cookie).collect(), seen }
+        let cookies = members.filter_map(|member| member.cookie).collect();
+        Self { cookies, seen, found, cost: Duration::ZERO }
     }
 }
 

@@ -1,35 +1,35 @@
-//! What tells a watcher of changes, one for all of its groups: a tracing program for TCP, an iterator that is
-//! polled for UDP, and a descriptor that ends the wait.
+//! What tells a watcher of changes, one for all of its groups: a tracing program for TCP, programs of the root cgroup
+//! for UDP, an iterator that is polled for what these do not tell, and a descriptor that ends the wait.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sk_reuseport::maps::{HashMap as BpfHashMap, MapData, MapError, RingBuf};
-use sk_reuseport::programs::iter::IterLink;
-use sk_reuseport::programs::{BtfTracePoint, Iter, ProgramError};
+use sk_reuseport::programs::{BtfTracePoint, CgroupSock, Iter, Program, ProgramError};
 use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 use zerocopy::FromBytes as _;
 
-use super::follower::{Event, REGULARLY, WITHOUT_EVENTS};
+use super::follower::Event;
+use super::listing::{Finds, Listing};
+use super::pace::{REGULARLY, WITHOUT_EVENTS};
 use super::seen::Port;
 use crate::error::Result;
-use crate::kernel::caps;
-use crate::kernel::observe::read_all;
+use crate::kernel::{caps, cgroup};
 use crate::model::group::Protocol;
 use crate::model::id::{Cookie, Netns};
 use crate::stop::Stop;
-use crate::wire::config::protocol_number;
-use crate::wire::event::{Event as RawEvent, RawPort, UdpMember};
+use crate::wire::config::{protocol, protocol_number};
+use crate::wire::event::{Event as RawEvent, RawPort};
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/watch.bpf.o");
 
 /// How often to check for a request to stop that wakes nothing.
 const STOP_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often to list the UDP sockets of the followed ports.
-const UDP_INTERVAL: Duration = Duration::from_millis(50);
+/// What runs after a bind, of IPv4 and of IPv6 sockets.
+const BINDS: [&str; 2] = ["bound4", "bound6"];
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -40,19 +40,15 @@ pub(crate) struct Source {
     /// Keeps the programs attached.
     programs: Ebpf,
     ports: BpfHashMap<MapData, RawPort, u8>,
-    /// From the first TCP port on.
-    listeners: Option<RingBuf<MapData>>,
+    /// From the first port on for which a program runs.
+    events: Option<RingBuf<MapData>>,
+    traces_listeners: bool,
+    /// Whether events tell of UDP sockets that are bound; `None` before the first UDP port.
+    traces_binds: Option<bool>,
     /// From the first UDP port on.
-    udp: Option<UdpPoll>,
+    listing: Option<Listing>,
     /// The UDP ports that are followed: without one, there is nothing to list.
     udp_ports: HashSet<Port>,
-}
-
-struct UdpPoll {
-    link: IterLink,
-    next: Instant,
-    /// The sockets by port, at the last look.
-    last: HashMap<u16, BTreeSet<u64>>,
 }
 
 impl Source {
@@ -66,7 +62,16 @@ impl Source {
             let btf = KernelBtf::from_sys_fs()?;
             let mut programs = EbpfLoader::new().kernel_btf(&btf).load(OBJECT)?;
             let ports = programs.take_map("ports").ok_or(MapError::KeyNotFound)?.try_into()?;
-            Ok(Self { own, programs, ports, listeners: None, udp: None, udp_ports: HashSet::new() })
+            Ok(Self {
+                own,
+                programs,
+                ports,
+                events: None,
+                traces_listeners: false,
+                traces_binds: None,
+                listing: None,
+                udp_ports: HashSet::new(),
+            })
         };
         open().map_err(|error| caps::failed("cannot watch groups", error, caps::TRACING))
     }
@@ -80,16 +85,9 @@ impl Source {
         let mut add = || -> Result<(), AnyError> {
             self.ports.insert(raw(port), 1, 0)?;
             match port.protocol {
-                Protocol::Tcp if self.listeners.is_none() => self.trace_listeners()?,
-                Protocol::Udp if self.is_own(port) => {
-                    if self.udp.is_none() {
-                        self.list_udp()?;
-                    }
-                    self.udp_ports.insert(port);
-                }
-                _ => {}
+                Protocol::Tcp => self.trace_listeners(),
+                Protocol::Udp => self.follow_udp(port),
             }
-            Ok(())
         };
         let failed = format!("cannot watch {} port {}", port.protocol, port.port);
         add().map_err(|error| caps::failed(&failed, error, caps::TRACING))
@@ -106,7 +104,9 @@ impl Source {
     /// How often a group on the port has to be looked at without an event.
     pub(crate) fn interval(&self, port: Port) -> Duration {
         match port.protocol {
-            Protocol::Udp if !self.is_own(port) => WITHOUT_EVENTS,
+            Protocol::Udp if !self.is_own(port) && self.traces_binds != Some(true) => {
+                WITHOUT_EVENTS
+            }
             _ => REGULARLY,
         }
     }
@@ -120,24 +120,69 @@ impl Source {
         Port { protocol, netns: self.own.cookie, port }
     }
 
+    fn open_events(&mut self) -> Result<(), AnyError> {
+        if self.events.is_none() {
+            let ring = self.programs.take_map("events").ok_or(MapError::KeyNotFound)?;
+            self.events = Some(RingBuf::try_from(ring)?);
+        }
+        Ok(())
+    }
+
     fn trace_listeners(&mut self) -> Result<(), AnyError> {
-        let ring = self.programs.take_map("events").ok_or(MapError::KeyNotFound)?;
-        let ring = RingBuf::try_from(ring)?;
-        let program = self.programs.program_mut("on_listen").ok_or(ProgramError::NotLoaded)?;
-        let program: &mut BtfTracePoint = program.try_into()?;
-        program.load("inet_sock_set_state", &KernelBtf::from_sys_fs()?)?;
-        program.attach()?;
-        self.listeners = Some(ring);
+        if !self.traces_listeners {
+            self.open_events()?;
+            let program: &mut BtfTracePoint =
+                program(&mut self.programs, "on_listen")?.try_into()?;
+            program.load("inet_sock_set_state", &KernelBtf::from_sys_fs()?)?;
+            program.attach()?;
+            self.traces_listeners = true;
+        }
+        Ok(())
+    }
+
+    fn follow_udp(&mut self, port: Port) -> Result<(), AnyError> {
+        if self.traces_binds.is_none() {
+            self.traces_binds = Some(self.try_to_trace_binds());
+        }
+        if self.is_own(port) {
+            if self.listing.is_none() {
+                self.list_udp()?;
+            }
+            self.udp_ports.insert(port);
+        }
+        Ok(())
+    }
+
+    /// Returns whether it succeeded: without, UDP groups are looked at more often.
+    fn try_to_trace_binds(&mut self) -> bool {
+        let Err(error) = self.trace_binds() else { return true };
+        let failed = "no event tells of UDP sockets that are bound";
+        tracing::debug!("{}", caps::failed(failed, error, caps::CGROUPS).report());
+        for name in BINDS {
+            // It may be the other one that failed.
+            let _ = program(&mut self.programs, name).and_then(Program::unload);
+        }
+        false
+    }
+
+    fn trace_binds(&mut self) -> Result<(), AnyError> {
+        let root = cgroup::root()?;
+        self.open_events()?;
+        for name in BINDS {
+            let program: &mut CgroupSock = program(&mut self.programs, name)?.try_into()?;
+            program.load()?;
+            program.attach(&root)?;
+        }
         Ok(())
     }
 
     fn list_udp(&mut self) -> Result<(), AnyError> {
-        let program = self.programs.program_mut("udp_members").ok_or(ProgramError::NotLoaded)?;
-        let program: &mut Iter = program.try_into()?;
+        let program: &mut Iter = program(&mut self.programs, "udp_members")?.try_into()?;
         program.load("udp", &KernelBtf::from_sys_fs()?)?;
         let id = program.attach()?;
         let link = program.take_link(id)?;
-        self.udp = Some(UdpPoll { link, next: Instant::now(), last: HashMap::new() });
+        let finds = if self.traces_binds == Some(true) { Finds::Leaving } else { Finds::Changes };
+        self.listing = Some(Listing::new(link, finds));
         Ok(())
     }
 
@@ -158,7 +203,7 @@ impl Source {
             }
             let events = self.take()?;
             let now = Instant::now();
-            let polled = self.polled().map(|udp| udp.next);
+            let polled = self.polled().map(|listing| listing.next());
             let lent = stop.is_lent().then(|| now + STOP_INTERVAL);
             if !events.is_empty() || deadline.is_some_and(|deadline| deadline <= now) {
                 return Ok(events);
@@ -166,7 +211,7 @@ impl Source {
             let end = [deadline, polled, lent].into_iter().flatten().min();
             let left = end.map(|end| timespec(end.saturating_duration_since(now)));
             let waker = PollFd::from_borrowed_fd(waker, PollFlags::IN);
-            let ring = self.listeners.as_ref().map(|ring| PollFd::new(ring, PollFlags::IN));
+            let ring = self.events.as_ref().map(|ring| PollFd::new(ring, PollFlags::IN));
             let mut fds: Vec<PollFd<'_>> = [waker].into_iter().chain(ring).collect();
             match poll(&mut fds, left.as_ref()) {
                 // A handled signal ends it: perhaps the request to stop.
@@ -176,21 +221,21 @@ impl Source {
         }
     }
 
-    fn polled(&mut self) -> Option<&mut UdpPoll> {
-        self.udp.as_mut().filter(|_| !self.udp_ports.is_empty())
+    fn polled(&mut self) -> Option<&mut Listing> {
+        self.listing.as_mut().filter(|_| !self.udp_ports.is_empty())
     }
 
     /// All events that are ready.
     fn take(&mut self) -> io::Result<Vec<Event>> {
         let mut events = Vec::new();
-        while let Some(record) = self.listeners.as_mut().and_then(RingBuf::next) {
+        while let Some(record) = self.events.as_mut().and_then(RingBuf::next) {
             if let Ok((raw, _)) = RawEvent::ref_from_prefix(&record) {
-                events.extend(listener(raw));
+                events.extend(event(raw));
             }
         }
         let netns = self.own.cookie;
-        if let Some(udp) = self.polled().filter(|udp| udp.next <= Instant::now()) {
-            let changed = udp.changed()?;
+        if let Some(listing) = self.polled().filter(|listing| listing.next() <= Instant::now()) {
+            let changed = listing.changed()?;
             let port = |port| Port { protocol: Protocol::Udp, netns, port };
             events.extend(changed.into_iter().map(|number| Event::Changed { port: port(number) }));
         }
@@ -198,33 +243,16 @@ impl Source {
     }
 }
 
-impl UdpPoll {
-    /// The ports whose sockets are others than at the last look.
-    fn changed(&mut self) -> io::Result<BTreeSet<u16>> {
-        self.next = Instant::now() + UDP_INTERVAL;
-        let now = self.sockets()?;
-        let ports = now.keys().chain(self.last.keys()).copied();
-        let changed = ports.filter(|port| now.get(port) != self.last.get(port)).collect();
-        self.last = now;
-        Ok(changed)
-    }
-
-    fn sockets(&self) -> io::Result<HashMap<u16, BTreeSet<u64>>> {
-        let bytes = read_all(self.link.open().map_err(io::Error::other)?)?;
-        let mut sockets: HashMap<u16, BTreeSet<u64>> = HashMap::new();
-        for record in bytes.chunks_exact(size_of::<UdpMember>()) {
-            if let Ok(member) = UdpMember::read_from_bytes(record) {
-                sockets.entry(member.port).or_default().insert(member.cookie);
-            }
-        }
-        Ok(sockets)
-    }
+/// A program of the object.
+fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, ProgramError> {
+    programs.program_mut(name).ok_or(ProgramError::NotLoaded)
 }
 
-fn listener(raw: &RawEvent) -> Option<Event> {
-    let port = Port { protocol: Protocol::Tcp, netns: raw.netns, port: raw.port };
+fn event(raw: &RawEvent) -> Option<Event> {
+    let protocol = protocol(raw.protocol)?;
+    let port = Port { protocol, netns: raw.netns, port: raw.port };
     let cookie = Cookie::new(raw.cookie)?;
-    Some(match raw.listening {
+    Some(match raw.came {
         1 => Event::Came { port, cookie, process: raw.process },
         _ => Event::Went { port, cookie },
     })
@@ -241,3 +269,6 @@ fn timespec(duration: Duration) -> Timespec {
         tv_nsec: i64::from(duration.subsec_nanos()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::follower::{Action, Event, Follower, REGULARLY};
+use super::follower::{Action, Event, Follower};
+use super::pace::REGULARLY;
+use super::seen::{Observation, Port};
 use crate::kernel::observe::Extent;
-use crate::model::group::AttachedProgram;
+use crate::model::group::{AttachedProgram, Protocol};
 
-use world::{World, cookie, key, ms, near};
+use world::{World, cookie, key, key_of, ms, near};
 
 #[test]
 fn one_look_serves_all_groups_that_are_due() {
@@ -156,28 +158,112 @@ fn a_group_that_is_not_there_yet_is_looked_for_when_a_socket_comes_and_regularly
     let mut now = Instant::now();
     let mut follower = Follower::new(now);
     follower.expect(now, 7, vec![World::port(0)]);
-    let mut looks_until = |follower: &mut Follower, end: Duration| {
-        let (mut looks, end) = (0, now + end);
+    let mut looks_until = |follower: &mut Follower, end: Duration, found: &[u32]| {
+        let (mut looks, mut finds, end) = (0, 0, now + end);
         loop {
             while let Some(action) = follower.poll(now) {
-                assert!(matches!(action, Action::Find { id: 7 }), "{action:?}");
-                looks += 1;
+                match action {
+                    Action::Observe(extent) => {
+                        assert_eq!(extent, Extent::Near { pids: vec![], udp: false });
+                        assert_eq!(follower.looked_for().collect::<Vec<_>>(), [7]);
+                        let found = found.to_vec();
+                        let observation = Observation { found, ..Observation::default() };
+                        follower.observed(now, Some(&observation));
+                        looks += 1;
+                    }
+                    Action::Find { id: 7 } => finds += 1,
+                    action => panic!("{action:?}"),
+                }
             }
             let deadline = follower.deadline().unwrap();
             assert!(deadline > now);
             if deadline > end {
                 now = end;
-                return (looks, now);
+                return (looks, finds, now);
             }
             now = deadline;
         }
     };
-    let (looks, now) = looks_until(&mut follower, 3 * REGULARLY - ms(1));
-    assert_eq!(looks, 3);
+    let (looks, finds, now) = looks_until(&mut follower, 3 * REGULARLY - ms(1), &[]);
+    assert_eq!((looks, finds), (3, 0));
     follower.handle(now, Event::Came { port: World::port(0), cookie: cookie(1), process: 1 });
-    assert_eq!(looks_until(&mut follower, ms(100)).0, 7);
+    let (looks, finds, _) = looks_until(&mut follower, ms(100), &[7]);
+    assert_eq!((looks, finds), (7, 7), "until it is followed");
     follower.found(7);
     assert!(follower.is_done() && follower.deadline().is_none());
+}
+
+#[test]
+fn regular_looks_at_groups_look_for_those_that_are_not_there_too() {
+    let mut world = World::settled(3);
+    world.follower.expect(world.now, 7, vec![World::port(9)]);
+    world.passes(10 * REGULARLY);
+    assert!(world.looks <= 12, "{} looks", world.looks);
+}
+
+#[test]
+fn udp_groups_that_only_their_descriptors_show_are_looked_for_on_the_whole_host_at_times() {
+    let mut now = Instant::now();
+    let mut follower = Follower::new(now);
+    let port = Port { protocol: Protocol::Udp, ..World::port(0) };
+    follower.expect(now, 7, vec![port]);
+    let mut whole = 0;
+    for _ in 0..60 {
+        while let Some(action) = follower.poll(now) {
+            let Action::Observe(extent) = action else { panic!("{action:?}") };
+            whole += usize::from(extent == Extent::Whole);
+            follower.observed(now, Some(&Observation::default()));
+        }
+        now = follower.deadline().unwrap();
+    }
+    assert_eq!(whole, 4);
+}
+
+#[test]
+fn a_udp_socket_is_enrolled_when_it_may_be_by_one_look_at_its_process() {
+    let mut world = World::settled_of(Protocol::Udp, 2);
+    let new = world.joins(1, Some(ms(0)), false);
+    world.passes(ms(60));
+    let second = world.joins(1, Some(ms(0)), false);
+    world.passes(ms(39));
+    assert_eq!((world.looks, world.updates.len()), (0, 0));
+    world.passes(ms(1));
+    assert_eq!((world.looks, world.updates.len()), (1, 1));
+    let slots = &world.servers[1].slots;
+    assert!(slots.contains(&new) && !slots.contains(&second));
+    world.passes(ms(60));
+    assert!(world.servers[1].slots.contains(&second));
+    for (of, extent) in &world.updates {
+        assert_eq!(*of, key_of(Protocol::Udp, 1));
+        assert_ne!(*extent, Extent::Whole);
+    }
+}
+
+#[test]
+fn a_udp_socket_that_connects_at_once_causes_no_update() {
+    let mut world = World::settled_of(Protocol::Udp, 1);
+    let new = world.joins(0, Some(ms(0)), false);
+    world.passes(ms(50));
+    world.servers[0].sockets.remove(&new);
+    world.passes(ms(200));
+    assert_eq!((world.looks, world.updates.len()), (1, 0));
+}
+
+#[test]
+fn looks_that_cost_much_are_rare() {
+    let mut world = World::settled_every(ms(150));
+    world.passes(ms(1500));
+    assert!((9..=11).contains(&world.looks), "{} looks", world.looks);
+    world.cost = ms(4);
+    world.passes(ms(1000));
+    world.looks = 0;
+    world.passes(ms(6000));
+    assert!((9..=11).contains(&world.looks), "{} looks", world.looks);
+    world.cost = ms(60);
+    world.passes(REGULARLY);
+    world.looks = 0;
+    world.passes(10 * REGULARLY);
+    assert!((9..=11).contains(&world.looks), "{} looks", world.looks);
 }
 
 #[test]

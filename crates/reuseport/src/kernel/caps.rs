@@ -19,6 +19,9 @@ pub(crate) const LOADING: &[(CapabilitySet, &str)] = &[(CapabilitySet::BPF, "CAP
 pub(crate) const SOCKET_MAPS: &[(CapabilitySet, &str)] =
     &[(CapabilitySet::BPF, "CAP_BPF"), (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN")];
 
+/// To run programs for a cgroup.
+pub(crate) const CGROUPS: &[(CapabilitySet, &str)] = SOCKET_MAPS;
+
 /// To open another owner's program and its maps by their ids.
 pub(crate) const TAKING_OVER: &[(CapabilitySet, &str)] =
     &[(CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN")];

@@ -1,9 +1,11 @@
-//! The host's CPUs and their NUMA nodes, and the CPU of a process.
+//! The host's CPUs and their NUMA nodes, the CPU of a process, and a thread's time.
 
 use std::fs;
+use std::time::Duration;
 
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::policy::{CpuList, parse_list};
@@ -22,6 +24,11 @@ pub(crate) fn topology() -> Topology {
         }
     }
     Topology { nodes }
+}
+
+/// The time of a CPU that the calling thread has taken.
+pub(crate) fn time_of_thread() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// The CPUs that are running.

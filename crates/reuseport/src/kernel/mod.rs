@@ -2,6 +2,7 @@
 
 pub mod borrow;
 pub(crate) mod caps;
+pub(crate) mod cgroup;
 pub(crate) mod cpus;
 pub(crate) mod followed;
 pub(crate) mod foreign;

@@ -129,6 +129,11 @@ pub(crate) struct Newborn {
 }
 
 impl Newborn {
+    /// This socket was bound at that time.
+    pub(crate) fn bound(&mut self, at: Instant, cookie: Cookie) {
+        self.first_seen.insert(cookie, at);
+    }
+
     /// Looks at a UDP group: returns those of its members that are to wait, because they were first seen less
     /// than [`SETTLE`] ago. `has_slot` tells the enrolled ones, which never wait; nor do those that cannot be
     /// enrolled.

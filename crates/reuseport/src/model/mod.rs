@@ -4,6 +4,7 @@ pub(crate) mod degraded;
 pub mod group;
 pub mod id;
 pub(crate) mod membership;
+pub(crate) mod mounts;
 mod name;
 pub(crate) mod place;
 pub(crate) mod plan;

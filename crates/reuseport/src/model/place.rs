@@ -4,12 +4,7 @@
 //! program goes on deciding. So the host's bpffs is recognised by its device number, which
 //! `/proc/1/mountinfo` names, and is used wherever it can be reached.
 
-/// A file system, as `major:minor` in mountinfo and `st_dev` name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DeviceNumber {
-    pub(crate) major: u32,
-    pub(crate) minor: u32,
-}
+use super::mounts::{DeviceNumber, mounts};
 
 /// What the caller sees.
 #[derive(Debug, Clone, Copy)]
@@ -78,26 +73,6 @@ fn without_bpffs(seen: &Seen<'_>) -> Place {
         (Some(init), Some(own)) if init == own => Place::MountHere,
         _ => Place::Unknown(Unknown::NoneOnHost),
     }
-}
-
-struct Mount<'a> {
-    id: &'a str,
-    device: Option<DeviceNumber>,
-    point: &'a str,
-    kind: &'a str,
-}
-
-/// The mounts of a mountinfo (proc_pid_mountinfo(5)); of several at one point, the last is on top.
-fn mounts(text: &str) -> impl Iterator<Item = Mount<'_>> {
-    text.lines().filter_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ');
-        let (id, device, point) = (fields.next()?, fields.nth(1)?, fields.nth(1)?);
-        let device = device.split_once(':').and_then(|(major, minor)| {
-            Some(DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? })
-        });
-        Some(Mount { id, device, point, kind: file_system.split(' ').next()? })
-    })
 }
 
 #[cfg(test)]

@@ -82,7 +82,11 @@ impl GroupSpec {
 
     /// Whether it names this group.
     pub fn matches(&self, group: &Group) -> bool {
-        let key = &group.key;
+        self.matches_name(&group.key) && self.of.is_none_or(|of| of.is_in(group))
+    }
+
+    /// The same, whatever members the group has.
+    pub(crate) fn matches_name(&self, key: &GroupKey) -> bool {
         let address = match self.host {
             Host::Any => true,
             Host::Wildcard => key.address.ip().is_unspecified(),
@@ -92,7 +96,6 @@ impl GroupSpec {
             && key.address.port() == self.port
             && self.protocol.is_none_or(|protocol| protocol == key.protocol)
             && self.device.as_ref().is_none_or(|wanted| is_device(key, wanted))
-            && self.of.is_none_or(|of| of.is_in(group))
     }
 }
 

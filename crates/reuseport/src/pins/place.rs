@@ -14,7 +14,8 @@ use rustix::mount::{
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::pids::sees_host_pids;
-use crate::model::place::{self, DeviceNumber, MOUNT, Seen, THROUGH_INIT, Unknown};
+use crate::model::mounts::DeviceNumber;
+use crate::model::place::{self, MOUNT, Seen, THROUGH_INIT, Unknown};
 
 /// Names the directory to use, in place of the host's bpffs.
 const VARIABLE: &str = "REUSEPORT_BPFFS";

@@ -14,7 +14,7 @@ pub(crate) struct RawPort {
     pub(crate) reserved: u32,
 }
 
-/// A listener on a followed port started or stopped listening: a record of the ring buffer.
+/// A socket came to a followed port, or a listener went: a record of the ring buffer.
 #[derive(Debug, Clone, Copy, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Event {
@@ -23,9 +23,10 @@ pub(crate) struct Event {
     /// In the initial pid namespace.
     pub(crate) process: u32,
     pub(crate) port: u16,
-    /// 1: started; 0: stopped.
-    pub(crate) listening: u8,
-    reserved: u8,
+    /// `IPPROTO_TCP` or `IPPROTO_UDP`.
+    pub(crate) protocol: u8,
+    /// 1: came; 0: went.
+    pub(crate) came: u8,
 }
 
 /// A UDP socket on a followed port: what the iterator writes.
@@ -46,7 +47,7 @@ mod tests {
     fn both_sides_agree() {
         let btf = object("watch");
         assert_mirrors!(btf, "port", RawPort { netns, number, protocol, reserved });
-        assert_mirrors!(btf, "event", Event { cookie, netns, process, port, listening, reserved });
+        assert_mirrors!(btf, "event", Event { cookie, netns, process, port, protocol, came });
         assert_mirrors!(btf, "udp_member", UdpMember { cookie, port, reserved });
         assert_eq!(map(&btf, "ports").key_size, size_of::<RawPort>());
         assert_eq!(map(&btf, "ports").value_size, 1);

@@ -12,6 +12,11 @@ use rustix::thread::{
 /// The id of an ordinary user and of its group.
 pub(crate) const ORDINARY: u32 = 65_534;
 
+/// The capabilities of the calling thread.
+pub(crate) fn present() -> CapabilitySet {
+    capabilities(None).unwrap().effective
+}
+
 /// Runs `body` on a thread that has exactly these capabilities.
 pub(crate) fn capable_of<T: Send>(wanted: CapabilitySet, body: impl FnOnce() -> T + Send) -> T {
     let restricted = || {

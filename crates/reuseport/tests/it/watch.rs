@@ -12,13 +12,16 @@ use reuseport::status::Steering;
 use reuseport::watch::Watch;
 use reuseport::{Attach, ErrorKind, GroupSpec, Host, Policy, Stop};
 use rustix::fs::{FlockOperation, flock};
-use rustix::net::{AddressFamily, SocketType, listen, shutdown, socket};
+use rustix::net::sockopt::set_socket_reuseport;
+use rustix::net::{AddressFamily, SocketType, bind, listen, shutdown, socket};
+use rustix::thread::CapabilitySet;
 use sk_reuseport::net::Bind;
 use test_support::process::close;
 use test_support::server::Nginx;
-use test_support::{client, wait};
+use test_support::{client, netns, wait};
 
 use crate::common::cookie;
+use crate::common::rights::{capable_of, present};
 use crate::common::steering::{answers, followed, picks, steered, watching};
 use crate::common::world::{alone, key_at};
 
@@ -370,6 +373,54 @@ fn a_watcher_that_starts_before_the_server_attaches_when_it_comes() {
                 });
                 let _again = bind(address);
                 wait::until("it is steered again", wait::BOUND, || is_steered().is_some());
+            });
+        }
+    });
+}
+
+/// One of these is enough.
+const TELLS_OF_BINDS: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::SYS_ADMIN);
+
+#[test]
+fn without_the_right_to_be_told_of_binds_udp_sockets_are_followed_too() {
+    alone(|| {
+        let sockets = Bind::new("127.0.0.1:0".parse().unwrap()).udp_sockets(2).unwrap();
+        let address = sockets[0].local_addr().unwrap();
+        let key = key_at(&Host::open().unwrap(), "udp", address);
+        capable_of(present() - TELLS_OF_BINDS, || {
+            followed(&key, |group| {
+                group.settled(2);
+                let new = Bind::new(address).udp_sockets(1).unwrap();
+                group.settled(3);
+                close(new);
+                group.settled(2);
+            });
+        });
+    });
+}
+
+#[test]
+fn udp_sockets_of_another_network_namespace_are_followed_with_events_and_without() {
+    alone(|| {
+        let rights = [present(), present() - TELLS_OF_BINDS];
+        for rights in rights {
+            // A socket stays in the namespace in which it was made.
+            let (mut sockets, new) = netns::isolated(|| {
+                let any = "127.0.0.1:0".parse().unwrap();
+                let new = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+                set_socket_reuseport(&new, true).unwrap();
+                (Bind::new(any).udp_sockets(2).unwrap(), new)
+            });
+            let address = sockets[0].local_addr().unwrap();
+            let key = key_at(&Host::open().unwrap(), "udp", address);
+            capable_of(rights, || {
+                followed(&key, |group| {
+                    group.settled(2);
+                    bind(&new, &address).unwrap();
+                    group.settled(3);
+                    close(sockets.remove(0));
+                    group.settled(2);
+                });
             });
         }
     });

@@ -23,6 +23,9 @@ pub enum ProgramType {
     /// Typed tracepoints (Linux 5.5) and iterators (5.8).
     #[doc(alias = "BPF_PROG_TYPE_TRACING")]
     Tracing,
+    /// Runs when a cgroup's sockets are made, bound or closed. Linux 4.17.
+    #[doc(alias = "BPF_PROG_TYPE_CGROUP_SOCK")]
+    CgroupSock,
 }
 
 /// The kernel's description of a loaded program.
@@ -41,6 +44,7 @@ impl ProgramInfo {
         match self.0.type_ {
             t if t == bpf_prog_type::BPF_PROG_TYPE_SK_REUSEPORT as u32 => ProgramType::SkReuseport,
             t if t == bpf_prog_type::BPF_PROG_TYPE_TRACING as u32 => ProgramType::Tracing,
+            t if t == bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK as u32 => ProgramType::CgroupSock,
             _ => ProgramType::Unspecified,
         }
     }

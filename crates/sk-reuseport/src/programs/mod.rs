@@ -1,5 +1,6 @@
 //! Programs: loading, attaching and pinning them.
 
+pub mod cgroup_sock;
 mod data;
 mod fd;
 pub mod info;
@@ -9,6 +10,7 @@ mod program;
 pub mod select;
 pub mod tp_btf;
 
+pub use cgroup_sock::{CgroupSock, CgroupSockAttachType};
 pub(crate) use data::{Code, ProgramData};
 pub use fd::ProgramFd;
 pub use info::{ProgramInfo, ProgramType};

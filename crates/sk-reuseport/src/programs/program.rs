@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsFd as _;
 
+use super::cgroup_sock::CgroupSock;
 use super::fd::ProgramFd;
 use super::info::{ProgramInfo, ProgramType};
 use super::iter::Iter;
@@ -20,6 +21,8 @@ pub enum Program {
     BtfTracePoint(BtfTracePoint),
     /// Iterates over objects of the kernel.
     Iter(Iter),
+    /// Runs when a cgroup's sockets are made, bound or closed.
+    CgroupSock(CgroupSock),
     /// A program of a type that this crate does not load.
     Unsupported(UnsupportedProgram),
 }
@@ -47,6 +50,7 @@ impl Program {
         match self {
             Self::SkReuseport(_) => ProgramType::SkReuseport,
             Self::BtfTracePoint(_) | Self::Iter(_) => ProgramType::Tracing,
+            Self::CgroupSock(_) => ProgramType::CgroupSock,
             Self::Unsupported(_) => ProgramType::Unspecified,
         }
     }
@@ -61,6 +65,7 @@ impl Program {
             Self::SkReuseport(program) => program.fd(),
             Self::BtfTracePoint(program) => program.fd(),
             Self::Iter(program) => program.fd(),
+            Self::CgroupSock(program) => program.fd(),
             Self::Unsupported(_) => Err(ProgramError::UnexpectedProgramType),
         }
     }
@@ -75,6 +80,7 @@ impl Program {
             Self::SkReuseport(program) => program.info(),
             Self::BtfTracePoint(program) => program.info(),
             Self::Iter(program) => program.info(),
+            Self::CgroupSock(program) => program.info(),
             Self::Unsupported(_) => Err(ProgramError::UnexpectedProgramType),
         }
     }
@@ -89,6 +95,7 @@ impl Program {
             Self::SkReuseport(program) => program.pin(path),
             Self::BtfTracePoint(program) => program.pin(path),
             Self::Iter(program) => program.pin(path),
+            Self::CgroupSock(program) => program.pin(path),
             Self::Unsupported(program) => Err(PinError::NoFd { name: program.section.clone() }),
         }
     }
@@ -103,6 +110,7 @@ impl Program {
             Self::SkReuseport(program) => program.unload(),
             Self::BtfTracePoint(program) => program.unload(),
             Self::Iter(program) => program.unload(),
+            Self::CgroupSock(program) => program.unload(),
             Self::Unsupported(_) => Err(ProgramError::UnexpectedProgramType),
         }
     }
@@ -186,4 +194,4 @@ macro_rules! impl_program {
     )+};
 }
 
-impl_program!(SkReuseport, BtfTracePoint, Iter);
+impl_program!(SkReuseport, BtfTracePoint, Iter, CgroupSock);

@@ -404,6 +404,19 @@ pub(crate) fn bpf_link_create_iter(program: BorrowedFd<'_>, over: Over<'_>) -> i
     bpf_fd(Call::BpfLinkCreate, bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
+/// Attaches a program to a cgroup, next to others. Linux 5.7.
+pub(crate) fn bpf_link_create_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd() as u32;
+    attr.link_create.attach_type = attach_type as u32;
+    bpf_fd(Call::BpfLinkCreate, bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
 /// Opens a file with the output of an attached iterator.
 pub(crate) fn bpf_iter_create(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attr = empty();

@@ -53,10 +53,11 @@ pub(crate) enum Operation {
     AttachTracepoint,
     AttachIterator,
     OpenIterator,
+    AttachCgroup,
 }
 
 impl Operation {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Pin,
         Self::OpenPin,
         Self::GetInfo,
@@ -73,6 +74,7 @@ impl Operation {
         Self::AttachTracepoint,
         Self::AttachIterator,
         Self::OpenIterator,
+        Self::AttachCgroup,
     ];
 
     /// The text in [`SyscallError::call`], which is a string for compatibility with aya.
@@ -94,6 +96,7 @@ impl Operation {
             Self::AttachTracepoint => "BPF_RAW_TRACEPOINT_OPEN",
             Self::AttachIterator => "BPF_LINK_CREATE",
             Self::OpenIterator => "BPF_ITER_CREATE",
+            Self::AttachCgroup => "BPF_LINK_CREATE of a cgroup",
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod attach;
 mod aya_compat;
+mod cgroup_sock;
 mod compilers;
 mod conformance;
 #[path = "../fixtures/mod.rs"]

@@ -48,7 +48,7 @@ Examples:
   reuseport attach :8080                       add sockets that joined since
   reuseport attach :8080 --policy round-robin --weight pid:1234=3 --watch
   reuseport attach tcp::80 tcp::443 udp::443 --watch
-  reuseport attach :443 --all --watch          every group on this port
+  reuseport attach :443 --all --watch          every group on this port, now or later
   reuseport attach :53 --netns blue --policy source
   reuseport attach udp::4433 --policy payload:1:8
   reuseport attach :8080 --object my.bpf.o --program select --map sockets
@@ -104,7 +104,8 @@ pub(crate) struct Attach {
     ///
     /// Adds new sockets as they come, over reloads and restarts of the server. After a restart, new
     /// sockets take the slots of the old ones, with their weights and drains. A group that is not there
-    /// yet is waited for. After ^C, the programs stay attached. One command can follow many groups.
+    /// yet is waited for. After ^C, the programs stay attached. One command can follow many groups; with
+    /// --all, also those that come later.
     #[arg(long)]
     watch: bool,
 

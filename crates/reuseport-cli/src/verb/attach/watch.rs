@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use jiff::ZonedDateTime;
-use reuseport::group::{Group, GroupKey};
+use reuseport::group::{Group, GroupKey, listed};
 use reuseport::status::Steering;
 use reuseport::watch::{Change, Watch};
 use reuseport::{Attach, ErrorKind, Host};
@@ -14,7 +14,7 @@ use reuseport::{Attach, ErrorKind, Host};
 use super::how::{Failures, How};
 use super::words::{notes, replaced, report, split, unsteerable};
 use crate::backend::Target;
-use crate::error;
+use crate::error::{self, Failure};
 use crate::output::{self, DIM};
 
 /// Attaches, stays, and reports changes, until a signal. New members depend on it: it goes on although its
@@ -26,16 +26,7 @@ pub(super) fn follow(
     how: How,
     retake: bool,
 ) -> Result<()> {
-    let (mut found, mut awaited) = (Vec::new(), Vec::new());
-    for target in targets {
-        match target.find_to_attach(&host, all) {
-            Ok(groups) => found.extend(groups),
-            Err(error) if is_not_there(&error) => awaited.push(target),
-            Err(error) => return Err(error),
-        }
-    }
-    found.sort_by_key(|group: &Group| group.key.to_string());
-    found.dedup_by(|a, b| a.key == b.key);
+    let (found, awaited) = look_for(&host, targets, all)?;
     let requests = found.into_iter().map(|group| {
         let request = how.request(&host, &group.key);
         (group, request)
@@ -45,21 +36,65 @@ pub(super) fn follow(
     let watch = Watch::new(host, how.stop.clone())?;
     let watch = if retake { watch.retaking() } else { watch };
     let mut follower = Lines::new(watch);
+    let mut refused = Vec::new();
     for (group, request) in requests {
         let added = request.and_then(|request| follower.add(&group, request));
-        follower.failures.note(added);
+        refused.extend(added.err().map(|error| (group.key, error)));
     }
     if !notes.is_empty() && !follower.steering.is_empty() {
         follower.printer.print(&notes);
     }
     if follower.steering.is_empty() && awaited.is_empty() {
-        return follower.failures.last();
+        let mut failures = Failures::default();
+        refused.into_iter().for_each(|(_, error)| failures.note(Err(error)));
+        return failures.last();
     }
+    refused.iter().for_each(|(_, error)| complain(error));
     let how = Arc::new(how);
-    for target in awaited {
-        follower.wait_for(target, &how)?;
+    for awaited in awaited {
+        follower.wait_for(awaited, all, &how)?;
     }
-    follower.run()
+    follower.run()?;
+    // With --all, they were waited for.
+    if all || refused.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = refused.iter().map(|(key, _)| key.to_string()).collect();
+    let failed = format!("could not attach to {}", listed(names, 4));
+    Err(Failure::new(failed, "the reason was given when the command began").into())
+}
+
+/// The groups that are there, each once, and what is waited for.
+fn look_for(host: &Host, targets: Vec<Target>, all: bool) -> Result<(Vec<Group>, Vec<Awaited>)> {
+    let (mut found, mut awaited) = (Vec::new(), Vec::new());
+    for target in targets {
+        let is_there = match target.find_to_attach(host, all) {
+            Ok(groups) => {
+                found.extend(groups);
+                true
+            }
+            Err(error) if is_not_there(&error) => false,
+            Err(error) => return Err(error),
+        };
+        if all || !is_there {
+            awaited.push(Awaited { target, is_there });
+        }
+    }
+    found.sort_by_key(|group: &Group| group.key.to_string());
+    found.dedup_by(|a, b| a.key == b.key);
+    Ok((found, awaited))
+}
+
+/// Says at once what is wrong.
+fn complain(error: &anyhow::Error) {
+    // If standard error is closed, the exit code has to suffice.
+    let _ = io::stderr().write_all(timed(&error::message(error)).as_bytes());
+}
+
+/// A group that is not there yet, or with --all groups of which there may be more.
+struct Awaited {
+    target: Target,
+    is_there: bool,
 }
 
 fn is_not_there(error: &anyhow::Error) -> bool {
@@ -70,14 +105,12 @@ fn is_not_there(error: &anyhow::Error) -> bool {
 struct Lines {
     watch: Watch,
     steering: HashMap<GroupKey, Steering>,
-    failures: Failures,
     printer: Printer,
 }
 
 impl Lines {
     fn new(watch: Watch) -> Self {
-        let (steering, failures) = (HashMap::new(), Failures::default());
-        Self { watch, steering, failures, printer: Printer::default() }
+        Self { watch, steering: HashMap::new(), printer: Printer::default() }
     }
 
     fn add(&mut self, group: &Group, request: Attach) -> Result<()> {
@@ -91,33 +124,31 @@ impl Lines {
         Ok(())
     }
 
-    fn wait_for(&mut self, target: Target, how: &Arc<How>) -> Result<()> {
-        self.printer.print(&format!("waiting for {}\n", target.group));
-        let (spec, how) = (target.group.clone(), Arc::clone(how));
-        let mut said = String::new();
-        self.watch.wait_for(&spec, move |host| {
-            let group = target.find_to_attach(host, false).and_then(|groups| {
-                let key = groups[0].key.clone();
-                Ok((how.request(host, &key)?, key))
-            });
-            match group {
-                Ok((request, key)) => return Some((key, request)),
-                Err(error) if is_not_there(&error) => {}
-                Err(error) => {
-                    let text = error::message(&error);
-                    if text != said {
-                        let _ = io::stderr().write_all(timed(&text).as_bytes());
-                        said = text;
-                    }
-                }
-            }
-            None
-        })?;
+    fn wait_for(&mut self, awaited: Awaited, all: bool, how: &Arc<How>) -> Result<()> {
+        let Awaited { target, is_there } = awaited;
+        if !is_there {
+            self.printer.print(&format!("waiting for {}\n", target.group));
+        }
+        let (spec, how, mut errors) = (target.group.clone(), Arc::clone(how), Errors::default());
+        if all {
+            self.watch.wait_for_all(&spec, move |host, group| {
+                let request = target.has(group).then(|| how.request(host, &group.key))?;
+                errors.note(request)
+            })?;
+        } else {
+            self.watch.wait_for(&spec, move |host| {
+                let find = || {
+                    let key = target.find_to_attach(host, false)?[0].key.clone();
+                    Ok((key.clone(), how.request(host, &key)?))
+                };
+                errors.note(find())
+            })?;
+        }
         Ok(())
     }
 
     fn run(self) -> Result<()> {
-        let Self { watch, mut steering, failures, mut printer } = self;
+        let Self { watch, mut steering, mut printer } = self;
         printer.print(&format!(
             "{DIM}Watching; ^C ends this and leaves the program attached.{DIM:#}\n"
         ));
@@ -128,7 +159,29 @@ impl Lines {
             let steering = steering.get(key).copied().unwrap_or(Steering::KernelHash);
             printer.tell(key, &steering, change);
         })?;
-        failures.last()
+        Ok(())
+    }
+}
+
+/// The errors of looking for groups: each is printed once, until there is another.
+#[derive(Default)]
+struct Errors {
+    said: String,
+}
+
+impl Errors {
+    fn note<T>(&mut self, result: Result<T>) -> Option<T> {
+        let error = match result {
+            Ok(found) => return Some(found),
+            Err(error) if is_not_there(&error) => return None,
+            Err(error) => error,
+        };
+        let text = error::message(&error);
+        if text != self.said {
+            complain(&error);
+            self.said = text;
+        }
+        None
     }
 }
 

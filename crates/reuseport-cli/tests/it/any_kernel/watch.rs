@@ -1,8 +1,9 @@
 //! `attach --watch` of many groups, and before there is a server.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use sk_reuseport::net::Bind;
+use sk_reuseport::programs::ProgramInfo;
 use test_support::process::close;
 use test_support::wait::{BOUND, until};
 
@@ -87,17 +88,94 @@ fn all_means_every_group_that_matches() {
     });
 }
 
+/// Attaches a program of another owner, for as long as what this returns lives.
+fn attach_foreign(listener: &TcpListener) -> sk_reuseport::Ebpf {
+    let object = concat!(env!("CARGO_MANIFEST_DIR"), "/../reuseport/bpf/select.bpf.o");
+    let mut object = sk_reuseport::Ebpf::load_file(object).unwrap();
+    let program = object.program_mut("reuseport").unwrap();
+    let program: &mut sk_reuseport::programs::SkReuseport = program.try_into().unwrap();
+    program.load().unwrap();
+    program.attach(listener).unwrap();
+    object
+}
+
+#[test]
+fn all_takes_groups_that_come_later_too_but_none_that_was_detached() {
+    isolated(|| {
+        let (listeners, first) = group(1);
+        let port = listeners[0].local_addr().unwrap().port();
+        let (name, netns) = (format!(":{port}"), own_netns());
+        let arguments =
+            ["attach", &name, "--all", "--policy", "random", "--watch", "--netns", &netns];
+        let mut watch = Running::start(&arguments);
+        watch.read_until("Watching");
+        let address: SocketAddr = format!("127.0.0.2:{port}").parse().unwrap();
+        let _second = Bind::new(address).listeners(2).unwrap();
+        let line = watch.read_until("random decides among");
+        assert!(has_time(&line) && line.contains(&format!("tcp:{address}")), "{line}");
+        until("all its members are steered", BOUND, || is_steered(&format!("tcp:{address}"), 2));
+
+        stdout(&["detach", &first]);
+        watch.read_until("detached by another process");
+        // Looks that find this one find the first one, too.
+        let _third = Bind::new(address).udp_sockets(2).unwrap();
+        let line = watch.read_until("random decides among");
+        assert!(line.contains(&format!("udp:{address}")), "{line}");
+        let output = watch.interrupt();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(!String::from_utf8_lossy(&output.stdout).contains(&first), "{output:?}");
+        assert!(json(&["show", &first, "--json"])["program"].is_null());
+    });
+}
+
+#[test]
+fn all_waits_before_there_is_any_group() {
+    isolated(|| {
+        let (listeners, name) = group(1);
+        let address = listeners[0].local_addr().unwrap();
+        close(listeners);
+        let (port, netns) = (format!(":{}", address.port()), own_netns());
+        let mut watch = Running::start(&["attach", &port, "--all", "--watch", "--netns", &netns]);
+        watch.read_until(&format!("waiting for {port}"));
+        let _listeners = Bind::new(address).listeners(1).unwrap();
+        watch.read_until(&format!("{name}: least-loaded "));
+        assert_eq!(watch.interrupt().status.code(), Some(0));
+    });
+}
+
+#[test]
+fn all_says_once_which_groups_it_cannot_take_and_takes_them_when_it_can() {
+    isolated(|| {
+        let (listeners, first) = group(1);
+        let port = listeners[0].local_addr().unwrap().port();
+        let netns = own_netns();
+        let _program = attach_foreign(&listeners[0]);
+        let arguments = ["attach", &format!(":{port}"), "--all", "--watch", "--netns", &netns];
+        let mut watch = Running::start(&arguments);
+        watch.read_until("Watching");
+        // Each of them comes with a look that finds the first one, too.
+        for n in 2..5 {
+            let address: SocketAddr = format!("127.0.0.{n}:{port}").parse().unwrap();
+            let listener = Bind::new(address).listeners(1).unwrap();
+            watch.read_until("decides among 1 socket");
+            close(listener);
+            watch.read_until("all its sockets are closed");
+        }
+        sk_reuseport::programs::select::detach(&listeners[0]).unwrap();
+        watch.read_until(&format!("{first}: least-loaded "));
+        let output = watch.interrupt();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.matches(&first).count(), 1, "{said}");
+    });
+}
+
 #[test]
 fn a_group_that_cannot_be_attached_to_is_named_and_the_others_are_followed() {
     isolated(|| {
         let (foreign, foreign_name) = group(1);
         let (listeners, name) = group(1);
-        let object = concat!(env!("CARGO_MANIFEST_DIR"), "/../reuseport/bpf/select.bpf.o");
-        let mut object = sk_reuseport::Ebpf::load_file(object).unwrap();
-        let program = object.program_mut("reuseport").unwrap();
-        let program: &mut sk_reuseport::programs::SkReuseport = program.try_into().unwrap();
-        program.load().unwrap();
-        program.attach(&foreign[0]).unwrap();
+        let _program = attach_foreign(&foreign[0]);
         for _ in 0..2 {
             let mut watch = Running::start(&["attach", &foreign_name, &name, "--watch"]);
             watch.read_until("Watching");
@@ -108,6 +186,7 @@ fn a_group_that_cannot_be_attached_to_is_named_and_the_others_are_followed() {
             assert_eq!(output.status.code(), Some(2), "{output:?}");
             let said = String::from_utf8(output.stderr).unwrap();
             assert!(said.contains(&foreign_name) && said.contains("--force"), "{said}");
+            assert!(has_time(&said), "it is said at once: {said}");
             close(new);
         }
         assert_eq!(json(&["show", &foreign_name, "--json"])["program"]["kind"], "foreign");
@@ -139,5 +218,36 @@ fn watch_waits_for_a_server_that_is_not_there_yet() {
         let output = watch.interrupt();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         assert_eq!(json(&["show", &name, "--json"])["policy"], "random");
+    });
+}
+
+/// The programs for cgroups of a process.
+fn cgroup_programs(pid: u32) -> Vec<u32> {
+    // BPF_PROG_TYPE_CGROUP_SOCK
+    const TYPE: &str = "9";
+    let value = |text: &str, field| {
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
+        line.map(|value| value.trim().to_owned())
+    };
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    let texts = descriptors.filter_map(|fd| std::fs::read_to_string(fd.ok()?.path()).ok());
+    let programs = texts.filter(|text| value(text, "prog_type:").as_deref() == Some(TYPE));
+    programs.filter_map(|text| value(&text, "prog_id:")?.parse().ok()).collect()
+}
+
+#[test]
+fn the_programs_that_tell_of_udp_sockets_go_with_the_watcher_even_if_it_is_killed() {
+    isolated(|| {
+        let sockets = Bind::new("127.0.0.1:0".parse().unwrap()).udp_sockets(2).unwrap();
+        let name = format!("udp:{}", sockets[0].local_addr().unwrap());
+        let mut watch = Running::start(&["attach", &name, "--watch"]);
+        watch.read_until("Watching");
+        let programs = cgroup_programs(watch.0.id());
+        assert_eq!(programs.len(), 2);
+        let is_loaded = |id: &u32| ProgramInfo::from_id(*id).is_ok();
+        assert!(programs.iter().all(is_loaded));
+        watch.0.kill().unwrap();
+        watch.0.wait().unwrap();
+        until("they are gone", BOUND, || !programs.iter().any(is_loaded));
     });
 }

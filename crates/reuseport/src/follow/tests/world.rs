@@ -8,7 +8,8 @@ use crate::change::transaction::SlotOwners;
 use crate::error::{Error, ErrorKind, Result};
 use crate::follow::change::Change;
 use crate::follow::followed::Options;
-use crate::follow::follower::{Action, Event, Follower, REGULARLY};
+use crate::follow::follower::{Action, Event, Follower};
+use crate::follow::pace::REGULARLY;
 use crate::follow::seen::{Done, Found, Observation, Port, Seen, Step};
 use crate::kernel::observe::Extent;
 use crate::model::group::{AttachedProgram, Group, GroupKey, Holder, Member, Protocol, examples};
@@ -31,7 +32,11 @@ pub(super) fn cookie(n: u64) -> Cookie {
 }
 
 pub(super) fn key(n: usize) -> GroupKey {
-    examples::key(Protocol::Tcp, &format!("127.0.0.1:{}", 8000 + n))
+    key_of(Protocol::Tcp, n)
+}
+
+pub(super) fn key_of(protocol: Protocol, n: usize) -> GroupKey {
+    examples::key(protocol, &format!("127.0.0.1:{}", 8000 + n))
 }
 
 /// A group of the host.
@@ -66,11 +71,15 @@ impl Server {
 }
 
 pub(super) struct World {
+    /// That of all groups.
+    protocol: Protocol,
     pub(super) now: Instant,
     pub(super) follower: Follower,
     pub(super) servers: Vec<Server>,
     pub(super) next: u64,
     pub(super) looks: usize,
+    /// What each look costs.
+    pub(super) cost: Duration,
     /// The groups that were updated, and what each update looked at.
     pub(super) updates: Vec<(GroupKey, Extent)>,
     /// What was reported, with "ok" after each successful update.
@@ -79,12 +88,17 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(groups: usize) -> Self {
+        Self::of(Protocol::Tcp, groups, OPTIONS)
+    }
+
+    fn of(protocol: Protocol, groups: usize, options: Options) -> Self {
         let now = Instant::now();
         let mut follower = Follower::new(now);
-        (0..groups).for_each(|n| follower.add(now, key(n), OPTIONS, Vec::new()));
+        (0..groups).for_each(|n| follower.add(now, key_of(protocol, n), options, Vec::new()));
         let servers = (0..groups).map(|_| Server::default()).collect();
         let (updates, log) = (Vec::new(), Vec::new());
-        let mut world = Self { now, follower, servers, next: 0, looks: 0, updates, log };
+        let mut world =
+            Self { protocol, now, follower, servers, next: 0, looks: 0, cost: ms(0), updates, log };
         for n in 0..groups {
             world.joins(n, Some(ms(0)), true);
         }
@@ -93,7 +107,20 @@ impl World {
 
     /// Groups to which nothing has happened for long.
     pub(super) fn settled(groups: usize) -> Self {
-        let mut world = Self::new(groups);
+        Self::settled_of(Protocol::Tcp, groups)
+    }
+
+    pub(super) fn settled_of(protocol: Protocol, groups: usize) -> Self {
+        Self::of(protocol, groups, OPTIONS).settle()
+    }
+
+    /// One that is looked at this often.
+    pub(super) fn settled_every(interval: Duration) -> Self {
+        Self::of(Protocol::Udp, 1, Options { interval, ..OPTIONS }).settle()
+    }
+
+    fn settle(self) -> Self {
+        let mut world = self;
         world.passes(ms(500));
         world.updates.clear();
         world.log.clear();
@@ -112,7 +139,7 @@ impl World {
         let joins = after.map(|after| self.now + after);
         self.servers[n].sockets.insert(self.next, (joins, process));
         if !silently {
-            let (port, cookie) = (Self::port(n), cookie(self.next));
+            let (port, cookie) = (Port::of(&key_of(self.protocol, n)), cookie(self.next));
             self.follower.handle(self.now, Event::Came { port, cookie, process });
         }
         self.next
@@ -137,10 +164,11 @@ impl World {
                 Extent::Near { pids, .. } => pids.contains(&pid),
             };
             let holders = seen.then_some(holder).into_iter().collect();
-            Member { holders, ..examples::member(Protocol::Tcp, of) }
+            Member { holders, ..examples::member(self.protocol, of) }
         };
         let members = server.members(self.now).into_iter().map(member).collect();
-        Group { program: server.program.clone(), ..examples::group(key(n), members) }
+        let key = key_of(self.protocol, n);
+        Group { program: server.program.clone(), ..examples::group(key, members) }
     }
 
     pub(super) fn number(&self, key: &GroupKey) -> usize {
@@ -161,7 +189,8 @@ impl World {
                     let whole = extent == Extent::Whole;
                     let see = |group: &Group| (group.key.clone(), Seen::new(group, true, whole));
                     let seen = groups.iter().map(see).collect();
-                    let observation = Observation::new(&groups, seen);
+                    let observation = Observation::new(&groups, seen, Vec::new());
+                    let observation = Observation { cost: self.cost, ..observation };
                     self.follower.observed(self.now, Some(&observation));
                 }
                 Some(Action::Update { key, extent }) => {

@@ -43,6 +43,10 @@ const README_ROWS: &[(&str, &[&str])] = &[
         &["make a socket map and put sockets into it"],
     ),
     (
+        "`--watch`: events of UDP sockets; without, it lists them again and again",
+        &["be told of UDP sockets that are bound (`--watch`)"],
+    ),
+    (
         "`attach --force`, if the sockets are in the array of the program that it replaces",
         &["open programs and maps by their ids"],
     ),

@@ -120,6 +120,14 @@ pub(crate) const STEPS: &[Step] = &[
         prepare: count_open,
     },
     Step {
+        what: "be told of UDP sockets that are bound (`--watch`)",
+        needs: &[BPF, NET_ADMIN],
+        given: &[],
+        besides: "the root of cgroup2 mounted",
+        says: None,
+        prepare: be_told_of_binds,
+    },
+    Step {
         what: "borrow a socket from a process of the same user",
         needs: &[],
         given: &[],

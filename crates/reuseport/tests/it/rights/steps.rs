@@ -15,17 +15,20 @@ use reuseport::{Attach, Balancer, Host};
 use rustix::mount::{MountFlags, mount};
 use sk_reuseport::maps::{Array, Map, MapData, ReusePortSockArray, SockMap};
 use sk_reuseport::net::Bind;
-use sk_reuseport::programs::{BtfTracePoint, ProgramInfo, SkReuseport, SkReuseportAttachType};
+use sk_reuseport::programs::{
+    BtfTracePoint, CgroupSock, ProgramInfo, SkReuseport, SkReuseportAttachType,
+};
 use sk_reuseport::{Ebpf, KernelBtf};
 use test_support::loopback;
 use test_support::process::spawn;
-use test_support::{bpffs, wait};
+use test_support::{bpffs, cgroup, wait};
 
 use super::{Outcome, Prepared};
 use crate::common::rights::ORDINARY;
 
 const SELECT: &[u8] = include_bytes!("../../../bpf/select.bpf.o");
 const HOST: &[u8] = include_bytes!("../../../bpf/host.bpf.o");
+const WATCH: &[u8] = include_bytes!("../../../bpf/watch.bpf.o");
 /// Attaches to anything, and gives every packet to the socket at index 1 of `sockets`.
 const CHOOSE: &[u8] = include_bytes!("../../../../sk-reuseport/tests/bpf/select.bpf.o");
 
@@ -108,6 +111,17 @@ pub(crate) fn count_open() -> Prepared {
             ebpf.program_mut("count_open").ok_or("no such program")?.try_into()?;
         program.load("inet_sock_set_state", &btf)?;
         program.attach()?;
+        Ok(())
+    })
+}
+
+pub(crate) fn be_told_of_binds() -> Prepared {
+    alone(|| {
+        let mut ebpf = Ebpf::load(WATCH)?;
+        let program: &mut CgroupSock =
+            ebpf.program_mut("bound4").ok_or("no such program")?.try_into()?;
+        program.load()?;
+        program.attach(cgroup::root())?;
         Ok(())
     })
 }

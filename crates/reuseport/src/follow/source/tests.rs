@@ -1,0 +1,98 @@
+//! What tells of UDP sockets. As root, on a host with cgroup2.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use sk_reuseport::fault::{Call, Verdict, intercept};
+use sk_reuseport::net::Bind;
+use test_support::{loopback, netns, wait};
+
+use super::*;
+use crate::host::Host;
+use crate::kernel::borrow::cookie_of;
+
+fn own_netns() -> Netns {
+    Host::open().unwrap().own_netns().unwrap()
+}
+
+fn udp(netns: Netns, address: SocketAddr) -> Port {
+    Port { protocol: Protocol::Udp, netns: netns.cookie, port: address.port() }
+}
+
+fn bound(address: SocketAddr) -> (impl AsFd, SocketAddr) {
+    let socket = Bind::new(address).udp_sockets(1).unwrap().remove(0);
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+fn next(source: &mut Source) -> Vec<Event> {
+    source.wait(&Stop::default(), Some(Instant::now() + wait::scaled(wait::BOUND))).unwrap()
+}
+
+fn tells_that_it_came(source: &mut Source, of: Port, socket: impl AsFd) {
+    let events = next(source);
+    let [Event::Came { port, cookie, .. }] = events[..] else { panic!("{events:?}") };
+    assert_eq!((port, cookie), (of, cookie_of(socket).unwrap()));
+}
+
+#[test]
+fn an_event_tells_that_a_udp_socket_was_bound_in_any_network_namespace() {
+    netns::isolated(|| {
+        let mut source = Source::open(own_netns()).unwrap();
+        let mut told = |ipv6| {
+            let (_first, address) = bound(loopback(ipv6));
+            let port = udp(own_netns(), address);
+            source.add(port).unwrap();
+            assert_eq!((source.interval(port), source.traces_binds), (REGULARLY, Some(true)));
+            // Nothing is listed.
+            source.udp_ports.clear();
+            let (second, _) = bound(address);
+            tells_that_it_came(&mut source, port, &second);
+        };
+        told(false);
+        told(true);
+        netns::isolated(|| told(false));
+    });
+}
+
+#[test]
+fn without_the_right_to_be_told_the_sockets_are_listed() {
+    netns::isolated(|| {
+        let mut source = Source::open(own_netns()).unwrap();
+        let (first, address) = bound(loopback(false));
+        let port = udp(own_netns(), address);
+        let mut links = 0;
+        // The second program of the cgroup is refused.
+        let refuse = move |call| {
+            links += usize::from(call == Call::BpfLinkCreate);
+            match call {
+                Call::BpfLinkCreate if links == 2 => {
+                    Verdict::Fail(rustix::io::Errno::PERM.raw_os_error())
+                }
+                _ => Verdict::Allow,
+            }
+        };
+        intercept(refuse, || source.add(port)).unwrap();
+        assert_eq!(source.traces_binds, Some(false));
+        assert_eq!(next(&mut source), [Event::Changed { port }]);
+        let (second, _) = bound(address);
+        assert_eq!(next(&mut source), [Event::Changed { port }]);
+        drop((first, second));
+        assert_eq!(next(&mut source), [Event::Changed { port }]);
+        let elsewhere = Port { netns: 1, ..port };
+        assert_eq!(source.interval(elsewhere), WITHOUT_EVENTS);
+    });
+}
+
+#[test]
+fn where_events_tell_of_sockets_that_come_those_that_leave_are_listed() {
+    netns::isolated(|| {
+        let mut source = Source::open(own_netns()).unwrap();
+        let (first, address) = bound(loopback(false));
+        let port = udp(own_netns(), address);
+        source.add(port).unwrap();
+        assert_eq!(source.take().unwrap(), [], "it is there");
+        drop(first);
+        assert_eq!(next(&mut source), [Event::Changed { port }]);
+    });
+}
