@@ -33,7 +33,7 @@ impl Counts {
         if line.contains(SKIPPED) {
             self.skipped += 1;
         }
-        let Some(result) = line.strip_prefix("test result: ") else { return };
+        let Some(result) = line.strip_prefix(RESULT) else { return };
         let words: Vec<&str> = result.split([' ', ';', '.']).filter(|w| !w.is_empty()).collect();
         for pair in words.windows(2) {
             let Ok(number) = pair[0].parse::<u64>() else { continue };
@@ -76,6 +76,15 @@ impl fmt::Display for Counts {
     }
 }
 
+/// The beginning of the line with which a test binary ends.
+pub(crate) const RESULT: &str = "test result: ";
+
+/// Whether this is the line with which a test binary begins: `running 3 tests`.
+pub(crate) fn begins(line: &str) -> bool {
+    let number = line.strip_prefix("running ").and_then(|rest| rest.split_once(" test"));
+    number.is_some_and(|(number, s)| number.parse::<u64>().is_ok() && matches!(s, "" | "s"))
+}
+
 /// A test's name and seconds, from `test a::b ... ok <0.123s>`: libtest's --report-time.
 pub(crate) fn timed(line: &str) -> Option<(&str, f64)> {
     let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
@@ -115,6 +124,8 @@ mod tests {
             "7 passed, 2 failed, 1 ignored, 13 filtered out, \
              1 skipped because the kernel lacks a feature"
         );
+        assert!(begins("running 1 test") && begins("running 12 tests"));
+        assert!(!begins("running a test") && !begins("test result: ok. 1 passed"));
         assert_eq!(timed("test a::b ... ok <0.250s>"), Some(("a::b", 0.25)));
         assert_eq!(timed("test a::b ... ok"), None);
         assert_eq!(failed("test a::b ... \u{1b}[31mFAILED\u{1b}(B\u{1b}[m <0.250s>"), Some("a::b"));

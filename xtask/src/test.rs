@@ -110,7 +110,8 @@ fn test(root: &Path, args: &Args) -> Result<String> {
     let (Some(error), counts) = (first.error, first.counts) else {
         return Ok(first.counts.to_string());
     };
-    let Some(failed) = again::if_few(first.failed, counts) else { bail!(error) };
+    let failed = again::if_few(first.failed, counts).filter(|_| !first.crashed);
+    let Some(failed) = failed else { bail!(error) };
     println!("\n{error}\nonce more, one at a time: {}\n", failed.join(", "));
     let second = run_tests(test_command(root, &again::alone(&failed).collect::<Vec<_>>()))?;
     if let Some(error) = second.error {
@@ -124,6 +125,8 @@ fn test(root: &Path, args: &Args) -> Result<String> {
 struct Ran {
     counts: Counts,
     failed: Vec<String>,
+    /// Whether a test binary ended without a result.
+    crashed: bool,
     error: Option<String>,
 }
 
@@ -138,12 +141,15 @@ fn run_tests(mut command: Command) -> Result<Ran> {
     drop(command); // and its copies of the pipe's other end
 
     let (mut counts, mut failed) = (Counts::default(), Vec::new());
+    let (mut begun, mut ended) = (0, 0);
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("cannot read what the tests print")?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         counts.add(&line);
         failed.extend(libtest::failed(&line).map(str::to_owned));
+        begun += u32::from(libtest::begins(&line));
+        ended += u32::from(line.starts_with(libtest::RESULT));
     }
     let status = child.wait().with_context(|| format!("cannot wait for `{shown}`"))?;
     let error = if !status.success() {
@@ -154,7 +160,7 @@ fn run_tests(mut command: Command) -> Result<Ran> {
     } else {
         None
     };
-    Ok(Ran { counts, failed, error })
+    Ok(Ran { counts, failed, crashed: begun != ended, error })
 }
 
 /// `cargo test` with these arguments of libtest.

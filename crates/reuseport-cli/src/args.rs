@@ -93,11 +93,10 @@ impl NetnsArgs {
 /// next argument.
 const OPTIONAL_VALUES: [&str; 1] = ["--wait"];
 
-/// Joins the value of such an option with it: `--wait 30s` becomes `--wait=30s`. A value begins with a digit, which
-/// no GROUP and no MEMBER does.
+/// Joins the value of such an option with it: `--wait 30s` becomes `--wait=30s`. No GROUP and no MEMBER is a time.
 pub(crate) fn with_values(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let is_value =
-        |argument: &OsString| argument.as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
+        |argument: &OsString| argument.to_str().is_some_and(|argument| time(argument).is_ok());
     let mut joined: Vec<OsString> = Vec::new();
     for argument in arguments {
         match joined.last_mut() {
@@ -151,6 +150,7 @@ mod tests {
         };
         assert_eq!(joined("drain :80 slot:1 --wait 30s"), "drain :80 slot:1 --wait=30s");
         assert_eq!(joined("drain --wait :80 slot:1"), "drain --wait :80 slot:1");
+        assert_eq!(joined("drain --wait 127.0.0.1:80 slot:1"), "drain --wait 127.0.0.1:80 slot:1");
         assert_eq!(joined("drain --wait=5 7"), "drain --wait=5 7");
         assert_eq!(joined("drain :80 slot:1 --wait"), "drain :80 slot:1 --wait");
     }

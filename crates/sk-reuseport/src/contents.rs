@@ -4,7 +4,8 @@
 pub use aya_obj::generated::bpf_map_type as MapType;
 use aya_obj::maps::PinningType;
 use aya_obj::{EbpfSectionKind, Object};
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use object::read::elf::ElfSymbol64;
+use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use crate::btf::{self, ValueType, Variable};
 use crate::error::{EbpfError, Extern};
@@ -177,23 +178,20 @@ impl Contents {
     /// A global variable or constant; `None` if there is none of this name, or without a description of its type.
     pub fn variable(&self, name: &str) -> Option<Variable> {
         let file = File::parse(self.bytes.bytes()).ok()?;
-        let prefixes = [".rodata", ".data", ".bss"];
-        file.symbols().filter(|symbol| symbol.name() == Ok(name)).find_map(|symbol| {
-            let section = file.section_by_index(symbol.section_index()?).ok()?;
-            let section = section.name().ok()?;
-            prefixes.iter().find(|prefix| section.starts_with(**prefix))?;
-            let size = u32::try_from(symbol.size()).ok()?;
-            let (of, elements) = self.with_types(|types| btf::variable(types, name, size))?;
-            let offset = u32::try_from(symbol.address()).ok()?;
-            Some(Variable { section: section.to_owned(), offset, of, elements })
-        })
+        let types = types_in(&file);
+        let mut symbols = file.symbols().filter(|symbol| symbol.name() == Ok(name));
+        symbols.find_map(|symbol| variable(&file, types, &symbol, name))
     }
 
     /// The names of the global variables and constants, sorted.
     pub fn variables(&self) -> Vec<String> {
         let Ok(file) = File::parse(self.bytes.bytes()) else { return Vec::new() };
-        let names = file.symbols().filter_map(|symbol| symbol.name().ok()).map(str::to_owned);
-        let mut names: Vec<String> = names.filter(|name| self.variable(name).is_some()).collect();
+        let types = types_in(&file);
+        let of = |symbol: ElfSymbol64<'_, '_, Endianness>| {
+            let name = symbol.name().ok()?;
+            variable(&file, types, &symbol, name).map(|_| name.to_owned())
+        };
+        let mut names: Vec<String> = file.symbols().filter_map(of).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -201,7 +199,29 @@ impl Contents {
 
     fn with_types<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
         let file = File::parse(self.bytes.bytes()).ok();
-        let types = file.as_ref().and_then(|file| file.section_by_name(".BTF")?.data().ok());
-        read(types.unwrap_or_default())
+        read(file.as_ref().map(types_in).unwrap_or_default())
     }
+}
+
+/// The object's own BTF.
+fn types_in<'a>(file: &File<'a>) -> &'a [u8] {
+    let types = file.section_by_name(".BTF").and_then(|section| section.data().ok());
+    types.unwrap_or_default()
+}
+
+/// The variable that this symbol is of, if it is one.
+fn variable(
+    file: &File<'_>,
+    types: &[u8],
+    symbol: &ElfSymbol64<'_, '_, Endianness>,
+    name: &str,
+) -> Option<Variable> {
+    let prefixes = [".rodata", ".data", ".bss"];
+    let section = file.section_by_index(symbol.section_index()?).ok()?;
+    let section = section.name().ok()?;
+    prefixes.iter().find(|prefix| section.starts_with(**prefix))?;
+    let size = u32::try_from(symbol.size()).ok()?;
+    let (of, elements) = btf::variable(types, name, size)?;
+    let offset = u32::try_from(symbol.address()).ok()?;
+    Some(Variable { section: section.to_owned(), offset, of, elements })
 }

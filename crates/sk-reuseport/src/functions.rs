@@ -1,7 +1,7 @@
 //! The functions of an object, and what each refers to: other functions, maps, sections of variables, and what the
 //! object does not define. Reads the file; the parser does not tell.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::str::FromStr as _;
 
@@ -10,7 +10,7 @@ use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_CALL, bpf_func_id};
 use aya_obj::programs::SkReuseportAttachType;
 use object::read::elf::{ElfFile64, ElfSection64, ElfSymbol64};
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget};
-use object::{SectionIndex, SectionKind, SymbolKind};
+use object::{Relocation, SectionIndex, SectionKind, SymbolKind};
 
 use crate::btf;
 use crate::error::Extern;
@@ -42,7 +42,11 @@ impl SectionType {
         }
         match ProgramSection::from_str(name) {
             Ok(ProgramSection::SkReuseport { attach_type }) => Self::Selects(attach_type),
-            Ok(ProgramSection::BtfTracePoint | ProgramSection::Iter { .. }) => Self::Loaded,
+            Ok(
+                ProgramSection::BtfTracePoint
+                | ProgramSection::Iter { .. }
+                | ProgramSection::CgroupSock { .. },
+            ) => Self::Loaded,
             Err(_) if name.starts_with("sk_reuseport/") => Self::SelectsBySuffix,
             _ => Self::Unsupported,
         }
@@ -83,6 +87,9 @@ enum Reference {
     External(String),
 }
 
+/// A section's relocations, by their place.
+type Relocations = BTreeMap<u64, Relocation>;
+
 /// A function: a program, or one that programs call.
 #[derive(Debug, Clone)]
 pub(crate) struct Function {
@@ -117,6 +124,8 @@ pub(crate) struct Reach {
 pub(crate) struct Functions {
     pub(crate) sections: HashMap<SectionIndex, CodeSection>,
     pub(crate) all: Vec<Function>,
+    /// The first one of each key: several names may have one place.
+    by_key: HashMap<(usize, u64), usize>,
     externs: HashMap<String, Extern>,
 }
 
@@ -135,6 +144,10 @@ impl Functions {
         }
         let types = file.section_by_name(".BTF").and_then(|section| section.data().ok());
         code.externs = btf::externs(types.unwrap_or_default());
+        // Functions that overlap would make a small file cost any amount of memory: those after them are left to
+        // the parser, which refuses what it does not find.
+        let mut room: HashMap<SectionIndex, u64> = HashMap::new();
+        let mut relocations: HashMap<SectionIndex, Relocations> = HashMap::new();
         for symbol in file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text) {
             let (Some(index), Ok(name)) = (symbol.section_index(), symbol.name()) else { continue };
             let Ok(section) = file.section_by_index(index) else { continue };
@@ -142,10 +155,23 @@ impl Functions {
                 continue;
             }
             let start = symbol.address();
-            let range = start..start.saturating_add(symbol.size());
-            let (references, selects) = code.references(file, &section, &range);
+            let range = start..start.saturating_add(symbol.size()).min(section.size());
             let name = name.to_owned();
-            code.all.push(Function { name, section: index, range, references, selects });
+            let (references, selects) = (Vec::new(), false);
+            let mut function = Function { name, section: index, range, references, selects };
+            if !code.by_key.contains_key(&function.key()) {
+                let room = room.entry(index).or_insert(section.size());
+                let size = function.range.end.saturating_sub(start);
+                let Some(left) = room.checked_sub(size) else { continue };
+                *room = left;
+                let of_section =
+                    relocations.entry(index).or_insert_with(|| section.relocations().collect());
+                let range = function.range.clone();
+                (function.references, function.selects) =
+                    code.references(file, &section, of_section, &range);
+                code.by_key.insert(function.key(), code.all.len());
+            }
+            code.all.push(function);
         }
         code
     }
@@ -160,19 +186,19 @@ impl Functions {
 
     /// What these functions use.
     pub(crate) fn reach<'a>(&'a self, roots: impl IntoIterator<Item = &'a Function>) -> Reach {
-        let by_key: HashMap<(usize, u64), &Function> =
-            self.all.iter().map(|function| (function.key(), function)).collect();
+        let at = |key: &(usize, u64)| self.by_key.get(key).and_then(|at| self.all.get(*at));
         let mut reach = Reach::default();
         let mut open: Vec<&Function> = roots.into_iter().collect();
         while let Some(function) = open.pop() {
             if !reach.functions.insert(function.key()) {
                 continue;
             }
+            let function = at(&function.key()).unwrap_or(function);
             reach.selects |= function.selects;
             for reference in &function.references {
                 match reference {
                     Reference::Function(section, address) => {
-                        open.extend(by_key.get(&(section.0, *address)));
+                        open.extend(at(&(section.0, *address)));
                     }
                     Reference::Map(name) => {
                         reach.maps.insert(name.clone());
@@ -193,6 +219,7 @@ impl Functions {
         &self,
         file: &File<'_>,
         section: &ElfSection64<'_, '_, Endianness>,
+        relocations: &Relocations,
         range: &Range<u64>,
     ) -> (Vec<Reference>, bool) {
         let mut references = Vec::new();
@@ -203,7 +230,10 @@ impl Functions {
             Some(i64::from(i32::from_ne_bytes(bytes.try_into().ok()?)))
         };
         let mut relocated = HashSet::new();
-        for (offset, relocation) in section.relocations().filter(|(at, _)| range.contains(at)) {
+        if range.is_empty() {
+            return (references, false);
+        }
+        for (&offset, relocation) in relocations.range(range.clone()) {
             relocated.insert(offset);
             let RelocationTarget::Symbol(index) = relocation.target() else { continue };
             let Ok(symbol) = file.symbol_by_index(index) else { continue };
@@ -220,7 +250,10 @@ impl Functions {
                 continue;
             }
             let Some(immediate) = immediate(offset) else { break };
-            match u32::from(registers >> 4) {
+            // The source register: the first of two bit fields, which begin at the other end on big-endian machines.
+            let source =
+                if cfg!(target_endian = "big") { registers & 0xf } else { registers >> 4 };
+            match u32::from(source) {
                 0 => selects |= immediate == bpf_func_id::BPF_FUNC_sk_select_reuseport as i64,
                 BPF_PSEUDO_CALL => {
                     let target = offset as i64 + (immediate + 1) * INSTRUCTION as i64;
@@ -258,5 +291,30 @@ impl Functions {
         let section_name = section.name().ok()?;
         let is_of_maps = section_name.starts_with("maps") || section_name.starts_with(".maps");
         Some(Reference::Map(if is_of_maps { name } else { section_name.to_owned() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_of_program_that_this_crate_has_is_loaded() {
+        for section in [
+            "sk_reuseport",
+            "sk_reuseport/migrate",
+            "sk_reuseport/by_user",
+            "tp_btf/inet_sock_set_state",
+            "iter/udp",
+            "cgroup/sock_create",
+            "cgroup/sock_release",
+            "cgroup/post_bind4",
+            "cgroup/post_bind6",
+        ] {
+            assert!(SectionType::of(section).is_loaded(), "{section}");
+        }
+        for section in [".text", "tc", "syscall", "struct_ops"] {
+            assert!(!SectionType::of(section).is_loaded(), "{section}");
+        }
     }
 }

@@ -23,7 +23,9 @@ pub(crate) struct FollowedValue {
     /// The name of the map in the object.
     pub(crate) map: String,
     pub(crate) target: Target,
+    /// Bytes: 1, 2, 4 or 8.
     pub(crate) size: u32,
+    pub(crate) signed: bool,
     pub(crate) big_endian: bool,
     pub(crate) value: Value,
     /// What the user called it.
@@ -40,9 +42,9 @@ pub(crate) struct Followed {
 impl Followed {
     /// Writes what the value is among these members.
     pub(crate) fn write(&self, roster: &Roster) -> Result<()> {
-        let FollowedValue { target, size, big_endian, value, place, .. } = &self.value;
+        let FollowedValue { target, size, signed, big_endian, value, place, .. } = &self.value;
         let failed = || format!("cannot set `{place}` of the user's own program");
-        let of = ValueType::Integer { size: *size, signed: false, big_endian: *big_endian };
+        let of = ValueType::Integer { size: *size, signed: *signed, big_endian: *big_endian };
         let bytes = encode(&value.of(roster), of)
             .map_err(|why| Error::new(ErrorKind::Full, failed()).because(why))?;
         let written: Result<(), MapError> = match target {

@@ -22,6 +22,7 @@ use crate::error::{Error, ErrorKind};
 /// # Ok::<(), reuseport::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Setting {
     /// What is set.
     pub place: Place,
@@ -31,6 +32,7 @@ pub struct Setting {
 
 /// A global variable, or an element of an array: of a variable, or of a map (`BPF_MAP_TYPE_ARRAY`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Place {
     /// The name of the variable or the map.
     pub name: String,

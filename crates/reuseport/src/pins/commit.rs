@@ -101,11 +101,12 @@ impl GroupState {
             self.instance.show_in_force().map_err(failed)?;
         }
         self.instance.adopt_shown(&base)?;
+        // Before members leave the array, as in every change.
+        followed::tell(&self.followed, &self.instance.roster)?;
         // While a member is in the array, a pinned table says so.
         let host_members = self.dropped_host_members();
         let members = self.take_out_dropped(group)?;
         self.instance.take_back(&base)?;
-        followed::tell(&self.followed, &self.instance.roster)?;
         for other in std::mem::take(&mut self.others) {
             other.unpin(&base)?;
         }

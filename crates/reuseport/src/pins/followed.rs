@@ -1,8 +1,8 @@
 //! Pins of the values that follow the members of a user's own program: its maps, under names that say where the value
 //! is in the map, and what it is.
 //!
-//! `follow-variable-16-4-ne-members-workers`: the variable `workers`, 4 bytes in the order of this machine, 16 bytes
-//! into the map, is the number of members.
+//! `follow-variable-16-u4-ne-members-workers`: the variable `workers`, 4 bytes without a sign in the order of this
+//! machine, 16 bytes into the map, is the number of members.
 
 use std::path::Path;
 
@@ -16,6 +16,9 @@ use crate::model::roster::Roster;
 use crate::model::setting::{Place, Value};
 
 const PREFIX: &str = "follow-";
+
+/// Bytes of the user's name for a value that a pin's name has.
+const LONGEST: usize = 100;
 
 /// Tells a user's own program how many members these are.
 pub(super) fn tell(followed: &[Followed], roster: &Roster) -> Result<()> {
@@ -39,22 +42,31 @@ pub(super) fn open(directory: &Path) -> Result<Vec<Followed>, MapError> {
 }
 
 fn name(value: &FollowedValue) -> String {
-    let FollowedValue { target, size, big_endian, value, place, .. } = value;
+    let FollowedValue { target, size, signed, big_endian, value, place, .. } = value;
     let (kind, at) = match target {
         Target::Element(index) => ("element", index),
         Target::Variable(offset) => ("variable", offset),
     };
     let order = if *big_endian { "be" } else { "ne" };
     let what = if *value == Value::Indices { "indices" } else { "members" };
+    let sign = if *signed { 'i' } else { 'u' };
     // Names of pins have no dots, and are not long.
-    let named: String = place.name.replace(['.', '/'], "_").chars().take(100).collect();
-    format!("{PREFIX}{kind}-{at}-{size}-{order}-{what}-{named}")
+    let mut named = place.name.replace(['.', '/'], "_");
+    named.truncate((0..=LONGEST).rev().find(|at| named.is_char_boundary(*at)).unwrap_or(0));
+    format!("{PREFIX}{kind}-{at}-{sign}{size}-{order}-{what}-{named}")
 }
 
 fn parse(name: &str) -> Option<FollowedValue> {
     let mut parts = name.strip_prefix(PREFIX)?.splitn(6, '-');
     let (kind, at) = (parts.next()?, parts.next()?.parse().ok()?);
-    let size = parts.next()?.parse().ok()?;
+    let (signed, size) = match parts.next()?.split_at_checked(1)? {
+        ("i", size) => (true, size.parse().ok()?),
+        ("u", size) => (false, size.parse().ok()?),
+        _ => return None,
+    };
+    if !matches!(size, 1 | 2 | 4 | 8) {
+        return None;
+    }
     let big_endian = parts.next()? == "be";
     let value = match parts.next()? {
         "members" => Value::Members,
@@ -68,7 +80,7 @@ fn parse(name: &str) -> Option<FollowedValue> {
         _ => return None,
     };
     let place = Place { name, index };
-    Some(FollowedValue { map: String::new(), target, size, big_endian, value, place })
+    Some(FollowedValue { map: String::new(), target, size, signed, big_endian, value, place })
 }
 
 #[cfg(test)]
@@ -81,6 +93,7 @@ mod tests {
             map: String::new(),
             target,
             size: 4,
+            signed: big_endian,
             big_endian,
             value,
             place: Place { name: "workers_now".to_owned(), index },
@@ -91,7 +104,12 @@ mod tests {
         ] {
             assert_eq!(parse(&name(&value)), Some(value));
         }
-        assert_eq!(parse("follow-variable-16-4-ne-more-x"), None);
+        let long = Place { name: "é".repeat(200), index: None };
+        let long = FollowedValue { place: long, ..of(Target::Variable(0), None, Value::Members, false) };
+        assert!(name(&long).len() < 255);
+        for other in ["variable-16-u4-ne-more-x", "element-0-u1000-ne-members-x", "variable-0--ne-members-x"] {
+            assert_eq!(parse(&format!("{PREFIX}{other}")), None);
+        }
         assert_eq!(parse("sockets"), None);
     }
 }

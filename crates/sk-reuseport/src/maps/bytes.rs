@@ -3,7 +3,10 @@
 use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
 
+use aya_obj::generated::bpf_map_type;
+
 use super::data::MapData;
+use super::size::is_per_cpu;
 use crate::error::MapError;
 use crate::sys::{self, Mapping, Operation, SyscallError};
 use crate::util::page_size;
@@ -13,9 +16,15 @@ impl MapData {
     ///
     /// # Errors
     ///
-    /// [`MapError::InvalidKeySize`] and [`MapError::InvalidValueSize`] if the bytes are not as many as the map's
-    /// keys and values have, and the kernel's.
+    /// [`MapError::InvalidMapType`] for a map with values per CPU, [`MapError::InvalidKeySize`] and
+    /// [`MapError::InvalidValueSize`] if the bytes are not as many as the map's keys and values have, and the
+    /// kernel's.
     pub fn set_bytes(&self, key: &[u8], value: &[u8]) -> Result<(), MapError> {
+        // The kernel reads a value for each possible CPU there.
+        let map_type = self.definition().map_type();
+        if bpf_map_type::try_from(map_type).is_ok_and(is_per_cpu) {
+            return Err(MapError::InvalidMapType { map_type });
+        }
         let (size, expected) = (key.len(), self.definition().key_size() as usize);
         if size != expected {
             return Err(MapError::InvalidKeySize { size, expected });

@@ -9,6 +9,7 @@ pub(crate) fn is_per_cpu(map_type: bpf_map_type) -> bool {
         bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY
             | bpf_map_type::BPF_MAP_TYPE_PERCPU_HASH
             | bpf_map_type::BPF_MAP_TYPE_LRU_PERCPU_HASH
+            | bpf_map_type::BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE
     )
 }
 

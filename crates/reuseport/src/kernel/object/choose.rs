@@ -207,10 +207,17 @@ pub(super) fn check_pins(
         let pin = directory.join(map.name);
         let Ok(info) = MapData::from_pin(&pin).and_then(|pinned| pinned.info()) else { continue };
         let of_pin = MapType::try_from(info.map_type()).ok();
+        // The loader rounds the size of a ring buffer, and sets the number of a perf buffer's elements.
+        let adjusted = match map.map_type {
+            Some(MapType::BPF_MAP_TYPE_RINGBUF) => true,
+            Some(MapType::BPF_MAP_TYPE_PERF_EVENT_ARRAY) => map.max_entries == 0,
+            _ => false,
+        };
+        let exact = |number: u32, declared: u32| if adjusted { number } else { declared };
         let numbers = [
             ("keys of {} bytes", info.key_size(), map.key_size),
-            ("values of {} bytes", info.value_size(), map.value_size),
-            ("{} elements", info.max_entries(), map.max_entries),
+            ("values of {} bytes", info.value_size(), exact(info.value_size(), map.value_size)),
+            ("{} elements", info.max_entries(), exact(info.max_entries(), map.max_entries)),
             ("flags {}", info.map_flags(), map.map_flags),
         ];
         let mut differences: Vec<String> = numbers

@@ -73,12 +73,6 @@ pub(crate) fn load(spec: &ObjectSpec, directory: &Path) -> Result<LoadedObject> 
         error => cannot_use(&failed, error),
     })?;
     let pins = NewPins(ebpf.new_pins().map(Path::to_owned).collect());
-    for (map, index, value) in &settings.elements {
-        let map = ebpf.map(map).ok_or_else(|| missing(&failed, "map", map))?;
-        map.data()
-            .set_bytes(&index.to_ne_bytes(), value)
-            .map_err(|error| caps::failed(&failed, error, caps::LOADING))?;
-    }
     let followed = settings.followed.into_iter().map(|value| {
         let map = ebpf.map(&value.map).ok_or_else(|| missing(&failed, "map", &value.map))?;
         Ok(Followed { map: map.data().share(), value })
@@ -87,13 +81,18 @@ pub(crate) fn load(spec: &ObjectSpec, directory: &Path) -> Result<LoadedObject> 
     let sockets = ebpf.take_map(&map).ok_or_else(|| missing(&failed, "map", &map))?;
     let sockets = Sockets::from_map(sockets)
         .map_err(|error| Error::new(ErrorKind::Invalid, &failed).because(error))?;
-    match ebpf.take_program(&name) {
-        Some(Program::SkReuseport(mut program)) => {
-            program.load().map_err(|error| cannot_load(&failed, error))?;
-            Ok(LoadedObject { program, sockets, pins, followed })
-        }
-        _ => Err(missing(&failed, "program", &name)),
+    let Some(Program::SkReuseport(mut program)) = ebpf.take_program(&name) else {
+        return Err(missing(&failed, "program", &name));
+    };
+    program.load().map_err(|error| cannot_load(&failed, error))?;
+    // A map that is pinned by name may be another program's, too: nothing is written there before this.
+    for (map, index, value) in &settings.elements {
+        let map = ebpf.map(map).ok_or_else(|| missing(&failed, "map", map))?;
+        map.data()
+            .set_bytes(&index.to_ne_bytes(), value)
+            .map_err(|error| caps::failed(&failed, error, caps::LOADING))?;
     }
+    Ok(LoadedObject { program, sockets, pins, followed })
 }
 
 fn failed(spec: &ObjectSpec) -> String {

@@ -25,7 +25,10 @@ pub(super) fn resolve(
     settings: &[Setting],
 ) -> Result<Settings, Refused> {
     let mut resolved = Settings::default();
-    for Setting { place, value } in settings {
+    for (at, Setting { place, value }) in settings.iter().enumerate() {
+        if settings[..at].iter().any(|before| before.place == *place) {
+            return Err(refused(place, "it is set twice", "give it one value"));
+        }
         let element = match contents.maps().any(|map| map.name == place.name) {
             true => Element::of_map(contents, program, uses, place)?,
             false => Element::of_variable(contents, program, uses, place)?,
@@ -108,9 +111,9 @@ impl Element {
 
     /// As a value that is written again whenever the members change.
     fn followed(self, place: &Place, value: &Value) -> Result<FollowedValue, Refused> {
-        let (size, big_endian) = match self.of() {
-            ValueType::Integer { size, big_endian, .. } => (size, big_endian),
-            ValueType::Unknown { size: size @ (1 | 2 | 4 | 8) } => (size, false),
+        let (size, signed, big_endian) = match self.of() {
+            ValueType::Integer { size, signed, big_endian } => (size, signed, big_endian),
+            ValueType::Unknown { size: size @ (1 | 2 | 4 | 8) } => (size, false, false),
             _ => {
                 let hint = "declare it as an integer, such as __u32";
                 return Err(refused(place, "a number does not fit its type", hint));
@@ -131,7 +134,8 @@ impl Element {
             }
         };
         let value = value.clone();
-        Ok(FollowedValue { map, target, size, big_endian, value, place: place.clone() })
+        let place = place.clone();
+        Ok(FollowedValue { map, target, size, signed, big_endian, value, place })
     }
 }
 
