@@ -176,7 +176,8 @@ impl Watch {
     /// Waits for a group that is not there yet, and then attaches to it and follows it, too, which is reported as
     /// [`Change::Members`]. Looks for a group that `spec` names whenever sockets come to the port in the caller's
     /// network namespace, and every two seconds, and then calls `find`, until that returns a group to which
-    /// attaching succeeds.
+    /// attaching succeeds. A UDP group in a network namespace that has a UDP table of its own is found within 30
+    /// seconds.
     ///
     /// # Errors
     ///
@@ -207,9 +208,9 @@ impl Watch {
     /// As [`wait_for`](Self::wait_for), for every group that `spec` names, now or later: those that are followed
     /// stay so. `attach` says how to attach to a group; `None` leaves it alone.
     ///
-    /// A group to which attaching fails is reported, and tried again every two seconds; where another owner's
-    /// program decides, once that is gone. One that another process detached is left alone while it is there. Its
-    /// members are those in the kernel's tables, perhaps without the processes that hold them: a `spec` that names
+    /// A group to which attaching fails is reported, and tried again after two seconds, later each minute, and at
+    /// once if its sockets change; where another owner's program decides, once that is gone. One that another
+    /// process detached is left alone while it is there. Its members are those in the kernel's tables, perhaps without the processes that hold them: a `spec` that names
     /// one by its process matches none.
     ///
     /// # Errors
@@ -319,6 +320,10 @@ impl Watch {
         let (groups, only) = self.awaited.find(id, &self.host);
         let mut news = Vec::new();
         for (key, attach) in groups {
+            // Two requests may find the same group.
+            if self.stop.is_set() || self.watched.contains_key(&key.name_only()) {
+                continue;
+            }
             match self.attach_and_follow(&key, attach) {
                 Ok(attached) => {
                     news.push((key.name_only(), Change::Members(attached)));
@@ -326,6 +331,7 @@ impl Watch {
                         self.expect_no_more(id);
                     }
                 }
+                Err(_) if self.stop.is_set() => {}
                 Err(error) => {
                     if self.awaited.refuse(&key, &error) {
                         news.push((key, Change::Failed(error)));

@@ -251,8 +251,7 @@ impl Functions {
             }
             let Some(immediate) = immediate(offset) else { break };
             // The source register: the first of two bit fields, which begin at the other end on big-endian machines.
-            let source =
-                if cfg!(target_endian = "big") { registers & 0xf } else { registers >> 4 };
+            let source = if cfg!(target_endian = "big") { registers & 0xf } else { registers >> 4 };
             match u32::from(source) {
                 0 => selects |= immediate == bpf_func_id::BPF_FUNC_sk_select_reuseport as i64,
                 BPF_PSEUDO_CALL => {

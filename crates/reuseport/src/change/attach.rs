@@ -9,6 +9,7 @@ use super::build::{Done, PATIENCE, if_busy};
 use super::check::check_room;
 use super::enrol::Admission;
 use super::prepare::Prepared;
+use super::present::Present;
 use super::reach::attach_to;
 use super::request::{Attach, Attached};
 use super::transaction::{LOOKS, PAUSE, Transaction};
@@ -31,10 +32,16 @@ const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again,
 impl Transaction {
     pub(crate) fn attach(mut self, group: &Group, request: &Attach) -> Result<Attached> {
         request.cpus.as_ref().map_or(Ok(()), cpus::check)?;
-        let present = self.find_settled(group)?;
-        let plan = present.plan(Operation::Attach, |observed, recorded| {
-            plan::attach(observed, recorded, request.wanted())
-        })?;
+        let mut present = self.find(group, true)?;
+        let planned = |present: &Present<'_>| {
+            present.plan(Operation::Attach, |observed, recorded| {
+                plan::attach(observed, recorded, request.wanted())
+            })
+        };
+        // What is refused changes nothing.
+        planned(&present)?;
+        self.settle_found(&mut present)?;
+        let plan = planned(&present)?;
         let replaced = group.program.clone().filter(|_| !present.steering.is_ours());
         let state = present.state;
         let slots = state.as_ref().filter(|_| plan.keeps_slots()).map(GroupState::in_slots);

@@ -20,7 +20,7 @@ impl Transaction {
         let group = self.group(key)?.clone();
         let changes: Vec<RoleChange> =
             changes.iter().map(|c| (c.slot, c.member, c.weight, c.state)).collect();
-        let present = self.find_settled(&group)?;
+        let present = self.find_deciding(&group)?;
         let roles = present.plan(Operation::ChangeMembers, |observed, recorded| {
             plan::change_members(observed, recorded, &changes)
         })?;

@@ -35,7 +35,7 @@ impl Transaction {
         let (policy, cpus) = (request.policy, request.cpus.as_ref());
         cpus.map_or(Ok(()), cpus::check)?;
         let group = self.group(key)?.clone();
-        let present = self.find_settled(&group)?;
+        let present = self.find_deciding(&group)?;
         let selection = present.plan(Operation::SetPolicy, |observed, recorded| {
             plan::set_policy(observed, recorded, policy)
         })?;

@@ -21,29 +21,40 @@ pub(super) struct Present<'g> {
 }
 
 impl Transaction {
-    /// Looks at what decides for the group and what is pinned under its name.
-    pub(super) fn find<'g>(&self, group: &'g Group) -> Result<Present<'g>> {
+    /// Looks at what decides for the group, and what is pinned under its name: also if that does not decide, with
+    /// `leftover`.
+    pub(super) fn find<'g>(&self, group: &'g Group, leftover: bool) -> Result<Present<'g>> {
         let (steering, state) = match steering(group, Some(&self.root))? {
             (ours, Some(state)) => (ours, Some(state)),
-            (other, None) => (other, GroupState::of(&self.root, group)?),
+            (other, None) if leftover => (other, GroupState::of(&self.root, group)?),
+            (other, None) => (other, None),
         };
         let user = state.as_ref().filter(|_| !steering.is_ours()).and_then(|s| self.user_of(s));
         let namesake = user.map(|other| other.key.clone());
         Ok(Present { group, steering, state, namesake, is_current: true, has_replaced: false })
     }
 
-    /// The same, after settling the state.
-    pub(super) fn find_settled<'g>(&mut self, group: &'g Group) -> Result<Present<'g>> {
-        let mut present = self.find(group)?;
-        let is_ours = present.steering.is_ours();
-        let state = present.state.as_mut().filter(|s| s.is_trusted() && present.namesake.is_none());
-        let Some(state) = state else { return Ok(present) };
+    /// The same for an operation that changes what decides: with this tool's state settled.
+    pub(super) fn find_deciding<'g>(&mut self, group: &'g Group) -> Result<Present<'g>> {
+        let mut present = self.find(group, false)?;
+        self.settle_found(&mut present)?;
+        Ok(present)
+    }
+
+    /// Settles the state that was found, and looks at it closely if it does not decide.
+    pub(super) fn settle_found(&mut self, present: &mut Present<'_>) -> Result<()> {
+        let Present { group, steering, state: Some(state), namesake: None, .. } = present else {
+            return Ok(());
+        };
+        if !state.is_trusted() {
+            return Ok(());
+        }
         self.settle(group, state, group.attached_id())?;
-        if !is_ours {
+        if !steering.is_ours() {
             present.has_replaced = state.has_replaced();
             present.is_current = state.open_program()?.is_some() && !self.should_reload(state)?;
         }
-        Ok(present)
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@
 //! socket is, and may leave it again by connecting, so it is looked for once it may be enrolled. They may also belong
 //! to another group on the same port, or be members that listen again.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::model::group::Protocol;
@@ -15,12 +15,23 @@ use crate::model::membership::SETTLE;
 /// is twice the one before.
 const TRIES: u32 = 6;
 
+/// UDP sockets are looked for together: a server may bind hundreds in a second.
+const TOGETHER: Duration = Duration::from_millis(50);
+
+/// The time, or a bit more: a multiple of [`TOGETHER`].
+fn to_next(time: Duration) -> Duration {
+    let rest = time.as_nanos() % TOGETHER.as_nanos();
+    let rest = Duration::from_nanos(u64::try_from(rest).unwrap_or(0));
+    if rest.is_zero() { time } else { time + (TOGETHER - rest) }
+}
+
 #[derive(Debug)]
 pub(super) struct Came {
     protocol: Protocol,
-    /// With the time from which on each may be enrolled.
-    cookies: BTreeMap<Cookie, Instant>,
-    processes: BTreeSet<u32>,
+    /// With the time from which on each may be enrolled, and its process.
+    cookies: BTreeMap<Cookie, (Instant, u32)>,
+    /// When the first one came.
+    began: Option<Instant>,
     tries: u32,
     /// When to look again.
     again: Option<Instant>,
@@ -29,15 +40,18 @@ pub(super) struct Came {
 
 impl Came {
     pub(super) fn new(protocol: Protocol) -> Self {
-        let (cookies, processes) = (BTreeMap::new(), BTreeSet::new());
-        Self { protocol, cookies, processes, tries: 0, again: None, is_found: false }
+        let cookies = BTreeMap::new();
+        Self { protocol, cookies, began: None, tries: 0, again: None, is_found: false }
     }
 
     /// A process let this socket listen, or bound it.
     pub(super) fn note(&mut self, now: Instant, cookie: Cookie, process: u32) {
-        let from = if self.protocol == Protocol::Udp { now + SETTLE } else { now };
-        self.cookies.insert(cookie, from);
-        self.processes.insert(process);
+        let began = *self.began.get_or_insert(now);
+        let from = match self.protocol {
+            Protocol::Udp => began + to_next(now + SETTLE - began),
+            Protocol::Tcp => now,
+        };
+        self.cookies.insert(cookie, (from, process));
         self.begin();
     }
 
@@ -52,18 +66,18 @@ impl Came {
     }
 
     pub(super) fn processes(&self) -> impl Iterator<Item = u32> {
-        self.processes.iter().copied()
+        self.cookies.values().map(|(_, process)| *process)
     }
 
     /// When UDP sockets were bound.
     pub(super) fn bound(&self) -> impl Iterator<Item = (Cookie, Instant)> {
         let udp = self.cookies.iter().filter(|_| self.protocol == Protocol::Udp);
-        udp.filter_map(|(cookie, from)| Some((*cookie, from.checked_sub(SETTLE)?)))
+        udp.filter_map(|(cookie, (from, _))| Some((*cookie, from.checked_sub(SETTLE)?)))
     }
 
     /// When to look for them.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.again.or_else(|| self.cookies.values().min().copied())
+        self.again.or_else(|| self.cookies.values().map(|(from, _)| *from).min())
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
@@ -88,7 +102,7 @@ impl Came {
     /// Whether some of those that may be enrolled are members of the group. The others of them are forgotten then.
     /// Returns whether any is left.
     pub(super) fn find(&mut self, now: Instant, is_member: impl Fn(Cookie) -> bool) -> bool {
-        let mut due = self.cookies.iter().filter(|(_, from)| **from <= now);
+        let mut due = self.cookies.iter().filter(|(_, (from, _))| *from <= now);
         self.is_found = due.any(|(cookie, _)| is_member(*cookie));
         self.is_found || self.keep_young(now)
     }
@@ -100,7 +114,7 @@ impl Came {
 
     /// Keeps those that may be enrolled later. Returns whether there are any.
     pub(super) fn keep_young(&mut self, now: Instant) -> bool {
-        self.cookies.retain(|_, from| *from > now);
+        self.cookies.retain(|_, (from, _)| *from > now);
         self.begin();
         !self.cookies.is_empty()
     }

@@ -33,7 +33,11 @@ impl Expected {
 
     /// A socket came to one of the ports, or left one.
     pub(crate) fn changed(&mut self, now: Instant) {
-        (self.tries, self.next) = (0, now);
+        if self.tries >= TRIES {
+            (self.tries, self.next) = (0, now);
+        }
+        // It is being looked for; sockets that come one after the other are looked for together.
+        self.tries = self.tries.min(TRIES - 2);
     }
 
     pub(crate) fn is_due(&self, now: Instant) -> bool {

@@ -42,6 +42,8 @@ pub(crate) struct Followed {
     split: Watched,
     /// The members in the table when the present update began.
     enrolled: Option<HashSet<Cookie>>,
+    /// When the present update was planned: what came later is for the next one.
+    planned: Option<Instant>,
     /// The same of the first update that failed since the last one that did not: it may have released members.
     before_failures: Option<HashSet<Cookie>>,
     /// The members that were last reported as left out although they live.
@@ -88,6 +90,7 @@ impl Followed {
             newborn: Newborn::default(),
             split: Watched::default(),
             enrolled: None,
+            planned: None,
             before_failures: None,
             starving,
             attempts: options.retakes.then(Attempts::default),
@@ -221,6 +224,7 @@ impl Followed {
         changes: &mut Vec<Change>,
     ) -> Result<Step> {
         (self.last, self.is_early) = (None, false);
+        self.planned = Some(now);
         self.enrolled = Some(found.slots.enrolled.clone());
         if !found.tells_enough() {
             return Ok(Step::LookAtAll);
@@ -296,6 +300,7 @@ impl Followed {
     pub(crate) fn updated(&mut self, now: Instant, outcome: Result<Done>) -> Option<Change> {
         self.check = now + self.interval;
         let enrolled = self.enrolled.take();
+        let planned = self.planned.take().unwrap_or(now);
         if outcome.is_err() {
             self.before_failures = self.before_failures.take().or_else(|| enrolled.clone());
         }
@@ -304,18 +309,19 @@ impl Followed {
             Ok(Done::Attached(mut attached, seen)) => {
                 let released = self.released_in_failures(&enrolled.unwrap_or_default());
                 attached.changes.released.extend(released);
+                self.came.take_if(|came| !came.keep_young(planned));
                 return self.attached(now, *attached, seen);
             }
             Ok(Done::Rested) => {
                 self.gone = false;
-                self.came.take_if(|came| !came.keep_young(now));
+                self.came.take_if(|came| !came.keep_young(planned));
                 if self.is_early {
                     self.check_by(now + AGAIN);
                 }
             }
             // Perhaps because of what was not looked at.
             Err(_) if !self.is_whole => self.update_with(Extent::Whole),
-            Err(error) => return self.failed(now, error),
+            Err(error) => return self.failed(now, planned, error),
         }
         None
     }
@@ -330,7 +336,6 @@ impl Followed {
 
     fn attached(&mut self, now: Instant, attached: Attached, seen: Seen) -> Option<Change> {
         (self.gone, self.replaced) = (false, None);
-        self.came.take_if(|came| !came.keep_young(now));
         self.reported.clear();
         if !self.is_early && is_complete(&attached) {
             self.last = Some(seen);
@@ -348,12 +353,12 @@ impl Followed {
         Some(Change::Members(attached))
     }
 
-    fn failed(&mut self, now: Instant, error: Error) -> Option<Change> {
+    fn failed(&mut self, now: Instant, planned: Instant, error: Error) -> Option<Change> {
         // A server that becomes a daemon passes its sockets to a child and exits: their holder has vanished,
         // and the next try finds the child.
         let waits = error.kind() == ErrorKind::Vanished
             && self.came.as_mut().is_some_and(|came| came.waits(now));
-        self.came.take_if(|came| !waits && !came.keep_young(now));
+        self.came.take_if(|came| !waits && !came.keep_young(planned));
         match error.kind() {
             ErrorKind::NotFound => {
                 return (!std::mem::replace(&mut self.gone, true)).then_some(Change::Gone);

@@ -102,7 +102,9 @@ impl GroupState {
         }
         self.instance.adopt_shown(&base)?;
         // Before members leave the array, as in every change.
-        followed::tell(&self.followed, &self.instance.roster)?;
+        if self.is_trusted() {
+            followed::tell(&self.followed, &self.instance.roster)?;
+        }
         // While a member is in the array, a pinned table says so.
         let host_members = self.dropped_host_members();
         let members = self.take_out_dropped(group)?;

@@ -105,9 +105,12 @@ mod tests {
             assert_eq!(parse(&name(&value)), Some(value));
         }
         let long = Place { name: "é".repeat(200), index: None };
-        let long = FollowedValue { place: long, ..of(Target::Variable(0), None, Value::Members, false) };
+        let long =
+            FollowedValue { place: long, ..of(Target::Variable(0), None, Value::Members, false) };
         assert!(name(&long).len() < 255);
-        for other in ["variable-16-u4-ne-more-x", "element-0-u1000-ne-members-x", "variable-0--ne-members-x"] {
+        for other in
+            ["variable-16-u4-ne-more-x", "element-0-u1000-ne-members-x", "variable-0--ne-members-x"]
+        {
             assert_eq!(parse(&format!("{PREFIX}{other}")), None);
         }
         assert_eq!(parse("sockets"), None);

@@ -1,11 +1,13 @@
 //! Groups that a watcher waits for: which of those that are there it may attach to.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use crate::change::request::Attach;
 use crate::error::{Error, ErrorKind};
 use crate::host::Host;
-use crate::model::group::{Group, GroupKey, Protocol};
+use crate::model::group::{AttachedProgram, Group, GroupKey, Protocol};
+use crate::model::id::Cookie;
 use crate::model::spec::GroupSpec;
 
 /// How to attach to what is waited for.
@@ -24,10 +26,57 @@ type AttachEach = Box<dyn FnMut(&Host, &Group) -> Option<Attach> + Send>;
 #[derive(Default)]
 pub(super) struct Awaited {
     expected: HashMap<u32, Expected>,
-    /// The groups to which the watcher could not attach, with the error that was reported last.
-    refused: HashMap<GroupKey, (ErrorKind, String)>,
+    /// The groups to which the watcher could not attach.
+    refused: HashMap<GroupKey, Refused>,
+    /// What is being tried with groups of the last look.
+    tried: HashMap<GroupKey, Tried>,
     /// The groups that another process detached.
     detached: HashSet<GroupKey>,
+    /// Those of them that the last look did not show. A listing may miss a group.
+    missing: HashSet<GroupKey>,
+}
+
+/// A group as it was when the watcher tried to attach to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tried {
+    program: Option<AttachedProgram>,
+    members: Vec<Option<Cookie>>,
+    /// Whether another owner's program was to go.
+    force: bool,
+}
+
+impl Tried {
+    fn new(group: &Group, force: bool) -> Self {
+        let members = group.members.iter().map(|member| member.cookie).collect();
+        Self { program: group.program.clone(), members, force }
+    }
+}
+
+/// A group to which the watcher could not attach.
+struct Refused {
+    tried: Option<Tried>,
+    kind: ErrorKind,
+    /// The error that was reported last.
+    said: String,
+    /// When to try again, if it stays as it is.
+    next: Instant,
+    pause: Duration,
+}
+
+/// How long to wait before the next attempt with a group that stays as it is: at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+impl Refused {
+    /// Whether to leave this group alone now.
+    fn rests(&self, group: &Group, now: Instant) -> bool {
+        let Some(tried) = &self.tried else { return false };
+        // Another owner's program: nothing changes until it is gone.
+        let foreign = self.kind == ErrorKind::Foreign
+            && !tried.force
+            && group.program.is_some()
+            && group.program == tried.program;
+        foreign || (*tried == Tried::new(group, tried.force) && now < self.next)
+    }
 }
 
 struct Expected {
@@ -61,15 +110,12 @@ impl Awaited {
         if matches!(expected.find, Find::One(_)) {
             return groups.iter().any(|group| expected.spec.matches_name(&group.key));
         }
-        let was_foreign = |name: &GroupKey| {
-            self.refused.get(name).is_some_and(|(kind, _)| *kind == ErrorKind::Foreign)
-        };
+        let now = Instant::now();
         let may_attach = |group: &&Group| {
             let name = group.key.name_only();
-            // Another owner's program: nothing changes until it is gone.
-            let is_foreign = group.program.is_some() && was_foreign(&name);
+            let rests = self.refused.get(&name).is_some_and(|refused| refused.rests(group, now));
             let is_known = is_followed(&name) || self.detached.contains(&name);
-            expected.spec.matches(group) && !is_known && !is_foreign
+            expected.spec.matches(group) && !is_known && !rests
         };
         expected.groups = groups.iter().filter(may_attach).cloned().collect();
         !expected.groups.is_empty()
@@ -82,7 +128,13 @@ impl Awaited {
             Find::One(find) => (find(host).into_iter().collect(), true),
             Find::Each(find) => {
                 let groups = std::mem::take(&mut expected.groups).into_iter();
-                let attach = |group: Group| Some((group.key.clone(), find(host, &group)?));
+                let tried = &mut self.tried;
+                tried.clear();
+                let attach = |group: Group| {
+                    let attach = find(host, &group)?;
+                    tried.insert(group.key.name_only(), Tried::new(&group, attach.force));
+                    Some((group.key, attach))
+                };
                 (groups.filter_map(attach).collect(), false)
             }
         }
@@ -94,8 +146,17 @@ impl Awaited {
         if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Vanished) {
             return false;
         }
-        let refused = (error.kind(), error.report().to_string());
-        self.refused.insert(key.name_only(), refused.clone()) != Some(refused)
+        let (name, said) = (key.name_only(), error.report().to_string());
+        let tried = self.tried.remove(&name);
+        let before = self.refused.remove(&name);
+        let is_news = before.as_ref().is_none_or(|before| before.said != said);
+        let pause = match before {
+            Some(before) if before.tried == tried => (before.pause * 2).min(PAUSES.1),
+            _ => PAUSES.0,
+        };
+        let next = Instant::now() + pause;
+        self.refused.insert(name, Refused { tried, kind: error.kind(), said, next, pause });
+        is_news
     }
 
     /// The group is followed.
@@ -118,6 +179,14 @@ impl Awaited {
                 || groups.iter().any(|group| group.key.name_only() == *key)
         };
         self.refused.retain(|key, _| is_there(key));
-        self.detached.retain(is_there);
+        let missing = &mut self.missing;
+        self.detached.retain(|key| match is_there(key) {
+            true => {
+                missing.remove(key);
+                true
+            }
+            false => missing.insert(key.clone()),
+        });
+        missing.retain(|key| self.detached.contains(key));
     }
 }

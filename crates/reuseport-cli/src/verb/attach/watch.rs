@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use jiff::ZonedDateTime;
@@ -44,15 +44,26 @@ pub(super) fn follow(
     if !notes.is_empty() && !follower.steering.is_empty() {
         follower.printer.print(&notes);
     }
-    if follower.steering.is_empty() && awaited.is_empty() {
+    let is_invalid = |(_, error): &(GroupKey, anyhow::Error)| {
+        let of = error.downcast_ref::<reuseport::Error>();
+        of.is_some_and(|error| error.kind() == ErrorKind::Invalid)
+    };
+    // Waiting does not make an invalid request a valid one.
+    let in_vain = !refused.is_empty()
+        && refused.iter().all(is_invalid)
+        && awaited.iter().all(|awaited| awaited.is_there);
+    if follower.steering.is_empty() && (awaited.is_empty() || in_vain) {
         let mut failures = Failures::default();
         refused.into_iter().for_each(|(_, error)| failures.note(Err(error)));
         return failures.last();
     }
-    refused.iter().for_each(|(_, error)| complain(error));
-    let how = Arc::new(how);
+    let mut errors = Errors::default();
+    for (key, error) in &refused {
+        errors.say(&key.to_string(), error);
+    }
+    let (how, errors) = (Arc::new(how), Arc::new(Mutex::new(errors)));
     for awaited in awaited {
-        follower.wait_for(awaited, all, &how)?;
+        follower.wait_for(awaited, all, &how, &errors)?;
     }
     follower.run()?;
     // With --all, they were waited for.
@@ -124,16 +135,22 @@ impl Lines {
         Ok(())
     }
 
-    fn wait_for(&mut self, awaited: Awaited, all: bool, how: &Arc<How>) -> Result<()> {
+    fn wait_for(
+        &mut self,
+        awaited: Awaited,
+        all: bool,
+        how: &Arc<How>,
+        errors: &Arc<Mutex<Errors>>,
+    ) -> Result<()> {
         let Awaited { target, is_there } = awaited;
         if !is_there {
             self.printer.print(&format!("waiting for {}\n", target.group));
         }
-        let (spec, how, mut errors) = (target.group.clone(), Arc::clone(how), Errors::default());
+        let (spec, how, errors) = (target.group.clone(), Arc::clone(how), Arc::clone(errors));
         if all {
             self.watch.wait_for_all(&spec, move |host, group| {
                 let request = target.has(group).then(|| how.request(host, &group.key))?;
-                errors.note(request)
+                lock(&errors).note(&group.key.to_string(), request)
             })?;
         } else {
             self.watch.wait_for(&spec, move |host| {
@@ -141,7 +158,7 @@ impl Lines {
                     let key = target.find_to_attach(host, false)?[0].key.clone();
                     Ok((key.clone(), how.request(host, &key)?))
                 };
-                errors.note(find())
+                lock(&errors).note(&target.group.to_string(), find())
             })?;
         }
         Ok(())
@@ -163,25 +180,33 @@ impl Lines {
     }
 }
 
-/// The errors of looking for groups: each is printed once, until there is another.
+fn lock(errors: &Mutex<Errors>) -> MutexGuard<'_, Errors> {
+    errors.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The errors of looking for groups: each is printed once, until there is another with the same group.
 #[derive(Default)]
 struct Errors {
-    said: String,
+    said: HashMap<String, String>,
 }
 
 impl Errors {
-    fn note<T>(&mut self, result: Result<T>) -> Option<T> {
+    fn note<T>(&mut self, group: &str, result: Result<T>) -> Option<T> {
         let error = match result {
             Ok(found) => return Some(found),
             Err(error) if is_not_there(&error) => return None,
             Err(error) => error,
         };
-        let text = error::message(&error);
-        if text != self.said {
-            complain(&error);
-            self.said = text;
-        }
+        self.say(group, &error);
         None
+    }
+
+    fn say(&mut self, group: &str, error: &anyhow::Error) {
+        let text = error::message(error);
+        let before = self.said.insert(group.to_owned(), text.clone());
+        if before != Some(text) {
+            complain(error);
+        }
     }
 }
 
