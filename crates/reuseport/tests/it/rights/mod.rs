@@ -122,7 +122,7 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         what: "be told of UDP sockets that are bound (`--watch`)",
         needs: &[BPF, NET_ADMIN],
-        given: &[],
+        given: &[PERFMON],
         besides: "the root of cgroup2 mounted",
         says: None,
         prepare: be_told_of_binds,
