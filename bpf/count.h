@@ -28,9 +28,14 @@ static __always_inline void count_selected(__u32 slot)
 		(*picked)++;
 }
 
-/* Counts what note() has collected. Not inlined, and not static: the verifier then looks at it once. */
+/*
+ * Counts what note() has collected. Not inlined, and not static: the verifier then looks at it once. Called in any
+ * case: a caller that asks whether there is something would be looked at once for each thing that may be.
+ */
 __noinline int count_noted(__u64 noted)
 {
+	if (!noted)
+		return 0;
 #pragma unroll
 	for (int reason = REASON_EMPTY_SLOT; reason < REASONS; reason++) {
 		__u64 times = noted >> (8 * (reason - REASON_EMPTY_SLOT)) & 0xff;

@@ -18,8 +18,7 @@ static __always_inline enum reason counted_as(struct request *req, struct choice
 
 static __always_inline void decided(struct request *req, struct choice *choice)
 {
-	if (req->noted)
-		count_noted(req->noted);
+	count_noted(req->noted);
 	count(counted_as(req, choice));
 	if (req->arrival == ARRIVAL_NEW && choice->slot >= 0)
 		count_selected(choice->slot);

@@ -36,10 +36,10 @@ struct pick {
 	__u64 window;
 	__u64 members;
 	__u64 length;
+	/* The member's index in the host-wide layer (bits 32 to 63), and the time (0 to 31). */
 	__u64 host;
+	/* The next best one's load; in the uppermost bit whether the best one was at its limit. */
 	__u64 level;
-	__u64 now;
-	__u64 capped;
 };
 
 struct request {

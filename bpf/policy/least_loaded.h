@@ -15,44 +15,54 @@
 #include "../turn.h"
 #include "least_loaded/sample.h"
 
-static __always_inline int least_loaded_pick(struct request *req, int attempt)
+/*
+ * The member for a turn. Not inlined, and not static: the verifier then looks at it once and by itself, and not once
+ * for each attempt and each way to it.
+ */
+__noinline int least_loaded_choose(struct pick *pick, __u64 turn, __u64 check_full)
 {
 	struct search search = {
+		.random = mix(turn),
+		.now = check_full ? CHECK_FULL : 0,
 		.best = { .seen = SEEN_NONE },
 		.second = { .seen = SEEN_NONE },
 		.least = LOAD_MASK,
 		.next = LOAD_MASK,
 	};
 	struct candidate c;
-	struct found found;
-	__u64 level;
+	__u64 level, capped, candidate, length;
 
-	if (!attempt)
-		req->key = req->arrival == ARRIVAL_NEW ? turn_take() : turn_next();
-	search.turn = req->key;
-	search.random = mix(req->key);
-	search.check_full = req->check_full;
-	if (COMPARES_CONNECTIONS && READ_QUEUES != READ_NOTHING)
-		search.now = tick();
-	if (!sample(&search) || !search.best.candidate)
+	if (!pick)
 		return NO_SLOT;
-	req->pick.capped = search.best.seen & SEEN_LATE && search.second.candidate &&
-			   !(search.second.seen & (LOAD_FULL | LOAD_STALE));
-	found = req->pick.capped ? search.second : search.best;
+	if (COMPARES_CONNECTIONS && READ_QUEUES != READ_NOTHING)
+		search.now |= tick();
+	if (!sample(&search, turn) || !search.best.candidate)
+		return NO_SLOT;
+	capped = search.best.seen & SEEN_LATE && search.second.candidate &&
+		 !(search.second.seen & (LOAD_FULL | LOAD_STALE));
+	candidate = capped ? search.second.candidate : search.best.candidate;
+	length = capped ? search.second.length : search.best.length;
 	if (search.starved) {
-		req->pick.capped = false;
-		found = (struct found){ .candidate = search.starved };
+		capped = false;
+		candidate = search.starved;
+		length = 0;
 	}
-	candidate_unpack(found.candidate, &c);
+	candidate_unpack(candidate, &c);
 	level = (search.least & SLOT_MASK) == c.slot ? search.next : search.least;
 	level >>= SLOT_BITS;
-	req->pick.window = search.window;
-	req->pick.members = search.members;
-	req->pick.length = found.length;
-	req->pick.host = c.host;
-	req->pick.level = level < MAJOR_MAX ? level : 0;
-	req->pick.now = search.now;
+	pick->window = search.window;
+	pick->members = members_of(&search);
+	pick->length = length;
+	pick->host = (__u64)c.host << 32 | (__u32)search.now;
+	pick->level = (level < MAJOR_MAX ? level : 0) | capped << 63;
 	return c.slot;
+}
+
+static __always_inline int least_loaded_pick(struct request *req, int attempt)
+{
+	if (!attempt)
+		req->key = req->arrival == ARRIVAL_NEW ? turn_take() : turn_next();
+	return least_loaded_choose(&req->pick, req->key, req->check_full);
 }
 
 /* Not inlined, and not static: the verifier then looks at it once and by itself. */
@@ -72,7 +82,7 @@ static __always_inline void least_loaded_selected(struct request *req, __u32 slo
 {
 	if (req->arrival != ARRIVAL_NEW)
 		return;
-	if (req->pick.capped)
+	if (req->pick.level >> 63)
 		note(req, REASON_SHARE_CAPPED);
 	least_loaded_remember(&req->pick, slot, req->key);
 }

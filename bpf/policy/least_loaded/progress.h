@@ -120,16 +120,16 @@ static __always_inline void progress_pick(__u32 slot, struct limiter *limiter, s
 	 * without CAP_PERFMON.
 	 */
 	volatile struct progress *known = bpf_map_lookup_elem(&progress, MAP_KEY(slot));
-	__u32 opened = counted_of(pick->host).opened, uncounted;
+	__u32 opened = counted_of(pick->host >> 32).opened, uncounted;
 	bool proved;
 
 	if (!known)
 		return;
 	uncounted = uncounted_picks(known, opened);
 	proved = is_proved(limiter, pick->length) || is_distrusted(uncounted, pick->length);
-	known->level = proved ? pick->level : known->level;
+	known->level = proved ? (__u32)pick->level : known->level;
 	known->base = proved ? pick->length + 1 : known->base;
-	known->since = pick->length ? known->since : pick->now;
+	known->since = pick->length ? known->since : (__u32)pick->host;
 	known->waiting = pick->length ? known->waiting : 0;
 	known->opened = opened;
 	known->uncounted = uncounted < UNCOUNTED_MAX ? uncounted + 1 : uncounted;

@@ -29,18 +29,19 @@ struct found {
 	__u64 weights;	 /* together, of those that are as good */
 };
 
-/* In 64 bits each, for the reason that map_key.h gives. */
+/*
+ * In 64 bits each, for the reason that map_key.h gives; two words have several parts, because the stack is full:
+ * this, the frames below it and the main program's have 512 bytes together.
+ */
 struct search {
+	/* The turn (bits 32 to 63), the number of active members (16 to 31), the slot whose turn it is (0 to 15). */
 	__u64 turn;
-	__u64 window;
-	__u64 members;
+	/* Whether to find out whose queues are full (bit 32): only after the best one's was. And now (0 to 31). */
 	__u64 now;
-	/* The slot whose turn it is, by weight, and its candidate if it is starved. */
-	__u64 first;
+	__u64 window;
+	/* The candidate whose turn it is, if it is starved. */
 	__u64 starved;
 	__u64 random;
-	/* Whether to find out whose queues are full: only after the best one's was. */
-	__u64 check_full;
 	/* The best so far, and the best of those that may replace it if it is at its limit. */
 	struct found best, second;
 	/* The least load without its lower bits, and the next one, each with its slot below. */
@@ -48,6 +49,18 @@ struct search {
 	/* Of the queue of the one that is being examined. */
 	__u64 length;
 };
+
+#define CHECK_FULL (1ULL << 32)
+
+static __always_inline __u64 first_of(struct search *search)
+{
+	return search->turn & SLOT_MASK;
+}
+
+static __always_inline __u64 members_of(struct search *search)
+{
+	return search->turn >> SLOT_BITS & SLOT_MASK;
+}
 
 /* In how many windows a starved member gets one pick. Whether anything waits may not be known. */
 #define STARVED_WINDOWS (KNOWS_QUEUES ? 1 : 64)
@@ -76,9 +89,10 @@ __noinline __u64 sample_member(struct search *search, __u64 packed)
 	if (!limiter || !c.weight || limiter->empty == (__u32)search->window + 1)
 		return SEEN_NONE;
 	seen = load_of(&c, limiter, search->now, &search->length);
-	if (search->check_full && queue_is_full(c.slot))
+	if (search->now & CHECK_FULL && queue_is_full(c.slot))
 		seen |= LOAD_FULL;
-	if (!within_limit(&c, limiter, search->turn, search->members, search->window))
+	if (!within_limit(&c, limiter, search->turn >> 32, members_of(search),
+			  search->window))
 		seen |= SEEN_LATE;
 	if (!makes_progress(limiter, search->length))
 		seen |= SEEN_STUCK;
@@ -102,7 +116,7 @@ static __always_inline void keep(struct search *search, struct found *found, __u
 
 	if (!less && !equal)
 		return;
-	if (search->members <= SAMPLE)
+	if (members_of(search) <= SAMPLE)
 		weight = (packed >> CANDIDATE_WEIGHT_SHIFT) & SLOT_MASK;
 	found->weights = weight + (equal ? found->weights : 0);
 	if (equal && !is_less((search->random >> 32) * found->weights >> 32, weight))
@@ -119,7 +133,7 @@ __noinline int sample_compare(struct search *search, __u64 seen, __u64 packed)
 
 	if (!search)
 		return 0;
-	if (slot != search->first)
+	if (slot != first_of(search))
 		seen |= LOAD_OTHERS_TURN;
 	/* Knuth's multiplier: the upper bits are as good as drawn. */
 	search->random = search->random * 6364136223846793005ULL + 1;
@@ -128,7 +142,7 @@ __noinline int sample_compare(struct search *search, __u64 seen, __u64 packed)
 		keep(search, &search->second, seen, packed);
 	if (!COMPARES_CONNECTIONS)
 		return 0;
-	if (seen & SEEN_STARVED && slot == search->first)
+	if (seen & SEEN_STARVED && slot == first_of(search))
 		search->starved = packed;
 	/* One that is stalled says nothing about how much others should have. */
 	seen = seen & LOAD_STALLED ? MAJOR_MAX : (seen & (LOAD_STALLED - 1)) >> MAJOR_SHIFT;
@@ -206,30 +220,29 @@ __noinline int sample_part(struct search *search, __u32 part)
 			return false;
 		/* The first is part of the sample: in the last place it is passed over. */
 		if (part == SAMPLE / SLOTS_PER_WORD - 1)
-			slots = slots << SLOT_BITS >> SLOT_BITS | search->first << 48;
+			slots = slots << SLOT_BITS >> SLOT_BITS | first_of(search) << 48;
 	}
 #pragma unroll
 	for (int i = 0; i < SLOTS_PER_WORD; i++) {
 		__u64 slot = (slots >> (i * SLOT_BITS)) & SLOT_MASK;
 
-		if (i < count && slot != search->first)
+		if (i < count && slot != first_of(search))
 			sample_slot(search, &table, slot);
 	}
 	return true;
 }
 
 /* Examines the member whose turn it is. False if there is none. */
-__noinline int sample_first(struct search *search)
+__noinline int sample_first(struct search *search, __u64 turn)
 {
 	struct table table;
 	__u32 slot;
 
 	if (!search || !table_open(&table) || !table.entries.count ||
-	    !table_slot(&table, &table.entries, search->turn % table.entries.count, &slot))
+	    !table_slot(&table, &table.entries, turn % table.entries.count, &slot))
 		return false;
-	search->first = slot;
-	search->members = table.active.count;
-	search->window = window_of(search->turn, table.active.count);
+	search->turn = turn << 32 | (__u64)table.active.count << SLOT_BITS | slot;
+	search->window = window_of(turn, table.active.count);
 	sample_slot(search, &table, slot);
 	return true;
 }
@@ -240,9 +253,9 @@ __noinline int sample_first(struct search *search)
  *
  * Unrolled: see fallback.h.
  */
-__noinline int sample(struct search *search)
+static __always_inline int sample(struct search *search, __u64 turn)
 {
-	if (!search || !sample_first(search))
+	if (!sample_first(search, turn))
 		return false;
 	if (!search->best.seen) {
 		if (COMPARES_CONNECTIONS)
