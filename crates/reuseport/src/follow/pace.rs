@@ -9,7 +9,8 @@ pub(crate) const WITHOUT_EVENTS: Duration = Duration::from_millis(150);
 /// failed step may succeed now.
 pub(crate) const REGULARLY: Duration = Duration::from_secs(2);
 
-/// What is polled takes at most one part in so many of a core: with the regular looks, less than 1 %.
+/// The pause after a look, in multiples of its cost: with the regular looks, what is polled takes less than 1 % of a
+/// core.
 const SHARE: u32 = 150;
 
 /// The pause after a look that took `cost` of a core's time: `least`, or longer if looks that often take too much.

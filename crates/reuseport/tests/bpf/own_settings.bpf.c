@@ -5,7 +5,7 @@
 
 SOCKETS(sockets);
 
-// By turns among so many members: a variable that is zero, one that is not, and an element.
+// Members take turns. Their number is in a variable that is zero at first, one that is not, and an element.
 __u32 workers;
 __u16 before = 7, workers_too = 1, behind = 9;
 __u8 workers_in_a_byte = 1;
