@@ -40,12 +40,17 @@ impl Failure {
     }
 }
 
+/// The kind of an error of the library.
+pub(crate) fn kind(error: &anyhow::Error) -> Option<ErrorKind> {
+    error.downcast_ref::<reuseport::Error>().map(reuseport::Error::kind)
+}
+
 /// The exit code for a failure.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.code;
     }
-    match error.downcast_ref::<reuseport::Error>().map(reuseport::Error::kind) {
+    match kind(error) {
         Some(ErrorKind::NotFound | ErrorKind::NotAttached) => NOTHING,
         _ => FAILURE,
     }

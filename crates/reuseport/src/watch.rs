@@ -23,7 +23,7 @@ use crate::model::group::{Group, GroupKey, Protocol};
 use crate::model::refusal::not_attached;
 use crate::model::spec::GroupSpec;
 use crate::stop::Stop;
-use awaited::{Awaited, Find};
+use awaited::{Awaited, Candidate, Find};
 
 pub use crate::follow::change::Change;
 pub use crate::model::retake::Retake;
@@ -131,7 +131,7 @@ impl Watch {
     pub fn add(&mut self, key: &GroupKey, attach: Attach) -> Result<Attached> {
         let added = self.attach_and_follow(key, attach);
         if let Err(error) = &added {
-            self.awaited.refuse(key, error);
+            self.awaited.refuse(key, None, error);
         }
         added
     }
@@ -317,9 +317,9 @@ impl Watch {
 
     /// Attaches to a group that was not there before, or to several. Returns what to report.
     fn find(&mut self, id: u32) -> Vec<(GroupKey, Change)> {
-        let (groups, only) = self.awaited.find(id, &self.host);
+        let (candidates, only) = self.awaited.find(id, &self.host);
         let mut news = Vec::new();
-        for (key, attach) in groups {
+        for Candidate { key, attach, tried } in candidates {
             // Two requests may find the same group.
             if self.stop.is_set() || self.watched.contains_key(&key.name_only()) {
                 continue;
@@ -333,7 +333,7 @@ impl Watch {
                 }
                 Err(_) if self.stop.is_set() => {}
                 Err(error) => {
-                    if self.awaited.refuse(&key, &error) {
+                    if self.awaited.refuse(&key, tried, &error) {
                         news.push((key, Change::Failed(error)));
                     }
                 }

@@ -61,8 +61,8 @@ impl Weight {
                 total => format!(": {} of new picks", percent(part / f64::from(total))),
             };
             let was = enrolment.map_or(String::new(), |e| format!(", was {}", e.weight));
-            let _ =
-                writeln!(out, "{key}: {} has weight {weight}{was}{part}", select::name(member),);
+            let name = select::name(member);
+            let _ = writeln!(out, "{key}: {name} has weight {weight}{was}{part}");
         }
         out.push_str(&output::none_active(key, &shares, output::width()));
         output::print(&out)?;

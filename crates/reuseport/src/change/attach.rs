@@ -32,7 +32,7 @@ const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again,
 impl Transaction {
     pub(crate) fn attach(mut self, group: &Group, request: &Attach) -> Result<Attached> {
         request.cpus.as_ref().map_or(Ok(()), cpus::check)?;
-        let mut present = self.find(group, true)?;
+        let mut present = self.find(group)?;
         let planned = |present: &Present<'_>| {
             present.plan(Operation::Attach, |observed, recorded| {
                 plan::attach(observed, recorded, request.wanted())

@@ -19,7 +19,7 @@ impl Transaction {
     /// replaced it left.
     pub(crate) fn detach(mut self, key: &GroupKey) -> Result<Detached> {
         let group = self.group(key)?.clone();
-        let present = self.find(&group, true)?;
+        let present = self.find(&group)?;
         let plan = present.plan(Operation::Detach, plan::detach)?;
         let (before, state) = (present.steering, present.state);
         let mut detached = Detached { before, left_attached: None, displaced_by: None };

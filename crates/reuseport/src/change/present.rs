@@ -21,24 +21,35 @@ pub(super) struct Present<'g> {
 }
 
 impl Transaction {
-    /// Looks at what decides for the group, and what is pinned under its name: also if that does not decide, with
-    /// `leftover`.
-    pub(super) fn find<'g>(&self, group: &'g Group, leftover: bool) -> Result<Present<'g>> {
-        let (steering, state) = match steering(group, Some(&self.root))? {
-            (ours, Some(state)) => (ours, Some(state)),
-            (other, None) if leftover => (other, GroupState::of(&self.root, group)?),
-            (other, None) => (other, None),
-        };
-        let user = state.as_ref().filter(|_| !steering.is_ours()).and_then(|s| self.user_of(s));
-        let namesake = user.map(|other| other.key.clone());
-        Ok(Present { group, steering, state, namesake, is_current: true, has_replaced: false })
+    /// Looks at what decides for the group, and at what is pinned under its name.
+    pub(super) fn find<'g>(&self, group: &'g Group) -> Result<Present<'g>> {
+        let mut present = self.deciding(group)?;
+        if present.state.is_none() {
+            present.state = GroupState::of(&self.root, group)?;
+            let user = present.state.as_ref().and_then(|state| self.user_of(state));
+            present.namesake = user.map(|other| other.key.clone());
+        }
+        Ok(present)
     }
 
-    /// The same for an operation that changes what decides: with this tool's state settled.
+    /// Looks at what decides for the group, to change that: this tool's state is settled, and what is pinned and does
+    /// not decide is not looked at.
     pub(super) fn find_deciding<'g>(&mut self, group: &'g Group) -> Result<Present<'g>> {
-        let mut present = self.find(group, false)?;
+        let mut present = self.deciding(group)?;
         self.settle_found(&mut present)?;
         Ok(present)
+    }
+
+    fn deciding<'g>(&self, group: &'g Group) -> Result<Present<'g>> {
+        let (steering, state) = steering(group, Some(&self.root))?;
+        let (namesake, is_current, has_replaced) = (None, true, false);
+        Ok(Present { group, steering, state, namesake, is_current, has_replaced })
+    }
+
+    /// The group for which the program of this state decides, if there is one.
+    fn user_of(&self, state: &GroupState) -> Option<&Group> {
+        let uses = |group: &&Group| group.attached_id().is_some_and(|id| state.has_program(id));
+        self.groups.iter().find(uses)
     }
 
     /// Settles the state that was found, and looks at it closely if it does not decide.
@@ -59,6 +70,11 @@ impl Transaction {
 }
 
 impl Present<'_> {
+    /// The state that the program which decides displaced, if it did: that state is still pinned.
+    pub(super) fn displaced(self) -> Option<GroupState> {
+        self.state.filter(|_| !self.steering.is_ours() && self.namesake.is_none())
+    }
+
     pub(super) fn observed(&self) -> Observed<'_> {
         Observed {
             key: &self.group.key,

@@ -28,7 +28,7 @@ use crate::pins::group::{self, GroupState};
 use crate::pins::host_layer::HostLayer;
 use crate::pins::leftover;
 use crate::pins::place::Place;
-use crate::pins::steering::{claim, steering};
+use crate::pins::steering::claim;
 use crate::stop::Stop;
 use crate::wire::slot::Start;
 
@@ -63,7 +63,7 @@ pub(crate) struct Transaction {
     pub(super) layer: Option<HostLayer>,
     /// Whether this operation created it.
     made_layer: bool,
-    groups: Vec<Group>,
+    pub(super) groups: Vec<Group>,
     pub(super) observer: Arc<Observer>,
     _lock: Lock,
 }
@@ -222,20 +222,6 @@ impl Transaction {
         Err(changed_meanwhile(&group.key))
     }
 
-    /// The group for which the program of this state decides, if there is one.
-    pub(super) fn user_of(&self, state: &GroupState) -> Option<&Group> {
-        let uses = |group: &&Group| group.attached_id().is_some_and(|id| state.has_program(id));
-        self.groups.iter().find(uses)
-    }
-
-    /// What is pinned under the group's name, unless it decides for another group of this name.
-    fn leftover(&self, group: &Group) -> Result<Option<GroupState>> {
-        match GroupState::of(&self.root, group)? {
-            Some(state) if self.user_of(&state).is_some() => Ok(None),
-            state => Ok(state),
-        }
-    }
-
     /// The group that the key means.
     pub(crate) fn group(&self, key: &GroupKey) -> Result<&Group> {
         split::named(key, &self.groups, |group| claim(group, Some(&self.root)))
@@ -279,14 +265,13 @@ impl Transaction {
         enroller.sync()
     }
 
-    /// The state that another owner's program displaced: that program decides, and the group's state is
-    /// still pinned. `None` if this is not so.
-    pub(super) fn displaced(&self, group: &Group) -> Result<Option<GroupState>> {
-        if group.program.is_none() || steering(group, Some(&self.root))?.1.is_some() {
+    /// The state that another owner's program displaced; `None` if none did, or if it cannot be read.
+    fn displaced(&self, group: &Group) -> Result<Option<GroupState>> {
+        if group.program.is_none() {
             return Ok(None);
         }
-        match self.leftover(group) {
-            Ok(state) => Ok(state),
+        match self.find(group) {
+            Ok(present) => Ok(present.displaced()),
             Err(error) if matches!(error.kind(), ErrorKind::Schema | ErrorKind::Denied) => Ok(None),
             Err(error) => Err(error),
         }

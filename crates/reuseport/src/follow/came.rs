@@ -20,9 +20,8 @@ const TOGETHER: Duration = Duration::from_millis(50);
 
 /// The time, or a bit more: a multiple of [`TOGETHER`].
 fn to_next(time: Duration) -> Duration {
-    let rest = time.as_nanos() % TOGETHER.as_nanos();
-    let rest = Duration::from_nanos(u64::try_from(rest).unwrap_or(0));
-    if rest.is_zero() { time } else { time + (TOGETHER - rest) }
+    let nanoseconds = time.as_nanos().next_multiple_of(TOGETHER.as_nanos());
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
 }
 
 #[derive(Debug)]

@@ -40,11 +40,10 @@ pub(crate) struct Followed {
     newborn: Newborn,
     /// Whether other groups have the name.
     split: Watched,
-    /// The members in the table when the present update began.
-    enrolled: Option<HashSet<Cookie>>,
-    /// When the present update was planned: what came later is for the next one.
-    planned: Option<Instant>,
-    /// The same of the first update that failed since the last one that did not: it may have released members.
+    /// The present update, from its plan on.
+    planned: Option<Planned>,
+    /// The members in the table before the first update that failed since the last one that did not: it may have
+    /// released some.
     before_failures: Option<HashSet<Cookie>>,
     /// The members that were last reported as left out although they live.
     starving: Vec<Option<Cookie>>,
@@ -65,6 +64,15 @@ pub(crate) struct Followed {
     is_whole: bool,
     /// Whether it is too early for the update to be complete.
     is_early: bool,
+}
+
+/// An update, as it was planned.
+#[derive(Debug)]
+struct Planned {
+    /// What came later is for the next one.
+    at: Instant,
+    /// The members in the table.
+    enrolled: HashSet<Cookie>,
 }
 
 /// Another owner's program, which replaced this tool's.
@@ -89,7 +97,6 @@ impl Followed {
             last: None,
             newborn: Newborn::default(),
             split: Watched::default(),
-            enrolled: None,
             planned: None,
             before_failures: None,
             starving,
@@ -224,8 +231,7 @@ impl Followed {
         changes: &mut Vec<Change>,
     ) -> Result<Step> {
         (self.last, self.is_early) = (None, false);
-        self.planned = Some(now);
-        self.enrolled = Some(found.slots.enrolled.clone());
+        self.planned = Some(Planned { at: now, enrolled: found.slots.enrolled.clone() });
         if !found.tells_enough() {
             return Ok(Step::LookAtAll);
         }
@@ -299,8 +305,10 @@ impl Followed {
     /// The result of an update. Returns what to report.
     pub(crate) fn updated(&mut self, now: Instant, outcome: Result<Done>) -> Option<Change> {
         self.check = now + self.interval;
-        let enrolled = self.enrolled.take();
-        let planned = self.planned.take().unwrap_or(now);
+        let (planned, enrolled) = match self.planned.take() {
+            Some(Planned { at, enrolled }) => (at, Some(enrolled)),
+            None => (now, None),
+        };
         if outcome.is_err() {
             self.before_failures = self.before_failures.take().or_else(|| enrolled.clone());
         }

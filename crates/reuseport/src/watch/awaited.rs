@@ -1,6 +1,6 @@
 //! Groups that a watcher waits for: which of those that are there it may attach to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::change::request::Attach;
@@ -28,17 +28,21 @@ pub(super) struct Awaited {
     expected: HashMap<u32, Expected>,
     /// The groups to which the watcher could not attach.
     refused: HashMap<GroupKey, Refused>,
-    /// What is being tried with groups of the last look.
-    tried: HashMap<GroupKey, Tried>,
-    /// The groups that another process detached.
-    detached: HashSet<GroupKey>,
-    /// Those of them that the last look did not show. A listing may miss a group.
-    missing: HashSet<GroupKey>,
+    /// The groups that another process detached, and whether the last look did not show them: a listing may miss one.
+    detached: HashMap<GroupKey, bool>,
+}
+
+/// A group to attach to.
+pub(super) struct Candidate {
+    pub(super) key: GroupKey,
+    pub(super) attach: Attach,
+    /// The group as it is; `None` for one that the caller found.
+    pub(super) tried: Option<Tried>,
 }
 
 /// A group as it was when the watcher tried to attach to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Tried {
+pub(super) struct Tried {
     program: Option<AttachedProgram>,
     members: Vec<Option<Cookie>>,
     /// Whether another owner's program was to go.
@@ -114,7 +118,7 @@ impl Awaited {
         let may_attach = |group: &&Group| {
             let name = group.key.name_only();
             let rests = self.refused.get(&name).is_some_and(|refused| refused.rests(group, now));
-            let is_known = is_followed(&name) || self.detached.contains(&name);
+            let is_known = is_followed(&name) || self.detached.contains_key(&name);
             expected.spec.matches(group) && !is_known && !rests
         };
         expected.groups = groups.iter().filter(may_attach).cloned().collect();
@@ -122,32 +126,32 @@ impl Awaited {
     }
 
     /// The groups with this number, and how to attach to them. Returns also whether there is only one, ever.
-    pub(super) fn find(&mut self, id: u32, host: &Host) -> (Vec<(GroupKey, Attach)>, bool) {
+    pub(super) fn find(&mut self, id: u32, host: &Host) -> (Vec<Candidate>, bool) {
         let Some(expected) = self.expected.get_mut(&id) else { return (Vec::new(), false) };
         match &mut expected.find {
-            Find::One(find) => (find(host).into_iter().collect(), true),
+            Find::One(find) => {
+                let of = |(key, attach)| Candidate { key, attach, tried: None };
+                (find(host).map(of).into_iter().collect(), true)
+            }
             Find::Each(find) => {
                 let groups = std::mem::take(&mut expected.groups).into_iter();
-                let tried = &mut self.tried;
-                tried.clear();
-                let attach = |group: Group| {
+                let of = |group: Group| {
                     let attach = find(host, &group)?;
-                    tried.insert(group.key.name_only(), Tried::new(&group, attach.force));
-                    Some((group.key, attach))
+                    let tried = Some(Tried::new(&group, attach.force));
+                    Some(Candidate { key: group.key, attach, tried })
                 };
-                (groups.filter_map(attach).collect(), false)
+                (groups.filter_map(of).collect(), false)
             }
         }
     }
 
     /// Attaching to the group failed. Returns whether that is to be reported: once for each error.
-    pub(super) fn refuse(&mut self, key: &GroupKey, error: &Error) -> bool {
+    pub(super) fn refuse(&mut self, key: &GroupKey, tried: Option<Tried>, error: &Error) -> bool {
         // It is going again.
         if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Vanished) {
             return false;
         }
         let (name, said) = (key.name_only(), error.report().to_string());
-        let tried = self.tried.remove(&name);
         let before = self.refused.remove(&name);
         let is_news = before.as_ref().is_none_or(|before| before.said != said);
         let pause = match before {
@@ -168,7 +172,7 @@ impl Awaited {
 
     /// Another process detached the group: the watcher does not undo that.
     pub(super) fn detach(&mut self, key: GroupKey) {
-        self.detached.insert(key);
+        self.detached.insert(key, false);
     }
 
     /// Forgets what became of groups that are not there any more. `whole`: whether `groups` are those of the whole
@@ -179,14 +183,9 @@ impl Awaited {
                 || groups.iter().any(|group| group.key.name_only() == *key)
         };
         self.refused.retain(|key, _| is_there(key));
-        let missing = &mut self.missing;
-        self.detached.retain(|key| match is_there(key) {
-            true => {
-                missing.remove(key);
-                true
-            }
-            false => missing.insert(key.clone()),
+        self.detached.retain(|key, missing| {
+            let was_missing = std::mem::replace(missing, !is_there(key));
+            !(*missing && was_missing)
         });
-        missing.retain(|key| self.detached.contains(key));
     }
 }

@@ -44,10 +44,7 @@ pub(super) fn follow(
     if !notes.is_empty() && !follower.steering.is_empty() {
         follower.printer.print(&notes);
     }
-    let is_invalid = |(_, error): &(GroupKey, anyhow::Error)| {
-        let of = error.downcast_ref::<reuseport::Error>();
-        of.is_some_and(|error| error.kind() == ErrorKind::Invalid)
-    };
+    let is_invalid = |(_, error): &(_, _)| error::kind(error) == Some(ErrorKind::Invalid);
     // Waiting does not make an invalid request a valid one.
     let in_vain = !refused.is_empty()
         && refused.iter().all(is_invalid)
@@ -109,7 +106,7 @@ struct Awaited {
 }
 
 fn is_not_there(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<reuseport::Error>().is_some_and(|e| e.kind() == ErrorKind::NotFound)
+    error::kind(error) == Some(ErrorKind::NotFound)
 }
 
 /// A watcher, and what it prints.

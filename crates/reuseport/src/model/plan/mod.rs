@@ -113,7 +113,8 @@ pub(crate) fn attach(
     recorded: Option<Recorded<'_>>,
     request: AttachRequest<'_>,
 ) -> Result<AttachPlan, Refusal> {
-    let build = |program: Program<ObjectSpec>, slots, roles, in_place_of, replaces| {
+    let replaces = observed.program.is_some() && !observed.steering.is_ours();
+    let build = |program: Program<ObjectSpec>, slots, roles, in_place_of| {
         if let Program::Selection(selection) = &program {
             selection.policy.check(observed.key.protocol).map_err(Refusal::Policy)?;
         }
@@ -129,12 +130,12 @@ pub(crate) fn attach(
                 return Err(Refusal::AnotherUsersState { owner: old.owner, is_own_program: true });
             };
             let (slots, roles) = (request.slots.or(Some(old.slots)), old.roles_for(&program));
-            build(program, slots, roles, InPlaceOf::Deciding, false)
+            build(program, slots, roles, InPlaceOf::Deciding)
         }
         Some(old) => match (wanted, old.program) {
             (Some(program @ Program::Object(_)), _)
             | (Some(program @ Program::Selection(_)), Program::Object(())) => {
-                build(program.clone(), request.slots, Vec::new(), InPlaceOf::Deciding, false)
+                build(program.clone(), request.slots, Vec::new(), InPlaceOf::Deciding)
             }
             _ if request.slots.is_some_and(|slots| slots != old.slots) => {
                 Err(Refusal::SlotsAreFixed(old.slots))
@@ -149,10 +150,9 @@ pub(crate) fn attach(
             if let Some(refusal) = foreign(observed, recorded).filter(|_| !request.force) {
                 return Err(refusal);
             }
-            let replaces = observed.program.is_some();
             let Some(old) = recorded else {
                 let program = wanted.cloned().unwrap_or_else(default);
-                return build(program, request.slots, Vec::new(), InPlaceOf::Nothing, replaces);
+                return build(program, request.slots, Vec::new(), InPlaceOf::Nothing);
             };
             if let Some(namesake) = observed.namesake {
                 return Err(Refusal::Namesake(namesake.clone()));
@@ -165,7 +165,7 @@ pub(crate) fn attach(
             let program = wanted.cloned().unwrap_or_else(default);
             let roles = old.roles_for(&program);
             let in_place_of = if goes_on { InPlaceOf::Takeover } else { InPlaceOf::Leftover };
-            build(program, request.slots, roles, in_place_of, replaces)
+            build(program, request.slots, roles, in_place_of)
         }
     }
 }
