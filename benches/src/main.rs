@@ -7,6 +7,7 @@
 mod bursts;
 mod hermes;
 mod hold;
+mod idle;
 mod latency;
 mod load;
 mod ls;
@@ -19,6 +20,7 @@ mod report;
 mod select;
 mod simulate;
 mod stats;
+mod watcher;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -45,6 +47,8 @@ enum Bench {
     Ls(ls::Args),
     /// How long a listener that joins a watched group gets nothing, among many other sockets
     Newcomer(newcomer::Args),
+    /// What a watcher takes while nothing happens
+    Idle(idle::Args),
     /// What a steered group takes in the kernel, what the command takes, and how big it is
     Memory(memory::Args),
     /// How long answers take, by who deals connections to workers
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Bench::Select(args) => alone(|| select::run(&args)),
         Bench::Ls(args) => alone(|| ls::run(&args)),
         Bench::Newcomer(args) => alone(|| newcomer::run(&args)),
+        Bench::Idle(args) => alone(|| idle::run(&args)),
         Bench::Memory(args) => alone(|| memory::run(&args)),
         Bench::Latency(args) => alone(|| latency::run(&args)),
         Bench::Bursts(args) => alone(|| bursts::run(&args)),

@@ -6,16 +6,14 @@
 //!
 //! Not measured: servers that restart.
 
-use std::io::{self, BufRead as _, BufReader};
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rustix::net::sockopt::set_socket_linger;
-use rustix::process::{Pid, Signal, kill_process};
 use sk_reuseport::net::Bind;
 use test_support::loopback;
 
@@ -23,6 +21,7 @@ use crate::hold::start_crowd;
 use crate::process::Reuseport;
 use crate::report::{Common, Figure, Report, Table, number};
 use crate::stats::{percentile, turns};
+use crate::watcher::Watcher;
 
 /// Sockets that are there from the beginning.
 const OLD: usize = 2;
@@ -180,7 +179,8 @@ impl Sockets for UdpSocket {
 fn watched<S: Sockets>(reuseport: &Reuseport) -> Result<Vec<f64>> {
     let old = S::bind(loopback(false), OLD)?;
     let address = old[0].address()?;
-    let watcher = Watcher::start(reuseport, S::PROTOCOL, address)?;
+    let group = format!("{}:{address}", S::PROTOCOL.name());
+    let watcher = Watcher::start(reuseport, &[group])?;
     let times = (0..EACH).map(|_| {
         // The watcher finds that the one before is gone, at any moment of its regular looks.
         thread::sleep(Duration::from_millis(fastrand::u64(150..350)));
@@ -201,36 +201,4 @@ fn newcomer<S: Sockets>(address: SocketAddr, old: &[S]) -> Result<f64> {
         thread::sleep(Duration::from_micros(100));
     }
     Ok(start.elapsed().as_secs_f64() * 1e3)
-}
-
-/// `attach --watch` of one group.
-struct Watcher(Child);
-
-impl Watcher {
-    fn start(reuseport: &Reuseport, protocol: Protocol, address: SocketAddr) -> Result<Self> {
-        let mut command = Command::new(reuseport.path()?);
-        let group = format!("{}:{address}", protocol.name());
-        command.args(["attach", &group, "--policy", "round-robin", "--watch"]);
-        let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-        let mut watcher = Self(process.with_context(|| format!("cannot start {command:?}"))?);
-        let mut lines = BufReader::new(watcher.0.stdout.as_mut().context("no output")?).lines();
-        let is_ready = |line: std::io::Result<String>| line.is_ok_and(|l| l.contains("Watching"));
-        ensure!(lines.any(is_ready), "{command:?} ended early");
-        Ok(watcher)
-    }
-
-    fn stop(mut self) -> Result<()> {
-        kill_process(Pid::from_child(&self.0), Signal::INT)?;
-        let status = self.0.wait()?;
-        ensure!(status.success(), "the watcher failed: {status}");
-        Ok(())
-    }
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        // It has ended, unless the bench failed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
