@@ -99,8 +99,8 @@ impl KernelBtf {
         let all = Raw::new(self.bytes()).unwrap_or_default();
         for (id, entry) in all.types() {
             for ((name, kind), found) in types.iter().zip(&mut ids) {
-                if *found == 0 && *kind as u32 == entry.kind && all.name(&entry) == name.as_bytes()
-                {
+                let is_it = || *kind as u32 == entry.kind && all.is_named(&entry, name.as_bytes());
+                if *found == 0 && is_it() {
                     *found = id;
                     missing -= 1;
                 }

@@ -139,6 +139,18 @@ impl<'a> Raw<'a> {
         self.strings.get(offset as usize..).is_some_and(|tail| tail.contains(&0))
     }
 
+    /// Whether the type has this name: much faster than reading its own name and comparing.
+    pub(super) fn is_named(&self, entry: &Entry<'_>, name: &[u8]) -> bool {
+        let tail = self.strings.get(entry.name as usize..).unwrap_or_default();
+        tail.strip_prefix(name).is_some_and(|rest| rest.first() == Some(&0))
+    }
+
+    /// What the type's name begins with: two bytes, of which a name of one letter has a 0.
+    pub(super) fn begins(&self, entry: &Entry<'_>) -> Option<[u8; 2]> {
+        let at = entry.name as usize;
+        self.strings.get(at..at.checked_add(2)?)?.try_into().ok()
+    }
+
     pub(super) fn name(&self, entry: &Entry<'_>) -> &'a [u8] {
         self.string(entry.name)
     }

@@ -14,13 +14,14 @@ pub(super) fn subset(all: &Raw<'_>, names: &HashSet<Vec<u8>>) -> Option<Vec<u8>>
     // parsed entries, of which a few thousand are needed, would take megabytes.
     let mut places = Vec::with_capacity(all.at_most());
     let mut subset = Subset::default();
+    let beginnings = Beginnings::of(names);
     for (id, place, entry) in all.places() {
         places.push(place);
-        if is_whole(entry.kind) {
-            let name = all.name(&entry);
-            if !name.is_empty() && names.contains(essential(name)) {
-                subset.want(id);
-            }
+        if is_whole(entry.kind)
+            && all.begins(&entry).is_some_and(|begins| beginnings.has(begins))
+            && names.contains(essential(all.name(&entry)))
+        {
+            subset.want(id);
         }
     }
     // Each type may add more types, which are written after it.
@@ -36,6 +37,34 @@ pub(super) fn subset(all: &Raw<'_>, names: &HashSet<Vec<u8>>) -> Option<Vec<u8>>
 
 fn is_whole(of: u32) -> bool {
     matches!(of, kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64)
+}
+
+/// The first two bytes of names, as a set of bits: they tell most of the kernel's types from those that are wanted.
+struct Beginnings(Vec<u64>);
+
+impl Beginnings {
+    fn of(names: &HashSet<Vec<u8>>) -> Self {
+        let mut bits = vec![0; (1 << 16) / 64];
+        for name in names {
+            if let [first, rest @ ..] = name.as_slice() {
+                let (word, bit) = Self::place([*first, rest.first().copied().unwrap_or(0)]);
+                bits[word] |= bit;
+            }
+        }
+        Self(bits)
+    }
+
+    fn has(&self, begins: [u8; 2]) -> bool {
+        let (word, bit) = Self::place(begins);
+        self.0[word] & bit != 0
+    }
+
+    /// A name of one letter ends, or goes on with its flavour.
+    fn place([first, second]: [u8; 2]) -> (usize, u64) {
+        let second = if second == b'_' { 0 } else { second };
+        let number = usize::from(u16::from_be_bytes([first, second]));
+        (number / 64, 1 << (number % 64))
+    }
 }
 
 /// The types of the subset, in order, and their new ids.
@@ -134,5 +163,22 @@ impl Strings {
         self.bytes.push(0);
         self.offsets.insert(string.to_vec(), offset);
         offset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_by_their_first_two_bytes_with_and_without_a_flavour() {
+        let names = ["sock", "x", ""].map(|name| name.as_bytes().to_vec());
+        let beginnings = Beginnings::of(&HashSet::from(names));
+        for name in [b"so", b"x\0", b"x_"] {
+            assert!(beginnings.has(*name), "{name:?}");
+        }
+        for name in [b"se", b"os", b"xs", b"\0s"] {
+            assert!(!beginnings.has(*name), "{name:?}");
+        }
     }
 }
