@@ -61,9 +61,7 @@ impl Balancer {
     /// [`ErrorKind::Starved`], [`ErrorKind::Denied`], [`ErrorKind::Schema`], [`ErrorKind::Interrupted`]. The group is
     /// then as it was.
     pub fn attach(host: &Host, key: &GroupKey, attach: &Attach) -> Result<(Self, Attached)> {
-        let transaction = host.begin(&attach.stop)?;
-        let group = transaction.group(key)?.clone();
-        let attached = transaction.attach(&group, attach)?;
+        let attached = host.begin(key, &attach.stop)?.attach(attach)?;
         Ok((Self::of(host, key), attached))
     }
 
@@ -123,7 +121,7 @@ impl Balancer {
     /// [`ErrorKind::Invalid`] for a policy that does not work for the protocol, for a CPU that this host cannot
     /// have, and where the user's own program decides; [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`].
     pub fn set_policy(&self, policy: impl Into<SetPolicy>) -> Result<PolicySet> {
-        self.host.begin(&Stop::default())?.set_policy(&self.key, &policy.into())
+        self.host.begin(&self.key, &Stop::default())?.set_policy(&policy.into())
     }
 
     /// Changes the weights of members, in one step for the traffic.
@@ -151,7 +149,7 @@ impl Balancer {
     /// member than the given one has the slot, [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`],
     /// [`ErrorKind::Invalid`] where the user's own program decides.
     pub fn change_members(&self, changes: &[MemberChange]) -> Result<Vec<Share>> {
-        self.host.begin(&Stop::default())?.change_members(&self.key, changes)
+        self.host.begin(&self.key, &Stop::default())?.change_members(changes)
     }
 
     /// Detaches and removes all state. From now on the kernel's hash decides.
@@ -191,7 +189,7 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
 /// [`ErrorKind::NotAttached`] if no program is attached, [`ErrorKind::Foreign`] if another owner's program
 /// decides and there is no state, [`ErrorKind::NotFound`] if the group is gone.
 pub fn detach(host: &Host, key: &GroupKey) -> Result<Detached> {
-    host.begin(&Stop::default())?.detach(key)
+    host.begin(key, &Stop::default())?.detach()
 }
 
 #[cfg(test)]

@@ -81,8 +81,8 @@ impl Host {
     }
 
     /// Begins an operation that changes a group.
-    pub(crate) fn begin(&self, stop: &Stop) -> Result<Transaction> {
-        Transaction::begin(Arc::clone(&self.observer), &self.place, stop)
+    pub(crate) fn begin(&self, key: &GroupKey, stop: &Stop) -> Result<Transaction> {
+        Ok(self.begin_near(key, stop, &Extent::Whole)?.0)
     }
 
     /// As [`groups`](Self::groups), perhaps of a part of the host. Returns also whether it is the whole one.
@@ -91,8 +91,13 @@ impl Host {
     }
 
     /// As [`begin`](Self::begin), with such a listing.
-    pub(crate) fn begin_near(&self, stop: &Stop, extent: &Extent) -> Result<(Transaction, bool)> {
-        Transaction::begin_near(Arc::clone(&self.observer), &self.place, stop, extent)
+    pub(crate) fn begin_near(
+        &self,
+        key: &GroupKey,
+        stop: &Stop,
+        extent: &Extent,
+    ) -> Result<(Transaction, bool)> {
+        Transaction::begin(Arc::clone(&self.observer), &self.place, key, stop, extent)
     }
 
     /// Where operations find and pin state.

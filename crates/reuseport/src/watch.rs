@@ -5,6 +5,7 @@ mod awaited;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::balancer::Balancer;
@@ -387,14 +388,25 @@ impl Watch {
         }
     }
 
+    /// Whether state of the group was pinned at the last look.
+    fn is_kept(&self, key: &GroupKey) -> bool {
+        self.watched.get(key).is_some_and(|watched| watched.keep.is_some())
+    }
+
     /// Updates the group as a transaction finds it, which removes the state of a group that is not there unless
     /// it is watched.
     fn update(&mut self, key: &GroupKey, extent: &Extent) -> Result<Done> {
         self.watch_over_present(key);
-        let (mut transaction, whole) = self.host.begin_near(&self.stop, extent)?;
-        let slots = transaction.slot_owners(key).ok_or_else(|| not_attached(key))?;
-        let group = transaction.group(key)?.clone();
-        let displaced_by = transaction.displaced_by(&group)?;
+        let (mut transaction, whole) = match self.host.begin_near(key, &self.stop, extent) {
+            // Without its state it was detached before the server went.
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.is_kept(key) => {
+                return Err(not_attached(key));
+            }
+            begun => begun?,
+        };
+        let slots = transaction.slot_owners().ok_or_else(|| not_attached(key))?;
+        let group = Group::clone(transaction.group());
+        let displaced_by = transaction.displaced_by()?;
         let seen = self.see(key, &group, whole);
         let found = Found { slots, group, seen, displaced_by };
         loop {
@@ -404,11 +416,11 @@ impl Watch {
                 Step::GiveWay => {
                     // Another process may have attached anew since the last look.
                     self.watch_over_present(key);
-                    transaction.give_way(&found.group)?;
+                    transaction.give_way()?;
                     self.follower.gave_way(key);
                 }
                 Step::Attach { group, force } => {
-                    return self.attach(transaction, key, &group, force, whole);
+                    return self.attach(transaction.on(group), key, force, whole);
                 }
             }
         }
@@ -418,17 +430,17 @@ impl Watch {
         &mut self,
         transaction: Transaction,
         key: &GroupKey,
-        group: &Group,
         force: bool,
         whole: bool,
     ) -> Result<Done> {
         let attach = self.watched.get(key).map(|watched| watched.attach.clone());
         let attach = Attach { force, ..attach.unwrap_or_default() };
-        let attached = transaction.attach(group, &attach)?;
+        let group = Arc::clone(transaction.group());
+        let attached = transaction.attach(&attach)?;
         if let Some(watched) = self.watched.get_mut(key) {
             watched.keep = watch_over(self.host.place(), key)?;
         }
-        Ok(Done::Attached(Box::new(attached), self.see(key, group, whole)))
+        Ok(Done::Attached(Box::new(attached), self.see(key, &group, whole)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Builds a group's state in staging, and attaches its program.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sk_reuseport::programs::SkReuseport;
@@ -40,7 +41,6 @@ impl Transaction {
     /// after its last user is gone (`bpf_map_put`), so this retries for the given time.
     pub(super) fn build_either(
         &mut self,
-        group: &Group,
         request: &Attach,
         build: &Build,
         mut prepared: Prepared,
@@ -50,14 +50,14 @@ impl Transaction {
 
         let end = Instant::now() + patience;
         loop {
-            let busy = match self.build(group, request, build, prepared) {
+            let busy = match self.build(request, build, prepared) {
                 Err(error) if error.kind() == ErrorKind::Busy => error,
                 result => return result,
             };
             if build.program.selection().is_some() {
                 let second = self
-                    .prepare(group, build, SocketsKind::Map)
-                    .and_then(|prepared| self.build(group, request, build, prepared));
+                    .prepare(build, SocketsKind::Map)
+                    .and_then(|prepared| self.build(request, build, prepared));
                 match second {
                     Err(error) if error.kind() == ErrorKind::Busy => {}
                     result => return result,
@@ -67,35 +67,34 @@ impl Transaction {
                 return Err(busy.with_hint(TAKE_OUT));
             }
             std::thread::sleep(PAUSE);
-            prepared = self.prepare(group, build, SocketsKind::Array)?;
+            prepared = self.prepare(build, SocketsKind::Array)?;
         }
     }
 
     /// Pins the state, fills it, attaches the program. A failure leaves no state.
     pub(super) fn build(
         &mut self,
-        group: &Group,
         request: &Attach,
         build: &Build,
         prepared: Prepared,
     ) -> Result<Done> {
         let Prepared { mut program, mut state, degraded, pins } = prepared;
         let admission = Admission::new(request, build);
-        match self.commit(group, admission, &mut program, &mut state) {
+        match self.commit(admission, &mut program, &mut state) {
             Ok(changes) => {
                 pins.keep();
                 Ok((changes, degraded))
             }
             Err(error) => {
-                self.remove_failed(group, state);
+                self.remove_failed(state);
                 Err(error)
             }
         }
     }
 
     /// Removes a state whose program could not be attached.
-    pub(super) fn remove_failed(&mut self, group: &Group, state: GroupState) {
-        if let Err(error) = self.remove_state(group, state) {
+    pub(super) fn remove_failed(&mut self, state: GroupState) {
+        if let Err(error) = self.remove_state(state) {
             error.report().warn();
         }
         self.collect();
@@ -103,21 +102,20 @@ impl Transaction {
 
     fn commit(
         &mut self,
-        group: &Group,
         admission: Admission<'_>,
         program: &mut SkReuseport,
         state: &mut GroupState,
     ) -> Result<Changes> {
         state.stage(&self.root, program)?;
-        let changes = self.enrol(group, admission, state)?;
+        let changes = self.enrol(admission, state)?;
         if changes.enrolled.is_empty() {
-            return Err(vanished(&group.key));
+            return Err(vanished(&self.group.key));
         }
         state.commit()?;
-        admission.request.stop.check(&format!("attaching to {}", group.key))?;
-        state.place(&self.root, &group.key)?;
-        self.refuse_if_changed(group)?;
-        attach_to(group, program)?;
+        admission.request.stop.check(&format!("attaching to {}", self.group.key))?;
+        state.place(&self.root, &self.group.key)?;
+        self.refuse_if_changed()?;
+        attach_to(&self.group, program)?;
         Ok(changes)
     }
 
@@ -125,31 +123,32 @@ impl Transaction {
     /// emptied before the new one is filled; in between the kernel's hash decides.
     pub(super) fn replace(
         &mut self,
-        group: &Group,
         request: &Attach,
         build: &Build,
         old: GroupState,
     ) -> Result<Done> {
         let Some(old_program) = old.open_program()? else {
-            return Err(changed_meanwhile(&group.key));
+            return Err(changed_meanwhile(&self.group.key));
         };
         // Errors of the new program show before anything changes.
-        let prepared = self.prepare(group, build, SocketsKind::Array)?;
-        check_room(group, &prepared.state)?;
-        self.refuse_if_changed(group)?;
-        detach_from(group)?;
-        let bare = Group { program: None, ..group.clone() };
-        let mut old = Aside::put(&self.root, group, old)?;
-        match self.build_either(&bare, request, build, prepared, PATIENCE) {
+        let prepared = self.prepare(build, SocketsKind::Array)?;
+        check_room(&self.group, &prepared.state)?;
+        self.refuse_if_changed()?;
+        detach_from(&self.group)?;
+        self.group = Arc::new(Group { program: None, ..Group::clone(&self.group) });
+        let mut old = Aside::put(&self.root, &self.group, old)?;
+        match self.build_either(request, build, prepared, PATIENCE) {
             Ok(done) => {
                 self.discard(old);
                 Ok(done)
             }
             Err(error) => {
-                let restored = self.restore(group, &mut old, true);
-                let attached = restored.and_then(|()| attach_to(group, &old_program));
+                let restored = self.restore(&mut old, true);
+                let attached = restored.and_then(|()| attach_to(&self.group, &old_program));
                 if let Err(second) = attached {
-                    second.report().warn_that(format_args!("{} is not steered now", group.key));
+                    second
+                        .report()
+                        .warn_that(format_args!("{} is not steered now", self.group.key));
                 }
                 Err(error)
             }
@@ -160,22 +159,21 @@ impl Transaction {
     /// old state comes back, with its weights and drains.
     pub(super) fn build_in_place_of<T>(
         &mut self,
-        group: &Group,
         old: GroupState,
         build: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
         // The next `attach` fills empty slots, which it cannot see in a user's own map whose values have 4 bytes.
         // Root fills no map of another user's.
         let fill = !old.sockets.is_readable() && old.is_trusted();
-        let mut old = Aside::put(&self.root, group, old)?;
+        let mut old = Aside::put(&self.root, &self.group, old)?;
         let built = build(self);
         if built.is_ok() {
             self.discard(old);
             return built;
         }
         // What an interrupted takeover left is for the next command.
-        if let Ok(None) = GroupState::of(&self.root, group)
-            && let Err(error) = self.restore(group, &mut old, fill)
+        if let Ok(None) = GroupState::of(&self.root, &self.group)
+            && let Err(error) = self.restore(&mut old, fill)
         {
             error.report().warn();
         }
@@ -184,15 +182,15 @@ impl Transaction {
 
     /// Moves a state back into its place, and with `fill` puts the members back into its slots. It is in its place
     /// also if members cannot be put back: the next `attach` goes on from there.
-    fn restore(&mut self, group: &Group, old: &mut Aside, fill: bool) -> Result<()> {
+    fn restore(&mut self, old: &mut Aside, fill: bool) -> Result<()> {
         let stop = Stop::default();
         let filled = match fill {
             true => self
-                .enroller(group, &mut old.state, &stop)
+                .enroller(&mut old.state, &stop)
                 .and_then(|mut enroller| enroller.refill_all(&old.stay)),
             false => Ok(()),
         };
-        old.state.place(&self.root, &group.key)?;
+        old.state.place(&self.root, &self.group.key)?;
         filled
     }
 

@@ -2,12 +2,12 @@
 //! layer with the program that does, and leaves it when another one is settled.
 
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use super::transaction::Transaction;
 use crate::error::Result;
 use crate::kernel::borrow;
 use crate::kernel::caps;
-use crate::model::group::Group;
 use crate::model::roster::{Record, Roster};
 use crate::pins::group::GroupState;
 
@@ -20,7 +20,8 @@ impl Transaction {
     }
 
     /// The same members with new indices in the layer.
-    pub(super) fn join_layer(&mut self, group: &Group, roster: &Roster) -> Result<Roster> {
+    pub(super) fn join_layer(&mut self, roster: &Roster) -> Result<Roster> {
+        let group = Arc::clone(&self.group);
         let layer = self.layer()?;
         let mut joined = roster.clone();
         for (slot, cookie, record) in roster.occupied() {
@@ -34,7 +35,8 @@ impl Transaction {
 
     /// Marks the members with their indices in the layer. A pinned table has them, so that the marks are found after an
     /// interruption.
-    pub(super) fn mark_members(&mut self, group: &Group, roster: &Roster) -> Result<()> {
+    pub(super) fn mark_members(&mut self, roster: &Roster) -> Result<()> {
+        let group = Arc::clone(&self.group);
         let layer = self.layer()?;
         for (_, cookie, record) in roster.occupied() {
             if let (Some(index), Some(member)) = (record.host_member, group.member(cookie))

@@ -4,7 +4,6 @@
 //! without it, and the rest when no program reads the old one. The caller holds the lock.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
@@ -59,7 +58,7 @@ pub(crate) struct Enroller<'a> {
     pub(crate) wishes: Wishes<'a>,
     /// Whether to go on without members that cannot be borrowed.
     pub(crate) partial: bool,
-    pub(crate) observer: Arc<Observer>,
+    pub(crate) observer: &'a Observer,
 }
 
 /// A member that is to get a slot.

@@ -15,7 +15,6 @@ use crate::kernel::cpus;
 use crate::kernel::program::{self, Config, Loaded};
 use crate::kernel::tables::Length;
 use crate::model::degraded::Degraded;
-use crate::model::group::{Group, GroupKey};
 use crate::model::id::Cookie;
 use crate::model::plan::{self, Operation, Placement, Wishes};
 use crate::model::policy::CpuList;
@@ -31,36 +30,34 @@ const FAILED: &str = "cannot change the policy";
 
 impl Transaction {
     /// Sets the policy.
-    pub(crate) fn set_policy(mut self, key: &GroupKey, request: &SetPolicy) -> Result<PolicySet> {
+    pub(crate) fn set_policy(mut self, request: &SetPolicy) -> Result<PolicySet> {
         let (policy, cpus) = (request.policy, request.cpus.as_ref());
         cpus.map_or(Ok(()), cpus::check)?;
-        let group = self.group(key)?.clone();
-        let present = self.find_deciding(&group)?;
-        let selection = present.plan(Operation::SetPolicy, |observed, recorded| {
+        let present = self.find_deciding()?;
+        let selection = self.plan(Operation::SetPolicy, &present, |observed, recorded| {
             plan::set_policy(observed, recorded, policy)
         })?;
-        let Some(mut state) = present.state else { return Err(not_attached(key)) };
-        let set = self.choose(&group, &mut state, selection, cpus);
+        let Some(mut state) = present.state else { return Err(not_attached(&self.group.key)) };
+        let set = self.choose(&mut state, selection, cpus);
         if set.is_err() {
-            self.fall_back(&group, &mut state);
+            self.fall_back(&mut state);
         }
         set
     }
 
     fn choose(
         &mut self,
-        group: &Group,
         state: &mut GroupState,
         selection: Selection,
         cpus: Option<&CpuList>,
     ) -> Result<PolicySet> {
-        let placement = self.placement(group, state, selection.into(), cpus);
+        let placement = self.placement(state, selection.into(), cpus);
         let wishes = Wishes { cpus: placement.as_ref(), ..Wishes::default() };
         let roster = plan::draft(&state.instance.roster, &[], wishes, 0).roster;
         let changes = state.program_kind() != Program::Selection(selection);
         if changes || self.should_reload(state)? {
-            let unread = self.change_program(group, state, selection, roster)?;
-            let counts = selection.policy.counts_open(group.key.protocol);
+            let unread = self.change_program(state, selection, roster)?;
+            let counts = selection.policy.counts_open(self.group.key.protocol);
             let uncounted = self.uncounted(counts);
             return Ok(PolicySet { degraded: unread.into_iter().chain(uncounted).collect() });
         }
@@ -74,7 +71,6 @@ impl Transaction {
     /// loaded that cannot.
     pub(super) fn enforce(
         &mut self,
-        group: &Group,
         state: &mut GroupState,
         selection: Option<Selection>,
     ) -> Result<Option<Degraded>> {
@@ -90,33 +86,35 @@ impl Transaction {
             }
         };
         let next = state.instance.next_roster().unwrap_or(&state.instance.roster).clone();
-        self.change_program(group, state, selection, next)
+        self.change_program(state, selection, next)
     }
 
     /// Loads another instance of the program, with this roster, and replaces the attachment.
     fn change_program(
         &mut self,
-        group: &Group,
         state: &mut GroupState,
         selection: Selection,
         roster: Roster,
     ) -> Result<Option<Degraded>> {
         let failed = |error| caps::failed(FAILED, error, caps::LOADING);
-        let counts = selection.policy.counts_open(group.key.protocol);
+        let counts = selection.policy.counts_open(self.group.key.protocol);
         let joins = counts && self.must_join_layer(state)?;
         let roster = match (counts, joins) {
-            (true, true) => self.join_layer(group, &roster)?,
+            (true, true) => self.join_layer(&roster)?,
             (true, false) => roster,
             (false, _) => roster.uncounted(),
         };
         let roster = table::with_picks(state, roster, true);
         let table = table::table(state, &roster, selection.policy);
-        let maps = state.policy_maps.as_ref().ok_or_else(|| not_attached(&group.key))?;
+        let maps = state.policy_maps.as_ref().ok_or_else(|| not_attached(&self.group.key))?;
         let length = Length::of_policy(state.capacity());
         let joined = if joins { Some(roster.clone()) } else { None };
         let table = NewTable::new(length, &table, roster).map_err(failed)?;
-        let config =
-            Config { policy: selection.policy, seed: state.seed(), protocol: group.key.protocol };
+        let config = Config {
+            policy: selection.policy,
+            seed: state.seed(),
+            protocol: self.group.key.protocol,
+        };
         let layer = if counts { Some(&*self.layer()?) } else { None };
         let members = layer.map(HostLayer::members_map);
         let Loaded { mut program, degraded } =
@@ -126,41 +124,43 @@ impl Transaction {
         state.bind(&program, &instance)?;
         let id = program_id(&program)?;
         state.add(instance, &mut program)?;
-        joined.map_or(Ok(()), |roster| self.mark_members(group, &roster))?;
-        self.refuse_if_changed(group)?;
-        if group.attached_id().is_some() {
-            attach_to(group, &program)?;
+        joined.map_or(Ok(()), |roster| self.mark_members(&roster))?;
+        self.refuse_if_changed()?;
+        if self.group.attached_id().is_some() {
+            attach_to(&self.group, &program)?;
         }
         // If this fails, the next command does it.
-        if let Err(error) = self.settle(group, state, Some(id)) {
+        if let Err(error) = self.settle(state, Some(id)) {
             tracing::debug!("{}", error.report());
         }
         Ok(degraded)
     }
 
     /// Converts the state of an earlier version: a new instance of the same program. Weights and states stay.
-    pub(super) fn convert(&mut self, group: &Group, state: &mut GroupState) -> Result<()> {
+    pub(super) fn convert(&mut self, state: &mut GroupState) -> Result<()> {
         if !state.instance.is_of_previous_schema() {
             return Ok(());
         }
         let converted = match state.program_kind() {
             Program::Selection(selection) => {
                 let roster = state.instance.roster.clone();
-                self.change_program(group, state, selection, roster).map(|_| ())
+                self.change_program(state, selection, roster).map(|_| ())
             }
-            Program::Object(()) => self.convert_object(group, state),
+            Program::Object(()) => self.convert_object(state),
         };
         if converted.is_err() {
-            self.fall_back(group, state);
+            self.fall_back(state);
         }
         converted
     }
 
     /// Another instance of a user's own program, which stays the same.
-    fn convert_object(&mut self, group: &Group, state: &mut GroupState) -> Result<()> {
+    fn convert_object(&mut self, state: &mut GroupState) -> Result<()> {
         let failed = |error| caps::failed(FAILED, error, caps::LOADING);
         let roster = state.instance.roster.clone().uncounted();
-        let Some(mut program) = state.open_program()? else { return Err(not_attached(&group.key)) };
+        let Some(mut program) = state.open_program()? else {
+            return Err(not_attached(&self.group.key));
+        };
         let length = Length::of_object(roster.records().len());
         let table = NewTable::new(length, &Table::default(), roster).map_err(failed)?;
         let setup = Setup::new(Program::Object(()), false, None);
@@ -168,7 +168,7 @@ impl Transaction {
         state.bind(&program, &instance)?;
         let id = program_id(&program)?;
         state.add(instance, &mut program)?;
-        self.settle(group, state, Some(id))
+        self.settle(state, Some(id))
     }
 
     /// Whether another instance of the program does more: it reads queues, which the present one cannot, or
@@ -181,7 +181,6 @@ impl Transaction {
     /// How members get their CPUs, with a policy that needs them.
     pub(super) fn placement(
         &self,
-        group: &Group,
         state: &GroupState,
         program: Program,
         given: Option<&CpuList>,
@@ -190,12 +189,15 @@ impl Transaction {
         let occupied = state.instance.roster.occupied();
         let placed: HashSet<Cookie> =
             occupied.filter(|(.., r)| r.cpu.is_some()).map(|(_, cookie, _)| cookie).collect();
-        let all_placed =
-            group.members.iter().all(|member| member.cookie.is_some_and(|c| placed.contains(&c)));
+        let all_placed = self
+            .group
+            .members
+            .iter()
+            .all(|member| member.cookie.is_some_and(|c| placed.contains(&c)));
         let mut bound = HashMap::new();
         if given.is_none() && !all_placed {
             // Without the right to look for owners, no member has one.
-            let owners = self.observer.owners(group).unwrap_or_else(|error| {
+            let owners = self.observer.owners(&self.group).unwrap_or_else(|error| {
                 tracing::debug!("{}", error.report());
                 Default::default()
             });

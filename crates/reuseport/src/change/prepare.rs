@@ -13,7 +13,7 @@ use crate::kernel::program::{self, Config, Loaded};
 use crate::kernel::sockets::{Sockets, SocketsKind};
 use crate::kernel::tables::{Length, TableMap, Tables};
 use crate::model::degraded::Degraded;
-use crate::model::group::{Group, GroupKey};
+use crate::model::group::GroupKey;
 use crate::model::id::Slot;
 use crate::model::plan::Build;
 use crate::model::roster::Roster;
@@ -37,28 +37,23 @@ pub(super) struct Prepared {
 
 impl Transaction {
     /// `kind` is the type of the map for sockets; a user's object has its own.
-    pub(super) fn prepare(
-        &mut self,
-        group: &Group,
-        build: &Build,
-        kind: SocketsKind,
-    ) -> Result<Prepared> {
+    pub(super) fn prepare(&mut self, build: &Build, kind: SocketsKind) -> Result<Prepared> {
         match &build.program {
             Program::Selection(selection) => {
-                let slots = capacity(group.members.len(), build.slots)?;
-                self.prepare_selection(&group.key, *selection, kind, slots)
+                let slots = capacity(self.group.members.len(), build.slots)?;
+                self.prepare_selection(*selection, kind, slots)
             }
-            Program::Object(spec) => prepare_object(&group.key, spec, self.root.bpffs()),
+            Program::Object(spec) => prepare_object(&self.group.key, spec, self.root.bpffs()),
         }
     }
 
     fn prepare_selection(
         &mut self,
-        key: &GroupKey,
         selection: Selection,
         kind: SocketsKind,
         slots: u32,
     ) -> Result<Prepared> {
+        let key = &self.group.key.clone();
         let (policy, protocol) = (selection.policy, key.protocol);
         let denied = |error| match kind {
             SocketsKind::Array => cannot_make_maps(key, error),

@@ -10,8 +10,7 @@ use crate::pins::group::GroupState;
 use crate::pins::steering::steering;
 
 /// A group as an operation finds it.
-pub(super) struct Present<'g> {
-    group: &'g Group,
+pub(super) struct Present {
     pub(super) steering: Steering,
     /// What is pinned under its name.
     pub(super) state: Option<GroupState>,
@@ -22,10 +21,10 @@ pub(super) struct Present<'g> {
 
 impl Transaction {
     /// Looks at what decides for the group, and at what is pinned under its name.
-    pub(super) fn find<'g>(&self, group: &'g Group) -> Result<Present<'g>> {
-        let mut present = self.deciding(group)?;
+    pub(super) fn find(&self) -> Result<Present> {
+        let mut present = self.deciding()?;
         if present.state.is_none() {
-            present.state = GroupState::of(&self.root, group)?;
+            present.state = GroupState::of(&self.root, &self.group)?;
             let user = present.state.as_ref().and_then(|state| self.user_of(state));
             present.namesake = user.map(|other| other.key.clone());
         }
@@ -34,16 +33,16 @@ impl Transaction {
 
     /// Looks at what decides for the group, to change that: this tool's state is settled, and what is pinned and does
     /// not decide is not looked at.
-    pub(super) fn find_deciding<'g>(&mut self, group: &'g Group) -> Result<Present<'g>> {
-        let mut present = self.deciding(group)?;
+    pub(super) fn find_deciding(&mut self) -> Result<Present> {
+        let mut present = self.deciding()?;
         self.settle_found(&mut present)?;
         Ok(present)
     }
 
-    fn deciding<'g>(&self, group: &'g Group) -> Result<Present<'g>> {
-        let (steering, state) = steering(group, Some(&self.root))?;
+    fn deciding(&self) -> Result<Present> {
+        let (steering, state) = steering(&self.group, Some(&self.root))?;
         let (namesake, is_current, has_replaced) = (None, true, false);
-        Ok(Present { group, steering, state, namesake, is_current, has_replaced })
+        Ok(Present { steering, state, namesake, is_current, has_replaced })
     }
 
     /// The group for which the program of this state decides, if there is one.
@@ -53,38 +52,46 @@ impl Transaction {
     }
 
     /// Settles the state that was found, and looks at it closely if it does not decide.
-    pub(super) fn settle_found(&mut self, present: &mut Present<'_>) -> Result<()> {
-        let Present { group, steering, state: Some(state), namesake: None, .. } = present else {
+    pub(super) fn settle_found(&mut self, present: &mut Present) -> Result<()> {
+        let Present { steering, state: Some(state), namesake: None, .. } = present else {
             return Ok(());
         };
         if !state.is_trusted() {
             return Ok(());
         }
-        self.settle(group, state, group.attached_id())?;
+        self.settle(state, self.group.attached_id())?;
         if !steering.is_ours() {
             present.has_replaced = state.has_replaced();
             present.is_current = state.open_program()?.is_some() && !self.should_reload(state)?;
         }
         Ok(())
     }
+
+    /// The plan that this makes of the group, or the error of its refusal.
+    pub(super) fn plan<T>(
+        &self,
+        operation: Operation,
+        present: &Present,
+        plan: impl FnOnce(Observed<'_>, Option<Recorded<'_>>) -> Result<T, Refusal>,
+    ) -> Result<T> {
+        let observed = Observed {
+            key: &self.group.key,
+            program: self.group.program.as_ref(),
+            steering: present.steering,
+            namesake: present.namesake.as_ref(),
+        };
+        plan(observed, present.recorded())
+            .map_err(|refusal| refusal.error(operation, &self.group.key))
+    }
 }
 
-impl Present<'_> {
+impl Present {
     /// The state that the program which decides displaced, if it did: that state is still pinned.
     pub(super) fn displaced(self) -> Option<GroupState> {
         self.state.filter(|_| !self.steering.is_ours() && self.namesake.is_none())
     }
 
-    pub(super) fn observed(&self) -> Observed<'_> {
-        Observed {
-            key: &self.group.key,
-            program: self.group.program.as_ref(),
-            steering: self.steering,
-            namesake: self.namesake.as_ref(),
-        }
-    }
-
-    pub(super) fn recorded(&self) -> Option<Recorded<'_>> {
+    fn recorded(&self) -> Option<Recorded<'_>> {
         self.state.as_ref().map(|state| Recorded {
             owner: state.owner(),
             is_trusted: state.is_trusted(),
@@ -94,15 +101,5 @@ impl Present<'_> {
             is_current: self.is_current,
             has_replaced: self.has_replaced,
         })
-    }
-
-    /// The plan that this makes of the group, or the error of its refusal.
-    pub(super) fn plan<T>(
-        &self,
-        operation: Operation,
-        plan: impl FnOnce(Observed<'_>, Option<Recorded<'_>>) -> Result<T, Refusal>,
-    ) -> Result<T> {
-        plan(self.observed(), self.recorded())
-            .map_err(|refusal| refusal.error(operation, &self.group.key))
     }
 }

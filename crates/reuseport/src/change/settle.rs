@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use super::request::Changes;
 use super::transaction::Transaction;
 use crate::error::Result;
 use crate::kernel::borrow;
-use crate::model::group::Group;
 use crate::model::id::{Cookie, Slot};
 use crate::pins::commit::Dropped;
 use crate::pins::group::GroupState;
@@ -15,20 +15,16 @@ use crate::pins::leftover;
 
 impl Transaction {
     /// Completes or takes back a change that was interrupted. The `attached` program stays.
-    pub(super) fn settle(
-        &mut self,
-        group: &Group,
-        state: &mut GroupState,
-        attached: Option<u32>,
-    ) -> Result<()> {
+    pub(super) fn settle(&mut self, state: &mut GroupState, attached: Option<u32>) -> Result<()> {
         if attached.is_some_and(|id| state.has_program(id)) {
             // This tool's program is attached: a takeover is complete.
             state.forget_replaced();
         }
-        let Dropped { members, host_members } = state.settle(group, attached)?;
+        let Dropped { members, host_members } = state.settle(&self.group, attached)?;
         if members.is_empty() && host_members.is_empty() {
             return Ok(());
         }
+        let group = Arc::clone(&self.group);
         let Some(layer) = self.present_layer()? else { return Ok(()) };
         let counted: HashSet<Cookie> = state
             .occupied()
@@ -52,8 +48,8 @@ impl Transaction {
     }
 
     /// The same after a failure. What cannot be taken back now, the next command takes back.
-    pub(super) fn fall_back(&mut self, group: &Group, state: &mut GroupState) {
-        if let Err(error) = self.settle(group, state, group.attached_id()) {
+    pub(super) fn fall_back(&mut self, state: &mut GroupState) {
+        if let Err(error) = self.settle(state, self.group.attached_id()) {
             error.report().warn();
         }
         self.collect();
@@ -61,19 +57,14 @@ impl Transaction {
 
     /// The same after a failure of an operation that had made these changes: members that it put back into their slots
     /// leave them again.
-    pub(super) fn fall_back_from(
-        &mut self,
-        group: &Group,
-        state: &mut GroupState,
-        changes: &Changes,
-    ) {
+    pub(super) fn fall_back_from(&mut self, state: &mut GroupState, changes: &Changes) {
         let refilled =
             |(slot, cookie, _)| changes.refilled.contains(&cookie).then_some((slot, cookie));
         let refilled: Vec<(Slot, Cookie)> = state.occupied().filter_map(refilled).collect();
         for (slot, cookie) in refilled {
             state.empty_slot(slot, cookie);
         }
-        self.fall_back(group, state);
+        self.fall_back(state);
     }
 
     /// Frees indices of the host-wide layer that no member has.

@@ -14,6 +14,7 @@
 //! If a step fails, the sockets go back and the other program is attached again: not if it did not decide any
 //! more, because an earlier attempt was interrupted. Its array may then be empty, and the kernel's hash goes on.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sk_reuseport::maps::MapError;
@@ -30,7 +31,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::foreign::{Foreign, Place};
 use crate::kernel::sockets::SocketsKind;
-use crate::model::group::Group;
+use crate::model::group::{Group, GroupKey};
 use crate::model::plan::Build;
 use crate::model::refusal::vanished;
 use crate::pins::group::GroupState;
@@ -38,24 +39,24 @@ use crate::pins::group::GroupState;
 impl Transaction {
     /// Opens the program that decides for the group, to take over from it. `busy` is the error that made
     /// this necessary: it comes back if the sockets are not in that program's arrays.
-    pub(super) fn foreign(group: &Group, busy: Error) -> Result<Foreign> {
+    pub(super) fn foreign(&self, busy: Error) -> Result<Foreign> {
+        let group = &self.group;
         let Some(id) = group.attached_id() else { return Err(busy) };
-        let foreign = Foreign::open(id).map_err(|error| cannot_open(group, error))?;
+        let foreign = Foreign::open(id).map_err(|error| cannot_open(&group.key, error))?;
         refuse_unless_movable(group, foreign, busy)
     }
 
     /// Goes on with a takeover that was interrupted, with new state in place of what it left.
     pub(super) fn take_over_again(
         &mut self,
-        group: &Group,
         request: &Attach,
         build: &Build,
         prepared: Prepared,
         left: GroupState,
         mut foreign: Foreign,
     ) -> Result<Done> {
-        self.build_in_place_of(group, left, |this| {
-            this.take_over_patiently(group, request, build, prepared, &mut foreign)
+        self.build_in_place_of(left, |this| {
+            this.take_over_patiently(request, build, prepared, &mut foreign)
         })
     }
 
@@ -63,7 +64,6 @@ impl Transaction {
     /// moment.
     fn take_over_patiently(
         &mut self,
-        group: &Group,
         request: &Attach,
         build: &Build,
         mut prepared: Prepared,
@@ -72,39 +72,37 @@ impl Transaction {
         const PAUSE: Duration = Duration::from_millis(10);
 
         let end = Instant::now() + PATIENCE;
-        let mut group = group.clone();
         loop {
-            match self.take_over_anew(&group, request, build, prepared, foreign) {
+            match self.take_over_anew(request, build, prepared, foreign) {
                 Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < end => {}
                 result => return result,
             }
-            if let Some(left) = GroupState::of(&self.root, &group)? {
-                self.remove_state(&group, left)?;
+            if let Some(left) = GroupState::of(&self.root, &self.group)? {
+                self.remove_state(left)?;
             }
             std::thread::sleep(PAUSE);
-            group = self.look_again(&group)?;
-            prepared = self.prepare(&group, build, SocketsKind::Array)?;
+            self.group = Arc::new(self.look_again()?);
+            prepared = self.prepare(build, SocketsKind::Array)?;
         }
     }
 
     /// Builds new state and takes the group over.
     pub(super) fn take_over_anew(
         &mut self,
-        group: &Group,
         request: &Attach,
         build: &Build,
         mut prepared: Prepared,
         foreign: &mut Foreign,
     ) -> Result<Done> {
-        check_room(group, &prepared.state)?;
+        check_room(&self.group, &prepared.state)?;
         let placed = prepared
             .state
             .stage(&self.root, &mut prepared.program)
-            .and_then(|()| self.refuse_if_changed(group))
-            .and_then(|()| prepared.state.place(&self.root, &group.key));
+            .and_then(|()| self.refuse_if_changed())
+            .and_then(|()| prepared.state.place(&self.root, &self.group.key));
         let result = placed.and_then(|()| {
             let admission = Admission::new(request, build);
-            self.take_over(group, admission, &mut prepared.state, &prepared.program, foreign)
+            self.take_over(admission, &mut prepared.state, &prepared.program, foreign)
         });
         match result {
             Ok(changes) => {
@@ -114,7 +112,7 @@ impl Transaction {
             // The next command completes what could not be taken back.
             Err(error) if prepared.state.has_replaced() => Err(error),
             Err(error) => {
-                self.remove_failed(group, prepared.state);
+                self.remove_failed(prepared.state);
                 Err(error)
             }
         }
@@ -123,19 +121,19 @@ impl Transaction {
     /// Takes the group over with a state that is in its place.
     pub(super) fn take_over(
         &mut self,
-        group: &Group,
         admission: Admission<'_>,
         state: &mut GroupState,
         program: &SkReuseport,
         foreign: &mut Foreign,
     ) -> Result<Changes> {
-        let places = foreign.places(group).map_err(|error| cannot_read(group, error))?;
+        let group = Arc::clone(&self.group);
+        let places = foreign.places(&group).map_err(|error| cannot_read(&group.key, error))?;
         // Otherwise this goes on from an interrupted takeover.
         let decides = group.attached_id().is_some();
         let pinned = state.pin_replaced(&foreign.program);
         let detached = pinned.and_then(|()| {
             admission.request.stop.check(&format!("attaching to {}", group.key))?;
-            detach_from(group)
+            detach_from(&group)
         });
         if let Err(error) = detached {
             if decides {
@@ -144,14 +142,14 @@ impl Transaction {
             return Err(error);
         }
         foreign.clear(&places);
-        let result = self.move_in(group, admission, state, program);
+        let result = self.move_in(admission, state, program);
         match &result {
             Ok(_) => state.forget_replaced(),
             Err(_) => {
-                self.fall_back(group, state);
-                state.empty(group);
+                self.fall_back(state);
+                state.empty(&group);
                 if decides {
-                    give_back(group, state, foreign, &places);
+                    give_back(&group, state, foreign, &places);
                 }
             }
         }
@@ -161,17 +159,16 @@ impl Transaction {
     /// The sockets are in no array, and no program is attached.
     fn move_in(
         &mut self,
-        group: &Group,
         admission: Admission<'_>,
         state: &mut GroupState,
         program: &SkReuseport,
     ) -> Result<Changes> {
-        let changes = self.enrol(group, admission, state)?;
+        let changes = self.enrol(admission, state)?;
         if changes.enrolled.is_empty() && changes.kept == 0 {
-            return Err(vanished(&group.key));
+            return Err(vanished(&self.group.key));
         }
         state.swap()?;
-        attach_to(group, program)?;
+        attach_to(&self.group, program)?;
         state.adopt();
         Ok(changes)
     }
@@ -183,7 +180,8 @@ fn give_back(group: &Group, state: &GroupState, foreign: &mut Foreign, places: &
     for error in foreign.put_back(places) {
         error.report().warn();
     }
-    let given_back = match foreign.holds_any(group).map_err(|error| cannot_read(group, error)) {
+    let given_back = match foreign.holds_any(group).map_err(|error| cannot_read(&group.key, error))
+    {
         Ok(true) => attach_foreign(group, &foreign.program),
         Ok(false) => Err(vanished(&group.key)),
         Err(error) => Err(error),
@@ -203,18 +201,18 @@ fn refuse_unless_movable(group: &Group, foreign: Foreign, busy: Error) -> Result
              not show which socket is where: take them out there, or restart the server",
         ));
     }
-    match foreign.places(group).map_err(|error| cannot_read(group, error))?.is_empty() {
+    match foreign.places(group).map_err(|error| cannot_read(&group.key, error))?.is_empty() {
         true => Err(busy.with_hint(TAKE_OUT)),
         false => Ok(foreign),
     }
 }
 
-fn cannot_open(group: &Group, error: ProgramError) -> Error {
-    let failed = format!("cannot take {} over from the program that decides", group.key);
+fn cannot_open(key: &GroupKey, error: ProgramError) -> Error {
+    let failed = format!("cannot take {key} over from the program that decides");
     caps::failed(&failed, error, caps::TAKING_OVER)
 }
 
-fn cannot_read(group: &Group, error: MapError) -> Error {
-    let failed = format!("cannot move the sockets of {} between arrays", group.key);
+fn cannot_read(key: &GroupKey, error: MapError) -> Error {
+    let failed = format!("cannot move the sockets of {key} between arrays");
     Error::new(ErrorKind::System, failed).because(error)
 }

@@ -1,5 +1,7 @@
 //! One operation on a group, from the lock to the last step.
 //!
+//! It holds the group as it was last seen: what follows needs no other name of it.
+//!
 //! Every step that can fail comes before the one that counts, which is one call: swapping the table, attaching or
 //! detaching the program. [Settling](super::settle) drops the steps before it if a step fails, and completes those
 //! after it.
@@ -59,6 +61,8 @@ pub(crate) struct SlotOwners {
 /// One operation: the lock, the groups as they were when it was acquired, and the layers.
 pub(crate) struct Transaction {
     pub(super) root: Root,
+    /// The group that it is about.
+    pub(super) group: Arc<Group>,
     /// Opened on first use: a refused request creates no state.
     pub(super) layer: Option<HostLayer>,
     /// Whether this operation created it.
@@ -89,15 +93,12 @@ impl Drop for Transaction {
 }
 
 impl Transaction {
-    /// Waits for the lock, and removes what interrupted commands left.
-    pub(crate) fn begin(observer: Arc<Observer>, place: &Place, stop: &Stop) -> Result<Self> {
-        Ok(Self::begin_near(observer, place, stop, &Extent::Whole)?.0)
-    }
-
-    /// The same, with a listing that is perhaps of a part of the host. Returns also whether it is of the whole one.
-    pub(crate) fn begin_near(
+    /// Waits for the lock, removes what interrupted commands left, and finds the group that the key means, in a
+    /// listing that is perhaps of a part of the host. Returns also whether it is of the whole one.
+    pub(crate) fn begin(
         observer: Arc<Observer>,
         place: &Place,
+        key: &GroupKey,
         stop: &Stop,
         extent: &Extent,
     ) -> Result<(Self, bool)> {
@@ -116,8 +117,20 @@ impl Transaction {
             leftover::keep_missing(&mut dead, &groups);
         }
         leftover::remove(&root, dead)?;
-        let (layer, made_layer) = (None, false);
-        Ok((Self { root, layer, made_layer, groups, observer, _lock: lock }, whole))
+        let group = split::named(key, &groups, |group| claim(group, Some(&root)))?;
+        let (group, layer, made_layer) = (Arc::new(group.clone()), None, false);
+        Ok((Self { root, group, layer, made_layer, groups, observer, _lock: lock }, whole))
+    }
+
+    /// The group that the operation is about, as it was last seen.
+    pub(crate) fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// The same operation, on what the caller makes of the group: without sockets that are not to be enrolled yet.
+    pub(crate) fn on(mut self, group: Group) -> Self {
+        self.group = Arc::new(group);
+        self
     }
 
     /// The host-wide layer, created if necessary.
@@ -186,8 +199,8 @@ impl Transaction {
     }
 
     /// Who has the group's slots; `None` if no state of the group is pinned.
-    pub(crate) fn slot_owners(&self, key: &GroupKey) -> Option<SlotOwners> {
-        match GroupState::existing(&self.root, key, None) {
+    pub(crate) fn slot_owners(&self) -> Option<SlotOwners> {
+        match GroupState::existing(&self.root, &self.group.key, None) {
             // The operation that follows says what it is about.
             Err(_) => Some(SlotOwners::default()),
             Ok(state) => state.map(|state| SlotOwners {
@@ -198,22 +211,23 @@ impl Transaction {
     }
 
     /// The group as it is now.
-    pub(super) fn look_again(&self, group: &Group) -> Result<Group> {
-        self.look_again_near(group, &Extent::Whole)
+    pub(super) fn look_again(&self) -> Result<Group> {
+        self.look_again_near(&Extent::Whole)
     }
 
     /// The same, from a listing that is perhaps of a part of the host.
-    fn look_again_near(&self, group: &Group, extent: &Extent) -> Result<Group> {
+    fn look_again_near(&self, extent: &Extent) -> Result<Group> {
         let (groups, _) = self.observer.groups_near(extent)?;
-        split::again(group, &groups).cloned().ok_or_else(|| vanished(&group.key))
+        split::again(&self.group, &groups).cloned().ok_or_else(|| vanished(&self.group.key))
     }
 
     /// Fails if another process attached or detached a program since the operation began.
-    pub(super) fn refuse_if_changed(&self, group: &Group) -> Result<()> {
+    pub(super) fn refuse_if_changed(&self) -> Result<()> {
+        let group = &self.group;
         // Where the kernel's tables tell, no descriptor does.
         let tables = Extent::tables_of(group.key.protocol);
         let extent = if group.complete { tables } else { Extent::Whole };
-        let now = self.look_again_near(group, &extent)?;
+        let now = self.look_again_near(&extent)?;
         if now.attached_id() == group.attached_id()
             && now.program.is_some() == group.program.is_some()
         {
@@ -222,41 +236,36 @@ impl Transaction {
         Err(changed_meanwhile(&group.key))
     }
 
-    /// The group that the key means.
-    pub(crate) fn group(&self, key: &GroupKey) -> Result<&Group> {
-        split::named(key, &self.groups, |group| claim(group, Some(&self.root)))
-    }
-
     pub(super) fn enroller<'a>(
         &'a mut self,
-        group: &'a Group,
         state: &'a mut GroupState,
         stop: &'a Stop,
     ) -> Result<Enroller<'a>> {
-        let observer = Arc::clone(&self.observer);
         let counts = state.counts_open() && state.instance.setup.is_counted();
+        if counts {
+            self.layer()?;
+        }
         Ok(Enroller {
-            group,
+            group: &self.group,
             state,
-            layer: if counts { Some(self.layer()?) } else { None },
+            layer: self.layer.as_mut().filter(|_| counts),
             stop,
             start: Start::Together,
             wishes: Wishes::default(),
             partial: false,
-            observer,
+            observer: &self.observer,
         })
     }
 
     /// Gives the group's members slots in this state: in the announced table, which the caller puts into force.
     pub(super) fn enrol(
         &mut self,
-        group: &Group,
         admission: Admission<'_>,
         state: &mut GroupState,
     ) -> Result<Changes> {
         let Admission { request, program, roles } = admission;
-        let cpus = self.placement(group, state, program, request.cpus.as_ref());
-        let mut enroller = self.enroller(group, state, &request.stop)?;
+        let cpus = self.placement(state, program, request.cpus.as_ref());
+        let mut enroller = self.enroller(state, &request.stop)?;
         // A user's own program knows none of them.
         if program.selection().is_some() {
             enroller.wishes = Wishes { weights: &request.weights, roles, cpus: cpus.as_ref() };
@@ -266,11 +275,11 @@ impl Transaction {
     }
 
     /// The state that another owner's program displaced; `None` if none did, or if it cannot be read.
-    fn displaced(&self, group: &Group) -> Result<Option<GroupState>> {
-        if group.program.is_none() {
+    fn displaced(&self) -> Result<Option<GroupState>> {
+        if self.group.program.is_none() {
             return Ok(None);
         }
-        match self.find(group) {
+        match self.find() {
             Ok(present) => Ok(present.displaced()),
             Err(error) if matches!(error.kind(), ErrorKind::Schema | ErrorKind::Denied) => Ok(None),
             Err(error) => Err(error),
@@ -278,17 +287,17 @@ impl Transaction {
     }
 
     /// The program that displaced this tool's; `None` if none did.
-    pub(crate) fn displaced_by(&self, group: &Group) -> Result<Option<AttachedProgram>> {
-        Ok(self.displaced(group)?.and_then(|_| group.program.clone()))
+    pub(crate) fn displaced_by(&self) -> Result<Option<AttachedProgram>> {
+        Ok(self.displaced()?.and_then(|_| self.group.program.clone()))
     }
 
     /// Takes the sockets out of the array of displaced state, and keeps the rest for the watcher. The owner of the
     /// program that decides may then use the sockets in an array of its own.
-    pub(crate) fn give_way(&mut self, group: &Group) -> Result<()> {
-        let Some(mut state) = self.displaced(group)? else { return Ok(()) };
+    pub(crate) fn give_way(&mut self) -> Result<()> {
+        let Some(mut state) = self.displaced()? else { return Ok(()) };
         let stop = Stop::default();
-        self.settle(group, &mut state, group.attached_id())?;
-        self.enroller(group, &mut state, &stop)?.empty()
+        self.settle(&mut state, self.group.attached_id())?;
+        self.enroller(&mut state, &stop)?.empty()
     }
 
     /// The host-wide layer, if the state's members have indices in it. What another user may write names none.
