@@ -398,8 +398,11 @@ impl Watch {
     fn update(&mut self, key: &GroupKey, extent: &Extent) -> Result<Done> {
         self.watch_over_present(key);
         let (mut transaction, whole) = match self.host.begin_near(key, &self.stop, extent) {
-            // Without its state it was detached before the server went.
-            Err(error) if error.kind() == ErrorKind::NotFound && !self.is_kept(key) => {
+            // Nothing is pinned under the name: it was detached, whatever group it means now.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Ambiguous)
+                    && !self.is_kept(key) =>
+            {
                 return Err(not_attached(key));
             }
             begun => begun?,
