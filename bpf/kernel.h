@@ -146,6 +146,10 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
+struct mm_struct {
+	struct file *exe_file;
+};
+
 struct task_struct {
 	int pid;
 	int tgid;
@@ -153,7 +157,10 @@ struct task_struct {
 	struct pid *thread_pid;
 	struct nsproxy *nsproxy;
 	struct task_struct *group_leader;
+	struct task_struct *real_parent;
 	struct files_struct *files;
+	struct mm_struct *mm;
+	__u64 start_boottime;
 };
 
 /* Sockets. */
@@ -169,6 +176,7 @@ struct sock_common {
 	__u16 skc_num; /* the local port, in the host's byte order */
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	unsigned char skc_reuse : 4;
 	unsigned char skc_reuseport : 1;
 	unsigned char skc_ipv6only : 1;
 	int skc_bound_dev_if;
@@ -196,8 +204,31 @@ struct sock_reuseport {
 	struct bpf_prog *prog;
 };
 
+/* Who waits for a socket: threads, epoll instances. A circle of which the head is in the queue itself. */
+
+struct list_head {
+	struct list_head *next;
+};
+
+struct wait_queue_head {
+	struct list_head head;
+};
+
+struct socket_wq {
+	struct wait_queue_head wait;
+};
+
+/* What UDP sockets drop, since 6.18. */
+struct numa_drop_counters {
+	atomic_t drops0;
+	atomic_t drops1;
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	struct socket_wq *sk_wq;
+	atomic_t sk_drops;
+	struct numa_drop_counters *sk_drop_counters;
 	struct sock_reuseport *sk_reuseport_cb;
 	struct {
 		atomic_t rmem_alloc;
@@ -213,6 +244,7 @@ struct sock {
 
 struct request_sock_queue {
 	atomic_t qlen;
+	__u8 rskq_defer_accept;
 };
 
 struct ip_mc_socklist;
@@ -262,9 +294,19 @@ struct socket {
 
 /* Files and who watches them by epoll (fs/eventpoll.c). */
 
+struct super_block {
+	__u32 s_dev;
+};
+
+struct inode {
+	unsigned long i_ino;
+	struct super_block *i_sb;
+};
+
 struct file {
 	void *private_data;
 	struct hlist_head *f_ep;
+	struct inode *f_inode;
 };
 
 struct eventpoll {

@@ -66,6 +66,21 @@ struct view {
 	__u8 standing;
 };
 
+/* The port of which the last walk over the tables reports sockets in no group, too. */
+__u32 wanted_port = 0;
+
+static __always_inline int is_wanted(struct sock *sk)
+{
+	return wanted_port && BPF_CORE_READ(sk, __sk_common.skc_num) == wanted_port;
+}
+
+static __always_inline int is_mptcp(struct sock *sk)
+{
+	struct tcp_sock *tcp = (void *)sk;
+
+	return bpf_core_field_exists(tcp->is_mptcp) && BPF_CORE_READ(tcp, is_mptcp);
+}
+
 /*
  * Membership is sk_reuseport_cb, not the flag SO_REUSEPORT: accepted children inherit the flag
  * (sk_clone_lock resets the cb), and a socket that sets it after bind joins nothing. A cb
@@ -75,13 +90,14 @@ struct view {
 static __always_inline int is_listening(struct view *view)
 {
 	struct sock *sk = view->sk;
-	struct tcp_sock *tcp = (void *)sk;
 
 	view->group = BPF_CORE_READ(sk, sk_reuseport_cb);
-	if (!view->group || BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_LISTEN)
+	if (!(view->group || is_wanted(sk)) || BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_LISTEN)
 		return 0;
 	view->protocol = IPPROTO_TCP;
-	if (bpf_core_field_exists(tcp->is_mptcp) && BPF_CORE_READ(tcp, is_mptcp))
+	if (!view->group)
+		view->standing = STANDING_PLAIN;
+	else if (is_mptcp(sk))
 		view->standing = STANDING_MPTCP;
 	return 1;
 }
@@ -102,8 +118,12 @@ static __always_inline int is_bound(struct view *view)
 	view->group = BPF_CORE_READ(sk, sk_reuseport_cb);
 	if (view->group)
 		return 1;
-	view->standing = STANDING_OUTSIDE;
-	return BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_reuseport);
+	if (BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_reuseport)) {
+		view->standing = STANDING_OUTSIDE;
+		return 1;
+	}
+	view->standing = STANDING_PLAIN;
+	return is_wanted(sk);
 }
 
 static __always_inline int is_internet(struct sock *sk)
@@ -196,7 +216,62 @@ static __always_inline __u32 not_asked(struct sock *sk)
 	return bits;
 }
 
-static __always_inline void emit_member(struct seq_file *seq, const struct view *view)
+static __always_inline __u32 made(struct sock *sk, int tcp)
+{
+	struct inet_connection_sock *listener = (void *)sk;
+	__u32 bits = 0;
+
+	if (BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_reuse))
+		bits |= MADE_REUSEADDR;
+	if (BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_reuseport))
+		bits |= MADE_REUSEPORT;
+	if (tcp && is_mptcp(sk))
+		bits |= MADE_MPTCP;
+	if (tcp && BPF_CORE_READ(listener, icsk_accept_queue.rskq_defer_accept))
+		bits |= MADE_DEFERRING;
+	return bits;
+}
+
+static __always_inline __u32 drops(struct sock *sk)
+{
+	struct numa_drop_counters *counters;
+
+	if (bpf_core_field_exists(sk->sk_drop_counters)) {
+		counters = BPF_CORE_READ(sk, sk_drop_counters);
+		if (counters)
+			return BPF_CORE_READ(counters, drops0.counter) +
+			       BPF_CORE_READ(counters, drops1.counter);
+	}
+	return BPF_CORE_READ(sk, sk_drops.counter);
+}
+
+/* Enough to tell whether there are several. */
+#define MAX_WAITERS 16
+
+/*
+ * The socket's wait queue has an entry for each epoll instance that watches it (as long as it does), and one for
+ * each thread that is in accept, poll or select, or reads, at this moment. The list may change meanwhile: reads
+ * cannot fault, and the walk ends in any case.
+ */
+static __always_inline __u32 waiters(struct sock *sk)
+{
+	struct socket_wq *wait = BPF_CORE_READ(sk, sk_wq);
+	struct list_head *head = (void *)wait + bpf_core_field_offset(struct socket_wq, wait) +
+				 bpf_core_field_offset(struct wait_queue_head, head);
+	struct list_head *entry;
+	__u32 found = 0;
+
+	if (!wait)
+		return WAITERS_UNKNOWN;
+	entry = BPF_CORE_READ(head, next);
+	for (int i = 0; i < MAX_WAITERS && entry && entry != head; i++) {
+		found++;
+		entry = BPF_CORE_READ(entry, next);
+	}
+	return found;
+}
+
+static __always_inline void emit_member(struct seq_file *seq, const struct view *view, int detail)
 {
 	struct member_record record = { .header = HEADER(KIND_MEMBER, record) };
 	struct sock_reuseport *group = view->group;
@@ -211,6 +286,10 @@ static __always_inline void emit_member(struct seq_file *seq, const struct view 
 	read_queue(&record, sk);
 	if (record.protocol == IPPROTO_UDP)
 		record.not_asked = not_asked(sk);
+	record.made = made(sk, record.protocol == IPPROTO_TCP);
+	record.drops = drops(sk);
+	/* Who waits for an MPTCP listener waits for the socket above. */
+	record.waiters = detail && !(record.made & MADE_MPTCP) ? waiters(sk) : WAITERS_UNKNOWN;
 	if (group) {
 		record.reuseport_id = BPF_CORE_READ(group, reuseport_id);
 		read_program(&record, group);
@@ -241,7 +320,7 @@ static __always_inline int look_at(struct file *file, struct view *view)
 	view->sk = sk;
 	switch (sk->sk_protocol) {
 	case IPPROTO_TCP:
-		return sk->sk_reuseport_cb && is_listening(view);
+		return (sk->sk_reuseport_cb || is_wanted(sk)) && is_listening(view);
 	case IPPROTO_UDP:
 		return is_bound(view);
 	case IPPROTO_MPTCP: {
@@ -281,6 +360,41 @@ static __always_inline void emit_reader(struct bpf_iter__task_file *ctx)
 	EMIT(ctx->meta->seq, record);
 }
 
+static __always_inline struct inode *binary_of(struct task_struct *task)
+{
+	struct mm_struct *mm = BPF_CORE_READ(task, mm);
+	struct file *file = mm ? BPF_CORE_READ(mm, exe_file) : NULL;
+
+	return file ? BPF_CORE_READ(file, f_inode) : NULL;
+}
+
+/* More parents than this that run the same file, and the first is not found. */
+#define MAX_PARENTS 16
+
+/*
+ * Processes of one server have the same first process: the one from which the others were forked, and perhaps
+ * run again. It may hold no socket itself.
+ */
+static __always_inline void read_origin(struct holder_record *record, struct task_struct *leader)
+{
+	struct inode *binary = binary_of(leader);
+	struct task_struct *first = leader;
+
+	if (!binary)
+		return;
+	for (int i = 0; i < MAX_PARENTS; i++) {
+		struct task_struct *parent = BPF_CORE_READ(first, real_parent, group_leader);
+
+		if (!parent || parent == first || binary_of(parent) != binary)
+			break;
+		first = parent;
+	}
+	record->first_pid = pid_for_reader(first);
+	record->first_started = BPF_CORE_READ(first, start_boottime);
+	record->binary_inode = BPF_CORE_READ(binary, i_ino);
+	record->binary_device = BPF_CORE_READ(binary, i_sb, s_dev);
+}
+
 /*
  * The iterator passes over threads that share the leader's files. A thread comes here if it has unshared them
  * (CLONE_FILES), or if the leader has ended: then the pid does not lead to the descriptor, but the tid does.
@@ -296,6 +410,7 @@ static __always_inline void emit_holder(struct bpf_iter__task_file *ctx, struct 
 	record.tid = pid_for_reader(task);
 	record.fd = ctx->fd;
 	BPF_CORE_READ_STR_INTO(&record.comm, task, group_leader, comm);
+	read_origin(&record, BPF_CORE_READ(task, group_leader));
 	EMIT(ctx->meta->seq, record);
 }
 
@@ -313,7 +428,7 @@ static __always_inline int emit_file(struct bpf_iter__task_file *ctx, int tables
 	/* The record of the socket reads the cookie that this assigns. */
 	cookie = cookie_of(file, &view);
 	if (!tables || (view.protocol == IPPROTO_UDP && !in_walked_table(view.sk)))
-		emit_member(ctx->meta->seq, &view);
+		emit_member(ctx->meta->seq, &view, 1);
 	emit_holder(ctx, task, &view, cookie);
 	return 0;
 }

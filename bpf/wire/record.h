@@ -37,6 +37,7 @@ enum standing {
 	STANDING_MEMBER = 0,
 	STANDING_MPTCP = 1, /* a member that belongs to an MPTCP listener: no map accepts it */
 	STANDING_OUTSIDE = 2, /* a UDP socket with SO_REUSEPORT that is in no group and not connected */
+	STANDING_PLAIN = 3, /* in no group: written only for the port that is asked for */
 };
 
 /* Bits: datagrams that may reach a UDP socket without any program being asked. */
@@ -45,6 +46,17 @@ enum not_asked {
 	NOT_ASKED_BROADCAST = 2, /* SO_BROADCAST */
 	NOT_ASKED_TRANSPARENT = 4, /* IP_TRANSPARENT: TPROXY may assign datagrams to it */
 };
+
+/* Bits: how a socket was made. */
+enum made {
+	MADE_REUSEADDR = 1, /* SO_REUSEADDR */
+	MADE_REUSEPORT = 2, /* SO_REUSEPORT, perhaps since after bind */
+	MADE_MPTCP = 4,	    /* it belongs to an MPTCP listener */
+	MADE_DEFERRING = 8, /* TCP_DEFER_ACCEPT */
+};
+
+/* Not looked at. */
+#define WAITERS_UNKNOWN 0xffffffff
 
 /* One socket. Fields that do not apply are 0. */
 struct member_record {
@@ -69,7 +81,9 @@ struct member_record {
 	__u8 address[16];   /* IPv4 in the first four */
 	char program_name[16];
 	__u32 not_asked;    /* UDP: enum not_asked */
-	__u32 pad;
+	__u32 made;	    /* enum made */
+	__u32 drops;	    /* packets that the kernel dropped there, since the socket was made */
+	__u32 waiters;	    /* epoll instances that watch it and threads that wait for it, or WAITERS_UNKNOWN */
 };
 
 /* One descriptor of a socket, which need not have a member_record. */
@@ -80,8 +94,12 @@ struct holder_record {
 	__u32 pid; /* in the reader's pid namespace, 0: not visible there */
 	__u32 tid; /* of the thread whose descriptor it is; the pid unless threads have different files */
 	__u32 fd;
-	__u32 pad;
+	__u32 first_pid;    /* of the first process of its line of parents that runs the same file, 0: not visible */
 	char comm[16];
+	__u64 first_started; /* when that one began, in nanoseconds since the host's boot */
+	__u64 binary_inode; /* the file that it runs; 0: it is ending */
+	__u32 binary_device;
+	__u32 pad;
 };
 
 /* An epoll instance watches a socket's file. */
@@ -120,16 +138,18 @@ struct cursor {
 	__u32 udp_fd; /* a descriptor of the reader: any UDP socket */
 	__u32 again;  /* how often the walk may still read a list again that changed meanwhile */
 	__u32 final_stage; /* the last stage: listeners alone take a fraction of the time on a host with many UDP sockets */
-	__u32 reserved;
+	__u16 port;   /* of which sockets in no group are reported, too; 0: of none */
+	__u16 detail; /* whether to see who waits for each socket */
 };
 
-/* Runs of that walk, of up to 280 sockets each. */
+/* Runs of that walk, of up to 260 sockets each. */
 #define MAX_RUNS 4096
 
 WIRE_TYPE(enum, kind);
 WIRE_TYPE(enum, standing);
 WIRE_TYPE(enum, stage);
 WIRE_TYPE(enum, not_asked);
+WIRE_TYPE(enum, made);
 WIRE_TYPE(struct, reader_record);
 WIRE_TYPE(struct, member_record);
 WIRE_TYPE(struct, holder_record);

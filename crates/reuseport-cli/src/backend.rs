@@ -8,7 +8,7 @@ use reuseport::Share;
 use reuseport::group::{Group, GroupKey};
 use reuseport::id::{Cookie, Weight};
 use reuseport::status::{GroupStatus, MemberStatus, State};
-use reuseport::{Balancer, Detached, GroupSpec, Host, MemberChange, Policy, Report};
+use reuseport::{Balancer, Detached, Error, GroupSpec, Host, MemberChange, Policy, Report};
 
 use crate::error::Failure;
 
@@ -27,7 +27,9 @@ impl Target {
     ///
     /// If there is none, or more than one and none of them in our own network namespace.
     pub(crate) fn find(&self, host: &Host) -> Result<Group> {
-        Ok(host.choose_steered(&self.group, &self.groups(host)?)?.clone())
+        let groups = self.groups(host)?;
+        let found = host.choose_steered(&self.group, &groups).cloned();
+        found.map_err(|error| self.explain(host, error))
     }
 
     /// The same, to attach to it: groups that share their name have to be told apart. With `all`, every group
@@ -44,7 +46,13 @@ impl Target {
             return Ok(matching);
         }
         let own = host.own_netns()?;
-        Ok(vec![self.group.choose(&groups, Some(own.cookie))?.clone()])
+        let found = self.group.choose(&groups, Some(own.cookie)).cloned();
+        Ok(vec![found.map_err(|error| self.explain(host, error))?])
+    }
+
+    /// Says which sockets are there, if no group is.
+    fn explain(&self, host: &Host, error: Error) -> anyhow::Error {
+        host.explain(error, &self.group, self.netns).into()
     }
 
     /// Whether it names this group.

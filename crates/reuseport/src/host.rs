@@ -7,11 +7,13 @@ use crate::change::transaction::Transaction;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow::cookie_of;
 use crate::kernel::observe::{Extent, Observer};
+use crate::kernel::server::server_of;
 use crate::look::view;
 use crate::model::group::{Group, GroupKey};
 use crate::model::id::Netns;
 use crate::model::spec::GroupSpec;
 use crate::model::status::GroupStatus;
+use crate::model::ungrouped::instead;
 use crate::pins::place::Place;
 use crate::stop::Stop;
 
@@ -124,7 +126,24 @@ impl Host {
     pub fn find(&self, spec: &GroupSpec) -> Result<Group> {
         let groups = self.groups()?;
         let own = self.own_netns()?;
-        spec.choose(&groups, Some(own.cookie)).cloned()
+        let found = spec.choose(&groups, Some(own.cookie)).cloned();
+        found.map_err(|error| self.explain(error, spec, None))
+    }
+
+    /// Adds to the error that no group matches, [`ErrorKind::NotFound`], which sockets are there instead, in no
+    /// group, who has them, and what that server has to do; `netns` is the inode number of the only network
+    /// namespace to look at. Returns other errors as they are, and this one if there is no such socket, or the
+    /// kernel's tables cannot be read.
+    #[must_use]
+    pub fn explain(&self, error: Error, spec: &GroupSpec, netns: Option<u32>) -> Error {
+        if error.kind() != ErrorKind::NotFound {
+            return error;
+        }
+        let mut there = self.observer.ungrouped(spec.port()).unwrap_or_default();
+        there.retain(|one| {
+            spec.matches_name(&one.key) && netns.is_none_or(|inode| one.key.netns.inode == inode)
+        });
+        instead(error, &there, server_of)
     }
 
     /// Like [`find`](Self::find). Of several groups that share their name, the one that this tool steers.
@@ -133,7 +152,8 @@ impl Host {
     ///
     /// As [`find`](Self::find).
     pub fn find_steered(&self, spec: &GroupSpec) -> Result<Group> {
-        self.choose_steered(spec, &self.groups()?).cloned()
+        let found = self.choose_steered(spec, &self.groups()?).cloned();
+        found.map_err(|error| self.explain(error, spec, None))
     }
 
     /// The same, among these groups of the host.

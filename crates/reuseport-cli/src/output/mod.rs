@@ -2,7 +2,9 @@
 //!
 //! Nothing here reads groups from the kernel: it turns values into text.
 
+mod finding;
 mod note;
+mod number;
 mod table;
 mod text;
 pub(crate) mod view;
@@ -15,12 +17,12 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+pub(crate) use finding::findings_at_attach;
 pub(crate) use note::note;
+pub(crate) use number::{by_number, count};
 pub(crate) use table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
 pub(crate) use text::{ls, show};
-pub(crate) use words::{
-    argument, by_number, count, none_active, not_asked, percent, program_name, split,
-};
+pub(crate) use words::{argument, none_active, not_asked, percent, program_name, split};
 
 /// The reader of the output.
 #[derive(Debug, Clone, Copy, Default)]

@@ -37,7 +37,16 @@ fn program(kind: ProgramKind, name: &str, id: Option<u32>) -> Option<Program> {
 }
 
 fn holders(pids: impl IntoIterator<Item = u32>, comm: &str, fd: u32) -> Vec<HolderView> {
-    pids.into_iter().map(|pid| HolderView { pid, fd, tid: None, comm: comm.to_owned() }).collect()
+    pids.into_iter()
+        .map(|pid| HolderView {
+            pid,
+            fd,
+            tid: None,
+            comm: comm.to_owned(),
+            server_pid: None,
+            server_started: None,
+        })
+        .collect()
 }
 
 fn line(identity: Identity, program: Option<Program>, members: usize) -> GroupLine {
@@ -52,6 +61,7 @@ fn line(identity: Identity, program: Option<Program>, members: usize) -> GroupLi
         pids: processes.iter().map(|h| h.pid).collect(),
         queue: QueueView { waiting: 3, half_open: 1, limit: 1022 },
         skew: None,
+        findings: Vec::new(),
         processes,
     }
 }
@@ -135,6 +145,7 @@ fn ours() -> GroupView {
             member(None, State::Active, 12_399, 0),
         ],
         counters: BTreeMap::from([("picks", 225), ("stray", 3), ("fallback_kernel", 0)]),
+        findings: Vec::new(),
     }
 }
 
@@ -165,6 +176,7 @@ fn foreign() -> GroupView {
             })
             .collect(),
         counters: BTreeMap::new(),
+        findings: Vec::new(),
     }
 }
 

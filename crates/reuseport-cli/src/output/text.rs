@@ -67,6 +67,9 @@ pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
         if group.unsteered > 0 && group.unborrowable > 0 {
             note(&words::unborrowable(&of, group.program.as_ref(), group.unborrowable));
         }
+        for text in group.findings.iter().filter_map(|finding| finding.short.as_ref()) {
+            note(&format!("{}: {text}", group.identity.group));
+        }
     }
     out
 }
@@ -129,6 +132,7 @@ fn notes(group: &GroupView, reader: &Reader) -> Vec<String> {
         notes.extend(words::not_asked(&group.not_asked));
     }
     notes.extend(group.uncounted.map(|why| words::uncounted(&of, why)));
+    notes.extend(group.findings.iter().map(|finding| finding.text.clone()));
     notes
 }
 

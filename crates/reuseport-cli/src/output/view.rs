@@ -13,6 +13,8 @@ use reuseport::policy::{LeastLoaded, Policy};
 use reuseport::status::{GroupStatus, MemberStatus, State, Steering, Uncounted, Watcher};
 use serde::Serialize;
 
+use super::finding::{FindingView, findings};
+
 /// One element of `ls --json`.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct GroupLine {
@@ -30,6 +32,7 @@ pub(crate) struct GroupLine {
     #[serde(flatten)]
     pub(crate) queue: QueueView,
     pub(crate) skew: Option<f64>,
+    pub(crate) findings: Vec<FindingView>,
     /// Process names for people; in JSON `show` has them per holder.
     #[serde(skip)]
     pub(crate) processes: Vec<HolderView>,
@@ -63,6 +66,7 @@ pub(crate) struct GroupView {
     #[serde(serialize_with = "as_names")]
     pub(crate) not_asked: Vec<NotAsked>,
     pub(crate) counters: BTreeMap<&'static str, u64>,
+    pub(crate) findings: Vec<FindingView>,
 }
 
 /// The process that follows a group. Without a pid: one of another pid namespace.
@@ -175,6 +179,12 @@ pub(crate) struct MemberView {
     pub(crate) weight_share: Option<f64>,
     /// Its CPU, with policy `cpu`.
     pub(crate) cpu: Option<u16>,
+    /// Packets that the kernel dropped there since it was made.
+    pub(crate) drops: u32,
+    /// Epoll instances and threads that wait for it, where seen.
+    pub(crate) waiters: Option<u32>,
+    /// TCP_DEFER_ACCEPT.
+    pub(crate) defers_accept: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -184,6 +194,9 @@ pub(crate) struct HolderView {
     /// The thread whose descriptor it is, if the pid does not lead to it.
     pub(crate) tid: Option<u32>,
     pub(crate) comm: String,
+    /// The first process of its server, and when that one began, in seconds since the host's boot.
+    pub(crate) server_pid: Option<u32>,
+    pub(crate) server_started: Option<u64>,
 }
 
 /// What waits: TCP connections, or UDP bytes.
@@ -214,6 +227,7 @@ impl GroupLine {
             pids: status.group.pids(),
             queue,
             skew: Stats::new(status).skew.map(rounded),
+            findings: findings(status),
             processes: status
                 .group
                 .members
@@ -253,6 +267,7 @@ impl GroupView {
             skew: stats.skew.map(rounded),
             members: members.collect(),
             counters: status.counters.iter().map(|c| (c.reason, c.count)).collect(),
+            findings: findings(status),
         }
     }
 }
@@ -365,6 +380,9 @@ impl MemberView {
             share: None,
             weight_share: None,
             cpu: enrolment.and_then(|e| e.cpu),
+            drops: member.drops,
+            waiters: member.waiters,
+            defers_accept: member.defers_accept,
         }
     }
 }
@@ -400,8 +418,15 @@ impl OutsideView {
 
 impl HolderView {
     fn new(holder: &Holder) -> Self {
-        let Holder { pid, fd, comm, thread, .. } = holder;
-        Self { pid: *pid, fd: *fd, tid: *thread, comm: comm.clone() }
+        let Holder { pid, fd, comm, thread, origin, .. } = holder;
+        Self {
+            pid: *pid,
+            fd: *fd,
+            tid: *thread,
+            comm: comm.clone(),
+            server_pid: origin.and_then(|origin| origin.first),
+            server_started: origin.map(|origin| origin.started.as_secs()),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use reuseport::id::State;
 use reuseport::status::Uncounted;
 
 use crate::output::note::note;
+use crate::output::number::{by_number, count};
 use crate::output::table::{self, safe, shortened};
 use crate::output::view::{
     GroupView, HolderView, Identity, MemberView, OutsideView, Program, ProgramKind, QueueView,
@@ -117,16 +118,6 @@ pub(crate) fn decider(decided_by: Option<&Program>) -> String {
         }
         other => program(other),
     }
-}
-
-/// The form of a word for this number of things.
-pub(crate) fn by_number<'a>(n: usize, one: &'a str, more: &'a str) -> &'a str {
-    if n == 1 { one } else { more }
-}
-
-/// A number of things: `1 socket`, `2 sockets`.
-pub(crate) fn count(n: usize, one: &str) -> String {
-    format!("{n} {one}{}", by_number(n, "", "s"))
 }
 
 /// The group that a note is about, for a reader in this network namespace.
@@ -295,7 +286,7 @@ pub(crate) fn none_active(key: &GroupKey, shares: &[Share], room: Option<usize>)
         return String::new();
     }
     let instead = match shares.iter().any(|share| share.state != State::Standby) {
-        true => "those that drain or have weight 0 are picked, in turn (fallback_draining)",
+        true => "draining members and those of weight 0 take turns (fallback_draining)",
         false => "the kernel's hash decides (fallback_kernel)",
     };
     note(&format!("no member of {key} is active with a weight; until one is, {instead}"), room)

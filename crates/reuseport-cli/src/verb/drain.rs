@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use reuseport::group::{GroupKey, Protocol, Queue};
+use reuseport::group::{GroupKey, Member, Protocol, Queue};
 use reuseport::id::Cookie;
 use reuseport::status::{GroupStatus, MemberStatus, State};
 use reuseport::{ErrorKind, Stop};
@@ -25,8 +25,8 @@ use crate::select::{self, Selector};
 /// bytes wait). You can then stop it without losing a connection that was not yet accepted. Open
 /// connections end when server or client end them; `show` counts them as OPEN.
 ///
-/// All members of one call leave in one step. If no other member is left, draining members are
-/// picked after all. `undrain` reverses it.
+/// All members of one call leave in one step. If no other member is left, draining members get
+/// what is new after all. `undrain` reverses it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status:
@@ -108,7 +108,7 @@ fn is_drained(member: &MemberStatus) -> bool {
     waiting == 0 && half_open == 0
 }
 
-/// Whether draining members are picked, because no other one is left.
+/// Whether draining members get what is new, because no other one is left.
 fn draining_are_picked(group: &GroupStatus) -> bool {
     let enrolled = group.members.iter().filter_map(|member| member.enrolment.as_ref());
     !enrolled.into_iter().any(|e| e.state == State::Active && e.weight.get() > 0)
@@ -120,21 +120,18 @@ fn describe(member: &MemberStatus, group: &GroupStatus) -> String {
     if backend::state(member) == Some(State::Standby) {
         return format!("{name} is on standby and gets nothing anyway");
     }
-    let Queue { waiting, half_open, .. } = member.member.queue;
-    let mut has = match (group.group.key.protocol, half_open) {
+    let mut has = match group.group.key.protocol {
         _ if is_drained(member) && draining_are_picked(group) => {
-            "drains: nothing waits now, but it is still picked".to_owned()
+            "drains: nothing waits now, but it still gets new ones: no other member is active"
+                .to_owned()
         }
         _ if is_drained(member) => "is drained: nothing waits".to_owned(),
-        (Protocol::Udp, _) => format!("drains: {waiting} bytes wait to be read"),
-        (Protocol::Tcp, 0) => format!("drains: {} to be accepted", wait_word(waiting)),
-        (Protocol::Tcp, _) => {
-            format!("drains: {} to be accepted, {half_open} half-open", wait_word(waiting))
-        }
+        Protocol::Udp => format!("drains: {} bytes wait to be read", member.member.queue.waiting),
+        Protocol::Tcp => format!("drains: {}", connections(&member.member)),
     };
     if let Some(open) = member.enrolment.as_ref().and_then(|enrolment| enrolment.open) {
         // What waits is open, too; what is half-open is not yet.
-        let accepted = open.saturating_sub(u64::from(waiting));
+        let accepted = open.saturating_sub(u64::from(member.member.queue.waiting));
         let _ = write!(has, "; {} open", count(accepted as usize, "accepted connection"));
     }
     for what in &member.member.not_asked {
@@ -152,9 +149,30 @@ fn drained_line(member: &MemberStatus) -> String {
     }
 }
 
-fn wait_word(n: u32) -> String {
-    let n = n as usize;
-    format!("{} {}", count(n, "connection"), by_number(n, "waits", "wait"))
+/// The connections that a listener has not accepted.
+fn connections(member: &Member) -> String {
+    let Queue { waiting, half_open, .. } = member.queue;
+    let (waiting, half_open) = (waiting as usize, half_open as usize);
+    let to_accept = || {
+        format!(
+            "{} {} to be accepted",
+            count(waiting, "connection"),
+            by_number(waiting, "waits", "wait")
+        )
+    };
+    let unsent = || {
+        format!(
+            "{} {} not sent anything yet, and the server defers accepting (TCP_DEFER_ACCEPT)",
+            count(half_open, "connection"),
+            by_number(half_open, "has", "have"),
+        )
+    };
+    match (waiting, half_open) {
+        (_, 0) => to_accept(),
+        (0, _) if member.defers_accept => unsent(),
+        _ if member.defers_accept => format!("{}; {}", to_accept(), unsent()),
+        _ => format!("{}, {half_open} half-open", to_accept()),
+    }
 }
 
 /// Not drained, though the queues are empty: datagrams come that the program does not decide on.
@@ -238,7 +256,7 @@ fn wait(members: &Members, cookies: &[Cookie], limit: Option<Duration>, stop: &S
     }
     if still_picked {
         return Err(Failure::degraded(
-            format!("{key}: nothing waits now, but draining members are picked: none is active"),
+            format!("{key}: nothing waits now, but draining members still get what is new: no member is active"),
             "make another member active, or stop the whole server",
         )
         .into());

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -87,6 +88,29 @@ pub(crate) fn has_time(line: &str) -> bool {
     let is_number = |text: &str| text.len() == 2 && text.parse::<u8>().is_ok();
     let time = line.split(' ').next().unwrap_or_default();
     time.split(':').count() == 3 && time.split(':').all(is_number)
+}
+
+/// A process that holds a listener as descriptor 0. Dropping this kills it.
+pub(crate) struct Holder(pub(crate) Child);
+
+impl Holder {
+    pub(crate) fn of(listener: TcpListener) -> Self {
+        let listener: OwnedFd = listener.into();
+        let mut command = Command::new("sleep");
+        Self(spawn(command.arg("600").stdin(listener)).unwrap())
+    }
+
+    /// As a member is named.
+    pub(crate) fn pid(&self) -> String {
+        format!("pid:{}", self.0.id())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 /// A command that runs until it is interrupted.

@@ -13,5 +13,6 @@ pub(crate) mod pids;
 pub(crate) mod program;
 pub(crate) mod recognise;
 pub(crate) mod reports;
+pub(crate) mod server;
 pub(crate) mod sockets;
 pub(crate) mod tables;

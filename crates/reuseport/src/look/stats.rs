@@ -174,6 +174,7 @@ mod tests {
             uncounted: None,
             watcher: None,
             counters: vec![Counter { reason: "picks", count: 400 }],
+            findings: Vec::new(),
         })
     }
 

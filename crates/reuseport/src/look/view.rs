@@ -6,7 +6,9 @@ use sk_reuseport::maps::MapError;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::observe::Observer;
-use crate::model::group::{Group, GroupKey};
+use crate::kernel::server::server_of;
+use crate::model::diagnosis::findings as findings_of;
+use crate::model::group::{Group, GroupKey, Member};
 use crate::model::id::{Cookie, Slot};
 use crate::model::membership::Occupant;
 use crate::model::policy::Policy;
@@ -46,8 +48,23 @@ pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Resu
     let groups = observer.groups()?;
     let group = named(key, &groups, |group| claim(group, root.as_ref()))?.clone();
     let owners = observer.owners(&group)?;
+    let group = look_again(observer, group)?;
     let watcher = root.as_ref().and_then(|root| watcher::of(root, &group.key));
     Ok(GroupStatus { watcher, ..join(group, root.as_ref(), &layer, &owners)? })
+}
+
+/// The group, in which a member that nothing waited for is one that nothing waits for now either: a worker that
+/// has just taken a connection waits again soon.
+fn look_again(observer: &Observer, mut group: Group) -> Result<Group> {
+    let is_unwaited = |member: &&mut Member| member.waiters == Some(0);
+    if group.members.iter().all(|member| member.waiters != Some(0)) {
+        return Ok(group);
+    }
+    let waiters = observer.waiters(&group.key)?;
+    for member in group.members.iter_mut().filter(is_unwaited) {
+        member.waiters = waiters.get(&member.sock_address).copied();
+    }
+    Ok(group)
 }
 
 /// The kernel's view of a group.
@@ -179,8 +196,18 @@ fn join(
         (Some(state), Some(_)) => state.instance.setup.reads_queues(),
         _ => false,
     };
-    let watcher = None;
-    Ok(GroupStatus { group, steering, members, reads_queues, uncounted, watcher, counters })
+    let (watcher, findings) = (None, Vec::new());
+    let status = GroupStatus {
+        group,
+        steering,
+        members,
+        reads_queues,
+        uncounted,
+        watcher,
+        counters,
+        findings,
+    };
+    Ok(GroupStatus { findings: findings_of(&status, server_of), ..status })
 }
 
 fn enrolment(

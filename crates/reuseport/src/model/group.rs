@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::model::id::{Cookie, Netns};
 
+pub use crate::model::holder::{Binary, Holder, Origin};
 pub use crate::model::name::listed;
 
 /// The transport protocol of a group.
@@ -131,21 +132,6 @@ impl Reach {
     }
 }
 
-/// A process's descriptor for a member. nginx's master and every worker hold every listener.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub struct Holder {
-    /// The process, in the caller's pid namespace.
-    pub pid: u32,
-    /// The descriptor in that process.
-    pub fd: u32,
-    /// The process's name (`comm`, at most 15 bytes).
-    pub comm: String,
-    /// The thread whose descriptor it is, where the pid does not lead to it: the main thread has ended, or
-    /// this thread has descriptors of its own (`CLONE_FILES`).
-    pub thread: Option<u32>,
-}
-
 /// A member's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -251,6 +237,16 @@ pub struct Member {
     pub queue: Queue,
     /// UDP: what may reach it without any program being asked, as far as its options tell.
     pub not_asked: Vec<NotAsked>,
+    /// How many packets the kernel has dropped at it since it was made, modulo 2^32: its queue was full, mostly;
+    /// also checksums that were wrong, and connections that could not be made.
+    pub drops: u32,
+    /// How many wait for it at this moment, up to 16: epoll instances that watch it, which they do as long as
+    /// it is registered there, and threads that are in accept, poll, select or a read, or that an io_uring
+    /// does it for. `None` where that is not seen: of an MPTCP listener, and in looks of a watcher.
+    pub waiters: Option<u32>,
+    /// TCP: whether a connection is accepted only when the client has sent something (`TCP_DEFER_ACCEPT`). Until
+    /// then it counts as half-open.
+    pub defers_accept: bool,
     /// The address of its `struct sock` in the kernel. Never shown to users, and never in a map that
     /// ordinary users may read.
     pub(crate) sock_address: KernelAddress,
@@ -389,6 +385,9 @@ pub(crate) mod examples {
             mptcp: false,
             queue: Queue::default(),
             not_asked: Vec::new(),
+            drops: 0,
+            waiters: Some(1),
+            defers_accept: false,
             sock_address: KernelAddress(cookie),
             protocol,
         }

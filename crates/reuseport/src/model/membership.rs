@@ -173,7 +173,7 @@ mod tests {
 
     /// A member that a process holds.
     fn held(n: u64) -> Member {
-        let holder = Holder { pid: 1, fd: 3, comm: "a".into(), thread: None };
+        let holder = Holder { pid: 1, fd: 3, comm: "a".into(), thread: None, origin: None };
         Member { holders: vec![holder], ..hidden(n) }
     }
 

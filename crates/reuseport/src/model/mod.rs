@@ -1,7 +1,10 @@
 //! The model: groups, members, policies, tables. Values and computation, no I/O.
 
 pub(crate) mod degraded;
+pub(crate) mod diagnosis;
+pub mod finding;
 pub mod group;
+pub(crate) mod holder;
 pub mod id;
 pub(crate) mod membership;
 pub(crate) mod mounts;
@@ -13,6 +16,7 @@ pub(crate) mod refusal;
 pub(crate) mod retake;
 pub(crate) mod roster;
 pub(crate) mod selection;
+pub mod server;
 pub mod setting;
 pub mod spec;
 pub(crate) mod split;
@@ -20,3 +24,4 @@ pub mod status;
 pub(crate) mod sticky;
 pub(crate) mod succession;
 pub(crate) mod table;
+pub(crate) mod ungrouped;

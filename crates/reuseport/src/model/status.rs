@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::finding::Finding;
 use super::group::{Group, Member};
 use super::id::{Slot, Weight};
 use super::selection::Program;
@@ -77,6 +78,8 @@ pub struct GroupStatus {
     pub watcher: Option<Watcher>,
     /// The program's runs by reason; empty unless a policy of this tool decides.
     pub counters: Vec<Counter>,
+    /// What is worth knowing about the group.
+    pub findings: Vec<Finding>,
 }
 
 /// A process that follows a group.

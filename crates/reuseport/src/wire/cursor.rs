@@ -13,15 +13,44 @@ pub(crate) struct Cursor {
     udp_fd: u32,
     again: u32,
     final_stage: u32,
-    reserved: u32,
+    port: u16,
+    detail: u16,
 }
 
 impl Cursor {
     /// The beginning. `udp_fd` is any UDP socket of the reading process, through which the walk finds the
-    /// tables; `udp`: whether it goes through those of UDP sockets, too.
-    pub(crate) fn start(udp_fd: u32, udp: bool) -> Self {
-        let final_stage = if udp { STAGE_UDP } else { STAGE_TCP };
-        Self { stage: STAGE_TCP, udp_fd, again: MAX_AGAIN, final_stage, ..Self::default() }
+    /// tables.
+    pub(crate) fn start(udp_fd: u32, walk: Walk) -> Self {
+        Self {
+            stage: STAGE_TCP,
+            udp_fd,
+            again: MAX_AGAIN,
+            final_stage: if walk.udp { STAGE_UDP } else { STAGE_TCP },
+            port: walk.port.unwrap_or(0),
+            detail: walk.detail.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What a walk over the tables reports.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Walk {
+    /// Whether it goes through those of UDP sockets, too.
+    pub(crate) udp: bool,
+    /// Who waits for each socket.
+    pub(crate) detail: bool,
+    /// A port of which sockets in no group are reported, too.
+    pub(crate) port: Option<u16>,
+}
+
+impl Walk {
+    /// All there is to tell about groups.
+    pub(crate) const WHOLE: Self = Self { udp: true, detail: true, port: None };
+
+    /// The members of groups alone.
+    pub(crate) fn members(udp: bool) -> Self {
+        Self { udp, ..Self::default() }
     }
 }
 
@@ -42,7 +71,7 @@ mod tests {
         assert_mirrors!(
             btf,
             "cursor",
-            Cursor { stage, bucket, last, cookie, udp_fd, again, final_stage, reserved }
+            Cursor { stage, bucket, last, cookie, udp_fd, again, final_stage, port, detail }
         );
         assert_eq!(value(&btf, "stage", "STAGE_TCP"), i64::from(STAGE_TCP));
         assert_eq!(value(&btf, "stage", "STAGE_UDP"), i64::from(STAGE_UDP));

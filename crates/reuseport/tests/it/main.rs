@@ -13,6 +13,7 @@ mod bad_input;
 mod borrow;
 mod concurrent;
 mod elsewhere;
+mod findings;
 mod interrupted;
 mod least_loaded;
 mod members;

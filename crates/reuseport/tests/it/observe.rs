@@ -44,7 +44,7 @@ fn holders(group: &Group) -> BTreeMap<Cookie, Vec<(u32, u32)>> {
     group.members.iter().map(|m| (m.cookie.unwrap(), of(m))).collect()
 }
 
-/// One run of the walk over the kernel's tables writes no more than 280 records.
+/// One run of the walk over the kernel's tables writes no more than 260 records.
 #[test]
 fn a_list_of_more_sockets_than_one_run_writes_is_read_to_its_end() {
     isolated(|| {

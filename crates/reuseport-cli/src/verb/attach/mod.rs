@@ -9,7 +9,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use reuseport::group::Group;
+use reuseport::group::{Group, GroupKey, Reach};
 use reuseport::id::Slot;
 use reuseport::setting::Setting;
 use reuseport::{Balancer, Host, ObjectSpec, Policy, Stop, netns_names};
@@ -25,7 +25,7 @@ use crate::output::{self, DIM};
 use crate::policy::{PolicyOptions, PolicyParser};
 use crate::select::WeightOf;
 use how::{Failures, How};
-use words::{notes, report};
+use words::{findings, notes, report};
 
 /// Attach a policy, or your own eBPF program, to groups
 ///
@@ -33,10 +33,11 @@ use words::{notes, report};
 /// program. From then on, the program chooses the socket for each new connection (tcp) or datagram
 /// (udp). The servers need no change and no restart, and open connections stay where they are.
 ///
-/// One call covers the sockets that the group has now. Sockets that join later (a reload with more
-/// workers, a restart) get nothing until `attach` runs again, which does not disturb traffic. A
+/// One call covers the sockets that the group has now. While one of these is open, sockets that join
+/// later (a reload with more workers, a restart) get nothing until `attach` runs again, which does not
+/// disturb traffic. Once all of these have closed, the kernel's hash decides among the later ones. A
 /// restart that closes every socket ends the group, and the attachment with it. With --watch, the
-/// command stays and handles both.
+/// command stays and handles all of this.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Rights:
@@ -205,6 +206,21 @@ fn find_all(host: &Host, targets: Vec<Target>, all: bool) -> Result<Vec<Group>> 
     Ok(groups)
 }
 
+/// The failure of having attached to a group that another one of its name keeps the traffic from.
+fn behind(host: &Host, key: &GroupKey) -> anyhow::Error {
+    let groups = host.groups().unwrap_or_default();
+    let is_first = |g: &&Group| g.reach == Reach::First && g.key.name_only() == key.name_only();
+    let first = match groups.iter().find(is_first) {
+        Some(group) => format!("attach to that one instead: {}", group.key),
+        None => "`reuseport ls` shows both".to_owned(),
+    };
+    Failure::degraded(
+        format!("{key} gets nothing new: the kernel finds another group of its name first"),
+        format!("`reuseport detach {key}`, and {first}"),
+    )
+    .into()
+}
+
 /// Attaches to a group once, and says so.
 fn attach(host: &Host, group: &Group, how: &How) -> Result<()> {
     let key = &group.key;
@@ -212,12 +228,16 @@ fn attach(host: &Host, group: &Group, how: &How) -> Result<()> {
     let identity = Identity::new(key, netns_names().remove(&key.netns.inode));
     let again = output::argument(&identity, netns::own());
     output::print(&format!(
-        "{}{}{}{DIM}Sockets that join later get nothing until this runs (--watch follows them):\n  \
+        "{}{}{}{}{DIM}While these are open, later ones get nothing until this runs (or --watch):\n  \
          reuseport attach {again}{DIM:#}\n",
         report(key, &attached),
         how.notes(),
         notes(&group.not_asked()),
+        findings(host, key),
     ))?;
+    if group.reach == Reach::Behind {
+        return Err(behind(host, key));
+    }
     match attached.changes.left_out.iter().filter(|out| out.is_starving()).count() {
         0 => Ok(()),
         n => Err(Failure::degraded(

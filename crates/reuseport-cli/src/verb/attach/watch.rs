@@ -12,7 +12,7 @@ use reuseport::watch::{Change, Watch};
 use reuseport::{Attach, ErrorKind, Host};
 
 use super::how::{Failures, How};
-use super::words::{notes, replaced, report, split, unsteerable};
+use super::words::{findings, notes, replaced, report, split, unsteerable};
 use crate::backend::Target;
 use crate::error::{self, Failure};
 use crate::output::{self, DIM};
@@ -33,12 +33,12 @@ pub(super) fn follow(
     });
     let requests: Vec<(Group, Result<Attach>)> = requests.collect();
     let notes = how.notes();
-    let watch = Watch::new(host, how.stop.clone())?;
+    let watch = Watch::new(host.clone(), how.stop.clone())?;
     let watch = if retake { watch.retaking() } else { watch };
     let mut follower = Lines::new(watch);
     let mut refused = Vec::new();
     for (group, request) in requests {
-        let added = request.and_then(|request| follower.add(&group, request));
+        let added = request.and_then(|request| follower.add(&host, &group, request));
         refused.extend(added.err().map(|error| (group.key, error)));
     }
     if !notes.is_empty() && !follower.steering.is_empty() {
@@ -76,16 +76,20 @@ pub(super) fn follow(
 fn look_for(host: &Host, targets: Vec<Target>, all: bool) -> Result<(Vec<Group>, Vec<Awaited>)> {
     let (mut found, mut awaited) = (Vec::new(), Vec::new());
     for target in targets {
+        let mut instead = None;
         let is_there = match target.find_to_attach(host, all) {
             Ok(groups) => {
                 found.extend(groups);
                 true
             }
-            Err(error) if is_not_there(&error) => false,
+            Err(error) if is_not_there(&error) => {
+                instead = error.chain().nth(1).map(ToString::to_string);
+                false
+            }
             Err(error) => return Err(error),
         };
         if all || !is_there {
-            awaited.push(Awaited { target, is_there });
+            awaited.push(Awaited { target, is_there, instead });
         }
     }
     found.sort_by_key(|group: &Group| group.key.to_string());
@@ -103,6 +107,8 @@ fn complain(error: &anyhow::Error) {
 struct Awaited {
     target: Target,
     is_there: bool,
+    /// What is there instead, in no group.
+    instead: Option<String>,
 }
 
 fn is_not_there(error: &anyhow::Error) -> bool {
@@ -121,12 +127,13 @@ impl Lines {
         Self { watch, steering: HashMap::new(), printer: Printer::default() }
     }
 
-    fn add(&mut self, group: &Group, request: Attach) -> Result<()> {
+    fn add(&mut self, host: &Host, group: &Group, request: Attach) -> Result<()> {
         let attached = self.watch.add(&group.key, request)?;
         self.printer.print(&format!(
-            "{}{}",
+            "{}{}{}",
             report(&group.key, &attached),
-            notes(&group.not_asked())
+            notes(&group.not_asked()),
+            findings(host, &group.key),
         ));
         self.steering.insert(group.key.name_only(), attached.steering);
         Ok(())
@@ -139,9 +146,10 @@ impl Lines {
         how: &Arc<How>,
         errors: &Arc<Mutex<Errors>>,
     ) -> Result<()> {
-        let Awaited { target, is_there } = awaited;
+        let Awaited { target, is_there, instead } = awaited;
         if !is_there {
-            self.printer.print(&format!("waiting for {}\n", target.group));
+            let instead = instead.map(|there| format!("; now {there}")).unwrap_or_default();
+            self.printer.print(&format!("waiting for {}{instead}\n", target.group));
         }
         let (spec, how, errors) = (target.group.clone(), Arc::clone(how), Arc::clone(errors));
         if all {

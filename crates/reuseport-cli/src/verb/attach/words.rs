@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use reuseport::group::{AttachedProgram, Group, GroupKey, NotAsked, listed};
 use reuseport::status::Steering;
 use reuseport::watch::Retake;
-use reuseport::{Attached, Error, Inherited, LeftOut, Report, State};
+use reuseport::{Attached, Error, Host, Inherited, LeftOut, Report, State};
 
 use crate::output;
 use crate::policy::{degraded, with_hint};
@@ -20,6 +20,14 @@ pub(super) fn split(group: &Group) -> String {
 /// What the program will not decide on.
 pub(super) fn notes(not_asked: &[NotAsked]) -> String {
     output::not_asked(not_asked).iter().map(|text| note(text)).collect()
+}
+
+/// What to know about the group.
+pub(super) fn findings(host: &Host, key: &GroupKey) -> String {
+    // The group was there a moment ago: if it is not, there is nothing to say.
+    let status = host.status(key).ok();
+    let found = status.as_ref().map(output::findings_at_attach).unwrap_or_default();
+    found.iter().map(|text| note(text)).collect()
 }
 
 pub(super) fn note(text: &str) -> String {

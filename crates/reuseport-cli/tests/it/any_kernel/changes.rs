@@ -4,12 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, Command};
 
 use crate::common::{
-    Running, error, group, has_time, isolated, json, pinned_groups, run, stdout, stdout_undisturbed,
+    Holder, Running, error, group, has_time, isolated, json, pinned_groups, run, stdout,
+    stdout_undisturbed,
 };
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
@@ -17,7 +16,7 @@ use sk_reuseport::net::Bind;
 use test_support::bpffs;
 use test_support::client::http_get;
 use test_support::loopback;
-use test_support::process::{close, spawn};
+use test_support::process::close;
 use test_support::server::Nginx;
 use test_support::wait::{BOUND, until};
 
@@ -35,28 +34,6 @@ pub(super) fn each(group: &str, field: &str) -> Value {
 pub(super) fn connect(listeners: &[TcpListener], connections: usize) -> Vec<TcpStream> {
     let address = listeners[0].local_addr().unwrap();
     (0..connections).map(|_| TcpStream::connect(address).unwrap()).collect()
-}
-
-/// A process that holds a listener as descriptor 0. Dropping this kills it.
-struct Holder(Child);
-
-impl Holder {
-    fn of(listener: TcpListener) -> Self {
-        let listener: OwnedFd = listener.into();
-        let mut command = Command::new("sleep");
-        Self(spawn(command.arg("600").stdin(listener)).unwrap())
-    }
-
-    fn pid(&self) -> String {
-        format!("pid:{}", self.0.id())
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
 }
 
 #[test]
@@ -293,7 +270,7 @@ fn draining_all_members_shows_who_is_picked_instead() {
         stdout(&["attach", &group]);
         let text = stdout(&["drain", &group, "slot:0", "slot:1"]);
         assert!(text.starts_with("no member of") && text.contains("fallback_draining"), "{text}");
-        assert!(text.contains("it is still picked") && !text.contains("drained"), "{text}");
+        assert!(text.contains("it still gets new ones") && !text.contains("drained"), "{text}");
         let waited = run(&["drain", &group, "slot:0", "slot:1", "--wait=60"]);
         assert_eq!(waited.status.code(), Some(3), "{waited:?}");
         assert!(!String::from_utf8(waited.stdout).unwrap().contains("drained"));

@@ -8,7 +8,7 @@ use test_support::process::close;
 use test_support::split::{before_split, loopback, split_off};
 use test_support::wait::{BOUND, until};
 
-use crate::common::{Running, error, isolated, json, own_netns, pinned_groups, stdout};
+use crate::common::{Running, error, isolated, json, own_netns, pinned_groups, run, stdout};
 
 /// The lines of `ls --json` in this network namespace: the group that gets the traffic comes last.
 fn groups() -> Vec<Value> {
@@ -78,8 +78,15 @@ fn verbs_mean_the_steered_group_and_attach_wants_to_be_told() {
         }
         assert_eq!(pinned_groups(), 0);
 
-        let text = stdout(&["attach", &old, "--policy", "round-robin"]);
+        let attached = run(&["attach", &old, "--policy", "round-robin"]);
+        assert_eq!(attached.status.code(), Some(3), "{attached:?}");
+        let text = String::from_utf8(attached.stdout).unwrap();
         assert!(text.contains("3 sockets") && text.contains(&format!("attach {old}")), "{text}");
+        let why = String::from_utf8(attached.stderr).unwrap();
+        let hint =
+            format!("hint: `reuseport detach {old}`, and attach to that one instead: {new}\n");
+        assert!(why.starts_with(&format!("reuseport: {old} gets nothing new: ")), "{why}");
+        assert!(why.ends_with(&hint), "{why}");
         assert!(error(2, &["attach", &alone]).contains("matches 2 groups"));
         let second = error(2, &["attach", &new]);
         assert!(second.contains(&format!("reuseport detach {old}")), "{second}");

@@ -158,7 +158,7 @@ impl World {
         let server = &self.servers[n];
         let member = |of: u64| {
             let pid = server.sockets[&of].1;
-            let holder = Holder { pid, fd: 3, comm: "a".into(), thread: None };
+            let holder = Holder { pid, fd: 3, comm: "a".into(), thread: None, origin: None };
             let seen = match extent {
                 Extent::Whole => true,
                 Extent::Near { pids, .. } => pids.contains(&pid),

@@ -38,7 +38,8 @@ use crate::kernel::caps;
 use crate::kernel::pids::sees_host_pids;
 use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol};
 use crate::model::id::{Cookie, Netns};
-use crate::wire::cursor::Cursor;
+use crate::model::ungrouped::Ungrouped;
+use crate::wire::cursor::{Cursor, Walk};
 use crate::wire::records::{self, MemberRecord, Record};
 
 use assemble::Listing;
@@ -149,12 +150,12 @@ impl Observer {
     /// As [`new`](Self::new), if the process has given up its rights since.
     pub(crate) fn groups(&self) -> Result<Vec<Group>> {
         // First the tables: what comes later has holders that no member refers to, and no harm is done.
-        let tables = self.lock().tables(true)?;
+        let tables = self.lock().tables(Walk::WHOLE)?;
         let walk = if tables.is_some() { "holders" } else { "members" };
         let descriptors = self.descriptors(walk)?;
         let mut listing = Listing { tables, descriptors };
         if listing.has_hidden()
-            && let Some(again) = self.lock().tables(true)?
+            && let Some(again) = self.lock().tables(Walk::WHOLE)?
         {
             listing.confirm_hidden(&again);
         }
@@ -182,7 +183,8 @@ impl Observer {
         if !pids.is_empty() && !sees_host_pids() {
             return Ok(None);
         }
-        let Some(tables) = self.lock().tables(udp)? else { return Ok(None) };
+        let walk = Walk::members(udp);
+        let Some(tables) = self.lock().tables(walk)? else { return Ok(None) };
         let mut descriptors = Vec::new();
         for pid in pids {
             let walk = match self.lock().start("holders", Some(pid)) {
@@ -211,7 +213,8 @@ impl Observer {
 
     /// The members at the group's address in the kernel's tables now; `None` without these.
     pub(crate) fn listed(&self, group: &GroupKey) -> Result<Option<Listed>> {
-        let tables = self.lock().tables(group.protocol == Protocol::Udp)?;
+        let walk = Walk::members(group.protocol == Protocol::Udp);
+        let tables = self.lock().tables(walk)?;
         Ok(tables.map(|records| {
             let of = |record: &MemberRecord| {
                 let listed = (KernelAddress(record.sock_address), record.cookie);
@@ -219,6 +222,27 @@ impl Observer {
             };
             Listed(assemble::members(&records).filter_map(of).collect())
         }))
+    }
+
+    /// How many wait now for each member at the group's address. Empty without the kernel's tables.
+    pub(crate) fn waiters(&self, group: &GroupKey) -> Result<HashMap<KernelAddress, u32>> {
+        let walk = Walk { detail: true, ..Walk::members(group.protocol == Protocol::Udp) };
+        let records = self.lock().tables(walk)?.unwrap_or_default();
+        let here = assemble::members(&records).filter(|r| assemble::may_be_member(r, group));
+        Ok(here.filter_map(|r| Some((KernelAddress(r.sock_address), r.waiters?))).collect())
+    }
+
+    /// The sockets on a port that are in no group, with their holders. None without the kernel's tables.
+    pub(crate) fn ungrouped(&self, port: u16) -> Result<Vec<Ungrouped>> {
+        let tables = self.lock().tables(Walk { port: Some(port), ..Walk::WHOLE })?;
+        let mut listing = Listing { tables, descriptors: self.descriptors("holders")? };
+        if listing.has_hidden()
+            && let Some(again) = self.lock().tables(Walk { port: Some(port), ..Walk::WHOLE })?
+        {
+            listing.confirm_hidden(&again);
+        }
+        let own = self.own_netns().ok();
+        Ok(listing.ungrouped(port, |netns, index| device_name(own, netns, index)))
     }
 
     /// The owners of a group's members: for each member the process whose epoll instance watches it, if
@@ -262,8 +286,8 @@ impl Observer {
 }
 
 impl Programs {
-    /// What the kernel's tables list, UDP sockets only if asked; `None` if they cannot be read.
-    fn tables(&mut self, udp: bool) -> Result<Option<Vec<Record>>> {
+    /// What the kernel's tables list; `None` if they cannot be read.
+    fn tables(&mut self, walk: Walk) -> Result<Option<Vec<Record>>> {
         let Some(cursors) = &mut self.cursors else { return Ok(None) };
         let flags = SocketFlags::CLOEXEC;
         let (family, kind) = (AddressFamily::INET, SocketType::DGRAM);
@@ -271,7 +295,7 @@ impl Programs {
             Error::new(ErrorKind::System, FAILED).because(io::Error::from(errno))
         })?;
         let fd = u32::try_from(socket.as_raw_fd()).unwrap_or_default();
-        cursors.set(0, Cursor::start(fd, udp), 0).map_err(failed)?;
+        cursors.set(0, Cursor::start(fd, walk), 0).map_err(failed)?;
         let iterator = iterator(&mut self.ebpf, "tables")?;
         let link = iterator.attach_to_map(cursors.map_data()).map_err(failed)?;
         let link = iterator.take_link(link).map_err(failed)?;
@@ -401,7 +425,7 @@ mod tests {
             (held, whole)
         };
         let own = std::process::id();
-        let is_near = sees_host_pids() && observer.lock().tables(true).unwrap().is_some();
+        let is_near = sees_host_pids() && observer.lock().tables(Walk::WHOLE).unwrap().is_some();
         assert_eq!(holders(&[own]), (2, !is_near));
         if is_near {
             assert_eq!(holders(&[]), (0, false));

@@ -246,7 +246,7 @@ fn an_error_lists_the_groups_on_the_same_port() {
 }
 
 fn member(cookie: u64, pid: u32) -> Member {
-    let holder = Holder { pid, fd: 3, comm: "a".into(), thread: None };
+    let holder = Holder { pid, fd: 3, comm: "a".into(), thread: None, origin: None };
     Member { holders: vec![holder], ..examples::member(Protocol::Udp, cookie) }
 }
 
