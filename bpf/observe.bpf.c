@@ -271,29 +271,45 @@ static __always_inline __u32 waiters(struct sock *sk)
 	return found;
 }
 
+/*
+ * Fills in what the kernel knows of the socket at `sock_address`.
+ *
+ * Not inlined, and not static, as is what else reads much below: the verifier then looks at it once and by itself,
+ * instead of once for every path that leads here. Addresses are numbers there.
+ */
+__noinline int read_member(struct member_record *record, __u64 group_address, __u32 detail)
+{
+	struct sock_reuseport *group = (void *)group_address;
+	struct sock *sk;
+
+	if (!record)
+		return 0;
+	sk = (void *)record->sock_address;
+	record->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	record->uid = BPF_CORE_READ(sk, sk_uid.val);
+	read_address(record, sk);
+	read_queue(record, sk);
+	if (record->protocol == IPPROTO_UDP)
+		record->not_asked = not_asked(sk);
+	record->made = made(sk, record->protocol == IPPROTO_TCP);
+	record->drops = drops(sk);
+	/* Who waits for an MPTCP listener waits for the socket above. */
+	record->waiters = detail && !(record->made & MADE_MPTCP) ? waiters(sk) : WAITERS_UNKNOWN;
+	if (group) {
+		record->reuseport_id = BPF_CORE_READ(group, reuseport_id);
+		read_program(record, group);
+	}
+	return 0;
+}
+
 static __always_inline void emit_member(struct seq_file *seq, const struct view *view, int detail)
 {
 	struct member_record record = { .header = HEADER(KIND_MEMBER, record) };
-	struct sock_reuseport *group = view->group;
-	struct sock *sk = view->sk;
 
-	record.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
-	record.sock_address = (__u64)sk;
-	record.uid = BPF_CORE_READ(sk, sk_uid.val);
+	record.sock_address = (__u64)view->sk;
 	record.protocol = view->protocol;
 	record.standing = view->standing;
-	read_address(&record, sk);
-	read_queue(&record, sk);
-	if (record.protocol == IPPROTO_UDP)
-		record.not_asked = not_asked(sk);
-	record.made = made(sk, record.protocol == IPPROTO_TCP);
-	record.drops = drops(sk);
-	/* Who waits for an MPTCP listener waits for the socket above. */
-	record.waiters = detail && !(record.made & MADE_MPTCP) ? waiters(sk) : WAITERS_UNKNOWN;
-	if (group) {
-		record.reuseport_id = BPF_CORE_READ(group, reuseport_id);
-		read_program(&record, group);
-	}
+	read_member(&record, (__u64)view->group, detail);
 	EMIT(seq, record);
 }
 
@@ -375,13 +391,13 @@ static __always_inline struct inode *binary_of(struct task_struct *task)
  * Processes of one server have the same first process: the one from which the others were forked, and perhaps
  * run again. It may hold no socket itself.
  */
-static __always_inline void read_origin(struct holder_record *record, struct task_struct *leader)
+__noinline int read_origin(struct holder_record *record, __u64 leader)
 {
-	struct inode *binary = binary_of(leader);
-	struct task_struct *first = leader;
+	struct inode *binary = binary_of((void *)leader);
+	struct task_struct *first = (void *)leader;
 
-	if (!binary)
-		return;
+	if (!record || !binary)
+		return 0;
 	for (int i = 0; i < MAX_PARENTS; i++) {
 		struct task_struct *parent = BPF_CORE_READ(first, real_parent, group_leader);
 
@@ -393,6 +409,7 @@ static __always_inline void read_origin(struct holder_record *record, struct tas
 	record->first_started = BPF_CORE_READ(first, start_boottime);
 	record->binary_inode = BPF_CORE_READ(binary, i_ino);
 	record->binary_device = BPF_CORE_READ(binary, i_sb, s_dev);
+	return 0;
 }
 
 /*
@@ -410,7 +427,7 @@ static __always_inline void emit_holder(struct bpf_iter__task_file *ctx, struct 
 	record.tid = pid_for_reader(task);
 	record.fd = ctx->fd;
 	BPF_CORE_READ_STR_INTO(&record.comm, task, group_leader, comm);
-	read_origin(&record, BPF_CORE_READ(task, group_leader));
+	read_origin(&record, (__u64)BPF_CORE_READ(task, group_leader));
 	EMIT(ctx->meta->seq, record);
 }
 
