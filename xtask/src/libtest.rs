@@ -9,6 +9,10 @@ pub(crate) const SLOW: &str = "slow_";
 /// Names of ignored tests that take minutes begin with this; `cargo xtask soak` runs them.
 pub(crate) const SOAK: &str = "soak_";
 
+/// Names of ignored tests that take servers which the other tests do not need begin with this; `cargo xtask
+/// interop` runs them.
+pub(crate) const INTEROP: &str = "interop_";
+
 /// Tests whose outcome does not depend on the kernel's version have one of these in their paths: modules
 /// of integration tests, and the modules of `reuseport` without I/O. `cargo xtask vm` leaves them out.
 pub(crate) const ANY_KERNEL: [&str; 3] = ["any_kernel::", "model::", "wire::"];

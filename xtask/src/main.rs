@@ -7,6 +7,7 @@ mod api;
 mod arrows;
 mod bench;
 mod bpf;
+mod interop;
 mod libtest;
 mod prepare;
 mod shell;
@@ -37,6 +38,8 @@ enum Command {
     Bench(bench::Args),
     /// Compile the BPF sources with clang-14 into the committed objects
     Bpf(bpf::Args),
+    /// Run the recipes in docs/recipes/ with servers that the other tests do not need (`interop_`)
+    Interop(interop::Args),
     /// Simulate policies among up to 1,024 workers
     Simulate(simulate::Args),
     /// Run the long versions of tests (those with `soak_` in their names)
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Arrows(args) => arrows::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Bpf(args) => bpf::run(&args),
+        Command::Interop(args) => interop::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Test(args) => test::run(&args),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell;
 
 /// A program or a file, and the Debian package that contains it.
-type Needed = (&'static str, &'static str);
+pub(crate) type Needed = (&'static str, &'static str);
 
 /// What the tests need.
 const NEEDED: [Needed; 15] = [
@@ -47,12 +47,24 @@ pub(crate) fn for_vm() -> Result<()> {
     install(&NEEDED_BY_VM)
 }
 
-fn install(needed: &[Needed]) -> Result<()> {
+/// Installs the packages of what is missing.
+pub(crate) fn install(needed: &[Needed]) -> Result<()> {
     let missing = missing(needed);
     if missing.is_empty() {
         return Ok(());
     }
-    let packages = missing.join(" ");
+    install_packages(&missing)?;
+    match self::missing(needed).as_slice() {
+        [] => Ok(()),
+        left => {
+            bail!("installed {}, but their programs or files are still missing", left.join(" "))
+        }
+    }
+}
+
+/// Installs Debian packages.
+pub(crate) fn install_packages(names: &[&str]) -> Result<()> {
+    let packages = names.join(" ");
     if shell::find("apt-get").is_none() {
         bail!("there is no apt-get; install what Debian calls {packages}");
     }
@@ -61,15 +73,9 @@ fn install(needed: &[Needed]) -> Result<()> {
         &format!("apt-get install {packages}"),
         shell::as_root("/bin/sh")?
             .args(["-c", include_str!("install.sh"), "install"])
-            .args(&missing)
+            .args(names)
             .stdin(Stdio::null()),
-    )?;
-    match self::missing(needed).as_slice() {
-        [] => Ok(()),
-        left => {
-            bail!("installed {}, but their programs or files are still missing", left.join(" "))
-        }
-    }
+    )
 }
 
 /// The packages whose program or file is missing.
