@@ -6,4 +6,5 @@ mod any_kernel;
 mod common;
 mod not_asked;
 mod places;
+mod recipes;
 mod steering;

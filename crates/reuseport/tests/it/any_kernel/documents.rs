@@ -1,5 +1,8 @@
 //! The documentation agrees with the tests.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
 use crate::rights::{STEPS, Step, stands_in};
 
 const RIGHTS: &str = include_str!("../../../../../docs/rights.md");
@@ -82,5 +85,64 @@ fn the_readme_has_the_same_capabilities() {
         assert_eq!(said, needed, "{row}");
         let known = |what: &&&str| STEPS.iter().any(|step| step.what == **what);
         assert_eq!(steps.iter().filter(known).count(), steps.len(), "{row}");
+    }
+}
+
+/// README.md, what is next to it, and all below docs/.
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let directories = [root.clone(), root.join("docs"), root.join("docs/recipes")];
+    let entries = directories.iter().flat_map(|directory| std::fs::read_dir(directory).unwrap());
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
+}
+
+/// The lines that are no part of a fenced block.
+fn text_of(page: &Path) -> String {
+    let text = std::fs::read_to_string(page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
+    text.split("```").step_by(2).collect()
+}
+
+/// As GitHub makes them from headings.
+fn anchors(page: &Path) -> BTreeSet<String> {
+    let text = text_of(page);
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let of = |heading: &str| -> String {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || "-_ ".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(of).collect()
+}
+
+#[test]
+fn every_link_between_pages_leads_somewhere() {
+    let mut links = 0;
+    for page in pages() {
+        let text = text_of(&page);
+        let targets = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
+        for target in targets.filter(|target| !target.contains("://")) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let linked = match file {
+                "" => page.clone(),
+                file => page.parent().unwrap().join(file),
+            };
+            assert!(linked.exists(), "{} links {target}", page.display());
+            let known = || anchors(&linked).contains(anchor);
+            assert!(anchor.is_empty() || known(), "{} links {target}", page.display());
+            links += 1;
+        }
+    }
+    assert!(links > 100, "{links} links found");
+}
+
+#[test]
+fn the_table_of_contents_names_every_page() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let contents = std::fs::read_to_string(docs.join("README.md")).unwrap();
+    for entry in std::fs::read_dir(docs).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let is_page = name.ends_with(".md") && name != "README.md";
+        assert!(!is_page || contents.contains(&format!("({name})")), "docs/README.md lacks {name}");
     }
 }
