@@ -54,17 +54,17 @@ const RECIPES: [Recipe; 12] = [
 ];
 
 #[test]
-fn the_recipe_for_nginx_holds() {
+fn slow_the_recipe_for_nginx_holds() {
     course::follow(&NGINX);
 }
 
 #[test]
-fn the_recipe_for_haproxy_holds() {
+fn slow_the_recipe_for_haproxy_holds() {
     course::follow(&HAPROXY);
 }
 
 #[test]
-fn the_recipe_for_unbound_holds() {
+fn slow_the_recipe_for_unbound_holds() {
     course::follow(&UNBOUND);
 }
 
@@ -188,7 +188,7 @@ fn sleeping() -> u32 {
 }
 
 #[test]
-fn the_first_hour_holds() {
+fn slow_the_first_hour_holds() {
     isolated(|| {
         let page = Page::read("../start");
         let scene = Scene::new(&page);
