@@ -37,7 +37,7 @@ const SERVERS: [(&[&str], Server); 23] = [
         &["gunicorn"],
         of(
             "gunicorn",
-            "its workers share a socket: start one gunicorn per worker, each with `--workers 1 --reuse-port`",
+            "`reuse_port` from gunicorn 24 on; workers of earlier ones share a socket: start one gunicorn per worker, each with `--workers 1 --reuse-port`",
         ),
     ),
     (&["granian"], of("Granian", "versions from 2025 on bind one per worker")),

@@ -105,6 +105,10 @@ impl Course<'_> {
     pub(super) fn attach(&self) {
         self.scene.start(self.page.script("Attach"), "Watching");
         self.settles();
+        // A worker that is just starting is in no wait yet.
+        wait::until("`show` points out nothing", wait::BOUND, || {
+            self.shown().is_some_and(|shown| shown["findings"] == serde_json::json!([]))
+        });
     }
 
     /// Waits until the watcher steers as many members as the recipe has, and no others are there.

@@ -183,17 +183,21 @@ fn http(mut answer: impl BufRead) -> io::Result<bool> {
 
 /// Asked again after a second, as resolvers do.
 fn dns(server: SocketAddr) -> Outcome {
-    let ask = || -> io::Result<Vec<u8>> {
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
-        socket.connect(server)?;
-        socket.set_read_timeout(Some(scaled(Duration::from_secs(1))))?;
-        dns_ask(&socket, "server.test")
+    let is_answered = |patience: Duration| {
+        let ask = || -> io::Result<Vec<u8>> {
+            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            socket.connect(server)?;
+            socket.set_read_timeout(Some(scaled(patience)))?;
+            dns_ask(&socket, "server.test")
+        };
+        ask().is_ok_and(|answer| answer.ends_with(&[192, 0, 2, 1]))
     };
-    let ask = || ask().is_ok_and(|answer| answer.ends_with(&[192, 0, 2, 1]));
-    match (ask(), ()) {
-        (true, ()) => Outcome::Answered,
-        (false, ()) if ask() => Outcome::Again,
-        (false, ()) => Outcome::Lost,
+    if is_answered(Duration::from_secs(1)) {
+        Outcome::Answered
+    } else if is_answered(BOUND) {
+        Outcome::Again
+    } else {
+        Outcome::Lost
     }
 }
 
