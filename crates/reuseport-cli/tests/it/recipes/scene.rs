@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use assert_cmd::cargo::cargo_bin;
 use rustix::process::{Pid, Signal, kill_process};
@@ -90,16 +91,25 @@ fn processes() -> Vec<Pid> {
     pids.filter_map(Pid::from_raw).collect()
 }
 
+/// Whether no process is left within a time, during which they get `signal`.
+fn end_all(signal: Signal, patience: Duration) -> bool {
+    // Again, because a server may start another process meanwhile.
+    let ended = || {
+        let left = processes();
+        for pid in &left {
+            let _ = kill_process(*pid, signal);
+        }
+        left.is_empty().then_some(())
+    };
+    wait::poll(patience, ended).is_some()
+}
+
 impl Drop for Scene {
     fn drop(&mut self) {
-        // Again, because a server may start another process meanwhile.
-        wait::poll(wait::BOUND, || {
-            let left = processes();
-            for pid in &left {
-                let _ = kill_process(*pid, Signal::KILL);
-            }
-            left.is_empty().then_some(())
-        });
+        // Servers that are killed leave shared memory behind.
+        if !end_all(Signal::TERM, Duration::from_secs(3)) {
+            end_all(Signal::KILL, wait::BOUND);
+        }
         if std::thread::panicking() {
             for entry in fs::read_dir(self.path()).into_iter().flatten().flatten() {
                 if entry.path().extension().is_some_and(|extension| extension == "log") {
