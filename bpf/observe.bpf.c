@@ -291,10 +291,14 @@ __noinline int read_member(struct member_record *record, __u64 group_address, __
 	read_queue(record, sk);
 	if (record->protocol == IPPROTO_UDP)
 		record->not_asked = not_asked(sk);
-	record->made = made(sk, record->protocol == IPPROTO_TCP);
-	record->drops = drops(sk);
-	/* Who waits for an MPTCP listener waits for the socket above. */
-	record->waiters = detail && !(record->made & MADE_MPTCP) ? waiters(sk) : WAITERS_UNKNOWN;
+	record->waiters = WAITERS_UNKNOWN;
+	if (detail) {
+		record->made = made(sk, record->protocol == IPPROTO_TCP);
+		record->drops = drops(sk);
+		/* Who waits for an MPTCP listener waits for the socket above. */
+		if (!(record->made & MADE_MPTCP))
+			record->waiters = waiters(sk);
+	}
 	if (group) {
 		record->reuseport_id = BPF_CORE_READ(group, reuseport_id);
 		read_program(record, group);

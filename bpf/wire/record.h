@@ -81,7 +81,7 @@ struct member_record {
 	__u8 address[16];   /* IPv4 in the first four */
 	char program_name[16];
 	__u32 not_asked;    /* UDP: enum not_asked */
-	__u32 made;	    /* enum made */
+	__u32 made;	    /* enum made; this and what follows only in detail */
 	__u32 drops;	    /* packets that the kernel dropped there, since the socket was made */
 	__u32 waiters;	    /* epoll instances that watch it and threads that wait for it, or WAITERS_UNKNOWN */
 };
@@ -139,7 +139,7 @@ struct cursor {
 	__u32 again;  /* how often the walk may still read a list again that changed meanwhile */
 	__u32 final_stage; /* the last stage: listeners alone take a fraction of the time on a host with many UDP sockets */
 	__u16 port;   /* of which sockets in no group are reported, too; 0: of none */
-	__u16 detail; /* whether to see who waits for each socket */
+	__u16 detail; /* whether to report how each socket was made, what it dropped and who waits for it */
 };
 
 /* Runs of that walk, of up to 260 sockets each. */

@@ -105,7 +105,8 @@ impl Selector {
         .into()
     }
 
-    /// nginx's master and every worker hold every listener: holding one does not mean serving it.
+    /// nginx's master and every worker hold every listener: holding one does not mean serving it. The process may
+    /// also wait for a member without epoll, or several may watch it.
     fn no_owner(&self, pid: u32, group: &GroupStatus) -> anyhow::Error {
         let holds = |member: &&MemberStatus| member.member.holders.iter().any(|h| h.pid == pid);
         let held: Vec<&MemberStatus> = group.members.iter().filter(holds).collect();
@@ -114,8 +115,8 @@ impl Selector {
         }
         Failure::nothing(
             format!(
-                "process {pid} shares members of {} with other processes, and its epoll watches \
-                 none of them",
+                "process {pid} shares members of {} with other processes, and is not known to \
+                 serve one of them alone",
                 group.group.key,
             ),
             format!("name the members instead: {}", list(&held)),

@@ -51,8 +51,8 @@ impl Balancer {
     /// Attaches to a group, or updates an attachment: new members get a slot, slots of closed members
     /// are freed, and the policy changes if the request names another one. All of it works under traffic.
     ///
-    /// Members that join later get nothing until this is called again; [`watch`](crate::watch) does so
-    /// for each of them.
+    /// While one of these members is left, those that join later get nothing until this is called again;
+    /// [`watch`](crate::watch) does so for each of them.
     ///
     /// # Errors
     ///

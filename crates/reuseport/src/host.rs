@@ -132,7 +132,7 @@ impl Host {
 
     /// Adds to the error that no group matches, [`ErrorKind::NotFound`], which sockets are there instead, in no
     /// group, who has them, and what that server has to do; `netns` is the inode number of the only network
-    /// namespace to look at. Returns other errors as they are, and this one if there is no such socket, or the
+    /// namespace to look at; without it, those in the caller's come before those in others. Returns other errors as they are, and this one if there is no such socket, or the
     /// kernel's tables cannot be read.
     #[must_use]
     pub fn explain(&self, error: Error, spec: &GroupSpec, netns: Option<u32>) -> Error {
@@ -143,6 +143,10 @@ impl Host {
         there.retain(|one| {
             spec.matches_name(&one.key) && netns.is_none_or(|inode| one.key.netns.inode == inode)
         });
+        let own = self.own_netns().ok();
+        if there.iter().any(|one| Some(one.key.netns) == own) {
+            there.retain(|one| Some(one.key.netns) == own);
+        }
         instead(error, &there, server_of)
     }
 

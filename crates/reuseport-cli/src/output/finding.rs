@@ -64,7 +64,9 @@ impl About {
 
     fn text(&self, finding: &Finding) -> String {
         match finding {
-            Finding::OneSocket { processes, server, .. } => one_socket(*processes, *server),
+            Finding::OneSocket { processes, waiters, server, .. } => {
+                one_socket(*processes, *waiters, *server)
+            }
             Finding::SeveralServers { parties, different, .. } => several(parties, *different),
             Finding::Unwaited { members, waiting, .. } => self.unwaited(members, *waiting),
             Finding::SeveralWait { members, .. } => format!(
@@ -123,6 +125,7 @@ impl About {
     fn short(&self, finding: &Finding) -> Option<String> {
         match finding {
             Finding::OneSocket { processes: 2.., .. }
+            | Finding::OneSocket { waiters: Some(2..), .. }
             | Finding::SeveralServers { different: true, .. } => Some(self.text(finding)),
             Finding::Unwaited { waiting: 0, .. } => None,
             Finding::Unwaited { waiting, .. } => {
@@ -151,17 +154,18 @@ fn names(members: &[String]) -> String {
     listed(members.iter().cloned(), NAMED)
 }
 
-fn one_socket(processes: usize, server: Option<&Server>) -> String {
-    if processes < 2 {
-        return "1 socket: nothing to choose among until there are more".to_owned();
-    }
-    let how = match server {
-        Some(Server { name, directive, .. }) => format!(" ({name}: {directive})"),
-        None => ", each with SO_REUSEPORT set before bind".to_owned(),
+fn one_socket(processes: usize, waiters: Option<u32>, server: Option<&Server>) -> String {
+    let how = server.map(|Server { name, directive, .. }| format!(" ({name}: {directive})"));
+    let shared = match (processes, waiters) {
+        (2.., _) => format!(", held by {processes} processes"),
+        (_, Some(2..)) => ", which several epoll instances or threads wait for".to_owned(),
+        _ => {
+            let how = how.unwrap_or_default();
+            return format!("1 socket: nothing to choose among until there are more{how}");
+        }
     };
-    format!(
-        "1 socket, held by {processes} processes: nothing to choose among; the server must bind one per worker{how}"
-    )
+    let how = how.unwrap_or_else(|| ", each with SO_REUSEPORT set before bind".to_owned());
+    format!("1 socket{shared}: nothing to choose among; the server must bind one per worker{how}")
 }
 
 fn several(parties: &[Party], different: bool) -> String {
@@ -232,9 +236,15 @@ mod tests {
 
     #[test]
     fn one_socket_is_explained_by_who_holds_it() {
-        assert_eq!(one_socket(1, None), "1 socket: nothing to choose among until there are more");
+        let none = "1 socket: nothing to choose among until there are more";
+        assert_eq!(one_socket(1, Some(1), None), none);
+        assert_eq!(one_socket(0, None, None), none);
+        assert!(
+            one_socket(1, Some(2), None)
+                .starts_with("1 socket, which several epoll instances or threads wait for: n")
+        );
         assert_eq!(
-            one_socket(5, None),
+            one_socket(5, None, None),
             "1 socket, held by 5 processes: nothing to choose among; the server must bind one per \
              worker, each with SO_REUSEPORT set before bind"
         );

@@ -37,9 +37,10 @@ fn one_socket(
     members: &[Member],
     server: impl Fn(&Holder) -> Option<&'static Server>,
 ) -> Option<Finding> {
-    let holders = &members.first()?.holders;
+    let Member { holders, waiters, .. } = members.first()?;
     let pids: BTreeSet<u32> = holders.iter().map(|holder| holder.pid).collect();
-    Some(Finding::OneSocket { processes: pids.len(), server: holders.iter().find_map(server) })
+    let server = holders.iter().find_map(server);
+    Some(Finding::OneSocket { processes: pids.len(), waiters: *waiters, server })
 }
 
 /// Names of members, if there are any.

@@ -15,6 +15,8 @@ pub enum Finding {
     OneSocket {
         /// How many visible processes hold it.
         processes: usize,
+        /// How many wait for it at this moment: see [`Member::waiters`](crate::Member::waiters).
+        waiters: Option<u32>,
         /// The server, if it is known.
         server: Option<&'static Server>,
     },

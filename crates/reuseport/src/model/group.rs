@@ -238,14 +238,14 @@ pub struct Member {
     /// UDP: what may reach it without any program being asked, as far as its options tell.
     pub not_asked: Vec<NotAsked>,
     /// How many packets the kernel has dropped at it since it was made, modulo 2^32: its queue was full, mostly;
-    /// also checksums that were wrong, and connections that could not be made.
+    /// also checksums that were wrong, and connections that could not be made. 0 in looks of a watcher.
     pub drops: u32,
     /// How many wait for it at this moment, up to 16: epoll instances that watch it, which they do as long as
     /// it is registered there, and threads that are in accept, poll, select or a read, or that an io_uring
     /// does it for. `None` where that is not seen: of an MPTCP listener, and in looks of a watcher.
     pub waiters: Option<u32>,
     /// TCP: whether a connection is accepted only when the client has sent something (`TCP_DEFER_ACCEPT`). Until
-    /// then it counts as half-open.
+    /// then it counts as half-open. False in looks of a watcher.
     pub defers_accept: bool,
     /// The address of its `struct sock` in the kernel. Never shown to users, and never in a map that
     /// ordinary users may read.

@@ -38,7 +38,7 @@ impl Cursor {
 pub(crate) struct Walk {
     /// Whether it goes through those of UDP sockets, too.
     pub(crate) udp: bool,
-    /// Who waits for each socket.
+    /// Whether it reports how each socket was made, what it dropped and who waits for it.
     pub(crate) detail: bool,
     /// A port of which sockets in no group are reported, too.
     pub(crate) port: Option<u16>,

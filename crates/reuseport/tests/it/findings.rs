@@ -152,17 +152,18 @@ fn an_error_names_the_sockets_that_are_there_in_no_group() {
         let host = Host::open().unwrap();
         let listener = TcpListener::bind(loopback(false)).unwrap();
         let name = format!("tcp:{}", listener.local_addr().unwrap());
-        for found in [host.find(&name.parse().unwrap()), host.find_steered(&name.parse().unwrap())]
-        {
-            let error = found.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::NotFound);
-            let text = error.report().to_string();
+        let spec = name.parse().unwrap();
+        for find in [Host::find, Host::find_steered] {
             let pid = std::process::id();
+            let there =
+                format!(" {pid} has {name}, bound with SO_REUSEADDR, not with SO_REUSEPORT");
+            // Until execve, a child of another test holds it, too.
+            let text = wait::until_some(&there, wait::BOUND, || {
+                let error = find(&host, &spec).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::NotFound);
+                Some(error.report().to_string()).filter(|text| text.contains(&there))
+            });
             assert!(text.starts_with(&format!("no group matches `{name}`: ")), "{text}");
-            assert!(
-                text.contains(&format!(" {pid} has {name}, bound with SO_REUSEADDR, not")),
-                "{text}"
-            );
         }
         assert!(host.groups().unwrap().iter().all(|group| group.key.to_string() != name));
         close(listener);

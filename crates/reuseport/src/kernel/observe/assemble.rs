@@ -213,7 +213,7 @@ fn member(record: &MemberRecord, descriptors: &[&HolderRecord]) -> Member {
     Member {
         cookie: record.cookie.or_else(|| of_it().find_map(|r| r.cookie)),
         holders,
-        mptcp: record.made.mptcp,
+        mptcp: record.made.mptcp || record.standing == Standing::Mptcp,
         queue: record.queue,
         not_asked: not_asked(record),
         drops: record.drops,

@@ -57,13 +57,13 @@ fn there_is_nothing_to_say_about_a_healthy_group() {
 #[test]
 fn one_socket_is_nothing_to_choose_among_whoever_holds_it() {
     let found = among(&[member(1, [nginx(10), nginx(11), nginx(11)])]);
-    let [Finding::OneSocket { processes, server: Some(server) }] = &found[..] else {
+    let [Finding::OneSocket { processes, server: Some(server), .. }] = &found[..] else {
         panic!("{found:?}")
     };
     assert_eq!((*processes, server.name), (2, "nginx"));
     assert_eq!(found[0].name(), "one-socket");
     let unknown = among(&[member(1, [holder(5, "a", 1, 5, 0)])]);
-    assert_eq!(unknown, [Finding::OneSocket { processes: 1, server: None }]);
+    assert_eq!(unknown, [Finding::OneSocket { processes: 1, waiters: Some(1), server: None }]);
 }
 
 #[test]
