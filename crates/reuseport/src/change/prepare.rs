@@ -67,7 +67,7 @@ impl Transaction {
         let seed = seed()?;
         let sockets = Sockets::create(kind, slots).map_err(denied)?;
         let roster = Roster::empty(sockets.slots().count());
-        let table = NewTable::new(Length::of_policy(slots), &Table::default(), roster);
+        let table = NewTable::unset(Length::of_policy(slots), &Table::default(), roster);
         let table = table.map_err(denied)?;
         let config = Config { policy, seed, protocol };
         let members = layer.map(HostLayer::members_map);
@@ -89,7 +89,7 @@ fn prepare_object(key: &GroupKey, spec: &ObjectSpec, bpffs: &Path) -> Result<Pre
     let header = Header::new(key, seed()?);
     let setup = Setup::new(Program::Object(()), false, None);
     let mut state =
-        NewTable::new(Length::of_object(slots), &Table::default(), Roster::empty(slots))
+        NewTable::unset(Length::of_object(slots), &Table::default(), Roster::empty(slots))
             .and_then(|table| table.instance(1, setup))
             .and_then(|instance| GroupState::create(header, sockets, None, instance))
             .map_err(|error| cannot_make_maps(key, error))?;
@@ -110,9 +110,17 @@ pub(super) struct NewTable {
 }
 
 impl NewTable {
+    /// In force: programs read it.
     pub(super) fn new(length: Length, table: &Table, roster: Roster) -> Result<Self, MapError> {
+        let mut new = Self::unset(length, table, roster)?;
+        new.tables.set(&new.table)?;
+        Ok(new)
+    }
+
+    /// Not in force. The first table comes with the members: each change takes a grace period of RCU.
+    fn unset(length: Length, table: &Table, roster: Roster) -> Result<Self, MapError> {
         let table = TableMap::create(length, table, &roster)?;
-        let tables = Tables::create(&table)?;
+        let tables = Tables::empty(&table)?;
         Ok(Self { roster, table, tables })
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sk_reuseport::maps::{HashMap as BpfHashMap, MapData, MapError, RingBuf};
 use sk_reuseport::programs::{BtfTracePoint, CgroupSock, Iter, Program, ProgramError};
-use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
+use sk_reuseport::{Ebpf, EbpfLoader};
 use zerocopy::FromBytes as _;
 
 use super::follower::Event;
@@ -16,6 +16,7 @@ use super::listing::{Finds, Listing};
 use super::pace::{REGULARLY, WITHOUT_EVENTS};
 use super::seen::Port;
 use crate::error::Result;
+use crate::kernel::types::types;
 use crate::kernel::{caps, cgroup};
 use crate::model::group::Protocol;
 use crate::model::id::{Cookie, Netns};
@@ -59,8 +60,8 @@ impl Source {
     /// If the caller lacks the rights.
     pub(crate) fn open(own: Netns) -> Result<Self> {
         let open = || -> Result<Self, AnyError> {
-            let btf = KernelBtf::from_sys_fs()?;
-            let mut programs = EbpfLoader::new().kernel_btf(&btf).load(OBJECT)?;
+            let btf = types()?;
+            let mut programs = EbpfLoader::new().kernel_btf(btf).load(OBJECT)?;
             let ports = programs.take_map("ports").ok_or(MapError::KeyNotFound)?.try_into()?;
             Ok(Self {
                 own,
@@ -133,7 +134,7 @@ impl Source {
             self.open_events()?;
             let program: &mut BtfTracePoint =
                 program(&mut self.programs, "on_listen")?.try_into()?;
-            program.load("inet_sock_set_state", &KernelBtf::from_sys_fs()?)?;
+            program.load("inet_sock_set_state", types()?)?;
             program.attach()?;
             self.traces_listeners = true;
         }
@@ -178,7 +179,7 @@ impl Source {
 
     fn list_udp(&mut self) -> Result<(), AnyError> {
         let program: &mut Iter = program(&mut self.programs, "udp_members")?.try_into()?;
-        program.load("udp", &KernelBtf::from_sys_fs()?)?;
+        program.load("udp", types()?)?;
         let id = program.attach()?;
         let link = program.take_link(id)?;
         let finds = if self.traces_binds == Some(true) { Finds::Leaving } else { Finds::Changes };

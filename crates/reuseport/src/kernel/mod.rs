@@ -16,3 +16,4 @@ pub(crate) mod reports;
 pub(crate) mod server;
 pub(crate) mod sockets;
 pub(crate) mod tables;
+pub(crate) mod types;

@@ -12,6 +12,7 @@ use super::maps::PolicyMaps;
 use super::object::log_verdict;
 use super::sockets::Sockets;
 use super::tables::Tables;
+use super::types::types;
 use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::model::degraded::Degraded;
 use crate::model::group::Protocol;
@@ -74,7 +75,7 @@ enum QueueAccess {
 /// The kernel's BTF ids that direct reads need.
 #[derive(Debug)]
 struct Direct {
-    btf: KernelBtf,
+    btf: &'static KernelBtf,
     rdonly_cast: u32,
     socket: u32,
 }
@@ -155,7 +156,7 @@ fn queue_access(protocol: Protocol) -> QueueAccess {
             ),
         );
     }
-    let btf = match KernelBtf::from_sys_fs() {
+    let btf = match types() {
         Ok(btf) => btf,
         Err(error) => return QueueAccess::None(unreadable(error)),
     };
@@ -191,7 +192,7 @@ fn probe() -> Result<SkReuseport> {
 }
 
 /// The ids for direct reads; `None` if the kernel lacks the function. Without the JIT, loading fails.
-fn direct_access(btf: KernelBtf, protocol: Protocol) -> Option<Direct> {
+fn direct_access(btf: &'static KernelBtf, protocol: Protocol) -> Option<Direct> {
     // Each begins with a struct sock.
     let socket = match protocol {
         Protocol::Tcp => "inet_connection_sock",
@@ -217,7 +218,7 @@ fn load_with_helper(loader: &mut EbpfLoader<'_>) -> Result<(SkReuseport, Option<
 fn load_direct(direct: &Direct, loader: &EbpfLoader<'_>) -> Result<SkReuseport> {
     let mut loader = loader.clone();
     loader
-        .kernel_btf(&direct.btf)
+        .kernel_btf(direct.btf)
         .kernel_function(config::RDONLY_CAST, direct.rdonly_cast)
         .override_global(config::SOCKET_TYPE, &direct.socket, true);
     load_object(OBJECT_DIRECT, &mut loader)
@@ -280,7 +281,7 @@ mod tests {
             let config = Config { policy: Policy::default_for(protocol), seed: 1, protocol };
             let (length, roster) = (Length::of_policy(4), Roster::empty(4));
             let table = TableMap::create(length, &Table::default(), &roster).unwrap();
-            let tables = Tables::create(&table).unwrap();
+            let tables = Tables::empty(&table).unwrap();
             let (loaded, _) = load(config, &sockets, &tables, Some(&members)).unwrap();
             assert!(loaded.degraded.is_none(), "{protocol}");
         }

@@ -110,11 +110,9 @@ impl TableMap {
 }
 
 impl Tables {
-    /// Makes the array, with its first table in it.
-    pub(crate) fn create(first: &TableMap) -> Result<Self, MapError> {
-        let mut map = ArrayOfMaps::create("tables", 1, first.map.map_data())?;
-        map.set(0, first.map.map_data(), 0)?;
-        Ok(Self { map })
+    /// Makes the array, for tables of the shape of this one. It has none: programs find no member.
+    pub(crate) fn empty(shape: &TableMap) -> Result<Self, MapError> {
+        Ok(Self { map: ArrayOfMaps::create("tables", 1, shape.map.map_data())? })
     }
 
     pub(crate) fn from_pin(path: impl AsRef<Path>) -> Result<Self, MapError> {
@@ -127,7 +125,10 @@ impl Tables {
 
     /// Whether programs read this table.
     pub(crate) fn has(&self, table: &TableMap) -> Result<bool, MapError> {
-        Ok(self.map.get(&0, 0)? == table.id)
+        match self.map.get(&0, 0) {
+            Err(MapError::KeyNotFound) => Ok(false),
+            id => Ok(id? == table.id),
+        }
     }
 
     /// Puts a table into force. When this returns, no program reads the old one.

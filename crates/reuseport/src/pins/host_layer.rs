@@ -16,6 +16,7 @@ use super::bpffs::{self, Held, Root};
 use super::recount::Recount;
 use crate::error::{Error, ErrorKind, Report, Result};
 use crate::kernel::caps;
+use crate::kernel::types::types;
 use crate::wire::host::{HOST_MEMBERS, HostMember, Mark};
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/host.bpf.o");
@@ -276,12 +277,12 @@ fn counts(path: &Path) -> bool {
 
 /// Attaches the counting programs, and creates the recount.
 fn count(ebpf: &mut Ebpf, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let btf = KernelBtf::from_sys_fs()?;
+    let btf = types()?;
     // First, because the pins of the counting programs mark the layer as complete.
-    if let Err(error) = Recount::create(path, &btf) {
+    if let Err(error) = Recount::create(path, btf) {
         Report::new(error.as_ref()).warn_that("missed closes of connections will stay counted");
     }
-    attach_counting(ebpf, path, &btf)
+    attach_counting(ebpf, path, btf)
 }
 
 /// Loads and attaches the counting programs, and pins their links.

@@ -1,9 +1,11 @@
 //! The running kernel's types.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya_obj::btf::{Btf, BtfError, BtfKind};
 
@@ -54,8 +56,20 @@ impl KernelTypes for Btf {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// What was looked up is kept: loading several programs with the same value takes less time again.
 #[derive(Debug)]
-pub struct KernelBtf(Bytes);
+pub struct KernelBtf {
+    bytes: Bytes,
+    found: Mutex<Found>,
+}
+
+/// What was looked up, by what was asked for.
+#[derive(Debug, Default)]
+struct Found {
+    ids: HashMap<(String, u32), u32>,
+    excerpts: Vec<(HashSet<Vec<u8>>, Arc<Btf>)>,
+}
 
 /// About five megabytes.
 #[derive(Debug)]
@@ -74,14 +88,14 @@ impl KernelBtf {
     /// cannot be read.
     pub fn from_sys_fs() -> Result<Self, EbpfError> {
         match read() {
-            Ok(bytes) => Ok(Self(bytes)),
+            Ok(bytes) => Ok(Self { bytes, found: Mutex::default() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(EbpfError::NoBTF),
             Err(error) => Err(EbpfError::FileError { path: Path::new(VMLINUX).to_owned(), error }),
         }
     }
 
     fn bytes(&self) -> &[u8] {
-        match &self.0 {
+        match &self.bytes {
             Bytes::Mapped(mapping, len) => mapping.bytes(0, *len),
             Bytes::Copied(bytes) => bytes,
         }
@@ -93,6 +107,20 @@ impl KernelBtf {
     ///
     /// [`BtfError::UnknownBtfTypeName`] with the first type that is missing.
     pub fn ids<const N: usize>(&self, types: [(&str, BtfKind); N]) -> Result<[u32; N], BtfError> {
+        let key = |(name, kind): (&str, BtfKind)| (name.to_owned(), kind as u32);
+        let known = |found: &Found| {
+            let known = types.map(|of| found.ids.get(&key(of)).copied());
+            known.iter().all(Option::is_some).then(|| known.map(Option::unwrap_or_default))
+        };
+        if let Some(ids) = known(&self.found()) {
+            return Ok(ids);
+        }
+        let ids = self.look_up(types)?;
+        self.found().ids.extend(types.map(key).into_iter().zip(ids));
+        Ok(ids)
+    }
+
+    fn look_up<const N: usize>(&self, types: [(&str, BtfKind); N]) -> Result<[u32; N], BtfError> {
         let mut ids = [0; N];
         let mut missing = N;
         // Invalid BTF has no types.
@@ -115,16 +143,24 @@ impl KernelBtf {
     }
 
     /// The types that the programs of an object need, parsed.
-    pub(crate) fn for_object(&self, object: &[u8]) -> Result<Btf, BtfError> {
-        let excerpt = || {
-            let names = required_types::names(object)?;
-            subset(&Raw::new(self.bytes())?, &names)
-        };
-        match excerpt() {
-            Some(bytes) => Btf::parse(&bytes, object::Endianness::default()),
-            // The object needs something that a subset lacks, such as the ids of types.
-            None => Btf::parse(self.bytes(), object::Endianness::default()),
+    pub(crate) fn for_object(&self, object: &[u8]) -> Result<Arc<Btf>, BtfError> {
+        let parse = |bytes: &[u8]| Btf::parse(bytes, object::Endianness::default()).map(Arc::new);
+        // The object may need something that a subset lacks, such as the ids of types.
+        let Some(names) = required_types::names(object) else { return parse(self.bytes()) };
+        let mut found = self.found();
+        if let Some((_, excerpt)) = found.excerpts.iter().find(|(known, _)| *known == names) {
+            return Ok(Arc::clone(excerpt));
         }
+        let Some(bytes) = Raw::new(self.bytes()).and_then(|all| subset(&all, &names)) else {
+            return parse(self.bytes());
+        };
+        let excerpt = parse(&bytes)?;
+        found.excerpts.push((names, Arc::clone(&excerpt)));
+        Ok(excerpt)
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
