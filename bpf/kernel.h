@@ -118,6 +118,13 @@ struct net {
 	struct ns_common ns;
 	struct netns_ipv4 ipv4;
 	__u64 net_cookie;
+	struct hlist_head *dev_index_head;
+};
+
+struct net_device {
+	char name[16];
+	int ifindex;
+	struct hlist_node index_hlist; /* the place in dev_index_head */
 };
 
 struct nsproxy {

@@ -5,13 +5,53 @@
  */
 #pragma once
 
+/* net/core/dev.h: dev_index_hash */
+#define NETDEV_HASHENTRIES 256
+/* The most devices of one hash that are looked at: some 4,000 in a namespace. */
+#define DEVICES_PER_HASH 16
+
+static __always_inline struct net_device *device_of(struct hlist_node *node)
+{
+	return (void *)node - bpf_core_field_offset(struct net_device, index_hlist);
+}
+
+/*
+ * The device with this index in a namespace (__dev_get_by_index), 0 if there is none. Both are addresses. A global
+ * function, which the verifier looks at once, not for each way that leads to it.
+ */
+__noinline __u64 find_device(__u64 net, __u32 index)
+{
+	__u32 hash = index & (NETDEV_HASHENTRIES - 1);
+	void *heads = BPF_CORE_READ((struct net *)net, dev_index_head);
+	struct hlist_head *list = heads + (__u64)hash * sizeof(*list);
+	struct hlist_node *node;
+	int i;
+
+	if (!index)
+		return 0;
+	node = BPF_CORE_READ(list, first);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < DEVICES_PER_HASH; i++) {
+		if (!node)
+			break;
+		if (BPF_CORE_READ(device_of(node), ifindex) == index)
+			return (__u64)device_of(node);
+		node = BPF_CORE_READ(node, next);
+	}
+	return 0;
+}
+
 static __always_inline void read_address(struct member_record *record, struct sock *sk)
 {
 	struct net *net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
+	struct net_device *device;
 
 	record->netns_cookie = BPF_CORE_READ(net, net_cookie);
 	record->netns_inode = BPF_CORE_READ(net, ns.inum);
 	record->device = BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
+	/* Without a device, reading fails, and the name is empty. A branch would double what the verifier looks at. */
+	device = (void *)find_device((__u64)net, record->device);
+	BPF_CORE_READ_INTO(&record->device_name, device, name);
 	record->family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	record->port = BPF_CORE_READ(sk, __sk_common.skc_num);
 	if (record->family == AF_INET6) {

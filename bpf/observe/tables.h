@@ -12,8 +12,8 @@
  */
 #pragma once
 
-/* Records of one run: 260 of 120 bytes. */
-#define RECORDS_PER_RUN 260
+/* Records of one run: 240 of 136 bytes. */
+#define RECORDS_PER_RUN 240
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -84,6 +84,7 @@ struct member_record {
 	__u32 made;	    /* enum made; this and what follows only in detail */
 	__u32 drops;	    /* packets that the kernel dropped there, since the socket was made */
 	__u32 waiters;	    /* epoll instances that watch it and threads that wait for it, or WAITERS_UNKNOWN */
+	char device_name[16]; /* empty: the device is gone */
 };
 
 /* One descriptor of a socket, which need not have a member_record. */

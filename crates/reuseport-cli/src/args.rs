@@ -1,33 +1,15 @@
-//! Arguments shared by several verbs: a group, a network namespace, a time.
+//! Arguments shared by several verbs: groups, a network namespace, a time.
 
 use std::ffi::OsString;
+use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use jiff::SignedDuration;
 use reuseport::spec::GroupSpec;
 
-use crate::backend::Target;
-use crate::error::Failure;
-use crate::netns;
-
-/// The group that a verb works on.
-#[derive(Debug, Args)]
-pub(crate) struct GroupArgs {
-    /// The group: PROTOCOL:ADDRESS:PORT, or less if that names one group only
-    ///
-    /// Write it as `ls` prints it: tcp:127.0.0.1:8080, udp:[::]:53, tcp:0.0.0.0%eth0:80. Leave out
-    /// parts that are not needed: tcp::8080 or :8080 if only one group matches. An address matches
-    /// literally; * matches either wildcard address. Where several groups have the same name, add a
-    /// member of the one that is meant: udp:[::]:53,of=cookie:7 or ,of=pid:1234; without it, every verb
-    /// but `attach` means the one that we steer.
-    #[arg(value_name = "GROUP")]
-    pub(crate) group: GroupSpec,
-
-    #[command(flatten)]
-    pub(crate) netns: NetnsArgs,
-}
+use crate::backend::{NamedNetns, Target, Targets};
 
 /// The groups that a verb works on.
 #[derive(Debug, Args)]
@@ -36,11 +18,36 @@ pub(crate) struct GroupsArgs {
     ///
     /// Write them as `ls` prints them: tcp:127.0.0.1:8080, udp:[::]:53, tcp:0.0.0.0%eth0:80. Leave out
     /// parts that are not needed: tcp::8080 or :8080 if only one group matches. An address matches
-    /// literally; * matches either wildcard address. Where several groups have the same name, add a
-    /// member of the one that is meant: udp:[::]:53,of=cookie:7 or ,of=pid:1234.
+    /// literally; * matches either wildcard address. What tells groups apart that are written alike
+    /// follows the port: ,uid=N ,v6only ,dev=X ,netns=X (name or inode number), or a member of the one
+    /// that is meant: ,of=cookie:N or ,of=pid:N.
     #[arg(value_name = "GROUP", required = true)]
     pub(crate) groups: Vec<GroupSpec>,
 
+    #[command(flatten)]
+    pub(crate) which: WhichArgs,
+}
+
+/// The groups that a verb works on, before arguments of another kind.
+#[derive(Debug, Args)]
+pub(crate) struct FirstGroupArgs {
+    /// The groups: each as PROTOCOL:ADDRESS:PORT, or less if that names one group only
+    ///
+    /// Write them as `ls` prints them: tcp:127.0.0.1:8080, udp:[::]:53, tcp:0.0.0.0%eth0:80. Leave out
+    /// parts that are not needed: tcp::8080 or :8080 if only one group matches. An address matches
+    /// literally; * matches either wildcard address. What tells groups apart that are written alike
+    /// follows the port: ,uid=N ,v6only ,dev=X ,netns=X (name or inode number), or a member of the one
+    /// that is meant: ,of=cookie:N or ,of=pid:N. Without a member, it is the one that we steer.
+    #[arg(value_name = "GROUP")]
+    pub(crate) first: GroupSpec,
+
+    #[command(flatten)]
+    pub(crate) which: WhichArgs,
+}
+
+/// Which of the groups that match.
+#[derive(Debug, Args)]
+pub(crate) struct WhichArgs {
     /// All groups that match a GROUP, not only one
     #[arg(long)]
     pub(crate) all: bool,
@@ -60,32 +67,82 @@ pub(crate) struct NetnsArgs {
     pub(crate) netns: Option<String>,
 }
 
-impl GroupArgs {
-    /// The group that the user names, with its namespace resolved.
-    pub(crate) fn target(self) -> Result<Target> {
-        Ok(Target { netns: self.netns.resolve()?, group: self.group })
+impl GroupsArgs {
+    /// The groups that the user names, with their namespaces resolved.
+    pub(crate) fn targets(&self) -> Result<Targets> {
+        self.which.targets(self.groups.clone())
     }
 }
 
-impl GroupsArgs {
-    /// The groups that the user names, with their namespace resolved.
-    pub(crate) fn targets(&self) -> Result<Vec<Target>> {
-        let netns = self.netns.resolve()?;
-        Ok(self.groups.iter().map(|group| Target { netns, group: group.clone() }).collect())
+impl FirstGroupArgs {
+    /// The groups that the user names, with their namespaces resolved, and what is given of another kind.
+    pub(crate) fn targets<T>(self, rest: Vec<GroupOr<T>>) -> Result<(Targets, Vec<T>)> {
+        let (mut groups, mut others) = (vec![self.first], Vec::new());
+        for argument in rest {
+            match argument {
+                GroupOr::Group(group) => groups.push(group),
+                GroupOr::Other(other) => others.push(other),
+            }
+        }
+        Ok((self.which.targets(groups)?, others))
+    }
+}
+
+impl WhichArgs {
+    fn targets(&self, groups: Vec<GroupSpec>) -> Result<Targets> {
+        let only = self.netns.resolve()?;
+        let target = |group: GroupSpec| -> Result<Target> {
+            let of_group = group.netns().map(NamedNetns::find).transpose()?;
+            if let (Some(of_group), Some(only)) = (&of_group, &only)
+                && of_group.inode != only.inode
+            {
+                bail!(
+                    "`{group}` is not in the network namespace {}, which --netns names",
+                    only.name
+                )
+            }
+            let group = match of_group.as_ref().or(only.as_ref()) {
+                Some(NamedNetns { name, inode }) => group.in_netns(name, *inode),
+                None => group,
+            };
+            Ok(Target { group })
+        };
+        let targets = groups.into_iter().map(target).collect::<Result<_>>()?;
+        Ok(Targets { targets, all: self.all })
     }
 }
 
 impl NetnsArgs {
-    /// The inode number of the namespace; None: all of them.
-    pub(crate) fn resolve(&self) -> Result<Option<u32>> {
-        let Some(argument) = self.netns.as_deref() else { return Ok(None) };
-        let inode = netns::resolve(argument).ok_or_else(|| {
-            Failure::new(
-                format!("no network namespace is named `{argument}`"),
-                "`ip netns` and `lsns -t net` list them",
-            )
-        })?;
-        Ok(Some(inode))
+    /// The namespace; None: all of them.
+    pub(crate) fn resolve(&self) -> Result<Option<NamedNetns>> {
+        self.netns.as_deref().map(NamedNetns::find).transpose()
+    }
+}
+
+/// A GROUP, or an argument of another kind that may follow GROUPs. No text is both.
+#[derive(Debug, Clone)]
+pub(crate) enum GroupOr<T> {
+    Group(GroupSpec),
+    Other(T),
+}
+
+impl<T: FromStr<Err = String>> FromStr for GroupOr<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text.parse(), text.parse()) {
+            (Ok(group), _) => Ok(Self::Group(group)),
+            (Err(_), Ok(other)) => Ok(Self::Other(other)),
+            (Err::<GroupSpec, _>(_), Err(problem)) => Err(problem),
+        }
+    }
+}
+
+/// Without arguments of the other kind, the verb has nothing to do.
+pub(crate) fn required<T>(others: Vec<T>, what: &str) -> Result<Vec<T>> {
+    match others.is_empty() {
+        true => bail!("no {what} is given, only groups"),
+        false => Ok(others),
     }
 }
 

@@ -8,67 +8,134 @@ use reuseport::Share;
 use reuseport::group::{Group, GroupKey};
 use reuseport::id::{Cookie, Weight};
 use reuseport::status::{GroupStatus, MemberStatus, State};
-use reuseport::{Balancer, Detached, Error, GroupSpec, Host, MemberChange, Policy, Report};
+use reuseport::{Balancer, Error, ErrorKind, GroupSpec, Host, MemberChange, Policy, Report};
 
-use crate::error::Failure;
+use crate::error::{self, Failure, Failures};
+use crate::netns;
 
 /// The group that the user names.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) group: GroupSpec,
-    /// The inode number of the only network namespace to look at; None: all of them.
-    pub(crate) netns: Option<u32>,
+}
+
+/// A network namespace as the user names it.
+#[derive(Debug, Clone)]
+pub(crate) struct NamedNetns {
+    pub(crate) name: String,
+    pub(crate) inode: u32,
+}
+
+impl NamedNetns {
+    /// The namespace that a name in `ip netns` or an inode number means. Whether there is one with this number is
+    /// not asked yet.
+    ///
+    /// # Errors
+    ///
+    /// If it is neither.
+    pub(crate) fn find(name: &str) -> Result<Self> {
+        let inode = netns::resolve(name).ok_or_else(|| {
+            Failure::new(
+                format!("no network namespace is named `{}`", name.escape_debug()),
+                NETNS_HINT,
+            )
+        })?;
+        Ok(Self { name: name.to_owned(), inode })
+    }
+
+    /// Fails if there is no such namespace. For one in which no group was found.
+    fn check(&self) -> Result<()> {
+        match netns::exists(self.inode) {
+            true => Ok(()),
+            false => Err(Failure::new(
+                format!("there is no network namespace {}: no process is in it", self.name),
+                NETNS_HINT,
+            )
+            .into()),
+        }
+    }
+}
+
+const NETNS_HINT: &str = "`ip netns` and `lsns -t net` list them";
+
+/// The groups that the user names.
+#[derive(Debug)]
+pub(crate) struct Targets {
+    pub(crate) targets: Vec<Target>,
+    /// Every group that matches one.
+    pub(crate) all: bool,
+}
+
+/// Which of several groups that share their name is meant, if none is named by a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// The one that we steer.
+    Steered,
+    /// None: they have to be told apart.
+    Told,
+}
+
+impl Targets {
+    /// The groups, as the kernel has them now, each once.
+    ///
+    /// # Errors
+    ///
+    /// If there is none for one of the targets; without `all`, also if there are several and none of them alone is
+    /// in our own network namespace.
+    pub(crate) fn find(&self, host: &Host, of: Of) -> Result<Vec<Group>> {
+        let listed = host.groups()?;
+        let mut found: Vec<Group> = Vec::new();
+        for target in &self.targets {
+            for group in target.find_in(host, &listed, of, self.all)? {
+                if found.iter().all(|known| known.key != group.key) {
+                    found.push(group);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the user may have named more than one group.
+    pub(crate) fn are_several(&self) -> bool {
+        self.all || self.targets.len() > 1
+    }
 }
 
 impl Target {
-    /// The group, as the kernel has it now. Of several that share their name, the one that we steer.
+    /// The groups to attach to: with `all`, every one that matches.
     ///
     /// # Errors
     ///
-    /// If there is none, or more than one and none of them in our own network namespace.
-    pub(crate) fn find(&self, host: &Host) -> Result<Group> {
-        let groups = self.groups(host)?;
-        let found = host.choose_steered(&self.group, &groups).cloned();
-        found.map_err(|error| self.explain(host, error))
+    /// As [`Targets::find`].
+    pub(crate) fn find(&self, host: &Host, all: bool) -> Result<Vec<Group>> {
+        self.find_in(host, &host.groups()?, Of::Told, all)
     }
 
-    /// The same, to attach to it: groups that share their name have to be told apart. With `all`, every group
-    /// that matches.
-    ///
-    /// # Errors
-    ///
-    /// As [`find`](Self::find).
-    pub(crate) fn find_to_attach(&self, host: &Host, all: bool) -> Result<Vec<Group>> {
-        let groups = self.groups(host)?;
-        let matching = groups.iter().filter(|group| all && self.has(group));
+    fn find_in(&self, host: &Host, listed: &[Group], of: Of, all: bool) -> Result<Vec<Group>> {
+        let matching = listed.iter().filter(|group| all && self.group.matches(group));
         let matching: Vec<Group> = matching.cloned().collect();
         if !matching.is_empty() {
             return Ok(matching);
         }
-        let own = host.own_netns()?;
-        let found = self.group.choose(&groups, Some(own.cookie)).cloned();
-        Ok(vec![found.map_err(|error| self.explain(host, error))?])
+        let chosen = match of {
+            Of::Steered => host.choose_steered(&self.group, listed),
+            Of::Told => self.group.choose(listed, Some(host.own_netns()?.cookie)),
+        };
+        chosen.map(|group| vec![group.clone()]).or_else(|error| Err(self.explain(host, error)?))
     }
 
-    /// Says which sockets are there, if no group is.
-    fn explain(&self, host: &Host, error: Error) -> anyhow::Error {
-        host.explain(error, &self.group, self.netns).into()
+    /// Says which sockets are there, if no group is, and whether there is such a network namespace.
+    fn explain(&self, host: &Host, error: Error) -> Result<anyhow::Error> {
+        let is_missing = error.kind() == ErrorKind::NotFound;
+        if let Some(netns) = self.group.netns().filter(|_| is_missing) {
+            NamedNetns::find(netns)?.check()?;
+        }
+        Ok(host.explain(error, &self.group, None).into())
     }
 
     /// Whether it names this group.
     pub(crate) fn has(&self, group: &Group) -> bool {
-        self.is_in_netns(group) && self.group.matches(group)
-    }
-
-    /// The groups among which it is.
-    fn groups(&self, host: &Host) -> Result<Vec<Group>> {
-        let mut groups = host.groups()?;
-        groups.retain(|group| self.is_in_netns(group));
-        Ok(groups)
-    }
-
-    fn is_in_netns(&self, group: &Group) -> bool {
-        self.netns.is_none_or(|inode| group.key.netns.inode == inode)
+        self.group.matches(group)
     }
 }
 
@@ -76,36 +143,43 @@ impl Target {
 ///
 /// # Errors
 ///
-/// If the caller lacks the rights.
-pub(crate) fn statuses(netns: Option<u32>) -> Result<Vec<GroupStatus>> {
+/// If the caller lacks the rights, or there is no such namespace.
+pub(crate) fn statuses(netns: Option<NamedNetns>) -> Result<Vec<GroupStatus>> {
     let mut statuses = Host::open()?.statuses()?;
-    if let Some(inode) = netns {
-        statuses.retain(|status| status.group.key.netns.inode == inode);
+    if let Some(netns) = netns {
+        statuses.retain(|status| status.group.key.netns.inode == netns.inode);
+        if statuses.is_empty() {
+            netns.check()?;
+        }
     }
     Ok(statuses)
 }
 
-/// Everything about one group.
+/// Does something with each of the groups, each by itself. With `all`, groups with which there is nothing to do are
+/// passed over, unless that is every one.
 ///
 /// # Errors
 ///
-/// If there is none, or more than one.
-pub(crate) fn status(target: &Target) -> Result<GroupStatus> {
-    let host = Host::open()?;
-    let group = target.find(&host)?;
-    Ok(host.status(&group.key)?)
-}
-
-/// Detaches our program, or removes what is left of it. Returns the group, and whether a program stays.
-///
-/// # Errors
-///
-/// If none of our programs is attached there.
-pub(crate) fn detach(target: &Target) -> Result<(GroupKey, Detached)> {
-    let host = Host::open()?;
-    let group = target.find(&host)?;
-    let detached = reuseport::detach(&host, &group.key)?;
-    Ok((group.key, detached))
+/// The last one; those before are printed.
+pub(crate) fn for_each(
+    groups: &[Group],
+    all: bool,
+    mut each: impl FnMut(&Group) -> Result<()>,
+) -> Result<()> {
+    let (mut failures, mut nothing, mut done) = (Failures::default(), None, false);
+    for group in groups {
+        match each(group) {
+            Err(error) if all && error::is_nothing(&error) => nothing = nothing.or(Some(error)),
+            result => {
+                done = true;
+                failures.note(result);
+            }
+        }
+    }
+    match nothing {
+        Some(error) if !done => Err(error),
+        _ => failures.last(),
+    }
 }
 
 /// The members of a group under one of our policies, to be changed.
@@ -118,17 +192,31 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    /// Finds the group and reads its state.
+    /// Finds the groups and reads their state. With several, all of them are there before one is changed.
     ///
     /// # Errors
     ///
-    /// If there is none, or none of our programs is attached to it.
-    pub(crate) fn open(target: &Target) -> Result<Self> {
+    /// If there is none, or none of our programs is attached to one of them. With `--all`, groups to which none is
+    /// attached are passed over.
+    pub(crate) fn open(targets: &Targets) -> Result<Vec<Self>> {
         let host = Host::open()?;
-        let key = target.find(&host)?.key;
-        let balancer = Balancer::open(&host, &key)?;
-        let status = host.status(&key)?;
-        Ok(Self { host, balancer, status })
+        let (mut opened, mut nothing) = (Vec::new(), None);
+        for Group { key, .. } in targets.find(&host, Of::Steered)? {
+            let open = || -> Result<Self> {
+                let balancer = Balancer::open(&host, &key)?;
+                let status = host.status(&key)?;
+                Ok(Self { host: host.clone(), balancer, status })
+            };
+            match open() {
+                Ok(members) => opened.push(members),
+                Err(error) if targets.all && error::is_nothing(&error) => nothing = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match nothing {
+            Some(error) if opened.is_empty() => Err(error),
+            _ => Ok(opened),
+        }
     }
 
     /// The group as it is now.

@@ -24,7 +24,6 @@ use crate::verb::{
     version,
     max_term_width = 80,
     arg_required_else_help = true,
-    disable_help_subcommand = true,
     subcommand_value_name = "VERB",
     subcommand_help_heading = "Verbs",
     styles = STYLES,

@@ -1,11 +1,12 @@
 //! How a verb's failure becomes a message and an exit code.
 
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write as _};
 
+use anyhow::Result;
 use reuseport::{ErrorKind, Report};
 
-use crate::output::safe;
+use crate::output::{self, safe};
 
 /// Nothing to do: no such group, nothing attached.
 const NOTHING: u8 = 1;
@@ -56,12 +57,40 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// Whether there was nothing to do.
+pub(crate) fn is_nothing(error: &anyhow::Error) -> bool {
+    code(error) == NOTHING
+}
+
+/// Failures of one group among several: each is printed, and the last one is that of the command.
+#[derive(Default)]
+pub(crate) struct Failures(Option<anyhow::Error>);
+
+impl Failures {
+    pub(crate) fn note(&mut self, result: Result<()>) {
+        let Err(error) = result else { return };
+        if let Some(before) = self.0.replace(error) {
+            // If standard error is closed, the exit code has to suffice.
+            let _ = io::stderr().write_all(message(&before).as_bytes());
+        }
+    }
+
+    pub(crate) fn last(self) -> Result<()> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
 /// The message: one line with the failure and its causes, and a second one with a hint, if there is
 /// any.
 pub(crate) fn message(error: &anyhow::Error) -> String {
     let report = Report::new(error.as_ref());
     let own = error.downcast_ref::<Failure>().map(|failure| failure.hint.clone());
     lines("", &report.causes(), own.or_else(|| report.hint()).as_deref())
+}
+
+/// The same, wrapped for the terminal that standard error may be.
+pub(crate) fn message_for_people(error: &anyhow::Error) -> String {
+    output::wrapped(&message(error), output::width_of_stderr())
 }
 
 /// A warning, in the same form.
@@ -71,8 +100,10 @@ pub(crate) fn warning(text: &str, hint: Option<&str>) -> String {
 
 fn lines(kind: &str, text: &str, hint: Option<&str>) -> String {
     let mut lines = format!("reuseport: {kind}{}\n", safe(&one_line(text)));
-    if let Some(hint) = hint {
-        let _ = writeln!(lines, "hint: {}", safe(&one_line(hint)));
+    // A hint may list what to choose from, one on a line.
+    for (at, line) in hint.into_iter().flat_map(str::lines).enumerate() {
+        let label = if at == 0 { "hint: " } else { "" };
+        let _ = writeln!(lines, "{label}{}", safe(line));
     }
     lines
 }

@@ -11,6 +11,7 @@ mod error;
 mod netns;
 mod output;
 mod policy;
+mod process;
 mod select;
 mod verb;
 
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
         Err(error) if error::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // If standard error is closed too, the exit code has to suffice.
-            let _ = io::stderr().write_all(error::message(&error).as_bytes());
+            let _ = io::stderr().write_all(error::message_for_people(&error).as_bytes());
             ExitCode::from(error::code(&error))
         }
     }

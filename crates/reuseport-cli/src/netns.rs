@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where `ip netns add` puts the names.
 const NAMED: &str = "/run/netns";
@@ -25,6 +25,34 @@ fn resolve_in(named: &Path, argument: &str) -> Option<u32> {
     let plain = !argument.is_empty() && !argument.contains('/') && !argument.starts_with('.');
     let by_name = plain.then(|| inode(&named.join(argument))).flatten();
     by_name.or_else(|| argument.parse().ok())
+}
+
+/// Whether a visible thread is in the network namespace with this inode number, or it is mounted here. One that
+/// only sockets hold has groups to show, or nothing.
+pub(crate) fn exists(wanted: u32) -> bool {
+    own() == Some(wanted) || is_mounted(wanted) || has_thread(wanted)
+}
+
+/// As `ip netns` and container runtimes mount them.
+fn is_mounted(wanted: u32) -> bool {
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    let root = format!(" net:[{wanted}] ");
+    mounts.contains(&root) || names(Path::new(NAMED)).any(|path| inode(&path) == Some(wanted))
+}
+
+fn has_thread(wanted: u32) -> bool {
+    let is_process = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit())
+    };
+    let threads = names(Path::new("/proc")).filter(is_process).flat_map(|process| {
+        // Most threads are in the namespace of their process.
+        std::iter::once(process.clone()).chain(names(&process.join("task")))
+    });
+    threads.into_iter().any(|thread| inode(&thread.join("ns/net")) == Some(wanted))
+}
+
+fn names(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// Namespaces' inode numbers have 32 bits (`struct ns_common`, `unsigned int inum`).
@@ -55,7 +83,10 @@ mod tests {
     }
 
     #[test]
-    fn the_own_namespace_is_known() {
-        assert!(own().is_some());
+    fn a_namespace_exists_if_a_thread_is_in_it() {
+        let own = own().unwrap();
+        assert!(has_thread(own) && exists(own));
+        // The inode number of the first one is larger: `PROC_NET_INIT_INO` is 0xf0000000 at least.
+        assert!(!exists(12));
     }
 }

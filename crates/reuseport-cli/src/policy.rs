@@ -95,6 +95,11 @@ impl PolicyOptions {
             }
         }
     }
+
+    /// Whether there is any.
+    pub(crate) fn are_given(&self) -> bool {
+        self.load.is_some() || self.max_share.is_some() || self.cpus.is_some()
+    }
 }
 
 /// Parses a list of CPUs. clap prints only an error's `Display`, which has no hint.

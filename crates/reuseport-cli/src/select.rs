@@ -10,7 +10,7 @@ use reuseport::group::listed;
 use reuseport::id::{Cookie, Weight};
 use reuseport::status::{GroupStatus, MemberStatus};
 
-use crate::error::Failure;
+use crate::error::{self, Failure};
 
 /// One parsed MEMBER.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,13 +177,46 @@ impl FromStr for WeightOf {
     }
 }
 
+/// What is selected in each of several groups. Each selector has to select members of at least one of them.
+///
+/// # Errors
+///
+/// As `select`, which selects in one group.
+pub(crate) fn in_each<'a, S, T>(
+    wanted: &[S],
+    groups: &[&'a GroupStatus],
+    select: impl Fn(&[&S], &'a GroupStatus) -> Result<Vec<T>>,
+) -> Result<Vec<Vec<T>>> {
+    let (mut known, mut nothing) = (vec![Vec::new(); groups.len()], None);
+    for selector in wanted {
+        let mut is_known = false;
+        for (group, known) in groups.iter().zip(&mut known) {
+            match select(&[selector], group) {
+                Ok(_) => {
+                    known.push(selector);
+                    is_known = true;
+                }
+                Err(error) if groups.len() > 1 && error::is_nothing(&error) => {
+                    nothing.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match nothing.take() {
+            Some(error) if !is_known => return Err(error),
+            _ => {}
+        }
+    }
+    groups.iter().zip(known).map(|(group, known)| select(&known, group)).collect()
+}
+
 /// The weights by member: each member once.
 ///
 /// # Errors
 ///
 /// As [`Selector::among`], and if a member is named twice with different weights.
 pub(crate) fn weights<'a>(
-    wanted: &[WeightOf],
+    wanted: &[&WeightOf],
     group: &'a GroupStatus,
 ) -> Result<Vec<(&'a MemberStatus, Weight)>> {
     let mut weights: Vec<(&MemberStatus, Weight)> = Vec::new();
@@ -209,7 +242,7 @@ pub(crate) fn weights<'a>(
 ///
 /// As [`Selector::among`].
 pub(crate) fn members<'a>(
-    wanted: &[Selector],
+    wanted: &[&Selector],
     group: &'a GroupStatus,
 ) -> Result<Vec<&'a MemberStatus>> {
     let mut cookies = Vec::new();

@@ -423,7 +423,7 @@ impl Watch {
                     self.follower.gave_way(key);
                 }
                 Step::Attach { group, force } => {
-                    return self.attach(transaction.on(group), key, force, whole);
+                    return self.attach(transaction.on(*group), key, force, whole);
                 }
             }
         }

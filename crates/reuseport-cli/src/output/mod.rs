@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 pub(crate) use finding::findings_at_attach;
-pub(crate) use note::note;
+pub(crate) use note::{filled, note, wrapped};
 pub(crate) use number::{by_number, count};
 pub(crate) use table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
 pub(crate) use text::{ls, show};
@@ -43,6 +43,12 @@ impl Reader {
 /// The columns of the terminal that standard output is; None if it is none.
 pub(crate) fn width() -> Option<usize> {
     let size = terminal_size::terminal_size_of(io::stdout());
+    size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0)
+}
+
+/// The columns of the terminal that standard error is; None if it is none.
+pub(crate) fn width_of_stderr() -> Option<usize> {
+    let size = terminal_size::terminal_size_of(io::stderr());
     size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0)
 }
 

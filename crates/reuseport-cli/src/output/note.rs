@@ -4,15 +4,17 @@ use crate::output::table::{NOTE, width};
 
 /// A note of one or more lines, with a newline at its end. `room` is the terminal's width; None: no limit.
 pub(crate) fn note(text: &str, room: Option<usize>) -> String {
-    let lines: Vec<String> = match room {
-        None => text.lines().map(str::to_owned).collect(),
-        Some(room) => text.lines().flat_map(|line| wrapped(line, room)).collect(),
-    };
-    format!("{NOTE}{}{NOTE:#}\n", lines.join("\n"))
+    format!("{NOTE}{}{NOTE:#}\n", wrapped(text, room).trim_end_matches('\n'))
+}
+
+/// Lines that are not longer than `room`, where that is possible, with a newline at the end; None: as they are.
+pub(crate) fn wrapped(text: &str, room: Option<usize>) -> String {
+    let room = room.unwrap_or(usize::MAX);
+    text.lines().flat_map(|line| wrapped_line(line, room)).map(|line| line + "\n").collect()
 }
 
 /// A line that is too long ends after its first semicolon, if that fits, and else where a word ends.
-fn wrapped(line: &str, room: usize) -> Vec<String> {
+fn wrapped_line(line: &str, room: usize) -> Vec<String> {
     if width(line) <= room {
         return vec![line.to_owned()];
     }
@@ -25,7 +27,7 @@ fn wrapped(line: &str, room: usize) -> Vec<String> {
 }
 
 /// As many words to a line as fit.
-fn filled(text: &str, room: usize) -> Vec<String> {
+pub(crate) fn filled(text: &str, room: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in words(text) {
         match lines.last_mut().filter(|line| width(line) + 1 + width(&word) <= room) {

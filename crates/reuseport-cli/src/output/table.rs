@@ -19,17 +19,32 @@ const NARROW_GAP: usize = 1;
 #[derive(Debug, Clone)]
 pub(crate) struct Cell {
     parts: Vec<(String, Style)>,
+    /// Instead of the parts, where the columns do not fit otherwise.
+    short: Option<String>,
 }
 
 impl Cell {
     pub(crate) fn new(text: impl Into<String>, style: Style) -> Self {
-        Self { parts: vec![(text.into(), style)] }
+        Self { parts: vec![(text.into(), style)], short: None }
     }
 
     /// With a detail in another style, which is left out where room is short.
     pub(crate) fn and(mut self, text: impl Into<String>, style: Style) -> Self {
         self.parts.push((text.into(), style));
         self
+    }
+
+    /// With a shorter text, for a column whose texts are cut.
+    pub(crate) fn or(mut self, short: impl Into<String>) -> Self {
+        self.short = Some(short.into());
+        self
+    }
+
+    fn shorten(&mut self) {
+        if let Some(short) = self.short.take() {
+            self.parts.truncate(1);
+            self.parts.iter_mut().for_each(|(text, _)| text.clone_from(&short));
+        }
     }
 
     fn width(&self) -> usize {
@@ -55,13 +70,29 @@ pub(crate) enum Align {
     Right,
 }
 
+#[derive(Debug, Clone)]
 struct Column {
     title: &'static str,
     align: Align,
-    /// Columns with a number are left out where room is short, the highest first.
-    optional: Option<u8>,
+    give: Give,
     cells: Vec<Cell>,
 }
+
+/// What a column does where room is short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Give {
+    /// It stays.
+    Nothing,
+    /// Its texts are cut, if all else does not do.
+    Cut,
+    /// It is left out, if all else does not do.
+    Last,
+    /// It is left out, the highest number first.
+    Rank(u8),
+}
+
+/// The least width of a column whose texts are cut.
+const CUT: usize = 12;
 
 impl Column {
     fn width(&self) -> usize {
@@ -80,6 +111,7 @@ pub(crate) struct Last<'a> {
 }
 
 /// A table under construction, column by column.
+#[derive(Debug, Clone)]
 pub(crate) struct Table {
     columns: Vec<Column>,
     gap: usize,
@@ -99,9 +131,7 @@ impl Table {
         align: Align,
         cells: impl IntoIterator<Item = Cell>,
     ) -> &mut Self {
-        let cells = cells.into_iter().collect();
-        self.columns.push(Column { title, align, optional: None, cells });
-        self
+        self.add(Give::Nothing, title, align, cells)
     }
 
     /// Adds a column that is left out where room is short; of several, the highest `rank` first.
@@ -112,22 +142,43 @@ impl Table {
         align: Align,
         cells: impl IntoIterator<Item = Cell>,
     ) -> &mut Self {
-        self.column(title, align, cells);
-        if let Some(column) = self.columns.last_mut() {
-            column.optional = Some(rank);
-        }
+        self.add(Give::Rank(rank), title, align, cells)
+    }
+
+    /// Adds a column on the left whose texts are cut where the columns do not fit otherwise.
+    pub(crate) fn cut(
+        &mut self,
+        title: &'static str,
+        cells: impl IntoIterator<Item = Cell>,
+    ) -> &mut Self {
+        self.add(Give::Cut, title, Align::Left, cells)
+    }
+
+    /// Adds a column on the left that is left out where the columns do not fit otherwise.
+    pub(crate) fn at_last(
+        &mut self,
+        title: &'static str,
+        cells: impl IntoIterator<Item = Cell>,
+    ) -> &mut Self {
+        self.add(Give::Last, title, Align::Left, cells)
+    }
+
+    fn add(
+        &mut self,
+        give: Give,
+        title: &'static str,
+        align: Align,
+        cells: impl IntoIterator<Item = Cell>,
+    ) -> &mut Self {
+        self.columns.push(Column { title, align, give, cells: cells.into_iter().collect() });
         self
     }
 
     /// Draws the table in at most `room` columns where that is possible; None: without limit.
     pub(crate) fn draw(mut self, room: Option<usize>, last: &Last<'_>) -> String {
-        if let Some(room) = room {
-            self.leave_out(room, last.least);
-            self.squeeze(room);
-        }
+        let below = room.is_some_and(|room| !self.fit(room, last.least));
         let used = self.used();
         let left = room.map(|room| room.saturating_sub(used));
-        let below = left.is_some_and(|left| left < last.least);
         let mut out = String::new();
         self.line(
             &mut out,
@@ -163,27 +214,67 @@ impl Table {
         self.columns.iter().map(|c| c.width() + self.gap).sum()
     }
 
-    /// Narrower gaps and no details, if the columns do not fit otherwise.
-    fn squeeze(&mut self, room: usize) {
-        if self.used() > room + self.gap {
-            self.gap = NARROW_GAP;
+    /// Makes room for the last column, or else for the others alone. Returns whether the last one fits next to them.
+    fn fit(&mut self, room: usize, least: usize) -> bool {
+        let mut with_last = self.clone();
+        let beside = |table: &Self| table.used() + least <= room;
+        if !with_last.narrow(beside) {
+            with_last.shorten();
         }
-        if self.used() > room + self.gap {
-            let cells = self.columns.iter_mut().flat_map(|column| &mut column.cells);
-            cells.for_each(|cell| cell.parts.truncate(1));
+        if beside(&with_last) {
+            *self = with_last;
+            return true;
         }
+        // Nothing follows the last gap.
+        let fits = |table: &Self| table.used() <= room + table.gap;
+        if self.narrow(fits) {
+            return false;
+        }
+        self.shorten();
+        if !fits(self) {
+            self.columns.retain(|column| column.give != Give::Last);
+        }
+        self.cut_to(room + self.gap);
+        false
     }
 
-    fn leave_out(&mut self, room: usize, least: usize) {
-        while self.used() + least > room {
-            let candidate = self
-                .columns
-                .iter()
-                .enumerate()
-                .filter_map(|(index, column)| Some((column.optional?, index)))
-                .max();
-            let Some((_, index)) = candidate else { return };
-            self.columns.remove(index);
+    /// Leaves out columns, then makes the gaps narrower, then leaves out details, until it fits. Returns whether it
+    /// does.
+    fn narrow(&mut self, fits: impl Fn(&Self) -> bool) -> bool {
+        while !fits(self) {
+            let ranks =
+                self.columns.iter().enumerate().filter_map(|(at, column)| match column.give {
+                    Give::Rank(rank) => Some((rank, at)),
+                    _ => None,
+                });
+            match ranks.max() {
+                Some((_, at)) => drop(self.columns.remove(at)),
+                None if self.gap > NARROW_GAP => self.gap = NARROW_GAP,
+                None => {
+                    let cells = self.columns.iter_mut().flat_map(|column| &mut column.cells);
+                    cells.for_each(|cell| cell.parts.truncate(1));
+                    return fits(self);
+                }
+            }
+        }
+        true
+    }
+
+    fn shorten(&mut self) {
+        self.cuttable().flat_map(|column| &mut column.cells).for_each(Cell::shorten);
+    }
+
+    fn cuttable(&mut self) -> impl Iterator<Item = &mut Column> {
+        self.columns.iter_mut().filter(|column| column.give == Give::Cut)
+    }
+
+    fn cut_to(&mut self, room: usize) {
+        let excess = self.used().saturating_sub(room);
+        for column in self.cuttable() {
+            let width = column.width().saturating_sub(excess).max(CUT);
+            for (text, _) in column.cells.iter_mut().flat_map(|cell| &mut cell.parts) {
+                *text = shortened(text, width);
+            }
         }
     }
 
@@ -285,7 +376,13 @@ mod tests {
             drawn(Some(22)),
             "NAME       N  LAST\na          1  first r…\nbbbbbb  1000  second …\n"
         );
-        assert_eq!(drawn(Some(12)), "NAME\na\n      first…\nbbbbbb\n      secon…\n");
+        // Narrower gaps go before the last column moves below, where there is room for the others.
+        assert_eq!(drawn(Some(15)), "NAME   LAST\na      first r…\nbbbbbb second …\n");
+        assert_eq!(
+            drawn(Some(14)),
+            "NAME       N\na          1\n      first r…\nbbbbbb  1000\n      second …\n"
+        );
+        assert_eq!(drawn(Some(11)), "NAME\na\n      firs…\nbbbbbb\n      seco…\n");
     }
 
     #[test]
@@ -303,6 +400,26 @@ mod tests {
         assert_eq!(drawn(13), "NAME        N\nabcd, more  1\n");
         assert_eq!(drawn(12), "NAME       N\nabcd, more 1\n");
         assert_eq!(drawn(11), "NAME N\nabcd 1\n");
+    }
+
+    #[test]
+    fn where_the_columns_alone_do_not_fit_texts_are_cut_and_a_column_goes() {
+        let drawn = |room| {
+            let mut table = Table::default();
+            table
+                .at_last("WHERE", ["here".into()])
+                .column("NAME", Align::Left, ["abcdefgh".into()])
+                .cut("PROGRAM", [Cell::from("the program of a user").or("program of a user")])
+                .column("N", Align::Right, ["123".into()]);
+            let last = Last { title: "LAST", least: 8, text: &|_, _| String::new() };
+            anstream::adapter::strip_str(&table.draw(Some(room), &last)).to_string()
+        };
+        let row = |room| drawn(room).lines().nth(1).unwrap().to_owned();
+        assert_eq!(row(40), "here  abcdefgh the program of a user 123");
+        assert_eq!(row(39), "here  abcdefgh program of a user 123");
+        assert_eq!(row(35), "abcdefgh program of a user 123");
+        assert_eq!(row(29), "abcdefgh program of a us… 123");
+        assert_eq!(row(9), "abcdefgh program of … 123");
     }
 
     #[test]

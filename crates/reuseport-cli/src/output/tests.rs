@@ -28,7 +28,10 @@ fn identity(protocol: Protocol, address: &str, netns: Netns) -> Identity {
     let address: SocketAddr = address.parse().unwrap();
     let mut key = GroupKey::new(netns, protocol, address);
     (key.v6only, key.uid) = (address.is_ipv6(), 33);
-    Identity::new(&key, (netns == BLUE).then(|| "blue".to_owned()))
+    let blue = (netns == BLUE).then(|| "blue".to_owned());
+    let with_netns = format!("{key},netns=blue");
+    let identity = Identity::new(&key, blue);
+    if netns == BLUE { Identity { with_netns, ..identity } } else { identity }
 }
 
 fn program(kind: ProgramKind, name: &str, id: Option<u32>) -> Option<Program> {
@@ -37,16 +40,10 @@ fn program(kind: ProgramKind, name: &str, id: Option<u32>) -> Option<Program> {
 }
 
 fn holders(pids: impl IntoIterator<Item = u32>, comm: &str, fd: u32) -> Vec<HolderView> {
-    pids.into_iter()
-        .map(|pid| HolderView {
-            pid,
-            fd,
-            tid: None,
-            comm: comm.to_owned(),
-            server_pid: None,
-            server_started: None,
-        })
-        .collect()
+    let (comm, name) = (comm.to_owned(), comm.to_owned());
+    let one =
+        HolderView { pid: 0, fd, tid: None, comm, name, server_pid: None, server_started: None };
+    pids.into_iter().map(|pid| HolderView { pid, ..one.clone() }).collect()
 }
 
 fn line(identity: Identity, program: Option<Program>, members: usize) -> GroupLine {
@@ -60,6 +57,7 @@ fn line(identity: Identity, program: Option<Program>, members: usize) -> GroupLi
         unborrowable: 0,
         pids: processes.iter().map(|h| h.pid).collect(),
         queue: QueueView { waiting: 3, half_open: 1, limit: 1022 },
+        queue_full: 0,
         skew: None,
         findings: Vec::new(),
         processes,
@@ -414,7 +412,7 @@ fn the_remedy_for_another_namespace_names_it() {
     assert_eq!(
         last,
         "1 socket of udp:0.0.0.0:53 joined after `attach` and gets nothing; \
-         `reuseport attach udp:0.0.0.0:53 --netns blue` adds it"
+         `reuseport attach udp:0.0.0.0:53,netns=blue` adds it"
     );
 }
 
@@ -427,4 +425,53 @@ fn a_device_is_in_the_json_by_index_and_name() {
     assert_eq!(json["group"], "tcp:0.0.0.0%eth0:80");
     assert_eq!(json["device"], serde_json::json!({"index": 2, "name": "eth0"}));
     assert_eq!(json["netns"], 4_026_531_840_u32);
+}
+
+#[test]
+fn nothing_is_wider_than_80_columns() {
+    let mut reloaded = ours();
+    reloaded.members[2].generation = Some(1);
+    reloaded.members[0].weight = Some(1000);
+    let texts = [
+        ls(&groups(), &reader(80)),
+        show(&ours(), &reader(80)),
+        show(&reloaded, &reader(80)),
+        show(&least_loaded(), &reader(80)),
+        show(&faulty(), &reader(80)),
+        show(&foreign(), &reader(80)),
+    ];
+    for text in texts.map(|text| plain(&text)) {
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+}
+
+#[test]
+fn a_member_is_one_line_at_80_columns_and_its_generation_is_there_if_there_are_several() {
+    let members = |group: &GroupView| {
+        let text = plain(&show(group, &reader(80)));
+        let table: Vec<String> =
+            text.lines().skip_while(|l| !l.is_empty()).map(str::to_owned).collect();
+        let title = table[1].clone();
+        (title, table[2..].iter().filter(|line| line.contains("nginx")).count())
+    };
+    let (title, lines) = members(&ours());
+    assert!(!title.contains("GEN") && title.ends_with("HELD BY"), "{title}");
+    assert_eq!(lines, 4);
+    let mut reloaded = ours();
+    reloaded.members[2].generation = Some(1);
+    let (title, lines) = members(&reloaded);
+    assert!(title.contains("GEN") && title.ends_with("HELD BY"), "{title}");
+    assert_eq!(lines, 4);
+}
+
+#[test]
+fn ls_says_that_the_queue_of_one_member_is_full_which_the_sum_hides() {
+    let group = |full| {
+        let queue = QueueView { waiting: 17, half_open: 0, limit: 256 };
+        GroupLine { queue, queue_full: full, ..groups().remove(0) }
+    };
+    let queue = |full| plain(&ls(&[group(full)], &reader(140)));
+    assert!(queue(0).contains(" 17/256  "), "{}", queue(0));
+    assert!(queue(1).contains(" 17/256, 1 full  "), "{}", queue(1));
+    assert_eq!(serde_json::to_value(group(1)).unwrap()["queue_full"], 1);
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::output::Reader;
-use crate::output::note::note;
+use crate::output::note::{filled, note};
 use crate::output::table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
 use crate::output::view::{
     GroupLine, GroupView, Identity, MemberView, Program, ProgramKind, QueueView,
@@ -22,7 +22,7 @@ pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
             true => words::netns(&g.identity).into(),
             false => Cell::new("own", DIM),
         };
-        table.column("NETNS", Align::Left, groups.iter().map(name));
+        table.at_last("NETNS", groups.iter().map(name));
     }
     table
         .column(
@@ -30,21 +30,16 @@ pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
             Align::Left,
             groups.iter().map(|g| Cell::new(g.identity.group.clone(), BOLD)),
         )
-        .column("PROGRAM", Align::Left, groups.iter().map(program_cell))
+        .cut("PROGRAM", groups.iter().map(program_cell))
         .column("MEMBERS", Align::Left, groups.iter().map(members_cell))
-        .optional(
-            1,
-            "QUEUE",
-            Align::Right,
-            groups.iter().map(|g| queue_cell(g.queue, &g.identity)),
-        );
+        .column("QUEUE", Align::Right, groups.iter().map(sum_cell));
     if groups.iter().any(|g| g.skew.is_some()) {
         let skew = |g: &GroupLine| g.skew.map_or("-".into(), |s| words::percent(s).into());
         table.optional(2, "SKEW", Align::Right, groups.iter().map(skew));
     }
     let processes = |row: usize, room| {
         let holders = &groups[row].processes;
-        let held = holders.iter().map(|h| Held { pid: h.pid, comm: &h.comm, fd: None });
+        let held = holders.iter().map(|h| Held { pid: h.pid, comm: &h.name, fd: None });
         words::processes(held.collect(), room)
     };
     let last = Last { title: "PROCESSES", least: 12, text: &processes };
@@ -80,7 +75,11 @@ fn program_cell(group: &GroupLine) -> Cell {
         Some(ProgramKind::Elsewhere | ProgramKind::Foreign) => NOTE,
         None => DIM,
     };
-    Cell::new(words::decider(group.program.as_ref()), style)
+    let text = words::decider(group.program.as_ref());
+    match words::short_decider(group.program.as_ref()) {
+        Some(short) => Cell::new(text, style).or(short),
+        None => Cell::new(text, style),
+    }
 }
 
 fn members_cell(group: &GroupLine) -> Cell {
@@ -91,10 +90,18 @@ fn members_cell(group: &GroupLine) -> Cell {
     }
 }
 
-/// Full queues stand out: the kernel drops what comes next.
 fn queue_cell(queue: QueueView, identity: &Identity) -> Cell {
-    let full = queue.limit > 0 && queue.waiting >= queue.limit;
-    Cell::new(words::queue(queue, identity.is_udp()), if full { NOTE } else { PLAIN })
+    Cell::new(words::queue(queue, identity.is_udp()), if queue.is_full() { NOTE } else { PLAIN })
+}
+
+/// What waits at all members. A sum hides that the queue of one is full.
+fn sum_cell(group: &GroupLine) -> Cell {
+    let sum = words::queue(group.queue, group.identity.is_udp());
+    match group.queue_full {
+        0 => sum.into(),
+        n if n == group.members => Cell::new(sum, NOTE),
+        n => Cell::new(sum, NOTE).and(format!(", {n} full"), NOTE),
+    }
 }
 
 /// One group with its members.
@@ -140,7 +147,11 @@ fn header(out: &mut String, group: &GroupView, reader: &Reader) {
     let identity = &group.identity;
     let _ = writeln!(out, "{BOLD}{}{BOLD:#}", identity.group);
     let mut line = |name: &str, text: &str| {
-        let _ = writeln!(out, "  {DIM}{name:<9}{DIM:#} {text}");
+        let room = reader.width.map(|width| width.saturating_sub(12).max(20));
+        for (at, text) in filled(text, room.unwrap_or(usize::MAX)).iter().enumerate() {
+            let name = if at == 0 { name } else { "" };
+            let _ = writeln!(out, "  {DIM}{name:<9}{DIM:#} {text}");
+        }
     };
     let mut program = words::program(group.program.as_ref());
     if let Some(ours) = group.program.as_ref().filter(|p| p.kind == ProgramKind::Policy) {
@@ -214,9 +225,20 @@ fn members(group: &GroupView, reader: &Reader) -> String {
     if members.iter().any(|m| m.cpu.is_some()) {
         table.column("CPU", Align::Right, members.iter().map(|m| number(m.cpu)));
     }
+    let mut generations: Vec<u32> = members.iter().filter_map(|m| m.generation).collect();
+    generations.sort_unstable();
+    generations.dedup();
+    if generations.len() > 1 {
+        table.column("GEN", Align::Right, members.iter().map(|m| number(m.generation)));
+    }
     // The user's own program knows no weights.
     if group.policy.is_some() {
-        table.column("WEIGHT", Align::Right, members.iter().map(|m| number(m.weight)));
+        let weights = members.iter().map(|m| number(m.weight));
+        let all_alike = members.iter().filter_map(|m| m.weight).all(|weight| weight == 1);
+        match all_alike {
+            true => table.optional(1, "WEIGHT", Align::Right, weights),
+            false => table.column("WEIGHT", Align::Right, weights),
+        };
     }
     table.column("COOKIE", Align::Right, members.iter().map(|m| number(m.cookie)));
     if members.iter().any(|m| m.owner.is_some()) {
@@ -239,7 +261,7 @@ fn members(group: &GroupView, reader: &Reader) -> String {
     }
     if members.iter().any(|m| m.share.is_some()) {
         let bar = |m: &MemberView| m.share.map_or(String::new(), |share| bar(share, 10));
-        table.optional(1, "", Align::Left, members.iter().map(|m| Cell::new(bar(m), GOOD)));
+        table.optional(2, "", Align::Left, members.iter().map(|m| Cell::new(bar(m), GOOD)));
     }
     let held = |row: usize, room: Option<usize>| {
         let member = &members[row];
@@ -247,12 +269,12 @@ fn members(group: &GroupView, reader: &Reader) -> String {
             return "no visible process".to_owned();
         }
         let holders = member.holders.iter();
-        let held = holders.map(|h| Held { pid: h.pid, comm: &h.comm, fd: Some(h.fd) });
+        let held = holders.map(|h| Held { pid: h.pid, comm: &h.name, fd: Some(h.fd) });
         let mptcp = if member.mptcp { "MPTCP: " } else { "" };
         let room = room.map(|room| room.saturating_sub(mptcp.len()));
         format!("{mptcp}{}", words::processes(held.collect(), room))
     };
-    table.draw(reader.width, &Last { title: "HELD BY", least: 24, text: &held })
+    table.draw(reader.width, &Last { title: "HELD BY", least: 18, text: &held })
 }
 
 fn number<N: ToString>(number: Option<N>) -> Cell {

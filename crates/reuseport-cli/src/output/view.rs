@@ -31,6 +31,8 @@ pub(crate) struct GroupLine {
     pub(crate) pids: Vec<u32>,
     #[serde(flatten)]
     pub(crate) queue: QueueView,
+    /// How many members' queues are full.
+    pub(crate) queue_full: usize,
     pub(crate) skew: Option<f64>,
     pub(crate) findings: Vec<FindingView>,
     /// Process names for people; in JSON `show` has them per holder.
@@ -98,6 +100,9 @@ pub(crate) enum PolicyOptionsView {
 pub(crate) struct Identity {
     /// As the command accepts it.
     pub(crate) group: String,
+    /// The same with its network namespace.
+    #[serde(skip)]
+    pub(crate) with_netns: String,
     pub(crate) protocol: &'static str,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
@@ -197,6 +202,8 @@ pub(crate) struct HolderView {
     /// The first process of its server, and when that one began, in seconds since the host's boot.
     pub(crate) server_pid: Option<u32>,
     pub(crate) server_started: Option<u64>,
+    /// What the process runs: as `comm`, or the script of an interpreter.
+    pub(crate) name: String,
 }
 
 /// What waits: TCP connections, or UDP bytes.
@@ -217,6 +224,7 @@ impl GroupLine {
         for member in &status.members {
             queue.add(member.member.queue);
         }
+        let is_full = |member: &&MemberStatus| QueueView::of(member.member.queue).is_full();
         Self {
             identity: Identity::new(&status.group.key, netns_name),
             reach: status.group.reach,
@@ -226,6 +234,7 @@ impl GroupLine {
             unborrowable: unborrowable(status),
             pids: status.group.pids(),
             queue,
+            queue_full: status.members.iter().filter(is_full).count(),
             skew: Stats::new(status).skew.map(rounded),
             findings: findings(status),
             processes: status
@@ -304,6 +313,7 @@ impl Identity {
     pub(crate) fn new(key: &GroupKey, netns_name: Option<String>) -> Self {
         Self {
             group: key.to_string(),
+            with_netns: key.with_netns(),
             protocol: match key.protocol {
                 Protocol::Tcp => "tcp",
                 Protocol::Udp => "udp",
@@ -361,8 +371,6 @@ impl Program {
 impl MemberView {
     fn from_status(status: &MemberStatus) -> Self {
         let (member, enrolment) = (&status.member, status.enrolment.as_ref());
-        let mut queue = QueueView::default();
-        queue.add(member.queue);
         Self {
             slot: enrolment.map(|e| e.slot.get()),
             state: enrolment.map(|e| state_word(e.state)),
@@ -373,7 +381,7 @@ impl MemberView {
             mptcp: member.mptcp,
             unsteered_because: None,
             owner: status.owner,
-            queue,
+            queue: QueueView::of(member.queue),
             open: enrolment.and_then(|e| e.open),
             picks: enrolment.and_then(|e| e.picks),
             recent_picks: enrolment.and_then(|e| e.recent_picks),
@@ -424,6 +432,7 @@ impl HolderView {
             fd: *fd,
             tid: *thread,
             comm: comm.clone(),
+            name: crate::process::name(*pid, comm),
             server_pid: origin.and_then(|origin| origin.first),
             server_started: origin.map(|origin| origin.started.as_secs()),
         }
@@ -431,6 +440,17 @@ impl HolderView {
 }
 
 impl QueueView {
+    fn of(queue: Queue) -> Self {
+        let mut one = Self::default();
+        one.add(queue);
+        one
+    }
+
+    /// Full queues stand out: the kernel drops what comes next.
+    pub(crate) fn is_full(self) -> bool {
+        self.limit > 0 && self.waiting >= self.limit
+    }
+
     fn add(&mut self, queue: Queue) {
         self.waiting += u64::from(queue.waiting);
         self.half_open += u64::from(queue.half_open);

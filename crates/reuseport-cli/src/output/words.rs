@@ -120,6 +120,20 @@ pub(crate) fn decider(decided_by: Option<&Program>) -> String {
     }
 }
 
+/// The same in fewer columns; None: it has no shorter form.
+pub(crate) fn short_decider(decided_by: Option<&Program>) -> Option<String> {
+    let program = decided_by?;
+    Some(match program {
+        Program { decides: false, standby: 1.., .. } => "standby".to_owned(),
+        Program { decides: false, .. } => "emptied".to_owned(),
+        Program { kind: ProgramKind::Policy, policy, .. } => (*policy)?.to_owned(),
+        Program { kind: ProgramKind::Foreign, id: Some(id), name, .. } => {
+            format!("{}#{id}", safe(name))
+        }
+        _ => return None,
+    })
+}
+
 /// The group that a note is about, for a reader in this network namespace.
 pub(crate) struct Subject<'a> {
     pub(crate) identity: &'a Identity,
@@ -132,7 +146,7 @@ impl Subject<'_> {
     }
 
     /// The group as an argument that finds it.
-    fn argument(&self) -> String {
+    fn argument(&self) -> &str {
         argument(self.identity, self.own_netns)
     }
 }
@@ -224,7 +238,7 @@ pub(crate) fn faults(group: &GroupView) -> Vec<String> {
             let holder = socket
                 .holders
                 .first()
-                .map(|HolderView { pid, fd, comm, .. }| format!("{} {pid} fd {fd}", safe(comm)));
+                .map(|HolderView { pid, fd, name, .. }| format!("{} {pid} fd {fd}", safe(name)));
             match (socket.cookie, holder) {
                 (Some(cookie), Some(holder)) => format!("cookie:{cookie} ({holder})"),
                 (Some(cookie), None) => format!("cookie:{cookie}"),
@@ -292,12 +306,13 @@ pub(crate) fn none_active(key: &GroupKey, shares: &[Share], room: Option<usize>)
     note(&format!("no member of {key} is active with a weight; until one is, {instead}"), room)
 }
 
-/// The group as an argument that finds it again from this network namespace.
-pub(crate) fn argument(identity: &Identity, own_netns: Option<u32>) -> String {
-    if own_netns.is_none_or(|own| own == identity.netns) {
-        return identity.group.clone();
+/// The group as an argument that finds it again from this network namespace, also if that gets a group of the same
+/// name.
+pub(crate) fn argument(identity: &Identity, own_netns: Option<u32>) -> &str {
+    match own_netns.is_none_or(|own| own == identity.netns) {
+        true => &identity.group,
+        false => &identity.with_netns,
     }
-    format!("{} --netns {}", identity.group, netns(identity))
 }
 
 /// A network namespace's name, or its number where it has none.

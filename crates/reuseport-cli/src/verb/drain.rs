@@ -12,9 +12,9 @@ use reuseport::status::{GroupStatus, MemberStatus, State};
 use reuseport::{ErrorKind, Stop};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::args::{self, GroupArgs};
+use crate::args::{self, FirstGroupArgs, GroupOr};
 use crate::backend::{self, Members};
-use crate::error::Failure;
+use crate::error::{Failure, Failures};
 use crate::output::{self, by_number, count};
 use crate::select::{self, Selector};
 
@@ -25,9 +25,11 @@ use crate::select::{self, Selector};
 /// bytes wait). You can then stop it without losing a connection that was not yet accepted. Open
 /// connections end when server or client end them; `show` counts them as OPEN.
 ///
-/// All members of one call leave in one step. If no other member is left, draining members get
-/// what is new after all. `undrain` reverses it.
+/// All members of one call leave in one step for each group; with several groups, a member has to be
+/// in one of them. If no other member is left, draining members get what is new after all. `undrain`
+/// reverses it.
 #[derive(Debug, Args)]
+#[command(override_usage = "reuseport drain [OPTIONS] <GROUP>... <MEMBER>...")]
 #[command(after_help = "\
 Exit status:
   1   no such group or member, or none of our programs is attached
@@ -39,18 +41,18 @@ Exit status:
 Examples:
   reuseport drain :8080 slot:2
   reuseport drain :8080 pid:1234 --wait 30s && kill -QUIT 1234
-  reuseport drain :8080 gen:1
+  reuseport drain tcp::80 tcp::443 pid:1234    what that process serves
 ")]
 pub(crate) struct Drain {
     #[command(flatten)]
-    group: GroupArgs,
+    groups: FirstGroupArgs,
 
     /// Members, by slot:N, cookie:N, fd:N, pid:N (the owner) or gen:N, as `show` lists them
     ///
     /// pid selects all members that the process serves: those that its epoll watches, and those
     /// that no other process holds. gen selects all that entered together.
     #[arg(value_name = "MEMBER", required = true)]
-    members: Vec<Selector>,
+    rest: Vec<GroupOr<Selector>>,
 
     /// Return when they are drained, or after TIME (30, 30s, 5m) with exit status 3
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = args::time)]
@@ -66,31 +68,46 @@ impl Drain {
                     .context("cannot install a handler for ^C")?;
             }
         }
-        let members = Members::open(&self.group.target()?)?;
-        let wanted = select::members(&self.members, &members.status)?;
-        // A standby member gets even less than a draining one. One without a slot is refused.
-        let leaving = wanted
-            .iter()
-            .filter(|member| matches!(backend::state(member), Some(State::Active) | None));
-        let shares =
-            members.change(leaving.map(|member| (*member, None, Some(State::Draining))))?;
-
-        let cookies: Vec<Cookie> =
-            wanted.iter().filter_map(|member| member.member.cookie).collect();
-        let now = members.now()?;
-        // First, because it says what the lines about the members mean.
-        let mut out = output::none_active(&now.group.key, &shares, output::width());
-        // What is drained already is said at the end of the wait.
-        let said = |member: &&MemberStatus| self.wait.is_none() || !is_drained(member);
-        for member in those(&now, &cookies).filter(said) {
-            let _ = writeln!(out, "{}: {}", now.group.key, describe(member, &now));
+        let (targets, selectors) = self.groups.targets(self.rest)?;
+        let selectors = args::required(selectors, "MEMBER")?;
+        let groups = Members::open(&targets)?;
+        let statuses: Vec<&GroupStatus> = groups.iter().map(|group| &group.status).collect();
+        let wanted = select::in_each(&selectors, &statuses, select::members)?;
+        let begun = Instant::now();
+        let mut failures = Failures::default();
+        // All of them leave before the first is waited for.
+        let mut leaving: Vec<(&Members, Vec<Cookie>)> = Vec::new();
+        for (members, wanted) in groups.iter().zip(wanted).filter(|(_, wanted)| !wanted.is_empty())
+        {
+            let drained = drain(members, &wanted, self.wait.is_some());
+            failures.note(drained.map(|cookies| leaving.push((members, cookies))));
         }
-        output::print(&out)?;
-        match self.wait {
-            Some(limit) => wait(&members, &cookies, limit, &stop),
-            None => Ok(()),
+        if let Some(limit) = self.wait {
+            for (members, cookies) in leaving {
+                failures.note(wait(members, &cookies, begun, limit, &stop));
+            }
         }
+        failures.last()
     }
+}
+
+/// Drains members of one group. Says what they have still to finish; who is drained already, not if that is waited
+/// for: it is said at the end of the wait. Returns their cookies.
+fn drain(members: &Members, wanted: &[&MemberStatus], waits: bool) -> Result<Vec<Cookie>> {
+    // A standby member gets even less than a draining one. One without a slot is refused.
+    let leaving =
+        wanted.iter().filter(|member| matches!(backend::state(member), Some(State::Active) | None));
+    let shares = members.change(leaving.map(|member| (*member, None, Some(State::Draining))))?;
+    let cookies: Vec<Cookie> = wanted.iter().filter_map(|member| member.member.cookie).collect();
+    let now = members.now()?;
+    // First, because it says what the lines about the members mean.
+    let mut out = output::none_active(&now.group.key, &shares, output::width());
+    let said = |member: &&MemberStatus| !waits || !is_drained(member);
+    for member in those(&now, &cookies).filter(said) {
+        let _ = writeln!(out, "{}: {}", now.group.key, describe(member, &now));
+    }
+    output::print(&out)?;
+    Ok(cookies)
 }
 
 fn those<'a>(
@@ -195,14 +212,19 @@ fn still_reached(members: &[MemberStatus], key: &GroupKey) -> Result<()> {
 }
 
 /// Returns when the members are drained, or gone.
-fn wait(members: &Members, cookies: &[Cookie], limit: Option<Duration>, stop: &Stop) -> Result<()> {
+fn wait(
+    members: &Members,
+    cookies: &[Cookie],
+    begun: Instant,
+    limit: Option<Duration>,
+    stop: &Stop,
+) -> Result<()> {
     /// Reading the host's groups takes some ten milliseconds.
     const PAUSE: Duration = Duration::from_millis(50);
 
     // A handshake may end between reading the two numbers, so nothing must wait twice in a row.
     const LOOKS: usize = 2;
 
-    let begun = Instant::now();
     let mut drained = 0;
     let mut unasked: Vec<MemberStatus> = Vec::new();
     let mut still_picked = false;

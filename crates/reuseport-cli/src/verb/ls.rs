@@ -14,14 +14,16 @@ use crate::output::{self, Reader};
 /// One line per group, in all network namespaces: the program that decides (`kernel hash`: none),
 /// the number of sockets, what waits in their queues, and the processes that hold them.
 ///
-/// `unsteered` sockets get nothing: they joined after `attach`, or cannot be enrolled. SKEW is the
-/// largest difference between a member's share of picks and its share of weight. Narrow terminals
-/// hide SKEW first, then QUEUE.
+/// A GROUP can be pasted into every verb: it has what tells it apart from groups on the same address,
+/// such as `,uid=33` or `,v6only`. `unsteered` sockets get nothing: they joined after `attach`, or
+/// cannot be enrolled. SKEW is the largest difference between a member's share of picks and its share
+/// of weight. Narrow terminals hide SKEW, shorten PROGRAM, and show the processes below.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Queue:
+Queue, the sum of all members:
   tcp   connections that wait to be accepted (+ half-open) / limit
   udp   bytes that wait to be read / receive buffer
+  and how many members' queues are full, as in `17/256, 1 full`
 
 Examples:
   reuseport ls

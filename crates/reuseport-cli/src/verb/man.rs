@@ -42,7 +42,9 @@ impl Man {
 fn write_all(command: &Command, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir)
         .with_context(|| format!("cannot create the directory {}", dir.display()))?;
-    for command in std::iter::once(command).chain(command.get_subcommands()) {
+    // `help` is in the page of the command.
+    let verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
+    for command in std::iter::once(command).chain(verbs) {
         let path = dir.join(clap_mangen::Man::new(command.clone()).get_filename());
         fs::write(&path, page(command)?)
             .with_context(|| format!("cannot write {}", path.display()))?;

@@ -1,15 +1,15 @@
-//! `reuseport show`: one group and its members.
+//! `reuseport show`: groups and their members.
 
 use anyhow::Result;
 use clap::Args;
-use reuseport::netns_names;
+use reuseport::{Host, netns_names};
 
-use crate::args::GroupArgs;
-use crate::backend;
+use crate::args::GroupsArgs;
+use crate::backend::{self, Of};
 use crate::output::view::GroupView;
 use crate::output::{self, Reader};
 
-/// Show one group: its program, its members and what each of them gets
+/// Show groups: the program, the members and what each of them gets
 ///
 /// First the program that decides and its counters by reason, then one line per member (socket) of
 /// the group.
@@ -21,6 +21,7 @@ Columns:
             standby: gets nothing yet;
             unsteered: has no slot, gets nothing; a line below says why
   CPU       with policy cpu: the CPU whose packets it receives
+  GEN       if there are several: members that entered together (gen:N)
   WEIGHT    its relative share of the picks
   COOKIE    the socket's number, unique on the host (`ss -e`: sk:, in hex)
   OWNER     the process whose epoll watches the socket, if exactly one does
@@ -29,7 +30,9 @@ Columns:
   PICKS     how often the program chose it
   SHARE     its share of the picks since the last change of members, weights,
             states or policy, of the share that its weight asks for
-  HELD BY   every visible process that holds the socket, with its descriptor
+            (policy cpu asks for none)
+  HELD BY   every visible process that holds the socket, with its descriptor;
+            of an interpreter, the script or module that it runs
 
 Examples:
   reuseport show :8080
@@ -37,22 +40,37 @@ Examples:
 ")]
 pub(crate) struct Show {
     #[command(flatten)]
-    group: GroupArgs,
+    groups: GroupsArgs,
 
     /// Print JSON, for programs; docs/json.md describes it
+    ///
+    /// One object; with --all or several GROUPs, an array of them.
     #[arg(long)]
     json: bool,
 }
 
 impl Show {
     pub(crate) fn run(self) -> Result<()> {
-        let status = backend::status(&self.group.target()?)?;
-        let name = netns_names().remove(&status.group.key.netns.inode);
-        let view = GroupView::new(&status, name);
-        if self.json {
-            output::print_json(&view)?;
-        } else {
-            output::print(&output::show(&view, &Reader::of_stdout()))?;
+        let targets = self.groups.targets()?;
+        let host = Host::open()?;
+        let groups = targets.find(&host, Of::Steered)?;
+        let names = netns_names();
+        let mut views: Vec<GroupView> = Vec::new();
+        backend::for_each(&groups, targets.all, |group| {
+            let name = names.get(&group.key.netns.inode).cloned();
+            // With --all, one that is gone by now is passed over.
+            views.push(GroupView::new(&host.status(&group.key)?, name));
+            Ok(())
+        })?;
+        match (&views[..], self.json) {
+            ([view], true) if !targets.are_several() => output::print_json(view)?,
+            (_, true) => output::print_json(&views)?,
+            (_, false) => {
+                let reader = Reader::of_stdout();
+                let texts: Vec<String> =
+                    views.iter().map(|view| output::show(view, &reader)).collect();
+                output::print(&texts.join("\n"))?;
+            }
         }
         Ok(())
     }

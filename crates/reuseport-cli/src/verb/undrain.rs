@@ -4,17 +4,20 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use clap::Args;
-use reuseport::status::State;
+use reuseport::status::{GroupStatus, MemberStatus, State};
 
-use crate::args::GroupArgs;
+use crate::args::{self, FirstGroupArgs, GroupOr};
 use crate::backend::{self, Members};
+use crate::error::Failures;
 use crate::output;
 use crate::select::{self, Selector};
 
 /// Give draining members new connections again
 ///
-/// They keep their weights. All members of one call return in one step.
+/// They keep their weights. All members of one call return in one step for each group. With several
+/// groups, a member has to be in one of them.
 #[derive(Debug, Args)]
+#[command(override_usage = "reuseport undrain [OPTIONS] <GROUP>... <MEMBER>...")]
 #[command(after_help = "\
 Exit status:
   1   no such group or member, or none of our programs is attached
@@ -26,41 +29,56 @@ Examples:
 ")]
 pub(crate) struct Undrain {
     #[command(flatten)]
-    group: GroupArgs,
+    groups: FirstGroupArgs,
 
     /// Members, by slot:N, cookie:N, fd:N, pid:N (the owner) or gen:N, as `show` lists them
     ///
     /// pid selects all members that the process serves: those that its epoll watches, and those
     /// that no other process holds. gen selects all that entered together.
     #[arg(value_name = "MEMBER", required = true)]
-    members: Vec<Selector>,
+    rest: Vec<GroupOr<Selector>>,
 }
 
 impl Undrain {
     pub(crate) fn run(self) -> Result<()> {
-        let members = Members::open(&self.group.target()?)?;
-        let wanted = select::members(&self.members, &members.status)?;
-        // One without a slot is refused.
-        let back = wanted
-            .iter()
-            .filter(|member| matches!(backend::state(member), Some(State::Draining) | None));
-        let shares = members.change(back.map(|member| (*member, None, Some(State::Active))))?;
-        let key = &members.status.group.key;
-        let mut out = String::new();
-        for member in wanted {
-            let weight = member.enrolment.as_ref().map_or(0, |enrolment| enrolment.weight.get());
-            let what = match backend::state(member) {
-                Some(State::Draining) if weight == 0 => {
-                    "active again, but its weight is 0: `reuseport weight` raises it".to_owned()
-                }
-                Some(State::Draining) => format!("active again, with weight {weight}"),
-                Some(State::Standby) => "on standby and stays so: it was not draining".to_owned(),
-                _ => "active as before: it was not draining".to_owned(),
-            };
-            let _ = writeln!(out, "{key}: {} is {what}", select::name(member));
+        let (targets, selectors) = self.groups.targets(self.rest)?;
+        let selectors = args::required(selectors, "MEMBER")?;
+        let groups = Members::open(&targets)?;
+        let statuses: Vec<&GroupStatus> = groups.iter().map(|group| &group.status).collect();
+        let wanted = select::in_each(&selectors, &statuses, select::members)?;
+        let mut failures = Failures::default();
+        for (members, wanted) in groups.iter().zip(wanted) {
+            failures.note(undrain(members, wanted));
         }
-        out.push_str(&output::none_active(key, &shares, output::width()));
-        output::print(&out)?;
-        Ok(())
+        failures.last()
     }
+}
+
+/// Makes members of one group active again, and says so.
+fn undrain(members: &Members, wanted: Vec<&MemberStatus>) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    // One without a slot is refused.
+    let back = wanted
+        .iter()
+        .filter(|member| matches!(backend::state(member), Some(State::Draining) | None));
+    let shares = members.change(back.map(|member| (*member, None, Some(State::Active))))?;
+    let key = &members.status.group.key;
+    let mut out = String::new();
+    for member in wanted {
+        let weight = member.enrolment.as_ref().map_or(0, |enrolment| enrolment.weight.get());
+        let what = match backend::state(member) {
+            Some(State::Draining) if weight == 0 => {
+                "active again, but its weight is 0: `reuseport weight` raises it".to_owned()
+            }
+            Some(State::Draining) => format!("active again, with weight {weight}"),
+            Some(State::Standby) => "on standby and stays so: it was not draining".to_owned(),
+            _ => "active as before: it was not draining".to_owned(),
+        };
+        let _ = writeln!(out, "{key}: {} is {what}", select::name(member));
+    }
+    out.push_str(&output::none_active(key, &shares, output::width()));
+    output::print(&out)?;
+    Ok(())
 }

@@ -52,15 +52,17 @@ pub(crate) fn json(arguments: &[&str]) -> Value {
     serde_json::from_str(&stdout(arguments)).unwrap()
 }
 
-/// The standard error of a call that must exit with `code`: one line, perhaps with a hint below.
+/// The standard error of a call that must exit with `code`: one line, perhaps with a hint below, which may list
+/// what to choose from.
 pub(crate) fn error(code: i32, arguments: &[&str]) -> String {
     let output = run(arguments);
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
     assert!(output.stdout.is_empty(), "{arguments:?}: {output:?}");
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.starts_with("reuseport: "), "{text}");
-    let rest: Vec<&str> = text.lines().skip(1).collect();
-    assert!(rest.is_empty() || rest.len() == 1 && rest[0].starts_with("hint: "), "{text}");
+    let mut rest = text.lines().skip(1);
+    assert!(rest.next().is_none_or(|hint| hint.starts_with("hint: ")), "{text}");
+    assert!(rest.all(|line| line.starts_with("  ")), "{text}");
     text
 }
 

@@ -254,7 +254,7 @@ impl Followed {
         self.replaced = None;
         // The time of those of which an event told comes anyway.
         self.is_early = !young.iter().all(|of| bound.contains_key(of)) || split == News::Wait;
-        Ok(Step::Attach { group, force: false })
+        Ok(Step::Attach { group: Box::new(group), force: false })
     }
 
     /// Another owner's program decides: reports it, or takes the group back once that is reported.
@@ -288,7 +288,7 @@ impl Followed {
             (Retake::Now, Some(attempts)) => {
                 attempts.note(since);
                 replaced.keeps = true;
-                return Step::Attach { group: found.group.clone(), force: true };
+                return Step::Attach { group: Box::new(found.group.clone()), force: true };
             }
             (Retake::After(_), _) => {}
             _ => self.last = Some(found.seen.clone()),

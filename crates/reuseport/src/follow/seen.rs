@@ -134,7 +134,7 @@ impl Found {
 #[derive(Debug)]
 pub(crate) enum Step {
     /// Attach to it, in place of another owner's program if `force` is set.
-    Attach { group: Group, force: bool },
+    Attach { group: Box<Group>, force: bool },
     /// Take its sockets out of the array of the displaced state, and ask again.
     GiveWay,
     /// Nothing.

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use crate::kernel::borrow::cookie_of;
 use crate::model::group::Queue;
 use crate::model::id::{Cookie, Slot, State, Weight};
+use crate::model::policy::Policy;
 use crate::model::status::{Counter, GroupStatus, MemberStatus};
 
 /// A group's statistics at one moment: what `reuseport show` prints.
@@ -22,7 +23,8 @@ pub struct Stats {
     pub members: Vec<MemberStats>,
     /// How far the picks are from the weights: the largest difference, over the active members, between
     /// a member's part of their recent picks and its part of their weights. 0 is exact, 1 the worst. `None`
-    /// if there are no picks yet, no active member has a weight, or no policy of this tool decides.
+    /// if there are no picks yet, no active member has a weight, no policy of this tool decides, or it is `cpu`,
+    /// which asks for no shares.
     ///
     /// Only `round-robin` and `random` aim at 0. For `least-loaded` it shows how unequally fast the
     /// members are.
@@ -58,7 +60,7 @@ pub struct MemberStats {
     pub share: Option<f64>,
     /// Its part of the active members' weight, 0 to 1. `round-robin` and `random` bring `share` to this
     /// value while all members are active; `share` also includes picks of draining members. `None`
-    /// without a slot, and if no active member has a weight.
+    /// without a slot, if no active member has a weight, and under the policy `cpu`.
     pub weight_share: Option<f64>,
 }
 
@@ -67,10 +69,16 @@ impl Stats {
     pub fn new(status: &GroupStatus) -> Self {
         let all = |number: fn(&MemberStatus) -> u64| status.members.iter().map(number).sum::<u64>();
         let (picks, weight) = (all(recent_picks), all(active_weight));
-        let by_policy = status.steering.selection().is_some();
+        let policy = status.steering.policy();
+        // Where the CPUs decide, no share is asked for.
+        let by_cpu = policy.is_some_and(Policy::places_on_cpus);
+        let member = |m| {
+            let stats = MemberStats::new(m, picks, weight);
+            MemberStats { weight_share: stats.weight_share.filter(|_| !by_cpu), ..stats }
+        };
         Self {
-            members: status.members.iter().map(|m| MemberStats::new(m, picks, weight)).collect(),
-            skew: skew(&status.members).filter(|_| by_policy),
+            members: status.members.iter().map(member).collect(),
+            skew: skew(&status.members).filter(|_| policy.is_some() && !by_cpu),
             counters: status.counters.clone(),
         }
     }

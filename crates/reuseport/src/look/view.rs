@@ -1,6 +1,7 @@
 //! The status of groups: the kernel's view, joined with the pinned state and the counters.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use sk_reuseport::maps::MapError;
 
@@ -8,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::observe::Observer;
 use crate::kernel::server::server_of;
 use crate::model::diagnosis::findings as findings_of;
-use crate::model::group::{Group, GroupKey, Member};
+use crate::model::group::{Group, GroupKey, Member, Unborrowable};
 use crate::model::id::{Cookie, Slot};
 use crate::model::membership::Occupant;
 use crate::model::policy::Policy;
@@ -37,7 +38,21 @@ pub(crate) fn statuses(observer: &Observer, place: &Place) -> Result<Vec<GroupSt
             join(group, None, &Err(Uncounted::Unreadable), &owners)
         })
     };
-    observer.groups()?.into_iter().map(status).collect()
+    listed(observer)?.into_iter().map(status).collect()
+}
+
+/// The groups. A member of a steered group that no process is seen to hold may be closing, or on its way from one
+/// process to another: such a listing is made once more after a moment.
+fn listed(observer: &Observer) -> Result<Vec<Group>> {
+    const MOMENT: Duration = Duration::from_millis(15);
+
+    let groups = observer.groups()?;
+    let unheld = |member: &Member| member.unborrowable() == Some(Unborrowable::NoHolder);
+    if groups.iter().any(|group| group.program.is_some() && group.members.iter().any(unheld)) {
+        std::thread::sleep(MOMENT);
+        return observer.groups();
+    }
+    Ok(groups)
 }
 
 /// The status of one group.
@@ -45,7 +60,7 @@ pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Resu
     let root = readable_root(place)?;
     let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
     let layer = layer(root.as_ref());
-    let groups = observer.groups()?;
+    let groups = listed(observer)?;
     let group = named(key, &groups, |group| claim(group, root.as_ref()))?.clone();
     let owners = observer.owners(&group)?;
     let group = look_again(observer, group)?;

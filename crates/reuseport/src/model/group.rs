@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::id::{Cookie, Netns};
+use crate::model::written::{Parts, Written};
 
 pub use crate::model::holder::{Binary, Holder, Origin};
 pub use crate::model::name::listed;
@@ -38,6 +39,13 @@ pub struct Device {
     pub name: Option<String>,
 }
 
+impl Device {
+    /// Its name, or its index where that is not known.
+    pub(crate) fn text(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.index.to_string())
+    }
+}
+
 /// The identity of a group.
 ///
 /// Sockets that agree in all of these fields but [`of`](Self::of) are one group, with one exception: while a
@@ -61,12 +69,15 @@ pub struct GroupKey {
     pub uid: u32,
     /// Where several groups have the same name: a member of this one.
     pub of: Option<Cookie>,
+    /// How it is written.
+    pub(crate) written: Written,
 }
 
 impl GroupKey {
     /// The key of a group of root's sockets that are bound to no device.
     pub fn new(netns: Netns, protocol: Protocol, address: SocketAddr) -> Self {
-        Self { netns, protocol, address, v6only: false, device: None, uid: 0, of: None }
+        let written = Written::default();
+        Self { netns, protocol, address, v6only: false, device: None, uid: 0, of: None, written }
     }
 
     /// The key without [`of`](Self::of): the name alone, which several groups may have.
@@ -75,13 +86,21 @@ impl GroupKey {
         Self { of: None, ..self.clone() }
     }
 
+    /// Its text with the network namespace, as a reader in another one writes it: `tcp:0.0.0.0:80,netns=blue`.
+    pub fn with_netns(&self) -> String {
+        let written = Written { netns: true, ..self.written.clone() };
+        Self { written, ..self.clone() }.to_string()
+    }
+
     /// Whether both have the same name.
     pub(crate) fn has_name_of(&self, other: &Self) -> bool {
-        self.address == other.address && self.name_only() == other.name_only()
+        let name = |key: &Self| (key.netns, key.protocol, key.address, key.v6only, key.uid);
+        name(self) == name(other) && self.device == other.device
     }
 }
 
-/// The form that the command accepts: `tcp:127.0.0.1:8080`, `udp:[::]:53`, `tcp:0.0.0.0%eth0:80`,
+/// The form that the command accepts: `tcp:127.0.0.1:8080`, `udp:[::]:53`, `tcp:0.0.0.0%eth0:80`. What told the
+/// group apart from others when it was listed follows: `tcp:[::]:80,v6only`, `udp:127.0.0.1:53,uid=33`,
 /// `udp:127.0.0.1:53,of=cookie:7`.
 impl fmt::Display for GroupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,13 +109,18 @@ impl fmt::Display for GroupKey {
             IpAddr::V4(ip) => write!(f, "{ip}")?,
             IpAddr::V6(ip) => write!(f, "[{ip}]")?,
         }
-        match &self.device {
-            Some(Device { name: Some(name), .. }) => write!(f, "%{name}")?,
-            Some(Device { index, name: None }) => write!(f, "%{index}")?,
-            None => {}
+        if let Some(device) = &self.device {
+            write!(f, "%{}", device.text())?;
         }
         write!(f, ":{}", self.address.port())?;
-        self.of.map_or(Ok(()), |cookie| write!(f, ",of=cookie:{cookie}"))
+        let Written { v6only, uid, netns, .. } = self.written;
+        let parts = Parts {
+            v6only,
+            uid: uid.then_some(self.uid),
+            netns: netns.then(|| self.written.netns_text(self.netns.inode)),
+            of: self.of.map(|cookie| format!("cookie:{cookie}")),
+        };
+        parts.fmt(f)
     }
 }
 
@@ -366,15 +390,7 @@ pub(crate) mod examples {
     use super::*;
 
     pub(crate) fn key(protocol: Protocol, address: &str) -> GroupKey {
-        GroupKey {
-            netns: Netns { cookie: 1, inode: 2 },
-            protocol,
-            address: address.parse().unwrap(),
-            v6only: false,
-            device: None,
-            uid: 0,
-            of: None,
-        }
+        GroupKey::new(Netns { cookie: 1, inode: 2 }, protocol, address.parse().unwrap())
     }
 
     /// A member with this cookie, held by no process.

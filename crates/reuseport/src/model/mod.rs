@@ -25,3 +25,4 @@ pub(crate) mod sticky;
 pub(crate) mod succession;
 pub(crate) mod table;
 pub(crate) mod ungrouped;
+pub(crate) mod written;

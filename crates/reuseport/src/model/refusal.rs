@@ -99,32 +99,51 @@ pub(crate) fn vanished(key: &GroupKey) -> Error {
 }
 
 /// The most groups that an error lists where several match.
-pub(crate) const CANDIDATES: usize = 5;
+const CANDIDATES: usize = 16;
 
-/// What to do where groups have the same name: each as it is written, with what tells the user which is which.
+/// The columns of a line with its `hint: `.
+const COLUMNS: usize = 80 - "hint: ".len();
+
+/// What to do where a name means several groups: each as it is written, in one line if they fit, with what tells
+/// the user which is which.
 pub(crate) fn name_one(groups: &[&Group]) -> String {
-    let differ = |of: fn(&GroupKey) -> u32| groups.iter().any(|g| of(&g.key) != of(&groups[0].key));
-    let (uids, v6only) = (differ(|key| key.uid), differ(|key| key.v6only.into()));
-    let describe = |group: &&Group| {
-        let of = group.members.first().and_then(|member| member.cookie);
-        let name = GroupKey { of, ..group.key.clone() };
-        let members = group.members.len();
-        let mut text = format!("{name} ({members} member{}", if members == 1 { "" } else { "s" });
-        match group.reach {
-            Reach::First => text += ", gets the traffic",
-            Reach::Behind => text += ", gets nothing new",
-            Reach::Alone | Reach::Unknown => {}
+    const NAME_ONE: &str = "name one of them:";
+
+    let name = |group: &Group| match (group.key.of, group.members.first()) {
+        // The listing knew no other group of its name.
+        (None, Some(member)) if groups.iter().filter(|g| g.key == group.key).count() > 1 => {
+            GroupKey { of: member.cookie, ..group.key.clone() }.to_string()
         }
-        if uids {
-            text += &format!(", uid {}", group.key.uid);
-        }
-        if v6only && group.key.v6only {
-            text += ", IPv6 only";
-        }
-        text + ")"
+        _ => group.key.to_string(),
     };
-    let names = groups.iter().map(describe).collect();
-    format!("name one of them: {}", enumerate(names, CANDIDATES, "or"))
+    let names: Vec<String> = groups.iter().map(|group| name(group)).collect();
+    let plain = groups.iter().all(|group| !group.reach.is_split());
+    let line = format!("{NAME_ONE} {}", enumerate(names.clone(), CANDIDATES, "or"));
+    if plain && line.chars().count() <= COLUMNS {
+        return line;
+    }
+    let shown = names.iter().zip(groups).take(CANDIDATES);
+    let widest = shown.clone().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let mut lines = NAME_ONE.to_owned();
+    for (name, group) in shown {
+        lines += &format!("\n  {name:widest$}  {}", describe(group));
+    }
+    if let more @ 1.. = names.len().saturating_sub(CANDIDATES) {
+        lines += &format!("\nand {more} more, which `reuseport ls` shows");
+    }
+    lines
+}
+
+/// "2 members, gets the traffic".
+fn describe(group: &Group) -> String {
+    let members = group.members.len();
+    let mut text = format!("{members} member{}", if members == 1 { "" } else { "s" });
+    match group.reach {
+        Reach::First => text += ", gets the traffic",
+        Reach::Behind => text += ", gets nothing new",
+        Reach::Alone | Reach::Unknown => {}
+    }
+    text
 }
 
 /// "a, b and c"; beyond `most`, "a, b and 7 more".

@@ -206,9 +206,9 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Ambiguous);
         assert_eq!(
             error.report().to_string(),
-            "there are 2 groups udp:127.0.0.1:53; name one of them: \
-             udp:127.0.0.1:53,of=cookie:5 (2 members, gets nothing new) or \
-             udp:127.0.0.1:53,of=cookie:9 (1 member, gets the traffic)"
+            "there are 2 groups udp:127.0.0.1:53; name one of them:\n  \
+             udp:127.0.0.1:53,of=cookie:5  2 members, gets nothing new\n  \
+             udp:127.0.0.1:53,of=cookie:9  1 member, gets the traffic"
         );
         groups[0].program = program(1);
         assert_eq!(named(&key, &groups, by_program).unwrap(), &groups[0]);

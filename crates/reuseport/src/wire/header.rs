@@ -135,16 +135,13 @@ impl Header {
         };
         let name = self.device_name.split(|byte| *byte == 0).next().unwrap_or_default();
         let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty());
-        Some(GroupKey {
-            netns: Netns { cookie: self.netns_cookie, inode: self.netns_inode },
-            protocol: config::protocol(self.protocol)?,
-            address: SocketAddr::new(ip, self.port),
-            v6only: self.v6only != 0,
-            device: (self.device != 0)
-                .then(|| Device { index: self.device, name: name.map(str::to_owned) }),
-            uid: self.uid,
-            of: None,
-        })
+        let netns = Netns { cookie: self.netns_cookie, inode: self.netns_inode };
+        let address = SocketAddr::new(ip, self.port);
+        let mut key = GroupKey::new(netns, config::protocol(self.protocol)?, address);
+        (key.v6only, key.uid) = (self.v6only != 0, self.uid);
+        key.device = (self.device != 0)
+            .then(|| Device { index: self.device, name: name.map(str::to_owned) });
+        Some(key)
     }
 }
 

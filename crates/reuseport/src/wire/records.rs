@@ -11,7 +11,9 @@ use std::time::Duration;
 use zerocopy::FromBytes;
 
 use super::config;
-use crate::model::group::{AttachedProgram, Binary, Holder, NotAsked, Origin, Protocol, Queue};
+use crate::model::group::{
+    AttachedProgram, Binary, Device, Holder, NotAsked, Origin, Protocol, Queue,
+};
 use crate::model::id::{Cookie, Netns};
 use raw::{Header, RawEnd, RawEpoll, RawHolder, RawMember, RawReader, RawWatch};
 
@@ -29,7 +31,7 @@ pub(crate) struct MemberRecord {
     /// The kernel's id of the group, reused once the group is gone.
     pub(crate) reuseport_id: u32,
     pub(crate) uid: u32,
-    pub(crate) device: Option<u32>,
+    pub(crate) device: Option<Device>,
     pub(crate) protocol: Protocol,
     pub(crate) address: SocketAddr,
     pub(crate) v6only: bool,
@@ -196,7 +198,10 @@ fn member(raw: &RawMember, at: usize) -> Result<MemberRecord, RecordError> {
         netns: Netns { cookie: raw.netns_cookie, inode: raw.netns_inode },
         reuseport_id: raw.reuseport_id,
         uid: raw.uid,
-        device: (raw.device != 0).then_some(raw.device),
+        device: (raw.device != 0).then(|| {
+            let name = text(&raw.device_name);
+            Device { index: raw.device, name: Some(name).filter(|name| !name.is_empty()) }
+        }),
         protocol,
         address: SocketAddr::new(ip, raw.port),
         v6only: raw.v6only != 0,

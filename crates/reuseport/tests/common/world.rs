@@ -266,11 +266,12 @@ pub(crate) fn open_by_index() -> Vec<(u32, u32)> {
     (0..members.len()).filter_map(open).collect()
 }
 
-/// The message of an error, which must be a line of reasonable length.
+/// The message of an error, which must be a line of reasonable length. A hint may list what to choose from.
 #[track_caller]
 pub(crate) fn one_line(error: &Error) -> String {
     let text = error.report().to_string();
-    assert!(!text.contains('\n'), "more than a line: {text}");
+    assert!(!error.report().causes().contains('\n'), "more than a line: {text}");
+    assert!(text.lines().skip(1).all(|line| line.starts_with("  ")), "more than a hint: {text}");
     assert!(text.len() < 600, "too long: {text}");
     text
 }

@@ -1,6 +1,4 @@
-//! How `attach` attaches to a group, and what becomes of failures.
-
-use std::io::{self, Write as _};
+//! How `attach` attaches to a group.
 
 use anyhow::Result;
 use reuseport::group::GroupKey;
@@ -9,7 +7,6 @@ use reuseport::status::GroupStatus;
 use reuseport::{Attach, Host, ObjectSpec, Policy, Program, Stop};
 
 use super::words::note;
-use crate::error;
 use crate::policy::PolicyOptions;
 use crate::select::{self, WeightOf};
 
@@ -50,27 +47,9 @@ impl How {
     }
 }
 
-/// Failures of one group among several: each is printed, and the last one is that of the command.
-#[derive(Default)]
-pub(super) struct Failures(Option<anyhow::Error>);
-
-impl Failures {
-    pub(super) fn note(&mut self, result: Result<()>) {
-        let Err(error) = result else { return };
-        if let Some(before) = self.0.replace(error) {
-            // If standard error is closed, the exit code has to suffice.
-            let _ = io::stderr().write_all(error::message(&before).as_bytes());
-        }
-    }
-
-    pub(super) fn last(self) -> Result<()> {
-        self.0.map_or(Ok(()), Err)
-    }
-}
-
 /// Weights by cookie.
 fn weigh(weights: &[WeightOf], group: &GroupStatus) -> Result<Vec<(Cookie, Weight)>> {
-    let weights = select::weights(weights, group)?;
+    let weights = select::weights(&weights.iter().collect::<Vec<_>>(), group)?;
     Ok(weights
         .into_iter()
         .filter_map(|(member, weight)| Some((member.member.cookie?, weight)))

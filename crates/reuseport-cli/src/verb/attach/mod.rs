@@ -12,19 +12,19 @@ use clap::Args;
 use reuseport::group::{Group, GroupKey, Reach};
 use reuseport::id::Slot;
 use reuseport::setting::Setting;
-use reuseport::{Balancer, Host, ObjectSpec, Policy, Stop, netns_names};
+use reuseport::{Balancer, Host, ObjectSpec, Policy, Stop};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::args::GroupsArgs;
-use crate::backend::Target;
-use crate::error::Failure;
+use crate::backend::Of;
+use crate::error::{Failure, Failures};
 use crate::netns;
 use crate::output::view::Identity;
 use crate::output::{self, DIM};
 use crate::policy::{PolicyOptions, PolicyParser};
 use crate::select::WeightOf;
-use how::{Failures, How};
+use how::How;
 use words::{findings, notes, report};
 
 /// Attach a policy, or your own eBPF program, to groups
@@ -50,8 +50,7 @@ Examples:
   reuseport attach :8080 --policy round-robin --weight pid:1234=3 --watch
   reuseport attach tcp::80 tcp::443 udp::443 --watch
   reuseport attach :443 --all --watch          every group on this port, now or later
-  reuseport attach :53 --netns blue --policy source
-  reuseport attach udp::4433 --policy payload:1:8
+  reuseport attach :53,netns=blue --policy source
   reuseport attach :8080 --object my.bpf.o --program select --map sockets
   reuseport attach :8080 --object my.bpf.o --set workers=members --watch
 ")]
@@ -148,19 +147,23 @@ impl Attach {
         }
         let stop = stop_at_signals()?;
         let host = Host::open()?;
-        let (targets, all) = (self.groups.targets()?, self.groups.all);
+        let targets = self.groups.targets()?;
         let (watch, retake) = (self.watch, self.retake);
         let how = self.how(stop);
         if watch {
-            return watch::follow(host, targets, all, how, retake);
+            return watch::follow(host, targets, how, retake);
         }
-        let groups = find_all(&host, targets, all)?;
+        let groups = targets.find(&host, Of::Told)?;
         let mut failures = Failures::default();
+        let mut attached = Vec::new();
         for group in &groups {
-            failures.note(attach(&host, group, &how));
+            failures.note(attach(&host, group, &how, &mut attached));
             if how.stop.is_set() {
                 break;
             }
+        }
+        if let Some(text) = again(&attached) {
+            output::print(&text)?;
         }
         failures.last()
     }
@@ -193,17 +196,19 @@ fn stop_at_signals() -> Result<Stop> {
     Ok(stop)
 }
 
-/// The groups that the targets name, each once.
-fn find_all(host: &Host, targets: Vec<Target>, all: bool) -> Result<Vec<Group>> {
-    let mut groups: Vec<Group> = Vec::new();
-    for target in targets {
-        for group in target.find_to_attach(host, all)? {
-            if groups.iter().all(|known| known.key != group.key) {
-                groups.push(group);
-            }
-        }
+/// How to add sockets that join later to these groups, by the names that find them again.
+fn again(groups: &[String]) -> Option<String> {
+    match groups {
+        [] => None,
+        [only] => Some(format!(
+            "{DIM}While these are open, later ones get nothing until this runs (or --watch):\n  \
+             reuseport attach {only}{DIM:#}\n"
+        )),
+        _ => Some(format!(
+            "{DIM}While these are open, later ones get nothing until this runs again (or \
+             --watch).{DIM:#}\n"
+        )),
     }
-    Ok(groups)
 }
 
 /// The failure of having attached to a group that another one of its name keeps the traffic from.
@@ -221,20 +226,20 @@ fn behind(host: &Host, key: &GroupKey) -> anyhow::Error {
     .into()
 }
 
-/// Attaches to a group once, and says so.
-fn attach(host: &Host, group: &Group, how: &How) -> Result<()> {
+/// Attaches to a group once, and says so. Notes the name that finds it again.
+fn attach(host: &Host, group: &Group, how: &How, attached_to: &mut Vec<String>) -> Result<()> {
     let key = &group.key;
     let (_, attached) = Balancer::attach(host, key, &how.request(host, key)?)?;
-    let identity = Identity::new(key, netns_names().remove(&key.netns.inode));
-    let again = output::argument(&identity, netns::own());
+    let identity = Identity::new(key, None);
+    let again = output::argument(&identity, netns::own()).to_owned();
     output::print(&format!(
-        "{}{}{}{}{DIM}While these are open, later ones get nothing until this runs (or --watch):\n  \
-         reuseport attach {again}{DIM:#}\n",
+        "{}{}{}{}",
         report(key, &attached),
         how.notes(),
         notes(&group.not_asked()),
         findings(host, key),
     ))?;
+    attached_to.push(again.clone());
     if group.reach == Reach::Behind {
         return Err(behind(host, key));
     }

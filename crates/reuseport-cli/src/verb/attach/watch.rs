@@ -11,21 +11,16 @@ use reuseport::status::Steering;
 use reuseport::watch::{Change, Watch};
 use reuseport::{Attach, ErrorKind, Host};
 
-use super::how::{Failures, How};
+use super::how::How;
 use super::words::{findings, notes, replaced, report, split, unsteerable};
-use crate::backend::Target;
-use crate::error::{self, Failure};
+use crate::backend::{Target, Targets};
+use crate::error::{self, Failure, Failures};
 use crate::output::{self, DIM};
 
 /// Attaches, stays, and reports changes, until a signal. New members depend on it: it goes on although its
 /// reports cannot be written, because their reader has exited or the disk is full.
-pub(super) fn follow(
-    host: Host,
-    targets: Vec<Target>,
-    all: bool,
-    how: How,
-    retake: bool,
-) -> Result<()> {
+pub(super) fn follow(host: Host, targets: Targets, how: How, retake: bool) -> Result<()> {
+    let Targets { targets, all } = targets;
     let (found, awaited) = look_for(&host, targets, all)?;
     let requests = found.into_iter().map(|group| {
         let request = how.request(&host, &group.key);
@@ -77,7 +72,7 @@ fn look_for(host: &Host, targets: Vec<Target>, all: bool) -> Result<(Vec<Group>,
     let (mut found, mut awaited) = (Vec::new(), Vec::new());
     for target in targets {
         let mut instead = None;
-        let is_there = match target.find_to_attach(host, all) {
+        let is_there = match target.find(host, all) {
             Ok(groups) => {
                 found.extend(groups);
                 true
@@ -160,7 +155,7 @@ impl Lines {
         } else {
             self.watch.wait_for(&spec, move |host| {
                 let find = || {
-                    let key = target.find_to_attach(host, false)?[0].key.clone();
+                    let key = target.find(host, false)?[0].key.clone();
                     Ok((key.clone(), how.request(host, &key)?))
                 };
                 lock(&errors).note(&target.group.to_string(), find())

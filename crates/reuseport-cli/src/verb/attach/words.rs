@@ -72,6 +72,7 @@ pub(super) fn report(key: &GroupKey, attached: &Attached) -> String {
     if !changes.released.is_empty() {
         let _ = write!(out, "; {} gone", changes.released.len());
     }
+    out = output::filled(&out, output::width().unwrap_or(usize::MAX)).join("\n");
     out.push('\n');
     if let Some(program) = replaced {
         let which = output::program_name(program);

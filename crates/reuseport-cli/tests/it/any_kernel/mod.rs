@@ -4,6 +4,7 @@
 mod changes;
 mod findings;
 mod members;
+mod names;
 mod shares;
 mod split;
 mod usage;

@@ -47,8 +47,13 @@ fn the_version_is_that_of_the_package() {
 
 #[test]
 fn every_help_fits_80_columns_and_has_examples() {
-    let mut helps = vec![stdout(&["--help"])];
-    helps.extend(VERBS.iter().map(|verb| stdout(&[verb, "--help"])));
+    let mut helps = vec![stdout(&["--help"]), stdout(&["help"])];
+    assert_eq!(helps[0], helps[1]);
+    for verb in VERBS {
+        let help = stdout(&[verb, "--help"]);
+        assert_eq!(stdout(&["help", verb]), help);
+        helps.extend([help, stdout(&[verb, "-h"])]);
+    }
     for help in helps {
         assert!(help.contains("\nExamples:\n"), "{help}");
         for line in help.lines() {

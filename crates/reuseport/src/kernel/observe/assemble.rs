@@ -6,9 +6,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 
-use crate::model::group::{
-    Device, Group, GroupKey, KernelAddress, Member, NotAsked, Protocol, Reach,
-};
+use crate::model::group::{Group, GroupKey, KernelAddress, Member, NotAsked, Protocol, Reach};
 use crate::model::id::{Cookie, Netns};
 use crate::model::split::tell_apart;
 use crate::model::ungrouped::{Ungrouped, WhyUngrouped};
@@ -64,9 +62,8 @@ impl Listing {
         })
     }
 
-    /// The groups, sorted by protocol, port, address and namespace, members by cookie. `device_name`
-    /// resolves an interface index in a namespace.
-    pub(super) fn groups(&self, device_name: impl Fn(Netns, u32) -> Option<String>) -> Vec<Group> {
+    /// The groups, sorted by protocol, port, address and namespace, members by cookie.
+    pub(super) fn groups(&self) -> Vec<Group> {
         let holders = self.holders_by_socket();
         let mut groups: BTreeMap<Identity, Sockets<'_>> = BTreeMap::new();
         let mut outside: HashMap<(Netns, SocketAddr), BTreeMap<u64, &MemberRecord>> =
@@ -91,7 +88,7 @@ impl Listing {
         }
         let group = |sockets: Sockets<'_>| {
             let first = sockets.records.values().min_by_key(|record| order(record.cookie))?;
-            let key = key(first, &device_name);
+            let key = key(first);
             let aside = (key.protocol == Protocol::Udp)
                 .then(|| outside.get(&(key.netns, key.address)))
                 .flatten();
@@ -117,11 +114,7 @@ impl Listing {
     }
 
     /// The sockets on a port that are in no group.
-    pub(super) fn ungrouped(
-        &self,
-        port: u16,
-        device_name: impl Fn(Netns, u32) -> Option<String>,
-    ) -> Vec<Ungrouped> {
+    pub(super) fn ungrouped(&self, port: u16) -> Vec<Ungrouped> {
         let holders = self.holders_by_socket();
         let is_one = |record: &&MemberRecord| {
             matches!(record.standing, Standing::Outside | Standing::Plain)
@@ -130,7 +123,7 @@ impl Listing {
         let one = |record: &MemberRecord| {
             let held = holders.get(&record.sock_address).map_or(&[][..], Vec::as_slice);
             Ungrouped {
-                key: key(record, &device_name),
+                key: key(record),
                 why: match (record.made.reuseport, record.made.reuseaddr) {
                     (true, _) => WhyUngrouped::TooLate,
                     (false, true) => WhyUngrouped::ReuseaddrAlone,
@@ -143,17 +136,11 @@ impl Listing {
     }
 }
 
-fn key(record: &MemberRecord, device_name: &impl Fn(Netns, u32) -> Option<String>) -> GroupKey {
-    let device = |index| Device { index, name: device_name(record.netns, index) };
-    GroupKey {
-        netns: record.netns,
-        protocol: record.protocol,
-        address: record.address,
-        v6only: record.v6only,
-        device: record.device.map(device),
-        uid: record.uid,
-        of: None,
-    }
+fn key(record: &MemberRecord) -> GroupKey {
+    let mut key = GroupKey::new(record.netns, record.protocol, record.address);
+    (key.v6only, key.uid) = (record.v6only, record.uid);
+    key.device.clone_from(&record.device);
+    key
 }
 
 /// The sockets of one group, by address in the kernel.

@@ -19,16 +19,15 @@
 mod assemble;
 mod netns;
 
-use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroU32;
 use std::os::fd::AsRawFd as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use sk_reuseport::maps::{Array, MapData};
 use sk_reuseport::programs::{Iter, ProgramError};
 use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
@@ -36,8 +35,10 @@ use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::kernel::caps;
 use crate::kernel::pids::sees_host_pids;
+use crate::kernel::types::types;
 use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol};
 use crate::model::id::{Cookie, Netns};
+use crate::model::spec::tell_names_apart;
 use crate::model::ungrouped::Ungrouped;
 use crate::wire::cursor::{Cursor, Walk};
 use crate::wire::records::{self, MemberRecord, Record};
@@ -128,11 +129,11 @@ impl Observer {
                 .because(format!("there is no {VMLINUX_BTF}"))
                 .with_hint(Hint::KernelOption("CONFIG_DEBUG_INFO_BTF")));
         }
-        let btf = KernelBtf::from_sys_fs().map_err(failed)?;
-        let mut ebpf = EbpfLoader::new().kernel_btf(&btf).load(OBJECT).map_err(failed)?;
+        let btf = types().map_err(failed)?;
+        let mut ebpf = EbpfLoader::new().kernel_btf(btf).load(OBJECT).map_err(failed)?;
         // Programs for which there is no need are loaded on first use.
-        iterator(&mut ebpf, "holders")?.load(DESCRIPTORS, &btf).map_err(failed)?;
-        let cursors = match tables(&mut ebpf, &btf) {
+        iterator(&mut ebpf, "holders")?.load(DESCRIPTORS, btf).map_err(failed)?;
+        let cursors = match tables(&mut ebpf, btf) {
             Ok(cursors) => Some(cursors),
             Err(error) => {
                 tracing::debug!("the kernel's tables of sockets cannot be read: {error}");
@@ -200,15 +201,26 @@ impl Observer {
     }
 
     fn assemble(&self, listing: &Listing) -> Vec<Group> {
-        let own = LazyCell::new(|| {
-            let of_reader = |record: &Record| match record {
-                Record::Reader(netns) => Some(*netns),
-                _ => None,
-            };
-            let read = listing.descriptors.iter().find_map(of_reader);
-            read.or_else(|| self.own_netns().ok())
-        });
-        listing.groups(|netns, index| device_name(*own, netns, index))
+        let of_reader = |record: &Record| match record {
+            Record::Reader(netns) => Some(*netns),
+            _ => None,
+        };
+        let read = listing.descriptors.iter().find_map(of_reader);
+        let mut groups = listing.groups();
+        let Some(first) = groups.first().map(|group| group.key.netns) else { return groups };
+        let is_foreign = |group: &Group| Some(group.key.netns) != read.or(Some(first));
+        if groups.iter().any(is_foreign) {
+            let names: HashMap<u32, Arc<str>> =
+                netns_names().into_iter().map(|(inode, name)| (inode, name.into())).collect();
+            for Group { key, .. } in &mut groups {
+                key.written.netns_name = names.get(&key.netns.inode).cloned();
+            }
+            let own = read.or_else(|| self.own_netns().ok());
+            tell_names_apart(&mut groups, own.map(|own| own.cookie));
+        } else {
+            tell_names_apart(&mut groups, Some(first.cookie));
+        }
+        groups
     }
 
     /// The members at the group's address in the kernel's tables now; `None` without these.
@@ -241,8 +253,7 @@ impl Observer {
         {
             listing.confirm_hidden(&again);
         }
-        let own = self.own_netns().ok();
-        Ok(listing.ungrouped(port, |netns, index| device_name(own, netns, index)))
+        Ok(listing.ungrouped(port))
     }
 
     /// The owners of a group's members: for each member the process whose epoll instance watches it, if
@@ -312,8 +323,8 @@ impl Programs {
     fn start(&mut self, program: &str, of: Option<NonZeroU32>) -> Result<File> {
         let iterator = iterator(&mut self.ebpf, program)?;
         if iterator.fd().is_err() {
-            let btf = KernelBtf::from_sys_fs().map_err(failed)?;
-            iterator.load(DESCRIPTORS, &btf).map_err(failed)?;
+            let btf = types().map_err(failed)?;
+            iterator.load(DESCRIPTORS, btf).map_err(failed)?;
         }
         let link = match of {
             Some(pid) => iterator.attach_to_process(pid),
@@ -365,17 +376,6 @@ pub(crate) fn read_all(mut walk: impl Read) -> io::Result<Vec<u8>> {
             Err(e) => return Err(e),
         }
     }
-}
-
-/// A network device's name, which only the caller's namespace, `own`, tells.
-fn device_name(own: Option<Netns>, netns: Netns, index: u32) -> Option<String> {
-    if own != Some(netns) {
-        return None;
-    }
-    // The ioctl takes any socket.
-    let (family, kind) = (AddressFamily::UNIX, SocketType::DGRAM);
-    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None).ok()?;
-    netdevice::index_to_name(socket, index).ok()
 }
 
 fn failed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{GroupSpec, Host};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::group::{Group, GroupKey};
-use crate::model::refusal::{CANDIDATES, enumerate, name_one};
+use crate::model::refusal::{enumerate, name_one};
 use crate::model::split::{Claim, claimant};
 
 /// The most groups on the same port that an error lists when none matches.
@@ -15,8 +15,8 @@ impl GroupSpec {
     /// The one of the `groups` that it names.
     ///
     /// If it names several, it prefers one in the network namespace with the cookie `prefer_netns` (the
-    /// caller's, for example), and then, if the name has an address and no device, one that is bound to
-    /// no device. Groups that share their name are told apart by `,of=` alone.
+    /// caller's, for example), and then, if it has an address, one on that address as it is written, one that is
+    /// bound to no device, and one that accepts IPv4 traffic, too: what the name does not say.
     ///
     /// # Errors
     ///
@@ -33,33 +33,42 @@ impl GroupSpec {
         prefer_netns: Option<u64>,
         claim: impl Fn(&Group) -> Claim,
     ) -> Result<&'a Group> {
-        let all: Vec<&Group> = groups.iter().filter(|group| self.matches(group)).collect();
-        let near: Vec<&Group> = all
-            .iter()
-            .copied()
-            .filter(|group| Some(group.key.netns.cookie) == prefer_netns)
-            .collect();
-        let candidates = if near.is_empty() { &all } else { &near };
-        let literal: Vec<&Group> =
-            candidates.iter().copied().filter(|group| self.is_literally(&group.key)).collect();
-        match if literal.is_empty() { &candidates[..] } else { &literal[..] } {
-            [] => Err(self.not_found(groups)),
+        let groups: Vec<&Group> = groups.iter().collect();
+        match &self.left(&groups, prefer_netns)[..] {
+            [] => Err(self.not_found(&groups)),
             [only] => Ok(only),
             several => {
                 let split = several.iter().all(|group| group.key.has_name_of(&several[0].key));
                 let claimant = if split { claimant(several, claim) } else { None };
-                claimant.ok_or_else(|| self.ambiguous(several, &all, prefer_netns))
+                claimant.ok_or_else(|| self.ambiguous(&groups, prefer_netns))
             }
         }
     }
 
-    /// Whether the name describes this matching group completely: an address and no device. Without this
-    /// rule, no name would mean a group on no device next to one on a device.
-    fn is_literally(&self, key: &GroupKey) -> bool {
-        matches!(self.host, Host::Ip(_)) && self.device.is_none() && key.device.is_none()
+    /// The matching groups that the preferences leave.
+    pub(super) fn left<'a>(
+        &self,
+        groups: &[&'a Group],
+        prefer_netns: Option<u64>,
+    ) -> Vec<&'a Group> {
+        let matching = groups.iter().copied().filter(|group| self.matches(group));
+        let mut left: Vec<&Group> = matching.collect();
+        let mut prefer = |is_preferred: &dyn Fn(&GroupKey) -> bool| {
+            if left.iter().any(|group| is_preferred(&group.key)) {
+                left.retain(|group| is_preferred(&group.key));
+            }
+        };
+        prefer(&|key| Some(key.netns.cookie) == prefer_netns);
+        // Without these, no name would mean the group without the part next to one that has it.
+        if let Host::Ip(ip) = self.host {
+            prefer(&|key| key.address.ip() == ip);
+            prefer(&|key| self.device.is_some() || key.device.is_none());
+            prefer(&|key| self.v6only || !key.v6only);
+        }
+        left
     }
 
-    fn not_found(&self, groups: &[Group]) -> Error {
+    fn not_found(&self, groups: &[&Group]) -> Error {
         let on_port: BTreeSet<String> = groups
             .iter()
             .filter(|group| group.key.address.port() == self.port)
@@ -73,39 +82,11 @@ impl GroupSpec {
         Error::new(ErrorKind::NotFound, text).with_hint("`reuseport ls` shows every group")
     }
 
-    /// `several` are left of `all` that match when the preferences are applied.
-    fn ambiguous(&self, several: &[&Group], all: &[&Group], prefer_netns: Option<u64>) -> Error {
-        if several.iter().all(|group| looks_like(&group.key, &several[0].key)) {
-            let name = with_netns(&several[0].key.name_only());
-            let text = format!("`{self}` matches {} groups {name}", several.len());
-            return Error::new(ErrorKind::Ambiguous, text).with_hint(name_one(several));
-        }
-        let mut candidates = all.to_vec();
-        candidates.sort_by_key(|group| Some(group.key.netns.cookie) != prefer_netns);
-        let addresses: BTreeSet<String> =
-            candidates.iter().map(|g| g.key.name_only().to_string()).collect();
-        let namespaces: BTreeSet<u64> = candidates.iter().map(|g| g.key.netns.cookie).collect();
-        let hint = match (addresses.len(), namespaces.len()) {
-            (_, 1) => "write the full address",
-            (1, _) => "choose a network namespace with `--netns`",
-            _ => "write the full address, or choose a network namespace with `--netns`",
-        };
-        let count = candidates.len();
-        let named: Vec<String> = candidates.iter().map(|g| with_netns(&g.key)).collect();
-        let named = enumerate(named, CANDIDATES, "and");
-        let text = format!("`{self}` matches {count} groups: {named}");
-        Error::new(ErrorKind::Ambiguous, text).with_hint(hint)
+    fn ambiguous(&self, groups: &[&Group], prefer_netns: Option<u64>) -> Error {
+        let mut all: Vec<&Group> =
+            groups.iter().copied().filter(|group| self.matches(group)).collect();
+        all.sort_by_key(|group| Some(group.key.netns.cookie) != prefer_netns);
+        let text = format!("`{self}` matches {} groups", all.len());
+        Error::new(ErrorKind::Ambiguous, text).with_hint(name_one(&all))
     }
-}
-
-/// A group's name with the network namespace's inode number, as `lsns` shows it.
-fn with_netns(key: &GroupKey) -> String {
-    let v6only = if key.v6only { ", IPv6 only" } else { "" };
-    format!("{key} (netns {}{v6only})", key.netns.inode)
-}
-
-/// Whether both are written alike: no name without `,of=` tells them apart.
-fn looks_like(key: &GroupKey, other: &GroupKey) -> bool {
-    let written = |key: &GroupKey| (key.name_only().to_string(), key.netns);
-    written(key) == written(other)
 }

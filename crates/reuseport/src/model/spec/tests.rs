@@ -1,19 +1,25 @@
-//! Parsing of names, and the groups that they choose.
+//! Parsing of names, what they match, and properties of all names.
+
+mod choosing;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
+use choosing::{choose, member};
+
 use super::*;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind};
 use crate::model::group::{Device, Holder, Member, examples};
 use crate::model::id::Netns;
-use crate::model::split::{Claim, tell_apart};
+use crate::model::split::tell_apart;
 
 fn spec(text: &str) -> GroupSpec {
     text.parse().unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn problem(text: &str) -> SpecProblem {
-    text.parse::<GroupSpec>().expect_err(text).problem
+    text.parse::<GroupSpec>().expect_err(text).problem().clone()
 }
 
 /// A group on this address, in the network namespace with this cookie.
@@ -61,11 +67,17 @@ fn names_are_shown_as_typed() {
         "%eth0:80",
         ":8080",
         ":8080,of=cookie:18446744073709551615",
+        "udp:127.0.0.1:53,uid=4294967295",
+        "tcp:[::]:80,v6only",
+        ":80,netns=blue",
+        "tcp:*%a,v6only:80,v6only,uid=0,netns=4026531840,of=pid:7",
         "udp:*%a,b:53,of=pid:1",
     ] {
         assert_eq!(spec(text).to_string(), text);
     }
     assert_eq!(spec("TCP:[fe80:0::1%eth0]:080").to_string(), "tcp:[fe80::1]%eth0:80");
+    assert_eq!(spec("tcp:[::]:80,of=pid:1,dev=eth0").to_string(), "tcp:[::]%eth0:80,of=pid:1");
+    assert_eq!(spec(":80,netns=b,uid=1,v6only").to_string(), ":80,v6only,uid=1,netns=b");
 }
 
 #[test]
@@ -106,14 +118,28 @@ fn each_mistake_has_its_message() {
         ("*%sixteen-letters-:80", P::Device(word("sixteen-letters-"))),
         ("*%a/b:80", P::Device(word("a/b"))),
         ("[fe80::1%eth0]%eth0:80", P::TwoDevices),
-        (":80,of=cookie:0", P::Member(word("of=cookie:0"))),
-        (":80,of=pid:+1", P::Member(word("of=pid:+1"))),
-        (":80,of=pid:4294967296", P::Member(word("of=pid:4294967296"))),
-        (":80,of=7", P::Member(word("of=7"))),
-        (":80,of=slot:1", P::Member(word("of=slot:1"))),
-        (":80,uid=0", P::Member(word("uid=0"))),
+        ("*%eth0:80,dev=eth1", P::TwoDevices),
+        (":80,dev=eth0,dev=eth0", P::TwoDevices),
+        (":80,dev=", P::Device(word(""))),
+        (":80,of=cookie:0", P::Member(word("cookie:0"))),
+        (":80,of=pid:+1", P::Member(word("pid:+1"))),
+        (":80,of=pid:4294967296", P::Member(word("pid:4294967296"))),
+        (":80,of=7", P::Member(word("7"))),
+        (":80,of=slot:1", P::Member(word("slot:1"))),
         (":80,of=pid:1,of=cookie:2", P::TwoMembers),
-        (":80,of", P::Port(word("80,of"))),
+        (":80,uid=root", P::User(word("root"))),
+        (":80,uid=-1", P::User(word("-1"))),
+        (":80,uid=4294967296", P::User(word("4294967296"))),
+        (":80,uid=1,uid=1", P::Twice("uid")),
+        (":80,v6only,v6only", P::Twice("v6only")),
+        (":80,netns=a,netns=b", P::Twice("netns")),
+        (":80,netns=", P::Netns(word(""))),
+        (":80,netns=a/b", P::Netns(word("a/b"))),
+        (":80,v6", P::Unknown(word("v6"))),
+        (":80,", P::Unknown(word(""))),
+        (":80,v6only=1", P::Unknown(word("v6only=1"))),
+        (":80,comm=nginx", P::Unknown(word("comm=nginx"))),
+        (":80,of", P::Unknown(word("of"))),
         (",of=cookie:1", P::NoPort),
     ] {
         assert_eq!(problem(text), expected, "{text}");
@@ -155,8 +181,38 @@ fn a_star_matches_both_wildcards_and_an_address_is_literal() {
     assert!(is("tcp:0.0.0.0:80", &v4) && !is("tcp:0.0.0.0:80", &v6));
     assert!(is("[::]:80", &v6) && !is("[::]:80", &v4));
     assert!(!is("tcp:1.2.3.4:80", &v6));
-    assert!(!is("tcp:1.2.3.4:80", &tcp("[::ffff:1.2.3.4]:80")));
-    assert!(is("tcp:[::ffff:1.2.3.4]:80", &tcp("[::ffff:1.2.3.4]:80")));
+}
+
+#[test]
+fn an_ipv4_address_and_the_same_mapped_to_ipv6_find_each_other() {
+    let (v4, mapped) = (tcp("1.2.3.4:80"), tcp("[::ffff:1.2.3.4]:80"));
+    let names = ["tcp:1.2.3.4:80", "tcp:[::ffff:1.2.3.4]:80"];
+    for (key, name) in [&v4, &mapped].into_iter().flat_map(|key| names.map(|name| (key, name))) {
+        assert!(is(name, key), "{name}");
+        assert_eq!(choose(name, std::slice::from_ref(key), None).unwrap().0, key.to_string());
+    }
+    // The one that is written so, if both are there.
+    for name in names {
+        assert_eq!(choose(name, &[v4.clone(), mapped.clone()], None).unwrap().0, name);
+    }
+    assert!(!is("tcp:[::1.2.3.4]:80", &v4));
+}
+
+#[test]
+fn parts_after_the_port_match_the_user_the_namespace_and_v6only() {
+    let mut one = GroupKey { v6only: true, uid: 33, ..tcp("[::]:80") };
+    one.written.netns_name = Some("blue".into());
+    for name in [":80,uid=33", ":80,v6only", ":80,netns=blue", ":80,netns=4026531841"] {
+        assert!(is(name, &one), "{name}");
+    }
+    for name in [":80,uid=3", ":80,netns=red", ":80,netns=1", ":80,uid=33,netns=red"] {
+        assert!(!is(name, &one), "{name}");
+    }
+    assert!(!is(":80,v6only", &tcp("[::]:80")));
+    // Where the caller knows what a name means.
+    let red = spec(":80").in_netns("red", 4_026_531_841);
+    assert!(red.matches(&group(&one)));
+    assert_eq!((red.to_string().as_str(), red.netns()), (":80,netns=red", Some("red")));
 }
 
 #[test]
@@ -166,168 +222,6 @@ fn a_device_matches_by_name_or_index() {
     assert!(is("*%eth0:80", &named) && is("%3:80", &named));
     assert!(is("*%3:80", &unnamed) && !is("*%eth0:80", &unnamed));
     assert!(!is("*%eth1:80", &named) && !is("*%eth0:80", &tcp("0.0.0.0:80")));
-}
-
-/// The name of the chosen group, or the error.
-fn choose(name: &str, keys: &[GroupKey], prefer: Option<u64>) -> Result<(String, u64)> {
-    let groups = groups(keys);
-    let group = spec(name).choose(&groups, prefer)?;
-    Ok((group.key.to_string(), group.key.netns.cookie))
-}
-
-#[test]
-fn one_match_is_chosen_wherever_it_is() {
-    let keys = [tcp("127.0.0.1:80"), tcp("127.0.0.1:81")];
-    assert_eq!(choose(":80", &keys, None).unwrap(), ("tcp:127.0.0.1:80".to_owned(), 1));
-    assert_eq!(choose(":80", &keys, Some(99)).unwrap(), ("tcp:127.0.0.1:80".to_owned(), 1));
-}
-
-#[test]
-fn the_preferred_network_namespace_breaks_ties() {
-    let keys = [
-        key(Protocol::Tcp, "127.0.0.1:80", 1),
-        key(Protocol::Tcp, "127.0.0.1:80", 2),
-        key(Protocol::Udp, "127.0.0.1:80", 2),
-    ];
-    assert_eq!(choose(":80", &keys, Some(1)).unwrap().1, 1);
-    assert_eq!(choose("tcp::80", &keys, Some(2)).unwrap().1, 2);
-    assert_eq!(choose("udp::80", &keys, Some(1)).unwrap().1, 2);
-
-    let error = choose(":80", &keys, Some(2)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Ambiguous);
-    assert_eq!(
-        error.report().to_string(),
-        "`:80` matches 3 groups: tcp:127.0.0.1:80 (netns 4026531842), udp:127.0.0.1:80 (netns \
-         4026531842) and tcp:127.0.0.1:80 (netns 4026531841); write the full address, or choose a \
-         network namespace with `--netns`"
-    );
-    let error = choose("tcp::80", &keys, None).unwrap_err();
-    assert_eq!(error.hint(), Some(&"choose a network namespace with `--netns`".into()));
-}
-
-#[test]
-fn an_error_lists_at_most_five_candidates() {
-    let keys: Vec<GroupKey> = (1..=8).map(|i| tcp(&format!("127.0.0.{i}:80"))).collect();
-    let error = choose(":80", &keys, None).unwrap_err();
-    assert_eq!(error.hint(), Some(&"write the full address".into()));
-    assert!(
-        error.report().to_string().contains("127.0.0.5:80 (netns 4026531841) and 3 more; "),
-        "{error}"
-    );
-    assert!(!error.report().to_string().contains("127.0.0.6"));
-}
-
-#[test]
-fn a_group_on_no_device_can_be_named_next_to_one_on_a_device() {
-    let keys = [on_device(tcp("0.0.0.0:80"), 2, Some("eth0")), tcp("0.0.0.0:80")];
-    assert_eq!(choose("tcp:0.0.0.0:80", &keys, None).unwrap().0, "tcp:0.0.0.0:80");
-    assert_eq!(choose("tcp:0.0.0.0%eth0:80", &keys, None).unwrap().0, "tcp:0.0.0.0%eth0:80");
-    assert_eq!(choose("tcp:*:80", &keys, None).unwrap_err().kind(), ErrorKind::Ambiguous);
-}
-
-#[test]
-fn an_error_lists_the_groups_on_the_same_port() {
-    let mut keys = vec![tcp("0.0.0.0:80"), tcp("0.0.0.0:443")];
-    keys.push(key(Protocol::Tcp, "0.0.0.0:80", 2));
-    let error = choose("udp:0.0.0.0:80", &keys, None).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert_eq!(
-        error.report().to_string(),
-        "no group matches `udp:0.0.0.0:80`, but on port 80 there is tcp:0.0.0.0:80; `reuseport ls` \
-         shows every group"
-    );
-    keys.extend((1..=3).map(|i| key(Protocol::Udp, &format!("127.0.0.{i}:80"), 1)));
-    let error = choose("tcp:127.0.0.1:80", &keys, None).unwrap_err().report().to_string();
-    assert!(error.contains("udp:127.0.0.1:80, udp:127.0.0.2:80 and 1 more; "), "{error}");
-    assert_eq!(
-        choose(":1", &keys, None).unwrap_err().report().to_string(),
-        "no group matches `:1`; `reuseport ls` shows every group"
-    );
-}
-
-fn member(cookie: u64, pid: u32) -> Member {
-    let holder = Holder { pid, fd: 3, comm: "a".into(), thread: None, origin: None };
-    Member { holders: vec![holder], ..examples::member(Protocol::Udp, cookie) }
-}
-
-/// Groups of one name: one with two members, and one that the kernel finds first.
-fn split() -> Vec<Group> {
-    let with = |members: &[(u64, u32)]| {
-        let mut group = group(&key(Protocol::Udp, "127.0.0.1:53", 1));
-        group.members = members.iter().map(|(cookie, pid)| member(*cookie, *pid)).collect();
-        group
-    };
-    tell_apart(vec![(with(&[(5, 100), (6, 101)]), Some(2)), (with(&[(9, 101)]), Some(1))])
-}
-
-#[test]
-fn groups_of_one_name_are_named_by_a_member() {
-    let groups = split();
-    for (name, expected) in [
-        ("udp:127.0.0.1:53,of=cookie:6", 0),
-        ("udp:127.0.0.1:53,of=cookie:9", 1),
-        (":53,of=cookie:9", 1),
-        (":53,of=pid:100", 0),
-        (&groups[0].key.to_string(), 0),
-    ] {
-        assert_eq!(spec(name).choose(&groups, Some(1)).unwrap(), &groups[expected], "{name}");
-    }
-    // A process that holds members of both.
-    let both = spec(":53,of=pid:101").choose(&groups, Some(1)).unwrap_err();
-    assert_eq!(both.kind(), ErrorKind::Ambiguous);
-    let none = spec(":53,of=cookie:7").choose(&groups, Some(1)).unwrap_err();
-    assert_eq!(none.kind(), ErrorKind::NotFound);
-    assert!(none.to_string().contains("udp:127.0.0.1:53,of=cookie:9"), "{none}");
-    let elsewhere = spec("tcp::53,of=cookie:9").choose(&groups, Some(1)).unwrap_err();
-    assert_eq!(elsewhere.kind(), ErrorKind::NotFound);
-}
-
-#[test]
-fn an_error_about_groups_of_one_name_says_how_each_is_written() {
-    let groups = split();
-    let error = spec(":53").choose(&groups, Some(1)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Ambiguous);
-    assert_eq!(
-        error.report().to_string(),
-        "`:53` matches 2 groups udp:127.0.0.1:53 (netns 4026531841); name one of them: \
-         udp:127.0.0.1:53,of=cookie:5 (2 members, gets nothing new) or \
-         udp:127.0.0.1:53,of=cookie:9 (1 member, gets the traffic)"
-    );
-}
-
-#[test]
-fn groups_of_two_users_are_told_apart_by_their_members() {
-    let of = |uid, cookie| {
-        let mut group = group(&GroupKey { uid, ..key(Protocol::Udp, "127.0.0.1:53", 1) });
-        group.members.push(member(cookie, 1));
-        (group, Some(0))
-    };
-    let groups = tell_apart(vec![of(0, 5), of(33, 9)]);
-    let error = spec("udp:127.0.0.1:53").choose(&groups, None).unwrap_err();
-    let hint = error.hint().unwrap().to_string();
-    assert_eq!(
-        hint,
-        "name one of them: udp:127.0.0.1:53,of=cookie:5 (1 member, uid 0) or \
-         udp:127.0.0.1:53,of=cookie:9 (1 member, uid 33)"
-    );
-    assert_eq!(spec("udp::53,of=cookie:9").choose(&groups, None).unwrap().key.uid, 33);
-}
-
-#[test]
-fn of_groups_of_one_name_the_one_with_the_state_is_preferred() {
-    let groups = split();
-    let choose = |name: &str, claims: [Claim; 2]| {
-        let claim = |group: &Group| claims[usize::from(*group == groups[1])];
-        spec(name).choose_with(&groups, Some(1), claim).cloned()
-    };
-    assert_eq!(choose(":53", [Claim::Program, Claim::None]).unwrap(), groups[0]);
-    assert_eq!(choose(":53", [Claim::Members(3), Claim::Program]).unwrap(), groups[1]);
-    // A member that is named goes before.
-    let other = choose(":53,of=cookie:9", [Claim::Program, Claim::None]).unwrap();
-    assert_eq!(other, groups[1]);
-    for claims in [[Claim::None; 2], [Claim::Program; 2]] {
-        assert_eq!(choose(":53", claims).unwrap_err().kind(), ErrorKind::Ambiguous);
-    }
 }
 
 fn any_key() -> impl Strategy<Value = GroupKey> {
@@ -351,12 +245,44 @@ fn any_key() -> impl Strategy<Value = GroupKey> {
 }
 
 fn any_spec() -> impl Strategy<Value = GroupSpec> {
-    (any_key(), any::<bool>(), 0..3).prop_map(|(key, with_protocol, host)| GroupSpec {
-        protocol: with_protocol.then_some(key.protocol),
-        host: [Host::Any, Host::Wildcard, Host::Ip(key.address.ip())][host as usize],
-        device: key.device.and_then(|device| device.name),
-        port: key.address.port(),
-        of: key.of.map(MemberOf::Cookie),
+    let netns = prop::option::of("[a-z0-9._-]{1,9}");
+    let parts = (any::<bool>(), prop::option::of(any::<u32>()), netns);
+    (any_key(), any::<bool>(), 0..3, parts).prop_map(|(key, with_protocol, host, parts)| {
+        GroupSpec {
+            protocol: with_protocol.then_some(key.protocol),
+            host: [Host::Any, Host::Wildcard, Host::Ip(key.address.ip())][host as usize],
+            device: key.device.and_then(|device| device.name),
+            port: key.address.port(),
+            v6only: parts.0,
+            uid: parts.1,
+            netns: parts.2.map(|text| NetnsName { text, inode: None }),
+            of: key.of.map(MemberOf::Cookie),
+        }
+    })
+}
+
+/// Groups that differ in little: on one port, in three namespaces, of three users.
+fn similar_groups() -> impl Strategy<Value = Vec<Group>> {
+    let ip =
+        prop::sample::select(vec!["0.0.0.0:80", "[::]:80", "1.2.3.4:80", "[::ffff:1.2.3.4]:80"]);
+    let device = prop::option::of(0..2_usize).prop_map(|device| {
+        let device = device.map(|n| ["eth0", "eth1"][n].to_owned());
+        device.map(|name| Device { index: name.len() as u32, name: Some(name) })
+    });
+    let key = (any::<bool>(), ip, any::<bool>(), device, 0..3_u32, 1..4_u64).prop_map(
+        |(is_tcp, ip, v6only, device, uid, netns)| {
+            let protocol = if is_tcp { Protocol::Tcp } else { Protocol::Udp };
+            GroupKey { v6only, device, uid, ..key(protocol, ip, netns) }
+        },
+    );
+    prop::collection::vec(key, 1..12).prop_map(|keys| {
+        let listed = keys.iter().zip(1..).map(|(key, cookie)| {
+            let members = vec![member(cookie, 7)];
+            (Group { members, ..group(key) }, Some(cookie as usize))
+        });
+        let mut groups = tell_apart(listed.collect());
+        tell_names_apart(&mut groups, Some(1));
+        groups
     })
 }
 
@@ -376,6 +302,15 @@ proptest! {
     }
 
     #[test]
+    fn each_name_of_a_listing_finds_its_group(groups in similar_groups()) {
+        for group in &groups {
+            let spec: GroupSpec = group.key.to_string().parse().unwrap();
+            prop_assert_eq!(spec.choose(&groups, Some(1)).unwrap(), group);
+            prop_assert_eq!(spec.to_string(), group.key.to_string());
+        }
+    }
+
+    #[test]
     fn no_text_makes_the_parser_panic(text in ".*") {
         if let Err(error) = text.parse::<GroupSpec>() {
             prop_assert!(error.to_string().chars().all(|c| !c.is_control()));
@@ -384,7 +319,8 @@ proptest! {
 
     #[test]
     fn nearly_valid_texts_parse_back_or_are_refused(
-        text in "(tcp:|udp:|sctp:)?[\\[\\]:%*.0-9a-f]{0,20}(%eth0)?:[0-9]{1,6}",
+        text in "(tcp:|udp:|sctp:)?[\\[\\]:%*.0-9a-f]{0,20}(%eth0)?:[0-9]{1,6}\
+                (,(v6only|uid=[0-9]{1,2}|netns=[a-z]{1,2}|dev=eth1|of=pid:[0-9])){0,3}",
     ) {
         if let Ok(spec) = text.parse::<GroupSpec>() {
             prop_assert_eq!(spec.to_string().parse(), Ok(spec));

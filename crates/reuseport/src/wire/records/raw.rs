@@ -45,6 +45,7 @@ pub(super) struct RawMember {
     pub(super) made: u32,
     pub(super) drops: u32,
     pub(super) waiters: u32,
+    pub(super) device_name: [u8; 16],
 }
 
 #[derive(FromBytes, Immutable, KnownLayout)]

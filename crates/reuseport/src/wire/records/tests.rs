@@ -5,7 +5,7 @@ use proptest::prelude::*;
 /// A member record as the kernel writes it: every field in its place, by hand.
 fn member_bytes() -> Vec<u8> {
     let mut b = Vec::new();
-    for word in [2u32, 120] {
+    for word in [2u32, 136] {
         b.extend(word.to_ne_bytes());
     }
     for word in [77u64, 0xffff_8880_1234_5678, 5] {
@@ -21,6 +21,7 @@ fn member_bytes() -> Vec<u8> {
     b.extend([127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     b.extend(*b"select_main_prog");
     b.extend([5u32, 9, 77, 3].map(u32::to_ne_bytes).concat());
+    b.extend(*b"eth0\0\0\0\0\0\0\0\0\0\0\0\0");
     b
 }
 
@@ -56,6 +57,20 @@ fn a_member_is_read_field_by_field() {
         waiters: Some(3),
     };
     assert_eq!(records, [Record::Member(expected)]);
+}
+
+#[test]
+fn a_device_has_a_name_unless_it_is_gone() {
+    let mut bytes = member_bytes();
+    bytes[44..48].copy_from_slice(&7u32.to_ne_bytes());
+    let device = |bytes: &[u8]| match &parse(bytes).unwrap()[..] {
+        [Record::Member(member)] => member.device.clone(),
+        other => panic!("{other:?}"),
+    };
+    let name = Some("eth0".to_owned());
+    assert_eq!(device(&bytes), Some(Device { index: 7, name }));
+    bytes[120..136].fill(0);
+    assert_eq!(device(&bytes), Some(Device { index: 7, name: None }));
 }
 
 #[test]
@@ -121,8 +136,8 @@ fn unexpected_bytes_are_named() {
 fn a_record_cut_off_anywhere_is_truncated() {
     let mut bytes = member_bytes();
     bytes.extend(member_bytes());
-    for cut in 121..240 {
-        assert_eq!(parse(&bytes[..cut]), Err(RecordError::Truncated { at: 120, left: cut - 120 }));
+    for cut in 137..272 {
+        assert_eq!(parse(&bytes[..cut]), Err(RecordError::Truncated { at: 136, left: cut - 136 }));
     }
 }
 
@@ -135,7 +150,7 @@ proptest! {
     #[test]
     fn garbage_after_a_valid_header_never_panics(
         kind in 0u32..8,
-        size in prop::sample::select(vec![0u32, 8, 24, 80, 120, u32::MAX]),
+        size in prop::sample::select(vec![0u32, 8, 24, 80, 136, u32::MAX]),
         rest in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let mut bytes = [kind.to_ne_bytes(), size.to_ne_bytes()].concat();
@@ -179,6 +194,7 @@ fn both_sides_agree() {
             made,
             drops,
             waiters,
+            device_name,
         }
     );
     assert_mirrors!(

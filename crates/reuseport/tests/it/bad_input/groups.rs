@@ -41,7 +41,7 @@ fn a_port_of_two_protocols() {
         let port = format!(":{}", scene.key.address.port()).parse().unwrap();
         let error = scene.host.find(&port).unwrap_err();
         let (tcp, udp) = (scene.key.to_string(), format!("udp:{}", scene.key.address));
-        refused(error, ErrorKind::Ambiguous, &[&tcp, &udp, "write the full address"]);
+        refused(error, ErrorKind::Ambiguous, &[&tcp, &udp, "name one of them"]);
     });
 }
 
@@ -55,7 +55,7 @@ fn an_address_in_two_network_namespaces() {
     alone(|| {
         let host = Host::open().unwrap();
         let error = host.find(&format!("tcp:{at}").parse().unwrap()).unwrap_err();
-        refused(error, ErrorKind::Ambiguous, &["matches 2 groups", "netns", "--netns"]);
+        refused(error, ErrorKind::Ambiguous, &["matches 2 groups", "name one of them", ",netns="]);
         // A group in the caller's own namespace takes precedence.
         let own = more(at, 1);
         assert_eq!(key_of(&host, &own[0]).netns, host.own_netns().unwrap());

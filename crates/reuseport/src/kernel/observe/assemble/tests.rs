@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::group::{Holder, Queue, Unborrowable};
+use crate::model::group::{Device, Holder, Queue, Unborrowable};
 use crate::wire::records::Made;
 
 fn cookie(n: u64) -> Cookie {
@@ -38,7 +38,7 @@ fn listing(tables: &[MemberRecord], descriptors: &[Record]) -> Listing {
 }
 
 fn name(listing: &Listing) -> Vec<Group> {
-    listing.groups(|_, index| Some(format!("if{index}")))
+    listing.groups()
 }
 
 fn assemble(records: &[MemberRecord]) -> Vec<Group> {
@@ -182,13 +182,15 @@ fn groups_are_sorted_by_port_then_address_and_members_by_cookie() {
 #[test]
 fn another_device_or_namespace_is_another_group() {
     let plain = record(1, 1, "0.0.0.0:80");
-    let bound = MemberRecord { device: Some(3), reuseport_id: 2, ..record(2, 2, "0.0.0.0:80") };
+    let eth0 = Device { index: 3, name: Some("eth0".into()) };
+    let device = Some(eth0.clone());
+    let bound = MemberRecord { device, reuseport_id: 2, ..record(2, 2, "0.0.0.0:80") };
     let netns = Netns { cookie: 7, inode: 8 };
     let elsewhere = MemberRecord { netns, ..record(3, 3, "0.0.0.0:80") };
     let groups = assemble(&[plain, bound, elsewhere]);
     assert_eq!(groups.len(), 3);
     let device = groups.iter().find_map(|g| g.key.device.clone()).unwrap();
-    assert_eq!(device, Device { index: 3, name: Some("if3".into()) });
+    assert_eq!(device, eth0);
 }
 
 #[test]
@@ -244,7 +246,7 @@ fn sockets_in_no_group_are_told_from_groups_with_why_they_are_in_none() {
         &[holder(6, 30, 4, None)],
     );
     assert_eq!(name(&found).len(), 1, "they are in no group");
-    let there = found.ungrouped(80, |_, _| None);
+    let there = found.ungrouped(80);
     let seen: Vec<_> = there.iter().map(|one| (one.why, one.socket.holders.len())).collect();
     let expected = [
         (WhyUngrouped::ReuseaddrAlone, 1),
@@ -253,5 +255,5 @@ fn sockets_in_no_group_are_told_from_groups_with_why_they_are_in_none() {
     ];
     assert_eq!(seen, expected);
     assert!(there[2].socket.mptcp && !there[1].socket.mptcp);
-    assert!(found.ungrouped(81, |_, _| None).is_empty());
+    assert!(found.ungrouped(81).is_empty());
 }

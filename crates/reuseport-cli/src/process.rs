@@ -1,0 +1,139 @@
+//! What a process runs, by a name that people know it by: the script or module of an interpreter.
+
+use std::fs;
+use std::path::Path;
+
+/// Names that say which interpreter runs, or nothing.
+const INTERPRETERS: [&str; 17] = [
+    "python", "pypy", "node", "nodejs", "java", "ruby", "perl", "php", "bun", "deno", "dotnet",
+    "sh", "bash", "dash", "lua", "luajit", "beam.smp",
+];
+
+/// Names of threads, as some interpreters call their first one.
+const THREADS: [&str; 2] = ["MainThread", "node-MainThread"];
+
+/// The most columns of a name.
+const LONGEST: usize = 24;
+
+/// What the process with this name runs: its script or module where the name is that of an interpreter, else the
+/// name. /proc is read only if there is need.
+pub(crate) fn name(pid: u32, comm: &str) -> String {
+    let unknown = || comm.to_owned();
+    if !says_little(comm) {
+        return unknown();
+    }
+    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return unknown() };
+    let line = String::from_utf8_lossy(&line);
+    let words: Vec<&str> = line.split('\0').filter(|word| !word.is_empty()).collect();
+    runs(&words).map_or_else(unknown, |name| name.chars().take(LONGEST).collect())
+}
+
+fn says_little(comm: &str) -> bool {
+    THREADS.contains(&comm) || is_interpreter(comm)
+}
+
+/// `python3`, `python3.11`, `node22`.
+fn is_interpreter(name: &str) -> bool {
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    INTERPRETERS.contains(&stem)
+}
+
+/// What a command line runs; None if it does not tell.
+fn runs(words: &[&str]) -> Option<String> {
+    let (program, arguments) = words.split_first()?;
+    // A title that the process has given itself: "gunicorn: worker [app]".
+    if let Some((title, _)) = program.split_once(": ") {
+        return Some(title.to_owned());
+    }
+    let program = base(program);
+    if !is_interpreter(program) {
+        return Some(program.to_owned());
+    }
+    let is_java = program.starts_with("java");
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match *argument {
+            // A program in the command line itself.
+            "-c" | "-e" | "--eval" | "-p" | "--print" | "-" => return None,
+            "-m" | "--module" => return arguments.next().map(|module| last_part(module)),
+            "-jar" => return arguments.next().map(|jar| base(jar).to_owned()),
+            "-W" | "-X" | "-r" | "--require" | "--import" | "-cp" | "-classpath"
+            | "--class-path" | "--module-path" | "-I" => drop(arguments.next()),
+            option if option.starts_with('-') => {}
+            // Subcommands of bun and deno.
+            "run" => {}
+            class if is_java => return Some(last_part(class)),
+            script => return Some(script_name(script)),
+        }
+    }
+    None
+}
+
+/// A module by its whole name, `http.server`; a class without its package, `Kafka`.
+fn last_part(name: &str) -> String {
+    let class = name.rsplit('.').next().filter(|last| last.starts_with(char::is_uppercase));
+    class.unwrap_or(name).to_owned()
+}
+
+/// The file's name, with its directory where many have the same.
+fn script_name(path: &str) -> String {
+    const COMMON: [&str; 3] = ["__main__.py", "index.js", "index.mjs"];
+
+    let name = base(path);
+    let directory = Path::new(path).parent().and_then(Path::file_name).and_then(|d| d.to_str());
+    match directory.filter(|_| COMMON.contains(&name)) {
+        Some(directory) => format!("{directory}/{name}"),
+        None => name.to_owned(),
+    }
+}
+
+fn base(path: &str) -> &str {
+    Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> Option<String> {
+        runs(&line.split(' ').collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn an_interpreter_is_named_by_what_it_runs() {
+        for (line, expected) in [
+            ("/usr/bin/python3 /usr/bin/gunicorn app:app -w 4", "gunicorn"),
+            ("python3 -u -W ignore app.py --port 80", "app.py"),
+            ("python3.11 -m uvicorn main:app", "uvicorn"),
+            ("python3 -m http.server 8000", "http.server"),
+            ("node --max-old-space-size=512 -r dotenv/config /srv/shop/index.js", "shop/index.js"),
+            ("node /srv/shop/api.js", "api.js"),
+            ("java -Xmx1g -cp a.jar:b.jar org.apache.kafka.Kafka server.properties", "Kafka"),
+            ("java -jar /opt/app/app-1.2.jar", "app-1.2.jar"),
+            ("ruby bin/puma", "puma"),
+            ("bun run server.ts", "server.ts"),
+            ("/opt/firefox/firefox -P", "firefox"),
+        ] {
+            assert_eq!(of(line).as_deref(), Some(expected), "{line}");
+        }
+        assert_eq!(runs(&["gunicorn: worker [app]"]).as_deref(), Some("gunicorn"));
+        for line in ["python3 -c import_x", "python3", "node -e 1", "bash -c x", "python3 -"] {
+            assert_eq!(of(line), None, "{line}");
+        }
+        assert_eq!(runs(&[]), None);
+    }
+
+    #[test]
+    fn other_names_are_kept_and_need_no_look() {
+        for comm in ["nginx", "haproxy", "pythonista", "nodered", "shop", ""] {
+            assert!(!says_little(comm), "{comm}");
+        }
+        for comm in ["MainThread", "python3", "python3.11", "node", "java", "node-MainThread"] {
+            assert!(says_little(comm), "{comm}");
+        }
+        assert_eq!(name(std::process::id(), "nginx"), "nginx");
+        // No process has this number: it has ended.
+        assert_eq!(name(u32::MAX, "python3"), "python3");
+        assert!(!name(std::process::id(), "MainThread").starts_with("Main"));
+    }
+}
