@@ -79,6 +79,11 @@ struct hlist_nulls_head {
 	struct hlist_nulls_node *first;
 };
 
+/* Circular: the last element's next pointer is the head's address. */
+struct list_head {
+	struct list_head *next;
+};
+
 /* Processes and their namespaces. */
 
 struct ns_common {
@@ -140,6 +145,7 @@ struct upid {
 
 struct pid {
 	unsigned int level;
+	struct hlist_head tasks[1]; /* the first is of PIDTYPE_PID */
 	struct upid numbers[1];
 };
 
@@ -162,12 +168,32 @@ struct task_struct {
 	int tgid;
 	char comm[16];
 	struct pid *thread_pid;
+	struct hlist_node pid_links[1]; /* the same */
 	struct nsproxy *nsproxy;
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
 	struct files_struct *files;
 	struct mm_struct *mm;
 	__u64 start_boottime;
+};
+
+/* Who waits: threads, epoll instances. A circle of which the head is in the queue itself. */
+
+struct wait_queue_head {
+	struct list_head head;
+};
+
+struct wait_queue_entry {
+	void *private;
+	struct list_head entry;
+};
+
+struct poll_wqueues {
+	struct task_struct *polling_task;
+};
+
+struct socket_wq {
+	struct wait_queue_head wait;
 };
 
 /* Sockets. */
@@ -209,20 +235,6 @@ struct bpf_prog {
 struct sock_reuseport {
 	unsigned int reuseport_id;
 	struct bpf_prog *prog;
-};
-
-/* Who waits for a socket: threads, epoll instances. A circle of which the head is in the queue itself. */
-
-struct list_head {
-	struct list_head *next;
-};
-
-struct wait_queue_head {
-	struct list_head head;
-};
-
-struct socket_wq {
-	struct wait_queue_head wait;
 };
 
 /* What UDP sockets drop, since 6.18. */
@@ -318,6 +330,7 @@ struct file {
 
 struct eventpoll {
 	struct file *file;
+	struct wait_queue_head wq; /* threads in epoll_wait */
 };
 
 struct epitem {

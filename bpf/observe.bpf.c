@@ -7,7 +7,8 @@
  *   holders   one record for the reader, then one for each (process, descriptor) of such a socket, of
  *             every process that the reader's pid namespace shows
  *   members   both in one, from the descriptors alone: for kernels whose tables `tables` cannot read
- *   watches   which epoll instance watches which socket, and which process has which epoll instance
+ *   watches   which epoll instance watches which socket, which process has which epoll instance, and
+ *             which threads wait for either now
  *
  * They only read; nothing here changes a socket. wire/record.h has the records.
  *
@@ -295,46 +296,7 @@ int members(struct bpf_iter__task_file *ctx)
 	return emit_file(ctx, 0);
 }
 
-/* More epoll instances than this on one socket, and its owner is unknown. */
-#define MAX_WATCHES 64
-
-/*
- * The epoll instances that watch a file hang off the file itself (fs/eventpoll.c, attach_epitem).
- * Walking them here takes no lock of the server, unlike /proc/PID/fdinfo/FD, which holds the
- * instance's mutex while it prints everything. An item that goes away meanwhile gives a
- * stale address, which no epoll record matches; the reads cannot fault.
- */
-static __always_inline void emit_watches(struct bpf_iter__task_file *ctx, struct file *file,
-					 struct sock *sk)
-{
-	struct watch_record record = { .header = HEADER(KIND_WATCH, record) };
-	struct hlist_head *watches = BPF_CORE_READ(file, f_ep);
-	struct hlist_node *node;
-
-	if (!watches)
-		return;
-	record.sock_address = (__u64)sk;
-	node = BPF_CORE_READ(watches, first);
-	for (int i = 0; node && i < MAX_WATCHES; i++) {
-		struct epitem *item = (void *)node - bpf_core_field_offset(struct epitem, fllink);
-
-		record.epoll = (__u64)BPF_CORE_READ(item, ep);
-		EMIT(ctx->meta->seq, record);
-		node = BPF_CORE_READ(node, next);
-	}
-	if (node) {
-		record.epoll = 0;
-		EMIT(ctx->meta->seq, record);
-	}
-}
-
-/* An epoll instance refers to its file; no other kind of file's private data does. */
-static __always_inline struct eventpoll *epoll_of(struct file *file)
-{
-	struct eventpoll *epoll = file->private_data;
-
-	return epoll && BPF_CORE_READ(epoll, file) == file ? epoll : NULL;
-}
+#include "observe/waits.h"
 
 SEC("iter/task_file")
 int watches(struct bpf_iter__task_file *ctx)
@@ -348,6 +310,7 @@ int watches(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (look_at(file, &view)) {
 		emit_watches(ctx, file, view.sk);
+		emit_waiters(ctx, queue_of_socket(view.sk), (__u64)view.sk);
 		return 0;
 	}
 	epoll = epoll_of(file);
@@ -358,6 +321,7 @@ int watches(struct bpf_iter__task_file *ctx)
 		record.pid = pid_for_reader(BPF_CORE_READ(task, group_leader));
 		record.fd = ctx->fd;
 		EMIT(ctx->meta->seq, record);
+		emit_waiters(ctx, queue_of_epoll(epoll), (__u64)epoll);
 	}
 	return 0;
 }

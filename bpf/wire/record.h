@@ -17,6 +17,7 @@ enum kind {
 	KIND_EPOLL = 4,
 	KIND_HOLDER = 5,
 	KIND_END = 6,
+	KIND_WAITER = 7,
 };
 
 struct header {
@@ -118,6 +119,14 @@ struct epoll_record {
 	__u32 fd;
 };
 
+/* A thread waits for a socket, or in epoll_wait. */
+struct waiter_record {
+	struct header header;
+	__u64 object; /* the address of the struct sock or of the struct eventpoll */
+	__u32 pid;    /* in the reader's pid namespace, 0: not visible there */
+	__u32 tid;
+};
+
 /* The kernel's tables were walked to their end. */
 struct end_record {
 	struct header header;
@@ -156,5 +165,6 @@ WIRE_TYPE(struct, member_record);
 WIRE_TYPE(struct, holder_record);
 WIRE_TYPE(struct, watch_record);
 WIRE_TYPE(struct, epoll_record);
+WIRE_TYPE(struct, waiter_record);
 WIRE_TYPE(struct, end_record);
 WIRE_TYPE(struct, cursor);

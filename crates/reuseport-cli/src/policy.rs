@@ -6,10 +6,12 @@ use clap::{Arg, Args, Command};
 use reuseport::group::GroupKey;
 use reuseport::policy::{LoadTerms, MaxShare, Policy};
 use reuseport::status::Steering;
-use reuseport::{CpuList, Degraded, Error, Program};
+use reuseport::{CpuList, Degraded, Error, Host, Program};
 
 use crate::error::Failure;
+use crate::netns;
 use crate::output;
+use crate::output::view::GroupView;
 
 /// Options of policies.
 #[derive(Debug, Clone, Args)]
@@ -32,8 +34,8 @@ pub(crate) struct PolicyOptions {
 
     /// cpu: the members' CPUs, in slot order, such as 0-3,8
     ///
-    /// The list starts over if there are more members. Without it, a member gets the CPU that its
-    /// owner is bound to, if there is exactly one, or else one of the CPUs with the fewest members.
+    /// The list starts over if there are more members. Without it, a member gets the CPU that the thread
+    /// which waits for it is bound to, or else one of the CPUs with the fewest members.
     #[arg(long, value_name = "LIST", value_parser = cpu_list)]
     pub(crate) cpus: Option<CpuList>,
 }
@@ -145,6 +147,19 @@ fn queues_unread(policy: Option<Policy>, why: &Error) -> String {
     let report = why.report();
     let text = format!("the program cannot read queues, so {instead}: {}", report.causes());
     output::note(&with_hint(&text, report.hint().as_deref()), output::width())
+}
+
+/// With policy `cpu`: the notes on the CPUs of the members, as `show` has them.
+pub(crate) fn cpus(host: &Host, key: &GroupKey, policy: Option<Policy>) -> String {
+    if policy != Some(Policy::Cpu) {
+        return String::new();
+    }
+    // The group may have gone since.
+    let Ok(status) = host.status(key) else { return String::new() };
+    let group = GroupView::new(&status, None);
+    let argument = output::argument(&group.identity, netns::own());
+    let note = |text: &String| output::note(text, output::width());
+    output::cpus(&group, argument).iter().map(note).collect()
 }
 
 /// A text with its hint, if there is one, on the next line.

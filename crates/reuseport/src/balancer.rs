@@ -8,6 +8,7 @@ use crate::change::request::{Attach, Attached, Detached, MemberChange, PolicySet
 use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::host::Host;
+use crate::kernel::recognise::refuse_unknown;
 use crate::look::stats::Stats;
 use crate::look::view;
 use crate::model::group::GroupKey;
@@ -167,6 +168,9 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
     // To a caller who may not read the state, this tool's program looks like another owner's.
     view::refuse_unreadable(host.place(), key)?;
     let status = host.status(key)?;
+    if status.steering == Steering::Foreign {
+        refuse_unknown(key, status.group.program.as_ref())?;
+    }
     match (&status.steering, &status.group.program) {
         (Steering::Ours(_), _) => Ok(status),
         (Steering::Foreign | Steering::Elsewhere(_) | Steering::Emptied(_), Some(program)) => {

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
+use rustix::io::Errno;
+
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -52,12 +54,13 @@ pub struct Error {
     failed: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
     hint: Option<Hint>,
+    unchanged: bool,
 }
 
 impl Error {
     /// An error of `kind`; `failed` is a clause such as "cannot attach to tcp:127.0.0.1:80".
     pub(crate) fn new(kind: ErrorKind, failed: impl Into<String>) -> Self {
-        Self { kind, failed: failed.into(), source: None, hint: None }
+        Self { kind, failed: failed.into(), source: None, hint: None, unchanged: false }
     }
 
     /// Adds the cause.
@@ -69,6 +72,12 @@ impl Error {
     /// Adds a hint, in place of one that is there.
     pub(crate) fn with_hint(mut self, hint: impl Into<Hint>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says that the group is as it was, if the failure is one after which that is not evident.
+    pub(crate) fn and_unchanged(mut self) -> Self {
+        self.unchanged = self.kind == ErrorKind::System;
         self
     }
 
@@ -123,8 +132,7 @@ pub enum Hint {
         /// Those that the calling thread lacks.
         missing: Vec<&'static str>,
     },
-    /// The caller has these capabilities and the kernel does not accept them: they belong to another user
-    /// namespace, or the kernel is locked down.
+    /// The caller is in another user namespace than the initial one, in which these capabilities do not count.
     NotInEffect {
         /// All that the operation takes.
         needed: Vec<&'static str>,
@@ -158,8 +166,8 @@ impl fmt::Display for Hint {
             ),
             Self::NotInEffect { needed } => write!(
                 f,
-                "the kernel does not accept {} here: run it outside of the container (in the initial user \
-                 namespace), and without kernel lockdown in confidentiality mode",
+                "{} count for bpf(2) in the initial user namespace only, and this is another one, such as that \
+                 of a container: run it on the host",
                 needed.join(" and ")
             ),
             Self::KernelOption(option) => {
@@ -169,6 +177,9 @@ impl fmt::Display for Hint {
         }
     }
 }
+
+/// What became of the group.
+pub(crate) const UNCHANGED: &str = "the group is as it was";
 
 /// Prints an error with its causes and its hint in one line: `failed: cause: cause; hint`.
 #[derive(Debug, Clone, Copy)]
@@ -186,11 +197,18 @@ impl<'a> Report<'a> {
     }
 
     /// The hint of the first [`Error`] in the chain that has one, which knows the operation; else that of
-    /// [`sk_reuseport`], which knows the call that failed.
+    /// [`sk_reuseport`], which knows the call that failed; else what the kernel's error asks for. After it, whether
+    /// the group is as it was, if that was looked at.
     pub fn hint(&self) -> Option<String> {
-        let own = self.chain().find_map(|error| error.downcast_ref::<Error>()?.hint());
+        let own = || self.errors().find_map(Error::hint).map(Hint::to_string);
         let of_call = || sk_reuseport::hint_of(self.0).map(|hint| hint_of_call(&hint));
-        own.map(Hint::to_string).or_else(of_call)
+        let of_errno = || os_error(self.0).and_then(hint_of_errno).map(str::to_owned);
+        let hint = own().or_else(of_call).or_else(of_errno);
+        let unchanged = self.errors().any(|error| error.unchanged).then(|| UNCHANGED.to_owned());
+        match (hint, unchanged) {
+            (Some(hint), Some(unchanged)) => Some(format!("{hint}; {unchanged}")),
+            (hint, unchanged) => hint.or(unchanged),
+        }
     }
 
     /// Logs a failure that the operation goes on without. The hint is a field of its own.
@@ -201,6 +219,11 @@ impl<'a> Report<'a> {
     /// The same, after a clause that says what follows from it.
     pub(crate) fn warn_that(&self, what: impl fmt::Display) {
         tracing::warn!(hint = self.hint(), "{what}: {}", self.causes());
+    }
+
+    /// Those of this crate among the error and its causes.
+    fn errors(&self) -> impl Iterator<Item = &'a Error> + use<'a> {
+        self.chain().filter_map(|error| error.downcast_ref::<Error>())
     }
 
     /// The error and its causes.
@@ -248,6 +271,32 @@ fn complaint(output: &str) -> Option<String> {
     )
 }
 
+/// The first OS error in the chain of causes.
+pub(crate) fn os_error(error: &(dyn StdError + 'static)) -> Option<Errno> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let errno = error.downcast_ref().and_then(Errno::from_io_error);
+        if let Some(errno) = errno.or_else(|| error.downcast_ref::<Errno>().copied()) {
+            return Some(errno);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// What to do where the kernel, this process or a filesystem has no room, whatever the operation.
+fn hint_of_errno(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::MFILE => "this process may open no more files: raise its limit (`ulimit -n`)",
+        Errno::NFILE => "the host may open no more files: raise fs.file-max",
+        Errno::NOMEM => {
+            "the kernel has no memory for it: look at the memory limit of this cgroup (memory.max) and of the host"
+        }
+        Errno::ROFS => "that filesystem is mounted read-only: mount -o remount,rw",
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,6 +317,22 @@ mod tests {
             "cannot list sockets: Operation not permitted (os error 1)"
         );
         assert_eq!(error.kind(), ErrorKind::Denied);
+    }
+
+    #[test]
+    fn what_the_host_lacks_and_what_became_of_the_group_is_said_in_the_hint() {
+        let error = |errno: Errno| {
+            Error::new(ErrorKind::System, "cannot attach").because(io::Error::from(errno))
+        };
+        let hint = |error: Error| error.report().hint().unwrap_or_default();
+        assert!(hint(error(Errno::MFILE)).contains("ulimit -n"));
+        assert!(hint(error(Errno::ROFS)).contains("read-only"));
+        assert_eq!(hint(error(Errno::NOSPC)), "");
+        assert_eq!(hint(error(Errno::NOSPC).and_unchanged()), UNCHANGED);
+        let all = hint(error(Errno::NOMEM).and_unchanged());
+        assert!(all.contains("memory.max") && all.ends_with("; the group is as it was"), "{all}");
+        let refused = Error::new(ErrorKind::NotFound, "no such group").and_unchanged();
+        assert_eq!(refused.report().hint(), None);
     }
 
     #[test]

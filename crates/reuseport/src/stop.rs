@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, UNCHANGED};
 
 /// A flag that asks a running operation to stop and to take back its steps.
 ///
@@ -82,7 +82,7 @@ impl Stop {
         }
         Err(Error::new(ErrorKind::Interrupted, failed)
             .because("interrupted by a signal")
-            .with_hint("the group is as it was"))
+            .with_hint(UNCHANGED))
     }
 }
 

@@ -127,6 +127,18 @@ pub enum Hint {
 }
 
 impl Hint {
+    /// Whether it names capabilities, and nothing else.
+    pub fn is_right(&self) -> bool {
+        matches!(
+            self,
+            Self::CapBpf
+                | Self::CapBpfOrNetAdmin
+                | Self::CapBpfOrPerfmon
+                | Self::CapPerfmon
+                | Self::CapSysAdmin
+        )
+    }
+
     fn text(&self) -> &'static str {
         match self {
             Self::CapBpf => "needs CAP_BPF (before Linux 5.8: CAP_SYS_ADMIN)",

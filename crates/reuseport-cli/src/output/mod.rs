@@ -2,6 +2,7 @@
 //!
 //! Nothing here reads groups from the kernel: it turns values into text.
 
+mod cpus;
 mod finding;
 mod note;
 mod number;
@@ -17,6 +18,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+pub(crate) use cpus::notes as cpus;
 pub(crate) use finding::findings_at_attach;
 pub(crate) use note::{filled, note, wrapped};
 pub(crate) use number::{by_number, count};

@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use crate::output::Reader;
 use crate::output::note::{filled, note};
 use crate::output::table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
 use crate::output::view::{
     GroupLine, GroupView, Identity, MemberView, Program, ProgramKind, QueueView,
 };
 use crate::output::words::{self, Held, Subject};
+use crate::output::{Reader, cpus};
 
 /// The list of groups.
 pub(crate) fn ls(groups: &[GroupLine], reader: &Reader) -> String {
@@ -135,6 +135,7 @@ fn notes(group: &GroupView, reader: &Reader) -> Vec<String> {
         notes.push(words::late(&of, group.program.as_ref(), late));
     }
     notes.extend(words::faults(group));
+    notes.extend(cpus::notes(group, words::argument(&group.identity, reader.own_netns)));
     if group.program.is_some() {
         notes.extend(words::not_asked(&group.not_asked));
     }

@@ -10,7 +10,7 @@ use reuseport::Stats;
 use reuseport::group::{Device, GroupKey, Holder, Member, NotAsked, Protocol, Queue, Reach};
 use reuseport::id::Cookie;
 use reuseport::policy::{LeastLoaded, Policy};
-use reuseport::status::{GroupStatus, MemberStatus, State, Steering, Uncounted, Watcher};
+use reuseport::status::{GroupStatus, MemberStatus, OwnerCpu, State, Steering, Uncounted, Watcher};
 use serde::Serialize;
 
 use super::finding::{FindingView, findings};
@@ -67,6 +67,8 @@ pub(crate) struct GroupView {
     /// What may reach members without any program being asked: `multicast`, `broadcast`, `transparent`.
     #[serde(serialize_with = "as_names")]
     pub(crate) not_asked: Vec<NotAsked>,
+    /// With policy `cpu`: running CPUs that no active member has.
+    pub(crate) cpus_without_member: Vec<u16>,
     pub(crate) counters: BTreeMap<&'static str, u64>,
     pub(crate) findings: Vec<FindingView>,
 }
@@ -172,6 +174,12 @@ pub(crate) struct MemberView {
     /// Why it has no slot although our program decides: `no-holder`, `mptcp`, `joined-later`.
     pub(crate) unsteered_because: Option<&'static str>,
     pub(crate) owner: Option<u32>,
+    /// The thread that waits for it.
+    pub(crate) owner_tid: Option<u32>,
+    /// The only CPU on which it is served.
+    pub(crate) owner_cpu: Option<u16>,
+    /// Why that is not known, if it depends on a thread.
+    pub(crate) owner_cpu_unknown: Option<String>,
     #[serde(flatten)]
     pub(crate) queue: QueueView,
     pub(crate) open: Option<u64>,
@@ -184,6 +192,8 @@ pub(crate) struct MemberView {
     pub(crate) weight_share: Option<f64>,
     /// Its CPU, with policy `cpu`.
     pub(crate) cpu: Option<u16>,
+    /// Whether that is a guess.
+    pub(crate) cpu_guessed: bool,
     /// Packets that the kernel dropped there since it was made.
     pub(crate) drops: u32,
     /// Epoll instances and threads that wait for it, where seen.
@@ -275,6 +285,7 @@ impl GroupView {
             watcher: status.watcher.as_ref().map(WatcherView::new),
             skew: stats.skew.map(rounded),
             members: members.collect(),
+            cpus_without_member: status.cpus_without_member.clone(),
             counters: status.counters.iter().map(|c| (c.reason, c.count)).collect(),
             findings: findings(status),
         }
@@ -381,6 +392,9 @@ impl MemberView {
             mptcp: member.mptcp,
             unsteered_because: None,
             owner: status.owner,
+            owner_tid: status.owner_thread,
+            owner_cpu: status.owner_cpu.and_then(OwnerCpu::bound),
+            owner_cpu_unknown: status.owner_cpu.and_then(why_unknown),
             queue: QueueView::of(member.queue),
             open: enrolment.and_then(|e| e.open),
             picks: enrolment.and_then(|e| e.picks),
@@ -388,6 +402,7 @@ impl MemberView {
             share: None,
             weight_share: None,
             cpu: enrolment.and_then(|e| e.cpu),
+            cpu_guessed: enrolment.is_some_and(|e| e.cpu_guessed),
             drops: member.drops,
             waiters: member.waiters,
             defers_accept: member.defers_accept,
@@ -401,6 +416,14 @@ fn why_unsteered(status: &MemberStatus) -> Option<&'static str> {
         (Some(_), _) => None,
         (None, Some(why)) => Some(why.name()),
         (None, None) => Some("joined-later"),
+    }
+}
+
+/// "2 threads with different CPUs".
+fn why_unknown(cpu: OwnerCpu) -> Option<String> {
+    match cpu {
+        OwnerCpu::Unknown { threads } => Some(format!("{threads} threads with different CPUs")),
+        _ => None,
     }
 }
 

@@ -3,13 +3,14 @@
 use anyhow::{Result, bail};
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Arg, Args, Command};
-use reuseport::group::GroupKey;
+use reuseport::group::Group;
 use reuseport::{Balancer, Host, Policy as LibraryPolicy, SetPolicy};
 
+use crate::advice;
 use crate::args::{FirstGroupArgs, GroupOr};
 use crate::backend::{self, Of};
 use crate::output;
-use crate::policy::{PolicyOptions, PolicyParser, degraded};
+use crate::policy::{PolicyOptions, PolicyParser, cpus, degraded};
 
 /// Change the policy of groups, under traffic
 ///
@@ -57,18 +58,17 @@ impl Policy {
         };
         let host = Host::open()?;
         let groups = targets.find(&host, Of::Steered)?;
-        backend::for_each(&groups, targets.all, |group| {
-            set_policy(&host, &group.key, policy, &options)
-        })
+        backend::for_each(&groups, targets.all, |group| set_policy(&host, group, policy, &options))
     }
 }
 
 fn set_policy(
     host: &Host,
-    key: &GroupKey,
+    group: &Group,
     policy: Option<LibraryPolicy>,
     options: &PolicyOptions,
 ) -> Result<()> {
+    let key = &group.key;
     let balancer = Balancer::open(host, key)?;
     let policy = options.decide(policy, key, || Ok(host.status(key)?.steering))?;
     // A policy is named, or follows from the options.
@@ -76,6 +76,8 @@ fn set_policy(
     let set = balancer.set_policy(SetPolicy::new(policy).cpus(options.cpus.clone()))?;
     let mut out = format!("{key}: {policy:#} decides\n");
     out.push_str(&degraded(Some(policy), &set.degraded));
+    out.push_str(&cpus(host, key, Some(policy)));
+    out.push_str(&advice::notes(group, Some(policy), true));
     output::print(&out)?;
     Ok(())
 }

@@ -31,6 +31,11 @@ const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again,
 
 impl Transaction {
     pub(crate) fn attach(mut self, request: &Attach) -> Result<Attached> {
+        let attached = self.try_attach(request);
+        attached.map_err(|error| self.told(error))
+    }
+
+    fn try_attach(&mut self, request: &Attach) -> Result<Attached> {
         request.cpus.as_ref().map_or(Ok(()), cpus::check)?;
         let mut present = self.find()?;
         let wanted = |observed: Observed<'_>, recorded: Option<Recorded<'_>>| {

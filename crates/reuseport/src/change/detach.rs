@@ -18,6 +18,11 @@ impl Transaction {
     /// Detaches this tool's program and removes the group's state, or what another owner's program that
     /// replaced it left.
     pub(crate) fn detach(mut self) -> Result<Detached> {
+        let detached = self.try_detach();
+        detached.map_err(|error| self.told(error))
+    }
+
+    fn try_detach(&mut self) -> Result<Detached> {
         let present = self.find()?;
         let plan = self.plan(Operation::Detach, &present, plan::detach)?;
         let (before, state) = (present.steering, present.state);

@@ -12,6 +12,11 @@ impl Transaction {
     /// Changes weights and states, all or none, in one step for the traffic. Returns the new weights and
     /// states of all members.
     pub(crate) fn change_members(mut self, changes: &[MemberChange]) -> Result<Vec<Share>> {
+        let shares = self.try_change_members(changes);
+        shares.map_err(|error| self.told(error))
+    }
+
+    fn try_change_members(&mut self, changes: &[MemberChange]) -> Result<Vec<Share>> {
         let changes: Vec<RoleChange> =
             changes.iter().map(|c| (c.slot, c.member, c.weight, c.state)).collect();
         let present = self.find_deciding()?;

@@ -12,6 +12,7 @@ use super::transaction::Transaction;
 use crate::error::Result;
 use crate::kernel::caps;
 use crate::kernel::cpus;
+use crate::kernel::owners::{self, Placed};
 use crate::kernel::program::{self, Config, Loaded};
 use crate::kernel::tables::Length;
 use crate::model::degraded::Degraded;
@@ -31,6 +32,11 @@ const FAILED: &str = "cannot change the policy";
 impl Transaction {
     /// Sets the policy.
     pub(crate) fn set_policy(mut self, request: &SetPolicy) -> Result<PolicySet> {
+        let set = self.try_set_policy(request);
+        set.map_err(|error| self.told(error))
+    }
+
+    fn try_set_policy(&mut self, request: &SetPolicy) -> Result<PolicySet> {
         let (policy, cpus) = (request.policy, request.cpus.as_ref());
         cpus.map_or(Ok(()), cpus::check)?;
         let present = self.find_deciding()?;
@@ -187,22 +193,22 @@ impl Transaction {
     ) -> Option<Placement> {
         program.selection().filter(|selection| selection.policy.places_on_cpus())?;
         let occupied = state.instance.roster.occupied();
-        let placed: HashSet<Cookie> =
-            occupied.filter(|(.., r)| r.cpu.is_some()).map(|(_, cookie, _)| cookie).collect();
-        let all_placed = self
-            .group
-            .members
-            .iter()
-            .all(|member| member.cookie.is_some_and(|c| placed.contains(&c)));
+        let placed: HashSet<Cookie> = occupied
+            .filter(|(.., record)| record.cpu.is_some() && !record.guessed)
+            .map(|(_, cookie, _)| cookie)
+            .collect();
+        let is_placed = |cookie: Cookie| placed.contains(&cookie);
+        let all_placed =
+            self.group.members.iter().all(|member| member.cookie.is_some_and(is_placed));
         let mut bound = HashMap::new();
         if given.is_none() && !all_placed {
             // Without the right to look for owners, no member has one.
-            let owners = self.observer.owners(&self.group).unwrap_or_else(|error| {
+            let owners = owners::of(&self.observer, &self.group).unwrap_or_else(|error| {
                 tracing::debug!("{}", error.report());
                 Default::default()
             });
-            let only_cpu = |(cookie, pid)| Some((cookie, cpus::only_cpu_of(pid)?));
-            bound = owners.into_iter().filter_map(only_cpu).collect();
+            let bound_to = |(cookie, placed): (_, Placed)| Some((cookie, placed.cpu?.bound()?));
+            bound = owners.into_iter().filter_map(bound_to).collect();
         }
         Some(Placement { given: given.cloned(), bound, online: cpus::online() })
     }

@@ -3,6 +3,7 @@
 
 use super::transaction::Transaction;
 use crate::error::Result;
+use crate::kernel::recognise::refuse_unknown;
 use crate::model::group::{Group, GroupKey};
 use crate::model::plan::{Observed, Operation, Recorded, Refusal};
 use crate::model::selection::Steering;
@@ -80,8 +81,16 @@ impl Transaction {
             steering: present.steering,
             namesake: present.namesake.as_ref(),
         };
-        plan(observed, present.recorded())
-            .map_err(|refusal| refusal.error(operation, &self.group.key))
+        plan(observed, present.recorded()).map_err(|refusal| {
+            let key = &self.group.key;
+            let unknown = match &refusal {
+                Refusal::AnotherProgram { program, steering: Steering::Foreign, .. } => {
+                    refuse_unknown(key, Some(program)).err()
+                }
+                _ => None,
+            };
+            unknown.unwrap_or_else(|| refusal.error(operation, key))
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::request::Changes;
 use super::transaction::Transaction;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
 use crate::model::id::{Cookie, Slot};
 use crate::pins::commit::Dropped;
@@ -50,6 +50,7 @@ impl Transaction {
     /// The same after a failure. What cannot be taken back now, the next command takes back.
     pub(super) fn fall_back(&mut self, state: &mut GroupState) {
         if let Err(error) = self.settle(state, self.group.attached_id()) {
+            self.unsettled = true;
             error.report().warn();
         }
         self.collect();
@@ -65,6 +66,16 @@ impl Transaction {
             state.empty_slot(slot, cookie);
         }
         self.fall_back(state);
+    }
+
+    /// The error of an operation that failed, with what became of the group: it is as it was if what the operation had
+    /// begun was taken back, and the same program decides.
+    pub(super) fn told(&self, error: Error) -> Error {
+        let same_program = || self.refuse_if_changed().is_ok();
+        match error.kind() == ErrorKind::System && !self.unsettled && same_program() {
+            true => error.and_unchanged(),
+            false => error,
+        }
     }
 
     /// Frees indices of the host-wide layer that no member has.

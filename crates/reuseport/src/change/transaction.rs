@@ -69,6 +69,8 @@ pub(crate) struct Transaction {
     made_layer: bool,
     pub(super) groups: Vec<Group>,
     pub(super) observer: Arc<Observer>,
+    /// Whether what a failed step left could not be taken back.
+    pub(super) unsettled: bool,
     _lock: Lock,
 }
 
@@ -119,7 +121,10 @@ impl Transaction {
         leftover::remove(&root, dead)?;
         let group = split::named(key, &groups, |group| claim(group, Some(&root)))?;
         let (group, layer, made_layer) = (Arc::new(group.clone()), None, false);
-        Ok((Self { root, group, layer, made_layer, groups, observer, _lock: lock }, whole))
+        let unsettled = false;
+        let this =
+            Self { root, group, layer, made_layer, groups, observer, unsettled, _lock: lock };
+        Ok((this, whole))
     }
 
     /// The group that the operation is about, as it was last seen.

@@ -74,7 +74,7 @@ impl Source {
                 udp_ports: HashSet::new(),
             })
         };
-        open().map_err(|error| caps::failed("cannot watch groups", error, caps::TRACING))
+        open().map_err(|error| caps::failed_own("cannot watch groups", error, caps::TRACING))
     }
 
     /// Collects events of the port from now on.
@@ -91,7 +91,7 @@ impl Source {
             }
         };
         let failed = format!("cannot watch {} port {}", port.protocol, port.port);
-        add().map_err(|error| caps::failed(&failed, error, caps::TRACING))
+        add().map_err(|error| caps::failed_own(&failed, error, caps::TRACING))
     }
 
     /// Collects no more events of a port.

@@ -10,6 +10,8 @@ use rustix::net::sockopt::socket_cookie;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::barrier;
+use crate::model::barrier::Barrier;
 use crate::model::group::{Holder, Member, Unborrowable};
 use crate::model::id::Cookie;
 
@@ -80,10 +82,11 @@ pub fn borrow(member: &Member) -> Result<Borrowed> {
         Refusal::Gone => Error::new(ErrorKind::Vanished, failed)
             .because("the process closed it or is gone")
             .with_hint("list the group again"),
-        Refusal::Denied(errno) => Error::new(ErrorKind::Denied, failed).because(errno).with_hint(
-            "it takes the right to trace the process: CAP_SYS_PTRACE, or the same user and \
-             kernel.yama.ptrace_scope=0",
-        ),
+        Refusal::Denied(errno) => {
+            let Barrier { why, hint } = barrier::untraceable(holder.pid);
+            let cause = Error::new(ErrorKind::Denied, why).because(errno);
+            Error::new(ErrorKind::Denied, failed).because(cause).with_hint(hint)
+        }
         Refusal::Thread => Error::new(ErrorKind::Unsupported, failed)
             .because("its main thread has ended, or one of its threads has descriptors of its own")
             .with_hint("Linux 6.9 and later can reach it"),

@@ -1,12 +1,14 @@
 //! Capabilities: those that an operation needs, and those that the caller lacks.
 
 use std::error::Error as StdError;
-use std::fs;
 
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use crate::error::{Error, ErrorKind, Hint};
+use super::barrier;
+use crate::error::{Error, ErrorKind};
+
+pub(crate) use crate::error::os_error;
 
 /// To list sockets, and to count connections.
 pub(crate) const TRACING: &[(CapabilitySet, &str)] =
@@ -43,32 +45,41 @@ pub(crate) fn failed(
     if !denied {
         return Error::new(ErrorKind::System, failed).because(source);
     }
-    let needed = needed.iter().map(|(_, name)| *name).collect();
-    let hint = match missing.is_empty() {
-        true => Hint::NotInEffect { needed },
-        false => Hint::Grant { needed, missing },
-    };
-    Error::new(ErrorKind::Denied, failed).because(source).with_hint(hint)
-}
-
-/// The first OS error in the chain of causes.
-pub(crate) fn os_error(error: &(dyn StdError + 'static)) -> Option<Errno> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let errno = error.downcast_ref().and_then(Errno::from_io_error);
-        if let Some(errno) = errno.or_else(|| error.downcast_ref::<Errno>().copied()) {
-            return Some(errno);
-        }
-        cause = error.source();
+    let needed: Vec<_> = needed.iter().map(|(_, name)| *name).collect();
+    let is_of_call = sk_reuseport::hint_of(source.as_ref()).is_some_and(|hint| !hint.is_right());
+    let hint = barrier::unloadable(needed.clone(), missing).or_else(|| {
+        let there = needed.join(" and ");
+        (!is_of_call).then(|| {
+            format!("{there} is there; a security module may be the reason: see the kernel's log")
+                .into()
+        })
+    });
+    let error = Error::new(ErrorKind::Denied, failed).because(source);
+    match hint {
+        Some(hint) => error.with_hint(hint),
+        None => error,
     }
-    None
 }
 
-/// Whether the kernel is locked down for confidentiality, so that no program may read its memory. False if
-/// securityfs is not readable.
-pub(crate) fn confidential() -> bool {
-    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown");
-    lockdown.is_ok_and(|modes| modes.contains("[confidentiality]"))
+/// As [`failed`], for a program of this tool: the verifier's words about it help no user.
+pub(crate) fn failed_own(
+    failed: &str,
+    source: impl Into<Box<dyn StdError + Send + Sync>>,
+    needed: &[(CapabilitySet, &'static str)],
+) -> Error {
+    use sk_reuseport::Hint::{TooComplex, Types, Verifier};
+
+    let source = source.into();
+    let hint = sk_reuseport::hint_of(source.as_ref());
+    let error = self::failed(failed, source, needed);
+    match hint {
+        Some(Verifier { .. } | TooComplex { .. } | Types { .. }) if error.hint().is_none() => error
+            .with_hint(
+                "the kernel refuses a program of reuseport, which is an error of reuseport or of the kernel: \
+                 please report it, with what REUSEPORT_LOG=debug prints",
+            ),
+        _ => error,
+    }
 }
 
 /// Whether the calling thread has all of these capabilities.

@@ -1,4 +1,4 @@
-//! The host's CPUs and their NUMA nodes, the CPU of a process, and a thread's time.
+//! The host's CPUs and their NUMA nodes, the CPUs of a thread, and its time.
 
 use std::fs;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::owner::Affinity;
 use crate::model::policy::{CpuList, parse_list};
 use crate::model::table::Topology;
 
@@ -52,15 +53,12 @@ pub(crate) fn check(list: &CpuList) -> Result<()> {
     }
 }
 
-/// The CPU that a process may run on, if it is exactly one.
-pub(crate) fn only_cpu_of(pid: u32) -> Option<u16> {
-    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    let set = sched_getaffinity(Some(pid)).ok()?;
-    let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu));
-    match (cpus.next(), cpus.next()) {
-        (Some(cpu), None) => u16::try_from(cpu).ok(),
-        _ => None,
-    }
+/// The CPUs that a thread may run on; `None` if it is gone.
+pub(crate) fn affinity(tid: u32) -> Option<Affinity> {
+    let tid = Pid::from_raw(i32::try_from(tid).ok()?)?;
+    let set = sched_getaffinity(Some(tid)).ok()?;
+    let cpus = (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu));
+    Some(cpus.filter_map(|cpu| u16::try_from(cpu).ok()).collect())
 }
 
 #[cfg(test)]

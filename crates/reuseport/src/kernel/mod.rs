@@ -1,5 +1,6 @@
 //! The kernel's objects: programs, maps, sockets, iterators, CPUs, capabilities. No rules about groups.
 
+pub(crate) mod barrier;
 pub mod borrow;
 pub(crate) mod caps;
 pub(crate) mod cgroup;
@@ -9,6 +10,7 @@ pub(crate) mod foreign;
 pub(crate) mod maps;
 pub(crate) mod object;
 pub(crate) mod observe;
+pub(crate) mod owners;
 pub(crate) mod pids;
 pub(crate) mod program;
 pub(crate) mod recognise;

@@ -6,6 +6,7 @@ use sk_reuseport::maps::{Array, MapData};
 use sk_reuseport::programs::{Program, SkReuseport};
 use sk_reuseport::{BtfKind, EbpfError, EbpfLoader, KernelBtf};
 
+use super::barrier;
 use super::caps;
 use super::cpus;
 use super::maps::PolicyMaps;
@@ -161,7 +162,7 @@ fn queue_access(protocol: Protocol) -> QueueAccess {
         Err(error) => return QueueAccess::None(unreadable(error)),
     };
     // The verifier accepts direct reads where lockdown forbids the helper.
-    if caps::confidential() {
+    if barrier::confidential() {
         return QueueAccess::None(
             unreadable("the kernel is locked down for confidentiality").with_hint(LOCKDOWN),
         );
@@ -251,7 +252,7 @@ fn cannot_load(error: impl Into<EbpfError>) -> Error {
         error @ EbpfError::NoBTF => Error::new(ErrorKind::Unsupported, FAILED)
             .because(error)
             .with_hint(Hint::KernelOption("CONFIG_DEBUG_INFO_BTF")),
-        error => caps::failed(FAILED, error, caps::LOADING),
+        error => caps::failed_own(FAILED, error, caps::LOADING),
     }
 }
 

@@ -6,9 +6,12 @@ use sk_reuseport::Pod;
 use sk_reuseport::maps::{Array, Map, MapData, MapError};
 use sk_reuseport::programs::{ProgramError, ProgramInfo, SkReuseport};
 
+use rustix::io::Errno;
+
+use super::caps;
 use super::sockets::Sockets;
-use crate::error::Report;
-use crate::model::group::Group;
+use crate::error::{Error, Report};
+use crate::model::group::{AttachedProgram, Group, GroupKey};
 use crate::model::id::Slot;
 use crate::model::selection::Steering;
 use crate::wire::header::{Header, MAGIC, PREVIOUS_SCHEMA, SCHEMA};
@@ -92,6 +95,22 @@ impl Recognised {
                 sockets.clear(slot);
             }
         }
+    }
+}
+
+/// Fails if the caller may not know whose program decides for the group: opening it by its id takes CAP_SYS_ADMIN. What
+/// cannot be told is not called another owner's, which a takeover would replace.
+pub(crate) fn refuse_unknown(
+    key: &GroupKey,
+    program: Option<&AttachedProgram>,
+) -> Result<(), Error> {
+    let Some(AttachedProgram { id: Some(id), name }) = program else { return Ok(()) };
+    match ProgramInfo::from_id(*id) {
+        Err(error) if caps::os_error(&error) == Some(Errno::PERM) => {
+            let failed = format!("cannot tell whose program decides for {key}, {name} (id {id})");
+            Err(caps::failed(&failed, error, caps::TAKING_OVER))
+        }
+        _ => Ok(()),
     }
 }
 

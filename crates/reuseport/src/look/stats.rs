@@ -164,12 +164,13 @@ mod tests {
             weight: Weight::new(weight).unwrap(),
             generation: 1,
             cpu: None,
+            cpu_guessed: false,
             picks: Some(picks),
             recent_picks: Some(picks),
             open: Some(7),
         });
         let member = examples::member(Protocol::Tcp, u64::from(number) + 1);
-        MemberStatus { member, owner: None, enrolment }
+        MemberStatus { member, owner: None, owner_thread: None, owner_cpu: None, enrolment }
     }
 
     fn stats(members: Vec<MemberStatus>) -> Stats {
@@ -181,6 +182,7 @@ mod tests {
             reads_queues: true,
             uncounted: None,
             watcher: None,
+            cpus_without_member: Vec::new(),
             counters: vec![Counter { reason: "picks", count: 400 }],
             findings: Vec::new(),
         })

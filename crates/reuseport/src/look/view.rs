@@ -6,7 +6,9 @@ use std::time::Duration;
 use sk_reuseport::maps::MapError;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::cpus;
 use crate::kernel::observe::Observer;
+use crate::kernel::owners::{self, Placed};
 use crate::kernel::server::server_of;
 use crate::model::diagnosis::findings as findings_of;
 use crate::model::group::{Group, GroupKey, Member, Unborrowable};
@@ -16,7 +18,7 @@ use crate::model::policy::Policy;
 use crate::model::roster::Record;
 use crate::model::selection::Program;
 use crate::model::split::{Claim, named};
-use crate::model::status::{Enrolment, GroupStatus, MemberStatus, Uncounted};
+use crate::model::status::{Enrolment, GroupStatus, MemberStatus, Uncounted, without_member};
 use crate::pins::bpffs::Root;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
@@ -62,7 +64,7 @@ pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Resu
     let layer = layer(root.as_ref());
     let groups = listed(observer)?;
     let group = named(key, &groups, |group| claim(group, root.as_ref()))?.clone();
-    let owners = observer.owners(&group)?;
+    let owners = owners::of(observer, &group)?;
     let group = look_again(observer, group)?;
     let watcher = root.as_ref().and_then(|root| watcher::of(root, &group.key));
     Ok(GroupStatus { watcher, ..join(group, root.as_ref(), &layer, &owners)? })
@@ -161,7 +163,7 @@ fn join(
     group: Group,
     root: Option<&Root>,
     layer: &Result<HostLayer, Uncounted>,
-    owners: &HashMap<Cookie, u32>,
+    owners: &HashMap<Cookie, Placed>,
 ) -> Result<GroupStatus> {
     let (steering, state) = steering(&group, root)?;
     let by_cpu = steering.policy().is_some_and(Policy::places_on_cpus);
@@ -185,6 +187,7 @@ fn join(
             if matches!(occupant, Occupant::Unknown) || occupant == Occupant::Socket(cookie) {
                 let mut enrolment = enrolment(state, layer, slot, &record)?;
                 enrolment.cpu = record.cpu.filter(|_| by_cpu);
+                enrolment.cpu_guessed = by_cpu && record.guessed;
                 enrolled.insert(cookie, enrolment);
             }
         }
@@ -192,10 +195,15 @@ fn join(
     let mut members: Vec<MemberStatus> = group
         .members
         .iter()
-        .map(|member| MemberStatus {
-            member: member.clone(),
-            owner: member.cookie.and_then(|cookie| owners.get(&cookie).copied()),
-            enrolment: member.cookie.and_then(|cookie| enrolled.get(&cookie).cloned()),
+        .map(|member| {
+            let placed = member.cookie.and_then(|cookie| owners.get(&cookie));
+            MemberStatus {
+                member: member.clone(),
+                owner: placed.and_then(|placed| placed.owner.pid),
+                owner_thread: placed.and_then(|placed| placed.owner.thread()),
+                owner_cpu: placed.and_then(|placed| placed.cpu),
+                enrolment: member.cookie.and_then(|cookie| enrolled.get(&cookie).cloned()),
+            }
         })
         .collect();
     members.sort_by_key(|status| {
@@ -212,6 +220,8 @@ fn join(
         _ => false,
     };
     let (watcher, findings) = (None, Vec::new());
+    let cpus_without_member =
+        if by_cpu { without_member(&cpus::online(), &members) } else { vec![] };
     let status = GroupStatus {
         group,
         steering,
@@ -219,6 +229,7 @@ fn join(
         reads_queues,
         uncounted,
         watcher,
+        cpus_without_member,
         counters,
         findings,
     };
@@ -239,6 +250,7 @@ fn enrolment(
         weight: record.weight(),
         generation: record.generation,
         cpu: None,
+        cpu_guessed: false,
         picks,
         recent_picks: picks.map(|picks| picks.saturating_sub(record.picks_before)),
         open: record.host_member.and_then(|index| layer?.open_connections(index)),

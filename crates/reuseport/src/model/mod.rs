@@ -1,5 +1,6 @@
 //! The model: groups, members, policies, tables. Values and computation, no I/O.
 
+pub(crate) mod barrier;
 pub(crate) mod degraded;
 pub(crate) mod diagnosis;
 pub mod finding;
@@ -9,6 +10,7 @@ pub mod id;
 pub(crate) mod membership;
 pub(crate) mod mounts;
 mod name;
+pub(crate) mod owner;
 pub(crate) mod place;
 pub(crate) mod plan;
 pub mod policy;

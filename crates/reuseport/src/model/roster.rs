@@ -22,6 +22,8 @@ pub(crate) struct Record {
     pub(crate) entry: Entry,
     /// The member's CPU, if it has one.
     pub(crate) cpu: Option<u16>,
+    /// Whether that CPU is a guess: the one on which the member is served was not known.
+    pub(crate) guessed: bool,
     /// When the member came, and when the one before it left, in milliseconds since boot.
     pub(crate) came: u64,
     pub(crate) left: u64,
@@ -70,6 +72,7 @@ impl Record {
             role: None,
             entry: Entry::Plain,
             cpu: None,
+            guessed: false,
             came: 0,
             left: 0,
             picks_before: 0,
@@ -228,9 +231,9 @@ impl Roster {
     }
 
     /// Changes the CPU of a slot's member.
-    pub(crate) fn place(&mut self, slot: Slot, cpu: u16) {
+    pub(crate) fn place(&mut self, slot: Slot, cpu: u16, guessed: bool) {
         let record = self.record(slot);
-        self.set(slot, Record { cpu: Some(cpu), ..record });
+        self.set(slot, Record { cpu: Some(cpu), guessed, ..record });
     }
 
     /// Frees the slots of members that left, by the rules of [succession](super::succession::leave).

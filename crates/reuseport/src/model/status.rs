@@ -1,5 +1,6 @@
 //! A group with its pinned state: steering, slots, picks, counters.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::finding::Finding;
@@ -8,6 +9,7 @@ use super::id::{Slot, Weight};
 use super::selection::Program;
 
 pub use super::id::State;
+pub use super::owner::OwnerCpu;
 pub use super::selection::Steering;
 
 /// The pinned state of an enrolled member.
@@ -22,8 +24,10 @@ pub struct Enrolment {
     pub weight: Weight,
     /// The generation in which it was enrolled.
     pub generation: u32,
-    /// Its CPU; `None` unless the policy is `cpu`.
+    /// The CPU whose packets it gets; `None` unless the policy is `cpu`.
     pub cpu: Option<u16>,
+    /// Whether that CPU is a guess: the one on which the member is served was not known when it got its slot.
+    pub cpu_guessed: bool,
     /// How often the program picked it: connections (TCP) or datagrams (UDP). `None` where the user's
     /// own program decides.
     pub picks: Option<u64>,
@@ -42,6 +46,11 @@ pub struct MemberStatus {
     pub member: Member,
     /// The process whose epoll instance watches it, where exactly one does.
     pub owner: Option<u32>,
+    /// The thread that waits for it (`epoll_wait`, `accept`, `recvmsg`, `poll`), where exactly one was seen.
+    pub owner_thread: Option<u32>,
+    /// On which CPU it is served: that of the thread that waits, or of all threads that may. `None` where no process
+    /// is known, and in [`Host::statuses`](crate::Host::statuses).
+    pub owner_cpu: Option<OwnerCpu>,
     /// Its slot and the slot's state; `None`: unsteered.
     pub enrolment: Option<Enrolment>,
 }
@@ -76,6 +85,9 @@ pub struct GroupStatus {
     /// The process that [follows](crate::watch::Watch) the group, the first if there are several. `None` if none
     /// does, where the caller may not read the state, and in [`Host::statuses`](crate::Host::statuses).
     pub watcher: Option<Watcher>,
+    /// With policy `cpu`: the CPUs that are running and that no active member has. What arrives there is dealt among
+    /// the nearest members.
+    pub cpus_without_member: Vec<u16>,
     /// The program's runs by reason; empty unless a policy of this tool decides.
     pub counters: Vec<Counter>,
     /// What is worth knowing about the group.
@@ -113,6 +125,20 @@ impl fmt::Display for Uncounted {
             Self::LayerReplaced => "the maps in which they were counted have been replaced",
             Self::Unreadable => "the host's maps belong to another user",
         })
+    }
+}
+
+/// The CPUs that none of these members has; none if no member is active with a weight.
+pub(crate) fn without_member(online: &[u16], members: &[MemberStatus]) -> Vec<u16> {
+    let active = |member: &MemberStatus| {
+        let enrolment = member.enrolment.as_ref()?;
+        let gets = enrolment.state == State::Active && enrolment.weight.get() > 0;
+        enrolment.cpu.filter(|_| gets)
+    };
+    let taken: BTreeSet<u16> = members.iter().filter_map(active).collect();
+    match taken.is_empty() {
+        true => Vec::new(),
+        false => online.iter().copied().filter(|cpu| !taken.contains(cpu)).collect(),
     }
 }
 

@@ -41,7 +41,7 @@ impl Root {
         match fs::read_dir(&path) {
             Ok(_) => Ok(Some(Self { path })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(denied(format!("cannot read {}", path.display()), error)),
+            Err(error) => Err(denied_at(&path, "read", error)),
         }
     }
 
@@ -84,10 +84,9 @@ impl Root {
     }
 
     fn open(&self) -> Result<(File, String)> {
-        let failed = format!("cannot lock {}", self.path.display());
         match File::open(&self.path) {
-            Ok(directory) => Ok((directory, failed)),
-            Err(error) => Err(denied(failed, error)),
+            Ok(directory) => Ok((directory, format!("cannot lock {}", self.path.display()))),
+            Err(error) => Err(denied_at(&self.path, "lock", error)),
         }
     }
 
@@ -202,7 +201,7 @@ pub(crate) fn make_directory(path: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o750).create(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(denied(format!("cannot make {}", path.display()), error)),
+        Err(error) => Err(denied_at(path, "make", error)),
     }
 }
 
@@ -286,6 +285,28 @@ pub(crate) fn is_watched(directory: &Path) -> bool {
         .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
 }
 
+/// The same for a path, with the owner of the directory that keeps the caller out: the first one from the root on
+/// that the caller may not enter.
+fn denied_at(path: &Path, what: &str, error: io::Error) -> Error {
+    let failed = format!("cannot {what} {}", path.display());
+    let mut above: Vec<&Path> = path.ancestors().collect();
+    above.reverse();
+    // The parent of the first one that cannot be looked at, or the directory itself.
+    let hidden = above.iter().position(|at| fs::symlink_metadata(at).is_err());
+    let closed = hidden.and_then(|hidden| above.get(hidden.checked_sub(1)?)).unwrap_or(&path);
+    match fs::symlink_metadata(closed) {
+        Ok(at) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let (of, mode) = (at.uid(), at.mode() & 0o7777);
+            let why = format!("{} belongs to uid {of}, with mode {mode:o}", closed.display());
+            let cause = Error::new(ErrorKind::Denied, why).because(error);
+            Error::new(ErrorKind::Denied, failed).because(cause).with_hint(AS_OWNER)
+        }
+        _ => denied(failed, error),
+    }
+}
+
+const AS_OWNER: &str = "run it as root, or as the user who owns that directory";
+
 pub(super) fn denied(failed: String, error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::PermissionDenied => ErrorKind::Denied,
@@ -293,9 +314,5 @@ pub(super) fn denied(failed: String, error: io::Error) -> Error {
     };
     let denied = kind == ErrorKind::Denied;
     let error = Error::new(kind, failed).because(error);
-    if denied {
-        error.with_hint("run it as root, or as the user who owns that directory")
-    } else {
-        error
-    }
+    if denied { error.with_hint(AS_OWNER) } else { error }
 }

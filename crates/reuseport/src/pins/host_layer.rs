@@ -14,7 +14,7 @@ use sk_reuseport::{Ebpf, EbpfLoader, KernelBtf};
 
 use super::bpffs::{self, Held, Root};
 use super::recount::Recount;
-use crate::error::{Error, ErrorKind, Report, Result};
+use crate::error::{Error, ErrorKind, Report, Result, os_error};
 use crate::kernel::caps;
 use crate::kernel::types::types;
 use crate::wire::host::{HOST_MEMBERS, HostMember, Mark};
@@ -81,7 +81,7 @@ impl HostLayer {
             .map_pin_path("members", path.join("members"))
             .load(OBJECT)
             .map_err(|error| {
-                caps::failed("cannot create the host-wide maps", error, caps::LOADING)
+                caps::failed_own("cannot create the host-wide maps", error, caps::LOADING)
             })?;
         if let Err(error) = count(&mut ebpf, &path) {
             Report::new(error.as_ref()).warn_that("open connections will not be counted");
@@ -94,7 +94,7 @@ impl HostLayer {
         let failed = "cannot create the host-wide maps";
         let mut ebpf = EbpfLoader::new()
             .load(OBJECT)
-            .map_err(|error| caps::failed(failed, error, caps::LOADING))?;
+            .map_err(|error| caps::failed_own(failed, error, caps::LOADING))?;
         let mut take = |name| ebpf.take_map(name).ok_or(MapError::KeyNotFound);
         let mut parts = || -> Result<_, MapError> {
             let members: Array<_, HostMember> = take("members")?.try_into()?;
@@ -116,11 +116,16 @@ impl HostLayer {
             Ok((held.owner(), map(marks)?, members, mapped, id))
         };
         let (owner, marks, members_map, members, id) = open().map_err(|error| {
-            Error::new(ErrorKind::System, "cannot open the host-wide maps")
-                .because(error)
-                .with_hint(
-                    "if another version made them, detach every group with that version first",
-                )
+            // The kernel refuses nothing then: they are other maps.
+            let of_another_version = os_error(error.as_ref()).is_none();
+            let error =
+                Error::new(ErrorKind::System, "cannot open the host-wide maps").because(error);
+            match of_another_version {
+                true => error.with_hint(
+                    "another version made them: detach every group with that version first",
+                ),
+                false => error,
+            }
         })?;
         let recount = Recount::open(&path).unwrap_or_else(|error| {
             tracing::debug!("open connections cannot be recounted: {}", Report::new(&error));

@@ -108,9 +108,15 @@ fn named(directory: PathBuf) -> Result<Found> {
         return Ok(Found::NotMounted);
     }
     let shown = directory.display();
+    let (why, make) = match directory.is_dir() {
+        true => ("it is not on a BPF filesystem", String::new()),
+        false => ("there is no such directory", format!("mkdir -p {shown} && ")),
+    };
     Err(Error::new(ErrorKind::Invalid, format!("cannot keep state in {VARIABLE}={shown}"))
-        .because("it is not a directory on a BPF filesystem")
-        .with_hint(format!("mount one there: mount -t bpf bpf {shown}")))
+        .because(why)
+        .with_hint(format!(
+            "mount one there: {make}mount -t bpf bpf {shown}; or leave {VARIABLE} out for the host's"
+        )))
 }
 
 /// The host's bpffs.

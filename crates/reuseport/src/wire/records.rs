@@ -15,7 +15,8 @@ use crate::model::group::{
     AttachedProgram, Binary, Device, Holder, NotAsked, Origin, Protocol, Queue,
 };
 use crate::model::id::{Cookie, Netns};
-use raw::{Header, RawEnd, RawEpoll, RawHolder, RawMember, RawReader, RawWatch};
+use crate::model::owner::Thread;
+use raw::{Header, RawEnd, RawEpoll, RawHolder, RawMember, RawReader, RawWaiter, RawWatch};
 
 /// `AF_INET` and `AF_INET6` (`include/linux/socket.h`), the same on every architecture.
 const AF_INET: u16 = 2;
@@ -101,6 +102,8 @@ pub(crate) enum Record {
     Watch { sock_address: u64, epoll: Option<u64> },
     /// This process has the epoll instance at this address; `None`: it is not visible.
     Epoll { epoll: u64, pid: Option<u32> },
+    /// This thread waits for the socket, or in epoll_wait for the instance, at this address.
+    Waiter { object: u64, thread: Option<Thread> },
     /// The end of the kernel's tables.
     End,
 }
@@ -141,6 +144,7 @@ fn parse_one(bytes: &[u8], at: usize) -> Result<(Record, usize), RecordError> {
         4 => size_of::<RawEpoll>(),
         5 => size_of::<RawHolder>(),
         6 => size_of::<RawEnd>(),
+        7 => size_of::<RawWaiter>(),
         kind => return Err(RecordError::UnknownKind { at, kind }),
     };
     if header.size as usize != expected {
@@ -152,6 +156,7 @@ fn parse_one(bytes: &[u8], at: usize) -> Result<(Record, usize), RecordError> {
         3 => watch(&read(rest, at)?),
         4 => epoll(&read(rest, at)?),
         5 => Record::Holder(holder(&read(rest, at)?)),
+        7 => waiter(&read(rest, at)?),
         _ => Record::End,
     };
     Ok((record, expected))
@@ -173,6 +178,11 @@ fn watch(raw: &RawWatch) -> Record {
 
 fn epoll(raw: &RawEpoll) -> Record {
     Record::Epoll { epoll: raw.epoll, pid: (raw.pid != 0).then_some(raw.pid) }
+}
+
+fn waiter(raw: &RawWaiter) -> Record {
+    let thread = (raw.pid != 0).then_some(Thread { pid: raw.pid, tid: raw.tid });
+    Record::Waiter { object: raw.object, thread }
 }
 
 fn member(raw: &RawMember, at: usize) -> Result<MemberRecord, RecordError> {

@@ -30,7 +30,9 @@ pub(crate) struct SlotRecord {
     came: u64,
     left: u64,
     picks_before: u64,
-    reserved: u64,
+    /// 1: the CPU is a guess.
+    guessed: u8,
+    reserved: [u8; 7],
 }
 
 const _: () = assert!(size_of::<SlotRecord>() == 8 * RECORD_WORDS);
@@ -58,7 +60,8 @@ impl From<&Record> for SlotRecord {
             came: record.came,
             left: record.left,
             picks_before: record.picks_before,
-            reserved: 0,
+            guessed: record.guessed.into(),
+            reserved: [0; 7],
         }
     }
 }
@@ -79,6 +82,7 @@ impl From<&SlotRecord> for Record {
             generation: raw.generation,
             entry: entry(raw.entry),
             cpu: raw.cpu.checked_sub(1),
+            guessed: raw.guessed != 0,
             came: raw.came,
             left: raw.left,
             picks_before: raw.picks_before,
@@ -194,6 +198,7 @@ mod tests {
             generation: 1,
             entry: Entry::Extra,
             cpu: Some(0),
+            guessed: true,
             came: 5,
             left: 4,
             picks_before: 7,

@@ -9,6 +9,7 @@ use rustix::event::epoll;
 use test_support::process::{rerun, rerun_under, spawn};
 
 use super::only_group;
+use super::waiting::{self, Worker};
 
 const ROLE: &str = "REUSEPORT_TEST_HELPER";
 const SAYS: &str = "helper: ";
@@ -23,8 +24,8 @@ pub(crate) struct Helper {
 
 impl Helper {
     /// Starts a process with a copy of `socket` and waits until it plays `role`: `hold` (does
-    /// nothing), `watch` (with epoll), `look` (lists the holders of the group), `reasons` (says which
-    /// members it cannot borrow) or `serve` (accepts every connection and keeps it).
+    /// nothing), `watch` (with epoll), `look` (lists the holders of the group), `open` (says why it cannot), `reasons` (says which
+    /// members it cannot borrow), `serve` (accepts every connection and keeps it) or one of [`waiting::HOW`].
     pub(crate) fn holding(socket: &OwnedFd, role: &str) -> Self {
         Self::start(rerun(module_path!(), "holder"), socket, role)
     }
@@ -33,6 +34,13 @@ impl Helper {
     pub(crate) fn in_pid_namespace(socket: &OwnedFd, role: &str) -> Self {
         let mut unshare = Command::new(test_support::program("unshare"));
         unshare.args(["--pid", "--fork", "--kill-child"]);
+        Self::start(rerun_under(unshare, module_path!(), "holder"), socket, role)
+    }
+
+    /// Like [`Self::holding`], as root of a new user namespace.
+    pub(crate) fn in_user_namespace(socket: &OwnedFd, role: &str) -> Self {
+        let mut unshare = Command::new(test_support::program("unshare"));
+        unshare.args(["--user", "--map-root-user"]);
         Self::start(rerun_under(unshare, module_path!(), "holder"), socket, role)
     }
 
@@ -115,8 +123,12 @@ fn holder() {
             reasons.sort();
             reasons.join(" ")
         }
+        "open" => Host::open().unwrap_err().report().to_string(),
         "look" => format!("sees {:?}", only_group(&Host::open().unwrap()).pids()),
-        other => panic!("no role {other:?}"),
+        other => match waiting::HOW.into_iter().find(|how| *how == other) {
+            Some(how) => Worker::start(how),
+            None => panic!("no role {other:?}"),
+        },
     };
     println!("{SAYS}{said}");
     loop {

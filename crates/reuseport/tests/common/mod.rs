@@ -1,6 +1,6 @@
 //! Fixtures that both test binaries of this crate share: sockets, groups, a process that holds a
 //! socket ([`helper`]), state of an earlier version ([`previous`]), threads with fewer rights ([`rights`]), a group to operate on ([`scene`]), traffic
-//! ([`traffic`], [`segment`]), followed groups ([`steering`]), the steps of an operation ([`steps`]), another owner's program ([`theirs`]), and the
+//! ([`traffic`], [`segment`]), followed groups ([`steering`]), the steps of an operation ([`steps`]), another owner's program ([`theirs`]), threads that wait ([`waiting`]), and the
 //! state that a failed operation must leave as it was ([`world`]).
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
@@ -15,6 +15,7 @@ pub(crate) mod steering;
 pub(crate) mod steps;
 pub(crate) mod theirs;
 pub(crate) mod traffic;
+pub(crate) mod waiting;
 pub(crate) mod world;
 
 use std::collections::HashMap;

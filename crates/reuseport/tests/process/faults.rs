@@ -180,10 +180,13 @@ fn fail_from_each_call_on(
 ) {
     for index in (0..).step_by(3) {
         let open = descriptors();
-        let fault = Fault::From(index, Errno::NOMEM);
+        let (fault, before) = (Fault::From(index, Errno::NOMEM), scene.worlds());
         let (result, failed) = faulty(fault, || operation(scene));
         assert_eq!(descriptors(), open, "descriptors leak when {fault:?} is {failed:?}");
-        if result.is_err() {
+        if let Err(error) = result {
+            if claims_unchanged(&error) {
+                assert_eq!(scene.worlds(), before, "{fault:?}, a {failed:?}, with {error}");
+            }
             scene.serves();
             operation(scene)
                 .unwrap_or_else(|error| panic!("after {fault:?}, a {failed:?}: {error}"));
@@ -195,6 +198,10 @@ fn fail_from_each_call_on(
             break;
         }
     }
+}
+
+fn claims_unchanged(error: &reuseport::Error) -> bool {
+    error.report().to_string().contains("the group is as it was")
 }
 
 fn decides(scene: &Scene, wanted: Policy) -> bool {

@@ -22,7 +22,7 @@ use crate::error::{Failure, Failures};
 use crate::netns;
 use crate::output::view::Identity;
 use crate::output::{self, DIM};
-use crate::policy::{PolicyOptions, PolicyParser};
+use crate::policy::{PolicyOptions, PolicyParser, cpus};
 use crate::select::WeightOf;
 use how::How;
 use words::{findings, notes, report};
@@ -233,11 +233,13 @@ fn attach(host: &Host, group: &Group, how: &How, attached_to: &mut Vec<String>) 
     let identity = Identity::new(key, None);
     let again = output::argument(&identity, netns::own()).to_owned();
     output::print(&format!(
-        "{}{}{}{}",
+        "{}{}{}{}{}{}",
         report(key, &attached),
         how.notes(),
         notes(&group.not_asked()),
         findings(host, key),
+        cpus(host, key, attached.steering.policy()),
+        how.advice(group, attached.steering.policy()),
     ))?;
     attached_to.push(again.clone());
     if group.reach == Reach::Behind {

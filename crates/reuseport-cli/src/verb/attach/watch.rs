@@ -33,7 +33,7 @@ pub(super) fn follow(host: Host, targets: Targets, how: How, retake: bool) -> Re
     let mut follower = Lines::new(watch);
     let mut refused = Vec::new();
     for (group, request) in requests {
-        let added = request.and_then(|request| follower.add(&host, &group, request));
+        let added = request.and_then(|request| follower.add(&host, &group, request, &how));
         refused.extend(added.err().map(|error| (group.key, error)));
     }
     if !notes.is_empty() && !follower.steering.is_empty() {
@@ -122,13 +122,14 @@ impl Lines {
         Self { watch, steering: HashMap::new(), printer: Printer::default() }
     }
 
-    fn add(&mut self, host: &Host, group: &Group, request: Attach) -> Result<()> {
+    fn add(&mut self, host: &Host, group: &Group, request: Attach, how: &How) -> Result<()> {
         let attached = self.watch.add(&group.key, request)?;
         self.printer.print(&format!(
-            "{}{}{}",
+            "{}{}{}{}",
             report(&group.key, &attached),
             notes(&group.not_asked()),
             findings(host, &group.key),
+            how.advice(group, attached.steering.policy()),
         ));
         self.steering.insert(group.key.name_only(), attached.steering);
         Ok(())

@@ -125,6 +125,12 @@ fn members_get_the_given_cpus() {
         stdout(&["policy", &group, "cpu", "--cpus", "0"]);
         assert_eq!(each(&group, "cpu"), json!([0, 0]));
         assert!(stdout(&["show", &group]).contains("  CPU  "));
+        // The list of this host's other CPUs.
+        let shown = show(&group);
+        let without = shown["cpus_without_member"].as_array().unwrap();
+        assert!(without.iter().all(|cpu| *cpu != json!(0)), "{shown}");
+        let note = stdout(&["policy", &group, "cpu", "--cpus", "0"]);
+        assert_eq!(note.contains("no member has CPU"), !without.is_empty(), "{note}");
         let refused = error(2, &["policy", &group, "--cpus", "60000"]);
         assert!(refused.contains("60000"), "{refused}");
         assert_eq!(each(&group, "cpu"), json!([0, 0]));

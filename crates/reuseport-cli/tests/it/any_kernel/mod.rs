@@ -1,6 +1,7 @@
 //! Tests whose outcome does not depend on the kernel's version: `cargo xtask vm` leaves them out. What depends on
 //! it in members that cannot be enrolled, groups that are split and watchers, the tests of the library show.
 
+mod advice;
 mod changes;
 mod findings;
 mod members;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use crate::model::group::{Group, GroupKey, KernelAddress, Member, NotAsked, Protocol, Reach};
 use crate::model::id::{Cookie, Netns};
+use crate::model::owner::{Owner, Thread};
 use crate::model::split::tell_apart;
 use crate::model::ungrouped::{Ungrouped, WhyUngrouped};
 use crate::wire::records::{HolderRecord, MemberRecord, Record, Standing};
@@ -223,16 +224,20 @@ fn not_asked(record: &MemberRecord) -> Vec<NotAsked> {
 }
 
 /// The owner of each of these members: the process whose epoll instance watches it, if there is exactly
-/// one.
-pub(super) fn owners(records: &[Record], of: &[Member]) -> HashMap<Cookie, u32> {
+/// one, and the threads that wait for it.
+pub(super) fn owners(records: &[Record], of: &[Member]) -> HashMap<Cookie, Owner> {
     let cookies: HashMap<u64, Cookie> =
         of.iter().filter_map(|m| Some((m.sock_address.0, m.cookie?))).collect();
     let mut processes: HashMap<u64, BTreeSet<Option<u32>>> = HashMap::new();
+    let mut waiting: HashMap<u64, BTreeSet<Thread>> = HashMap::new();
     let mut watches: HashMap<Cookie, BTreeSet<Option<u64>>> = HashMap::new();
     for record in records {
         match *record {
             Record::Epoll { epoll, pid } => {
                 processes.entry(epoll).or_default().insert(pid);
+            }
+            Record::Waiter { object, thread } => {
+                waiting.entry(object).or_default().extend(thread);
             }
             Record::Watch { sock_address, epoll } => {
                 if let Some(cookie) = cookies.get(&sock_address) {
@@ -244,14 +249,18 @@ pub(super) fn owners(records: &[Record], of: &[Member]) -> HashMap<Cookie, u32> 
     }
     // An instance without a visible process counts as one unknown process.
     let unknown = BTreeSet::from([None]);
-    let watchers = |epolls: BTreeSet<Option<u64>>| -> BTreeSet<Option<u32>> {
-        let of_one = |epoll: Option<u64>| epoll.and_then(|e| processes.get(&e)).unwrap_or(&unknown);
-        epolls.into_iter().flat_map(of_one).copied().collect()
+    let watchers = |epolls: &BTreeSet<Option<u64>>| -> BTreeSet<Option<u32>> {
+        let of_one =
+            |epoll: &Option<u64>| epoll.and_then(|e| processes.get(&e)).unwrap_or(&unknown);
+        epolls.iter().flat_map(of_one).copied().collect()
     };
     let only =
         |pids: BTreeSet<Option<u32>>| if pids.len() == 1 { pids.first().copied()? } else { None };
-    watches
-        .into_iter()
-        .filter_map(|(cookie, epolls)| Some((cookie, only(watchers(epolls))?)))
-        .collect()
+    let owner = |(address, cookie): (u64, Cookie)| {
+        let epolls = watches.remove(&cookie).unwrap_or_default();
+        let objects = epolls.iter().flatten().chain([&address]);
+        let waiting = objects.filter_map(|object| waiting.get(object)).flatten().copied().collect();
+        (cookie, Owner { pid: only(watchers(&epolls)), waiting })
+    };
+    cookies.into_iter().map(owner).filter(|(_, owner)| *owner != Owner::default()).collect()
 }

@@ -38,6 +38,7 @@ use crate::kernel::pids::sees_host_pids;
 use crate::kernel::types::types;
 use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol};
 use crate::model::id::{Cookie, Netns};
+use crate::model::owner::Owner;
 use crate::model::spec::tell_names_apart;
 use crate::model::ungrouped::Ungrouped;
 use crate::wire::cursor::{Cursor, Walk};
@@ -256,14 +257,13 @@ impl Observer {
         Ok(listing.ungrouped(port))
     }
 
-    /// The owners of a group's members: for each member the process whose epoll instance watches it, if
-    /// there is exactly one. A member without an entry has no known owner: its server does not use epoll,
-    /// or several processes watch the socket.
+    /// The owners of a group's members. A member without an entry has none that is known: no epoll instance watches
+    /// it, or several processes' do, and no thread waits for it now.
     ///
     /// # Errors
     ///
     /// As for [`groups`](Self::groups).
-    pub(crate) fn owners(&self, group: &Group) -> Result<HashMap<Cookie, u32>> {
+    pub(crate) fn owners(&self, group: &Group) -> Result<HashMap<Cookie, Owner>> {
         Ok(assemble::owners(&self.descriptors("watches")?, &group.members))
     }
 
@@ -379,7 +379,7 @@ pub(crate) fn read_all(mut walk: impl Read) -> io::Result<Vec<u8>> {
 }
 
 fn failed(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
-    caps::failed(FAILED, source, caps::TRACING)
+    caps::failed_own(FAILED, source, caps::TRACING)
 }
 
 #[cfg(test)]

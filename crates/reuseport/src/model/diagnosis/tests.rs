@@ -31,6 +31,7 @@ fn of(steering: Steering, members: Vec<MemberStatus>) -> Vec<Finding> {
         reads_queues: true,
         uncounted: None,
         watcher: None,
+        cpus_without_member: Vec::new(),
         counters: Vec::new(),
         findings: Vec::new(),
     };
@@ -38,8 +39,13 @@ fn of(steering: Steering, members: Vec<MemberStatus>) -> Vec<Finding> {
 }
 
 fn among(members: &[Member]) -> Vec<Finding> {
-    let status =
-        |member: &Member| MemberStatus { member: member.clone(), owner: None, enrolment: None };
+    let status = |member: &Member| MemberStatus {
+        member: member.clone(),
+        owner: None,
+        owner_thread: None,
+        owner_cpu: None,
+        enrolment: None,
+    };
     of(Steering::KernelHash, members.iter().map(status).collect())
 }
 
@@ -156,12 +162,15 @@ fn dealt(protocol: Protocol, policy: Policy, picks: &[(u16, u64)]) -> Vec<Findin
     let member = |(number, (weight, picks)): (u16, &(u16, u64))| MemberStatus {
         member: examples::member(protocol, u64::from(number) + 1),
         owner: None,
+        owner_thread: None,
+        owner_cpu: None,
         enrolment: Some(Enrolment {
             slot: Slot::new(number),
             state: State::Active,
             weight: Weight::new(*weight).unwrap(),
             generation: 1,
             cpu: None,
+            cpu_guessed: false,
             picks: Some(*picks),
             recent_picks: Some(*picks),
             open: None,

@@ -24,9 +24,9 @@ pub(crate) struct Wishes<'a> {
 pub(crate) struct Placement {
     /// The CPUs of the members, in the order of their slots, repeated.
     pub(crate) given: Option<CpuList>,
-    /// Else, a member without a CPU gets the only one that its owner may run on,
+    /// Else, a member whose CPU is not known yet gets the only one that the thread that waits for it may run on,
     pub(crate) bound: HashMap<Cookie, u16>,
-    /// or the first one of these with the fewest members.
+    /// or as a guess the first one of these with the fewest members.
     pub(crate) online: Vec<u16>,
 }
 
@@ -93,13 +93,20 @@ impl Placement {
         let members: Vec<_> = roster.occupied().collect();
         if let Some(given) = &self.given {
             for ((slot, ..), cpu) in members.iter().zip(given.as_slice().iter().cycle()) {
-                roster.place(*slot, *cpu);
+                roster.place(*slot, *cpu, false);
             }
             return;
         }
-        for (slot, cookie, _) in members.into_iter().filter(|(.., record)| record.cpu.is_none()) {
-            let cpu = self.bound.get(&cookie).copied().unwrap_or_else(|| self.least_used(roster));
-            roster.place(slot, cpu);
+        let (known, unknown): (Vec<_>, Vec<_>) = members
+            .into_iter()
+            .filter(|(.., record)| record.cpu.is_none() || record.guessed)
+            .partition(|(_, cookie, _)| self.bound.contains_key(cookie));
+        for (slot, cookie, _) in known {
+            roster.place(slot, self.bound[&cookie], false);
+        }
+        for (slot, ..) in unknown.into_iter().filter(|(.., record)| record.cpu.is_none()) {
+            let cpu = self.least_used(roster);
+            roster.place(slot, cpu, true);
         }
     }
 
@@ -321,5 +328,27 @@ mod tests {
         assert_eq!(cpus(&placement), [0, 1, 0, 1]);
         placement.bound = HashMap::from([(Cookie::new(1).unwrap(), 1)]);
         assert_eq!(cpus(&placement), [1, 0, 0, 1]);
+    }
+
+    #[test]
+    fn a_guess_lasts_until_the_cpu_is_known_and_no_longer() {
+        let place = |roster: &Roster, bound: &[(u64, u16)], given: Option<&str>| {
+            let bound = bound.iter().map(|(n, cpu)| (Cookie::new(*n).unwrap(), *cpu)).collect();
+            let given = given.and_then(|list| list.parse().ok());
+            let placement = Placement { given, bound, online: vec![0, 1] };
+            let wishes = Wishes { cpus: Some(&placement), ..Wishes::default() };
+            draft(roster, &[], wishes, 1).roster
+        };
+        let cpus = |roster: &Roster| -> Vec<_> {
+            roster.occupied().filter_map(|(.., r)| Some((r.cpu?, r.guessed))).collect()
+        };
+        let first = place(&entered(2, Wishes::default()), &[(2, 0)], None);
+        assert_eq!(cpus(&first), [(1, true), (0, false)], "what is known comes first");
+        assert_eq!(place(&first, &[], None), first, "and what was guessed stays");
+        let known = place(&first, &[(1, 0), (2, 1)], None);
+        assert_eq!(cpus(&known), [(0, false), (0, false)], "a CPU that was known stays");
+        let given = place(&first, &[(1, 0)], Some("1"));
+        assert_eq!(cpus(&given), [(1, false), (1, false)]);
+        assert_eq!(place(&given, &[(1, 0)], None), given, "and one that the user gave");
     }
 }

@@ -84,6 +84,15 @@ pub(super) struct RawEpoll {
 
 #[derive(FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
+pub(super) struct RawWaiter {
+    pub(super) header: Header,
+    pub(super) object: u64,
+    pub(super) pid: u32,
+    pub(super) tid: u32,
+}
+
+#[derive(FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
 pub(super) struct RawEnd {
     pub(super) header: Header,
 }

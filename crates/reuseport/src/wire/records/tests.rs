@@ -149,7 +149,7 @@ proptest! {
 
     #[test]
     fn garbage_after_a_valid_header_never_panics(
-        kind in 0u32..8,
+        kind in 0u32..9,
         size in prop::sample::select(vec![0u32, 8, 24, 80, 136, u32::MAX]),
         rest in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
@@ -166,6 +166,7 @@ fn both_sides_agree() {
     assert_mirrors!(btf, "reader_record", RawReader { header, netns_cookie, netns_inode, pad });
     assert_mirrors!(btf, "watch_record", RawWatch { header, sock_address, epoll });
     assert_mirrors!(btf, "epoll_record", RawEpoll { header, epoll, pid, fd });
+    assert_mirrors!(btf, "waiter_record", RawWaiter { header, object, pid, tid });
     assert_mirrors!(
         btf,
         "member_record",
@@ -230,6 +231,7 @@ fn both_sides_agree() {
         ("KIND_EPOLL", 4),
         ("KIND_HOLDER", 5),
         ("KIND_END", 6),
+        ("KIND_WAITER", 7),
     ];
     assert_eq!(btf.enumeration("kind").unwrap(), kinds.map(|(n, k)| (n.to_owned(), k)));
     let bits = NOT_ASKED

@@ -7,6 +7,7 @@ mod letting_go;
 mod missed;
 mod owner;
 mod threads;
+mod waiting;
 
 use std::collections::BTreeMap;
 

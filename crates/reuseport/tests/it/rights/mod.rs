@@ -4,9 +4,11 @@
 //! Each attempt runs on its own thread, because user and capabilities belong to a thread. (The C
 //! library changes those of all threads of a process; the system calls do not.)
 
+mod barriers;
 mod handed;
 mod owners;
 mod steps;
+mod verbs;
 
 use std::error::Error;
 

@@ -248,7 +248,7 @@ fn steer_group(host: &Host, group: &Group) -> Outcome {
 }
 
 /// A process that holds a socket, killed when this is dropped.
-pub(crate) struct Server(Child);
+pub(crate) struct Server(pub(crate) Child);
 
 impl Drop for Server {
     fn drop(&mut self) {

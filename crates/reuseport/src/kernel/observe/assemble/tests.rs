@@ -197,6 +197,7 @@ fn another_device_or_namespace_is_another_group() {
 fn the_owner_is_the_only_process_whose_epoll_watches() {
     let watch = |n: u64, epoll| Record::Watch { sock_address: n << 8, epoll };
     let epoll = |epoll, pid| Record::Epoll { epoll, pid };
+    let waiter = |object, thread| Record::Waiter { object, thread };
     let records = [
         // One process, two instances (threads); seen through two holders.
         watch(1, Some(0xa)),
@@ -222,9 +223,16 @@ fn the_owner_is_the_only_process_whose_epoll_watches() {
         epoll(0xd, Some(10)),
         epoll(0xd, Some(11)),
         epoll(0xf, None),
+        // Threads in epoll_wait, and one in accept.
+        waiter(0xb, Some(Thread { pid: 10, tid: 12 })),
+        waiter(0xd, None),
+        waiter(6 << 8, Some(Thread { pid: 10, tid: 10 })),
+        waiter(7 << 8, Some(Thread { pid: 10, tid: 10 })),
     ];
     let asked: Vec<_> = (1..7).map(|n| member(&record(1, n, "127.0.0.1:80"), &[])).collect();
-    assert_eq!(owners(&records, &asked), HashMap::from([(cookie(1), 10)]));
+    let owner = |pid, tid: u32| Owner { pid, waiting: [Thread { pid: 10, tid }].into() };
+    let expected = HashMap::from([(cookie(1), owner(Some(10), 12)), (cookie(6), owner(None, 10))]);
+    assert_eq!(owners(&records, &asked), expected);
 }
 
 #[test]
