@@ -224,4 +224,19 @@ mod tests {
         let missing = kernel.ids([("sock", BtfKind::Struct), ("no_such_type", BtfKind::Struct)]);
         assert!(missing.unwrap_err().to_string().contains("no_such_type"));
     }
+    #[test]
+    fn what_was_looked_up_is_kept() {
+        let Ok(kernel) = KernelBtf::from_sys_fs() else { panic!("this kernel has no BTF") };
+        let object = include_bytes!("../../tests/bpf/tracing.bpf.o");
+        let (first, again) =
+            (kernel.for_object(object).unwrap(), kernel.for_object(object).unwrap());
+        assert!(Arc::ptr_eq(&first, &again));
+        let types = [("sock", BtfKind::Struct), ("bpf_iter_task_file", BtfKind::Func)];
+        let ids = kernel.ids(types).unwrap();
+        assert_eq!(kernel.found().ids.len(), 2);
+        assert_eq!(kernel.ids(types).unwrap(), ids);
+        // What is missing is not.
+        assert!(kernel.ids([("no_such_type", BtfKind::Struct)]).is_err());
+        assert_eq!(kernel.found().ids.len(), 2);
+    }
 }
