@@ -3,13 +3,14 @@
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::fchown;
+use std::path::Path;
 
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use serde_json::Value;
 use sk_reuseport::net::Bind;
-use test_support::netns;
+use test_support::{bpffs, netns};
 
-use crate::common::{error, isolated, json, own_netns, pinned_groups, run, stdout};
+use crate::common::{error, group, isolated, json, own_netns, pinned_groups, run, stdout};
 
 fn at(address: &str, port: u16) -> SocketAddr {
     format!("{address}:{port}").parse().unwrap()
@@ -233,6 +234,9 @@ fn an_unknown_namespace_is_not_one_without_groups() {
     isolated(|| {
         let empty = own_netns();
         assert!(stdout(&["ls", "--netns", &empty]).starts_with("no groups"));
+        let (_listeners, group) = group(1);
+        stdout(&["show", &group]);
+        assert!(!Path::new(bpffs::PATH).join("reuseport").exists(), "looking creates nothing");
         error(1, &["show", &format!(":80,netns={empty}")]);
         for arguments in [
             &["ls", "--netns", "12"][..],
