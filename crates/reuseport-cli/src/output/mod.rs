@@ -6,6 +6,7 @@ mod cpus;
 mod finding;
 mod note;
 mod number;
+mod options;
 mod table;
 mod text;
 pub(crate) mod view;

@@ -9,11 +9,12 @@ use std::net::IpAddr;
 use reuseport::Stats;
 use reuseport::group::{Device, GroupKey, Holder, Member, NotAsked, Protocol, Queue, Reach};
 use reuseport::id::Cookie;
-use reuseport::policy::{LeastLoaded, Policy};
+use reuseport::policy::Policy;
 use reuseport::status::{GroupStatus, MemberStatus, OwnerCpu, State, Steering, Uncounted, Watcher};
 use serde::Serialize;
 
 use super::finding::{FindingView, findings};
+pub(crate) use super::options::PolicyOptionsView;
 
 /// One element of `ls --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -78,23 +79,6 @@ pub(crate) struct GroupView {
 pub(crate) struct WatcherView {
     pub(crate) pid: Option<u32>,
     pub(crate) comm: Option<String>,
-}
-
-/// A policy's parameters.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
-pub(crate) enum PolicyOptionsView {
-    LeastLoaded {
-        /// The terms that count: `queue`, `open`.
-        load: Vec<&'static str>,
-        /// In fair shares.
-        max_share: f64,
-    },
-    Payload {
-        /// In bytes.
-        offset: u16,
-        length: u8,
-    },
 }
 
 /// Identifies a group.
@@ -288,34 +272,6 @@ impl GroupView {
             cpus_without_member: status.cpus_without_member.clone(),
             counters: status.counters.iter().map(|c| (c.reason, c.count)).collect(),
             findings: findings(status),
-        }
-    }
-}
-
-impl PolicyOptionsView {
-    fn new(policy: Policy) -> Option<Self> {
-        match policy {
-            Policy::LeastLoaded(LeastLoaded { load, max_share, .. }) => Some(Self::LeastLoaded {
-                load: [("queue", load.queue()), ("open", load.open())]
-                    .into_iter()
-                    .filter_map(|(term, counts)| counts.then_some(term))
-                    .collect(),
-                max_share: f64::from(max_share.hundredths()) / 100.0,
-            }),
-            Policy::Payload(payload) => {
-                Some(Self::Payload { offset: payload.offset(), length: payload.length() })
-            }
-            _ => None,
-        }
-    }
-
-    /// As printed after the policy's name.
-    pub(crate) fn words(&self) -> String {
-        match self {
-            Self::LeastLoaded { load, max_share } => {
-                format!("{}; max share {max_share}", load.join(","))
-            }
-            Self::Payload { offset, length } => format!("offset {offset}, length {length}"),
         }
     }
 }
