@@ -186,7 +186,7 @@ fn is_device(key: &GroupKey, wanted: &str) -> bool {
     })
 }
 
-/// The form that [`FromStr`] accepts and [`GroupKey`] shows.
+/// The form that [`FromStr`](std::str::FromStr) accepts and [`GroupKey`] shows.
 impl fmt::Display for GroupSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(protocol) = self.protocol {
