@@ -95,7 +95,7 @@ impl Transaction {
     /// Removes a state whose program could not be attached.
     pub(super) fn remove_failed(&mut self, state: GroupState) {
         if let Err(error) = self.remove_state(state) {
-            error.report().warn();
+            self.warn_unsettled(&error);
         }
         self.collect();
     }
@@ -136,23 +136,22 @@ impl Transaction {
         self.refuse_if_changed()?;
         detach_from(&self.group)?;
         self.group = Arc::new(Group { program: None, ..Group::clone(&self.group) });
-        let mut old = Aside::put(&self.root, &self.group, old)?;
-        match self.build_either(request, build, prepared, PATIENCE) {
-            Ok(done) => {
-                self.discard(old);
-                Ok(done)
-            }
-            Err(error) => {
-                let restored = self.restore(&mut old, true);
-                let attached = restored.and_then(|()| attach_to(&self.group, &old_program));
-                if let Err(second) = attached {
-                    second
-                        .report()
-                        .warn_that(format_args!("{} is not steered now", self.group.key));
+        let replaced = match Aside::put(&self.root, &self.group, old) {
+            Ok(mut old) => match self.build_either(request, build, prepared, PATIENCE) {
+                Ok(done) => {
+                    self.discard(old);
+                    return Ok(done);
                 }
-                Err(error)
-            }
+                Err(error) => (error, self.restore(&mut old, true)),
+            },
+            Err(error) => (error, Ok(())),
+        };
+        let (error, restored) = replaced;
+        if let Err(second) = restored.and_then(|()| attach_to(&self.group, &old_program)) {
+            self.unsettled = true;
+            second.report().warn_that(format_args!("{} is not steered now", self.group.key));
         }
+        Err(error)
     }
 
     /// Builds a new state in place of one whose program is attached nowhere: with `build`. If that fails, the
@@ -175,7 +174,7 @@ impl Transaction {
         if let Ok(None) = GroupState::of(&self.root, &self.group)
             && let Err(error) = self.restore(&mut old, fill)
         {
-            error.report().warn();
+            self.warn_unsettled(&error);
         }
         built
     }
@@ -188,10 +187,11 @@ impl Transaction {
             true => self
                 .enroller(&mut old.state, &stop)
                 .and_then(|mut enroller| enroller.refill_all(&old.stay)),
-            false => Ok(()),
+            false => Ok(Vec::new()),
         };
         old.state.place(&self.root, &self.group.key)?;
-        filled
+        filled?.iter().for_each(|missing| self.warn_unsettled(missing));
+        Ok(())
     }
 
     /// Removes a state that another one has replaced.

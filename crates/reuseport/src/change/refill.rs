@@ -23,12 +23,12 @@ pub(super) fn unborrowable(group: &Group) -> HashSet<Cookie> {
 
 impl Enroller<'_> {
     /// Puts the members back into the slots that their records name, marks included: all but those that
-    /// `stayed` there. Warns of members that cannot be put back, and goes on without them.
+    /// `stayed` there. Goes on without members that cannot be put back, and returns why.
     ///
     /// # Errors
     ///
     /// If no member is in its slot then.
-    pub(crate) fn refill_all(&mut self, stayed: &HashSet<Cookie>) -> Result<()> {
+    pub(crate) fn refill_all(&mut self, stayed: &HashSet<Cookie>) -> Result<Vec<Error>> {
         let occupied: Vec<(Slot, Cookie)> =
             self.state.occupied().map(|(slot, cookie, _)| (slot, cookie)).collect();
         let (mut changes, mut failures) = (Changes::default(), Vec::new());
@@ -48,8 +48,7 @@ impl Enroller<'_> {
         {
             return Err(last);
         }
-        failures.iter().for_each(|error| error.report().warn());
-        Ok(())
+        Ok(failures)
     }
 
     /// Puts a member back into its slot, which is empty.

@@ -50,8 +50,7 @@ impl Transaction {
     /// The same after a failure. What cannot be taken back now, the next command takes back.
     pub(super) fn fall_back(&mut self, state: &mut GroupState) {
         if let Err(error) = self.settle(state, self.group.attached_id()) {
-            self.unsettled = true;
-            error.report().warn();
+            self.warn_unsettled(&error);
         }
         self.collect();
     }
@@ -68,11 +67,18 @@ impl Transaction {
         self.fall_back(state);
     }
 
+    /// Warns of what could not be taken back: the group is not as it was.
+    pub(super) fn warn_unsettled(&mut self, error: &Error) {
+        self.unsettled = true;
+        error.report().warn();
+    }
+
     /// The error of an operation that failed, with what became of the group: it is as it was if what the operation had
     /// begun was taken back, and the same program decides.
     pub(super) fn told(&self, error: Error) -> Error {
-        let same_program = || self.refuse_if_changed().is_ok();
-        match error.kind() == ErrorKind::System && !self.unsettled && same_program() {
+        let is_as_before =
+            || !self.unsettled && self.is_decided_as_before().is_ok_and(|is_same| is_same);
+        match error.kind() == ErrorKind::System && is_as_before() {
             true => error.and_unchanged(),
             false => error,
         }

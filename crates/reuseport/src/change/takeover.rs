@@ -149,7 +149,7 @@ impl Transaction {
                 self.fall_back(state);
                 state.empty(&group);
                 if decides {
-                    give_back(&group, state, foreign, &places);
+                    self.give_back(state, foreign, &places);
                 }
             }
         }
@@ -172,23 +172,24 @@ impl Transaction {
         state.adopt();
         Ok(changes)
     }
-}
 
-/// Puts the members back into the other program's arrays and attaches it again, unless none of them could be
-/// put back: with an empty array it might drop everything. The next command then completes the takeover.
-fn give_back(group: &Group, state: &GroupState, foreign: &mut Foreign, places: &[Place<'_>]) {
-    for error in foreign.put_back(places) {
-        error.report().warn();
-    }
-    let given_back = match foreign.holds_any(group).map_err(|error| cannot_read(&group.key, error))
-    {
-        Ok(true) => attach_foreign(group, &foreign.program),
-        Ok(false) => Err(vanished(&group.key)),
-        Err(error) => Err(error),
-    };
-    match given_back {
-        Ok(()) => state.forget_replaced(),
-        Err(error) => error.report().warn(),
+    /// Puts the members back into the other program's arrays and attaches it again, unless none of them could be
+    /// put back: with an empty array it might drop everything. The next command then completes the takeover.
+    fn give_back(&mut self, state: &GroupState, foreign: &mut Foreign, places: &[Place<'_>]) {
+        for missing in foreign.put_back(places) {
+            self.warn_unsettled(&missing);
+        }
+        let group = &self.group;
+        let holds_any = foreign.holds_any(group).map_err(|error| cannot_read(&group.key, error));
+        let given_back = match holds_any {
+            Ok(true) => attach_foreign(group, &foreign.program),
+            Ok(false) => Err(vanished(&group.key)),
+            Err(error) => Err(error),
+        };
+        match given_back {
+            Ok(()) => state.forget_replaced(),
+            Err(error) => self.warn_unsettled(&error),
+        }
     }
 }
 

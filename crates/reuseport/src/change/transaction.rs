@@ -63,6 +63,8 @@ pub(crate) struct Transaction {
     pub(super) root: Root,
     /// The group that it is about.
     pub(super) group: Arc<Group>,
+    /// The same as it was when the operation began.
+    begun: Arc<Group>,
     /// Opened on first use: a refused request creates no state.
     pub(super) layer: Option<HostLayer>,
     /// Whether this operation created it.
@@ -120,10 +122,18 @@ impl Transaction {
         }
         leftover::remove(&root, dead)?;
         let group = split::named(key, &groups, |group| claim(group, Some(&root)))?;
-        let (group, layer, made_layer) = (Arc::new(group.clone()), None, false);
-        let unsettled = false;
-        let this =
-            Self { root, group, layer, made_layer, groups, observer, unsettled, _lock: lock };
+        let group = Arc::new(group.clone());
+        let this = Self {
+            root,
+            begun: Arc::clone(&group),
+            group,
+            layer: None,
+            made_layer: false,
+            groups,
+            observer,
+            unsettled: false,
+            _lock: lock,
+        };
         Ok((this, whole))
     }
 
@@ -228,17 +238,25 @@ impl Transaction {
 
     /// Fails if another process attached or detached a program since the operation began.
     pub(super) fn refuse_if_changed(&self) -> Result<()> {
-        let group = &self.group;
-        // Where the kernel's tables tell, no descriptor does.
-        let tables = Extent::tables_of(group.key.protocol);
-        let extent = if group.complete { tables } else { Extent::Whole };
-        let now = self.look_again_near(&extent)?;
-        if now.attached_id() == group.attached_id()
-            && now.program.is_some() == group.program.is_some()
-        {
-            return Ok(());
+        match self.has_program_of(&self.group)? {
+            true => Ok(()),
+            false => Err(changed_meanwhile(&self.group.key)),
         }
-        Err(changed_meanwhile(&group.key))
+    }
+
+    /// Whether the same program decides as when the operation began.
+    pub(super) fn is_decided_as_before(&self) -> Result<bool> {
+        self.has_program_of(&self.begun)
+    }
+
+    /// Whether the group's program is now the one that it had then.
+    fn has_program_of(&self, then: &Group) -> Result<bool> {
+        // Where the kernel's tables tell, no descriptor does.
+        let tables = Extent::tables_of(then.key.protocol);
+        let extent = if then.complete { tables } else { Extent::Whole };
+        let now = self.look_again_near(&extent)?;
+        Ok(now.attached_id() == then.attached_id()
+            && now.program.is_some() == then.program.is_some())
     }
 
     pub(super) fn enroller<'a>(
