@@ -130,7 +130,7 @@ impl Target {
         if let Some(netns) = self.group.netns().filter(|_| is_missing) {
             NamedNetns::find(netns)?.check()?;
         }
-        Ok(host.explain(error, &self.group, None).into())
+        Ok(host.explain(error, &self.group).into())
     }
 
     /// Whether it names this group.

@@ -122,27 +122,25 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`], [`ErrorKind::Ambiguous`], and as [`groups`](Self::groups).
+    /// [`ErrorKind::NotFound`], which [`explain`](Self::explain) can say more of; [`ErrorKind::Ambiguous`]; and as
+    /// [`groups`](Self::groups).
     pub fn find(&self, spec: &GroupSpec) -> Result<Group> {
         let groups = self.groups()?;
         let own = self.own_netns()?;
-        let found = spec.choose(&groups, Some(own.cookie)).cloned();
-        found.map_err(|error| self.explain(error, spec, None))
+        spec.choose(&groups, Some(own.cookie)).cloned()
     }
 
     /// Adds to the error that no group matches, [`ErrorKind::NotFound`], which sockets are there instead, in no
-    /// group, who has them, and what that server has to do; `netns` is the inode number of the only network
-    /// namespace to look at; without it, those in the caller's come before those in others. Returns other errors as they are, and this one if there is no such socket, or the
-    /// kernel's tables cannot be read.
+    /// group, who has them, and what that server has to do. Those in the caller's network namespace come before those
+    /// in others. Returns other errors as they are, and this one if there is no such socket, or the kernel's tables
+    /// cannot be read. It lists the host once more.
     #[must_use]
-    pub fn explain(&self, error: Error, spec: &GroupSpec, netns: Option<u32>) -> Error {
+    pub fn explain(&self, error: Error, spec: &GroupSpec) -> Error {
         if error.kind() != ErrorKind::NotFound {
             return error;
         }
         let mut there = self.observer.ungrouped(spec.port()).unwrap_or_default();
-        there.retain(|one| {
-            spec.matches_name(&one.key) && netns.is_none_or(|inode| one.key.netns.inode == inode)
-        });
+        there.retain(|one| spec.matches_name(&one.key));
         let own = self.own_netns().ok();
         if there.iter().any(|one| Some(one.key.netns) == own) {
             there.retain(|one| Some(one.key.netns) == own);
@@ -156,8 +154,7 @@ impl Host {
     ///
     /// As [`find`](Self::find).
     pub fn find_steered(&self, spec: &GroupSpec) -> Result<Group> {
-        let found = self.choose_steered(spec, &self.groups()?).cloned();
-        found.map_err(|error| self.explain(error, spec, None))
+        self.choose_steered(spec, &self.groups()?).cloned()
     }
 
     /// The same, among these groups of the host.

@@ -8,11 +8,11 @@ use sk_reuseport::maps::MapError;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::cpus;
 use crate::kernel::observe::Observer;
-use crate::kernel::owners::{self, Placed};
+use crate::kernel::owners;
 use crate::kernel::server::server_of;
 use crate::model::diagnosis::findings as findings_of;
 use crate::model::group::{Group, GroupKey, Member, Unborrowable};
-use crate::model::id::{Cookie, Slot};
+use crate::model::id::Slot;
 use crate::model::membership::Occupant;
 use crate::model::policy::Policy;
 use crate::model::roster::Record;
@@ -29,59 +29,88 @@ use crate::pins::watcher;
 /// The status of every group, without the members' owners. A group whose pinned state cannot be read
 /// is shown as one for which another owner's program decides.
 pub(crate) fn statuses(observer: &Observer, place: &Place) -> Result<Vec<GroupStatus>> {
-    let root = readable_root(place)?;
-    let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
-    let layer = layer(root.as_ref());
-    let owners = HashMap::new();
-    let status = |group: Group| {
-        join(group.clone(), root.as_ref(), &layer, &owners).or_else(|error| {
-            // One group must not hide the others.
-            error.report().warn();
-            join(group, None, &Err(Uncounted::Unreadable), &owners)
-        })
-    };
-    listed(observer)?.into_iter().map(status).collect()
-}
-
-/// The groups. A member of a steered group that no process is seen to hold may be closing, or on its way from one
-/// process to another: such a listing is made once more after a moment.
-fn listed(observer: &Observer) -> Result<Vec<Group>> {
-    const MOMENT: Duration = Duration::from_millis(15);
-
-    let groups = observer.groups()?;
-    let unheld = |member: &Member| member.unborrowable() == Some(Unborrowable::NoHolder);
-    if groups.iter().any(|group| group.program.is_some() && group.members.iter().any(unheld)) {
-        std::thread::sleep(MOMENT);
-        return observer.groups();
-    }
-    Ok(groups)
+    let statuses = joined(observer, place, |groups, root, layer| {
+        let status = |group: Group| {
+            join(group.clone(), root, layer).or_else(|error| {
+                // One group must not hide the others.
+                error.report().warn();
+                join(group, None, &Err(Uncounted::Unreadable))
+            })
+        };
+        groups.into_iter().map(status).collect::<Result<Vec<_>>>()
+    })?;
+    Ok(statuses.into_iter().map(diagnosed).collect())
 }
 
 /// The status of one group.
 pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Result<GroupStatus> {
+    let mut status = joined(observer, place, |groups, root, layer| {
+        let group = named(key, &groups, |group| claim(group, root))?.clone();
+        let watcher = root.and_then(|root| watcher::of(root, &group.key));
+        Ok(GroupStatus { watcher, ..join(group, root, layer)? })
+    })?;
+    let mut owners = owners::of(observer, &status.group)?;
+    for member in &mut status.members {
+        let Some(placed) = member.member.cookie.and_then(|cookie| owners.remove(&cookie)) else {
+            continue;
+        };
+        member.owner = placed.owner.pid;
+        member.owner_thread = placed.owner.thread();
+        member.owner_cpu = placed.cpu;
+    }
+    look_again(observer, &mut status)?;
+    Ok(diagnosed(status))
+}
+
+/// Joins the host's groups with what is pinned: under the lock, so that no operation is between the two, and nothing
+/// else is, because every operation waits for it.
+///
+/// A member of a steered group that no process is seen to hold may be closing, or on its way from one process to
+/// another: then the groups are listed once more after a moment.
+fn joined<T>(
+    observer: &Observer,
+    place: &Place,
+    join: impl FnOnce(Vec<Group>, Option<&Root>, &Result<HostLayer, Uncounted>) -> Result<T>,
+) -> Result<T> {
+    const MOMENT: Duration = Duration::from_millis(15);
+
     let root = readable_root(place)?;
-    let _lock = root.as_ref().map(Root::lock_shared).transpose()?;
-    let layer = layer(root.as_ref());
-    let groups = listed(observer)?;
-    let group = named(key, &groups, |group| claim(group, root.as_ref()))?.clone();
-    let owners = owners::of(observer, &group)?;
-    let group = look_again(observer, group)?;
-    let watcher = root.as_ref().and_then(|root| watcher::of(root, &group.key));
-    Ok(GroupStatus { watcher, ..join(group, root.as_ref(), &layer, &owners)? })
+    let lock = || root.as_ref().map(Root::lock_shared).transpose();
+    let unheld = |member: &Member| member.unborrowable() == Some(Unborrowable::NoHolder);
+    let mut locked = lock()?;
+    let mut groups = observer.groups()?;
+    if groups.iter().any(|group| group.program.is_some() && group.members.iter().any(unheld)) {
+        drop(locked);
+        std::thread::sleep(MOMENT);
+        locked = lock()?;
+        groups = observer.groups()?;
+    }
+    let joined = join(groups, root.as_ref(), &layer(root.as_ref()));
+    drop(locked);
+    joined
+}
+
+/// The same with what is worth knowing. That takes what processes were started with, which the kernel may make the
+/// reader wait for.
+fn diagnosed(status: GroupStatus) -> GroupStatus {
+    GroupStatus { findings: findings_of(&status, server_of), ..status }
 }
 
 /// The group, in which a member that nothing waited for is one that nothing waits for now either: a worker that
 /// has just taken a connection waits again soon.
-fn look_again(observer: &Observer, mut group: Group) -> Result<Group> {
-    let is_unwaited = |member: &&mut Member| member.waiters == Some(0);
-    if group.members.iter().all(|member| member.waiters != Some(0)) {
-        return Ok(group);
+fn look_again(observer: &Observer, status: &mut GroupStatus) -> Result<()> {
+    let is_unwaited = |member: &Member| member.waiters == Some(0);
+    if !status.group.members.iter().any(is_unwaited) {
+        return Ok(());
     }
-    let waiters = observer.waiters(&group.key)?;
-    for member in group.members.iter_mut().filter(is_unwaited) {
-        member.waiters = waiters.get(&member.sock_address).copied();
+    let waiters = observer.waiters(&status.group.key)?;
+    let members = status.members.iter_mut().map(|member| &mut member.member);
+    for member in status.group.members.iter_mut().chain(members) {
+        if is_unwaited(member) {
+            member.waiters = waiters.get(&member.sock_address).copied();
+        }
     }
-    Ok(group)
+    Ok(())
 }
 
 /// The kernel's view of a group.
@@ -163,7 +192,6 @@ fn join(
     group: Group,
     root: Option<&Root>,
     layer: &Result<HostLayer, Uncounted>,
-    owners: &HashMap<Cookie, Placed>,
 ) -> Result<GroupStatus> {
     let (steering, state) = steering(&group, root)?;
     let by_cpu = steering.policy().is_some_and(Policy::places_on_cpus);
@@ -195,15 +223,12 @@ fn join(
     let mut members: Vec<MemberStatus> = group
         .members
         .iter()
-        .map(|member| {
-            let placed = member.cookie.and_then(|cookie| owners.get(&cookie));
-            MemberStatus {
-                member: member.clone(),
-                owner: placed.and_then(|placed| placed.owner.pid),
-                owner_thread: placed.and_then(|placed| placed.owner.thread()),
-                owner_cpu: placed.and_then(|placed| placed.cpu),
-                enrolment: member.cookie.and_then(|cookie| enrolled.get(&cookie).cloned()),
-            }
+        .map(|member| MemberStatus {
+            member: member.clone(),
+            owner: None,
+            owner_thread: None,
+            owner_cpu: None,
+            enrolment: member.cookie.and_then(|cookie| enrolled.get(&cookie).cloned()),
         })
         .collect();
     members.sort_by_key(|status| {
@@ -219,21 +244,19 @@ fn join(
         (Some(state), Some(_)) => state.instance.setup.reads_queues(),
         _ => false,
     };
-    let (watcher, findings) = (None, Vec::new());
     let cpus_without_member =
         if by_cpu { without_member(&cpus::online(), &members) } else { vec![] };
-    let status = GroupStatus {
+    Ok(GroupStatus {
         group,
         steering,
         members,
         reads_queues,
         uncounted,
-        watcher,
+        watcher: None,
         cpus_without_member,
         counters,
-        findings,
-    };
-    Ok(GroupStatus { findings: findings_of(&status, server_of), ..status })
+        findings: Vec::new(),
+    })
 }
 
 fn enrolment(

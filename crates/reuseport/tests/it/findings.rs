@@ -161,13 +161,15 @@ fn an_error_names_the_sockets_that_are_there_in_no_group() {
             let text = wait::until_some(&there, wait::BOUND, || {
                 let error = find(&host, &spec).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::NotFound);
+                let error = host.explain(error, &spec);
                 Some(error.report().to_string()).filter(|text| text.contains(&there))
             });
             assert!(text.starts_with(&format!("no group matches `{name}`: ")), "{text}");
         }
         assert!(host.groups().unwrap().iter().all(|group| group.key.to_string() != name));
         close(listener);
-        let text = host.find(&name.parse().unwrap()).unwrap_err().report().to_string();
+        let error = host.find(&spec).unwrap_err();
+        let text = host.explain(error, &spec).report().to_string();
         assert!(text.ends_with("; `reuseport ls` shows every group"), "{text}");
     });
 }
