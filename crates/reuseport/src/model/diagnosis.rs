@@ -61,13 +61,8 @@ fn several_wait(members: &[Member]) -> Option<Finding> {
     Some(Finding::SeveralWait { members })
 }
 
-/// As the kernel compares: an accept queue takes one more than its limit (`sk_acceptq_is_full`).
 fn full(members: &[Member]) -> Option<Finding> {
-    let is_full = |member: &Member| match member.protocol {
-        Protocol::Tcp => member.queue.waiting > member.queue.limit,
-        Protocol::Udp => member.queue.limit > 0 && member.queue.waiting >= member.queue.limit,
-    };
-    Some(Finding::QueueFull { members: named(members, is_full)? })
+    Some(Finding::QueueFull { members: named(members, Member::is_full)? })
 }
 
 /// A listener that defers accepting drops, by the kernel's count, the last packet of each handshake.

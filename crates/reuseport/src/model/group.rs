@@ -288,6 +288,16 @@ impl Member {
         }
     }
 
+    /// Whether its queue is full, as the kernel compares: an accept queue takes one more than its limit
+    /// (`sk_acceptq_is_full`), a receive buffer does not.
+    pub fn is_full(&self) -> bool {
+        let Queue { waiting, limit, .. } = self.queue;
+        match self.protocol {
+            Protocol::Tcp => waiting > limit,
+            Protocol::Udp => limit > 0 && waiting >= limit,
+        }
+    }
+
     /// Whether the socket with this cookie, at the same address in the kernel in a later listing, is this one: the
     /// kernel may have given the address to another one.
     pub(crate) fn is_still(&self, cookie: Option<Cookie>) -> bool {
