@@ -5,10 +5,12 @@
  */
 #pragma once
 
+#include "wait_queue.h"
+
 /* net/core/dev.h: dev_index_hash */
 #define NETDEV_HASHENTRIES 256
-/* The most devices of one hash that are looked at: some 4,000 in a namespace. */
-#define DEVICES_PER_HASH 16
+/* The most devices of one hash that are looked at: some 16,000 in a namespace. */
+#define DEVICES_PER_HASH 64
 
 static __always_inline struct net_device *device_of(struct hlist_node *node)
 {
@@ -162,23 +164,25 @@ static __always_inline __u32 drops(struct sock *sk)
 
 /*
  * The socket's wait queue has an entry for each epoll instance that watches it (as long as it does), and one for
- * each thread that is in accept, poll or select, or reads, at this moment. The list may change meanwhile: reads
- * cannot fault, and the walk ends in any case.
+ * each thread that is in accept, poll or select, or reads, at this moment. WAITERS_UNKNOWN if one of them leaves
+ * meanwhile: the rest is not seen.
  */
-static __always_inline __u32 waiters(struct sock *sk)
+__noinline __u32 waiters(__u64 sock_address)
 {
-	struct socket_wq *wait = BPF_CORE_READ(sk, sk_wq);
-	struct list_head *head = (void *)wait + bpf_core_field_offset(struct socket_wq, wait) +
-				 bpf_core_field_offset(struct wait_queue_head, head);
-	struct list_head *entry;
-	__u32 found = 0;
+	struct socket_wq *wait = BPF_CORE_READ((struct sock *)sock_address, sk_wq);
+	struct list_head *head, *entry, *next;
+	__u32 found;
 
 	if (!wait)
 		return WAITERS_UNKNOWN;
+	head = head_of((void *)wait + bpf_core_field_offset(struct socket_wq, wait));
 	entry = BPF_CORE_READ(head, next);
-	for (int i = 0; i < MAX_WAITERS && entry && entry != head; i++) {
-		found++;
-		entry = BPF_CORE_READ(entry, next);
+#pragma clang loop unroll(disable)
+	for (found = 0; found < MAX_WAITERS && entry != head; found++) {
+		next = following(entry);
+		if (!next)
+			return WAITERS_UNKNOWN;
+		entry = next;
 	}
 	return found;
 }
@@ -209,7 +213,7 @@ __noinline int read_member(struct member_record *record, __u64 group_address, __
 		record->drops = drops(sk);
 		/* Who waits for an MPTCP listener waits for the socket above. */
 		if (!(record->made & MADE_MPTCP))
-			record->waiters = waiters(sk);
+			record->waiters = waiters((__u64)sk);
 	}
 	if (group) {
 		record->reuseport_id = BPF_CORE_READ(group, reuseport_id);

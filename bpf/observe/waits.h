@@ -8,6 +8,8 @@
  */
 #pragma once
 
+#include "wait_queue.h"
+
 /* More epoll instances than this on one socket, and its owner is unknown. */
 #define MAX_WATCHES 64
 
@@ -49,7 +51,7 @@ static __always_inline struct eventpoll *epoll_of(struct file *file)
 	return epoll && BPF_CORE_READ(epoll, file) == file ? epoll : NULL;
 }
 
-/* More threads than this in one queue, and the rest are not reported. */
+/* More threads than this in one queue, and one that is not known stands for the rest. */
 #define MAX_THREADS 32
 
 static __always_inline struct wait_queue_head *queue_of_epoll(struct eventpoll *epoll)
@@ -106,23 +108,29 @@ static __always_inline void emit_waiters(struct bpf_iter__task_file *ctx, struct
 					 __u64 object)
 {
 	struct waiter_record record = { .header = HEADER(KIND_WAITER, record), .object = object };
-	struct list_head *head, *node;
+	struct list_head *head, *node, *next;
 
 	if (!queue)
 		return;
-	head = (void *)queue + bpf_core_field_offset(struct wait_queue_head, head);
+	head = head_of(queue);
 	node = BPF_CORE_READ(head, next);
 	for (int i = 0; node && node != head && i < MAX_THREADS; i++) {
 		__u64 entry = (__u64)node - bpf_core_field_offset(struct wait_queue_entry, entry);
 		__u64 task = thread_of(entry);
 
-		if (task) {
+		next = following(node);
+		if (task && next) {
 			__u64 numbers = numbers_of(task);
 
 			record.pid = numbers >> 32;
 			record.tid = numbers;
 			EMIT(ctx->meta->seq, record);
 		}
-		node = BPF_CORE_READ(node, next);
+		node = next;
+	}
+	if (node != head) {
+		record.pid = 0;
+		record.tid = 0;
+		EMIT(ctx->meta->seq, record);
 	}
 }

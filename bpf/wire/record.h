@@ -56,7 +56,7 @@ enum made {
 	MADE_DEFERRING = 8, /* TCP_DEFER_ACCEPT */
 };
 
-/* Not looked at. */
+/* Not looked at, or the queue changed meanwhile. */
 #define WAITERS_UNKNOWN 0xffffffff
 
 /* One socket. Fields that do not apply are 0. */
@@ -119,7 +119,7 @@ struct epoll_record {
 	__u32 fd;
 };
 
-/* A thread waits for a socket, or in epoll_wait. */
+/* A thread waits for a socket, or in epoll_wait; or the queue was not seen to its end, and others may (pid 0). */
 struct waiter_record {
 	struct header header;
 	__u64 object; /* the address of the struct sock or of the struct eventpoll */
@@ -152,8 +152,8 @@ struct cursor {
 	__u16 detail; /* whether to report how each socket was made, what it dropped and who waits for it */
 };
 
-/* Runs of that walk, of up to 260 sockets each. */
-#define MAX_RUNS 4096
+/* Runs of that walk, of up to 240 sockets each (RECORDS_PER_RUN): 1,105,920 sockets. */
+#define MAX_RUNS 4608
 
 WIRE_TYPE(enum, kind);
 WIRE_TYPE(enum, standing);

@@ -203,7 +203,7 @@ impl Transaction {
         let mut bound = HashMap::new();
         if given.is_none() && !all_placed {
             // Without the right to look for owners, no member has one.
-            let owners = owners::of(&self.observer, &self.group).unwrap_or_else(|error| {
+            let owners = owners::to_place(&self.observer, &self.group).unwrap_or_else(|error| {
                 tracing::debug!("{}", error.report());
                 Default::default()
             });

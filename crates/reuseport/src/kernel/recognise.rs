@@ -85,6 +85,13 @@ impl Recognised {
         }
     }
 
+    /// Whether its policy needs a CPU for each member.
+    pub(crate) fn places_on_cpus(&self) -> bool {
+        let program = self.setup.and_then(|setup| setup.program());
+        let selection = program.and_then(|program| program.selection());
+        selection.is_some_and(|selection| selection.policy.places_on_cpus())
+    }
+
     /// Takes the group's members out of its maps, once it is detached, so that other arrays accept them
     /// at once. An object's map may hold sockets of other groups, which stay.
     pub(crate) fn let_go(&mut self, group: &Group) {

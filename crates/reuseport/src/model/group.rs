@@ -266,7 +266,8 @@ pub struct Member {
     pub drops: u32,
     /// How many wait for it at this moment, up to 16: epoll instances that watch it, which they do as long as
     /// it is registered there, and threads that are in accept, poll, select or a read, or that an io_uring
-    /// does it for. `None` where that is not seen: of an MPTCP listener, and in looks of a watcher.
+    /// does it for. `None` where that is not seen: of an MPTCP listener, of a queue that changed meanwhile, and in looks of
+    /// a watcher.
     pub waiters: Option<u32>,
     /// TCP: whether a connection is accepted only when the client has sent something (`TCP_DEFER_ACCEPT`). Until
     /// then it counts as half-open. False in looks of a watcher.

@@ -48,8 +48,8 @@ pub struct MemberStatus {
     pub owner: Option<u32>,
     /// The thread that waits for it (`epoll_wait`, `accept`, `recvmsg`, `poll`), where exactly one was seen.
     pub owner_thread: Option<u32>,
-    /// On which CPU it is served: that of the thread that waits, or of all threads that may. `None` where no process
-    /// is known, and in [`Host::statuses`](crate::Host::statuses).
+    /// On which CPU it is served: that of all threads that may serve it, or, under the policy `cpu`, of the only one
+    /// that was seen to wait, in several looks. `None` where no process is known, and in [`Host::statuses`](crate::Host::statuses).
     pub owner_cpu: Option<OwnerCpu>,
     /// Its slot and the slot's state; `None`: unsteered.
     pub enrolment: Option<Enrolment>,

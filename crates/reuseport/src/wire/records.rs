@@ -102,7 +102,8 @@ pub(crate) enum Record {
     Watch { sock_address: u64, epoll: Option<u64> },
     /// This process has the epoll instance at this address; `None`: it is not visible.
     Epoll { epoll: u64, pid: Option<u32> },
-    /// This thread waits for the socket, or in epoll_wait for the instance, at this address.
+    /// This thread waits for the socket, or in epoll_wait for the instance, at this address; `None`: one that is not
+    /// visible, or others that were not seen may.
     Waiter { object: u64, thread: Option<Thread> },
     /// The end of the kernel's tables.
     End,

@@ -229,7 +229,7 @@ pub(super) fn owners(records: &[Record], of: &[Member]) -> HashMap<Cookie, Owner
     let cookies: HashMap<u64, Cookie> =
         of.iter().filter_map(|m| Some((m.sock_address.0, m.cookie?))).collect();
     let mut processes: HashMap<u64, BTreeSet<Option<u32>>> = HashMap::new();
-    let mut waiting: HashMap<u64, BTreeSet<Thread>> = HashMap::new();
+    let mut waiting: HashMap<u64, BTreeSet<Option<Thread>>> = HashMap::new();
     let mut watches: HashMap<Cookie, BTreeSet<Option<u64>>> = HashMap::new();
     for record in records {
         match *record {
@@ -237,7 +237,7 @@ pub(super) fn owners(records: &[Record], of: &[Member]) -> HashMap<Cookie, Owner
                 processes.entry(epoll).or_default().insert(pid);
             }
             Record::Waiter { object, thread } => {
-                waiting.entry(object).or_default().extend(thread);
+                waiting.entry(object).or_default().insert(thread);
             }
             Record::Watch { sock_address, epoll } => {
                 if let Some(cookie) = cookies.get(&sock_address) {
@@ -259,8 +259,11 @@ pub(super) fn owners(records: &[Record], of: &[Member]) -> HashMap<Cookie, Owner
     let owner = |(address, cookie): (u64, Cookie)| {
         let epolls = watches.remove(&cookie).unwrap_or_default();
         let objects = epolls.iter().flatten().chain([&address]);
-        let waiting = objects.filter_map(|object| waiting.get(object)).flatten().copied().collect();
-        (cookie, Owner { pid: only(watchers(&epolls)), waiting })
+        let threads: BTreeSet<Option<Thread>> =
+            objects.filter_map(|object| waiting.get(object)).flatten().copied().collect();
+        let unseen = threads.contains(&None) || epolls.contains(&None);
+        let waiting = threads.into_iter().flatten().collect();
+        (cookie, Owner { pid: only(watchers(&epolls)), waiting, unseen })
     };
     cookies.into_iter().map(owner).filter(|(_, owner)| *owner != Owner::default()).collect()
 }

@@ -19,7 +19,7 @@
 mod assemble;
 mod netns;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, Read};
@@ -187,18 +187,8 @@ impl Observer {
         }
         let walk = Walk::members(udp);
         let Some(tables) = self.lock().tables(walk)? else { return Ok(None) };
-        let mut descriptors = Vec::new();
-        for pid in pids {
-            let walk = match self.lock().start("holders", Some(pid)) {
-                Ok(walk) => walk,
-                Err(error) => {
-                    tracing::debug!("cannot list the descriptors of one process: {error}");
-                    return Ok(None);
-                }
-            };
-            descriptors.extend(read_records(walk)?);
-        }
-        Ok(Some(Listing { tables: Some(tables), descriptors }))
+        let descriptors = self.descriptors_of("holders", &pids)?;
+        Ok(descriptors.map(|descriptors| Listing { tables: Some(tables), descriptors }))
     }
 
     fn assemble(&self, listing: &Listing) -> Vec<Group> {
@@ -247,10 +237,14 @@ impl Observer {
 
     /// The sockets on a port that are in no group, with their holders. None without the kernel's tables.
     pub(crate) fn ungrouped(&self, port: u16) -> Result<Vec<Ungrouped>> {
-        let tables = self.lock().tables(Walk { port: Some(port), ..Walk::WHOLE })?;
-        let mut listing = Listing { tables, descriptors: self.descriptors("holders")? };
+        let walk = Walk { port: Some(port), ..Walk::WHOLE };
+        // The walk over the tables tells the one over the descriptors the port: no other may come between.
+        let mut programs = self.lock();
+        let tables = programs.tables(walk)?;
+        let descriptors = read_records(programs.start("holders", None)?)?;
+        let mut listing = Listing { tables, descriptors };
         if listing.has_hidden()
-            && let Some(again) = self.lock().tables(Walk { port: Some(port), ..Walk::WHOLE })?
+            && let Some(again) = programs.tables(walk)?
         {
             listing.confirm_hidden(&again);
         }
@@ -265,6 +259,21 @@ impl Observer {
     /// As for [`groups`](Self::groups).
     pub(crate) fn owners(&self, group: &Group) -> Result<HashMap<Cookie, Owner>> {
         Ok(assemble::owners(&self.descriptors("watches")?, &group.members))
+    }
+
+    /// As [`owners`](Self::owners), of these processes alone where they can be walked over by themselves: who else
+    /// watches or waits is not seen.
+    pub(crate) fn owners_near(
+        &self,
+        group: &Group,
+        pids: &BTreeSet<u32>,
+    ) -> Result<HashMap<Cookie, Owner>> {
+        let pids: Option<Vec<NonZeroU32>> = pids.iter().map(|pid| NonZeroU32::new(*pid)).collect();
+        let near = pids.filter(|pids| pids.len() <= FEW && sees_host_pids());
+        match near.map(|pids| self.descriptors_of("watches", &pids)).transpose()?.flatten() {
+            Some(records) => Ok(assemble::owners(&records, &group.members)),
+            None => self.owners(group),
+        }
     }
 
     /// The calling thread's network namespace.
@@ -289,6 +298,23 @@ impl Observer {
     fn descriptors(&self, program: &str) -> Result<Vec<Record>> {
         let walk = self.lock().start(program, None)?;
         read_records(walk)
+    }
+
+    /// Walks over the descriptors of these processes, by their pids in the initial pid namespace. `None` if the kernel
+    /// cannot walk over those of one process.
+    fn descriptors_of(&self, program: &str, pids: &[NonZeroU32]) -> Result<Option<Vec<Record>>> {
+        let mut records = Vec::new();
+        for pid in pids {
+            let walk = match self.lock().start(program, Some(*pid)) {
+                Ok(walk) => walk,
+                Err(error) => {
+                    tracing::debug!("cannot list the descriptors of one process: {error}");
+                    return Ok(None);
+                }
+            };
+            records.extend(read_records(walk)?);
+        }
+        Ok(Some(records))
     }
 
     fn lock(&self) -> MutexGuard<'_, Programs> {

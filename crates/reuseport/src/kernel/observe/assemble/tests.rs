@@ -227,11 +227,20 @@ fn the_owner_is_the_only_process_whose_epoll_watches() {
         waiter(0xb, Some(Thread { pid: 10, tid: 12 })),
         waiter(0xd, None),
         waiter(6 << 8, Some(Thread { pid: 10, tid: 10 })),
+        // A queue that was not seen to its end.
+        waiter(5 << 8, Some(Thread { pid: 10, tid: 10 })),
+        waiter(5 << 8, None),
         waiter(7 << 8, Some(Thread { pid: 10, tid: 10 })),
     ];
     let asked: Vec<_> = (1..7).map(|n| member(&record(1, n, "127.0.0.1:80"), &[])).collect();
-    let owner = |pid, tid: u32| Owner { pid, waiting: [Thread { pid: 10, tid }].into() };
-    let expected = HashMap::from([(cookie(1), owner(Some(10), 12)), (cookie(6), owner(None, 10))]);
+    let owner =
+        |pid, tid: u32, unseen| Owner { pid, waiting: [Thread { pid: 10, tid }].into(), unseen };
+    let expected = HashMap::from([
+        (cookie(1), owner(Some(10), 12, false)),
+        (cookie(3), Owner { unseen: true, ..Owner::default() }),
+        (cookie(5), owner(None, 10, true)),
+        (cookie(6), owner(None, 10, true)),
+    ]);
     assert_eq!(owners(&records, &asked), expected);
 }
 
