@@ -185,7 +185,8 @@ pub(crate) fn unloadable(loader: Loader) -> Option<Hint> {
     if !initial_user_namespace {
         return Some(Hint::NotInEffect { needed });
     }
-    if !calls_bpf {
+    // Before Linux 5.19, kernel.unprivileged_bpf_disabled refuses every call of a process without CAP_BPF.
+    if !calls_bpf && !missing.contains(&"CAP_BPF") {
         let lacks = match missing.is_empty() {
             true => String::new(),
             false => format!("; also grant {}, which it lacks", missing.join(" and ")),
@@ -288,8 +289,15 @@ mod tests {
         // A capability that was granted would not count there.
         let container = Loader { initial_user_namespace: false, ..missing.clone() };
         assert!(hint(container).contains("initial user namespace"));
-        let filtered = hint(Loader { calls_bpf: false, filtered: true, ..missing });
-        assert!(filtered.contains("seccomp filter") && filtered.contains("also grant CAP_BPF"));
+        // An ordinary user before Linux 5.19.
+        let user = hint(Loader { calls_bpf: false, filtered: true, ..missing });
+        assert!(
+            user.contains("missing here: CAP_BPF") && !user.contains("refuses bpf(2)"),
+            "{user}"
+        );
+        let partly = Loader { missing: vec!["CAP_PERFMON"], ..loader.clone() };
+        let filtered = hint(Loader { calls_bpf: false, filtered: true, ..partly });
+        assert!(filtered.contains("seccomp filter") && filtered.contains("also grant CAP_PERFMON"));
         let module = hint(Loader { calls_bpf: false, ..loader.clone() });
         assert!(module.starts_with("a security module refuses bpf(2)"), "{module}");
         assert!(hint(Loader { locked_down: true, ..loader }).contains("locked down"));
