@@ -3,11 +3,13 @@
 //! [`Host::groups`](crate::Host::groups) lists them. Pinned state (policy, slots, picks) is in
 //! [`status`](crate::model::status).
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::id::{Cookie, Netns};
-use crate::model::written::{Parts, Written};
+use crate::model::written::{Parts, Written, name_or_number};
 
 pub use crate::model::holder::{Binary, Holder, Origin};
 pub use crate::model::name::listed;
@@ -30,19 +32,46 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A network device that sockets are bound to (`SO_BINDTODEVICE`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A network device that sockets are bound to (`SO_BINDTODEVICE`). Two are equal if their indices are: a name may change,
+/// and is not always known.
+#[derive(Debug, Clone)]
 pub struct Device {
     /// The interface's index in the group's network namespace.
     pub index: u32,
-    /// Its name, where it is known.
+    /// Its name, where it is known. Processes of any network namespace may name their devices by nearly any bytes.
     pub name: Option<String>,
 }
 
 impl Device {
-    /// Its name, or its index where that is not known.
+    /// Its name, or its index where that is not known or cannot be typed.
     pub(crate) fn text(&self) -> String {
-        self.name.clone().unwrap_or_else(|| self.index.to_string())
+        name_or_number(self.name.as_deref(), self.index)
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        self.index == other.index
+    }
+}
+
+impl Eq for Device {}
+
+impl PartialOrd for Device {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Device {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.index.cmp(&other.index)
+    }
+}
+
+impl Hash for Device {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.index.hash(state);
     }
 }
 

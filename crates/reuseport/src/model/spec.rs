@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use crate::model::group::{Device, Group, GroupKey, Protocol};
 use crate::model::id::Cookie;
-use crate::model::written::{Parts, Written};
+use crate::model::written::{Parts, Written, is_number};
 
 pub(crate) use apart::tell_names_apart;
 pub use parse::{ParseSpecError, SpecProblem};
@@ -179,10 +179,11 @@ impl MemberOf {
     }
 }
 
-/// Whether the group's sockets are bound to the device with this name or index.
+/// Whether the group's sockets are bound to the device with this name or, if it is a number, this index.
 fn is_device(key: &GroupKey, wanted: &str) -> bool {
-    key.device.as_ref().is_some_and(|device| {
-        device.name.as_deref() == Some(wanted) || device.index.to_string() == wanted
+    key.device.as_ref().is_some_and(|device| match is_number(wanted) {
+        true => device.index.to_string() == wanted,
+        false => device.name.as_deref() == Some(wanted),
     })
 }
 

@@ -28,15 +28,23 @@ impl Hash for Written {
 }
 
 impl Written {
-    /// The namespace's name where it can be typed after `,netns=` and is not taken for a number; else its inode
-    /// number.
+    /// The namespace's name, or its inode number.
     pub(crate) fn netns_text(&self, inode: u32) -> String {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let is_number = |name: &str| name.chars().all(|c| c.is_ascii_digit());
-        let name = self.netns_name.as_deref();
-        let name = name.filter(|name| name.chars().all(plain) && !is_number(name));
-        name.map_or_else(|| inode.to_string(), str::to_owned)
+        name_or_number(self.netns_name.as_deref(), inode)
     }
+}
+
+/// The name where it can be typed as a part of a group's name, and is not taken for a number; else the number. Names are
+/// untrusted: those of devices come from any network namespace.
+pub(crate) fn name_or_number(name: Option<&str>, number: u32) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let name = name.filter(|name| name.chars().all(plain) && !is_number(name));
+    name.map_or_else(|| number.to_string(), str::to_owned)
+}
+
+/// Whether a name is only digits.
+pub(crate) fn is_number(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_digit())
 }
 
 /// The parts after the port.

@@ -163,7 +163,9 @@ mod tests {
         for device in [None, Some(eth0), Some(nameless)] {
             for address in ["127.0.0.1:8080", "[2001:db8::1]:53", "[::]:1"] {
                 let key = key(address, device.clone());
-                assert_eq!(Header::new(&key, 42).key(), Some(key));
+                let again = Header::new(&key, 42).key().unwrap();
+                let name = |key: &GroupKey| key.device.clone().map(|device| device.name);
+                assert_eq!((name(&again), &again), (name(&key), &key));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod choosing;
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
@@ -222,6 +223,27 @@ fn a_device_matches_by_name_or_index() {
     assert!(is("*%eth0:80", &named) && is("%3:80", &named));
     assert!(is("*%3:80", &unnamed) && !is("*%eth0:80", &unnamed));
     assert!(!is("*%eth1:80", &named) && !is("*%eth0:80", &tcp("0.0.0.0:80")));
+    // A device whose name is the index of another one.
+    let number = on_device(tcp("0.0.0.0:80"), 7, Some("3"));
+    assert!(!is("*%3:80", &number) && is("*%7:80", &number));
+}
+
+#[test]
+fn a_device_whose_name_cannot_be_typed_is_written_by_its_index() {
+    let text = |name| on_device(tcp("0.0.0.0:80"), 7, Some(name)).to_string();
+    assert_eq!(text("br-1.lan_0"), "tcp:0.0.0.0%br-1.lan_0:80");
+    for name in ["3", "", "a,b", "`id`", "$x", "a;b", "\x1b[2J", "é"] {
+        assert_eq!(text(name), "tcp:0.0.0.0%7:80", "{name:?}");
+    }
+}
+
+#[test]
+fn a_device_is_the_same_whatever_its_name() {
+    let keys = [Some("eth0"), Some("wan"), None].map(|name| on_device(tcp("0.0.0.0:80"), 7, name));
+    assert!(keys.iter().all(|key| *key == keys[0] && key.has_name_of(&keys[0])));
+    assert_eq!(HashSet::from(keys.clone()).len(), 1);
+    let other = on_device(tcp("0.0.0.0:80"), 8, Some("eth0"));
+    assert!(other != keys[0] && !other.has_name_of(&keys[0]));
 }
 
 fn any_key() -> impl Strategy<Value = GroupKey> {
@@ -266,8 +288,7 @@ fn similar_groups() -> impl Strategy<Value = Vec<Group>> {
     let ip =
         prop::sample::select(vec!["0.0.0.0:80", "[::]:80", "1.2.3.4:80", "[::ffff:1.2.3.4]:80"]);
     let device = prop::option::of(0..2_usize).prop_map(|device| {
-        let device = device.map(|n| ["eth0", "eth1"][n].to_owned());
-        device.map(|name| Device { index: name.len() as u32, name: Some(name) })
+        device.map(|n| Device { index: 2 + n as u32, name: Some(format!("eth{n}")) })
     });
     let key = (any::<bool>(), ip, any::<bool>(), device, 0..3_u32, 1..4_u64).prop_map(
         |(is_tcp, ip, v6only, device, uid, netns)| {
