@@ -181,7 +181,7 @@ fn several(parties: &[Party], different: bool) -> String {
     };
     let all = listed(parties.iter().map(one), NAMED);
     match different {
-        true => format!("its sockets belong to different programs: {all}"),
+        true => format!("its sockets belong to processes that run different files: {all}"),
         false => format!(
             "its sockets belong to servers that did not begin together: {all}; a restart, or several \
              servers on one port"

@@ -107,7 +107,8 @@ fn one_sided(status: &GroupStatus) -> Option<Finding> {
 /// Servers that began within this time were started together.
 const TOGETHER: Duration = Duration::from_secs(2);
 
-/// The servers among which no socket is shared, if they run different files or did not begin together.
+/// The servers among which no socket is shared, if they run different files under different names or did not
+/// begin together.
 fn several_servers(members: &[Member]) -> Option<Finding> {
     let mut found: Vec<Known<'_>> = Vec::new();
     for member in members {
@@ -119,7 +120,10 @@ fn several_servers(members: &[Member]) -> Option<Finding> {
     }
     found.sort_by_key(|known| (known.first.1, known.first.0.pid));
     let [first, .., last] = &found[..] else { return None };
-    let different = found.iter().any(|known| known.binaries().is_disjoint(&first.binaries()));
+    let differs = |known: &Known<'_>| {
+        known.binaries().is_disjoint(&first.binaries()) && known.first.0.comm != first.first.0.comm
+    };
+    let different = found.iter().any(differs);
     if !different && last.first.1 - first.first.1 <= TOGETHER {
         return None;
     }

@@ -24,7 +24,7 @@ pub enum Finding {
     SeveralServers {
         /// These, by when they began.
         parties: Vec<Party>,
-        /// Whether they run different files.
+        /// Whether some of them run another file under another name. The same file has another identity in each container.
         different: bool,
     },
     /// No epoll instance watches these members and no thread waits for them, at this moment. Their workers are

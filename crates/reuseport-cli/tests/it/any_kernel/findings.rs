@@ -237,7 +237,7 @@ fn members_of_different_programs_are_told_apart() {
         let stranger = Holder::of(listeners.pop().unwrap());
         let text = stdout_undisturbed(&["show", &group]);
         let pid = stranger.pid().replace("pid:", "sleep ");
-        let expected = "its sockets belong to different programs: ";
+        let expected = "its sockets belong to processes that run different files: ";
         assert!(text.contains(expected) && text.contains(&format!("{pid} (1 socket")), "{text}");
         assert!(text.contains(&format!(" {} (2 sockets)", std::process::id())), "{text}");
         for arguments in [&["ls", "--netns", &own_netns()][..], &["attach", &group]] {

@@ -141,6 +141,12 @@ fn servers_that_share_a_port_are_told_apart_by_their_file_or_by_when_they_began(
     let stranger = holder(40, "nc", 2, 40, 0);
     let sockets = [member(1, [worker(11)]), member(2, [stranger.clone()])];
     assert_eq!(apart(&sockets), Some((vec![(10, 1), (40, 1)], true)));
+    // Two containers of one image: its file has another device in each.
+    let container = holder(60, "app", 3, 60, 0);
+    assert_eq!(apart(&[member(1, [worker(11)]), member(2, [container])]), None);
+    let later = holder(60, "app", 3, 60, 60);
+    let sockets = [member(1, [worker(11)]), member(2, [later])];
+    assert_eq!(apart(&sockets), Some((vec![(10, 1), (60, 1)], false)));
     // A manager holds all sockets.
     let manager = holder(1, "systemd", 9, 1, 0);
     let both = [member(1, [worker(11), manager.clone()]), member(2, [stranger, manager])];
