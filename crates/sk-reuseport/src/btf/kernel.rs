@@ -71,6 +71,9 @@ struct Found {
     excerpts: Vec<(HashSet<Vec<u8>>, Arc<Btf>)>,
 }
 
+/// The most excerpts that are kept, each for the objects that need the same types: the oldest one goes first.
+const MAX_EXCERPTS: usize = 8;
+
 /// About five megabytes.
 #[derive(Debug)]
 enum Bytes {
@@ -147,14 +150,25 @@ impl KernelBtf {
         let parse = |bytes: &[u8]| Btf::parse(bytes, object::Endianness::default()).map(Arc::new);
         // The object may need something that a subset lacks, such as the ids of types.
         let Some(names) = required_types::names(object) else { return parse(self.bytes()) };
-        let mut found = self.found();
-        if let Some((_, excerpt)) = found.excerpts.iter().find(|(known, _)| *known == names) {
-            return Ok(Arc::clone(excerpt));
+        let known = |found: &Found| {
+            let mut all = found.excerpts.iter();
+            all.find(|(known, _)| *known == names).map(|(_, excerpt)| Arc::clone(excerpt))
+        };
+        if let Some(excerpt) = known(&self.found()) {
+            return Ok(excerpt);
         }
         let Some(bytes) = Raw::new(self.bytes()).and_then(|all| subset(&all, &names)) else {
             return parse(self.bytes());
         };
         let excerpt = parse(&bytes)?;
+        let mut found = self.found();
+        // Another thread may have parsed the same meanwhile.
+        if let Some(excerpt) = known(&found) {
+            return Ok(excerpt);
+        }
+        if found.excerpts.len() >= MAX_EXCERPTS {
+            found.excerpts.remove(0);
+        }
         found.excerpts.push((names, Arc::clone(&excerpt)));
         Ok(excerpt)
     }
@@ -238,5 +252,20 @@ mod tests {
         // What is missing is not.
         assert!(kernel.ids([("no_such_type", BtfKind::Struct)]).is_err());
         assert_eq!(kernel.found().ids.len(), 2);
+    }
+
+    #[test]
+    fn the_oldest_excerpt_goes_first() {
+        let Ok(kernel) = KernelBtf::from_sys_fs() else { panic!("this kernel has no BTF") };
+        let object = include_bytes!("../../tests/bpf/tracing.bpf.o");
+        let of_object = || kernel.for_object(object).unwrap();
+        let first = of_object();
+        let other = |n| (HashSet::from([vec![n]]), Arc::clone(&first));
+        kernel.found().excerpts = (0..MAX_EXCERPTS as u8).map(other).collect();
+        let again = of_object();
+        assert!(!Arc::ptr_eq(&first, &again) && Arc::ptr_eq(&again, &of_object()));
+        let found = kernel.found();
+        assert_eq!(found.excerpts.len(), MAX_EXCERPTS);
+        assert_eq!(found.excerpts[0].0, HashSet::from([vec![1]]));
     }
 }
