@@ -17,6 +17,7 @@ pub mod policy;
 pub(crate) mod refusal;
 pub(crate) mod retake;
 pub(crate) mod roster;
+mod runs;
 pub(crate) mod selection;
 pub mod server;
 pub mod setting;

@@ -1,5 +1,9 @@
 //! Servers that are recognised by what they run as, and how each of them binds one socket per worker.
 
+use super::runs::file_name;
+
+pub use super::runs::{Runs, is_interpreter};
+
 /// A server, and how it binds a socket for each of its workers.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -11,7 +15,7 @@ pub struct Server {
 }
 
 /// By the names of their programs.
-const SERVERS: [(&[&str], Server); 23] = [
+const SERVERS: [(&[&str], Server); 24] = [
     (
         &["nginx", "openresty", "angie"],
         of("nginx", "`listen ... reuseport` and `worker_processes` above 1"),
@@ -21,6 +25,7 @@ const SERVERS: [(&[&str], Server); 23] = [
     (&["traefik"], of("Traefik", "`reusePort: true` in the entry point, and several processes")),
     (&["httpd", "apache2"], of("Apache", "`ListenCoresBucketsRatio` of at least 1")),
     (&["h2o"], of("H2O", "`tcp-reuseport: ON`")),
+    (&["hitch"], of("hitch", "`workers` above 1")),
     (&["squid"], of("Squid", "`worker-queues` in `http_port`")),
     (&["unbound"], of("unbound", "`so-reuseport: yes` and `num-threads` above 1")),
     (&["named"], of("BIND", "`reuseport yes`")),
@@ -71,28 +76,31 @@ const fn of(name: &'static str, directive: &'static str) -> Server {
     Server { name, directive }
 }
 
-/// As many arguments tell what an interpreter runs.
-const ARGUMENTS: usize = 6;
-
-/// The server that a process with this name (`comm`) and these arguments is, if it is known.
+/// The server that a process with this name (`comm`) and these arguments is, if it is known: by its name, by what an
+/// interpreter runs, or by its program.
 pub(crate) fn recognise<'a>(
     comm: &'a str,
-    arguments: impl IntoIterator<Item = &'a str>,
+    arguments: impl IntoIterator<Item = &'a str, IntoIter: Clone>,
 ) -> Option<&'static Server> {
     // A process may name itself `gunicorn: master`, or `nginx: worker process`.
-    let title = comm.split([':', ' ']).next();
-    let names = arguments.into_iter().take(ARGUMENTS).flat_map(names_in);
-    title.into_iter().chain(names).find_map(|name| {
+    let title = |text: &'a str| text.split([':', ' ']).next();
+    let arguments = arguments.into_iter();
+    let runs = Runs::of(arguments.clone()).map(name_of);
+    let program = arguments.clone().next().and_then(title).map(file_name);
+    [title(comm), runs, program].into_iter().flatten().find_map(|name| {
         let (_, server) = SERVERS.iter().find(|(names, _)| names.contains(&name))?;
         Some(server)
     })
 }
 
-/// The names that an argument may stand for: a word, the file of a path, and the directory in
-/// `.../uvicorn/__main__.py`.
-fn names_in(argument: &str) -> impl Iterator<Item = &str> {
-    let first = argument.split([' ', ':']).next().unwrap_or_default();
-    first.strip_suffix("/__main__.py").unwrap_or(first).rsplit('/').take(1)
+/// The name by which a server is known: that of the file, or of the directory in `.../uvicorn/__main__.py`, or of the
+/// module's package.
+fn name_of(runs: Runs<'_>) -> &str {
+    match runs {
+        Runs::Program(name) => name,
+        Runs::Script(path) => file_name(path.strip_suffix("/__main__.py").unwrap_or(path)),
+        Runs::Module(name) => name.split('.').next().unwrap_or(name),
+    }
 }
 
 #[cfg(test)]
@@ -120,8 +128,9 @@ mod tests {
     fn others_are_not() {
         assert_eq!(name("python3", &["python3", "nginx.conf"]), None);
         assert_eq!(name("nginx-exporter", &["/opt/nginx/exporter"]), None);
-        let far = ["python3", "a.py", "1", "2", "3", "4", "nginx"];
-        assert_eq!(name("python3", &far), None);
+        assert_eq!(name("python3", &["python3", "a.py", "nginx"]), None);
+        assert_eq!(name("myproxy", &["/usr/bin/myproxy", "--config", "/etc/nginx"]), None);
+        assert_eq!(name("myproxy", &["/usr/bin/myproxy", "nginx"]), None);
         assert_eq!(name("", &[]), None);
     }
 
