@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -64,6 +65,39 @@ fn who_waits_for_a_member_is_seen() {
             drop(TcpStream::connect(local_address(&first)).unwrap());
         }
         accepting.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_thread_that_wakes_during_the_look_is_no_crowd() {
+    // One of a thousand meets a thread that wakes.
+    const LOOKS: usize = 1000;
+
+    isolated(|| {
+        let host = Host::open().unwrap();
+        let socket = udp("127.0.0.1:0");
+        let address = local_address(&socket);
+        let reading = UdpSocket::from(socket.try_clone().unwrap());
+        let done = AtomicBool::new(false);
+        let seen: Vec<Option<u32>> = thread::scope(|scope| {
+            let read = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    reading.recv(&mut [0; 8]).unwrap();
+                }
+            });
+            scope.spawn(move || {
+                let sender = UdpSocket::bind(loopback(false)).unwrap();
+                while !read.is_finished() {
+                    sender.send_to(b"q", address).unwrap();
+                    thread::yield_now();
+                }
+            });
+            let seen = (0..LOOKS).map(|_| waiters(&host, &socket)).collect();
+            done.store(true, Ordering::Relaxed);
+            seen
+        });
+        let most = seen.into_iter().flatten().max();
+        assert!(most <= Some(1), "{most:?}");
     });
 }
 
