@@ -54,6 +54,6 @@ impl Screen {
             0 => String::new(),
             lines => format!("\x1b[{lines}F\x1b[J"),
         };
-        output::print(&format!("{back}{text}"))
+        output::print_moving(&format!("{back}{text}"))
     }
 }

@@ -9,8 +9,8 @@ use reuseport::server::Server;
 use reuseport::status::GroupStatus;
 use serde::Serialize;
 
+use crate::output::foreign::safe;
 use crate::output::number::{by_number, count};
-use crate::output::table::safe;
 
 /// Names in a sentence; a longer list is cut.
 const NAMED: usize = 4;

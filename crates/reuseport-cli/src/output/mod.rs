@@ -4,6 +4,7 @@
 
 mod cpus;
 mod finding;
+mod foreign;
 mod note;
 mod number;
 mod options;
@@ -21,9 +22,10 @@ use serde::Serialize;
 
 pub(crate) use cpus::notes as cpus;
 pub(crate) use finding::findings_at_attach;
+pub(crate) use foreign::safe;
 pub(crate) use note::{filled, note, wrapped};
 pub(crate) use number::{by_number, count};
-pub(crate) use table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
+pub(crate) use table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar};
 pub(crate) use text::{ls, show};
 pub(crate) use words::{argument, none_active, not_asked, percent, program_name, split};
 
@@ -56,12 +58,21 @@ pub(crate) fn width_of_stderr() -> Option<usize> {
 }
 
 /// Writes `text` to standard output, with colours only on a terminal and with NO_COLOR unset or
-/// empty.
+/// empty. Of control characters, only line ends and our own styles are written.
 ///
 /// # Errors
 ///
 /// The write's error; the caller may ignore a broken pipe.
 pub(crate) fn print(text: &str) -> io::Result<()> {
+    print_moving(&foreign::styled(text))
+}
+
+/// The same of a text without foreign names, which may move the cursor.
+///
+/// # Errors
+///
+/// As [`print`].
+pub(crate) fn print_moving(text: &str) -> io::Result<()> {
     let mut stdout = anstream::AutoStream::auto(io::stdout().lock());
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
@@ -84,7 +95,7 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
 ///
 /// The write's error.
 pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
-    let mut text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+    let mut text = foreign::json(&serde_json::to_string_pretty(value).map_err(io::Error::from)?);
     text.push('\n');
     print_bytes(text.as_bytes())
 }

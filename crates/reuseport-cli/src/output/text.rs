@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::output::foreign::safe;
 use crate::output::note::{filled, note};
-use crate::output::table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar, safe};
+use crate::output::table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar};
 use crate::output::view::{
     GroupLine, GroupView, Identity, MemberView, Program, ProgramKind, QueueView,
 };

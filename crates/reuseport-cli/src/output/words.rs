@@ -6,9 +6,10 @@ use reuseport::group::{AttachedProgram, GroupKey, NotAsked, Reach, listed};
 use reuseport::id::State;
 use reuseport::status::Uncounted;
 
+use crate::output::foreign::safe;
 use crate::output::note::note;
 use crate::output::number::{by_number, count};
-use crate::output::table::{self, safe, shortened};
+use crate::output::table::{self, shortened};
 use crate::output::view::{
     GroupView, HolderView, Identity, MemberView, OutsideView, Program, ProgramKind, QueueView,
     WatcherView,

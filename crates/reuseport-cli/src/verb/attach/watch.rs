@@ -47,7 +47,7 @@ pub(super) fn follow(host: Host, targets: Targets, how: How, retake: bool) -> Re
     if follower.steering.is_empty() && (awaited.is_empty() || in_vain) {
         let mut failures = Failures::default();
         refused.into_iter().for_each(|(_, error)| failures.note(Err(error)));
-        return failures.last();
+        return failures.worst();
     }
     let mut errors = Errors::default();
     for (key, error) in &refused {
@@ -144,7 +144,8 @@ impl Lines {
     ) -> Result<()> {
         let Awaited { target, is_there, instead } = awaited;
         if !is_there {
-            let instead = instead.map(|there| format!("; now {there}")).unwrap_or_default();
+            let instead =
+                instead.map(|there| format!("; now {}", output::safe(&there))).unwrap_or_default();
             self.printer.print(&format!("waiting for {}{instead}\n", target.group));
         }
         let (spec, how, errors) = (target.group.clone(), Arc::clone(how), Arc::clone(errors));

@@ -1,13 +1,18 @@
 //! `attach --watch` of many groups, and before there is a server.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
 
 use sk_reuseport::net::Bind;
 use sk_reuseport::programs::ProgramInfo;
-use test_support::process::close;
+use test_support::process::{close, spawn};
 use test_support::wait::{BOUND, until};
 
-use crate::common::{Running, error, group, has_time, isolated, json, own_netns, run, stdout};
+use crate::common::{
+    Holder, Running, error, group, has_time, isolated, json, own_netns, run, stdout,
+};
 
 fn is_steered(group: &str, members: usize) -> bool {
     let shown = run(&["show", group, "--json"]);
@@ -249,5 +254,27 @@ fn the_programs_that_tell_of_udp_sockets_go_with_the_watcher_even_if_it_is_kille
         watch.0.kill().unwrap();
         watch.0.wait().unwrap();
         until("they are gone", BOUND, || !programs.iter().any(is_loaded));
+    });
+}
+
+/// Another user's process may have any name; also one that looks like a line of ours.
+#[test]
+fn a_process_that_is_there_instead_sends_no_escape_sequences() {
+    isolated(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = format!("tcp:{}", listener.local_addr().unwrap());
+        let mut sh = Command::new("sh");
+        sh.args(["-c", r"printf 'a\033[2J\nb' > /proc/$$/comm; echo ready; kill -STOP $$"]);
+        let spawned = spawn(sh.stdin(OwnedFd::from(listener)).stdout(Stdio::piped()));
+        // It has the listener, too.
+        drop(sh);
+        let mut process = Holder(spawned.unwrap());
+        let mut ready = String::new();
+        BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let mut watch = Running::start(&["attach", &name, "--watch", "--netns", &own_netns()]);
+        let line = watch.read_until("waiting for");
+        watch.interrupt();
+        assert_eq!(ready, "ready\n");
+        assert!(line.contains("now a\u{fffd}[2J\u{fffd}b "), "{line}");
     });
 }
