@@ -130,12 +130,22 @@ impl<T: FromStr<Err = String>> FromStr for GroupOr<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match (text.parse(), text.parse()) {
+        match (text.parse::<GroupSpec>(), text.parse()) {
             (Ok(group), _) => Ok(Self::Group(group)),
             (Err(_), Ok(other)) => Ok(Self::Other(other)),
-            (Err::<GroupSpec, _>(_), Err(problem)) => Err(problem),
+            (Err(problem), Err(_)) if is_meant_as_group(text) => Err(problem.to_string()),
+            (Err(_), Err(problem)) => Err(problem),
         }
     }
+}
+
+/// Whether a text that is neither a GROUP nor of the other kind is meant as a GROUP: MEMBERs and policies begin with a
+/// word (`slot:`, `payload:`), and only weights have `=`, except after a comma.
+pub(crate) fn is_meant_as_group(text: &str) -> bool {
+    let name = text.split(',').next().unwrap_or_default();
+    let word = name.split(':').next().unwrap_or_default();
+    let is_word = word.starts_with(|c: char| c.is_ascii_alphabetic()) && !word.contains('.');
+    !name.contains('=') && !name.is_empty() && (!is_word || matches!(word, "tcp" | "udp"))
 }
 
 /// Without arguments of the other kind, the verb has nothing to do.
@@ -185,6 +195,21 @@ pub(crate) fn show_time(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mistake_is_answered_for_what_was_meant() {
+        use crate::select::Selector;
+
+        let problem = |text: &str| text.parse::<GroupOr<Selector>>().unwrap_err();
+        for text in ["443", "[::1]", "127.0.0.1", "tcp:80", "udp::x", ":80,uid=x", "example.org:80"]
+        {
+            assert!(problem(text).contains("does not name a group"), "{text}: {}", problem(text));
+        }
+        assert!(problem("443").contains("as in `:443`"));
+        for text in ["slot", "slot:x", "gen:-1", "worker:1", "slot:0=x", "443=1", ""] {
+            assert!(problem(text).starts_with("a member is"), "{text}: {}", problem(text));
+        }
+    }
 
     #[test]
     fn times_have_units_or_count_seconds() {

@@ -160,7 +160,7 @@ pub(crate) fn statuses(netns: Option<NamedNetns>) -> Result<Vec<GroupStatus>> {
 ///
 /// # Errors
 ///
-/// The last one; those before are printed.
+/// The most serious one; the others are printed.
 pub(crate) fn for_each(
     groups: &[Group],
     all: bool,
@@ -178,7 +178,7 @@ pub(crate) fn for_each(
     }
     match nothing {
         Some(error) if !done => Err(error),
-        _ => failures.last(),
+        _ => failures.worst(),
     }
 }
 

@@ -67,6 +67,7 @@ Exit status:
   2   wrong usage, or a failure; standard error says what failed and why,
       with a hint on what to do
   3   done, but not as wished; standard error says what is left
+  Of several groups, the most serious decides: 2, then 3, then 1.
 ";
 
 #[derive(Debug, Subcommand)]

@@ -62,21 +62,41 @@ pub(crate) fn is_nothing(error: &anyhow::Error) -> bool {
     code(error) == NOTHING
 }
 
-/// Failures of one group among several: each is printed, and the last one is that of the command.
+/// Failures of groups, each by itself: each is printed, and the most serious one is that of the command, the first of
+/// several alike.
 #[derive(Default)]
 pub(crate) struct Failures(Option<anyhow::Error>);
 
 impl Failures {
     pub(crate) fn note(&mut self, result: Result<()>) {
-        let Err(error) = result else { return };
-        if let Some(before) = self.0.replace(error) {
+        let Err(mut error) = result else { return };
+        let Some(worst) = &mut self.0 else {
+            self.0 = Some(error);
+            return;
+        };
+        if severity(&error) > severity(worst) {
+            std::mem::swap(worst, &mut error);
+        }
+        if !is_broken_pipe(&error) {
             // If standard error is closed, the exit code has to suffice.
-            let _ = io::stderr().write_all(message(&before).as_bytes());
+            let _ = io::stderr().write_all(message_for_people(&error).as_bytes());
         }
     }
 
-    pub(crate) fn last(self) -> Result<()> {
+    /// The most serious failure, which is not printed yet.
+    pub(crate) fn worst(self) -> Result<()> {
         self.0.map_or(Ok(()), Err)
+    }
+}
+
+/// How serious a failure is, among those of several groups: a failure before what is not as wished, and that before
+/// nothing to do.
+fn severity(error: &anyhow::Error) -> u8 {
+    match code(error) {
+        _ if is_broken_pipe(error) => 0,
+        NOTHING => 1,
+        DEGRADED => 2,
+        _ => 3,
     }
 }
 
@@ -146,6 +166,25 @@ mod tests {
         assert_eq!(code(&error), FAILURE);
         assert_eq!(code(&Failure::nothing("no such thing", "look").into()), NOTHING);
         assert_eq!(code(&Failure::degraded("not as wished", "look").into()), DEGRADED);
+    }
+
+    #[test]
+    fn of_several_failures_the_most_serious_decides() {
+        let degraded = || Failure::degraded("half", "look").into();
+        let nothing = || Failure::nothing("none", "look").into();
+        let failed = || Failure::new("failed", "look").into();
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe).into();
+        let worst = |errors: Vec<anyhow::Error>| {
+            let mut failures = Failures::default();
+            errors.into_iter().for_each(|error| failures.note(Err(error)));
+            failures.note(Ok(()));
+            code(&failures.worst().unwrap_err())
+        };
+        assert_eq!(worst(vec![failed(), nothing(), degraded()]), FAILURE);
+        assert_eq!(worst(vec![nothing(), degraded(), nothing()]), DEGRADED);
+        assert_eq!(worst(vec![nothing(), degraded(), failed()]), FAILURE);
+        assert_eq!(worst(vec![broken(), nothing()]), NOTHING);
+        assert!(Failures::default().worst().is_ok());
     }
 
     #[test]

@@ -27,6 +27,7 @@ Exit status:
   2   another tool's program is attached, and there is no state of this tool;
       or any other failure
   3   the state is removed, and the program stays attached without members
+  Of several groups, the most serious decides: 2, then 3, then 1.
 
 Examples:
   reuseport detach tcp:127.0.0.1:8080

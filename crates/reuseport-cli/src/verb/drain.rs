@@ -37,6 +37,7 @@ Exit status:
   3   with --wait: not drained in time; or nothing waits, but more may come:
       no other member is active, or datagrams reach a member of which no
       program is asked (multicast, broadcast, TPROXY)
+  Of several groups, the most serious decides: 2, then 3, then 1.
 
 Examples:
   reuseport drain :8080 slot:2
@@ -87,7 +88,7 @@ impl Drain {
                 failures.note(wait(members, &cookies, begun, limit, &stop));
             }
         }
-        failures.last()
+        failures.worst()
     }
 }
 

@@ -1,13 +1,13 @@
 //! `reuseport policy`: change the policy of a steered group.
 
 use anyhow::{Result, bail};
-use clap::builder::{PossibleValue, TypedValueParser};
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Args, Command};
 use reuseport::group::Group;
-use reuseport::{Balancer, Host, Policy as LibraryPolicy, SetPolicy};
+use reuseport::{Balancer, GroupSpec, Host, Policy as LibraryPolicy, SetPolicy};
 
 use crate::advice;
-use crate::args::{FirstGroupArgs, GroupOr};
+use crate::args::{FirstGroupArgs, GroupOr, is_meant_as_group};
 use crate::backend::{self, Of};
 use crate::output;
 use crate::policy::{PolicyOptions, PolicyParser, cpus, degraded};
@@ -26,6 +26,7 @@ use crate::policy::{PolicyOptions, PolicyParser, cpus, degraded};
 Exit status:
   1   no such group, or none of our programs is attached to it
   2   another tool's program is attached, or any other failure
+  Of several groups, the most serious decides: 2, then 1.
 
 Examples:
   reuseport policy :8080 least-loaded
@@ -95,9 +96,13 @@ impl TypedValueParser for GroupOrPolicy {
         argument: Option<&Arg>,
         value: &std::ffi::OsStr,
     ) -> Result<GroupOr<LibraryPolicy>, clap::Error> {
-        match value.to_str().and_then(|text| text.parse().ok()) {
-            Some(group) => Ok(GroupOr::Group(group)),
-            None => PolicyParser.parse_ref(command, argument, value).map(GroupOr::Other),
+        let is_group = |text: &str| text.parse::<GroupSpec>().is_ok() || is_meant_as_group(text);
+        match value.to_str().is_some_and(is_group) {
+            true => {
+                let parser = StringValueParser::new().try_map(|text| text.parse::<GroupSpec>());
+                parser.parse_ref(command, argument, value).map(GroupOr::Group)
+            }
+            false => PolicyParser.parse_ref(command, argument, value).map(GroupOr::Other),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::select::{self, Selector};
 Exit status:
   1   no such group or member, or none of our programs is attached
   2   another tool's program is attached, or any other failure
+  Of several groups, the most serious decides: 2, then 1.
 
 Examples:
   reuseport undrain :8080 slot:2
@@ -50,7 +51,7 @@ impl Undrain {
         for (members, wanted) in groups.iter().zip(wanted) {
             failures.note(undrain(members, wanted));
         }
-        failures.last()
+        failures.worst()
     }
 }
 

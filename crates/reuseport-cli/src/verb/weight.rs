@@ -27,6 +27,7 @@ use crate::select::{self, WeightOf};
 Exit status:
   1   no such group or member, or none of our programs is attached
   2   another tool's program is attached, or any other failure
+  Of several groups, the most serious decides: 2, then 1.
 
 Examples:
   reuseport weight :8080 slot:3=0
@@ -57,7 +58,7 @@ impl Weight {
         for (members, wanted) in groups.iter().zip(wanted) {
             failures.note(weigh(members, &wanted));
         }
-        failures.last()
+        failures.worst()
     }
 }
 

@@ -165,7 +165,7 @@ impl Attach {
         if let Some(text) = again(&attached) {
             output::print(&text)?;
         }
-        failures.last()
+        failures.worst()
     }
 
     /// How to attach, to whatever group.
