@@ -4,8 +4,6 @@
 use reuseport::Policy;
 use reuseport::group::{Group, Protocol};
 
-use crate::output;
-
 /// A policy that a server does not work well under.
 struct Advice {
     protocol: Protocol,
@@ -15,11 +13,13 @@ struct Advice {
     ports: &'static [u16],
     /// Whether it works under this policy.
     works: fn(Policy) -> bool,
-    /// Whether to say it although the user named the policy.
-    always: bool,
     /// What does not work, and what to do.
     text: &'static str,
 }
+
+/// Servers that speak QUIC, on UDP ports of their own, too.
+const QUIC: &[&str] =
+    &["caddy", "envoy", "h2o", "haproxy", "litespeed", "openlitespeed", "traefik"];
 
 const ADVICE: &[Advice] = &[
     Advice {
@@ -27,27 +27,34 @@ const ADVICE: &[Advice] = &[
         servers: &["pgbouncer"],
         ports: &[],
         works: |policy| policy == Policy::Source,
-        always: false,
         text: "pgbouncer: a cancel request is a connection of its own, and has to reach the same process; \
-               `--policy source` sees to that, as do peers in pgbouncer's configuration",
+               policy `source` sees to that, as do peers in pgbouncer's configuration",
     },
     Advice {
         protocol: Protocol::Udp,
-        servers: &["caddy", "envoy", "h2o", "haproxy", "litespeed", "openlitespeed", "traefik"],
+        servers: QUIC,
         ports: &[443],
-        works: |policy| matches!(policy, Policy::Hash | Policy::Source | Policy::Payload(_)),
-        always: true,
-        text: "QUIC connections break when their datagrams go to different members, as they do here; \
-               `--policy hash` keeps those of one client address and port together",
+        works: |policy| {
+            matches!(policy, Policy::Hash | Policy::Source | Policy::Payload(_) | Policy::Cpu)
+        },
+        text: "if this is QUIC, its connections break: their datagrams go to different members; \
+               policy `hash` keeps those of one client address and port together",
+    },
+    Advice {
+        protocol: Protocol::Udp,
+        servers: QUIC,
+        ports: &[443],
+        works: |policy| policy != Policy::Cpu,
+        text: "if this is QUIC, a connection breaks when its datagrams come to another CPU: they keep to one as \
+               long as the network card chooses it by address and port; policy `hash` does not depend on that",
     },
 ];
 
-/// The notes on a group for which this policy decides; `named`: because the user asked for it.
-pub(crate) fn notes(group: &Group, policy: Option<Policy>, named: bool) -> String {
-    let Some(policy) = policy else { return String::new() };
+/// The notes on a group for which this policy decides.
+pub(crate) fn notes(group: &Group, policy: Option<Policy>) -> Vec<&'static str> {
+    let Some(policy) = policy else { return Vec::new() };
     let fits = ADVICE.iter().filter(|advice| advice.is_for(group));
-    let wrong = fits.filter(|advice| !(advice.works)(policy) && (advice.always || !named));
-    wrong.map(|advice| output::note(advice.text, output::width())).collect()
+    fits.filter(|advice| !(advice.works)(policy)).map(|advice| advice.text).collect()
 }
 
 impl Advice {

@@ -5,13 +5,14 @@ use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Args, Command};
 use reuseport::group::GroupKey;
 use reuseport::policy::{LoadTerms, MaxShare, Policy};
-use reuseport::status::Steering;
-use reuseport::{CpuList, Degraded, Error, Host, Program};
+use reuseport::status::{GroupStatus, Steering};
+use reuseport::{CpuList, Degraded, Error, Program};
 
 use crate::error::Failure;
 use crate::netns;
 use crate::output;
 use crate::output::view::GroupView;
+use crate::process::Names;
 
 /// Options of policies.
 #[derive(Debug, Clone, Args)]
@@ -149,17 +150,13 @@ fn queues_unread(policy: Option<Policy>, why: &Error) -> String {
     output::note(&with_hint(&text, report.hint().as_deref()), output::width())
 }
 
-/// With policy `cpu`: the notes on the CPUs of the members, as `show` has them.
-pub(crate) fn cpus(host: &Host, key: &GroupKey, policy: Option<Policy>) -> String {
-    if policy != Some(Policy::Cpu) {
-        return String::new();
+/// With policy `cpu`: what `show` says about the CPUs of the members.
+pub(crate) fn cpus(status: &GroupStatus) -> Vec<String> {
+    if status.steering.policy() != Some(Policy::Cpu) {
+        return Vec::new();
     }
-    // The group may have gone since.
-    let Ok(status) = host.status(key) else { return String::new() };
-    let group = GroupView::new(&status, None);
-    let argument = output::argument(&group.identity, netns::own());
-    let note = |text: &String| output::note(text, output::width());
-    output::cpus(&group, argument).iter().map(note).collect()
+    let group = GroupView::new(status, None, &Names::default());
+    output::cpus(&group, output::argument(&group.identity, netns::own()))
 }
 
 /// A text with its hint, if there is one, on the next line.

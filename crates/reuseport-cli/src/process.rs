@@ -1,6 +1,9 @@
 //! What a process runs, by a name that people know it by: the script or module of an interpreter.
 
-use std::fs;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 /// Names that say which interpreter runs, or nothing.
@@ -15,17 +18,36 @@ const THREADS: [&str; 2] = ["MainThread", "node-MainThread"];
 /// The most columns of a name.
 const LONGEST: usize = 24;
 
-/// What the process with this name runs: its script or module where the name is that of an interpreter, else the
-/// name. /proc is read only if there is need.
-pub(crate) fn name(pid: u32, comm: &str) -> String {
-    let unknown = || comm.to_owned();
-    if !says_little(comm) {
-        return unknown();
+/// The most bytes of a command line that are read.
+const READ: u64 = 4096;
+
+/// What processes run, each looked up once, however many sockets it holds.
+#[derive(Debug, Default)]
+pub(crate) struct Names(RefCell<HashMap<u32, String>>);
+
+impl Names {
+    /// What the process with this name runs: its script or module where the name is that of an interpreter, else
+    /// the name. /proc is read only if there is need.
+    pub(crate) fn of(&self, pid: u32, comm: &str) -> String {
+        if !says_little(comm) {
+            return comm.to_owned();
+        }
+        self.0.borrow_mut().entry(pid).or_insert_with(|| look_up(pid, comm)).clone()
     }
-    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return unknown() };
+}
+
+fn look_up(pid: u32, comm: &str) -> String {
+    let unknown = || comm.to_owned();
+    let Ok(line) = command_line(pid) else { return unknown() };
     let line = String::from_utf8_lossy(&line);
     let words: Vec<&str> = line.split('\0').filter(|word| !word.is_empty()).collect();
     runs(&words).map_or_else(unknown, |name| name.chars().take(LONGEST).collect())
+}
+
+fn command_line(pid: u32) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    File::open(format!("/proc/{pid}/cmdline"))?.take(READ).read_to_end(&mut line)?;
+    Ok(line)
 }
 
 fn says_little(comm: &str) -> bool {
@@ -131,9 +153,10 @@ mod tests {
         for comm in ["MainThread", "python3", "python3.11", "node", "java", "node-MainThread"] {
             assert!(says_little(comm), "{comm}");
         }
-        assert_eq!(name(std::process::id(), "nginx"), "nginx");
+        let names = Names::default();
+        assert_eq!(names.of(std::process::id(), "nginx"), "nginx");
         // No process has this number: it has ended.
-        assert_eq!(name(u32::MAX, "python3"), "python3");
-        assert!(!name(std::process::id(), "MainThread").starts_with("Main"));
+        assert_eq!(names.of(u32::MAX, "python3"), "python3");
+        assert!(!names.of(std::process::id(), "MainThread").starts_with("Main"));
     }
 }

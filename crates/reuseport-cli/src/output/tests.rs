@@ -173,6 +173,7 @@ fn foreign() -> GroupView {
                 cookie: Some(77 + n),
                 holders: holders(5000..5040, "unbound", 5),
                 queue: QueueView { waiting: 212_992, half_open: 0, limit: 212_992 },
+                full: true,
                 ..MemberView::default()
             })
             .collect(),

@@ -5,9 +5,7 @@ use std::fmt::Write as _;
 use crate::output::foreign::safe;
 use crate::output::note::{filled, note};
 use crate::output::table::{Align, BOLD, Cell, DIM, GOOD, Last, NOTE, PLAIN, Table, bar};
-use crate::output::view::{
-    GroupLine, GroupView, Identity, MemberView, Program, ProgramKind, QueueView,
-};
+use crate::output::view::{GroupLine, GroupView, Identity, MemberView, Program, ProgramKind};
 use crate::output::words::{self, Held, Subject};
 use crate::output::{Reader, cpus};
 
@@ -91,8 +89,9 @@ fn members_cell(group: &GroupLine) -> Cell {
     }
 }
 
-fn queue_cell(queue: QueueView, identity: &Identity) -> Cell {
-    Cell::new(words::queue(queue, identity.is_udp()), if queue.is_full() { NOTE } else { PLAIN })
+fn queue_cell(member: &MemberView, identity: &Identity) -> Cell {
+    let style = if member.full { NOTE } else { PLAIN };
+    Cell::new(words::queue(member.queue, identity.is_udp()), style)
 }
 
 /// What waits at all members. A sum hides that the queue of one is full.
@@ -246,11 +245,7 @@ fn members(group: &GroupView, reader: &Reader) -> String {
     if members.iter().any(|m| m.owner.is_some()) {
         table.column("OWNER", Align::Right, members.iter().map(|m| number(m.owner)));
     }
-    table.column(
-        "QUEUE",
-        Align::Right,
-        members.iter().map(|m| queue_cell(m.queue, &group.identity)),
-    );
+    table.column("QUEUE", Align::Right, members.iter().map(|m| queue_cell(m, &group.identity)));
     if members.iter().any(|m| m.open.is_some()) {
         table.column("OPEN", Align::Right, members.iter().map(|m| number(m.open)));
     }

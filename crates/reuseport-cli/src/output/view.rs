@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::finding::{FindingView, findings};
 pub(crate) use super::options::PolicyOptionsView;
+use crate::process::Names;
 
 /// One element of `ls --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -166,6 +167,9 @@ pub(crate) struct MemberView {
     pub(crate) owner_cpu_unknown: Option<String>,
     #[serde(flatten)]
     pub(crate) queue: QueueView,
+    /// Full queues stand out: the kernel drops what comes next.
+    #[serde(skip)]
+    pub(crate) full: bool,
     pub(crate) open: Option<u64>,
     pub(crate) picks: Option<u64>,
     /// Those since the last change of members, weights, states or policy.
@@ -213,12 +217,12 @@ pub(crate) struct QueueView {
 
 impl GroupLine {
     /// The line of `status`, whose namespace has the name `netns_name`.
-    pub(crate) fn new(status: &GroupStatus, netns_name: Option<String>) -> Self {
+    pub(crate) fn new(status: &GroupStatus, netns_name: Option<String>, names: &Names) -> Self {
         let mut queue = QueueView::default();
         for member in &status.members {
             queue.add(member.member.queue);
         }
-        let is_full = |member: &&MemberStatus| QueueView::of(member.member.queue).is_full();
+        let is_full = |member: &&MemberStatus| member.member.is_full();
         Self {
             identity: Identity::new(&status.group.key, netns_name),
             reach: status.group.reach,
@@ -235,7 +239,7 @@ impl GroupLine {
                 .group
                 .members
                 .iter()
-                .flat_map(|m| m.holders.iter().map(HolderView::new))
+                .flat_map(|m| m.holders.iter().map(|holder| HolderView::new(holder, names)))
                 .collect(),
         }
     }
@@ -243,7 +247,7 @@ impl GroupLine {
 
 impl GroupView {
     /// The view of `status`, whose namespace has the name `netns_name`.
-    pub(crate) fn new(status: &GroupStatus, netns_name: Option<String>) -> Self {
+    pub(crate) fn new(status: &GroupStatus, netns_name: Option<String>, names: &Names) -> Self {
         let selection = status.steering.selection();
         let (policy, sticky) = (selection.map(|s| s.policy), selection.map(|s| s.sticky.name()));
         let stats = Stats::new(status);
@@ -252,7 +256,7 @@ impl GroupView {
             unsteered_because: why_unsteered(member).filter(|_| steered),
             share: stats.share.map(rounded),
             weight_share: policy.and(stats.weight_share).map(rounded),
-            ..MemberView::from_status(member)
+            ..MemberView::from_status(member, names)
         });
         Self {
             identity: Identity::new(&status.group.key, netns_name),
@@ -263,7 +267,7 @@ impl GroupView {
             program: Program::new(status),
             unsteered: status.unsteered(),
             unborrowable: unborrowable(status),
-            outside: status.group.outside.iter().map(OutsideView::new).collect(),
+            outside: status.group.outside.iter().map(|one| OutsideView::new(one, names)).collect(),
             not_asked: status.group.not_asked(),
             uncounted: status.uncounted,
             watcher: status.watcher.as_ref().map(WatcherView::new),
@@ -336,7 +340,7 @@ impl Program {
 }
 
 impl MemberView {
-    fn from_status(status: &MemberStatus) -> Self {
+    fn from_status(status: &MemberStatus, names: &Names) -> Self {
         let (member, enrolment) = (&status.member, status.enrolment.as_ref());
         Self {
             slot: enrolment.map(|e| e.slot.get()),
@@ -344,7 +348,7 @@ impl MemberView {
             generation: enrolment.map(|e| e.generation),
             weight: enrolment.map(|e| e.weight.get()),
             cookie: member.cookie.map(Cookie::get),
-            holders: member.holders.iter().map(HolderView::new).collect(),
+            holders: member.holders.iter().map(|holder| HolderView::new(holder, names)).collect(),
             mptcp: member.mptcp,
             unsteered_because: None,
             owner: status.owner,
@@ -352,6 +356,7 @@ impl MemberView {
             owner_cpu: status.owner_cpu.and_then(OwnerCpu::bound),
             owner_cpu_unknown: status.owner_cpu.and_then(why_unknown),
             queue: QueueView::of(member.queue),
+            full: member.is_full(),
             open: enrolment.and_then(|e| e.open),
             picks: enrolment.and_then(|e| e.picks),
             recent_picks: enrolment.and_then(|e| e.recent_picks),
@@ -395,23 +400,23 @@ impl WatcherView {
 }
 
 impl OutsideView {
-    fn new(socket: &Member) -> Self {
+    fn new(socket: &Member, names: &Names) -> Self {
         Self {
             cookie: socket.cookie.map(Cookie::get),
-            holders: socket.holders.iter().map(HolderView::new).collect(),
+            holders: socket.holders.iter().map(|holder| HolderView::new(holder, names)).collect(),
         }
     }
 }
 
 impl HolderView {
-    fn new(holder: &Holder) -> Self {
+    fn new(holder: &Holder, names: &Names) -> Self {
         let Holder { pid, fd, comm, thread, origin, .. } = holder;
         Self {
             pid: *pid,
             fd: *fd,
             tid: *thread,
             comm: comm.clone(),
-            name: crate::process::name(*pid, comm),
+            name: names.of(*pid, comm),
             server_pid: origin.and_then(|origin| origin.first),
             server_started: origin.map(|origin| origin.started.as_secs()),
         }
@@ -423,11 +428,6 @@ impl QueueView {
         let mut one = Self::default();
         one.add(queue);
         one
-    }
-
-    /// Full queues stand out: the kernel drops what comes next.
-    pub(crate) fn is_full(self) -> bool {
-        self.limit > 0 && self.waiting >= self.limit
     }
 
     fn add(&mut self, queue: Queue) {

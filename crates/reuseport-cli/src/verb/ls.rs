@@ -8,6 +8,7 @@ use crate::args::NetnsArgs;
 use crate::backend;
 use crate::output::view::GroupLine;
 use crate::output::{self, Reader};
+use crate::process::Names;
 
 /// List every group of sockets on the host
 ///
@@ -43,10 +44,17 @@ impl Ls {
     pub(crate) fn run(self) -> Result<()> {
         let reader = Reader::of_stdout();
         let names = netns_names();
+        let processes = Names::default();
         let groups = backend::statuses(self.netns.resolve()?)?;
         let mut lines: Vec<GroupLine> = groups
             .iter()
-            .map(|status| GroupLine::new(status, names.get(&status.group.key.netns.inode).cloned()))
+            .map(|status| {
+                GroupLine::new(
+                    status,
+                    names.get(&status.group.key.netns.inode).cloned(),
+                    &processes,
+                )
+            })
             .collect();
         // Our own namespace first: that is where most readers look.
         lines.sort_by(|a, b| {

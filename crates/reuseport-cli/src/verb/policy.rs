@@ -77,8 +77,11 @@ fn set_policy(
     let set = balancer.set_policy(SetPolicy::new(policy).cpus(options.cpus.clone()))?;
     let mut out = format!("{key}: {policy:#} decides\n");
     out.push_str(&degraded(Some(policy), &set.degraded));
-    out.push_str(&cpus(host, key, Some(policy)));
-    out.push_str(&advice::notes(group, Some(policy), true));
+    // The group may have gone since. Only `cpu` needs another look.
+    let status = (policy == LibraryPolicy::Cpu).then(|| host.status(key).ok()).flatten();
+    let mut notes = status.as_ref().map(cpus).unwrap_or_default();
+    notes.extend(advice::notes(group, Some(policy)).into_iter().map(str::to_owned));
+    out.extend(notes.iter().map(|text| output::note(text, output::width())));
     output::print(&out)?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::args::GroupsArgs;
 use crate::backend::{self, Of};
 use crate::output::view::GroupView;
 use crate::output::{self, Reader};
+use crate::process::Names;
 
 /// Show groups: the program, the members and what each of them gets
 ///
@@ -55,11 +56,12 @@ impl Show {
         let host = Host::open()?;
         let groups = targets.find(&host, Of::Steered)?;
         let names = netns_names();
+        let processes = Names::default();
         let mut views: Vec<GroupView> = Vec::new();
         backend::for_each(&groups, targets.all, |group| {
             let name = names.get(&group.key.netns.inode).cloned();
             // With --all, one that is gone by now is passed over.
-            views.push(GroupView::new(&host.status(&group.key)?, name));
+            views.push(GroupView::new(&host.status(&group.key)?, name, &processes));
             Ok(())
         })?;
         match (&views[..], self.json) {

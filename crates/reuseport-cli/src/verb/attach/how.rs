@@ -1,13 +1,12 @@
 //! How `attach` attaches to a group.
 
 use anyhow::Result;
-use reuseport::group::{Group, GroupKey};
+use reuseport::group::GroupKey;
 use reuseport::id::{Cookie, Weight};
 use reuseport::status::GroupStatus;
 use reuseport::{Attach, Host, ObjectSpec, Policy, Program, Stop};
 
 use super::words::note;
-use crate::advice;
 use crate::policy::PolicyOptions;
 use crate::select::{self, WeightOf};
 
@@ -40,11 +39,6 @@ impl How {
 }
 
 impl How {
-    /// What is worth knowing about this policy for the group's server.
-    pub(super) fn advice(&self, group: &Group, policy: Option<Policy>) -> String {
-        advice::notes(group, policy, self.policy.is_some())
-    }
-
     /// What is worth knowing about the user's object.
     pub(super) fn notes(&self) -> String {
         // It could be used a moment ago.

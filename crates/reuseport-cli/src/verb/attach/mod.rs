@@ -22,10 +22,10 @@ use crate::error::{Failure, Failures};
 use crate::netns;
 use crate::output::view::Identity;
 use crate::output::{self, DIM};
-use crate::policy::{PolicyOptions, PolicyParser, cpus};
+use crate::policy::{PolicyOptions, PolicyParser};
 use crate::select::WeightOf;
 use how::How;
-use words::{findings, notes, report};
+use words::{advice, known, notes, report};
 
 /// Attach a policy, or your own eBPF program, to groups
 ///
@@ -155,16 +155,16 @@ impl Attach {
         }
         let groups = targets.find(&host, Of::Told)?;
         let mut failures = Failures::default();
-        let mut attached = Vec::new();
+        let (mut attached, mut keys) = (Vec::new(), Vec::new());
         for group in &groups {
-            failures.note(attach(&host, group, &how, &mut attached));
+            failures.note(attach(&host, group, &how, &mut attached, &mut keys));
             if how.stop.is_set() {
                 break;
             }
         }
-        if let Some(text) = again(&attached) {
-            output::print(&text)?;
-        }
+        let mut rest = known(&host, &keys).concat();
+        rest.extend(again(&attached));
+        failures.note(output::print(&rest).map_err(Into::into));
         failures.worst()
     }
 
@@ -226,21 +226,26 @@ fn behind(host: &Host, key: &GroupKey) -> anyhow::Error {
     .into()
 }
 
-/// Attaches to a group once, and says so. Notes the name that finds it again.
-fn attach(host: &Host, group: &Group, how: &How, attached_to: &mut Vec<String>) -> Result<()> {
+/// Attaches to a group once, and says so. Notes the name that finds it again, and its key with the policy.
+fn attach(
+    host: &Host,
+    group: &Group,
+    how: &How,
+    attached_to: &mut Vec<String>,
+    keys: &mut Vec<(GroupKey, Option<Policy>)>,
+) -> Result<()> {
     let key = &group.key;
     let (_, attached) = Balancer::attach(host, key, &how.request(host, key)?)?;
     let identity = Identity::new(key, None);
     let again = output::argument(&identity, netns::own()).to_owned();
     output::print(&format!(
-        "{}{}{}{}{}{}",
+        "{}{}{}{}",
         report(key, &attached),
         how.notes(),
         notes(&group.not_asked()),
-        findings(host, key),
-        cpus(host, key, attached.steering.policy()),
-        how.advice(group, attached.steering.policy()),
+        advice(group, attached.steering.policy()),
     ))?;
+    keys.push((key.clone(), attached.steering.policy()));
     attached_to.push(again.clone());
     if group.reach == Reach::Behind {
         return Err(behind(host, key));

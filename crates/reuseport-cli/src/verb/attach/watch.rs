@@ -9,10 +9,11 @@ use jiff::ZonedDateTime;
 use reuseport::group::{Group, GroupKey, listed};
 use reuseport::status::Steering;
 use reuseport::watch::{Change, Watch};
-use reuseport::{Attach, ErrorKind, Host};
+use reuseport::{Attach, ErrorKind, Host, Policy};
 
 use super::how::How;
-use super::words::{findings, notes, replaced, report, split, unsteerable};
+use super::words::{about, advice, known, note, notes, replaced, report, split, unsteerable};
+use crate::advice;
 use crate::backend::{Target, Targets};
 use crate::error::{self, Failure, Failures};
 use crate::output::{self, DIM};
@@ -33,9 +34,10 @@ pub(super) fn follow(host: Host, targets: Targets, how: How, retake: bool) -> Re
     let mut follower = Lines::new(watch);
     let mut refused = Vec::new();
     for (group, request) in requests {
-        let added = request.and_then(|request| follower.add(&host, &group, request, &how));
+        let added = request.and_then(|request| follower.add(&group, request));
         refused.extend(added.err().map(|error| (group.key, error)));
     }
+    follower.tell_known(&host);
     if !notes.is_empty() && !follower.steering.is_empty() {
         follower.printer.print(&notes);
     }
@@ -57,7 +59,7 @@ pub(super) fn follow(host: Host, targets: Targets, how: How, retake: bool) -> Re
     for awaited in awaited {
         follower.wait_for(awaited, all, &how, &errors)?;
     }
-    follower.run()?;
+    follower.run(&host)?;
     // With --all, they were waited for.
     if all || refused.is_empty() {
         return Ok(());
@@ -114,25 +116,34 @@ fn is_not_there(error: &anyhow::Error) -> bool {
 struct Lines {
     watch: Watch,
     steering: HashMap<GroupKey, Steering>,
+    /// The groups at the beginning.
+    first: Vec<(GroupKey, Option<Policy>)>,
     printer: Printer,
 }
 
 impl Lines {
     fn new(watch: Watch) -> Self {
-        Self { watch, steering: HashMap::new(), printer: Printer::default() }
+        Self { watch, steering: HashMap::new(), first: Vec::new(), printer: Printer::default() }
     }
 
-    fn add(&mut self, host: &Host, group: &Group, request: Attach, how: &How) -> Result<()> {
+    fn add(&mut self, group: &Group, request: Attach) -> Result<()> {
         let attached = self.watch.add(&group.key, request)?;
         self.printer.print(&format!(
-            "{}{}{}{}",
+            "{}{}{}",
             report(&group.key, &attached),
             notes(&group.not_asked()),
-            findings(host, &group.key),
-            how.advice(group, attached.steering.policy()),
+            advice(group, attached.steering.policy()),
         ));
+        self.first.push((group.key.clone(), attached.steering.policy()));
         self.steering.insert(group.key.name_only(), attached.steering);
         Ok(())
+    }
+
+    /// Says what to know about the groups that are there at the beginning.
+    fn tell_known(&mut self, host: &Host) {
+        known(host, &std::mem::take(&mut self.first))
+            .iter()
+            .for_each(|text| self.printer.print(text));
     }
 
     fn wait_for(
@@ -166,17 +177,23 @@ impl Lines {
         Ok(())
     }
 
-    fn run(self) -> Result<()> {
-        let Self { watch, mut steering, mut printer } = self;
+    fn run(self, host: &Host) -> Result<()> {
+        let Self { watch, mut steering, mut printer, .. } = self;
         printer.print(&format!(
             "{DIM}Watching; ^C ends this and leaves the program attached.{DIM:#}\n"
         ));
         watch.run_each(|key, change| {
-            if let Change::Members(attached) = &change {
-                steering.insert(key.clone(), attached.steering);
+            let mut came = None;
+            if let Change::Members(attached) = &change
+                && steering.insert(key.clone(), attached.steering).is_none()
+            {
+                came = Some(attached.steering.policy());
             }
             let steering = steering.get(key).copied().unwrap_or(Steering::KernelHash);
             printer.tell(key, &steering, change);
+            if let Some(policy) = came {
+                printer.tell_new(host, key, policy);
+            }
         })?;
         Ok(())
     }
@@ -233,6 +250,17 @@ impl Printer {
             // Perhaps it cannot be written either.
             let _ = io::stderr().write_all(error::warning(&text, None).as_bytes());
         }
+    }
+
+    /// Says what to know about a group that came later.
+    fn tell_new(&mut self, host: &Host, key: &GroupKey, policy: Option<Policy>) {
+        // It may have gone again.
+        let Ok(status) = host.status(key) else { return };
+        let advice = advice::notes(&status.group, policy).into_iter().map(str::to_owned);
+        for text in output::not_asked(&status.group.not_asked()).into_iter().chain(advice) {
+            self.print(&note(&format!("{key}: {text}")));
+        }
+        about(&status, &format!("{key}: ")).iter().for_each(|text| self.print(text));
     }
 
     fn tell(&mut self, key: &GroupKey, steering: &Steering, change: Change) {

@@ -4,12 +4,13 @@ use std::error::Error as _;
 use std::fmt::Write as _;
 
 use reuseport::group::{AttachedProgram, Group, GroupKey, NotAsked, listed};
-use reuseport::status::Steering;
+use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::Retake;
-use reuseport::{Attached, Error, Host, Inherited, LeftOut, Report, State};
+use reuseport::{Attached, Error, Host, Inherited, LeftOut, Policy, Report, State};
 
+use crate::advice;
 use crate::output;
-use crate::policy::{degraded, with_hint};
+use crate::policy::{cpus, degraded, with_hint};
 
 /// Says that other groups have the name.
 pub(super) fn split(group: &Group) -> String {
@@ -22,12 +23,35 @@ pub(super) fn notes(not_asked: &[NotAsked]) -> String {
     output::not_asked(not_asked).iter().map(|text| note(text)).collect()
 }
 
-/// What to know about the group.
-pub(super) fn findings(host: &Host, key: &GroupKey) -> String {
-    // The group was there a moment ago: if it is not, there is nothing to say.
-    let status = host.status(key).ok();
-    let found = status.as_ref().map(output::findings_at_attach).unwrap_or_default();
-    found.iter().map(|text| note(text)).collect()
+/// What is worth knowing about this policy for the group's server.
+pub(super) fn advice(group: &Group, policy: Option<Policy>) -> String {
+    advice::notes(group, policy).into_iter().map(note).collect()
+}
+
+/// What to know about groups that were attached to just now, each text a note. Looks at the host once, and again for
+/// each group under policy `cpu` if there are several.
+pub(super) fn known(host: &Host, attached: &[(GroupKey, Option<Policy>)]) -> Vec<String> {
+    // A group was there a moment ago: if it is not, there is nothing to say.
+    match attached {
+        [] => Vec::new(),
+        [(key, _)] => host.status(key).iter().flat_map(|status| about(status, "")).collect(),
+        _ => {
+            let listed = host.statuses().unwrap_or_default();
+            let texts = attached.iter().flat_map(|(key, policy)| {
+                let own = (*policy == Some(Policy::Cpu)).then(|| host.status(key).ok()).flatten();
+                let listed = || listed.iter().find(|status| status.group.key == *key);
+                let status = own.as_ref().or_else(listed);
+                status.map(|status| about(status, &format!("{key}: "))).unwrap_or_default()
+            });
+            texts.collect()
+        }
+    }
+}
+
+/// The findings that matter now, and the notes on CPUs.
+pub(super) fn about(status: &GroupStatus, of: &str) -> Vec<String> {
+    let texts = output::findings_at_attach(status).into_iter().chain(cpus(status));
+    texts.map(|text| note(&format!("{of}{text}"))).collect()
 }
 
 pub(super) fn note(text: &str) -> String {

@@ -14,12 +14,19 @@ fn quic_is_not_dealt_by_the_datagram_without_a_word() {
     isolated(|| {
         let _sockets = Bind::new("127.0.0.1:443".parse().unwrap()).udp_sockets(2).unwrap();
         let group = "udp:127.0.0.1:443";
-        let quic = |arguments: &[&str]| stdout(arguments).contains("QUIC connections break");
+        let quic = |arguments: &[&str]| {
+            stdout(arguments).contains("if this is QUIC, its connections break")
+        };
         assert!(!quic(&["attach", group]), "hash");
         assert!(quic(&["policy", group, "round-robin"]));
         assert!(quic(&["attach", group]), "it keeps round-robin");
         assert!(!quic(&["policy", group, "payload:1:8"]));
         assert!(quic(&["attach", group, "--policy", "least-loaded"]));
+        let text = stdout(&["policy", group, "cpu"]);
+        assert!(
+            text.contains("come to another CPU") && !text.contains("connections break"),
+            "{text}"
+        );
     });
 }
 
@@ -27,7 +34,8 @@ fn quic_is_not_dealt_by_the_datagram_without_a_word() {
 fn cancel_requests_of_pgbouncer_need_policy_source() {
     isolated(|| {
         let (listeners, group) = group(2);
-        let cancel = |arguments: &[&str]| stdout(arguments).contains("--policy source");
+        let cancel =
+            |arguments: &[&str]| stdout(arguments).contains("policy `source` sees to that");
         assert!(!cancel(&["attach", &group]), "another server");
         let socket: OwnedFd = listeners[0].try_clone().unwrap().into();
         let mut sh = Command::new("sh");
@@ -37,7 +45,8 @@ fn cancel_requests_of_pgbouncer_need_policy_source() {
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         assert_eq!(ready, "ready\n");
         assert!(cancel(&["attach", &group]));
-        assert!(!cancel(&["attach", &group, "--policy", "round-robin"]), "the user named it");
+        assert!(cancel(&["attach", &group, "--policy", "round-robin"]), "a named one, too");
+        assert!(cancel(&["policy", &group, "random"]));
         assert!(!cancel(&["attach", &group, "--policy", "source"]));
         assert!(!cancel(&["attach", &group]), "it keeps source");
         process.kill().unwrap();

@@ -144,6 +144,9 @@ fn all_waits_before_there_is_any_group() {
         watch.read_until(&format!("waiting for {port}"));
         let _listeners = Bind::new(address).listeners(1).unwrap();
         watch.read_until(&format!("{name}: least-loaded "));
+        // What `attach` says of a group that is there, it says of one that comes later.
+        let line = watch.read_until("1 socket: nothing to choose among");
+        assert!(has_time(&line) && line.contains(&name), "{line}");
         assert_eq!(watch.interrupt().status.code(), Some(0));
     });
 }
