@@ -158,5 +158,7 @@ mod tests {
         // No process has this number: it has ended.
         assert_eq!(names.of(u32::MAX, "python3"), "python3");
         assert!(!names.of(std::process::id(), "MainThread").starts_with("Main"));
+        names.of(std::process::id(), "MainThread");
+        assert_eq!(names.0.borrow().len(), 2, "each process once, and none without need");
     }
 }

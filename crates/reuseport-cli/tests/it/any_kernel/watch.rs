@@ -85,6 +85,10 @@ fn all_means_every_group_that_matches() {
         let second = format!("tcp:{other}");
         assert!(text.contains(&first) && text.contains(&second), "{text}");
         assert!(is_steered(&first, 1) && is_steered(&second, 1));
+        for group in [&first, &second] {
+            let one_socket = format!("{group}: 1 socket: nothing to choose among");
+            assert_eq!(text.matches(&one_socket).count(), 1, "{text}");
+        }
         // A group that is named twice is one group.
         let text = stdout(&["attach", &port, &first, "--all", "--netns", &netns]);
         assert_eq!(text.matches("decides among").count(), 2, "{text}");
@@ -201,6 +205,12 @@ fn a_group_that_cannot_be_attached_to_is_named_and_the_others_are_followed() {
         let output = run(&["attach", &foreign_name, &name]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stdout).contains(&name), "{output:?}");
+        // A failure is more than nothing to do, in whatever order.
+        stdout(&["detach", &name]);
+        let output = run(&["detach", &foreign_name, &name]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(&foreign_name) && said.contains(&name), "{said}");
     });
 }
 
