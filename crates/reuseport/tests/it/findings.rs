@@ -143,7 +143,14 @@ fn origin(group: &Group, pid: u32) -> Origin {
 
 /// A process that holds a socket and nothing else.
 fn sleep_with(socket: OwnedFd) -> Child {
-    spawn(Command::new("sleep").arg("600").stdin(socket)).unwrap()
+    let child = spawn(Command::new("sleep").arg("600").stdin(socket)).unwrap();
+    // A parent goes on before its child has the memory of its new program (exec_mmap in fs/exec.c).
+    let file = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let own = file(std::process::id());
+    wait::until("the child runs another file", wait::BOUND, || {
+        file(child.id()).is_some_and(|theirs| Some(theirs) != own)
+    });
+    child
 }
 
 #[test]
