@@ -253,12 +253,17 @@ fn members_of_different_programs_are_told_apart() {
 #[test]
 fn one_flow_under_a_keyed_policy_is_explained() {
     isolated(|| {
-        let members = Bind::new(loopback(false)).udp_sockets(3).unwrap();
+        let members = Bind::new(loopback(false)).nonblocking(true).udp_sockets(3).unwrap();
         let address = members[0].local_addr().unwrap();
         let group = format!("udp:{address}");
         stdout(&["attach", &group, "--policy", "hash"]);
         let client = UdpSocket::bind(loopback(false)).unwrap();
-        (0..1000).for_each(|_| assert_eq!(client.send_to(b"q", address).unwrap(), 1));
+        // A full queue would be passed over.
+        let ask = |_| {
+            assert_eq!(client.send_to(b"q", address).unwrap(), 1);
+            members.iter().for_each(|member| drop(member.recv(&mut [0; 8])));
+        };
+        (0..1000).for_each(ask);
         let found = finding(&group, "one-sided").unwrap();
         assert_eq!(found["members"].as_array().unwrap().len(), 1);
         let text = found["text"].as_str().unwrap();
@@ -267,7 +272,7 @@ fn one_flow_under_a_keyed_policy_is_explained() {
             "{text}"
         );
         stdout(&["policy", &group, "round-robin"]);
-        (0..1000).for_each(|_| assert_eq!(client.send_to(b"q", address).unwrap(), 1));
+        (0..1000).for_each(ask);
         assert_eq!(finding(&group, "one-sided"), None);
     });
 }
