@@ -6,11 +6,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-/// Names that say which interpreter runs, or nothing.
-const INTERPRETERS: [&str; 17] = [
-    "python", "pypy", "node", "nodejs", "java", "ruby", "perl", "php", "bun", "deno", "dotnet",
-    "sh", "bash", "dash", "lua", "luajit", "beam.smp",
-];
+use reuseport::server::{Runs, is_interpreter};
 
 /// Names of threads, as some interpreters call their first one.
 const THREADS: [&str; 2] = ["MainThread", "node-MainThread"];
@@ -40,8 +36,7 @@ fn look_up(pid: u32, comm: &str) -> String {
     let unknown = || comm.to_owned();
     let Ok(line) = command_line(pid) else { return unknown() };
     let line = String::from_utf8_lossy(&line);
-    let words: Vec<&str> = line.split('\0').filter(|word| !word.is_empty()).collect();
-    runs(&words).map_or_else(unknown, |name| name.chars().take(LONGEST).collect())
+    runs(line.split('\0')).map_or_else(unknown, |name| name.chars().take(LONGEST).collect())
 }
 
 fn command_line(pid: u32) -> io::Result<Vec<u8>> {
@@ -54,41 +49,14 @@ fn says_little(comm: &str) -> bool {
     THREADS.contains(&comm) || is_interpreter(comm)
 }
 
-/// `python3`, `python3.11`, `node22`.
-fn is_interpreter(name: &str) -> bool {
-    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    INTERPRETERS.contains(&stem)
-}
-
-/// What a command line runs; None if it does not tell.
-fn runs(words: &[&str]) -> Option<String> {
-    let (program, arguments) = words.split_first()?;
-    // A title that the process has given itself: "gunicorn: worker [app]".
-    if let Some((title, _)) = program.split_once(": ") {
-        return Some(title.to_owned());
-    }
-    let program = base(program);
-    if !is_interpreter(program) {
-        return Some(program.to_owned());
-    }
-    let is_java = program.starts_with("java");
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
-        match *argument {
-            // A program in the command line itself.
-            "-c" | "-e" | "--eval" | "-p" | "--print" | "-" => return None,
-            "-m" | "--module" => return arguments.next().map(|module| last_part(module)),
-            "-jar" => return arguments.next().map(|jar| base(jar).to_owned()),
-            "-W" | "-X" | "-r" | "--require" | "--import" | "-cp" | "-classpath"
-            | "--class-path" | "--module-path" | "-I" => drop(arguments.next()),
-            option if option.starts_with('-') => {}
-            // Subcommands of bun and deno.
-            "run" => {}
-            class if is_java => return Some(last_part(class)),
-            script => return Some(script_name(script)),
-        }
-    }
-    None
+/// The name of what a command line runs; None if it does not tell.
+fn runs<'a>(words: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    Some(match Runs::of(words)? {
+        Runs::Program(name) => name.to_owned(),
+        Runs::Script(path) => script_name(path),
+        Runs::Module(name) => last_part(name),
+        _ => return None,
+    })
 }
 
 /// A module by its whole name, `http.server`; a class without its package, `Kafka`.
@@ -118,7 +86,7 @@ mod tests {
     use super::*;
 
     fn of(line: &str) -> Option<String> {
-        runs(&line.split(' ').collect::<Vec<_>>())
+        runs(line.split(' '))
     }
 
     #[test]
@@ -138,11 +106,11 @@ mod tests {
         ] {
             assert_eq!(of(line).as_deref(), Some(expected), "{line}");
         }
-        assert_eq!(runs(&["gunicorn: worker [app]"]).as_deref(), Some("gunicorn"));
+        assert_eq!(runs(["gunicorn: worker [app]"]).as_deref(), Some("gunicorn"));
         for line in ["python3 -c import_x", "python3", "node -e 1", "bash -c x", "python3 -"] {
             assert_eq!(of(line), None, "{line}");
         }
-        assert_eq!(runs(&[]), None);
+        assert_eq!(runs([]), None);
     }
 
     #[test]

@@ -270,7 +270,7 @@ fn the_programs_that_tell_of_udp_sockets_go_with_the_watcher_even_if_it_is_kille
     });
 }
 
-/// Another user's process may have any name; also one that looks like a line of ours.
+/// Another user's process may have any name; also one that looks like a line of the watcher.
 #[test]
 fn a_process_that_is_there_instead_sends_no_escape_sequences() {
     isolated(|| {
