@@ -6,7 +6,6 @@
 //! Not measured: what its programs in the kernel add to connections (`load` and `select`).
 
 use std::net::{TcpListener, UdpSocket};
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,10 +14,10 @@ use sk_reuseport::net::Bind;
 use test_support::loopback;
 
 use crate::hold::start_crowd;
-use crate::process::Reuseport;
+use crate::process::{Builds, Reuseport};
 use crate::report::{Common, Figure, Report, Table};
 use crate::stats::{spread, turns};
-use crate::watcher::Watcher;
+use crate::watcher::{Protocol, Watcher};
 
 /// Members of each group.
 const MEMBERS: usize = 2;
@@ -30,10 +29,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    reuseport: Reuseport,
-    /// Another build of the command, to compare with
-    #[arg(long, value_name = "FILE")]
-    against: Option<PathBuf>,
+    builds: Builds,
     /// How often each watcher is started
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -50,10 +46,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("idle")?;
-    let mut builds = vec![("this build", args.reuseport.clone())];
-    if let Some(file) = &args.against {
-        builds.push(("the other build", Reuseport::of_file(file)));
-    }
+    let builds = args.builds.named();
     let few = measure(args, &builds)?;
     let crowd = start_crowd(args.sockets)?;
     let many = measure(args, &builds)?;
@@ -67,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             table.spread_row(&name, &shares, []);
             report.raw(&name, &shares)?;
             let [_, median, _] = spread(&shares);
-            report.figure(Figure::new(name, median, "%").at_most(groups.protocol.aim()));
+            report.figure(Figure::new(name, median, "%").at_most(aim(groups.protocol)));
         }
     }
     report.table(
@@ -77,19 +70,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.finish(args.common.json.as_deref())
 }
 
-#[derive(Clone, Copy)]
-enum Protocol {
-    Tcp,
-    Udp,
-}
-
-impl Protocol {
-    /// Percent of a core. What is polled may take one.
-    fn aim(self) -> f64 {
-        match self {
-            Self::Tcp => 0.1,
-            Self::Udp => 1.0,
-        }
+/// Percent of a core. What is polled may take one.
+fn aim(protocol: Protocol) -> f64 {
+    match protocol {
+        Protocol::Tcp => 0.1,
+        Protocol::Udp => 1.0,
     }
 }
 
@@ -101,10 +86,7 @@ struct Groups {
 
 impl Groups {
     fn name(self) -> String {
-        let protocol = match self.protocol {
-            Protocol::Tcp => "TCP",
-            Protocol::Udp => "UDP",
-        };
+        let protocol = self.protocol.name().to_uppercase();
         let groups = if self.count == 1 { "group" } else { "groups" };
         format!("{} {protocol} {groups}", self.count)
     }

@@ -8,7 +8,6 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,10 +17,10 @@ use sk_reuseport::net::Bind;
 use test_support::loopback;
 
 use crate::hold::start_crowd;
-use crate::process::Reuseport;
+use crate::process::{Builds, Reuseport};
 use crate::report::{Common, Figure, Report, Table, number};
 use crate::stats::{percentile, turns};
-use crate::watcher::Watcher;
+use crate::watcher::{Protocol, Watcher};
 
 /// Sockets that are there from the beginning.
 const OLD: usize = 2;
@@ -33,10 +32,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    reuseport: Reuseport,
-    /// Another build of the command, to compare with
-    #[arg(long, value_name = "FILE")]
-    against: Option<PathBuf>,
+    builds: Builds,
     /// How many newcomers each build sees
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -47,10 +43,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("newcomer")?;
-    let mut builds = vec![("this build", args.reuseport.clone())];
-    if let Some(file) = &args.against {
-        builds.push(("the other build", Reuseport::of_file(file)));
-    }
+    let builds = args.builds.named();
     let both = |builds: &[_]| -> Result<Vec<_>> {
         let protocols = [Protocol::Tcp, Protocol::Udp].into_iter();
         protocols.map(|protocol| Ok((protocol, measure(args, builds, protocol)?))).collect()
@@ -70,7 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 table.spread_row(&name, &times, [number(p99)]);
                 report.raw(&name, &times)?;
                 let figure = Figure::new(format!("{name}: p99"), p99, "ms");
-                report.figure(figure.at_most(protocol.aim()));
+                report.figure(figure.at_most(aim(protocol)));
             }
         }
     }
@@ -81,26 +74,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.finish(args.common.json.as_deref())
 }
 
-#[derive(Clone, Copy)]
-enum Protocol {
-    Tcp,
-    Udp,
-}
-
-impl Protocol {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-
-    /// What a newcomer may wait, at the 99th percentile, in milliseconds. A UDP socket is left alone for 100 ms.
-    fn aim(self) -> f64 {
-        match self {
-            Self::Tcp => 50.0,
-            Self::Udp => 250.0,
-        }
+/// What a newcomer may wait, at the 99th percentile, in milliseconds. A UDP socket is left alone for 100 ms.
+fn aim(protocol: Protocol) -> f64 {
+    match protocol {
+        Protocol::Tcp => 50.0,
+        Protocol::Udp => 250.0,
     }
 }
 

@@ -73,6 +73,32 @@ impl Reuseport {
     }
 }
 
+/// The command to measure, and perhaps another build of it.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Builds {
+    #[command(flatten)]
+    this: Reuseport,
+    /// Another build of the command, to compare with
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+}
+
+impl Builds {
+    pub(crate) fn this(&self) -> &Reuseport {
+        &self.this
+    }
+
+    pub(crate) fn other(&self) -> Option<Reuseport> {
+        self.against.as_deref().map(Reuseport::of_file)
+    }
+
+    /// Each, with its name in tables.
+    pub(crate) fn named(&self) -> Vec<(&'static str, Reuseport)> {
+        let other = self.other().map(|other| ("the other build", other));
+        [("this build", self.this.clone())].into_iter().chain(other).collect()
+    }
+}
+
 /// Runs a command and prints its peak of resident memory: a part of [`Reuseport::peak`].
 pub(crate) fn print_peak(command: &[OsString]) -> Result<()> {
     run(Command::new(&command[0]).args(&command[1..]))?;

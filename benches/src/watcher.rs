@@ -10,6 +10,22 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::Reuseport;
 
+#[derive(Clone, Copy)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// As names of groups begin.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 /// A watcher of groups, which decides in turn. Dropping this kills it.
 pub(crate) struct Watcher(Child);
 

@@ -6,14 +6,13 @@
 //!
 //! Not measured: other network namespaces, and steered groups, whose state `ls` reads as well.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use reuseport::Host;
 
 use crate::hold::{Members, start_crowd};
-use crate::process::Reuseport;
+use crate::process::Builds;
 use crate::report::{Common, Figure, Report, Table};
 use crate::stats::Median;
 
@@ -32,10 +31,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    reuseport: Reuseport,
-    /// Another build of the command, to compare with
-    #[arg(long, value_name = "FILE")]
-    against: Option<PathBuf>,
+    builds: Builds,
     /// How often each is timed
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -77,13 +73,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Milliseconds, by round, of each of [`TIMED`].
 fn measure(args: &Args, members: &Members) -> Result<[Vec<f64>; 4]> {
-    let other = args.against.as_deref().map(Reuseport::of_file);
+    let other = args.builds.other();
     let mut times = [const { Vec::new() }; 4];
     for _ in 0..args.rounds {
         if let Some(other) = &other {
             times[3].push(other.time(&["ls", "--json"])?.0.as_secs_f64() * 1e3);
         }
-        let (command, json) = args.reuseport.time(&["ls", "--json"])?;
+        let (command, json) = args.builds.this().time(&["ls", "--json"])?;
         check_listed(members, &json)?;
         let start = Instant::now();
         let host = Host::open()?;
