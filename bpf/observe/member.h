@@ -169,13 +169,13 @@ static __always_inline __u32 drops(struct sock *sk)
  */
 __noinline __u32 waiters(__u64 sock_address)
 {
-	struct socket_wq *wait = BPF_CORE_READ((struct sock *)sock_address, sk_wq);
+	struct wait_queue_head *queue = queue_of_socket((struct sock *)sock_address);
 	struct list_head *head, *entry, *next;
 	__u32 found;
 
-	if (!wait)
+	if (!queue)
 		return WAITERS_UNKNOWN;
-	head = head_of((void *)wait + bpf_core_field_offset(struct socket_wq, wait));
+	head = head_of(queue);
 	entry = BPF_CORE_READ(head, next);
 #pragma clang loop unroll(disable)
 	for (found = 0; found < MAX_WAITERS && entry != head; found++) {

@@ -21,3 +21,11 @@ static __always_inline struct list_head *head_of(struct wait_queue_head *queue)
 {
 	return (void *)queue + bpf_core_field_offset(struct wait_queue_head, head);
 }
+
+/* NULL if the socket has none. */
+static __always_inline struct wait_queue_head *queue_of_socket(struct sock *sk)
+{
+	struct socket_wq *wq = BPF_CORE_READ(sk, sk_wq);
+
+	return wq ? (void *)wq + bpf_core_field_offset(struct socket_wq, wait) : NULL;
+}

@@ -59,13 +59,6 @@ static __always_inline struct wait_queue_head *queue_of_epoll(struct eventpoll *
 	return (void *)epoll + bpf_core_field_offset(struct eventpoll, wq);
 }
 
-static __always_inline struct wait_queue_head *queue_of_socket(struct sock *sk)
-{
-	struct socket_wq *wq = BPF_CORE_READ(sk, sk_wq);
-
-	return wq ? (void *)wq + bpf_core_field_offset(struct socket_wq, wait) : NULL;
-}
-
 /* Whether this is a thread: the first one that its own number leads to. */
 static __always_inline int is_thread(struct task_struct *task)
 {
