@@ -19,7 +19,9 @@ use crate::follow::source::Source;
 use crate::host::Host;
 use crate::kernel::cpus::time_of_thread;
 use crate::kernel::observe::Extent;
+use crate::look::counted::{self, Counting};
 use crate::look::view;
+use crate::model::degraded::Degraded;
 use crate::model::group::{Group, GroupKey, Protocol};
 use crate::model::refusal::not_attached;
 use crate::model::spec::GroupSpec;
@@ -77,6 +79,7 @@ struct Watched {
     attach: Attach,
     /// A lock that keeps other processes from removing the state.
     keep: Option<File>,
+    counting: Option<Counting>,
 }
 
 impl Watch {
@@ -166,7 +169,7 @@ impl Watch {
             ..attach
         };
         let keep = watch_over(self.host.place(), &name)?;
-        self.watched.insert(name.clone(), Watched { attach, keep });
+        self.watched.insert(name.clone(), Watched { attach, keep, counting: None });
         let options =
             Options { interval: self.source.interval(Port::of(&name)), retakes: self.retakes };
         self.awaited.follow(&name);
@@ -355,11 +358,14 @@ impl Watch {
         let began = time_of_thread();
         let listed = self.host.groups_near(extent);
         let observation = listed.as_ref().ok().map(|(groups, whole)| {
-            let see = |key: &GroupKey| {
-                let group = view::named_at(self.host.place(), key, groups).ok()?;
-                Some((key.clone(), self.see(key, group, *whole)))
+            let layer = counted::layer(self.host.place());
+            let looked_at: Vec<GroupKey> = self.follower.looked_at().cloned().collect();
+            let see = |key: GroupKey| {
+                let group = view::named_at(self.host.place(), &key, groups).ok()?;
+                let counted = self.counting(&key, group).is_in(layer);
+                Some((key, Seen::new(group, counted, *whole)))
             };
-            let seen = self.follower.looked_at().filter_map(see).collect();
+            let seen = looked_at.into_iter().filter_map(see).collect();
             let is_followed = |key: &GroupKey| self.watched.contains_key(key);
             let awaited = &mut self.awaited;
             awaited.forget_gone(groups, *whole);
@@ -373,8 +379,17 @@ impl Watch {
         self.follower.observed(Instant::now(), observation.as_ref());
     }
 
-    fn see(&self, key: &GroupKey, group: &Group, whole: bool) -> Seen {
-        Seen::new(group, view::is_counted(self.host.place(), key), whole)
+    /// Where the connections of this group have to be counted. That is read once for each program.
+    fn counting(&mut self, key: &GroupKey, group: &Group) -> Counting {
+        let watched = self.watched.get_mut(key).map(|watched| &mut watched.counting);
+        match watched {
+            Some(Some(known)) if known.is_of(group) => *known,
+            watched => {
+                let found = Counting::of(self.host.place(), group);
+                watched.map(|known| known.insert(found));
+                found
+            }
+        }
     }
 
     /// Locks the state that is pinned now. An attachment that failed, of any process, may have pinned the same
@@ -410,7 +425,8 @@ impl Watch {
         let slots = transaction.slot_owners().ok_or_else(|| not_attached(key))?;
         let group = Group::clone(transaction.group());
         let displaced_by = transaction.displaced_by()?;
-        let seen = self.see(key, &group, whole);
+        let counted = self.counting(key, &group).is_in(counted::layer(self.host.place()));
+        let seen = Seen::new(&group, counted, whole);
         let found = Found { slots, group, seen, displaced_by };
         loop {
             match self.follower.plan(Instant::now(), key, &found)? {
@@ -443,7 +459,10 @@ impl Watch {
         if let Some(watched) = self.watched.get_mut(key) {
             watched.keep = watch_over(self.host.place(), key)?;
         }
-        Ok(Done::Attached(Box::new(attached), self.see(key, &group, whole)))
+        // As the operation left it: what changed since is for the next look.
+        let counted = !attached.degraded.iter().any(|what| matches!(what, Degraded::Uncounted(_)));
+        let seen = Seen::new(&group, counted, whole);
+        Ok(Done::Attached(Box::new(attached), seen))
     }
 }
 

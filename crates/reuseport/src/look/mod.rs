@@ -1,4 +1,5 @@
 //! Reads groups: the kernel's view joined with the pinned state. Changes nothing.
 
+pub(crate) mod counted;
 pub(crate) mod stats;
 pub(crate) mod view;

@@ -176,17 +176,6 @@ fn layer(root: Option<&Root>) -> Result<HostLayer, Uncounted> {
     Ok(layer)
 }
 
-/// Whether the group's open connections are counted, or need not or cannot be.
-pub(crate) fn is_counted(place: &Place, key: &GroupKey) -> bool {
-    let counted = || -> Result<bool> {
-        let Some(root) = Root::existing(place)? else { return Ok(true) };
-        let Some(state) = GroupState::existing(&root, key, None)? else { return Ok(true) };
-        let counts = |layer: HostLayer| layer.counts() && state.is_in_layer(layer.id());
-        Ok(!state.counts_open() || HostLayer::existing(&root)?.is_some_and(counts))
-    };
-    counted().unwrap_or(true)
-}
-
 /// The status of a group. Without a `root`, only the kernel's view.
 fn join(
     group: Group,

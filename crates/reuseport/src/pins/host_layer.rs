@@ -32,6 +32,8 @@ const COUNTING: [&str; 2] = ["count_open", "count_nested"];
 pub(crate) struct HostLayer {
     /// `None`: it is not pinned, and counts nothing.
     path: Option<PathBuf>,
+    /// Whether it counted when it was opened.
+    counts: bool,
     /// The user who pinned it.
     owner: u32,
     /// The id of `members_map`.
@@ -60,6 +62,13 @@ impl HostLayer {
     /// The layer, created or completed if necessary. The caller holds the lock.
     pub(crate) fn create(root: &Root) -> Result<Self> {
         Self::create_in(root.host())
+    }
+
+    /// The identity of the layer, if it counts.
+    pub(crate) fn counting(root: &Root) -> Option<u32> {
+        let path = root.host();
+        let id = || Some(MapData::from_pin(path.join("members")).ok()?.info().ok()?.id());
+        if counts(&path) { id() } else { None }
     }
 
     /// Creates one that counts nothing for the present groups, next to the layer of another user. The caller
@@ -104,7 +113,16 @@ impl HostLayer {
         let (marks, members_map, members, id) =
             parts().map_err(|error| Error::new(ErrorKind::System, failed).because(error))?;
         let owner = bpffs::own_uid();
-        Ok(Self { path: None, owner, id, marks, members_map, members, recount: None })
+        Ok(Self {
+            path: None,
+            counts: false,
+            owner,
+            id,
+            marks,
+            members_map,
+            members,
+            recount: None,
+        })
     }
 
     fn open(path: PathBuf) -> Result<Self> {
@@ -131,7 +149,8 @@ impl HostLayer {
             tracing::debug!("open connections cannot be recounted: {}", Report::new(&error));
             None
         });
-        Ok(Self { path: Some(path), owner, id, marks, members_map, members, recount })
+        let counts = counts(&path);
+        Ok(Self { path: Some(path), counts, owner, id, marks, members_map, members, recount })
     }
 
     /// The members with their open connections, for select programs.
@@ -139,9 +158,9 @@ impl HostLayer {
         &self.members_map
     }
 
-    /// Whether open connections are counted.
+    /// Whether open connections are counted: they were when it was opened.
     pub(crate) fn counts(&self) -> bool {
-        self.path.as_deref().is_some_and(counts)
+        self.counts
     }
 
     /// Whether it is pinned.
@@ -204,10 +223,8 @@ impl HostLayer {
 
     /// The member's open connections; `None` if they are not counted.
     pub(crate) fn open_connections(&self, index: u32) -> Option<u64> {
-        if !self.counts() {
-            return None;
-        }
-        Some(self.members.get(index)?.open())
+        let member = self.members.get(index).filter(|_| self.counts)?;
+        Some(member.open())
     }
 
     /// Subtracts connections whose end the counting programs missed.
