@@ -2,7 +2,8 @@
 /*
  * Tells a watcher which sockets come and go on the ports that it follows, in any network namespace.
  *
- *   on_listen    TCP: a tracepoint, each listener that begins or ends to listen
+ *   on_state     TCP: a tracepoint, each listener that begins or ends to listen, and from time to time that
+ *                connections come
  *   bound4       UDP: programs of the root cgroup, each socket that a process binds. Nothing tells of sockets
  *   bound6       that close or connect, nor of those that the kernel binds
  *   udp_members  the UDP members in the reader's network namespace: an iterator, for the rest
@@ -31,33 +32,64 @@ static __always_inline struct port port_of(struct sock *sk, __u16 protocol)
 
 static __always_inline int is_followed(const struct port *port)
 {
-	return bpf_map_lookup_elem(&ports, port) != NULL;
+	struct port anywhere = { .number = port->number, .protocol = port->protocol };
+
+	return bpf_map_lookup_elem(&ports, port) || bpf_map_lookup_elem(&ports, &anywhere);
 }
 
-static __always_inline void announce(const struct port *port, __u64 cookie, int came)
+static __always_inline void announce(const struct port *port, __u64 cookie, __u8 happened)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
-	if (!event)
-		return; /* the watcher polls from time to time anyway */
+	if (!event) {
+		__u32 key = 0;
+		__u64 *count = bpf_map_lookup_elem(&lost, &key);
+
+		if (count)
+			__sync_fetch_and_add(count, 1);
+		return;
+	}
 	event->cookie = cookie;
 	event->netns = port->netns;
 	event->process = bpf_get_current_pid_tgid() >> 32;
 	event->port = port->number;
 	event->protocol = port->protocol;
-	event->came = came;
+	event->happened = happened;
 	bpf_ringbuf_submit(event, 0);
 }
 
+/* How often to announce that connections come, in nanoseconds. */
+#define BUSY_INTERVAL 2000000000ULL
+
+static __always_inline void on_connection(const struct port *port)
+{
+	__u64 *last = bpf_map_lookup_elem(&ports, port);
+	__u64 now;
+
+	if (!last)
+		return;
+	now = bpf_ktime_get_ns();
+	/* CPUs that meet here announce it twice. */
+	if (now - *last < BUSY_INTERVAL)
+		return;
+	*last = now;
+	announce(port, 0, BUSY);
+}
+
 /*
- * Announced before the socket is in its group (inet_csk_listen_start sets the state, then hashes
+ * A listener is announced before the socket is in its group (inet_csk_listen_start sets the state, then hashes
  * it): the reader must look again.
  */
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(on_listen, struct sock *sk, int oldstate, int newstate)
+int BPF_PROG(on_state, struct sock *sk, int oldstate, int newstate)
 {
 	struct port port;
 
+	if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED) {
+		port = port_of(sk, IPPROTO_TCP);
+		on_connection(&port);
+		return 0;
+	}
 	if (oldstate != TCP_LISTEN && newstate != TCP_LISTEN)
 		return 0;
 	/* A connection is born in its listener's state. */
@@ -65,7 +97,7 @@ int BPF_PROG(on_listen, struct sock *sk, int oldstate, int newstate)
 		return 0;
 	port = port_of(sk, IPPROTO_TCP);
 	if (is_followed(&port))
-		announce(&port, bpf_get_socket_cookie(sk), newstate == TCP_LISTEN);
+		announce(&port, bpf_get_socket_cookie(sk), newstate == TCP_LISTEN ? CAME : WENT);
 	return 0;
 }
 
@@ -82,7 +114,7 @@ static __always_inline int on_bind(struct bpf_sock *ctx)
 	port.netns = bpf_get_netns_cookie(ctx);
 	port.number = ctx->src_port;
 	if (is_followed(&port))
-		announce(&port, bpf_get_socket_cookie(ctx), 1);
+		announce(&port, bpf_get_socket_cookie(ctx), CAME);
 	return 1;
 }
 

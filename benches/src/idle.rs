@@ -1,7 +1,8 @@
 //! `idle`: what does a watcher take while nothing happens?
 //!
-//! The share of one core that `attach --watch` takes of one group and of many, TCP and UDP, first on a small host, then
-//! among many other sockets. With `--against`, another build of the command watches in turn.
+//! The share of one core that `attach --watch` takes of one group and of many, TCP and UDP, with the default policy, and
+//! how often it runs: first on a small host, then among many other sockets. With `--against`, another build of the
+//! command watches in turn.
 //!
 //! Not measured: what its programs in the kernel add to connections (`load` and `select`).
 
@@ -21,8 +22,8 @@ use crate::watcher::{Protocol, Watcher};
 
 /// Members of each group.
 const MEMBERS: usize = 2;
-/// What a watcher does once after its start is not measured.
-const SETTLE: Duration = Duration::from_secs(2);
+/// What a watcher does in its first seconds is not measured.
+const SETTLE: Duration = Duration::from_secs(15);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -51,13 +52,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let crowd = start_crowd(args.sockets)?;
     let many = measure(args, &builds)?;
     drop(crowd);
-    let mut table = Table::new(["watcher of", "p10", "p50", "p90"]);
+    let mut table = Table::new(["watcher of", "p10", "p50", "p90", "runs per minute"]);
     for (host, measured) in
         [("alone".to_owned(), few), (format!("among {} sockets", args.sockets), many)]
     {
-        for Measured { build, groups, shares } in measured {
+        for Measured { build, groups, shares, runs } in measured {
             let name = format!("{}, {host}, {build}", groups.name());
-            table.spread_row(&name, &shares, []);
+            let [_, typical_runs, _] = spread(&runs);
+            table.spread_row(&name, &shares, [format!("{typical_runs:.0}")]);
             report.raw(&name, &shares)?;
             let [_, median, _] = spread(&shares);
             report.figure(Figure::new(name, median, "%").at_most(aim(groups.protocol)));
@@ -97,6 +99,8 @@ struct Measured {
     groups: Groups,
     /// Percent of a core, by round.
     shares: Vec<f64>,
+    /// How often a minute it ran, by round.
+    runs: Vec<f64>,
 }
 
 fn measure(args: &Args, builds: &[(&'static str, Reuseport)]) -> Result<Vec<Measured>> {
@@ -109,29 +113,32 @@ fn measure(args: &Args, builds: &[(&'static str, Reuseport)]) -> Result<Vec<Meas
         build,
         groups: *groups,
         shares: Vec::new(),
+        runs: Vec::new(),
     };
     let mut measured: Vec<Measured> = contenders.iter().map(empty).collect();
     for round in 0..args.rounds as usize {
         for turn in turns(round, contenders.len()) {
             let (groups, (_, reuseport)) = contenders[turn];
-            measured[turn].shares.push(share(args, reuseport, groups)?);
+            let (share, runs) = used(args, reuseport, groups)?;
+            measured[turn].shares.push(share);
+            measured[turn].runs.push(runs);
         }
     }
     Ok(measured)
 }
 
-/// Percent of a core that a watcher takes.
-fn share(args: &Args, reuseport: &Reuseport, groups: Groups) -> Result<f64> {
+/// Percent of a core that a watcher takes, and how often a minute it runs.
+fn used(args: &Args, reuseport: &Reuseport, groups: Groups) -> Result<(f64, f64)> {
     let (listeners, sockets, names) = bind(groups)?;
-    let watcher = Watcher::start(reuseport, &names)?;
+    let watcher = Watcher::start(reuseport, &names, "least-loaded")?;
     thread::sleep(SETTLE);
-    let (start, before) = (Instant::now(), watcher.processor_time()?);
+    let (start, before) = (Instant::now(), watcher.taken()?);
     thread::sleep(Duration::from_secs(args.seconds));
-    let took = watcher.processor_time()? - before;
-    let share = took.as_secs_f64() / start.elapsed().as_secs_f64() * 100.0;
+    let (after, seconds) = (watcher.taken()?, start.elapsed().as_secs_f64());
     watcher.stop()?;
     drop((listeners, sockets));
-    Ok(share)
+    let share = (after.time - before.time).as_secs_f64() / seconds * 100.0;
+    Ok((share, (after.runs - before.runs) as f64 / seconds * 60.0))
 }
 
 /// Groups with their names.

@@ -158,7 +158,7 @@ fn watched<S: Sockets>(reuseport: &Reuseport) -> Result<Vec<f64>> {
     let old = S::bind(loopback(false), OLD)?;
     let address = old[0].address()?;
     let group = format!("{}:{address}", S::PROTOCOL.name());
-    let watcher = Watcher::start(reuseport, &[group])?;
+    let watcher = Watcher::start(reuseport, &[group], "round-robin")?;
     let times = (0..EACH).map(|_| {
         // The watcher finds that the one before is gone, at any moment of its regular looks.
         thread::sleep(Duration::from_millis(fastrand::u64(150..350)));

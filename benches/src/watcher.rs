@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::Reuseport;
@@ -26,14 +26,23 @@ impl Protocol {
     }
 }
 
-/// A watcher of groups, which decides in turn. Dropping this kills it.
+/// A watcher of groups. Dropping this kills it.
 pub(crate) struct Watcher(Child);
+
+/// What a watcher has taken.
+#[derive(Clone, Copy)]
+pub(crate) struct Taken {
+    /// Of processors.
+    pub(crate) time: Duration,
+    /// How often one of its threads began to run.
+    pub(crate) runs: u64,
+}
 
 impl Watcher {
     /// Returns when it watches.
-    pub(crate) fn start(reuseport: &Reuseport, groups: &[String]) -> Result<Self> {
+    pub(crate) fn start(reuseport: &Reuseport, groups: &[String], policy: &str) -> Result<Self> {
         let mut command = Command::new(reuseport.path()?);
-        command.arg("attach").args(groups).args(["--policy", "round-robin", "--watch"]);
+        command.arg("attach").args(groups).args(["--policy", policy, "--watch"]);
         let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut watcher = Self(process.with_context(|| format!("cannot start {command:?}"))?);
         let mut lines = BufReader::new(watcher.0.stdout.as_mut().context("no output")?).lines();
@@ -42,17 +51,19 @@ impl Watcher {
         Ok(watcher)
     }
 
-    /// The processor time that it has taken.
-    pub(crate) fn processor_time(&self) -> Result<Duration> {
+    pub(crate) fn taken(&self) -> Result<Taken> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.0.id()))?;
-        let mut sum = Duration::ZERO;
+        let mut taken = Taken { time: Duration::ZERO, runs: 0 };
         for thread in threads {
-            // The first number: nanoseconds on a processor.
-            let times = fs::read_to_string(thread?.path().join("schedstat"))?;
-            let first = times.split(' ').next().context("an empty schedstat")?;
-            sum += Duration::from_nanos(first.parse().context("no number in schedstat")?);
+            // Nanoseconds on a processor, nanoseconds of waiting for one, turns on one.
+            let schedstat = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let numbers: Vec<u64> =
+                schedstat.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+            let &[time, _, runs] = &numbers[..] else { bail!("no three numbers in schedstat") };
+            taken.time += Duration::from_nanos(time);
+            taken.runs += runs;
         }
-        Ok(sum)
+        Ok(taken)
     }
 
     /// Ends it as a user does.

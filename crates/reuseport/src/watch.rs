@@ -170,17 +170,20 @@ impl Watch {
         };
         let keep = watch_over(self.host.place(), &name)?;
         self.watched.insert(name.clone(), Watched { attach, keep, counting: None });
-        let options =
-            Options { interval: self.source.interval(Port::of(&name)), retakes: self.retakes };
+        let options = Options {
+            interval: self.source.interval(Port::of(&name)),
+            retakes: self.retakes,
+            rests: self.source.add_pins(self.host.place(), &name),
+        };
         self.awaited.follow(&name);
         self.follower.add(Instant::now(), name, options, starving(&attached));
         Ok(attached)
     }
 
     /// Waits for a group that is not there yet, and then attaches to it and follows it, too, which is reported as
-    /// [`Change::Members`]. Looks for a group that `spec` names whenever sockets come to the port in the caller's
-    /// network namespace, and every two seconds, and then calls `find`, until that returns a group to which
-    /// attaching succeeds. A UDP group in a network namespace that has a UDP table of its own is found within 30
+    /// [`Change::Members`]. Looks for a group that `spec` names whenever TCP sockets come to the port, or UDP sockets
+    /// in the caller's network namespace, and for UDP every two seconds, and then calls `find`, until that returns a
+    /// group to which attaching succeeds. A UDP group in a network namespace that has a UDP table of its own is found within 30
     /// seconds.
     ///
     /// # Errors
@@ -242,17 +245,19 @@ impl Watch {
     fn expect(&mut self, spec: &GroupSpec, find: Find) -> Result<()> {
         let both = [Protocol::Tcp, Protocol::Udp].into_iter();
         let wanted = both.filter(|p| spec.protocol().is_none_or(|wanted| wanted == *p));
-        let ports: Vec<Port> = wanted.map(|p| self.source.own_port(p, spec.port())).collect();
+        let ports: Vec<Port> = wanted.map(|p| self.source.expected_port(p, spec.port())).collect();
         ports.iter().try_for_each(|port| self.source.add(*port))?;
         let id = self.awaited.add(spec.clone(), find);
-        self.follower.expect(Instant::now(), id, ports);
+        let rests = ports.iter().all(|port| port.protocol == Protocol::Tcp);
+        self.follower.expect(Instant::now(), id, ports, rests);
         Ok(())
     }
 
     /// Takes the groups back if another owner, such as the server, attaches a program of its own: at most
     /// once a minute, and five times for each group.
     ///
-    /// The watcher notices such a program at its next look, within two seconds.
+    /// The watcher notices such a program when sockets of the group come or go, and otherwise within two seconds
+    /// after the next connection.
     #[must_use]
     pub fn retaking(mut self) -> Self {
         self.retakes = true;
@@ -292,6 +297,7 @@ impl Watch {
                     }
                     Action::Forget { key } => {
                         self.watched.remove(&key);
+                        self.source.remove_pins(&key);
                         self.stop_events(Port::of(&key));
                         self.awaited.detach(key);
                     }
@@ -372,7 +378,8 @@ impl Watch {
             let is_there = |id: &u32| awaited.is_there(*id, groups, is_followed);
             let found = self.follower.looked_for().filter(is_there).collect();
             let cost = time_of_thread().saturating_sub(began);
-            Observation { cost, ..Observation::new(groups, seen, found) }
+            let refused = awaited.has_refused();
+            Observation { cost, refused, ..Observation::new(groups, seen, found) }
         });
         let keys: Vec<GroupKey> = self.follower.looked_at().cloned().collect();
         keys.iter().for_each(|key| self.watch_over_present(key));

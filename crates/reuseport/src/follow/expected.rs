@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::pace::REGULARLY;
+use super::pace::{REGULARLY, resting};
 use super::seen::Port;
 use crate::model::group::Protocol;
 
@@ -22,17 +22,32 @@ pub(crate) struct Expected {
     tries: u32,
     /// The regular looks so far.
     looks: u32,
+    /// Those since something happened on the ports.
+    quiet: u32,
+    /// Whether events tell of all sockets that come to the ports.
+    rests: bool,
     /// Whether the present look is for these groups, too.
     pub(crate) is_looked_for: bool,
 }
 
 impl Expected {
-    pub(crate) fn new(now: Instant, id: u32, ports: Vec<Port>) -> Self {
-        Self { id, ports, next: now, tries: TRIES, looks: 0, is_looked_for: false }
+    pub(crate) fn new(now: Instant, id: u32, ports: Vec<Port>, rests: bool) -> Self {
+        let (tries, is_looked_for) = (TRIES, false);
+        Self { id, ports, next: now, tries, looks: 0, quiet: 0, rests, is_looked_for }
+    }
+
+    pub(crate) fn covers(&self, port: Port) -> bool {
+        self.ports.iter().any(|of| of.covers(port))
+    }
+
+    /// Something happened, or may happen, of which no event tells.
+    pub(crate) fn stir(&mut self, now: Instant) {
+        (self.quiet, self.next) = (0, self.next.min(now + REGULARLY));
     }
 
     /// A socket came to one of the ports, or left one.
     pub(crate) fn changed(&mut self, now: Instant) {
+        self.quiet = 0;
         if self.tries >= TRIES {
             (self.tries, self.next) = (0, now);
         }
@@ -61,8 +76,13 @@ impl Expected {
     /// The present look is for them, too.
     pub(crate) fn look(&mut self, now: Instant) {
         let is_regular = self.tries >= TRIES;
-        let pause = if is_regular { REGULARLY } else { Duration::from_millis(1 << self.tries) };
+        let pause = match is_regular {
+            false => Duration::from_millis(1 << self.tries),
+            true if self.rests => resting(REGULARLY, self.quiet),
+            true => REGULARLY,
+        };
         self.looks = self.looks.wrapping_add(u32::from(is_regular));
+        self.quiet = self.quiet.saturating_add(u32::from(is_regular));
         (self.tries, self.next) = (self.tries.saturating_add(1), now + pause);
         self.is_looked_for = true;
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::came::Came;
 use super::change::Change;
-use super::pace::{REGULARLY, pause};
+use super::pace::{REGULARLY, pause, resting};
 use super::seen::{Done, Found, Observation, Seen, Step};
 use crate::change::request::{Attached, Changes, LeftOut};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,6 +27,8 @@ pub(crate) struct Options {
     pub(crate) interval: Duration,
     /// Whether to take it back from another owner's program.
     pub(crate) retakes: bool,
+    /// Whether events tell of all that concerns it, so that it need not be looked at while nothing happens.
+    pub(crate) rests: bool,
 }
 
 /// A group that is followed.
@@ -34,6 +36,13 @@ pub(crate) struct Options {
 pub(crate) struct Followed {
     pub(crate) key: GroupKey,
     interval: Duration,
+    rests: bool,
+    /// How many looks found nothing new since something happened.
+    quiet: u32,
+    /// Whether something happened since the last update.
+    is_stirred: bool,
+    /// Whether it was attached to in full and not updated since.
+    is_new: bool,
     /// The group at the last complete update; `None` if an update is due.
     last: Option<Seen>,
     /// UDP sockets that were bound a moment ago.
@@ -94,6 +103,10 @@ impl Followed {
         Self {
             key,
             interval: options.interval,
+            rests: options.rests,
+            quiet: 0,
+            is_stirred: false,
+            is_new: true,
             last: None,
             newborn: Newborn::default(),
             split: Watched::default(),
@@ -119,11 +132,18 @@ impl Followed {
 
     pub(crate) fn came(&mut self, now: Instant, cookie: Cookie, process: u32) {
         let protocol = self.key.protocol;
+        (self.quiet, self.is_stirred) = (0, true);
         self.came.get_or_insert_with(|| Came::new(protocol)).note(now, cookie, process);
     }
 
     pub(crate) fn went(&mut self, now: Instant, cookie: Cookie) {
         self.came.take_if(|came| !came.forget(cookie));
+        self.stir(now);
+    }
+
+    /// Something happened to it.
+    pub(crate) fn stir(&mut self, now: Instant) {
+        (self.quiet, self.is_stirred) = (0, true);
         self.check_by(now);
     }
 
@@ -168,9 +188,28 @@ impl Followed {
     /// A group of which no complete update is known is updated when its time comes. That also finds out why it is
     /// not there.
     pub(crate) fn decide_without_looking(&mut self, now: Instant) {
-        if self.last.is_none() && self.came.is_none() && self.is_check_due(now) {
-            self.update_with(Extent::Whole);
+        let is_unknown = self.last.is_none() && self.came.is_none() && !self.stays_gone();
+        if is_unknown && self.is_check_due(now) {
+            let near = Extent::Near { pids: Vec::new(), udp: self.is_udp() };
+            self.update_with(if self.is_new { near } else { Extent::Whole });
         }
+    }
+
+    /// Whether it is gone, and nothing happened since that was found.
+    fn stays_gone(&self) -> bool {
+        self.rests && self.gone && !self.is_stirred
+    }
+
+    /// When to look again after a look that found nothing new, of this cost.
+    fn check_again(&mut self, now: Instant, cost: Duration) {
+        let regular = self.interval.max(pause(self.interval, cost).min(REGULARLY));
+        // What a look alone finds is looked for: the end of another owner's program, a holder, a right to count.
+        let is_settled = self.replaced.is_none()
+            && self.starving.is_empty()
+            && self.last.as_ref().is_none_or(|last| last.is_complete() && last.is_counted());
+        let rests = self.rests && is_settled;
+        self.check = now + if rests { resting(regular, self.quiet) } else { regular };
+        self.quiet = self.quiet.saturating_add(1);
     }
 
     /// The update that is due, once.
@@ -195,9 +234,9 @@ impl Followed {
         match (seen, &self.last) {
             (Some(seen), Some(last)) if !is_found && seen.is_as(last) => {
                 self.gone = false;
-                self.check =
-                    now + self.interval.max(pause(self.interval, observation.cost).min(REGULARLY));
+                self.check_again(now, observation.cost);
             }
+            (None, _) if self.stays_gone() => self.check_again(now, observation.cost),
             (Some(seen), last) if seen.suffices_after(last.as_ref()) => {
                 let (pids, udp) = (self.processes().collect(), self.is_udp());
                 self.update_with(Extent::Near { pids, udp });
@@ -305,6 +344,7 @@ impl Followed {
     /// The result of an update. Returns what to report.
     pub(crate) fn updated(&mut self, now: Instant, outcome: Result<Done>) -> Option<Change> {
         self.check = now + self.interval;
+        (self.is_stirred, self.is_new) = (false, false);
         let (planned, enrolled) = match self.planned.take() {
             Some(Planned { at, enrolled }) => (at, Some(enrolled)),
             None => (now, None),

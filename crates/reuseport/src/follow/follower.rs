@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::change::Change;
 use super::expected::Expected;
 use super::followed::{Followed, Options};
+use super::pace::REGULARLY;
 use super::seen::{Done, Found, Observation, Port, Step};
 use crate::error::{Error, ErrorKind};
 use crate::kernel::observe::Extent;
@@ -23,8 +24,12 @@ pub(crate) enum Event {
     Came { port: Port, cookie: Cookie, process: u32 },
     /// This socket listens no more.
     Went { port: Port, cookie: Cookie },
-    /// Other sockets than before are bound to the port.
+    /// Other sockets than before are bound to the port, or other state is pinned for its group.
     Changed { port: Port },
+    /// Connections come to the port.
+    Busy { port: Port },
+    /// Events were lost, or something happened that may concern all groups.
+    Anything,
     /// A stop was requested.
     Stop,
 }
@@ -63,6 +68,8 @@ pub(crate) struct Follower {
     /// What to report, and what to forget after that.
     news: VecDeque<Action>,
     start: Instant,
+    /// When the last regular look was.
+    looked: Instant,
     stopped: bool,
 }
 
@@ -73,6 +80,7 @@ impl Follower {
             expected: Vec::new(),
             news: VecDeque::new(),
             start: now,
+            looked: now,
             stopped: false,
         }
     }
@@ -93,8 +101,9 @@ impl Follower {
     }
 
     /// Looks for groups that are not there yet, in regular looks and whenever a socket comes to one of these ports.
-    pub(crate) fn expect(&mut self, now: Instant, id: u32, ports: Vec<Port>) {
-        self.expected.push(Expected::new(now, id, ports));
+    /// `rests`: whether events tell of all sockets that come there.
+    pub(crate) fn expect(&mut self, now: Instant, id: u32, ports: Vec<Port>, rests: bool) {
+        self.expected.push(Expected::new(now, id, ports, rests));
     }
 
     /// Looks no more for groups with this number.
@@ -120,20 +129,30 @@ impl Follower {
     }
 
     pub(crate) fn handle(&mut self, now: Instant, event: Event) {
-        if let Event::Came { port, .. } | Event::Changed { port } = event {
-            let expected = self.expected.iter_mut().filter(|one| one.ports.contains(&port));
-            expected.for_each(|one| one.changed(now));
-        }
+        let at = |port: Port| move |expected: &&mut Expected| expected.covers(port);
         let of = |port: Port| move |group: &&mut Followed| Port::of(&group.key) == port;
+        let (groups, expected) = (self.groups.iter_mut(), self.expected.iter_mut());
         match event {
             Event::Came { port, cookie, process } => {
-                self.groups.iter_mut().filter(of(port)).for_each(|g| g.came(now, cookie, process));
+                groups.filter(of(port)).for_each(|group| group.came(now, cookie, process));
+                expected.filter(at(port)).for_each(|one| one.changed(now));
             }
             Event::Went { port, cookie } => {
-                self.groups.iter_mut().filter(of(port)).for_each(|g| g.went(now, cookie));
+                groups.filter(of(port)).for_each(|group| group.went(now, cookie));
+                expected.filter(at(port)).for_each(|one| one.stir(now));
             }
             Event::Changed { port } => {
-                self.groups.iter_mut().filter(of(port)).for_each(|g| g.check_by(now));
+                groups.filter(of(port)).for_each(|group| group.stir(now));
+                expected.filter(at(port)).for_each(|one| one.changed(now));
+            }
+            Event::Busy { port } => {
+                // One look for all groups that are busy.
+                let when = now.max(self.looked + REGULARLY);
+                groups.filter(of(port)).for_each(|group| group.check_by(when));
+            }
+            Event::Anything => {
+                groups.for_each(|group| group.stir(now));
+                expected.for_each(|one| one.changed(now));
             }
             Event::Stop => self.stopped = true,
         }
@@ -169,6 +188,7 @@ impl Follower {
         if due.is_empty() && expected.is_empty() {
             return None;
         }
+        self.looked = if is_regular { now } else { self.looked };
         let all = due.iter().any(|group| group.is_check_due(now) && group.needs_whole_host())
             || expected.iter().any(|expected| expected.needs_whole_host());
         let pids: BTreeSet<u32> = due.iter().flat_map(|group| group.processes()).collect();
@@ -195,7 +215,12 @@ impl Follower {
         let is_there = |id| observation.is_none_or(|observation| observation.found.contains(&id));
         let found: Vec<u32> = self.looked_for().filter(|id| is_there(*id)).collect();
         self.news.extend(found.into_iter().map(|id| Action::Find { id }));
-        self.expected.iter_mut().for_each(|one| one.is_looked_for = false);
+        for one in &mut self.expected {
+            one.is_looked_for = false;
+            if observation.is_none_or(|observation| observation.refused) {
+                one.stir(now);
+            }
+        }
         for group in self.groups.iter_mut().filter(|group| group.is_looked_at) {
             group.is_looked_at = false;
             group.observed(now, observation);

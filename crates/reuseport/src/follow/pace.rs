@@ -5,9 +5,20 @@ use std::time::Duration;
 /// How often a group is looked at where no event tells of changes: UDP in another network namespace.
 pub(crate) const WITHOUT_EVENTS: Duration = Duration::from_millis(150);
 
-/// How often a group is looked at without an event: one may have been lost, attaching a program is none, and a
-/// failed step may succeed now.
+/// How often a group is looked at without an event of its sockets: attaching a program is none, and a failed step may
+/// succeed now.
 pub(crate) const REGULARLY: Duration = Duration::from_secs(2);
+
+/// How often a group is looked at that rests: events tell of all that concerns it.
+pub(crate) const RARELY: Duration = Duration::from_secs(300);
+
+/// After how many regular looks that find nothing new a group rests.
+const STEADY: u32 = 4;
+
+/// The pause after this many looks that found nothing new. `regular`: that of a group that does not rest.
+pub(crate) fn resting(regular: Duration, looks: u32) -> Duration {
+    if looks < STEADY { regular } else { regular.max(RARELY) }
+}
 
 /// The pause after a look, in multiples of its cost: with the regular looks, what is polled takes less than 1 % of a
 /// core.

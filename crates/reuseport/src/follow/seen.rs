@@ -12,7 +12,7 @@ use crate::model::id::Cookie;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Port {
     pub(crate) protocol: Protocol,
-    /// The namespace's cookie.
+    /// The namespace's cookie; [`ANYWHERE`](Self::ANYWHERE): all of them.
     pub(crate) netns: u64,
     pub(crate) port: u16,
 }
@@ -20,6 +20,15 @@ pub(crate) struct Port {
 impl Port {
     pub(crate) fn of(key: &GroupKey) -> Self {
         Self { protocol: key.protocol, netns: key.netns.cookie, port: key.address.port() }
+    }
+
+    /// No namespace has this cookie.
+    pub(crate) const ANYWHERE: u64 = 0;
+
+    /// Whether what happens on `other` happens on this one.
+    pub(crate) fn covers(self, other: Self) -> bool {
+        let netns = if self.netns == Self::ANYWHERE { other.netns } else { self.netns };
+        Self { netns, ..self } == other
     }
 }
 
@@ -79,6 +88,11 @@ impl Seen {
         self.unborrowable.iter().any(unheld)
     }
 
+    /// Whether open connections are counted, or need not be.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.counted
+    }
+
     /// Whether the kernel's tables tell the members. Otherwise only all descriptors do.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
@@ -94,6 +108,8 @@ pub(crate) struct Observation {
     pub(crate) seen: Vec<(GroupKey, Seen)>,
     /// The numbers of the expected groups that were found.
     pub(crate) found: Vec<u32>,
+    /// Whether there are groups to which attaching failed, and which may be tried again later.
+    pub(crate) refused: bool,
     /// How much of a core's time it took.
     pub(crate) cost: Duration,
 }
@@ -102,7 +118,7 @@ impl Observation {
     pub(crate) fn new(groups: &[Group], seen: Vec<(GroupKey, Seen)>, found: Vec<u32>) -> Self {
         let members = groups.iter().flat_map(|group| &group.members);
         let cookies = members.filter_map(|member| member.cookie).collect();
-        Self { cookies, seen, found, cost: Duration::ZERO }
+        Self { cookies, seen, found, refused: false, cost: Duration::ZERO }
     }
 }
 

@@ -1,16 +1,20 @@
 //! What tells a watcher of changes, one for all of its groups: a tracing program for TCP, programs of the root cgroup
-//! for UDP, an iterator that is polled for what these do not tell, and a descriptor that ends the wait.
+//! for UDP, an iterator that is polled for what these do not tell, the directories of the pins, and a descriptor that
+//! ends the wait.
 
-use std::collections::HashSet;
+mod pins;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sk_reuseport::maps::{HashMap as BpfHashMap, MapData, MapError, RingBuf};
+use sk_reuseport::maps::{Array, HashMap as BpfHashMap, MapData, MapError, RingBuf};
 use sk_reuseport::programs::{BtfTracePoint, CgroupSock, Iter, Program, ProgramError};
 use sk_reuseport::{Ebpf, EbpfLoader};
 use zerocopy::FromBytes as _;
 
+use self::pins::{Pins, Touched};
 use super::follower::Event;
 use super::listing::{Finds, Listing};
 use super::pace::{REGULARLY, WITHOUT_EVENTS};
@@ -18,11 +22,13 @@ use super::seen::Port;
 use crate::error::Result;
 use crate::kernel::types::types;
 use crate::kernel::{caps, cgroup};
-use crate::model::group::Protocol;
+use crate::model::group::{GroupKey, Protocol};
 use crate::model::id::{Cookie, Netns};
+use crate::pins::directory::directory_name;
+use crate::pins::place::Place;
 use crate::stop::Stop;
 use crate::wire::config::{protocol, protocol_number};
-use crate::wire::event::{Event as RawEvent, RawPort};
+use crate::wire::event::{BUSY, CAME, Event as RawEvent, RawPort, WENT};
 
 const OBJECT: &[u8] = include_bytes!("../../bpf/watch.bpf.o");
 
@@ -40,7 +46,10 @@ pub(crate) struct Source {
     own: Netns,
     /// Keeps the programs attached.
     programs: Ebpf,
-    ports: BpfHashMap<MapData, RawPort, u8>,
+    ports: BpfHashMap<MapData, RawPort, u64>,
+    lost: Array<MapData, u64>,
+    /// How many events were lost when that was last read.
+    known_lost: u64,
     /// From the first port on for which a program runs.
     events: Option<RingBuf<MapData>>,
     traces_listeners: bool,
@@ -50,6 +59,10 @@ pub(crate) struct Source {
     listing: Option<Listing>,
     /// The UDP ports that are followed: without one, there is nothing to list.
     udp_ports: HashSet<Port>,
+    /// What tells of other processes' operations; `None` before the first group, and where nothing does.
+    pins: Option<Pins>,
+    /// The ports of the groups that are followed, by the names of their directories.
+    directories: HashMap<String, Port>,
 }
 
 impl Source {
@@ -62,16 +75,21 @@ impl Source {
         let open = || -> Result<Self, AnyError> {
             let btf = types()?;
             let mut programs = EbpfLoader::new().kernel_btf(btf).load(OBJECT)?;
-            let ports = programs.take_map("ports").ok_or(MapError::KeyNotFound)?.try_into()?;
+            let mut take = |name| programs.take_map(name).ok_or(MapError::KeyNotFound);
+            let (ports, lost) = (take("ports")?.try_into()?, take("lost")?.try_into()?);
             Ok(Self {
                 own,
                 programs,
                 ports,
+                lost,
+                known_lost: 0,
                 events: None,
                 traces_listeners: false,
                 traces_binds: None,
                 listing: None,
                 udp_ports: HashSet::new(),
+                pins: None,
+                directories: HashMap::new(),
             })
         };
         open().map_err(|error| caps::failed_own("cannot watch groups", error, caps::TRACING))
@@ -84,7 +102,7 @@ impl Source {
     /// If a program cannot be attached.
     pub(crate) fn add(&mut self, port: Port) -> Result<()> {
         let mut add = || -> Result<(), AnyError> {
-            self.ports.insert(raw(port), 1, 0)?;
+            self.ports.insert(raw(port), 0, 0)?;
             match port.protocol {
                 Protocol::Tcp => self.trace_listeners(),
                 Protocol::Udp => self.follow_udp(port),
@@ -102,6 +120,30 @@ impl Source {
         }
     }
 
+    /// Collects what other processes do to what is pinned for a group. Returns whether events then tell of all that
+    /// concerns it.
+    pub(crate) fn add_pins(&mut self, place: &Place, key: &GroupKey) -> bool {
+        self.directories.insert(directory_name(key), Port::of(key));
+        let followed = self.follow_pins(place);
+        if let Err(error) = &followed {
+            tracing::debug!("no event tells of other processes' operations: {error}");
+        }
+        followed.is_ok() && key.protocol == Protocol::Tcp
+    }
+
+    fn follow_pins(&mut self, place: &Place) -> io::Result<()> {
+        let pins = match self.pins.take() {
+            Some(pins) => pins,
+            None => Pins::open()?,
+        };
+        self.pins.insert(pins).follow(place)
+    }
+
+    /// Collects no more of what happens to a group.
+    pub(crate) fn remove_pins(&mut self, key: &GroupKey) {
+        self.directories.remove(&directory_name(key));
+    }
+
     /// How often a group on the port has to be looked at without an event.
     pub(crate) fn interval(&self, port: Port) -> Duration {
         match port.protocol {
@@ -116,9 +158,14 @@ impl Source {
         port.netns == self.own.cookie
     }
 
-    /// A port in the caller's network namespace.
-    pub(crate) fn own_port(&self, protocol: Protocol, port: u16) -> Port {
-        Port { protocol, netns: self.own.cookie, port }
+    /// A port on which sockets of groups may come that are not there yet: in all network namespaces, as far as
+    /// events tell.
+    pub(crate) fn expected_port(&self, protocol: Protocol, port: u16) -> Port {
+        let netns = match protocol {
+            Protocol::Tcp => Port::ANYWHERE,
+            Protocol::Udp => self.own.cookie,
+        };
+        Port { protocol, netns, port }
     }
 
     fn open_events(&mut self) -> Result<(), AnyError> {
@@ -133,7 +180,7 @@ impl Source {
         if !self.traces_listeners {
             self.open_events()?;
             let program: &mut BtfTracePoint =
-                program(&mut self.programs, "on_listen")?.try_into()?;
+                program(&mut self.programs, "on_state")?.try_into()?;
             program.load("inet_sock_set_state", types()?)?;
             program.attach()?;
             self.traces_listeners = true;
@@ -213,7 +260,8 @@ impl Source {
             let left = end.map(|end| timespec(end.saturating_duration_since(now)));
             let waker = PollFd::from_borrowed_fd(waker, PollFlags::IN);
             let ring = self.events.as_ref().map(|ring| PollFd::new(ring, PollFlags::IN));
-            let mut fds: Vec<PollFd<'_>> = [waker].into_iter().chain(ring).collect();
+            let pins = self.pins.as_ref().map(|pins| PollFd::new(pins, PollFlags::IN));
+            let mut fds: Vec<PollFd<'_>> = [waker].into_iter().chain(ring).chain(pins).collect();
             match poll(&mut fds, left.as_ref()) {
                 // A handled signal ends it: perhaps the request to stop.
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -234,6 +282,22 @@ impl Source {
                 events.extend(event(raw));
             }
         }
+        if !events.is_empty() {
+            // The buffer was full if one was lost.
+            let lost = self.lost.get(&0, 0).map_err(io::Error::other)?;
+            if std::mem::replace(&mut self.known_lost, lost) != lost {
+                events.push(Event::Anything);
+            }
+        }
+        for touched in self.pins.as_ref().map_or(Ok(Vec::new()), Pins::take)? {
+            match touched {
+                Touched::Group(name) => {
+                    let port = self.directories.get(&name);
+                    events.extend(port.map(|port| Event::Changed { port: *port }));
+                }
+                Touched::All => events.push(Event::Anything),
+            }
+        }
         let netns = self.own.cookie;
         if let Some(listing) = self.polled().filter(|listing| listing.next() <= Instant::now()) {
             let changed = listing.changed()?;
@@ -252,11 +316,13 @@ fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, Pr
 fn event(raw: &RawEvent) -> Option<Event> {
     let protocol = protocol(raw.protocol)?;
     let port = Port { protocol, netns: raw.netns, port: raw.port };
-    let cookie = Cookie::new(raw.cookie)?;
-    Some(match raw.came {
-        1 => Event::Came { port, cookie, process: raw.process },
-        _ => Event::Went { port, cookie },
-    })
+    let cookie = Cookie::new(raw.cookie);
+    match raw.happened {
+        CAME => Some(Event::Came { port, cookie: cookie?, process: raw.process }),
+        WENT => Some(Event::Went { port, cookie: cookie? }),
+        BUSY => Some(Event::Busy { port }),
+        _ => None,
+    }
 }
 
 fn raw(port: Port) -> RawPort {

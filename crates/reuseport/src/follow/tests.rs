@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::follower::{Action, Event, Follower};
-use super::pace::REGULARLY;
+use super::pace::{RARELY, REGULARLY};
 use super::seen::{Observation, Port};
 use crate::kernel::observe::Extent;
 use crate::model::group::{AttachedProgram, Protocol};
@@ -157,7 +157,7 @@ fn a_detached_group_is_forgotten_and_the_last_one_ends_the_watch() {
 fn a_group_that_is_not_there_yet_is_looked_for_when_a_socket_comes_and_regularly() {
     let mut now = Instant::now();
     let mut follower = Follower::new(now);
-    follower.expect(now, 7, vec![World::port(0)]);
+    follower.expect(now, 7, vec![World::port(0)], false);
     let mut looks_until = |follower: &mut Follower, end: Duration, found: &[u32]| {
         let (mut looks, mut finds, end) = (0, 0, now + end);
         loop {
@@ -196,7 +196,7 @@ fn a_group_that_is_not_there_yet_is_looked_for_when_a_socket_comes_and_regularly
 #[test]
 fn regular_looks_at_groups_look_for_those_that_are_not_there_too() {
     let mut world = World::settled(3);
-    world.follower.expect(world.now, 7, vec![World::port(9)]);
+    world.follower.expect(world.now, 7, vec![World::port(9)], false);
     world.passes(10 * REGULARLY);
     assert!(world.looks <= 12, "{} looks", world.looks);
 }
@@ -206,7 +206,7 @@ fn udp_groups_that_only_their_descriptors_show_are_looked_for_on_the_whole_host_
     let mut now = Instant::now();
     let mut follower = Follower::new(now);
     let port = Port { protocol: Protocol::Udp, ..World::port(0) };
-    follower.expect(now, 7, vec![port]);
+    follower.expect(now, 7, vec![port], false);
     let mut whole = 0;
     for _ in 0..60 {
         while let Some(action) = follower.poll(now) {
@@ -270,6 +270,83 @@ fn looks_that_cost_much_are_rare() {
 }
 
 #[test]
+fn groups_to_which_nothing_happens_rest() {
+    let mut world = World::resting(20);
+    world.passes(RARELY - 10 * REGULARLY);
+    assert_eq!(world.looks, 0);
+    world.passes(10 * REGULARLY);
+    assert_eq!((world.looks, world.updates.len()), (1, 0));
+}
+
+#[test]
+fn groups_to_which_connections_come_are_looked_at_together() {
+    let mut world = World::resting(20);
+    for n in 0..200 {
+        let port = World::port(n % 20);
+        world.follower.handle(world.now, Event::Busy { port });
+        world.passes(ms(100));
+    }
+    assert!((9..=11).contains(&world.looks), "{} looks", world.looks);
+    assert_eq!(world.updates.len(), 0);
+}
+
+#[test]
+fn another_owners_program_is_noticed_with_the_next_connection_and_looked_at_until_it_is_gone() {
+    let mut world = World::resting(1);
+    let by = AttachedProgram { id: Some(9), name: "theirs".into() };
+    world.servers[0].program = Some(by);
+    world.follower.handle(world.now, Event::Busy { port: World::port(0) });
+    world.passes(ms(1));
+    assert_eq!(world.said(0).len(), 1);
+    world.passes(RARELY);
+    world.servers[0].program = None;
+    world.updates.clear();
+    world.passes(REGULARLY);
+    assert_eq!(world.updates.len(), 1);
+}
+
+#[test]
+fn a_group_that_is_gone_is_looked_for_when_a_socket_comes() {
+    let mut world = World::resting(2);
+    world.leaves(0, false);
+    world.passes(10 * REGULARLY);
+    assert_eq!(world.said(0), ["Gone"]);
+    world.updates.clear();
+    world.looks = 0;
+    world.passes(RARELY / 2);
+    assert_eq!((world.looks, world.updates.len()), (0, 0));
+    world.joins(0, Some(ms(0)), false);
+    world.passes(ms(1));
+    assert_eq!(world.updates.len(), 1);
+}
+
+#[test]
+fn a_group_that_is_gone_and_detached_is_forgotten() {
+    let mut world = World::resting(2);
+    world.leaves(0, false);
+    world.passes(10 * REGULARLY);
+    world.servers[0].detached = true;
+    world.follower.handle(world.now, Event::Changed { port: World::port(0) });
+    world.passes(ms(1));
+    assert_eq!(world.said(0), ["Gone", "Detached"]);
+}
+
+#[test]
+fn groups_that_are_expected_anywhere_are_looked_for_when_a_socket_comes() {
+    let mut world = World::resting(1);
+    let anywhere = Port { netns: Port::ANYWHERE, ..World::port(9) };
+    world.follower.expect(world.now, 7, vec![anywhere], true);
+    world.passes(10 * REGULARLY);
+    world.looks = 0;
+    world.passes(RARELY - 20 * REGULARLY);
+    assert_eq!(world.looks, 0);
+    let event = Event::Came { port: World::port(9), cookie: cookie(1), process: 1 };
+    world.follower.handle(world.now, event);
+    world.passes(ms(100));
+    assert_eq!(world.looks, 7);
+}
+
+#[test]
 fn a_stop_ends_everything() {
     let mut world = World::settled(2);
     world.joins(0, Some(ms(0)), false);
@@ -326,9 +403,10 @@ proptest! {
     /// fail, no deadline is in the past, and nothing is done for a group that was detached.
     #[test]
     fn groups_are_updated_in_time(
-        steps in vec((0..4usize, happens(), prop_oneof![0..5u64, 0..300u64, 0..5000u64]), 0..60),
+        rests in any::<bool>(),
+        steps in vec((0..4usize, happens(), prop_oneof![0..5u64, 0..300u64, 0..50_000u64]), 0..60),
     ) {
-        let mut world = World::new(4);
+        let mut world = World::that_may_rest(4, rests);
         for (n, what, then) in steps {
             match what {
                 Happens::Joins { after, silently } => {
@@ -339,7 +417,10 @@ proptest! {
                     world.servers[n].fails_with = how.map(|(how, _)| format!("failure {how}"));
                     world.servers[n].fails_late = how.is_some_and(|(_, late)| late);
                 }
-                Happens::Detaches => world.servers[n].detached = true,
+                Happens::Detaches => {
+                    world.servers[n].detached = true;
+                    world.follower.handle(world.now, Event::Changed { port: World::port(n) });
+                }
                 Happens::Nothing => {}
             }
             world.passes(ms(then));

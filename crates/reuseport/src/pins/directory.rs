@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::model::group::GroupKey;
 
 /// The name of a group's directory: its whole key, without dots, which bpffs refuses.
-pub(super) fn directory_name(key: &GroupKey) -> String {
+pub(crate) fn directory_name(key: &GroupKey) -> String {
     let address = match key.address.ip() {
         IpAddr::V4(ip) => format!("{:08x}", ip.to_bits()),
         IpAddr::V6(ip) => format!("{:032x}", ip.to_bits()),

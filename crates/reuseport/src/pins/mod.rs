@@ -32,7 +32,7 @@
 
 pub(crate) mod bpffs;
 pub(crate) mod commit;
-mod directory;
+pub(crate) mod directory;
 mod followed;
 pub(crate) mod group;
 pub(crate) mod host_layer;

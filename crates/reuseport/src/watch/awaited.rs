@@ -163,6 +163,11 @@ impl Awaited {
         is_news
     }
 
+    /// Whether there are groups to which attaching failed. No event tells when it may succeed.
+    pub(super) fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
     /// The group is followed.
     pub(super) fn follow(&mut self, key: &GroupKey) {
         let name = key.name_only();

@@ -17,7 +17,7 @@ use crate::model::id::Cookie;
 use crate::model::refusal::{no_group, not_attached};
 use crate::model::selection::Steering;
 
-const OPTIONS: Options = Options { interval: REGULARLY, retakes: false };
+const OPTIONS: Options = Options { interval: REGULARLY, retakes: false, rests: false };
 
 pub(super) fn near(process: u32) -> Extent {
     Extent::Near { pids: vec![process], udp: false }
@@ -73,6 +73,8 @@ impl Server {
 pub(super) struct World {
     /// That of all groups.
     protocol: Protocol,
+    /// Whether the groups rest: then it is told that events were lost.
+    rests: bool,
     pub(super) now: Instant,
     pub(super) follower: Follower,
     pub(super) servers: Vec<Server>,
@@ -87,18 +89,15 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(groups: usize) -> Self {
-        Self::of(Protocol::Tcp, groups, OPTIONS)
-    }
-
     fn of(protocol: Protocol, groups: usize, options: Options) -> Self {
         let now = Instant::now();
         let mut follower = Follower::new(now);
         (0..groups).for_each(|n| follower.add(now, key_of(protocol, n), options, Vec::new()));
         let servers = (0..groups).map(|_| Server::default()).collect();
         let (updates, log) = (Vec::new(), Vec::new());
+        let (rests, next, looks, cost) = (options.rests, 0, 0, ms(0));
         let mut world =
-            Self { protocol, now, follower, servers, next: 0, looks: 0, cost: ms(0), updates, log };
+            Self { protocol, rests, now, follower, servers, next, looks, cost, updates, log };
         for n in 0..groups {
             world.joins(n, Some(ms(0)), true);
         }
@@ -117,6 +116,19 @@ impl World {
     /// One that is looked at this often.
     pub(super) fn settled_every(interval: Duration) -> Self {
         Self::of(Protocol::Udp, 1, Options { interval, ..OPTIONS }).settle()
+    }
+
+    /// Those that rest if `rests`.
+    pub(super) fn that_may_rest(groups: usize, rests: bool) -> Self {
+        Self::of(Protocol::Tcp, groups, Options { rests, ..OPTIONS })
+    }
+
+    /// Those that rest.
+    pub(super) fn resting(groups: usize) -> Self {
+        let mut world = Self::that_may_rest(groups, true).settle();
+        world.passes(10 * REGULARLY);
+        world.looks = 0;
+        world
     }
 
     fn settle(self) -> Self {
@@ -138,19 +150,23 @@ impl World {
         let process = (self.next % 5) as u32;
         let joins = after.map(|after| self.now + after);
         self.servers[n].sockets.insert(self.next, (joins, process));
-        if !silently {
-            let (port, cookie) = (Port::of(&key_of(self.protocol, n)), cookie(self.next));
-            self.follower.handle(self.now, Event::Came { port, cookie, process });
-        }
+        let (port, cookie) = (Port::of(&key_of(self.protocol, n)), cookie(self.next));
+        self.tells(Event::Came { port, cookie, process }, silently);
         self.next
     }
 
     pub(super) fn leaves(&mut self, n: usize, silently: bool) {
-        if let Some((gone, _)) = self.servers[n].sockets.pop_first()
-            && !silently
-        {
+        if let Some((gone, _)) = self.servers[n].sockets.pop_first() {
             let (port, cookie) = (Self::port(n), cookie(gone));
-            self.follower.handle(self.now, Event::Went { port, cookie });
+            self.tells(Event::Went { port, cookie }, silently);
+        }
+    }
+
+    fn tells(&mut self, event: Event, silently: bool) {
+        match silently {
+            false => self.follower.handle(self.now, event),
+            true if self.rests => self.follower.handle(self.now, Event::Anything),
+            true => {}
         }
     }
 
