@@ -2,6 +2,8 @@
 //! restarts.
 
 mod awaited;
+mod control;
+mod run;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,7 +15,7 @@ use crate::change::request::{Attach, Attached};
 use crate::change::transaction::{Transaction, watch_over};
 use crate::error::{Error, ErrorKind, Result};
 use crate::follow::followed::{Options, starving};
-use crate::follow::follower::{Action, Follower};
+use crate::follow::follower::Follower;
 use crate::follow::seen::{Done, Found, Observation, Port, Seen, Step};
 use crate::follow::source::Source;
 use crate::host::Host;
@@ -28,6 +30,8 @@ use crate::model::spec::GroupSpec;
 use crate::stop::Stop;
 use awaited::{Awaited, Candidate, Find};
 
+pub use self::control::Sole;
+pub use self::run::Ended;
 pub use crate::follow::change::Change;
 pub use crate::model::retake::Retake;
 
@@ -158,17 +162,8 @@ impl Watch {
                 return Err(error);
             }
         };
-        // Later updates enrol members and change nothing else. One that cannot be enrolled is reported, and must
-        // not keep the others out.
-        let attach = Attach {
-            program: None,
-            force: false,
-            slots: None,
-            weights: Vec::new(),
-            partial: true,
-            ..attach
-        };
         let keep = watch_over(self.host.place(), &name)?;
+        let attach = for_updates(attach);
         self.watched.insert(name.clone(), Watched { attach, keep, counting: None });
         let options = Options {
             interval: self.source.interval(Port::of(&name)),
@@ -265,57 +260,11 @@ impl Watch {
         self
     }
 
-    /// Follows the groups until a stop is requested, or the last one is detached and none is waited for, and calls
-    /// `on_change` for each change.
-    ///
-    /// # Errors
-    ///
-    /// If the source of events fails. All other failures are passed on as [`Change::Failed`].
-    pub fn run(self, mut on_change: impl FnMut(Change)) -> Result<()> {
-        self.run_each(|_, change| on_change(change))
-    }
-
-    /// As [`run`](Self::run), with the group of each change.
-    ///
-    /// # Errors
-    ///
-    /// As [`run`](Self::run).
-    pub fn run_each(mut self, mut on_change: impl FnMut(&GroupKey, Change)) -> Result<()> {
-        loop {
-            while let Some(action) = self.follower.poll(Instant::now()) {
-                match action {
-                    Action::Observe(extent) => self.observe(&extent),
-                    Action::Update { key, extent } => {
-                        let outcome = self.update(&key, &extent);
-                        self.follower.updated(Instant::now(), &key, outcome);
-                    }
-                    Action::Report { key, change } => on_change(&key, *change),
-                    Action::Find { id } => {
-                        for (key, change) in self.find(id) {
-                            on_change(&key, change);
-                        }
-                    }
-                    Action::Forget { key } => {
-                        self.watched.remove(&key);
-                        self.source.remove_pins(&key);
-                        self.stop_events(Port::of(&key));
-                        self.awaited.detach(key);
-                    }
-                }
-                if self.stop.is_set() {
-                    return Ok(());
-                }
-            }
-            if self.follower.is_done() {
-                return Ok(());
-            }
-            let events = self.source.wait(&self.stop, self.follower.deadline());
-            let events = events.map_err(|error| {
-                Error::new(ErrorKind::System, "cannot wait for changes of groups").because(error)
-            })?;
-            let now = Instant::now();
-            events.into_iter().for_each(|event| self.follower.handle(now, event));
-        }
+    /// Ends what is done for a group. The program stays attached.
+    fn forget(&mut self, key: &GroupKey) {
+        self.watched.remove(key);
+        self.source.remove_pins(key);
+        self.stop_events(Port::of(key));
     }
 
     /// Stops the events of a port, unless another group on it is followed.
@@ -470,6 +419,19 @@ impl Watch {
         let counted = !attached.degraded.iter().any(|what| matches!(what, Degraded::Uncounted(_)));
         let seen = Seen::new(&group, counted, whole);
         Ok(Done::Attached(Box::new(attached), seen))
+    }
+}
+
+/// Updates enrol members and change nothing else. One that cannot be enrolled is reported, and must not keep the others
+/// out.
+fn for_updates(attach: Attach) -> Attach {
+    Attach {
+        program: None,
+        force: false,
+        slots: None,
+        weights: Vec::new(),
+        partial: true,
+        ..attach
     }
 }
 

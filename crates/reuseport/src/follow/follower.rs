@@ -96,6 +96,11 @@ impl Follower {
         self.groups.push(Followed::new(now, key, options, starving));
     }
 
+    /// Follows a group no more.
+    pub(crate) fn forget(&mut self, key: &GroupKey) {
+        self.groups.retain(|group| group.key != *key);
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = &GroupKey> {
         self.groups.iter().map(|group| &group.key)
     }

@@ -6,6 +6,7 @@ mod pins;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -234,7 +235,7 @@ impl Source {
         Ok(())
     }
 
-    /// Waits for events, at most until the deadline.
+    /// Waits for events, at most until the deadline, or until `interrupt` is readable. Returns also whether it is.
     ///
     /// # Errors
     ///
@@ -243,30 +244,36 @@ impl Source {
         &mut self,
         stop: &Stop,
         deadline: Option<Instant>,
-    ) -> io::Result<Vec<Event>> {
+        interrupt: Option<BorrowedFd<'_>>,
+    ) -> io::Result<(Vec<Event>, bool)> {
         let waker = stop.waker()?;
+        let mut is_interrupted = false;
         loop {
             if stop.is_set() {
-                return Ok(vec![Event::Stop]);
+                return Ok((vec![Event::Stop], is_interrupted));
             }
             let events = self.take()?;
             let now = Instant::now();
             let polled = self.polled().map(|listing| listing.next());
             let lent = stop.is_lent().then(|| now + STOP_INTERVAL);
-            if !events.is_empty() || deadline.is_some_and(|deadline| deadline <= now) {
-                return Ok(events);
+            let is_over = deadline.is_some_and(|deadline| deadline <= now);
+            if !events.is_empty() || is_over || is_interrupted {
+                return Ok((events, is_interrupted));
             }
             let end = [deadline, polled, lent].into_iter().flatten().min();
             let left = end.map(|end| timespec(end.saturating_duration_since(now)));
             let waker = PollFd::from_borrowed_fd(waker, PollFlags::IN);
             let ring = self.events.as_ref().map(|ring| PollFd::new(ring, PollFlags::IN));
             let pins = self.pins.as_ref().map(|pins| PollFd::new(pins, PollFlags::IN));
-            let mut fds: Vec<PollFd<'_>> = [waker].into_iter().chain(ring).chain(pins).collect();
+            let first = interrupt.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            let mut fds: Vec<PollFd<'_>> =
+                first.into_iter().chain([waker]).chain(ring).chain(pins).collect();
             match poll(&mut fds, left.as_ref()) {
                 // A handled signal ends it: perhaps the request to stop.
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+            is_interrupted = interrupt.is_some() && !fds[0].revents().is_empty();
         }
     }
 

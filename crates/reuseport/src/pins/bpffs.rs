@@ -126,6 +126,11 @@ impl Root {
         Ok(())
     }
 
+    /// The directory that carries the lock of the one process that follows all groups.
+    pub(crate) fn agent(&self) -> PathBuf {
+        self.path.join("agent")
+    }
+
     /// The directory of a state that gives way to a new one, and comes back if that fails.
     pub(crate) fn aside(&self) -> PathBuf {
         self.path.join("aside")

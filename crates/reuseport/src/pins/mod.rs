@@ -20,6 +20,7 @@
 //!       select  setup            the program, and what it decides by
 //!       tables  table            the table in force, with the members
 //!       table_next               a table that is about to take its place
+//!   agent/                       empty: carries the lock of the process that follows all groups
 //!   staging/                     a group that is being built; the next command removes what an
 //!                                interrupted one leaves
 //!   aside/                       a group's state while a new one is built in its place; the next

@@ -1,13 +1,17 @@
-//! Who follows a group: the process that holds the shared lock on the directory of its state. The kernel releases
-//! it when the process ends, for whatever reason.
+//! Who follows a group: the process that holds the shared lock on the directory of its state. And the one process that
+//! may follow all of them: it holds the exclusive lock on a directory of its own. The kernel releases a lock when the
+//! process ends, for whatever reason.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use rustix::fs::{major, minor};
 
 use super::bpffs::{self, Root};
 use super::group::directory;
+use super::place::Place;
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::group::GroupKey;
 use crate::model::status::Watcher;
 
@@ -18,25 +22,53 @@ pub(crate) fn of(root: &Root, key: &GroupKey) -> Option<Watcher> {
     if !bpffs::is_watched(&directory) {
         return None;
     }
-    let metadata = fs::metadata(&directory).ok()?;
-    let device = (major(metadata.dev()), minor(metadata.dev()));
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    match sharers(&locks, device, metadata.ino()).min() {
-        Some(pid) => {
-            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-            Some(Watcher { pid: Some(pid), comm: comm.map(|comm| comm.trim_end().to_owned()) })
-        }
-        // A process of another pid namespace, which is not listed.
-        None => bpffs::is_watched(&directory).then(Watcher::default),
-    }
+    // Otherwise it is a process of another pid namespace, which is not listed.
+    let unknown = || bpffs::is_watched(&directory).then(Watcher::default);
+    holder(&directory, SHARED).or_else(unknown)
 }
 
-/// The processes with a shared flock(2) on a file, in the form of /proc/locks:
-/// `1: FLOCK  ADVISORY  READ  1234 00:2b:77 0 EOF`.
-fn sharers(locks: &str, device: (u32, u32), inode: u64) -> impl Iterator<Item = u32> {
+/// Makes the caller the one process that follows all groups, until the returned file is dropped.
+///
+/// # Errors
+///
+/// [`ErrorKind::Busy`] if another one is.
+pub(crate) fn claim(place: &Place) -> Result<File> {
+    let directory = Root::create(place)?.agent();
+    bpffs::make_directory(&directory)?;
+    let failed = || format!("cannot lock {}", directory.display());
+    let lock = bpffs::try_lock(&directory).map_err(|error| bpffs::denied(failed(), error))?;
+    lock.ok_or_else(|| {
+        let failed = "cannot follow all groups: another process does already";
+        let error = Error::new(ErrorKind::Busy, failed);
+        match holder(&directory, EXCLUSIVE) {
+            Some(Watcher { pid: Some(pid), comm }) => {
+                let comm = comm.unwrap_or_default();
+                error.because(format!("process {pid} ({comm}) has the lock"))
+            }
+            _ => error.because("a process of another pid namespace has the lock"),
+        }
+    })
+}
+
+/// The mode of a lock, in /proc/locks.
+const SHARED: &str = "READ";
+const EXCLUSIVE: &str = "WRITE";
+
+/// The process that holds a lock on a directory, the lowest id of several; `None` if none is listed.
+fn holder(directory: &Path, mode: &str) -> Option<Watcher> {
+    let metadata = fs::metadata(directory).ok()?;
+    let device = (major(metadata.dev()), minor(metadata.dev()));
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let pid = holders(&locks, mode, device, metadata.ino()).min()?;
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    Some(Watcher { pid: Some(pid), comm: comm.map(|comm| comm.trim_end().to_owned()) })
+}
+
+/// The processes with a flock(2) on a file, in the form of /proc/locks: `1: FLOCK  ADVISORY  READ  1234 00:2b:77 0 EOF`.
+fn holders(locks: &str, mode: &str, device: (u32, u32), inode: u64) -> impl Iterator<Item = u32> {
     let file = format!("{:02x}:{:02x}:{inode}", device.0, device.1);
     locks.lines().filter_map(move |line| match line.split_whitespace().collect::<Vec<_>>()[..] {
-        [_, "FLOCK", "ADVISORY", "READ", pid, of, ..] if of == file => pid.parse().ok(),
+        [_, "FLOCK", "ADVISORY", is, pid, of, ..] if is == mode && of == file => pid.parse().ok(),
         _ => None,
     })
 }
@@ -53,7 +85,9 @@ mod tests {
                      3: FLOCK  ADVISORY  READ  13 00:2b:78 0 EOF\n\
                      4: POSIX  ADVISORY  READ  14 00:2b:77 0 EOF\n\
                      5: FLOCK  ADVISORY  READ  999 00:2b:77 0 EOF\n";
-        assert_eq!(sharers(locks, (0, 0x2b), 77).collect::<Vec<_>>(), [1234, 999]);
-        assert_eq!(sharers(locks, (8, 0x2b), 77).count(), 0);
+        let holders = |mode, device| holders(locks, mode, device, 77).collect::<Vec<_>>();
+        assert_eq!(holders(SHARED, (0, 0x2b)), [1234, 999]);
+        assert_eq!(holders(EXCLUSIVE, (0, 0x2b)), [12]);
+        assert_eq!(holders(SHARED, (8, 0x2b)), []);
     }
 }

@@ -98,6 +98,16 @@ impl Awaited {
         id
     }
 
+    /// The numbers of all that is waited for.
+    pub(super) fn ids(&self) -> Vec<u32> {
+        self.expected.keys().copied().collect()
+    }
+
+    /// Forgets the groups to which attaching failed: it may succeed in another way.
+    pub(super) fn forget_refused(&mut self) {
+        self.refused.clear();
+    }
+
     pub(super) fn remove(&mut self, id: u32) {
         self.expected.remove(&id);
     }

@@ -28,7 +28,8 @@ fn bound(address: SocketAddr) -> (impl AsFd, SocketAddr) {
 }
 
 fn next(source: &mut Source) -> Vec<Event> {
-    source.wait(&Stop::default(), Some(Instant::now() + wait::scaled(wait::BOUND))).unwrap()
+    let deadline = Instant::now() + wait::scaled(wait::BOUND);
+    source.wait(&Stop::default(), Some(deadline), None).unwrap().0
 }
 
 fn tells_that_it_came(source: &mut Source, of: Port, socket: impl AsFd) {
