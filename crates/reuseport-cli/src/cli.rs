@@ -6,7 +6,7 @@ use clap::builder::Styles;
 use clap::{Command, Parser, Subcommand};
 
 use crate::verb::{
-    attach, completions, demo, detach, drain, ls, man, policy, show, undrain, weight,
+    agent, attach, completions, demo, detach, drain, ls, man, policy, show, undrain, weight,
 };
 
 /// Choose which of a server's SO_REUSEPORT sockets gets each connection
@@ -80,6 +80,7 @@ pub(crate) enum Verb {
     Weight(weight::Weight),
     Drain(drain::Drain),
     Undrain(undrain::Undrain),
+    Agent(agent::Agent),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -101,6 +102,7 @@ impl Verb {
             Self::Weight(verb) => verb.run(),
             Self::Drain(verb) => verb.run(),
             Self::Undrain(verb) => verb.run(),
+            Self::Agent(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
             Self::Completions(verb) => verb.run(command),
             Self::Man(verb) => verb.run(command),

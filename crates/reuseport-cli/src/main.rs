@@ -7,6 +7,7 @@ mod advice;
 mod args;
 mod backend;
 mod cli;
+mod config;
 mod demo;
 mod error;
 mod netns;
@@ -14,6 +15,7 @@ mod output;
 mod policy;
 mod process;
 mod select;
+mod tell;
 mod verb;
 
 use std::fmt;

@@ -15,7 +15,7 @@ use crate::output::view::GroupView;
 use crate::process::Names;
 
 /// Options of policies.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct PolicyOptions {
     /// least-loaded: what counts as load [default: queue,open]
     ///
@@ -24,14 +24,14 @@ pub(crate) struct PolicyOptions {
     /// come later. Open connections are counted for the term `open` alone, which makes each connection
     /// a little dearer. Without a policy, this changes the current least-loaded.
     #[arg(long, value_name = "TERMS")]
-    load: Option<LoadTerms>,
+    pub(crate) load: Option<LoadTerms>,
 
     /// least-loaded: upper limit per member, in multiples of its fair share [default: 2]
     ///
     /// From 1 to 100, such as 1.5. It keeps a worker that fails at once, and is therefore always
     /// idle, from getting everything. Without a policy, as for --load.
     #[arg(long, value_name = "N")]
-    max_share: Option<MaxShare>,
+    pub(crate) max_share: Option<MaxShare>,
 
     /// cpu: the members' CPUs, in slot order, such as 0-3,8
     ///
@@ -96,6 +96,27 @@ impl PolicyOptions {
                 let wanted = if of_load.is_some() { "least-loaded" } else { "cpu" };
                 bail!("{option} is for policy {wanted}, but {which} is {policy}")
             }
+        }
+    }
+
+    /// Refuses options that no group can have with a named policy.
+    ///
+    /// # Errors
+    ///
+    /// If an option is for another policy.
+    pub(crate) fn check(&self, named: Option<Policy>) -> Result<()> {
+        let of_load = self.load.is_some() || self.max_share.is_some();
+        match (of_load, self.cpus.is_some(), named) {
+            (true, true, _) => {
+                bail!("a list of CPUs is for policy cpu, and a load for least-loaded")
+            }
+            (true, _, Some(policy)) if !matches!(policy, Policy::LeastLoaded(_)) => {
+                bail!("load and max-share are for policy least-loaded, not for {policy}")
+            }
+            (_, true, Some(policy)) if policy != Policy::Cpu => {
+                bail!("a list of CPUs is for policy cpu, not for {policy}")
+            }
+            _ => Ok(()),
         }
     }
 

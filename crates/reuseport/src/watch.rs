@@ -255,8 +255,7 @@ impl Watch {
     /// after the next connection.
     #[must_use]
     pub fn retaking(mut self) -> Self {
-        self.retakes = true;
-        self.follower.retake();
+        self.set_retaking(true);
         self
     }
 

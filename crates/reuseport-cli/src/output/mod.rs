@@ -67,6 +67,16 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     print_moving(&foreign::styled(text))
 }
 
+/// The same on standard error.
+///
+/// # Errors
+///
+/// As [`print`].
+pub(crate) fn print_to_stderr(text: &str) -> io::Result<()> {
+    let mut stderr = anstream::AutoStream::auto(io::stderr().lock());
+    stderr.write_all(foreign::styled(text).as_bytes())
+}
+
 /// The same of a text without foreign names, which may move the cursor.
 ///
 /// # Errors

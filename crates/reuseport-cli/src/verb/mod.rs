@@ -1,5 +1,6 @@
 //! One file per verb: its options and help, and what it does with them.
 
+pub(crate) mod agent;
 pub(crate) mod attach;
 pub(crate) mod completions;
 pub(crate) mod demo;

@@ -126,8 +126,8 @@ impl Followed {
         }
     }
 
-    pub(crate) fn retake(&mut self) {
-        self.attempts.get_or_insert_default();
+    pub(crate) fn retake(&mut self, retakes: bool) {
+        self.attempts = retakes.then(|| self.attempts.unwrap_or_default());
     }
 
     pub(crate) fn came(&mut self, now: Instant, cookie: Cookie, process: u32) {

@@ -122,9 +122,9 @@ impl Follower {
         self.keys().map(Port::of).chain(expected)
     }
 
-    /// Takes groups back from other owners' programs from now on.
-    pub(crate) fn retake(&mut self) {
-        self.groups.iter_mut().for_each(Followed::retake);
+    /// Whether groups are taken back from other owners' programs from now on.
+    pub(crate) fn retake(&mut self, retakes: bool) {
+        self.groups.iter_mut().for_each(|group| group.retake(retakes));
     }
 
     /// Whether there is nothing left to do, ever: a stop was requested, or the last group was detached.

@@ -360,7 +360,7 @@ fn another_owners_program_is_reported_once_and_taken_away_if_asked() {
     for retakes in [false, true] {
         let mut world = World::settled(1);
         if retakes {
-            world.follower.retake();
+            world.follower.retake(true);
         }
         world.servers[0].program = Some(by.clone());
         world.passes(ms(9000));

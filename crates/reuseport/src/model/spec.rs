@@ -95,6 +95,11 @@ enum Host {
 }
 
 impl GroupSpec {
+    /// Whether it names a group by a member, which ends with its socket or process.
+    pub fn of_member(&self) -> bool {
+        self.of.is_some()
+    }
+
     /// The port, never 0.
     pub fn port(&self) -> u16 {
         self.port
@@ -125,7 +130,7 @@ impl GroupSpec {
     }
 
     /// The same, whatever members the group has.
-    pub(crate) fn matches_name(&self, key: &GroupKey) -> bool {
+    pub fn matches_name(&self, key: &GroupKey) -> bool {
         let address = match self.host {
             Host::Any => true,
             Host::Wildcard => key.address.ip().is_unspecified(),

@@ -31,6 +31,12 @@ impl Watch {
         Ok(attached)
     }
 
+    /// Whether groups are taken back from other owners' programs: [`retaking`](Self::retaking).
+    pub fn set_retaking(&mut self, retakes: bool) {
+        self.retakes = retakes;
+        self.follower.retake(retakes);
+    }
+
     /// Follows a group no more. The program stays attached.
     pub fn unfollow(&mut self, key: &GroupKey) {
         let name = key.name_only();

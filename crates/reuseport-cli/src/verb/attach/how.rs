@@ -6,9 +6,9 @@ use reuseport::id::{Cookie, Weight};
 use reuseport::status::GroupStatus;
 use reuseport::{Attach, Host, ObjectSpec, Policy, Program, Stop};
 
-use super::words::note;
 use crate::policy::PolicyOptions;
 use crate::select::{self, WeightOf};
+use crate::tell::words::note;
 
 /// How to attach, to whatever group.
 pub(super) struct How {

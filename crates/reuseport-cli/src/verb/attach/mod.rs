@@ -2,7 +2,6 @@
 
 mod how;
 mod watch;
-mod words;
 
 use std::path::PathBuf;
 use std::thread;
@@ -24,8 +23,8 @@ use crate::output::view::Identity;
 use crate::output::{self, DIM};
 use crate::policy::{PolicyOptions, PolicyParser};
 use crate::select::WeightOf;
+use crate::tell::words::{advice, known, notes, report};
 use how::How;
-use words::{advice, known, notes, report};
 
 /// Attach a policy, or your own eBPF program, to groups
 ///

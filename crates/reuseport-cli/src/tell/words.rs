@@ -1,4 +1,4 @@
-//! What `attach` says about a group.
+//! What is said about a group to which a program is attached, and that is followed.
 
 use std::error::Error as _;
 use std::fmt::Write as _;
@@ -13,24 +13,24 @@ use crate::output;
 use crate::policy::{cpus, degraded, with_hint};
 
 /// Says that other groups have the name.
-pub(super) fn split(group: &Group) -> String {
+pub(crate) fn split(group: &Group) -> String {
     let what = output::split(&group.key.to_string(), group.reach).unwrap_or_default();
     note(&format!("{what}; this one is followed"))
 }
 
 /// What the program will not decide on.
-pub(super) fn notes(not_asked: &[NotAsked]) -> String {
+pub(crate) fn notes(not_asked: &[NotAsked]) -> String {
     output::not_asked(not_asked).iter().map(|text| note(text)).collect()
 }
 
 /// What is worth knowing about this policy for the group's server.
-pub(super) fn advice(group: &Group, policy: Option<Policy>) -> String {
+pub(crate) fn advice(group: &Group, policy: Option<Policy>) -> String {
     advice::notes(group, policy).into_iter().map(note).collect()
 }
 
 /// What to know about groups that were attached to just now, each text a note. Looks at the host once, and again for
 /// each group under policy `cpu` if there are several.
-pub(super) fn known(host: &Host, attached: &[(GroupKey, Option<Policy>)]) -> Vec<String> {
+pub(crate) fn known(host: &Host, attached: &[(GroupKey, Option<Policy>)]) -> Vec<String> {
     // A group was there a moment ago: if it is not, there is nothing to say.
     match attached {
         [] => Vec::new(),
@@ -49,17 +49,17 @@ pub(super) fn known(host: &Host, attached: &[(GroupKey, Option<Policy>)]) -> Vec
 }
 
 /// The findings that matter now, and the notes on CPUs.
-pub(super) fn about(status: &GroupStatus, of: &str) -> Vec<String> {
+pub(crate) fn about(status: &GroupStatus, of: &str) -> Vec<String> {
     let texts = output::findings_at_attach(status).into_iter().chain(cpus(status));
     texts.map(|text| note(&format!("{of}{text}"))).collect()
 }
 
-pub(super) fn note(text: &str) -> String {
+pub(crate) fn note(text: &str) -> String {
     output::note(text, output::width())
 }
 
 /// Says that the program has no member any more, and why none can take a slot.
-pub(super) fn unsteerable(key: &GroupKey, steering: &Steering, why: &Error) -> String {
+pub(crate) fn unsteerable(key: &GroupKey, steering: &Steering, why: &Error) -> String {
     let then = match steering.policy() {
         Some(_) => ", and the kernel's hash decides",
         None => "",
@@ -72,7 +72,7 @@ pub(super) fn unsteerable(key: &GroupKey, steering: &Steering, why: &Error) -> S
 }
 
 /// Says what replaced our program, and what the watcher does about it.
-pub(super) fn replaced(key: &GroupKey, by: &AttachedProgram, retake: Retake) -> String {
+pub(crate) fn replaced(key: &GroupKey, by: &AttachedProgram, retake: Retake) -> String {
     let then = match retake {
         Retake::Off => "waiting until it is gone (--retake takes the group back)".to_owned(),
         Retake::Now => "taking the group back".to_owned(),
@@ -84,7 +84,7 @@ pub(super) fn replaced(key: &GroupKey, by: &AttachedProgram, retake: Retake) -> 
 }
 
 /// Reports the result, in one or more lines.
-pub(super) fn report(key: &GroupKey, attached: &Attached) -> String {
+pub(crate) fn report(key: &GroupKey, attached: &Attached) -> String {
     let Attached { steering, changes, replaced, degraded: lost, .. } = attached;
     let policy = steering.policy();
     let decides = policy.map_or_else(|| "your program".to_owned(), |p| format!("{p:#}"));

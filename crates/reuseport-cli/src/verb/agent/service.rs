@@ -1,0 +1,273 @@
+//! Follows the groups of a file until a signal, and reads the file again at another one.
+
+use std::collections::HashSet;
+use std::io::Read as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use reuseport::group::{Group, GroupKey};
+use reuseport::id::Cookie;
+use reuseport::status::GroupStatus;
+use reuseport::watch::{Change, Ended, Watch};
+use reuseport::{Attach, Attached, Balancer, Host, MemberChange, Program, Stop};
+
+use super::notify;
+use crate::backend::NamedNetns;
+use crate::config::{Config, Server};
+use crate::output;
+use crate::tell::words::report;
+use crate::tell::{Errors, Form, Teller, lock};
+
+pub(super) struct Service {
+    host: Host,
+    watch: Watch,
+    servers: Arc<Vec<Server>>,
+    told: Told,
+}
+
+/// What it says.
+struct Told {
+    host: Host,
+    form: Form,
+    teller: Teller,
+    errors: Arc<Mutex<Errors>>,
+    /// The groups that are steered.
+    steered: HashSet<GroupKey>,
+    /// The groups that were gone when the file changed what it says of them.
+    changed: HashSet<GroupKey>,
+}
+
+impl Service {
+    pub(super) fn new(host: Host, stop: Stop) -> Result<Self> {
+        let form = Form::of_service();
+        let told = Told {
+            host: host.clone(),
+            form,
+            teller: Teller::new(form),
+            errors: Arc::new(Mutex::new(Errors::new(form))),
+            steered: HashSet::new(),
+            changed: HashSet::new(),
+        };
+        Ok(Self { watch: Watch::new(host.clone(), stop)?, host, servers: Arc::default(), told })
+    }
+
+    /// Does from now on what this file says.
+    ///
+    /// # Errors
+    ///
+    /// If it names a network namespace that is not there, or the caller lacks the rights. Nothing has changed then.
+    pub(super) fn follow(&mut self, config: Config) -> Result<()> {
+        let servers: Vec<Server> =
+            config.servers.into_iter().map(resolved).collect::<Result<_>>()?;
+        let groups = self.host.groups()?;
+        let before = std::mem::replace(&mut self.servers, Arc::new(servers));
+        self.watch.set_retaking(config.retake);
+        self.watch.wait_for_none();
+        for key in self.watch.followed().cloned().collect::<Vec<_>>() {
+            let now = of(&self.servers, &key).cloned();
+            match (of(&before, &key), now) {
+                (_, None) => {
+                    self.watch.unfollow(&key);
+                    self.told.steered.remove(&key);
+                    self.told.changed.remove(&key);
+                    let text =
+                        format!("{key}: no longer in the file; its program stays attached\n");
+                    self.told.teller.print(&text);
+                }
+                (Some(before), Some(now)) if before.is_as(&now) => {}
+                (_, Some(now)) => self.change(&key, &now, &groups),
+            }
+        }
+        for server in self.servers.iter() {
+            for spec in &server.groups {
+                let (servers, errors) = (Arc::clone(&self.servers), Arc::clone(&self.told.errors));
+                self.watch.wait_for_all(spec, move |host, group| {
+                    let server = servers.iter().find(|server| server.has(group))?;
+                    lock(&errors).note(&group.key.to_string(), request(host, group, server))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file says something else of a group that is followed. Of one that is gone, it counts when it comes back.
+    fn change(&mut self, key: &GroupKey, server: &Server, groups: &[Group]) {
+        let Some(group) = groups.iter().find(|group| group.key.name_only() == *key) else {
+            self.told.changed.insert(key.clone());
+            return;
+        };
+        let request = request(&self.host, group, server);
+        let attached = request.and_then(|request| Ok(self.watch.change(key, request)?));
+        self.told.attached(key, server, attached);
+    }
+
+    /// Follows the groups until a signal ends it. `reload`: readable when the file is to be read again.
+    ///
+    /// # Errors
+    ///
+    /// If the source of events fails.
+    pub(super) fn run(mut self, mut reload: &UnixStream, file: &Path) -> Result<()> {
+        // It is ready when it has attached to what is there.
+        let (mut deadline, mut is_ready) = (Some(Instant::now()), false);
+        loop {
+            let (servers, told) = (&self.servers, &mut self.told);
+            let ended = self.watch.run_until(reload, deadline, |key, change| {
+                told.tell(key, change, servers);
+            })?;
+            match ended {
+                Ended::Stopped => {
+                    notify::stopping();
+                    return Ok(());
+                }
+                Ended::Interrupted => {
+                    let mut signals = [0; 64];
+                    while reload.read(&mut signals).is_ok_and(|read| read > 0) {}
+                    notify::reloading();
+                    self.reload(file);
+                    (deadline, is_ready) = (Some(Instant::now()), false);
+                    continue;
+                }
+                _ if is_ready => {}
+                _ => {
+                    notify::ready(&self.told.status());
+                    is_ready = true;
+                    let text =
+                        format!("{}; SIGHUP reads {} again\n", self.told.status(), file.display());
+                    self.told.teller.print(&text);
+                }
+            }
+            let interval = notify::interval();
+            if interval.is_some() {
+                notify::alive();
+            }
+            deadline = interval.map(|interval| Instant::now() + interval);
+        }
+    }
+
+    /// Reads the file again. One that is wrong changes nothing.
+    fn reload(&mut self, file: &Path) {
+        let config = Config::read(file).and_then(|config| self.follow(config));
+        if let Err(error) = config {
+            self.told.form.complain(&error.context("the file is not read again"));
+        }
+    }
+}
+
+impl Told {
+    fn tell(&mut self, key: &GroupKey, change: Change, servers: &[Server]) {
+        let steered = self.steered.len();
+        match &change {
+            Change::Members(_) => self.steered.insert(key.clone()),
+            Change::Gone | Change::Detached => self.steered.remove(key),
+            _ => false,
+        };
+        let fresh = match &change {
+            Change::Members(Attached { changes, .. }) => {
+                let inherited =
+                    |cookie: &Cookie| changes.inherited.iter().any(|i| i.cookie == *cookie);
+                changes.enrolled.iter().copied().filter(|cookie| !inherited(cookie)).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.teller.tell(&self.host.clone(), key, change);
+        let server = of(servers, key).filter(|_| !fresh.is_empty());
+        match server {
+            Some(server) if self.changed.remove(key) => self.change(key, server),
+            Some(server) => self.weigh(key, server, Some(&fresh)),
+            None => {}
+        }
+        if self.steered.len() != steered {
+            notify::status(&self.status());
+        }
+    }
+
+    /// What the file says of a group was changed while it was gone.
+    fn change(&mut self, key: &GroupKey, server: &Server) {
+        let change = || -> Result<Attached> {
+            let group = self.host.status(key)?.group;
+            let request = request(&self.host, &group, server)?;
+            Ok(Balancer::attach(&self.host, key, &request)?.1)
+        };
+        let attached = change();
+        self.attached(key, server, attached);
+    }
+
+    /// The result of attaching as the file says now.
+    fn attached(&mut self, key: &GroupKey, server: &Server, attached: Result<Attached>) {
+        match attached {
+            Ok(attached) => {
+                self.teller.note_steering(key, attached.steering);
+                self.teller.print(&report(key, &attached));
+                self.weigh(key, server, None);
+            }
+            Err(error) => self.form.complain(&error),
+        }
+    }
+
+    /// Gives members the weights of their slots in the file: `only` these, or all.
+    fn weigh(&mut self, key: &GroupKey, server: &Server, only: Option<&[Cookie]>) {
+        if server.weights.is_empty() {
+            return;
+        }
+        let weigh = || -> Result<()> {
+            let status = self.host.status(key)?;
+            let changes = weights(&status, server, only);
+            if !changes.is_empty() {
+                Balancer::open(&self.host, key)?.change_members(&changes)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = weigh() {
+            self.form
+                .complain(&error.context(format!("{key}: the weights of the file are not set")));
+        }
+    }
+
+    fn status(&self) -> String {
+        format!("following {}", output::count(self.steered.len(), "group"))
+    }
+}
+
+/// The members whose weight is not that of their slot in the file.
+fn weights(status: &GroupStatus, server: &Server, only: Option<&[Cookie]>) -> Vec<MemberChange> {
+    let change = |member: &reuseport::status::MemberStatus| {
+        let enrolment = member.enrolment.as_ref()?;
+        let cookie = member.member.cookie?;
+        let (_, weight) = server.weights.iter().find(|(slot, _)| *slot == enrolment.slot)?;
+        let is_meant =
+            only.is_none_or(|only| only.contains(&cookie)) && *weight != enrolment.weight;
+        let change = MemberChange::new(enrolment.slot).member(Some(cookie));
+        is_meant.then(|| change.weight(Some(*weight)))
+    };
+    status.members.iter().filter_map(change).collect()
+}
+
+/// The first server of the file that has a group with this key.
+fn of<'a>(servers: &'a [Server], key: &GroupKey) -> Option<&'a Server> {
+    servers.iter().find(|server| server.groups.iter().any(|spec| spec.matches_name(key)))
+}
+
+/// How to attach to a group.
+fn request(host: &Host, group: &Group, server: &Server) -> Result<Attach> {
+    let now = || Ok(host.status(&group.key)?.steering);
+    let policy = server.options.decide(server.policy, &group.key, now)?;
+    let mut attach = Attach::default();
+    attach.program = policy.map(Program::from);
+    // One member that cannot be enrolled must not keep the others out.
+    Ok(attach.slots(server.slots).cpus(server.options.cpus.clone()).partial(true))
+}
+
+/// With the network namespaces that its names mean now.
+fn resolved(server: Server) -> Result<Server> {
+    let resolve = |spec: reuseport::spec::GroupSpec| -> Result<_> {
+        let Some(name) = spec.netns().map(str::to_owned) else { return Ok(spec) };
+        let netns = NamedNetns::find(&name).with_context(|| format!("[server.{}]", server.name));
+        let NamedNetns { name, inode } = netns?;
+        Ok(spec.in_netns(&name, inode))
+    };
+    let groups = server.groups.clone().into_iter().map(resolve).collect::<Result<_>>()?;
+    Ok(Server { groups, ..server })
+}
