@@ -25,7 +25,7 @@
 
 static __always_inline int try_slot(struct sk_reuseport_md *ctx, __u32 slot)
 {
-	if (queue_is_full(slot) || bpf_sk_select_reuseport(ctx, &sockets, MAP_KEY(slot), 0))
+	if (queue_is_full(ctx, slot) || bpf_sk_select_reuseport(ctx, &sockets, MAP_KEY(slot), 0))
 		return TRY_NEXT;
 	return slot;
 }

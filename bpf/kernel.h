@@ -196,6 +196,17 @@ struct socket_wq {
 	struct wait_queue_head wait;
 };
 
+/* Packets. */
+
+struct sk_buff {
+	unsigned int truesize;
+};
+
+/* What a program of the type sk_reuseport really gets for a context. */
+struct sk_reuseport_kern {
+	struct sk_buff *skb;
+};
+
 /* Sockets. */
 
 struct proto {

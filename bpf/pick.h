@@ -36,8 +36,8 @@ static __always_inline void attempts(struct request *req, struct choice *choice,
 		if (slot < 0)
 			return;
 		/* A policy that knows whose queues are full picks such a member only if all are. */
-		if (!req->check_full && queue_is_full(slot)) {
-			req->check_full = true;
+		if (!req->check_full && queue_is_full(req->ctx, slot)) {
+			req->check_full = CHECK_FULL | size_of(req->ctx);
 			/* To least-loaded it is only one more thing to know of that member. */
 			if (!accounts)
 				note(req, REASON_QUEUE_FULL);

@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include <linux/bpf.h>
 #include <stdbool.h>
 #include <bpf/bpf_core_read.h>
 
@@ -44,6 +45,11 @@ static void *(*const bpf_rdonly_cast)(const void *address, __u32 type) = (void *
 #define bpf_rdonly_cast(address, type) ((void *)(address))
 #endif
 
+/* What the context stands for: the verifier rewrites reads of the context itself. */
+#ifndef KERNEL_CONTEXT
+#define KERNEL_CONTEXT(ctx) bpf_rdonly_cast(ctx, CONTEXT_TYPE)
+#endif
+
 struct queue {
 	/* TCP: connections to accept, and half-open ones. UDP: bytes, in UDP_UNITs. */
 	__u32 length;
@@ -53,7 +59,7 @@ struct queue {
 	bool known;
 };
 
-/* Bytes. The smallest datagram takes three times as much (its skb's truesize, 768). */
+/* Bytes. The smallest datagram takes three times as much, or a little more (its skb's truesize, from 768 on). */
 #define UDP_UNIT 256
 
 static __always_inline void tcp_queue(struct sock *sk, struct queue *queue)
@@ -83,20 +89,41 @@ static __always_inline void udp_queue(struct sock *sk, struct queue *queue)
 		queue->length = (__u32)bytes / UDP_UNIT;
 }
 
-/* As sk_acceptq_is_full and __udp_enqueue_schedule_skb have it: what comes next would be dropped. */
-static __always_inline bool tcp_is_full(struct sock *sk)
+/* Bytes that a queue has room for: any number, or none, not even for a packet that takes no bytes. */
+#define ROOM_FOR_ANY (1LL << 62)
+#define NO_ROOM (-1LL)
+
+/* As sk_acceptq_is_full has it. */
+static __always_inline __s64 tcp_room(struct sock *sk)
 {
 	__u32 waiting = READ(sk, sk_ack_backlog);
 
-	return waiting && waiting > READ(sk, sk_max_ack_backlog);
+	return waiting && waiting > READ(sk, sk_max_ack_backlog) ? NO_ROOM : ROOM_FOR_ANY;
 }
 
-static __always_inline bool udp_is_full(struct sock *sk)
+/*
+ * As __udp_enqueue_schedule_skb has it since Linux 6.18, where a queue never exceeds its limit: a datagram that does
+ * not fit is dropped, unless the queue is empty. Earlier kernels take one more, and drop what comes after it: there,
+ * a member is passed over one datagram early.
+ */
+static __always_inline __s64 udp_room(struct sock *sk)
 {
 	int bytes = READ(sk, sk_backlog.rmem_alloc.counter);
 
-	/* No buffer is smaller (SOCK_MIN_RCVBUF). */
-	return bytes > 2048 && bytes > READ(sk, sk_rcvbuf);
+	return bytes > 0 ? (__s64)READ(sk, sk_rcvbuf) - bytes : ROOM_FOR_ANY;
+}
+
+/* What the packet takes of that room: a datagram's truesize; 0 for TCP. */
+static __always_inline __u32 size_of(struct sk_reuseport_md *ctx)
+{
+	struct sk_reuseport_kern *kern;
+	struct sk_buff *skb;
+
+	if (!READ_QUEUES || PROTOCOL == IPPROTO_TCP)
+		return 0;
+	kern = KERNEL_CONTEXT(ctx);
+	skb = READ(kern, skb);
+	return READ(skb, truesize);
 }
 
 /* NULL if the address is not known, or queues may not be read. */
@@ -125,12 +152,26 @@ static __always_inline void queue_of(__u32 slot, struct queue *queue)
 		udp_queue(sk, queue);
 }
 
-/* Not inlined, and not static: the verifier then looks at it once. */
-__noinline int queue_is_full(__u32 slot)
+static __always_inline __s64 room_at(__u32 slot)
 {
 	struct sock *sk = socket_of(slot);
 
 	if (!sk)
-		return false;
-	return PROTOCOL == IPPROTO_TCP ? tcp_is_full(sk) : udp_is_full(sk);
+		return ROOM_FOR_ANY;
+	return PROTOCOL == IPPROTO_TCP ? tcp_room(sk) : udp_room(sk);
+}
+
+/* Whether the kernel would drop the packet. Not inlined, and not static: the verifier then looks at it once. */
+__noinline int queue_is_full(struct sk_reuseport_md *ctx, __u32 slot)
+{
+	__s64 room = room_at(slot);
+
+	/* To read the size may take two helper calls. */
+	return room != ROOM_FOR_ANY && room < size_of(ctx);
+}
+
+/* The same for a packet of this size, where the context is not at hand. */
+__noinline int queue_is_full_for(__u32 size, __u32 slot)
+{
+	return room_at(slot) < size;
 }

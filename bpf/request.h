@@ -42,6 +42,9 @@ struct pick {
 	__u64 level;
 };
 
+/* Later attempts must check queues. */
+#define CHECK_FULL (1ULL << 32)
+
 struct request {
 	struct sk_reuseport_md *ctx;
 	/* In 64 bits each, see map_key.h. */
@@ -51,7 +54,7 @@ struct request {
 	struct segment segment;
 	/* The policy sets it with its first pick. The fallback begins there. */
 	__u64 key;
-	/* The last pick's queue was full: later attempts must check queues. */
+	/* CHECK_FULL if the last pick's queue was full, and the packet's size_of (bits 0 to 31). */
 	__u64 check_full;
 	/* Events on the way, see note(). */
 	__u64 noted;

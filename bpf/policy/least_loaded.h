@@ -23,7 +23,7 @@ __noinline int least_loaded_choose(struct pick *pick, __u64 turn, __u64 check_fu
 {
 	struct search search = {
 		.random = mix(turn),
-		.now = check_full ? CHECK_FULL : 0,
+		.now = check_full,
 		.best = { .seen = SEEN_NONE },
 		.second = { .seen = SEEN_NONE },
 		.least = LOAD_MASK,

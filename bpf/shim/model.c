@@ -69,6 +69,8 @@ struct model {
 	__u64 now;
 	__u32 cpu;
 	__s32 selected;
+	struct sk_buff skb;
+	struct sk_reuseport_kern context;
 	/* The packet that is being decided on, from its IP header on; and where `data` begins in it. */
 	__u8 packet[IPV6_HEADER + EXTENSIONS_ROOM + sizeof(struct tcphdr) + 256];
 	__u32 length;
@@ -135,6 +137,11 @@ long bpf_skb_load_bytes(const void *ctx, __u32 offset, void *to, __u32 length)
 long bpf_skb_load_bytes_relative(const void *ctx, __u32 offset, void *to, __u32 length, __u32 start)
 {
 	return start == BPF_HDR_START_NET ? load(offset, to, length) : -EFAULT;
+}
+
+struct sk_reuseport_kern *model_context(struct sk_reuseport_md *ctx)
+{
+	return &current->context;
 }
 
 __u32 bpf_get_smp_processor_id(void)
@@ -354,6 +361,8 @@ static void receive(struct model *model, const struct model_packet *packet, stru
 	__u32 length = packet->payload_length < 236 ? packet->payload_length : 236;
 	__u8 *transport = model->packet + network;
 
+	model->skb.truesize = packet->truesize;
+	model->context.skb = &model->skb;
 	ctx->hash = packet->hash;
 	ctx->eth_protocol = bpf_htons(packet->v6 ? ETH_P_IPV6 : ETH_P_IP);
 	model->length = 0;

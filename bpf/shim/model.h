@@ -41,6 +41,7 @@ struct model_packet {
 	__u16 source_port;
 	__u16 port;
 	__u32 early; /* data begins at the IP header */
+	__u32 truesize; /* what it takes of a receive buffer */
 };
 
 struct model_queue {

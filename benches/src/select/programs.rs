@@ -276,8 +276,12 @@ fn load(variant: &Variant<'_>, group: &Group, cpus: u32) -> Result<Option<SkReus
         _ => (17, "udp_sock"),
     };
     let btf = KernelBtf::from_sys_fs()?;
-    let types = [("bpf_rdonly_cast", BtfKind::Func), (socket, BtfKind::Struct)];
-    let [rdonly_cast, socket] = btf.ids(types)?;
+    let types = [
+        ("bpf_rdonly_cast", BtfKind::Func),
+        (socket, BtfKind::Struct),
+        ("sk_reuseport_kern", BtfKind::Struct),
+    ];
+    let [rdonly_cast, socket, context] = btf.ids(types)?;
     let policy = variant.policy.map_or(Ok(0), |policy| number(policy, object))?;
     let globals =
         [("POLICY", policy), ("PROTOCOL", protocol), ("SOCKET_TYPE", socket), ("CPUS", cpus)];
@@ -285,6 +289,8 @@ fn load(variant: &Variant<'_>, group: &Group, cpus: u32) -> Result<Option<SkReus
     let mut loader = EbpfLoader::new();
     loader.kernel_btf(&btf).kernel_function(RDONLY_CAST, rdonly_cast);
     loader.override_global("MEMBERS", &members, variant.policy.is_none());
+    // Earlier objects have none.
+    loader.override_global("CONTEXT_TYPE", &context, false);
     for (name, value) in &globals {
         loader.override_global(name, value, variant.policy.is_some());
     }

@@ -36,7 +36,10 @@ struct found {
 struct search {
 	/* The turn (bits 32 to 63), the number of active members (16 to 31), the slot whose turn it is (0 to 15). */
 	__u64 turn;
-	/* Whether to find out whose queues are full (bit 32): only after the best one's was. And now (0 to 31). */
+	/*
+	 * Whether to find out whose queues are full (CHECK_FULL): only after the best one's was. And now (bits 0 to
+	 * 31); UDP, which needs no clock: then what the datagram takes.
+	 */
 	__u64 now;
 	__u64 window;
 	/* The candidate whose turn it is, if it is starved. */
@@ -49,8 +52,6 @@ struct search {
 	/* Of the queue of the one that is being examined. */
 	__u64 length;
 };
-
-#define CHECK_FULL (1ULL << 32)
 
 static __always_inline __u64 first_of(struct search *search)
 {
@@ -89,7 +90,7 @@ __noinline __u64 sample_member(struct search *search, __u64 packed)
 	if (!limiter || !c.weight || limiter->empty == (__u32)search->window + 1)
 		return SEEN_NONE;
 	seen = load_of(&c, limiter, search->now, &search->length);
-	if (search->now & CHECK_FULL && queue_is_full(c.slot))
+	if (search->now & CHECK_FULL && queue_is_full_for(search->now, c.slot))
 		seen |= LOAD_FULL;
 	if (!within_limit(&c, limiter, search->turn >> 32, members_of(search),
 			  search->window))

@@ -3,3 +3,10 @@
 #pragma once
 
 #define BPF_CORE_READ(from, field) ((from)->field)
+/* The program's context is what user space knows by that name: what the kernel has in its place is apart. */
+#define KERNEL_CONTEXT(ctx) model_context(ctx)
+
+struct sk_reuseport_md;
+struct sk_reuseport_kern;
+
+struct sk_reuseport_kern *model_context(struct sk_reuseport_md *ctx);

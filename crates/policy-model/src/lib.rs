@@ -134,6 +134,8 @@ pub struct Packet<'a> {
     pub first_extension: u8,
     /// It is looked up before it is delivered, so `data` begins at the IP header.
     pub early: bool,
+    /// UDP: how many bytes of a receive buffer it takes.
+    pub truesize: u32,
 }
 
 /// A member's queue.
@@ -266,7 +268,7 @@ impl Model {
     /// Runs the program: the slot that it selects, or `None` if it leaves the choice to the kernel.
     pub fn run(&mut self, packet: &Packet<'_>) -> Option<u16> {
         let Packet { hash, arrival, v6, source, payload, ports, sequence, .. } = *packet;
-        let Packet { extensions, first_extension, early, .. } = *packet;
+        let Packet { extensions, first_extension, early, truesize, .. } = *packet;
         let arrival = arrival as u32;
         let packet = sys::Packet {
             hash,
@@ -279,6 +281,7 @@ impl Model {
             extensions,
             first_extension,
             early,
+            truesize,
         };
         u16::try_from(self.0.run(&packet)).ok()
     }

@@ -40,6 +40,7 @@ struct RawPacket {
     source_port: u16,
     port: u16,
     early: u32,
+    truesize: u32,
 }
 
 /// What `struct model_packet` says.
@@ -54,6 +55,7 @@ pub(crate) struct Packet<'a> {
     pub(crate) extensions: &'a [u8],
     pub(crate) first_extension: u8,
     pub(crate) early: bool,
+    pub(crate) truesize: u32,
 }
 
 /// `struct model_queue`.
@@ -168,6 +170,7 @@ impl Handle {
             source_port: packet.ports.0,
             port: packet.ports.1,
             early: packet.early.into(),
+            truesize: packet.truesize,
         };
         // SAFETY: see above; the packet, its extensions and its payload, of that many bytes at least, are valid
         // for the call.

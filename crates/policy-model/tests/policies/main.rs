@@ -163,6 +163,36 @@ fn empty_and_full_members_are_passed_over_in_every_policy() {
 }
 
 #[test]
+fn a_datagram_goes_where_it_fits_in_every_policy() {
+    let bytes = |waiting, limit| Queue { waiting, half_open: 0, limit };
+    let cases = [
+        (bytes(1000, 1832), 832, true),
+        (bytes(1000, 1832), 833, false),
+        (bytes(5000, 1832), 1, false),
+        (bytes(0, 1832), 70_000, true),
+        (bytes(1, i32::MAX as u32), 70_000, true),
+    ];
+    for (policy, (first, size, fits)) in
+        Policy::ALL.into_iter().flat_map(|policy| cases.map(|case| (policy, case)))
+    {
+        let mut model = group(Config::udp(policy), 2);
+        let packet = Packet { payload: b"x", truesize: size, ..new(0) };
+        let what = format!("{policy:?}, {size} in {first:?}");
+        // Least-loaded prefers the first one, of which there is less to read.
+        model.set_queue(0, first);
+        model.set_queue(1, bytes(100_000, 1 << 20));
+        let to = (0..32).map(|hash| model.run(&Packet { hash, ..packet }));
+        assert_eq!(to.filter(|slot| *slot == Some(0)).count() > 0, fits, "{what}");
+        let passed = model.counter(Reason::QueueFull);
+        assert_eq!(passed > 0, !fits && policy != Policy::LeastLoaded, "{what}");
+        model.empty(1);
+        // If no other one is there, the kernel decides; least-loaded picks it all the same.
+        let alone = (fits || policy == Policy::LeastLoaded).then_some(0);
+        assert_eq!(model.run(&packet), alone, "{what}");
+    }
+}
+
+#[test]
 fn who_is_draining_comes_last_and_then_the_kernel() {
     for policy in Policy::ALL {
         let mut model = group(Config::udp(policy), 2);

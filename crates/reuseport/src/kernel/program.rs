@@ -79,6 +79,7 @@ struct Direct {
     btf: &'static KernelBtf,
     rdonly_cast: u32,
     socket: u32,
+    context: u32,
 }
 
 /// Creates the maps and loads the program over them, `sockets`, `tables` and the host's `members`. Without `members`,
@@ -199,9 +200,13 @@ fn direct_access(btf: &'static KernelBtf, protocol: Protocol) -> Option<Direct> 
         Protocol::Tcp => "inet_connection_sock",
         Protocol::Udp => "udp_sock",
     };
-    let types = [("bpf_rdonly_cast", BtfKind::Func), (socket, BtfKind::Struct)];
-    let [rdonly_cast, socket] = btf.ids(types).ok()?;
-    Some(Direct { btf, rdonly_cast, socket })
+    let types = [
+        ("bpf_rdonly_cast", BtfKind::Func),
+        (socket, BtfKind::Struct),
+        ("sk_reuseport_kern", BtfKind::Struct),
+    ];
+    let [rdonly_cast, socket, context] = btf.ids(types).ok()?;
+    Some(Direct { btf, rdonly_cast, socket, context })
 }
 
 /// With the helper; if that program does not load although it may read, without reading queues.
@@ -221,7 +226,8 @@ fn load_direct(direct: &Direct, loader: &EbpfLoader<'_>) -> Result<SkReuseport> 
     loader
         .kernel_btf(direct.btf)
         .kernel_function(config::RDONLY_CAST, direct.rdonly_cast)
-        .override_global(config::SOCKET_TYPE, &direct.socket, true);
+        .override_global(config::SOCKET_TYPE, &direct.socket, true)
+        .override_global(config::CONTEXT_TYPE, &direct.context, true);
     load_object(OBJECT_DIRECT, &mut loader)
 }
 

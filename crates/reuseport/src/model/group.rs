@@ -318,13 +318,18 @@ impl Member {
         }
     }
 
-    /// Whether its queue is full, as the kernel compares: an accept queue takes one more than its limit
-    /// (`sk_acceptq_is_full`), a receive buffer does not.
+    /// Whether its queue is full, so that the kernel drops whatever comes next. An accept queue takes one more than
+    /// its limit (`sk_acceptq_is_full`). A receive buffer is full when it has less room than the smallest datagram
+    /// takes, unless it is empty (`__udp_enqueue_schedule_skb`); a larger datagram may be dropped before, and kernels
+    /// before Linux 6.18 take one more.
     pub fn is_full(&self) -> bool {
+        /// Its memory: a `struct sk_buff` and the smallest buffer. Some kernels charge a little more.
+        const SMALLEST_DATAGRAM: u32 = 768;
+
         let Queue { waiting, limit, .. } = self.queue;
         match self.protocol {
             Protocol::Tcp => waiting > limit,
-            Protocol::Udp => limit > 0 && waiting >= limit,
+            Protocol::Udp => waiting > 0 && waiting.saturating_add(SMALLEST_DATAGRAM) > limit,
         }
     }
 

@@ -32,12 +32,16 @@ fn load_all(object: &[u8], cast: Option<(&KernelBtf, u32)>) {
                 .override_global("POLICY", &number, true)
                 .override_global("PROTOCOL", &protocol, true)
                 .map("tables", tables.map_data());
-            let socket_type = cast.map(|(btf, cast)| {
+            let types = cast.map(|(btf, cast)| {
                 loader.kernel_btf(btf).kernel_function(RDONLY_CAST, cast);
-                btf.ids([(socket, BtfKind::Struct)]).unwrap()[0]
+                btf.ids([socket, "sk_reuseport_kern"].map(|name| (name, BtfKind::Struct))).unwrap()
             });
-            if let Some(id) = &socket_type {
-                loader.override_global("SOCKET_TYPE", id, true);
+            if let Some([socket, context]) = &types {
+                loader.override_global("SOCKET_TYPE", socket, true).override_global(
+                    "CONTEXT_TYPE",
+                    context,
+                    true,
+                );
             }
             let mut ebpf = loader.load(object).unwrap();
             let Some(Program::SkReuseport(mut program)) = ebpf.take_program("reuseport") else {

@@ -92,16 +92,18 @@ fn who_waits_is_said_only_where_it_was_seen() {
 
 #[test]
 fn a_queue_is_full_as_the_kernel_counts() {
-    let with = |protocol, waiting| {
-        let queue = Queue { waiting, half_open: 0, limit: 4 };
+    let with = |protocol, waiting, limit| {
+        let queue = Queue { waiting, half_open: 0, limit };
         let of = |n| Member { queue, ..examples::member(protocol, n) };
         among(&[of(1), of(2)])
     };
     let both = || vec!["cookie:1".to_owned(), "cookie:2".to_owned()];
-    assert_eq!(with(Protocol::Tcp, 4), [], "one more is accepted");
-    assert_eq!(with(Protocol::Tcp, 5), [Finding::QueueFull { members: both() }]);
-    assert_eq!(with(Protocol::Udp, 3), []);
-    assert_eq!(with(Protocol::Udp, 4), [Finding::QueueFull { members: both() }]);
+    assert_eq!(with(Protocol::Tcp, 4, 4), [], "one more is accepted");
+    assert_eq!(with(Protocol::Tcp, 5, 4), [Finding::QueueFull { members: both() }]);
+    assert_eq!(with(Protocol::Udp, 4096 - 768, 4096), [], "the smallest datagram fits");
+    assert_eq!(with(Protocol::Udp, 4096 - 767, 4096), [Finding::QueueFull { members: both() }]);
+    assert_eq!(with(Protocol::Udp, u32::MAX, 4096), [Finding::QueueFull { members: both() }]);
+    assert_eq!(with(Protocol::Udp, 0, 100), [], "an empty queue takes a datagram of any size");
 }
 
 #[test]

@@ -5,5 +5,6 @@ mod early;
 mod gone;
 mod mixture;
 mod passed_over;
+mod receive_buffers;
 mod strays;
 mod swaps;
