@@ -200,6 +200,12 @@ struct socket_wq {
 
 struct sk_buff {
 	unsigned int truesize;
+	unsigned char *head;
+	unsigned int end; /* where the shared info lies, from the head on */
+};
+
+struct skb_shared_info {
+	unsigned short gso_size; /* of each datagram of a train; 0 for a single one */
 };
 
 /* What a program of the type sk_reuseport really gets for a context. */
@@ -311,6 +317,8 @@ struct mptcp_sock {
 struct udp_sock {
 	struct inet_sock inet; /* the same */
 	int forward_deficit;
+	unsigned long udp_flags; /* since 6.7 */
+	unsigned char accept_udp_l4 : 1; /* before, since 5.13 */
 };
 
 typedef enum {

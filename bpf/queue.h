@@ -113,17 +113,55 @@ static __always_inline __s64 udp_room(struct sock *sk)
 	return bytes > 0 ? (__s64)READ(sk, sk_rcvbuf) - bytes : ROOM_FOR_ANY;
 }
 
-/* What the packet takes of that room: a datagram's truesize; 0 for TCP. */
-static __always_inline __u32 size_of(struct sk_reuseport_md *ctx)
+/*
+ * What the packet takes of that room: its truesize (bits 0 to 31). A train of datagrams (GSO) comes as one; a socket
+ * that does not accept trains gets each datagram by itself, and they take more (bits 33 to 63). 0 for TCP.
+ */
+#define SIZE_SPLIT_SHIFT 33
+
+/* What a datagram takes beyond its bytes, most of the time: the rest depends on how the train was made. */
+#define SIZE_OF_EACH 1024
+
+static __always_inline __u64 size_of(struct sk_reuseport_md *ctx)
 {
 	struct sk_reuseport_kern *kern;
+	struct skb_shared_info *shared;
 	struct sk_buff *skb;
+	__u64 datagrams = 0;
+	__u16 each;
 
 	if (!READ_QUEUES || PROTOCOL == IPPROTO_TCP)
 		return 0;
 	kern = KERNEL_CONTEXT(ctx);
 	skb = READ(kern, skb);
-	return READ(skb, truesize);
+	shared = bpf_rdonly_cast((void *)READ(skb, head) + READ(skb, end), SHARED_INFO_TYPE);
+	each = READ(shared, gso_size);
+	if (each)
+		datagrams = ctx->len / each;
+	return READ(skb, truesize) | datagrams * SIZE_OF_EACH << SIZE_SPLIT_SHIFT;
+}
+
+/* include/linux/udp.h: the number of a bit. */
+enum { UDP_FLAGS_ACCEPT_L4 = 5 };
+
+/* As udp_unexpected_gso. */
+static __always_inline bool accepts_trains(struct sock *sk)
+{
+	struct udp_sock *udp = (void *)sk;
+
+	if (bpf_core_field_exists(udp->udp_flags))
+		return READ(udp, udp_flags) >> UDP_FLAGS_ACCEPT_L4 & 1;
+	return bpf_core_field_exists(udp->accept_udp_l4) &&
+	       BPF_CORE_READ_BITFIELD_PROBED(udp, accept_udp_l4);
+}
+
+static __always_inline bool fits(struct sock *sk, __s64 room, __u64 size)
+{
+	__u32 more = size >> SIZE_SPLIT_SHIFT;
+
+	if (PROTOCOL == IPPROTO_UDP && more && !accepts_trains(sk))
+		room -= more;
+	return (__u32)size <= room;
 }
 
 /* NULL if the address is not known, or queues may not be read. */
@@ -152,26 +190,28 @@ static __always_inline void queue_of(__u32 slot, struct queue *queue)
 		udp_queue(sk, queue);
 }
 
-static __always_inline __s64 room_at(__u32 slot)
+static __always_inline __s64 room_at(struct sock *sk)
 {
-	struct sock *sk = socket_of(slot);
-
-	if (!sk)
-		return ROOM_FOR_ANY;
 	return PROTOCOL == IPPROTO_TCP ? tcp_room(sk) : udp_room(sk);
 }
 
 /* Whether the kernel would drop the packet. Not inlined, and not static: the verifier then looks at it once. */
 __noinline int queue_is_full(struct sk_reuseport_md *ctx, __u32 slot)
 {
-	__s64 room = room_at(slot);
+	struct sock *sk = socket_of(slot);
+	__s64 room;
 
-	/* To read the size may take two helper calls. */
-	return room != ROOM_FOR_ANY && room < size_of(ctx);
+	if (!sk)
+		return false;
+	room = room_at(sk);
+	/* To read the size may take several helper calls. */
+	return room != ROOM_FOR_ANY && !fits(sk, room, size_of(ctx));
 }
 
 /* The same for a packet of this size, where the context is not at hand. */
-__noinline int queue_is_full_for(__u32 size, __u32 slot)
+__noinline int queue_is_full_for(__u64 size, __u32 slot)
 {
-	return room_at(slot) < size;
+	struct sock *sk = socket_of(slot);
+
+	return sk && !fits(sk, room_at(sk), size);
 }

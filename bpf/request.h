@@ -54,7 +54,7 @@ struct request {
 	struct segment segment;
 	/* The policy sets it with its first pick. The fallback begins there. */
 	__u64 key;
-	/* CHECK_FULL if the last pick's queue was full, and the packet's size_of (bits 0 to 31). */
+	/* CHECK_FULL if the last pick's queue was full, and the packet's size_of (all other bits). */
 	__u64 check_full;
 	/* Events on the way, see note(). */
 	__u64 noted;

@@ -70,6 +70,7 @@ struct model {
 	__u32 cpu;
 	__s32 selected;
 	struct sk_buff skb;
+	struct skb_shared_info shared;
 	struct sk_reuseport_kern context;
 	/* The packet that is being decided on, from its IP header on; and where `data` begins in it. */
 	__u8 packet[IPV6_HEADER + EXTENSIONS_ROOM + sizeof(struct tcphdr) + 256];
@@ -361,7 +362,8 @@ static void receive(struct model *model, const struct model_packet *packet, stru
 	__u32 length = packet->payload_length < 236 ? packet->payload_length : 236;
 	__u8 *transport = model->packet + network;
 
-	model->skb.truesize = packet->truesize;
+	model->shared.gso_size = packet->train;
+	model->skb = (struct sk_buff){ .truesize = packet->truesize, .head = (void *)&model->shared };
 	model->context.skb = &model->skb;
 	ctx->hash = packet->hash;
 	ctx->eth_protocol = bpf_htons(packet->v6 ? ETH_P_IPV6 : ETH_P_IP);

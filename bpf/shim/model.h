@@ -42,6 +42,7 @@ struct model_packet {
 	__u16 port;
 	__u32 early; /* data begins at the IP header */
 	__u32 truesize; /* what it takes of a receive buffer */
+	__u32 train; /* how long the datagrams of a train are; 0 for a single one */
 };
 
 struct model_queue {

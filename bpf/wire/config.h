@@ -51,8 +51,9 @@ const volatile __u64 STALE_AFTER = 100 * 1000 * 1000;
 /* The kernel's BTF id of the type of the members' sockets, for select_direct.bpf.c. */
 const volatile __u32 SOCKET_TYPE = 0;
 
-/* And of struct sk_reuseport_kern. */
+/* And of struct sk_reuseport_kern and struct skb_shared_info. */
 const volatile __u32 CONTEXT_TYPE = 0;
+const volatile __u32 SHARED_INFO_TYPE = 0;
 
 /* cpu: the number of possible CPUs. */
 const volatile __u32 CPUS = 1;

@@ -280,8 +280,9 @@ fn load(variant: &Variant<'_>, group: &Group, cpus: u32) -> Result<Option<SkReus
         ("bpf_rdonly_cast", BtfKind::Func),
         (socket, BtfKind::Struct),
         ("sk_reuseport_kern", BtfKind::Struct),
+        ("skb_shared_info", BtfKind::Struct),
     ];
-    let [rdonly_cast, socket, context] = btf.ids(types)?;
+    let [rdonly_cast, socket, context, shared_info] = btf.ids(types)?;
     let policy = variant.policy.map_or(Ok(0), |policy| number(policy, object))?;
     let globals =
         [("POLICY", policy), ("PROTOCOL", protocol), ("SOCKET_TYPE", socket), ("CPUS", cpus)];
@@ -290,7 +291,11 @@ fn load(variant: &Variant<'_>, group: &Group, cpus: u32) -> Result<Option<SkReus
     loader.kernel_btf(&btf).kernel_function(RDONLY_CAST, rdonly_cast);
     loader.override_global("MEMBERS", &members, variant.policy.is_none());
     // Earlier objects have none.
-    loader.override_global("CONTEXT_TYPE", &context, false);
+    loader.override_global("CONTEXT_TYPE", &context, false).override_global(
+        "SHARED_INFO_TYPE",
+        &shared_info,
+        false,
+    );
     for (name, value) in &globals {
         loader.override_global(name, value, variant.policy.is_some());
     }

@@ -38,7 +38,7 @@ struct search {
 	__u64 turn;
 	/*
 	 * Whether to find out whose queues are full (CHECK_FULL): only after the best one's was. And now (bits 0 to
-	 * 31); UDP, which needs no clock: then what the datagram takes.
+	 * 31); UDP, which needs no clock: then what the datagram takes (size_of).
 	 */
 	__u64 now;
 	__u64 window;

@@ -3,6 +3,8 @@
 #pragma once
 
 #define BPF_CORE_READ(from, field) ((from)->field)
+#define BPF_CORE_READ_BITFIELD_PROBED(from, field) ((from)->field)
+#define bpf_core_field_exists(field) 1
 /* The program's context is what user space knows by that name: what the kernel has in its place is apart. */
 #define KERNEL_CONTEXT(ctx) model_context(ctx)
 

@@ -136,6 +136,8 @@ pub struct Packet<'a> {
     pub early: bool,
     /// UDP: how many bytes of a receive buffer it takes.
     pub truesize: u32,
+    /// UDP: how long the datagrams of a train (GSO) are; 0 for a single one.
+    pub train: u16,
 }
 
 /// A member's queue.
@@ -268,7 +270,7 @@ impl Model {
     /// Runs the program: the slot that it selects, or `None` if it leaves the choice to the kernel.
     pub fn run(&mut self, packet: &Packet<'_>) -> Option<u16> {
         let Packet { hash, arrival, v6, source, payload, ports, sequence, .. } = *packet;
-        let Packet { extensions, first_extension, early, truesize, .. } = *packet;
+        let Packet { extensions, first_extension, early, truesize, train, .. } = *packet;
         let arrival = arrival as u32;
         let packet = sys::Packet {
             hash,
@@ -282,6 +284,7 @@ impl Model {
             first_extension,
             early,
             truesize,
+            train,
         };
         u16::try_from(self.0.run(&packet)).ok()
     }

@@ -41,6 +41,7 @@ struct RawPacket {
     port: u16,
     early: u32,
     truesize: u32,
+    train: u32,
 }
 
 /// What `struct model_packet` says.
@@ -56,6 +57,7 @@ pub(crate) struct Packet<'a> {
     pub(crate) first_extension: u8,
     pub(crate) early: bool,
     pub(crate) truesize: u32,
+    pub(crate) train: u16,
 }
 
 /// `struct model_queue`.
@@ -171,6 +173,7 @@ impl Handle {
             port: packet.ports.1,
             early: packet.early.into(),
             truesize: packet.truesize,
+            train: packet.train.into(),
         };
         // SAFETY: see above; the packet, its extensions and its payload, of that many bytes at least, are valid
         // for the call.

@@ -192,6 +192,23 @@ fn a_datagram_goes_where_it_fits_in_every_policy() {
     }
 }
 
+/// A member that does not accept trains gets 10 datagrams, each of which takes 1024 bytes more.
+#[test]
+fn a_train_goes_where_all_its_datagrams_fit() {
+    for policy in Policy::ALL {
+        let mut model = group(Config::udp(policy), 1);
+        let train = Packet { payload: &[0; 200], truesize: 1000, train: 20, ..new(0) };
+        let mut count_picks = |limit| {
+            model.set_queue(0, Queue { waiting: 500, half_open: 0, limit });
+            model.run(&train);
+            model.counter(Reason::Pick)
+        };
+        let picks = [11_740, 11_739, 1500].map(&mut count_picks);
+        let expected = if policy == Policy::LeastLoaded { [1, 2, 3] } else { [1, 1, 1] };
+        assert_eq!(picks, expected, "{policy:?}");
+    }
+}
+
 #[test]
 fn who_is_draining_comes_last_and_then_the_kernel() {
     for policy in Policy::ALL {

@@ -80,6 +80,7 @@ struct Direct {
     rdonly_cast: u32,
     socket: u32,
     context: u32,
+    shared_info: u32,
 }
 
 /// Creates the maps and loads the program over them, `sockets`, `tables` and the host's `members`. Without `members`,
@@ -204,9 +205,10 @@ fn direct_access(btf: &'static KernelBtf, protocol: Protocol) -> Option<Direct> 
         ("bpf_rdonly_cast", BtfKind::Func),
         (socket, BtfKind::Struct),
         ("sk_reuseport_kern", BtfKind::Struct),
+        ("skb_shared_info", BtfKind::Struct),
     ];
-    let [rdonly_cast, socket, context] = btf.ids(types).ok()?;
-    Some(Direct { btf, rdonly_cast, socket, context })
+    let [rdonly_cast, socket, context, shared_info] = btf.ids(types).ok()?;
+    Some(Direct { btf, rdonly_cast, socket, context, shared_info })
 }
 
 /// With the helper; if that program does not load although it may read, without reading queues.
@@ -227,7 +229,8 @@ fn load_direct(direct: &Direct, loader: &EbpfLoader<'_>) -> Result<SkReuseport> 
         .kernel_btf(direct.btf)
         .kernel_function(config::RDONLY_CAST, direct.rdonly_cast)
         .override_global(config::SOCKET_TYPE, &direct.socket, true)
-        .override_global(config::CONTEXT_TYPE, &direct.context, true);
+        .override_global(config::CONTEXT_TYPE, &direct.context, true)
+        .override_global(config::SHARED_INFO_TYPE, &direct.shared_info, true);
     load_object(OBJECT_DIRECT, &mut loader)
 }
 

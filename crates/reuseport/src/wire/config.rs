@@ -11,6 +11,7 @@ pub(crate) const SEED: &str = "SEED";
 pub(crate) const CPUS: &str = "CPUS";
 pub(crate) const SOCKET_TYPE: &str = "SOCKET_TYPE";
 pub(crate) const CONTEXT_TYPE: &str = "CONTEXT_TYPE";
+pub(crate) const SHARED_INFO_TYPE: &str = "SHARED_INFO_TYPE";
 
 /// Stands in the object for the kernel's `bpf_rdonly_cast`: the loader puts the function's BTF id in
 /// its place.
@@ -65,7 +66,7 @@ mod tests {
         let btf = object("select");
         let theirs = btf.variables(".rodata");
         let mut ours = vec![(POLICY, 4), (PROTOCOL, 4), (SEED, 8), (CPUS, 4)];
-        ours.extend([(SOCKET_TYPE, 4), (CONTEXT_TYPE, 4)]);
+        ours.extend([SOCKET_TYPE, CONTEXT_TYPE, SHARED_INFO_TYPE].map(|name| (name, 4)));
         let payload = "payload:0:1".parse().unwrap();
         for policy in Policy::ALL.iter().chain([&payload]) {
             ours.extend(policy.globals().into_iter().map(|global| match global {

@@ -34,14 +34,14 @@ fn load_all(object: &[u8], cast: Option<(&KernelBtf, u32)>) {
                 .map("tables", tables.map_data());
             let types = cast.map(|(btf, cast)| {
                 loader.kernel_btf(btf).kernel_function(RDONLY_CAST, cast);
-                btf.ids([socket, "sk_reuseport_kern"].map(|name| (name, BtfKind::Struct))).unwrap()
+                let names = [socket, "sk_reuseport_kern", "skb_shared_info"];
+                btf.ids(names.map(|name| (name, BtfKind::Struct))).unwrap()
             });
-            if let Some([socket, context]) = &types {
-                loader.override_global("SOCKET_TYPE", socket, true).override_global(
-                    "CONTEXT_TYPE",
-                    context,
-                    true,
-                );
+            if let Some([socket, context, shared_info]) = &types {
+                loader
+                    .override_global("SOCKET_TYPE", socket, true)
+                    .override_global("CONTEXT_TYPE", context, true)
+                    .override_global("SHARED_INFO_TYPE", shared_info, true);
             }
             let mut ebpf = loader.load(object).unwrap();
             let Some(Program::SkReuseport(mut program)) = ebpf.take_program("reuseport") else {

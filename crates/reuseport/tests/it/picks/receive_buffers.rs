@@ -12,10 +12,32 @@ use test_support::loopback;
 use test_support::wait::{self, BOUND};
 
 use crate::common::steered::Steered;
-use crate::common::world::{alone, counter};
+use crate::common::world::{alone, counter, python_with};
 
 /// Datagrams that are sent when all members are full.
 const MORE: usize = 10;
+
+/// The length of each datagram of a train (GSO): the kernel brings it to the socket as one.
+const IN_TRAIN: usize = 100;
+
+/// Sets an option of UDP.
+fn set(socket: &UdpSocket, option: usize, value: usize) {
+    let script =
+        format!("import socket; socket.socket(fileno=0).setsockopt(17, {option}, {value})");
+    python_with(socket, &script);
+}
+
+/// Each send becomes a train of datagrams.
+fn send_trains(client: &UdpSocket) {
+    const UDP_SEGMENT: usize = 103;
+    set(client, UDP_SEGMENT, IN_TRAIN);
+}
+
+/// The members read trains as one.
+fn accept_trains(members: &[UdpSocket]) {
+    const UDP_GRO: usize = 104;
+    members.iter().for_each(|member| set(member, UDP_GRO, 1));
+}
 
 /// A group whose members never read, and a client.
 struct Unread<'a> {
@@ -94,11 +116,21 @@ fn policies() -> impl Iterator<Item = Policy> {
 /// then, the kernel drops.
 #[track_caller]
 fn assert_filled(length: usize) {
-    for policy in policies() {
+    assert_filled_under(policies(), length, |_| {});
+}
+
+#[track_caller]
+fn assert_filled_under(
+    policies: impl IntoIterator<Item = Policy>,
+    length: usize,
+    prepare: impl Fn(&Unread<'_>) + Sync,
+) {
+    for policy in policies {
         alone(|| {
             on_one_cpu();
             let host = Host::open().unwrap();
             let mut group = Unread::new(&host, policy, length);
+            prepare(&group);
             let room = group.room();
             let all: usize = room.iter().sum();
             assert!(room.iter().all(|room| *room > 1), "{room:?}");
@@ -142,4 +174,41 @@ fn no_datagram_of_an_ethernet_frame_is_lost_while_a_member_has_room() {
 #[test]
 fn no_datagram_near_the_greatest_is_lost_while_a_member_has_room() {
     assert_filled(65_000);
+}
+
+/// The members that accept trains are full when a train does not fit as one.
+#[test]
+fn no_train_is_lost_while_a_member_that_accepts_trains_has_room() {
+    assert_filled_under(["hash", "least-loaded"].map(|p| p.parse().unwrap()), 6000, |group| {
+        accept_trains(&group.members);
+        send_trains(&group.client);
+    });
+}
+
+/// Members that do not accept trains get each datagram by itself: they take more together.
+#[test]
+fn no_datagram_of_a_train_is_lost_while_a_member_has_room() {
+    for policy in ["hash", "round-robin"] {
+        alone(|| {
+            on_one_cpu();
+            let host = Host::open().unwrap();
+            let mut group = Unread::new(&host, policy.parse().unwrap(), 6000);
+            for (member, size) in group.members.iter().zip([90_000, 100_000, 110_000]) {
+                set_socket_recv_buffer_size_force(member, size).unwrap();
+            }
+            send_trains(&group.client);
+            let full = loop {
+                let before = group.steered.status();
+                assert_eq!(drops(&before), 0, "{policy}: {:?}", before.counters);
+                group.send(1);
+                if counter(&group.steered.status(), "fallback_kernel") > 0 {
+                    break before;
+                }
+            };
+            for member in full.group.members {
+                let queue = member.queue;
+                assert!(queue.waiting > queue.limit / 2, "{policy}: {queue:?}");
+            }
+        });
+    }
 }
