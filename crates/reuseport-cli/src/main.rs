@@ -33,6 +33,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use error::Failure;
+use tell::Priority;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse_from(args::with_values(std::env::args_os()));
@@ -86,7 +87,8 @@ where
             Level::ERROR | Level::WARN => {
                 let mut warning = Warning::default();
                 event.record(&mut warning);
-                write!(writer, "{}", error::warning(&warning.message, warning.hint.as_deref()))
+                let text = error::warning(&warning.message, warning.hint.as_deref());
+                write!(writer, "{}", tell::for_stderr(Priority::Warning, &text))
             }
             level => {
                 write!(writer, "{level} {}: ", metadata.target())?;

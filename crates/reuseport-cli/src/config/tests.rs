@@ -107,3 +107,12 @@ fn a_file_that_others_may_change_is_refused() {
     assert!(Config::read(&directory.path().join("none")).is_err());
     assert!(Config::read(directory.path()).is_err());
 }
+
+#[test]
+fn the_file_in_the_documentation_is_right() {
+    let page = include_str!("../../../../docs/agent.md");
+    let mut files = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let config = Config::parse(files.next().unwrap()).unwrap();
+    assert_eq!(config.servers.len(), 2);
+    assert_eq!(files.next(), None);
+}

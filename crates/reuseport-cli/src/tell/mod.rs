@@ -32,6 +32,7 @@ pub(crate) enum Form {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Priority {
     Error = 3,
+    Warning = 4,
     Info = 6,
 }
 
@@ -44,7 +45,7 @@ impl Form {
     fn write(self, priority: Priority, text: &str) -> io::Result<()> {
         match (self, priority) {
             (Self::Timed, Priority::Info) => output::print(&timed(text)),
-            (Self::Timed, Priority::Error) => io::stderr().write_all(timed(text).as_bytes()),
+            (Self::Timed, _) => io::stderr().write_all(timed(text).as_bytes()),
             (Self::Log, _) => output::print_to_stderr(&timed(text)),
             (Self::Journal, _) => output::print_to_stderr(&prioritised(priority, text)),
         }
@@ -65,6 +66,11 @@ fn timed(text: &str) -> String {
 /// Each line with the priority, as sd-daemon(3) has it. The journal has the time.
 fn prioritised(priority: Priority, text: &str) -> String {
     text.lines().map(|line| format!("<{}>{line}\n", priority as u8)).collect()
+}
+
+/// A text as standard error takes it.
+pub(crate) fn for_stderr(priority: Priority, text: &str) -> String {
+    if is_journal() { prioritised(priority, text) } else { text.to_owned() }
 }
 
 /// Whether standard error is the journal: JOURNAL_STREAM has its device and inode.

@@ -1,6 +1,6 @@
 //! Running the command in a private network namespace with a private bpffs.
 
-use std::io::Read as _;
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
@@ -126,21 +126,16 @@ impl Running {
 
     /// Reads lines until one contains `word`, and returns that one. Takes no byte of the lines after it.
     pub(crate) fn read_until(&mut self, word: &str) -> String {
-        let stdout = self.0.stdout.as_mut().unwrap();
-        loop {
-            let mut line = Vec::new();
-            while line.last() != Some(&b'\n') {
-                let mut byte = [0];
-                stdout
-                    .read_exact(&mut byte)
-                    .unwrap_or_else(|_| panic!("it never printed {word:?}"));
-                line.extend(byte);
-            }
-            let line = String::from_utf8(line).unwrap();
-            if line.contains(word) {
-                return line;
-            }
-        }
+        read_until(self.0.stdout.as_mut().unwrap(), word)
+    }
+
+    /// The same of standard error.
+    pub(crate) fn read_errors_until(&mut self, word: &str) -> String {
+        read_until(self.0.stderr.as_mut().unwrap(), word)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
     /// Waits until a line contains `word`, and interrupts the command then.
@@ -150,7 +145,43 @@ impl Running {
     }
 
     pub(crate) fn interrupt(self) -> Output {
-        kill_process(Pid::from_child(&self.0), Signal::INT).unwrap();
-        self.0.wait_with_output().unwrap()
+        self.signal(Signal::INT);
+        self.output()
+    }
+
+    /// What it has written when it ends.
+    pub(crate) fn output(mut self) -> Output {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let (mut out, mut err) = (self.0.stdout.take().unwrap(), self.0.stderr.take().unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(|| err.read_to_end(&mut stderr).unwrap());
+            out.read_to_end(&mut stdout).unwrap();
+        });
+        Output { status: self.0.wait().unwrap(), stdout, stderr }
+    }
+}
+
+/// A test that fails leaves nothing behind.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.try_wait().unwrap().is_none() {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+}
+
+fn read_until(from: &mut impl Read, word: &str) -> String {
+    loop {
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            from.read_exact(&mut byte).unwrap_or_else(|_| panic!("it never printed {word:?}"));
+            line.extend(byte);
+        }
+        let line = String::from_utf8(line).unwrap();
+        if line.contains(word) {
+            return line;
+        }
     }
 }

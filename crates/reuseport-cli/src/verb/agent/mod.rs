@@ -31,17 +31,19 @@ use service::Service;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 File:
-  [server.web]                           any name, for the log
-  groups = [\"tcp:*:80\", \"tcp:*:443\"]     all groups that match, as `ls` names them
-  policy = \"least-loaded\"                as `attach --policy`; left out: the current
-                                         one, or the default
-  load = \"queue,open\"  max-share = 2  cpus = \"0-3\"  slots = 256   as for attach
-  weights = { \"slot:0\" = 3 }             set when a slot gets its first member, and
-                                         when the file changes
+  retake = true                       as `attach --retake`, for all groups
+  [server.web]                        any name, for messages
+  groups = [\"tcp:*:80\", \"udp::53\"]   all that match, as `ls` names groups
+  policy = \"least-loaded\"             as `attach --policy`; left out: the
+                                      current one, or the default
+  load = \"queue\"                      these four as the options of `attach`
+  max-share = 2
+  cpus = \"0-3\"
+  slots = 256
+  weights = { \"slot:0\" = 3 }          for the first member in a slot
 
-  Before the first [server]: retake = true takes groups back, as `attach --retake`.
-  The first server that matches a group decides. Only root, or the user who runs
-  the agent, may be able to change the file.
+  The first server that matches a group decides. Only root, or the user who
+  runs the agent, may be able to change the file.
 
 systemd:
   Tells when it is ready, and that it is alive (Type=notify, WatchdogSec=); the

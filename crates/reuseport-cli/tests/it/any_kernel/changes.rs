@@ -341,7 +341,7 @@ fn commands_on_one_group_wait_for_each_other() {
         all.push(Running::start(&["policy", &group, "random"]));
         all.push(Running::start(&["drain", &group, "slot:3"]));
         for running in all {
-            let output = running.0.wait_with_output().unwrap();
+            let output = running.output();
             assert_eq!(output.status.code(), Some(0), "{output:?}");
         }
         assert_eq!(each(&group, "weight"), json!([2, 3, 4, 5]));

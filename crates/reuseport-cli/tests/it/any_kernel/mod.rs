@@ -2,6 +2,7 @@
 //! it in members that cannot be enrolled, groups that are split and watchers, the tests of the library show.
 
 mod advice;
+mod agent;
 mod changes;
 mod findings;
 mod members;

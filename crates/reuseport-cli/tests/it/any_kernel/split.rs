@@ -137,7 +137,7 @@ fn a_drain_that_waits_ends_with_the_group_though_another_one_has_its_name() {
         close(sockets);
         let said = drain.read_until("drained");
         assert_eq!(said, format!("{alone}: drained\n"));
-        let output = drain.0.wait_with_output().unwrap();
+        let output = drain.output();
         assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
         drop(new);
     });
