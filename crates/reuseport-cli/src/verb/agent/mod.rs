@@ -33,7 +33,7 @@ use service::Service;
 File:
   retake = true                       as `attach --retake`, for all groups
   [server.web]                        any name, for messages
-  groups = [\"tcp:*:80\", \"udp::53\"]   all that match, as `ls` names groups
+  groups = [\"tcp:*:80\", \"udp::53\"]    all that match, as `ls` names groups
   policy = \"least-loaded\"             as `attach --policy`; left out: the
                                       current one, or the default
   load = \"queue\"                      these four as the options of `attach`
