@@ -75,6 +75,8 @@ static __always_inline int report(struct walk *walk, struct sock *sk)
 
 	if (!is_internet(sk))
 		return 0;
+	if (walk->at.only && BPF_CORE_READ(sk, __sk_common.skc_num) != walk->at.only)
+		return 0;
 	if (!(walk->at.stage == STAGE_TCP ? is_listening(&view) : is_bound(&view)))
 		return 0;
 	emit_member(walk->seq, &view, walk->at.detail);

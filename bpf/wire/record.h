@@ -150,6 +150,8 @@ struct cursor {
 	__u32 final_stage; /* the last stage: listeners alone take a fraction of the time on a host with many UDP sockets */
 	__u16 port;   /* of which sockets in no group are reported, too; 0: of none */
 	__u16 detail; /* whether to report how each socket was made, what it dropped and who waits for it */
+	__u16 only;   /* the port of which alone sockets are reported; 0: of all */
+	__u16 reserved[3];
 };
 
 /* Runs of that walk, of up to 240 sockets each (RECORDS_PER_RUN): 1,105,920 sockets. */

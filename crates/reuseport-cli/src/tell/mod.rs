@@ -15,7 +15,7 @@ use reuseport::{ErrorKind, Host, Policy};
 use crate::advice;
 use crate::error;
 use crate::output;
-use words::{about, note, replaced, report, split, unsteerable};
+use words::{about, known, note, replaced, report, split, unsteerable};
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,12 +124,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Teller {
     form: Form,
     steering: HashMap<GroupKey, Steering>,
+    /// The groups that came of which it is not said yet what to know about them, with their policies; `None`: that is
+    /// said at once.
+    deferred: Option<Vec<(GroupKey, Option<Policy>)>>,
     unread: bool,
 }
 
 impl Teller {
     pub(crate) fn new(form: Form) -> Self {
-        Self { form, steering: HashMap::new(), unread: false }
+        Self { form, steering: HashMap::new(), deferred: None, unread: false }
     }
 
     pub(crate) fn print(&mut self, text: &str) {
@@ -166,8 +169,25 @@ impl Teller {
             came = Some(attached.steering.policy());
         }
         self.tell_change(key, change);
-        if let Some(policy) = came {
-            self.tell_new(host, key, policy);
+        match (came, &mut self.deferred) {
+            (Some(policy), Some(deferred)) => deferred.push((key.clone(), policy)),
+            (Some(policy), None) => self.tell_new(host, key, policy),
+            (None, _) => {}
+        }
+    }
+
+    /// Says what to know about groups that come from now on with [`tell_deferred`](Self::tell_deferred): many groups
+    /// come at once.
+    pub(crate) fn defer(&mut self) {
+        self.deferred.get_or_insert_default();
+    }
+
+    /// Says what to know about the groups that came since, and later about each one at once.
+    pub(crate) fn tell_deferred(&mut self, host: &Host) {
+        let came = self.deferred.take().unwrap_or_default();
+        match &came[..] {
+            [(key, policy)] => self.tell_new(host, key, *policy),
+            came => known(host, came).iter().for_each(|text| self.print(text)),
         }
     }
 

@@ -227,13 +227,12 @@ impl Transaction {
 
     /// The group as it is now.
     pub(super) fn look_again(&self) -> Result<Group> {
-        self.look_again_near(&Extent::Whole)
+        self.among(&self.observer.groups()?)
     }
 
-    /// The same, from a listing that is perhaps of a part of the host.
-    fn look_again_near(&self, extent: &Extent) -> Result<Group> {
-        let (groups, _) = self.observer.groups_near(extent)?;
-        split::again(&self.group, &groups).cloned().ok_or_else(|| vanished(&self.group.key))
+    /// The group, in a new listing.
+    fn among(&self, groups: &[Group]) -> Result<Group> {
+        split::again(&self.group, groups).cloned().ok_or_else(|| vanished(&self.group.key))
     }
 
     /// Fails if another process attached or detached a program since the operation began.
@@ -252,9 +251,11 @@ impl Transaction {
     /// Whether the group's program is now the one that it had then.
     fn has_program_of(&self, then: &Group) -> Result<bool> {
         // Where the kernel's tables tell, no descriptor does.
-        let tables = Extent::tables_of(then.key.protocol);
-        let extent = if then.complete { tables } else { Extent::Whole };
-        let now = self.look_again_near(&extent)?;
+        let listed = if then.complete { self.observer.groups_at(&then.key)? } else { None };
+        let now = match listed {
+            Some(groups) => self.among(&groups)?,
+            None => self.look_again()?,
+        };
         Ok(now.attached_id() == then.attached_id()
             && now.program.is_some() == then.program.is_some())
     }

@@ -2,6 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::model::group::{GroupKey, Protocol};
+
 /// Where a run of the walk over the kernel's tables begins.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -15,6 +17,8 @@ pub(crate) struct Cursor {
     final_stage: u32,
     port: u16,
     detail: u16,
+    only: u16,
+    reserved: [u16; 3],
 }
 
 impl Cursor {
@@ -28,6 +32,7 @@ impl Cursor {
             final_stage: if walk.udp { STAGE_UDP } else { STAGE_TCP },
             port: walk.port.unwrap_or(0),
             detail: walk.detail.into(),
+            only: walk.only.unwrap_or(0),
             ..Self::default()
         }
     }
@@ -42,15 +47,23 @@ pub(crate) struct Walk {
     pub(crate) detail: bool,
     /// A port of which sockets in no group are reported, too.
     pub(crate) port: Option<u16>,
+    /// The port of which alone sockets are reported.
+    pub(crate) only: Option<u16>,
 }
 
 impl Walk {
     /// All there is to tell about groups.
-    pub(crate) const WHOLE: Self = Self { udp: true, detail: true, port: None };
+    pub(crate) const WHOLE: Self = Self { udp: true, detail: true, port: None, only: None };
 
     /// The members of groups alone.
     pub(crate) fn members(udp: bool) -> Self {
         Self { udp, ..Self::default() }
+    }
+
+    /// Those at the group's port.
+    pub(crate) fn of(group: &GroupKey) -> Self {
+        let udp = group.protocol == Protocol::Udp;
+        Self { only: Some(group.address.port()), ..Self::members(udp) }
     }
 }
 
@@ -71,7 +84,19 @@ mod tests {
         assert_mirrors!(
             btf,
             "cursor",
-            Cursor { stage, bucket, last, cookie, udp_fd, again, final_stage, port, detail }
+            Cursor {
+                stage,
+                bucket,
+                last,
+                cookie,
+                udp_fd,
+                again,
+                final_stage,
+                port,
+                detail,
+                only,
+                reserved
+            }
         );
         assert_eq!(value(&btf, "stage", "STAGE_TCP"), i64::from(STAGE_TCP));
         assert_eq!(value(&btf, "stage", "STAGE_UDP"), i64::from(STAGE_UDP));

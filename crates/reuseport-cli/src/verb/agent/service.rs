@@ -65,6 +65,7 @@ impl Service {
         let groups = self.host.groups()?;
         let before = std::mem::replace(&mut self.servers, Arc::new(servers));
         self.watch.set_retaking(config.retake);
+        self.told.teller.defer();
         self.watch.wait_for_none();
         for key in self.watch.followed().cloned().collect::<Vec<_>>() {
             let now = of(&self.servers, &key).cloned();
@@ -132,6 +133,7 @@ impl Service {
                 }
                 _ if is_ready => {}
                 _ => {
+                    self.told.teller.tell_deferred(&self.host);
                     notify::ready(&self.told.status());
                     is_ready = true;
                     let text =

@@ -36,7 +36,7 @@ use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::kernel::caps;
 use crate::kernel::pids::sees_host_pids;
 use crate::kernel::types::types;
-use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol};
+use crate::model::group::{Group, GroupKey, KernelAddress, Member};
 use crate::model::id::{Cookie, Netns};
 use crate::model::owner::Owner;
 use crate::model::spec::tell_names_apart;
@@ -85,13 +85,6 @@ pub(crate) enum Extent {
         pids: Vec<u32>,
         udp: bool,
     },
-}
-
-impl Extent {
-    /// The groups of a protocol, without any descriptor.
-    pub(crate) fn tables_of(protocol: Protocol) -> Self {
-        Self::Near { pids: Vec::new(), udp: protocol == Protocol::Udp }
-    }
 }
 
 /// The members at a group's address in the kernel's tables, by address in the kernel, with their cookies.
@@ -178,6 +171,13 @@ impl Observer {
         Ok((self.groups()?, true))
     }
 
+    /// The groups at a group's port in the kernel's tables, without any descriptor; `None` without these.
+    pub(crate) fn groups_at(&self, group: &GroupKey) -> Result<Option<Vec<Group>>> {
+        let tables = self.lock().tables(Walk::of(group))?;
+        let descriptors = Vec::new();
+        Ok(tables.map(|tables| self.assemble(&Listing { tables: Some(tables), descriptors })))
+    }
+
     /// The kernel's tables, and the descriptors of these processes; `None` if one of both cannot be read alone.
     fn listing_near(&self, pids: &[u32], udp: bool) -> Result<Option<Listing>> {
         let pids: Option<Vec<NonZeroU32>> = pids.iter().map(|pid| NonZeroU32::new(*pid)).collect();
@@ -216,8 +216,7 @@ impl Observer {
 
     /// The members at the group's address in the kernel's tables now; `None` without these.
     pub(crate) fn listed(&self, group: &GroupKey) -> Result<Option<Listed>> {
-        let walk = Walk::members(group.protocol == Protocol::Udp);
-        let tables = self.lock().tables(walk)?;
+        let tables = self.lock().tables(Walk::of(group))?;
         Ok(tables.map(|records| {
             let of = |record: &MemberRecord| {
                 let listed = (KernelAddress(record.sock_address), record.cookie);
@@ -229,7 +228,7 @@ impl Observer {
 
     /// How many wait now for each member at the group's address. Empty without the kernel's tables.
     pub(crate) fn waiters(&self, group: &GroupKey) -> Result<HashMap<KernelAddress, u32>> {
-        let walk = Walk { detail: true, ..Walk::members(group.protocol == Protocol::Udp) };
+        let walk = Walk { detail: true, ..Walk::of(group) };
         let records = self.lock().tables(walk)?.unwrap_or_default();
         let here = assemble::members(&records).filter(|r| assemble::may_be_member(r, group));
         Ok(here.filter_map(|r| Some((KernelAddress(r.sock_address), r.waiters?))).collect())
@@ -413,6 +412,7 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
+    use crate::model::group::Protocol;
 
     /// A reader that returns these results in turn.
     struct Script(Vec<io::Result<&'static [u8]>>);
