@@ -143,6 +143,8 @@ static __always_inline __u32 made(struct sock *sk, int tcp)
 		bits |= MADE_MPTCP;
 	if (tcp && BPF_CORE_READ(listener, icsk_accept_queue.rskq_defer_accept))
 		bits |= MADE_DEFERRING;
+	if (tcp && is_transparent((void *)sk))
+		bits |= MADE_TRANSPARENT;
 	return bits;
 }
 

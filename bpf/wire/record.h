@@ -54,6 +54,7 @@ enum made {
 	MADE_REUSEPORT = 2, /* SO_REUSEPORT, perhaps since after bind */
 	MADE_MPTCP = 4,	    /* it belongs to an MPTCP listener */
 	MADE_DEFERRING = 8, /* TCP_DEFER_ACCEPT */
+	MADE_TRANSPARENT = 16, /* TCP: IP_TRANSPARENT */
 };
 
 /* Not looked at, or the queue changed meanwhile. */

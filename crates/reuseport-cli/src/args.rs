@@ -89,7 +89,7 @@ impl FirstGroupArgs {
 }
 
 impl WhichArgs {
-    fn targets(&self, groups: Vec<GroupSpec>) -> Result<Targets> {
+    pub(crate) fn targets(&self, groups: Vec<GroupSpec>) -> Result<Targets> {
         let only = self.netns.resolve()?;
         let target = |group: GroupSpec| -> Result<Target> {
             let of_group = group.netns().map(NamedNetns::find).transpose()?;

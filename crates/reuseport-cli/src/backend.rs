@@ -44,7 +44,7 @@ impl NamedNetns {
     }
 
     /// Fails if there is no such namespace. For one in which no group was found.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         match netns::exists(self.inode) {
             true => Ok(()),
             false => Err(Failure::new(

@@ -6,7 +6,7 @@ use clap::builder::Styles;
 use clap::{Command, Parser, Subcommand};
 
 use crate::verb::{
-    agent, attach, completions, demo, detach, drain, ls, man, policy, show, undrain, weight,
+    agent, attach, completions, demo, detach, doctor, drain, ls, man, policy, show, undrain, weight,
 };
 
 /// Choose which of a server's SO_REUSEPORT sockets gets each connection
@@ -47,6 +47,7 @@ Examples:
   reuseport attach :8080                          attach the default policy
   reuseport show :8080                            see what each member gets
   reuseport drain :8080 pid:1234                  nothing new for that worker
+  reuseport doctor                                what is wrong, what mends it
   reuseport detach :8080                          back to the kernel's hash
 
 Rights:
@@ -80,6 +81,7 @@ pub(crate) enum Verb {
     Weight(weight::Weight),
     Drain(drain::Drain),
     Undrain(undrain::Undrain),
+    Doctor(doctor::Doctor),
     Agent(agent::Agent),
     Demo(demo::Demo),
     Completions(completions::Completions),
@@ -102,6 +104,7 @@ impl Verb {
             Self::Weight(verb) => verb.run(),
             Self::Drain(verb) => verb.run(),
             Self::Undrain(verb) => verb.run(),
+            Self::Doctor(verb) => verb.run(),
             Self::Agent(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
             Self::Completions(verb) => verb.run(command),

@@ -35,6 +35,11 @@ impl Failure {
         Self { code: DEGRADED, ..Self::new(failed, hint) }
     }
 
+    /// Done, but not as wished, of which the output has all there is to say.
+    pub(crate) fn findings() -> Self {
+        Self::degraded("", "")
+    }
+
     /// Nothing to do.
     pub(crate) fn nothing(failed: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { code: NOTHING, ..Self::new(failed, hint) }
@@ -110,6 +115,9 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
 
 /// The same, wrapped for the terminal that standard error may be.
 pub(crate) fn message_for_people(error: &anyhow::Error) -> String {
+    if error.downcast_ref::<Failure>().is_some_and(|failure| failure.failed.is_empty()) {
+        return String::new();
+    }
     output::wrapped(&message(error), output::width_of_stderr())
 }
 

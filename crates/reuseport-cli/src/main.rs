@@ -15,6 +15,7 @@ mod output;
 mod policy;
 mod process;
 mod select;
+mod silence;
 mod tell;
 mod verb;
 

@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow::cookie_of;
 use crate::kernel::observe::{Extent, Observer};
 use crate::kernel::server::server_of;
+use crate::look::examine::{self, Examined};
 use crate::look::view;
 use crate::model::group::{Group, GroupKey};
 use crate::model::id::Netns;
@@ -224,5 +225,19 @@ impl Host {
     /// As [`refresh`](Self::refresh) and [`statuses`](Self::statuses).
     pub fn status(&self, key: &GroupKey) -> Result<GroupStatus> {
         view::status(&self.observer, &self.place, key)
+    }
+
+    /// All that is worth knowing about these groups, or about all: also what [`status`](Self::status) tells by other
+    /// means than findings, whether the group is followed, and what the settings of its network namespace mean for
+    /// it. Changes nothing.
+    ///
+    /// Reading the settings of other network namespaces takes CAP_SYS_ADMIN: without it, [`Examined::unseen`] says
+    /// so.
+    ///
+    /// # Errors
+    ///
+    /// As [`groups`](Self::groups); [`ErrorKind::NotFound`] if one of the groups is gone.
+    pub fn examine(&self, groups: Option<&[GroupKey]>) -> Result<Vec<Examined>> {
+        examine::examine(&self.observer, &self.place, groups)
     }
 }

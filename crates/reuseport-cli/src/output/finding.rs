@@ -1,5 +1,7 @@
 //! What is worth knowing about a group, in words.
 
+mod circumstance;
+
 use std::time::Duration;
 
 use reuseport::Policy;
@@ -9,16 +11,17 @@ use reuseport::server::Server;
 use reuseport::status::GroupStatus;
 use serde::Serialize;
 
+use circumstance::{NAMED, names};
+
 use crate::output::foreign::safe;
 use crate::output::number::{by_number, count};
-
-/// Names in a sentence; a longer list is cut.
-const NAMED: usize = 4;
 
 /// A finding, for programs and for people.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct FindingView {
     pub(crate) finding: &'static str,
+    /// `problem` or `advice`.
+    pub(crate) severity: &'static str,
     /// The members that it is about, by name.
     pub(crate) members: Vec<String>,
     pub(crate) text: String,
@@ -30,13 +33,17 @@ pub(crate) struct FindingView {
 /// The findings about a group.
 pub(crate) fn findings(status: &GroupStatus) -> Vec<FindingView> {
     let about = About::new(status);
-    let view = |finding: &Finding| FindingView {
+    status.findings.iter().map(|finding| view(&about, finding)).collect()
+}
+
+pub(super) fn view(about: &About, finding: &Finding) -> FindingView {
+    FindingView {
         finding: finding.name(),
+        severity: finding.severity().name(),
         members: finding.members().into_iter().map(str::to_owned).collect(),
         text: about.text(finding),
         short: about.short(finding),
-    };
-    status.findings.iter().map(view).collect()
+    }
 }
 
 /// The findings that matter when a program is attached, each as a sentence.
@@ -50,14 +57,14 @@ pub(crate) fn findings_at_attach(status: &GroupStatus) -> Vec<String> {
 }
 
 /// The group that a finding is about.
-struct About {
+pub(super) struct About {
     protocol: Protocol,
     /// Whether the kernel's hash decides among several members.
     hashed: bool,
 }
 
 impl About {
-    fn new(status: &GroupStatus) -> Self {
+    pub(super) fn new(status: &GroupStatus) -> Self {
         let hashed = !status.decides() && status.members.len() > 1;
         Self { protocol: status.group.key.protocol, hashed }
     }
@@ -93,7 +100,15 @@ impl About {
             Finding::OneSided { member, percent, policy, .. } => {
                 one_sided(member, *percent, *policy, self.protocol)
             }
-            other => other.name().to_owned(),
+            other => circumstance::text(other),
+        }
+    }
+
+    /// What was seen, without what mends it.
+    pub(super) fn seen(&self, finding: &Finding) -> String {
+        match finding {
+            Finding::OneSocket { processes, waiters, .. } => one_socket_seen(*processes, *waiters),
+            _ => self.text(finding),
         }
     }
 
@@ -150,22 +165,30 @@ impl About {
     }
 }
 
-fn names(members: &[String]) -> String {
-    listed(members.iter().cloned(), NAMED)
+fn one_socket(processes: usize, waiters: Option<u32>, server: Option<&Server>) -> String {
+    let seen = one_socket_seen(processes, waiters);
+    let how = server.map(|Server { name, directive, .. }| format!(" ({name}: {directive})"));
+    match is_shared(processes, waiters) {
+        false => format!("{seen}{}", how.unwrap_or_default()),
+        true => {
+            let how = how.unwrap_or_else(|| ", each with SO_REUSEPORT set before bind".to_owned());
+            format!("{seen}; the server must bind one per worker{how}")
+        }
+    }
 }
 
-fn one_socket(processes: usize, waiters: Option<u32>, server: Option<&Server>) -> String {
-    let how = server.map(|Server { name, directive, .. }| format!(" ({name}: {directive})"));
+fn is_shared(processes: usize, waiters: Option<u32>) -> bool {
+    processes > 1 || waiters > Some(1)
+}
+
+/// The same without what the server has to do.
+fn one_socket_seen(processes: usize, waiters: Option<u32>) -> String {
     let shared = match (processes, waiters) {
         (2.., _) => format!(", held by {processes} processes"),
         (_, Some(2..)) => ", which several epoll instances or threads wait for".to_owned(),
-        _ => {
-            let how = how.unwrap_or_default();
-            return format!("1 socket: nothing to choose among until there are more{how}");
-        }
+        _ => return "1 socket: nothing to choose among until there are more".to_owned(),
     };
-    let how = how.unwrap_or_else(|| ", each with SO_REUSEPORT set before bind".to_owned());
-    format!("1 socket{shared}: nothing to choose among; the server must bind one per worker{how}")
+    format!("1 socket{shared}: nothing to choose among")
 }
 
 fn several(parties: &[Party], different: bool) -> String {

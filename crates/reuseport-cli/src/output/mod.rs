@@ -3,8 +3,10 @@
 //! Nothing here reads groups from the kernel: it turns values into text.
 
 mod cpus;
+pub(crate) mod doctor;
 mod finding;
 mod foreign;
+mod mend;
 mod note;
 mod number;
 mod options;

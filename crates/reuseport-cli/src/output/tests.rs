@@ -1,6 +1,7 @@
 //! Output for sample groups, at fixed widths and without colour.
 
 mod cpus;
+mod doctor;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@ pub(crate) mod attach;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod detach;
+pub(crate) mod doctor;
 pub(crate) mod drain;
 pub(crate) mod ls;
 pub(crate) mod man;

@@ -17,5 +17,6 @@ pub(crate) mod recognise;
 pub(crate) mod reports;
 pub(crate) mod server;
 pub(crate) mod sockets;
+pub(crate) mod sysctl;
 pub(crate) mod tables;
 pub(crate) mod types;

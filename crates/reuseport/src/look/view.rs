@@ -30,16 +30,22 @@ use crate::pins::watcher;
 /// is shown as one for which another owner's program decides.
 pub(crate) fn statuses(observer: &Observer, place: &Place) -> Result<Vec<GroupStatus>> {
     let statuses = joined(observer, place, |groups, root, layer| {
-        let status = |group: Group| {
-            join(group.clone(), root, layer).or_else(|error| {
-                // One group must not hide the others.
-                error.report().warn();
-                join(group, None, &Err(Uncounted::Unreadable))
-            })
-        };
+        let status = |group| join_or_warn(group, root, layer);
         groups.into_iter().map(status).collect::<Result<Vec<_>>>()
     })?;
     Ok(statuses.into_iter().map(diagnosed).collect())
+}
+
+/// The status of one group among others: it must not hide them.
+pub(super) fn join_or_warn(
+    group: Group,
+    root: Option<&Root>,
+    layer: &Result<HostLayer, Uncounted>,
+) -> Result<GroupStatus> {
+    join(group.clone(), root, layer).or_else(|error| {
+        error.report().warn();
+        join(group, None, &Err(Uncounted::Unreadable))
+    })
 }
 
 /// The status of one group.
@@ -67,7 +73,7 @@ pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Resu
 ///
 /// A member of a steered group that no process is seen to hold may be closing, or on its way from one process to
 /// another: then the groups are listed once more after a moment.
-fn joined<T>(
+pub(super) fn joined<T>(
     observer: &Observer,
     place: &Place,
     join: impl FnOnce(Vec<Group>, Option<&Root>, &Result<HostLayer, Uncounted>) -> Result<T>,
@@ -92,7 +98,7 @@ fn joined<T>(
 
 /// The same with what is worth knowing. That takes what processes were started with, which the kernel may make the
 /// reader wait for.
-fn diagnosed(status: GroupStatus) -> GroupStatus {
+pub(super) fn diagnosed(status: GroupStatus) -> GroupStatus {
     GroupStatus { findings: findings_of(&status, server_of), ..status }
 }
 

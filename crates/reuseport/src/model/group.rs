@@ -218,7 +218,7 @@ impl Unborrowable {
     }
 
     /// What to do about it.
-    pub(crate) fn advice(self) -> &'static str {
+    pub fn advice(self) -> &'static str {
         match self {
             Self::Mptcp => "let the server listen without MPTCP (Go: GODEBUG=multipathtcp=0)",
             Self::NoHolder => {
@@ -301,6 +301,9 @@ pub struct Member {
     /// TCP: whether a connection is accepted only when the client has sent something (`TCP_DEFER_ACCEPT`). Until
     /// then it counts as half-open. False in looks of a watcher.
     pub defers_accept: bool,
+    /// TCP: whether it has `IP_TRANSPARENT`, so that TPROXY may give it connections to any address. False in looks of
+    /// a watcher.
+    pub transparent: bool,
     /// The address of its `struct sock` in the kernel. Never shown to users, and never in a map that
     /// ordinary users may read.
     pub(crate) sock_address: KernelAddress,
@@ -449,6 +452,7 @@ pub(crate) mod examples {
             drops: 0,
             waiters: Some(1),
             defers_accept: false,
+            transparent: false,
             sock_address: KernelAddress(cookie),
             protocol,
         }

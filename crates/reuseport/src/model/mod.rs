@@ -1,6 +1,7 @@
 //! The model: groups, members, policies, tables. Values and computation, no I/O.
 
 pub(crate) mod barrier;
+pub(crate) mod circumstances;
 pub(crate) mod degraded;
 pub(crate) mod diagnosis;
 pub mod finding;
@@ -21,11 +22,13 @@ mod runs;
 pub(crate) mod selection;
 pub mod server;
 pub mod setting;
+pub(crate) mod settings;
 pub mod spec;
 pub(crate) mod split;
 pub mod status;
 pub(crate) mod sticky;
 pub(crate) mod succession;
 pub(crate) mod table;
+pub(crate) mod uncounted;
 pub(crate) mod ungrouped;
 pub(crate) mod written;

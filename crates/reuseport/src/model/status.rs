@@ -1,7 +1,6 @@
 //! A group with its pinned state: steering, slots, picks, counters.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use super::finding::Finding;
 use super::group::{Group, Member};
@@ -11,6 +10,7 @@ use super::selection::Program;
 pub use super::id::State;
 pub use super::owner::OwnerCpu;
 pub use super::selection::Steering;
+pub use super::uncounted::Uncounted;
 
 /// The pinned state of an enrolled member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,30 +102,6 @@ pub struct Watcher {
     pub pid: Option<u32>,
     /// Its name (`comm`).
     pub comm: Option<String>,
-}
-
-/// Why open connections are not counted. Attaching again counts them, if the caller may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Uncounted {
-    /// The programs that count are not attached: the group was attached without CAP_PERFMON, or their pins
-    /// were removed.
-    NotAttached,
-    /// The maps in which they were counted are no longer those of the host.
-    LayerReplaced,
-    /// The host's maps belong to another user, and the caller may not open them.
-    Unreadable,
-}
-
-/// A reason, such as "the programs that count are not attached".
-impl fmt::Display for Uncounted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotAttached => "the programs that count are not attached",
-            Self::LayerReplaced => "the maps in which they were counted have been replaced",
-            Self::Unreadable => "the host's maps belong to another user",
-        })
-    }
 }
 
 /// The CPUs that none of these members has; none if no member is active with a weight.

@@ -57,10 +57,12 @@ pub(crate) struct Made {
     pub(crate) mptcp: bool,
     /// `TCP_DEFER_ACCEPT`.
     pub(crate) deferring: bool,
+    /// TCP: `IP_TRANSPARENT`.
+    pub(crate) transparent: bool,
 }
 
 /// The bits of `enum made`, and the number for sockets of which it was not seen who waits for them.
-const MADE: [u32; 4] = [1, 2, 4, 8];
+const MADE: [u32; 5] = [1, 2, 4, 8, 16];
 const WAITERS_UNKNOWN: u32 = u32::MAX;
 
 /// The bits of `enum not_asked`.
@@ -234,8 +236,8 @@ fn member(raw: &RawMember, at: usize) -> Result<MemberRecord, RecordError> {
 }
 
 fn made(bits: u32) -> Made {
-    let [reuseaddr, reuseport, mptcp, deferring] = MADE.map(|bit| bits & bit != 0);
-    Made { reuseaddr, reuseport, mptcp, deferring }
+    let [reuseaddr, reuseport, mptcp, deferring, transparent] = MADE.map(|bit| bits & bit != 0);
+    Made { reuseaddr, reuseport, mptcp, deferring, transparent }
 }
 
 fn holder(raw: &RawHolder) -> HolderRecord {

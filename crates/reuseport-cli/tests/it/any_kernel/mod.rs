@@ -4,6 +4,7 @@
 mod advice;
 mod agent;
 mod changes;
+mod doctor;
 mod findings;
 mod members;
 mod names;

@@ -10,7 +10,7 @@ use test_support::process::{output, spawn};
 
 use crate::common::{command, run};
 
-const VERBS: [&str; 11] = [
+const VERBS: [&str; 12] = [
     "ls",
     "show",
     "attach",
@@ -19,6 +19,7 @@ const VERBS: [&str; 11] = [
     "weight",
     "drain",
     "undrain",
+    "doctor",
     "demo",
     "completions",
     "man",
@@ -107,6 +108,10 @@ fn wrong_usage_exits_with_2() {
         &["drain", ":80", "nginx"],
         &["drain", ":80", "slot:0", "--wait=soon"],
         &["undrain", ":80", "pid:-1"],
+        &["doctor", "--silence", "xyzzy"],
+        &["doctor", "--silence", "drops@here"],
+        &["doctor", "--silence", ""],
+        &["doctor", "80"],
         &["completions", "tcsh"],
     ] {
         assert!(!usage_error(arguments).is_empty());
@@ -115,6 +120,8 @@ fn wrong_usage_exits_with_2() {
     assert!(error.contains("did you mean `round-robin`?"), "{error}");
     let error = usage_error(&["policy", ":80", "paylod:0:8"]);
     assert!(error.contains("did you mean `payload:OFFSET:LENGTH`?"), "{error}");
+    let error = usage_error(&["doctor", "--silence", "drops,full-queue"]);
+    assert!(error.contains("did you mean `queue-full`?"), "{error}");
     let error = usage_error(&["weight", ":80", "slot:0=1001"]);
     assert!(error.contains("from 0 to 1000"), "{error}");
 }

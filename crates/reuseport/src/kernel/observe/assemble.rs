@@ -207,6 +207,7 @@ fn member(record: &MemberRecord, descriptors: &[&HolderRecord]) -> Member {
         drops: record.drops,
         waiters: record.waiters,
         defers_accept: record.made.deferring,
+        transparent: record.made.transparent,
         sock_address: KernelAddress(record.sock_address),
         protocol: record.protocol,
     }

@@ -237,7 +237,7 @@ fn both_sides_agree() {
     let bits = NOT_ASKED
         .map(|(bit, what)| (format!("NOT_ASKED_{}", what.name().to_uppercase()), bit.into()));
     assert_eq!(btf.enumeration("not_asked").unwrap(), bits);
-    let names = ["REUSEADDR", "REUSEPORT", "MPTCP", "DEFERRING"];
+    let names = ["REUSEADDR", "REUSEPORT", "MPTCP", "DEFERRING", "TRANSPARENT"];
     let bits: Vec<_> =
         names.iter().zip(MADE).map(|(name, bit)| (format!("MADE_{name}"), bit.into())).collect();
     assert_eq!(btf.enumeration("made").unwrap(), bits);

@@ -7,6 +7,7 @@ use crate::rights::{STEPS, Step, stands_in};
 
 const RIGHTS: &str = include_str!("../../../../../docs/rights.md");
 const README: &str = include_str!("../../../../../README.md");
+const FINDINGS: &str = include_str!("../../../../../docs/findings.md");
 const OWN_PROGRAM: &str = include_str!("../../../../../docs/own-program.md");
 
 #[test]
@@ -113,6 +114,17 @@ fn anchors(page: &Path) -> BTreeSet<String> {
         kept.map(|c| if c == ' ' { '-' } else { c }).collect()
     };
     headings.map(of).collect()
+}
+
+#[test]
+fn each_finding_has_its_section_and_each_section_its_finding() {
+    let sections: Vec<&str> = FINDINGS.lines().filter_map(|l| l.strip_prefix("## ")).collect();
+    assert_eq!(sections, reuseport::finding::NAMES);
+    for section in FINDINGS.split("\n## ").skip(1) {
+        let (name, text) = section.split_once("\n\n").unwrap();
+        let severity = text.starts_with("*Problem*") || text.starts_with("*Problem.*");
+        assert!(severity || text.starts_with("*Advice.*"), "{name} begins with its severity");
+    }
 }
 
 #[test]
