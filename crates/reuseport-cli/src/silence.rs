@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use anyhow::Result;
-use reuseport::finding::{NAMES, nearest};
+use reuseport::finding::{CHECKS, NAMES, nearest};
 use reuseport::group::Group;
 use reuseport::spec::GroupSpec;
 
@@ -26,7 +26,7 @@ impl FromStr for Silenced {
             Some((name, group)) => (name, Some(group.parse().map_err(|e| format!("{e}"))?)),
             None => (text, None),
         };
-        let known = NAMES.iter().find(|known| **known == name);
+        let known = NAMES.iter().chain(CHECKS).find(|known| **known == name);
         let name = known.ok_or_else(|| {
             let meant = nearest(name).map(|name| format!(": did you mean `{name}`?"));
             format!("no finding is named `{}`{}", name.escape_debug(), meant.unwrap_or_default())
@@ -67,6 +67,11 @@ impl Silence {
         };
         self.0.iter().any(covers)
     }
+
+    /// Whether this check of the host is not to be told.
+    pub(crate) fn covers_host(&self, name: &str) -> bool {
+        self.0.iter().any(|one| one.name == name && one.group.is_none())
+    }
 }
 
 /// The parts of a list. What follows the port of a GROUP (`,uid=33`, `,v6only`) belongs to it.
@@ -91,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_name_is_of_a_finding_perhaps_with_a_group() {
-        for name in NAMES {
+        for name in NAMES.iter().chain(CHECKS) {
             assert!(name.parse::<Silenced>().is_ok_and(|one| one.name == *name));
             assert!(format!("{name}@:80").parse::<Silenced>().is_ok());
         }

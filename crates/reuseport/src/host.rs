@@ -103,6 +103,11 @@ impl Host {
         Transaction::begin(Arc::clone(&self.observer), &self.place, key, stop, extent)
     }
 
+    /// Whether the kernel's tables of sockets can be read.
+    pub(crate) fn reads_tables(&self) -> Result<bool> {
+        self.observer.reads_tables()
+    }
+
     /// Where operations find and pin state.
     pub(crate) fn place(&self) -> &Place {
         &self.place

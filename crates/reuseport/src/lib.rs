@@ -112,6 +112,7 @@ struct Readme;
 
 mod balancer;
 mod change;
+pub mod checks;
 mod error;
 mod follow;
 mod host;
@@ -140,6 +141,7 @@ pub use model::finding;
 pub use model::group::{self, Group, Member, Unborrowable};
 pub use model::id::{self, State, Weight};
 pub use model::policy::{self, CpuList, Policy};
+pub use model::rights;
 pub use model::selection::{ObjectSpec, Program, Selection};
 pub use model::server;
 pub use model::setting;

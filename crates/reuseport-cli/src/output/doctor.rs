@@ -1,5 +1,6 @@
 //! What `doctor` found: the JSON contract, and the text for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use reuseport::finding::Severity;
@@ -7,16 +8,22 @@ use reuseport::{Examined, Unseen};
 use serde::Serialize;
 
 use super::foreign::safe;
+use super::host::{self, HostView};
 use super::mend::Case;
-use super::number::{by_number, count};
+use super::note::paragraph;
+use super::number::count;
 use super::table::{BOLD, DIM, NOTE, PLAIN};
 use super::view::Identity;
-use super::{Reader, filled, words};
+use super::{Reader, words};
 
 /// What `doctor --json` prints.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct DoctorView {
     groups: Vec<GroupFindings>,
+    /// None if groups were named.
+    host: Option<HostView>,
+    /// What could not be looked at as a whole.
+    unseen: Vec<UnseenView>,
     /// How many findings are problems, and how many are advice.
     problems: usize,
     advice: usize,
@@ -35,6 +42,8 @@ pub(crate) struct GroupFindings {
     /// The names of findings that were not to be told.
     pub(super) silenced: Vec<&'static str>,
     pub(super) unseen: Vec<UnseenView>,
+    /// Settings of its network namespace; null: not known.
+    pub(super) settings: BTreeMap<&'static str, Option<u32>>,
 }
 
 /// A finding, and what mends it.
@@ -88,6 +97,7 @@ impl GroupFindings {
             findings: told.into_iter().map(diagnosis).collect(),
             silenced: silenced.into_iter().map(|finding| finding.name()).collect(),
             unseen: group.unseen.iter().map(UnseenView::new).collect(),
+            settings: group.settings.named().into_iter().collect(),
             identity,
         }
     }
@@ -104,8 +114,12 @@ impl UnseenView {
 }
 
 impl DoctorView {
-    /// Groups with problems come first, then those with advice.
-    pub(crate) fn new(mut groups: Vec<GroupFindings>) -> Self {
+    /// Groups with problems come first, then those with advice. The groups may be missing as a whole, for a reason.
+    pub(crate) fn new(groups: Result<Vec<GroupFindings>, String>, host: Option<HostView>) -> Self {
+        let (mut groups, unseen) = match groups {
+            Ok(groups) => (groups, Vec::new()),
+            Err(why) => (Vec::new(), vec![UnseenView { what: "the groups".to_owned(), why }]),
+        };
         let rank =
             |group: &GroupFindings| match (group.count(Severity::Problem), group.findings.len()) {
                 (1.., _) => 0,
@@ -113,18 +127,30 @@ impl DoctorView {
                 _ => 2,
             };
         groups.sort_by_key(rank);
-        let sum = |severity| groups.iter().map(|group| group.count(severity)).sum();
+        let sum = |severity| {
+            let of_host = host.as_ref().map_or(0, |host| host.count(severity));
+            groups.iter().map(|group| group.count(severity)).sum::<usize>() + of_host
+        };
+        let silenced = host.as_ref().map_or(0, |host| host.silenced.len());
         Self {
             problems: sum(Severity::Problem),
             advice: sum(Severity::Advice),
-            silenced: groups.iter().map(|group| group.silenced.len()).sum(),
+            silenced: groups.iter().map(|group| group.silenced.len()).sum::<usize>() + silenced,
             groups,
+            host,
+            unseen,
         }
     }
 
     /// Whether nothing was found, and all could be looked at.
     pub(crate) fn is_fine(&self) -> bool {
-        self.problems + self.advice == 0 && self.groups.iter().all(|group| group.unseen.is_empty())
+        self.problems + self.advice + self.not_seen() == 0
+    }
+
+    fn not_seen(&self) -> usize {
+        let of_host = self.host.as_ref().map_or(0, HostView::unseen);
+        let of_groups: usize = self.groups.iter().map(|group| group.unseen.len()).sum();
+        self.unseen.len() + of_host + of_groups
     }
 
     /// `3 groups, 2 findings (1 problem), 1 silenced`.
@@ -138,11 +164,28 @@ impl DoctorView {
         if self.silenced > 0 {
             let _ = write!(text, ", {} silenced", self.silenced);
         }
-        let unseen: usize = self.groups.iter().map(|group| group.unseen.len()).sum();
-        if unseen > 0 {
-            let _ = write!(text, ", {unseen} {} not seen", by_number(unseen, "thing", "things"));
+        if self.not_seen() > 0 {
+            let _ = write!(text, ", {} not seen", count(self.not_seen(), "thing"));
         }
         text
+    }
+
+    /// The settings of each network namespace that has groups, with its name for this reader.
+    fn networks(&self, reader: &Reader) -> Vec<(String, String)> {
+        let mut known: BTreeMap<u32, (String, String)> = BTreeMap::new();
+        for GroupFindings { identity, settings, .. } in &self.groups {
+            let name = match reader.own_netns == Some(identity.netns) {
+                true => "own".to_owned(),
+                false => words::netns(identity),
+            };
+            let value = |(name, value): (&&str, &Option<u32>)| {
+                let value = value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+                format!("{name} {value}")
+            };
+            let text = || settings.iter().map(value).collect::<Vec<_>>().join("; ");
+            known.entry(identity.netns).or_insert_with(|| (name, text()));
+        }
+        known.into_values().collect()
     }
 }
 
@@ -156,8 +199,21 @@ pub(crate) fn text(view: &DoctorView, reader: &Reader) -> String {
             diagnosis(&mut out, finding, reader);
         }
         for UnseenView { what, why } in &group.unseen {
-            paragraph(&mut out, "  not seen: ", &format!("{what}: {why}"), reader);
+            out += &paragraph("  not seen: ", &format!("{what}: {why}"), reader.width);
         }
+        out.push('\n');
+    }
+    if let Some(host) = &view.host {
+        out += &host::text(host, reader);
+        for (name, settings) in view.networks(reader) {
+            let head = format!("  {DIM}network {}:{DIM:#} ", safe(&name));
+            out += &paragraph(&head, &settings, reader.width);
+        }
+    }
+    for UnseenView { what, why } in &view.unseen {
+        out += &paragraph("not seen: ", &format!("{what}: {why}"), reader.width);
+    }
+    if view.host.is_some() || !view.unseen.is_empty() {
         out.push('\n');
     }
     let _ = writeln!(out, "{}", view.summary());
@@ -167,23 +223,6 @@ pub(crate) fn text(view: &DoctorView, reader: &Reader) -> String {
 fn diagnosis(out: &mut String, finding: &DiagnosisView, reader: &Reader) {
     let style = if finding.severity == Severity::Problem.name() { NOTE } else { PLAIN };
     let _ = writeln!(out, "  {style}{}{style:#} {}", finding.severity, finding.finding);
-    paragraph(out, "    ", &finding.text, reader);
-    paragraph(out, &format!("    {DIM}mend:{DIM:#} "), &finding.mend, reader);
-}
-
-/// A text that begins with `head`, and whose other lines are indented by four columns.
-fn paragraph(out: &mut String, head: &str, text: &str, reader: &Reader) {
-    const INDENT: usize = 4;
-
-    let text = safe(text);
-    let head_width = super::table::width(&anstream::adapter::strip_str(head).to_string());
-    // The first line is shorter by what the head takes beyond the indentation.
-    let pad = "\u{a0}".repeat(head_width.saturating_sub(INDENT));
-    let room = reader.width.map_or(usize::MAX, |width| width.saturating_sub(INDENT).max(20));
-    for (at, line) in filled(&format!("{pad}{text}"), room).iter().enumerate() {
-        let _ = match at {
-            0 => writeln!(out, "{head}{}", line.trim_start_matches('\u{a0}')),
-            _ => writeln!(out, "{:INDENT$}{line}", ""),
-        };
-    }
+    *out += &paragraph("    ", &finding.text, reader.width);
+    *out += &paragraph(&format!("    {DIM}mend:{DIM:#} "), &finding.mend, reader.width);
 }

@@ -6,6 +6,7 @@ mod cpus;
 pub(crate) mod doctor;
 mod finding;
 mod foreign;
+pub(crate) mod host;
 mod mend;
 mod note;
 mod number;

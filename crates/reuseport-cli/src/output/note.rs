@@ -1,5 +1,6 @@
 //! Notes for people: in one colour, wrapped where the terminal is narrower.
 
+use crate::output::foreign::safe;
 use crate::output::table::{NOTE, width};
 
 /// A note of one or more lines, with a newline at its end. `room` is the terminal's width; None: no limit.
@@ -40,6 +41,30 @@ pub(crate) fn filled(text: &str, room: usize) -> Vec<String> {
     }
     lines
 }
+
+/// A text that begins with `head` and is indented by four columns from its second line on, with a newline at its end.
+/// Foreign characters in it command no terminal.
+pub(super) fn paragraph(head: &str, text: &str, room: Option<usize>) -> String {
+    const INDENT: usize = 4;
+
+    let text = safe(text);
+    // The first line is shorter by what the head takes beyond the indentation.
+    let more = width(&anstream::adapter::strip_str(head).to_string()).saturating_sub(INDENT);
+    let room = room.map_or(usize::MAX, |width| width.saturating_sub(INDENT).max(20));
+    let lines = filled(&format!("{}{text}", PAD.to_string().repeat(more)), room);
+    let mut out = head.to_owned();
+    for (at, line) in lines.iter().enumerate() {
+        match at {
+            0 => out.push_str(line.trim_start_matches(PAD)),
+            _ => out.push_str(&format!("\n{:INDENT$}{line}", "")),
+        }
+    }
+    out.push('\n');
+    out
+}
+
+/// Takes a column, and ends no word.
+const PAD: char = '\u{a0}';
 
 /// The words of a text; a command in backticks is one.
 fn words(text: &str) -> Vec<String> {

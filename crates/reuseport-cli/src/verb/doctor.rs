@@ -2,15 +2,16 @@
 
 use anyhow::Result;
 use clap::Args;
-use reuseport::{Examined, Host, netns_names};
+use reuseport::spec::GroupSpec;
+use reuseport::{Examined, Host, checks, netns_names};
 
 use crate::args::WhichArgs;
 use crate::backend::{NamedNetns, Of};
 use crate::error::Failure;
 use crate::output::doctor::{DoctorView, GroupFindings};
+use crate::output::host::HostView;
 use crate::output::{self, Reader};
 use crate::silence::Silence;
-use reuseport::spec::GroupSpec;
 
 /// Say what is wrong with groups, what follows from it, and what mends it
 ///
@@ -54,20 +55,40 @@ impl Doctor {
     pub(crate) fn run(self) -> Result<()> {
         let silence = Silence::of_names(&self.silence)?;
         let reader = Reader::of_stdout();
-        let view = DoctorView::new(self.groups(&silence, &reader)?);
+        let host = Host::open();
+        let (groups, failed) = match &host {
+            Ok(host) => (Ok(self.groups(host, &silence, &reader)?), false),
+            Err(error) => (Err(error.report().to_string()), true),
+        };
+        // What was asked for about groups is answered by them.
+        let of_host = (self.groups.is_empty() || failed).then(|| {
+            HostView::new(
+                checks::checks(host.as_ref()),
+                &checks::rights(),
+                checks::settings(),
+                |name| silence.covers_host(name),
+            )
+        });
+        let view = DoctorView::new(groups, of_host);
         match self.json {
             true => output::print_json(&view)?,
             false => output::print(&output::doctor::text(&view, &reader))?,
         }
-        match view.is_fine() {
-            true => Ok(()),
-            false => Err(Failure::findings().into()),
+        match host {
+            Err(error) if !self.groups.is_empty() => Err(error.into()),
+            _ if view.is_fine() => Ok(()),
+            _ => Err(Failure::findings().into()),
         }
     }
 
     /// What is found about the groups that are named, or about all.
-    fn groups(&self, silence: &Silence, reader: &Reader) -> Result<Vec<GroupFindings>> {
-        let examined = self.examined()?;
+    fn groups(
+        &self,
+        host: &Host,
+        silence: &Silence,
+        reader: &Reader,
+    ) -> Result<Vec<GroupFindings>> {
+        let examined = self.examined(host)?;
         let names = netns_names();
         let findings = |group: &Examined| {
             let name = names.get(&group.status.group.key.netns.inode).cloned();
@@ -78,11 +99,10 @@ impl Doctor {
         Ok(examined.iter().map(findings).collect())
     }
 
-    fn examined(&self) -> Result<Vec<Examined>> {
-        let host = Host::open()?;
+    fn examined(&self, host: &Host) -> Result<Vec<Examined>> {
         if !self.groups.is_empty() {
             let targets = self.which.targets(self.groups.clone())?;
-            let found = targets.find(&host, Of::Steered)?;
+            let found = targets.find(host, Of::Steered)?;
             let keys: Vec<_> = found.into_iter().map(|group| group.key).collect();
             return Ok(host.examine(Some(&keys))?);
         }

@@ -31,13 +31,14 @@ use crate::stop::Stop;
 use crate::wire::config::{protocol, protocol_number};
 use crate::wire::event::{BUSY, CAME, Event as RawEvent, RawPort, WENT};
 
-const OBJECT: &[u8] = include_bytes!("../../bpf/watch.bpf.o");
+/// The programs that tell of changes, and their ring buffer.
+pub(crate) const OBJECT: &[u8] = include_bytes!("../../bpf/watch.bpf.o");
 
 /// How often to check for a request to stop that wakes nothing.
 const STOP_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What runs after a bind, of IPv4 and of IPv6 sockets.
-const BINDS: [&str; 2] = ["bound4", "bound6"];
+pub(crate) const BINDS: [&str; 2] = ["bound4", "bound6"];
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 

@@ -47,13 +47,13 @@ fn own_credentials() -> Credentials {
 }
 
 /// True also if that cannot be read.
-fn in_initial_user_namespace() -> bool {
+pub(crate) fn in_initial_user_namespace() -> bool {
     fs::metadata("/proc/self/ns/user").map_or(true, |ns| ns.ino() == INITIAL_USER_NAMESPACE)
 }
 
 /// A process may always trace itself (`__ptrace_may_access`): if it cannot copy its own descriptor, the call is
 /// refused as such.
-fn copies_its_own() -> bool {
+pub(crate) fn copies_its_own() -> bool {
     let copy = || {
         let own = pidfd_open(getpid(), PidfdFlags::empty())?;
         pidfd_getfd(&own, own.as_raw_fd(), PidfdGetfdFlags::empty())

@@ -87,14 +87,29 @@ pub(crate) fn has(needed: &[(CapabilitySet, &'static str)]) -> bool {
     missing(needed).is_empty()
 }
 
+/// Those of these capabilities that the calling thread lacks.
+pub(crate) fn lacking(names: &[&'static str]) -> Vec<&'static str> {
+    let all = [
+        (CapabilitySet::BPF, "CAP_BPF"),
+        (CapabilitySet::PERFMON, "CAP_PERFMON"),
+        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+        (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
+        (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
+        (CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
+    ];
+    let needed: Vec<_> = all.into_iter().filter(|(_, name)| names.contains(name)).collect();
+    missing(&needed)
+}
+
 /// The capabilities that the calling thread lacks.
-fn missing(needed: &[(CapabilitySet, &'static str)]) -> Vec<&'static str> {
+pub(crate) fn missing(needed: &[(CapabilitySet, &'static str)]) -> Vec<&'static str> {
     let has = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     needed
         .iter()
-        // CAP_SYS_ADMIN includes all of them but CAP_NET_ADMIN (include/linux/capability.h).
+        // CAP_SYS_ADMIN includes these two (include/linux/capability.h).
         .filter(|(one, name)| {
-            let stands_in = if *name == "CAP_NET_ADMIN" { *one } else { CapabilitySet::SYS_ADMIN };
+            let is_included = matches!(*name, "CAP_BPF" | "CAP_PERFMON");
+            let stands_in = if is_included { CapabilitySet::SYS_ADMIN } else { *one };
             !has.intersects(*one | stands_in)
         })
         .map(|(_, name)| *name)

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use sk_reuseport::maps::{Array, MapData};
+use sk_reuseport::maps::{Array, MapData, MapError};
 use sk_reuseport::programs::{Program, SkReuseport};
 use sk_reuseport::{BtfKind, EbpfError, EbpfLoader, KernelBtf};
 
@@ -11,13 +11,15 @@ use super::caps;
 use super::cpus;
 use super::maps::PolicyMaps;
 use super::object::log_verdict;
-use super::sockets::Sockets;
-use super::tables::Tables;
+use super::sockets::{Sockets, SocketsKind};
+use super::tables::{Length, TableMap, Tables};
 use super::types::types;
 use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::model::degraded::Degraded;
 use crate::model::group::Protocol;
 use crate::model::policy::{Global, Policy};
+use crate::model::roster::Roster;
+use crate::model::table::Table;
 use crate::wire::config;
 use crate::wire::host::HostMember;
 
@@ -140,6 +142,24 @@ pub(crate) fn load_over(
         }
     };
     Ok(Loaded { program, degraded })
+}
+
+/// Loads the program of a policy over maps of its own, and lets go of them.
+pub(crate) fn try_to_load(protocol: Protocol) -> Result<Loaded> {
+    const SLOTS: u32 = 4;
+
+    let failed = |error: MapError| caps::failed("cannot make maps", error, caps::LOADING);
+    let sockets = Sockets::create(SocketsKind::Array, SLOTS).map_err(failed)?;
+    let (length, roster) = (Length::of_policy(SLOTS), Roster::empty(SLOTS as usize));
+    let table = TableMap::create(length, &Table::default(), &roster).map_err(failed)?;
+    let tables = Tables::empty(&table).map_err(failed)?;
+    let config = Config { policy: Policy::Hash, seed: 1, protocol };
+    load(config, &sockets, &tables, None).map(|(loaded, _)| loaded)
+}
+
+/// Whether programs can read the kernel's memory directly, as far as the kernel's types tell.
+pub(crate) fn reads_directly(btf: &'static KernelBtf) -> bool {
+    direct_access(btf, Protocol::Tcp).is_some()
 }
 
 /// A program that does not read the host's members has a map of that name all the same: a small one of its own.
@@ -268,10 +288,6 @@ fn cannot_load(error: impl Into<EbpfError>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::sockets::SocketsKind;
-    use crate::kernel::tables::{Length, TableMap};
-    use crate::model::roster::Roster;
-    use crate::model::table::Table;
 
     /// Makes sure that the tests of least-loaded test the direct program.
     #[test]

@@ -38,7 +38,31 @@ pub const NAMES: &[&str] = &[
     "tproxy",
 ];
 
-/// The finding that is meant by a name that none has: one that has the same words or is called so elsewhere, or else the
+/// The names of all [checks of the host](crate::checks), as docs/findings.md lists them.
+pub const CHECKS: &[&str] = &[
+    "kernel-types",
+    "list-descriptors",
+    "list-tables",
+    "select-programs",
+    "read-queues",
+    "direct-reads",
+    "trace-connections",
+    "recount",
+    "ring-buffer",
+    "udp-binds",
+    "list-udp",
+    "copy-descriptors",
+    "bpffs",
+    "directory",
+    "other-versions",
+    "leftovers",
+    "lockdown",
+    "unprivileged-bpf",
+    "ptrace-scope",
+    "syn-cookies",
+];
+
+/// The finding or check that is meant by a name that none has: one that has the same words or is called so elsewhere, or else the
 /// most similar one, if any is.
 pub fn nearest(given: &str) -> Option<&'static str> {
     const ELSEWHERE: [(&str, &str); 6] = [
@@ -55,7 +79,8 @@ pub fn nearest(given: &str) -> Option<&'static str> {
         words.join("-")
     };
     let given = words(given);
-    let elsewhere = ELSEWHERE.into_iter().chain(NAMES.iter().map(|name| (*name, *name)));
+    let elsewhere =
+        ELSEWHERE.into_iter().chain(NAMES.iter().chain(CHECKS).map(|name| (*name, *name)));
     // With up to a third of its letters wrong it counts as misspelt.
     let similar = elsewhere.filter_map(|(name, meant)| {
         let name = words(name);

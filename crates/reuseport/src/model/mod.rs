@@ -1,6 +1,7 @@
 //! The model: groups, members, policies, tables. Values and computation, no I/O.
 
 pub(crate) mod barrier;
+pub(crate) mod check;
 pub(crate) mod circumstances;
 pub(crate) mod degraded;
 pub(crate) mod diagnosis;
@@ -17,6 +18,7 @@ pub(crate) mod plan;
 pub mod policy;
 pub(crate) mod refusal;
 pub(crate) mod retake;
+pub mod rights;
 pub(crate) mod roster;
 mod runs;
 pub(crate) mod selection;

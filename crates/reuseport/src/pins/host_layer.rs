@@ -19,9 +19,10 @@ use crate::kernel::caps;
 use crate::kernel::types::types;
 use crate::wire::host::{HOST_MEMBERS, HostMember, Mark};
 
-const OBJECT: &[u8] = include_bytes!("../../bpf/host.bpf.o");
+/// The programs that count, and the maps in which they do.
+pub(crate) const OBJECT: &[u8] = include_bytes!("../../bpf/host.bpf.o");
 
-const TRACEPOINT: &str = "inet_sock_set_state";
+pub(crate) const TRACEPOINT: &str = "inet_sock_set_state";
 
 /// The programs that count, and the pins of their links. There are two because the kernel skips a program
 /// that is already running on the CPU (`bpf/host.bpf.c`).

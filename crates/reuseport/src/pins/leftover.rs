@@ -26,6 +26,28 @@ pub(crate) struct Dead {
     state: Option<GroupState>,
 }
 
+/// What is pinned and decides nothing, or is not this version's.
+#[derive(Debug, Default)]
+pub(crate) struct Oddities {
+    /// Directories of groups that no longer exist, and of what interrupted commands left.
+    pub(crate) leftovers: Vec<PathBuf>,
+    /// Directories of groups with another version's state.
+    pub(crate) other_versions: Vec<PathBuf>,
+}
+
+/// Looks at all that is pinned. Changes nothing.
+pub(crate) fn oddities(root: &Root, groups: &[Group]) -> Result<Oddities> {
+    let dead = dead(root, groups)?.into_iter().map(|dead| dead.directory);
+    let unfinished = [root.staging(), root.aside(), root.next_host()];
+    let leftovers = dead.chain(unfinished.into_iter().filter(|path| path.exists())).collect();
+    let directories = names(root)?.into_iter().map(|name| root.groups().join(name));
+    let is_other = |directory: &PathBuf| {
+        let opened = GroupState::open(directory.clone(), None);
+        opened.is_err_and(|error| error.kind() == ErrorKind::Schema) && is_whole(directory)
+    };
+    Ok(Oddities { leftovers, other_versions: directories.filter(is_other).collect() })
+}
+
 /// The state of groups that no longer exist, unless they are watched.
 ///
 /// A group that is not among `groups` may still exist: the caller may not see its processes, or its sockets

@@ -40,7 +40,7 @@ pub(crate) mod host_layer;
 pub(crate) mod instance;
 pub(crate) mod leftover;
 pub(crate) mod place;
-mod recount;
+pub(crate) mod recount;
 mod replaced;
 mod schema;
 pub(crate) mod steering;

@@ -18,16 +18,17 @@ use sk_reuseport::{EbpfLoader, KernelBtf};
 use super::bpffs;
 use crate::wire::host::HostMember;
 
-const OBJECT: &[u8] = include_bytes!("../../bpf/recount.bpf.o");
+/// The iterator, and the maps that it needs.
+pub(crate) const OBJECT: &[u8] = include_bytes!("../../bpf/recount.bpf.o");
 
 /// The map in which the walk counts, and its pin.
 const LIVE: &str = "live";
 
 /// The iterator that walks, and its pin: reading this file runs it.
-const WALK: &str = "recount";
+pub(crate) const WALK: &str = "recount";
 
 #[derive(Debug)]
-pub(super) struct Recount {
+pub(crate) struct Recount {
     /// The host-wide layer's directory.
     directory: PathBuf,
     /// Connections that the walk found, by member.

@@ -2,6 +2,7 @@
 
 use super::{BLUE, OWN, identity, plain, reader};
 use crate::output::doctor::{DiagnosisView, DoctorView, GroupFindings, UnseenView, text};
+use crate::output::host::{CheckView, HostView, RightView};
 use reuseport::group::Protocol;
 
 fn finding(name: &'static str, severity: &'static str, text: &str, mend: &str) -> DiagnosisView {
@@ -22,6 +23,7 @@ fn found() -> DoctorView {
         findings: Vec::new(),
         silenced: vec!["no-watcher"],
         unseen: Vec::new(),
+        settings: [("net.core.somaxconn", Some(4096)), ("net.core.rmem_max", None)].into(),
     };
     let advised = GroupFindings {
         identity: identity(Protocol::Udp, "0.0.0.0:53", BLUE),
@@ -54,7 +56,39 @@ fn found() -> DoctorView {
         silenced: Vec::new(),
         ..fine.clone()
     };
-    DoctorView::new(vec![fine, advised, wrong])
+    DoctorView::new(Ok(vec![fine, advised, wrong]), Some(host()))
+}
+
+fn host() -> HostView {
+    let check = |check, outcome, text: &str, mend: &str| CheckView {
+        check,
+        outcome,
+        text: text.to_owned(),
+        about: "what it is for: without, something is lost",
+        mend: mend.to_owned(),
+        page: format!("docs/findings.md#{check}"),
+    };
+    let right = |what: &str, missing: Vec<&'static str>| RightView {
+        what: what.to_owned(),
+        needs: vec!["CAP_BPF", "CAP_SYS_PTRACE"],
+        missing,
+    };
+    HostView {
+        checks: vec![
+            check("kernel-types", "fine", "read", ""),
+            check("list-tables", "advice", "they cannot be read", "Linux 5.19"),
+            check("select-programs", "problem", "the kernel refuses it", "Linux 5.14"),
+            check("leftovers", "unseen", "cannot read /sys/fs/bpf/reuseport", ""),
+            check("directory", "fine", "/sys/fs/bpf/reuseport belongs to uid 0, with mode 750", ""),
+        ],
+        rights: vec![
+            right("ls, show, doctor: finding groups", Vec::new()),
+            right("the same for other users' servers", vec!["CAP_SYS_PTRACE"]),
+        ],
+        settings: [("lockdown", Some("none".to_owned())), ("kernel.yama.ptrace_scope", None)]
+            .into(),
+        silenced: vec!["unprivileged-bpf"],
+    }
 }
 
 #[test]
@@ -71,6 +105,16 @@ fn doctor_json() {
 
 #[test]
 fn nothing_found_is_one_line() {
-    assert_eq!(text(&DoctorView::new(Vec::new()), &reader(80)), "0 groups, 0 findings\n");
-    assert!(DoctorView::new(Vec::new()).is_fine() && !found().is_fine());
+    let nothing = || DoctorView::new(Ok(Vec::new()), None);
+    assert_eq!(text(&nothing(), &reader(80)), "0 groups, 0 findings\n");
+    assert!(nothing().is_fine() && !found().is_fine());
+}
+
+#[test]
+fn groups_that_cannot_be_seen_are_not_fine() {
+    let unseen = DoctorView::new(Err("cannot list sockets".to_owned()), None);
+    assert!(!unseen.is_fine());
+    let expected =
+        "not seen: the groups: cannot list sockets\n\n0 groups, 0 findings, 1 thing not seen\n";
+    assert_eq!(text(&unseen, &reader(80)), expected);
 }

@@ -137,6 +137,11 @@ impl Observer {
         Ok(Self { programs: Mutex::new(Programs { ebpf, cursors }) })
     }
 
+    /// Whether the kernel's tables can be read.
+    pub(crate) fn reads_tables(&self) -> Result<bool> {
+        Ok(self.lock().tables(Walk::members(false))?.is_some())
+    }
+
     /// Every group on the host, in all network namespaces, sorted by protocol, port, address and
     /// namespace; members by cookie.
     ///
