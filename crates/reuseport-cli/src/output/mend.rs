@@ -54,6 +54,9 @@ impl Case<'_> {
                 "{}; until then `reuseport attach {group} --partial` steers the others",
                 Unborrowable::Mptcp.advice()
             ),
+            Finding::ConnectedUdp { sockets, .. } if sockets.is_empty() => {
+                "none if the server binds its listeners before it connects any socket".to_owned()
+            }
             Finding::ConnectedUdp { .. } => {
                 "let the server close them and bind new ones; one that connects a socket per client binds its listeners \
                  first"
@@ -79,7 +82,7 @@ impl Case<'_> {
                 format!("`reuseport policy {group} round-robin`, if any member can answer any of them")
             }
             Finding::NoWatcher => format!(
-                "`reuseport attach {group} --watch`, as a service: docs/operating.md has the unit"
+                "`reuseport attach {group} --watch`, as a service, or `reuseport agent`: docs/operating.md"
             ),
             Finding::NoMigration => format!(
                 "{attach}: its program moves them to another member; or `sysctl net.ipv4.tcp_migrate_req=1`"

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::kernel::caps;
-use crate::kernel::sysctl::number;
+use crate::kernel::namespace::number;
 use crate::model::check::Check;
 use crate::model::finding::Severity::{Advice, Problem};
 

@@ -2,15 +2,16 @@
 //! kernel's settings mean for them.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::view::{diagnosed, join_or_warn, joined};
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::namespace::{self, Namespace};
 use crate::kernel::observe::Observer;
-use crate::kernel::sysctl;
 use crate::model::circumstances::{Facts, circumstances};
 use crate::model::finding::{Finding, NAMES};
-use crate::model::group::{Group, GroupKey, KernelAddress, Member, Unborrowable};
+use crate::model::group::{Group, GroupKey, KernelAddress, Member, Protocol, Unborrowable};
 use crate::model::id::Netns;
 use crate::model::settings::NetSettings;
 use crate::model::split::Claim;
@@ -82,9 +83,9 @@ pub(crate) fn examine(
         return Err(Error::new(ErrorKind::NotFound, format!("{gone} is gone")));
     }
     look_again(observer, found.iter_mut().map(|(status, _)| status))?;
-    let settings = settings(found.iter().map(|(status, _)| &status.group));
+    let namespaces = namespaces(found.iter().map(|(status, _)| &status.group));
     let examined = found.into_iter().map(|(status, state)| {
-        let known = &settings[&status.group.key.netns];
+        let known = &namespaces[&status.group.key.netns];
         judge(status, state, known)
     });
     Ok(examined.collect())
@@ -95,11 +96,11 @@ fn has(key: &GroupKey, group: &Group) -> bool {
     group.key.has_name_of(key) && key.of.is_none_or(|cookie| group.member(cookie).is_some())
 }
 
-/// What is known of a network namespace's settings, or why nothing is.
-type Settings = std::result::Result<NetSettings, String>;
+/// What is known of a network namespace, or why nothing is.
+type Known = std::result::Result<Namespace, String>;
 
-/// Those of the namespaces of these groups, each read once.
-fn settings<'a>(groups: impl Iterator<Item = &'a Group>) -> HashMap<Netns, Settings> {
+/// The namespaces of these groups, each read once.
+fn namespaces<'a>(groups: impl Iterator<Item = &'a Group>) -> HashMap<Netns, Known> {
     let mut pids: HashMap<Netns, Vec<u32>> = HashMap::new();
     for group in groups {
         pids.entry(group.key.netns).or_default().extend(group.pids());
@@ -107,16 +108,19 @@ fn settings<'a>(groups: impl Iterator<Item = &'a Group>) -> HashMap<Netns, Setti
     let of = |netns: Netns, mut pids: Vec<u32>| {
         pids.sort_unstable();
         pids.dedup();
-        sysctl::of_netns(netns.inode, &pids).map_err(|error| error.to_string())
+        namespace::of_netns(netns.inode, &pids).map_err(|error| error.to_string())
     };
     pids.into_iter().map(|(netns, pids)| (netns, of(netns, pids))).collect()
 }
 
 /// The findings, sorted.
-fn judge(status: GroupStatus, state: State, settings: &Settings) -> Examined {
+fn judge(status: GroupStatus, state: State, namespace: &Known) -> Examined {
     let State { mut facts, mut unseen } = state;
-    match settings {
-        Ok(settings) => facts.settings = *settings,
+    match namespace {
+        Ok(Namespace { settings, connected }) => {
+            facts.settings = *settings;
+            facts.connected = connected_to(&status.group.key, connected);
+        }
         Err(why) => unseen.push(Unseen::new("the settings of its network namespace", why)),
     }
     unseen.extend(unseen_members(&status.group));
@@ -128,6 +132,20 @@ fn judge(status: GroupStatus, state: State, settings: &Settings) -> Examined {
         (finding.severity(), place)
     });
     Examined { status, findings, unseen, settings: facts.settings }
+}
+
+/// How many of these connected UDP sockets may have come from the group. One on a wildcard address gets another address
+/// when it connects.
+fn connected_to(group: &GroupKey, connected: &[SocketAddr]) -> usize {
+    let GroupKey { protocol, address, .. } = group;
+    let is_near = |other: &&SocketAddr| {
+        other.port() == address.port()
+            && (other.ip() == address.ip() || address.ip().is_unspecified())
+    };
+    match protocol {
+        Protocol::Udp => connected.iter().filter(is_near).count(),
+        Protocol::Tcp => 0,
+    }
 }
 
 fn unseen_members(group: &Group) -> Option<Unseen> {

@@ -20,6 +20,8 @@ pub(crate) struct Facts {
     pub(crate) has_state: Option<bool>,
     /// The settings of the group's network namespace.
     pub(crate) settings: NetSettings,
+    /// UDP: how many sockets on the group's address are connected.
+    pub(crate) connected: usize,
 }
 
 /// An accept queue with a limit below this one is short: the kernel's own default for `net.core.somaxconn` until Linux
@@ -32,7 +34,6 @@ pub(crate) fn circumstances(status: &GroupStatus, facts: &Facts) -> Vec<Finding>
     let steered = status.steering.is_ours() && status.decides();
     let hidden = unenrolled(status, |member| member.unborrowable() == Some(Unborrowable::NoHolder));
     let mptcp = unenrolled(status, |member| member.unborrowable() == Some(Unborrowable::Mptcp));
-    let outside: Vec<String> = status.group.outside.iter().map(Member::name).collect();
     let transparent = names(members, |member| member.transparent);
     let reach = status.group.reach;
     let found = [
@@ -42,7 +43,7 @@ pub(crate) fn circumstances(status: &GroupStatus, facts: &Facts) -> Vec<Finding>
         joined_later(status),
         hidden.map(|members| Finding::HiddenMember { members, steered }),
         mptcp.map(|members| Finding::Mptcp { members, steered }),
-        (!outside.is_empty()).then_some(Finding::ConnectedUdp { sockets: outside }),
+        connected_udp(status, facts),
         reach.is_split().then_some(Finding::Split { reach }),
         small_backlog(members, facts),
         no_watcher(status, facts),
@@ -111,6 +112,12 @@ fn joined_later(status: &GroupStatus) -> Option<Finding> {
     }
     let members = unenrolled(status, |member| member.unborrowable().is_none())?;
     Some(Finding::JoinedLater { members })
+}
+
+fn connected_udp(status: &GroupStatus, facts: &Facts) -> Option<Finding> {
+    let sockets: Vec<String> = status.group.outside.iter().map(Member::name).collect();
+    let connected = facts.connected;
+    (connected > 0 || !sockets.is_empty()).then_some(Finding::ConnectedUdp { sockets, connected })
 }
 
 fn small_backlog(all: &[Member], facts: &Facts) -> Option<Finding> {

@@ -199,10 +199,12 @@ pub enum Finding {
         /// Whether a program of this tool decides, so that they get nothing.
         steered: bool,
     },
-    /// UDP: sockets on the group's address that are in no group, and may take its datagrams.
+    /// UDP: sockets on the group's address are connected, or were once.
     ConnectedUdp {
-        /// These sockets.
+        /// Those that are in no group and not connected, and may take its datagrams.
         sockets: Vec<String>,
+        /// How many are connected.
+        connected: usize,
     },
     /// Other groups have the same name.
     Split {
@@ -301,6 +303,7 @@ impl Finding {
             Self::SeveralServers { different, .. } => *different,
             Self::Unwaited { waiting, .. } => *waiting > 0,
             Self::HiddenMember { steered, .. } | Self::Mptcp { steered, .. } => *steered,
+            Self::ConnectedUdp { sockets, .. } => !sockets.is_empty(),
             Self::Split { reach } => *reach == Reach::Behind,
             Self::SmallBacklog { fullest: (waiting, limit), .. } => is_half(*waiting, *limit),
             Self::QueueFull { .. }
@@ -309,8 +312,7 @@ impl Finding {
             | Self::StateElsewhere
             | Self::Undecided { .. }
             | Self::NoneActive
-            | Self::JoinedLater { .. }
-            | Self::ConnectedUdp { .. } => true,
+            | Self::JoinedLater { .. } => true,
             Self::SeveralWait { .. }
             | Self::Drops { .. }
             | Self::OneSided { .. }

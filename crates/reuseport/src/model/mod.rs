@@ -16,6 +16,7 @@ pub(crate) mod owner;
 pub(crate) mod place;
 pub(crate) mod plan;
 pub mod policy;
+pub(crate) mod proc_net;
 pub(crate) mod refusal;
 pub(crate) mod retake;
 pub mod rights;

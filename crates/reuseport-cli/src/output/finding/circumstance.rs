@@ -60,7 +60,10 @@ pub(super) fn text(finding: &Finding) -> String {
             by_number(members.len(), "belongs", "belong"),
             without_slot(members.len(), *steered),
         ),
-        Finding::ConnectedUdp { sockets } => format!(
+        Finding::ConnectedUdp { sockets, connected } if sockets.is_empty() => {
+            connected_only(*connected)
+        }
+        Finding::ConnectedUdp { sockets, .. } => format!(
             "on its address, in no group, and free to take its datagrams: {}; connected once and disconnected, or \
              SO_REUSEPORT set after bind",
             names(sockets),
@@ -105,6 +108,17 @@ fn without_slot(n: usize, steered: bool) -> &'static str {
         }
         false => by_number(n, "`attach` can give it no slot", "`attach` can give them no slot"),
     }
+}
+
+fn connected_only(n: usize) -> String {
+    format!(
+        "{} on its address {} connected: the kernel gives {} the datagrams of one peer and asks no program, and a \
+         socket that is bound next to {} may get into another group of the same name",
+        count(n, "UDP socket"),
+        by_number(n, "is", "are"),
+        by_number(n, "it", "each of them"),
+        by_number(n, "it", "them"),
+    )
 }
 
 fn split(reach: Reach) -> &'static str {

@@ -69,6 +69,7 @@ fn facts() -> Facts {
             tcp_migrate_req: Some(0),
             ..NetSettings::default()
         },
+        connected: 0,
     }
 }
 
@@ -89,7 +90,7 @@ fn names_of(status: &GroupStatus, facts: &Facts) -> Vec<&'static str> {
 fn there_is_nothing_to_say_about_a_group_that_is_followed() {
     assert_eq!(names_of(&healthy(), &facts()), [""; 0]);
     let settings = NetSettings { tcp_migrate_req: Some(1), ..facts().settings };
-    let facts = Facts { watched: Some(false), has_state: Some(false), settings };
+    let facts = Facts { watched: Some(false), has_state: Some(false), settings, connected: 0 };
     assert_eq!(names_of(&plain([held(1), held(2)]), &facts), [""; 0]);
 }
 
@@ -203,4 +204,8 @@ fn what_the_group_is_made_of_is_told() {
         "tproxy",
     ];
     assert_eq!(names_of(&odd, &facts()), expected);
+    let connected = Facts { connected: 3, ..facts() };
+    let found = circumstances(&healthy(), &connected);
+    assert_eq!(found, [Finding::ConnectedUdp { sockets: Vec::new(), connected: 3 }]);
+    assert_eq!(found[0].severity(), crate::model::finding::Severity::Advice);
 }

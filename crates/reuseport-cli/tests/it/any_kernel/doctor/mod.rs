@@ -269,6 +269,18 @@ fn udp_sockets_that_left_their_group_and_groups_of_one_name_are_told() {
         has_not(&group, &["connected-udp"]);
         rustix::net::sockopt::set_socket_reuseport(&late, true).unwrap();
         has(&group, "connected-udp", "problem", "in no group, and free to take", "bind new ones");
+        close(late);
+        has_not(&group, &["connected-udp"]);
+        let peer = UdpSocket::bind(loopback(false)).unwrap();
+        let per_client = Bind::new(address).udp_sockets(1).unwrap().remove(0);
+        per_client.connect(peer.local_addr().unwrap()).unwrap();
+        has(
+            &group,
+            "connected-udp",
+            "advice",
+            "1 UDP socket on its address is connected",
+            "binds its",
+        );
 
         let (members, leaver) = split::before_split("0.0.0.0".parse().unwrap(), 2);
         let port = members[0].local_addr().unwrap().port();

@@ -1,24 +1,35 @@
-//! The settings of network namespaces: `/proc/sys/net` is that of the reading thread's namespace.
+//! What a network namespace tells through /proc: its settings, and connected UDP sockets. Both are those of the reading
+//! thread's namespace.
 
 use std::fs::{self, File};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::model::proc_net::connected;
 use crate::model::settings::NetSettings;
 
 const OWN: &str = "/proc/thread-self/ns/net";
 const NAMED: &str = "/run/netns";
 
-/// The settings of the namespace with this inode number, in which one of these processes may be.
+/// What was read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Namespace {
+    pub(crate) settings: NetSettings,
+    /// The local addresses of its connected UDP sockets.
+    pub(crate) connected: Vec<SocketAddr>,
+}
+
+/// Reads the namespace with this inode number, in which one of these processes may be.
 ///
 /// # Errors
 ///
 /// If the caller may not enter it (CAP_SYS_ADMIN), or no visible process is in it.
-pub(crate) fn of_netns(inode: u32, pids: &[u32]) -> io::Result<NetSettings> {
+pub(crate) fn of_netns(inode: u32, pids: &[u32]) -> io::Result<Namespace> {
     if is(Path::new(OWN), inode) {
         return Ok(read());
     }
@@ -47,7 +58,15 @@ fn is(path: &Path, inode: u32) -> bool {
     fs::metadata(path).is_ok_and(|found| found.ino() == u64::from(inode))
 }
 
-fn read() -> NetSettings {
+fn read() -> Namespace {
+    let sockets = |table| {
+        let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default();
+        connected(&text).collect::<Vec<_>>()
+    };
+    Namespace { settings: settings(), connected: [sockets("udp"), sockets("udp6")].concat() }
+}
+
+fn settings() -> NetSettings {
     let mut settings = NetSettings::default();
     for (name, value) in [
         ("core/somaxconn", &mut settings.somaxconn),
