@@ -12,7 +12,7 @@ use crate::shell;
 pub(crate) type Needed = (&'static str, &'static str);
 
 /// What the tests need.
-const NEEDED: [Needed; 15] = [
+const NEEDED: [Needed; 16] = [
     ("clang-14", "clang-14"),
     ("llvm-strip-14", "llvm-14"),
     ("/usr/include/bpf/bpf_helpers.h", "libbpf-dev"),
@@ -28,6 +28,7 @@ const NEEDED: [Needed; 15] = [
     ("mount", "mount"),
     ("curl", "curl"),
     ("strace", "strace"),
+    ("promtool", "prometheus"),
 ];
 
 /// What `cargo xtask vm` needs.

@@ -90,26 +90,27 @@ impl FirstGroupArgs {
 
 impl WhichArgs {
     pub(crate) fn targets(&self, groups: Vec<GroupSpec>) -> Result<Targets> {
-        let only = self.netns.resolve()?;
-        let target = |group: GroupSpec| -> Result<Target> {
-            let of_group = group.netns().map(NamedNetns::find).transpose()?;
-            if let (Some(of_group), Some(only)) = (&of_group, &only)
-                && of_group.inode != only.inode
-            {
-                bail!(
-                    "`{group}` is not in the network namespace {}, which --netns names",
-                    only.name
-                )
-            }
-            let group = match of_group.as_ref().or(only.as_ref()) {
-                Some(NamedNetns { name, inode }) => group.in_netns(name, *inode),
-                None => group,
-            };
-            Ok(Target { group })
-        };
-        let targets = groups.into_iter().map(target).collect::<Result<_>>()?;
+        let targets = targets(groups, self.netns.resolve()?.as_ref())?;
         Ok(Targets { targets, all: self.all })
     }
+}
+
+/// Groups with their namespaces resolved, all of them in `only` if that is given.
+pub(crate) fn targets(groups: Vec<GroupSpec>, only: Option<&NamedNetns>) -> Result<Vec<Target>> {
+    let target = |group: GroupSpec| -> Result<Target> {
+        let of_group = group.netns().map(NamedNetns::find).transpose()?;
+        if let (Some(of_group), Some(only)) = (&of_group, only)
+            && of_group.inode != only.inode
+        {
+            bail!("`{group}` is not in the network namespace {}, which --netns names", only.name)
+        }
+        let group = match of_group.as_ref().or(only) {
+            Some(NamedNetns { name, inode }) => group.in_netns(name, *inode),
+            None => group,
+        };
+        Ok(Target { group })
+    };
+    groups.into_iter().map(target).collect()
 }
 
 impl NetnsArgs {

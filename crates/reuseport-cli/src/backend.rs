@@ -139,6 +139,29 @@ impl Target {
     }
 }
 
+/// Some of the groups of the host: those that match one of the targets, or all; in one network namespace, or in all.
+#[derive(Debug)]
+pub(crate) struct Which {
+    pub(crate) targets: Vec<Target>,
+    pub(crate) netns: Option<NamedNetns>,
+}
+
+impl Which {
+    pub(crate) fn has(&self, group: &Group) -> bool {
+        let in_netns = |netns: &NamedNetns| netns.inode == group.key.netns.inode;
+        self.netns.as_ref().is_none_or(in_netns)
+            && (self.targets.is_empty() || self.targets.iter().any(|target| target.has(group)))
+    }
+
+    /// The first target that matches none of these groups.
+    pub(crate) fn missing<'a>(
+        &self,
+        groups: impl Iterator<Item = &'a Group> + Clone,
+    ) -> Option<&Target> {
+        self.targets.iter().find(|target| !groups.clone().any(|group| target.has(group)))
+    }
+}
+
 /// Everything about every group, in one namespace or in all.
 ///
 /// # Errors

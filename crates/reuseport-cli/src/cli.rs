@@ -6,7 +6,8 @@ use clap::builder::Styles;
 use clap::{Command, Parser, Subcommand};
 
 use crate::verb::{
-    agent, attach, completions, demo, detach, doctor, drain, ls, man, policy, show, undrain, weight,
+    agent, attach, completions, demo, detach, doctor, drain, ls, man, metrics, policy, show,
+    undrain, weight,
 };
 
 /// Choose which of a server's SO_REUSEPORT sockets gets each connection
@@ -83,6 +84,7 @@ pub(crate) enum Verb {
     Undrain(undrain::Undrain),
     Doctor(doctor::Doctor),
     Agent(agent::Agent),
+    Metrics(metrics::Metrics),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(man::Man),
@@ -106,6 +108,7 @@ impl Verb {
             Self::Undrain(verb) => verb.run(),
             Self::Doctor(verb) => verb.run(),
             Self::Agent(verb) => verb.run(),
+            Self::Metrics(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
             Self::Completions(verb) => verb.run(command),
             Self::Man(verb) => verb.run(command),

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod demo;
 mod error;
+mod metrics;
 mod netns;
 mod output;
 mod policy;

@@ -33,6 +33,11 @@ pub(crate) fn exists(wanted: u32) -> bool {
     own() == Some(wanted) || is_mounted(wanted) || has_thread(wanted)
 }
 
+/// The inode number of a process's namespace; None if it has ended, or the caller may not look at it.
+pub(crate) fn of_process(pid: u32) -> Option<u32> {
+    inode(Path::new(&format!("/proc/{pid}/ns/net")))
+}
+
 /// As `ip netns` and container runtimes mount them.
 fn is_mounted(wanted: u32) -> bool {
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();

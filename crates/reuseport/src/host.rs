@@ -223,6 +223,17 @@ impl Host {
         view::statuses(&self.observer, &self.place)
     }
 
+    /// The status of every group, with the processes that follow the groups, and with the members' owners, but without
+    /// their CPUs. Where each member on the host is held by one process alone, there are no owners either. Elsewhere
+    /// it walks over the descriptors of all processes twice, [`statuses`](Self::statuses) once.
+    ///
+    /// # Errors
+    ///
+    /// As [`statuses`](Self::statuses).
+    pub fn statuses_in_full(&self) -> Result<Vec<GroupStatus>> {
+        view::statuses_in_full(&self.observer, &self.place)
+    }
+
     /// The status of one group, with the members' owners.
     ///
     /// # Errors

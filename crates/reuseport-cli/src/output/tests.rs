@@ -12,7 +12,7 @@ use reuseport::status::{State, Uncounted};
 
 use super::view::{
     GroupLine, GroupView, HolderView, Identity, MemberView, OutsideView, PolicyOptionsView,
-    Program, ProgramKind, QueueView, state_word,
+    Program, ProgramKind, QueueView, state_name,
 };
 use super::{Reader, ls, show};
 
@@ -107,7 +107,7 @@ fn member(slot: Option<u16>, state: State, cookie: u64, picks: u64) -> MemberVie
     let enrolled = |number: u64| slot.map(|_| number);
     MemberView {
         slot,
-        state: slot.map(|_| state_word(state)),
+        state: slot.map(|_| state_name(state)),
         generation: slot.map(|_| 0),
         weight: slot.map(|_| 1),
         cookie: Some(cookie),

@@ -312,7 +312,7 @@ impl Identity {
 }
 
 impl Program {
-    fn new(status: &GroupStatus) -> Option<Self> {
+    pub(crate) fn new(status: &GroupStatus) -> Option<Self> {
         let attached = status.group.program.as_ref()?;
         let (kind, policy) = match status.steering {
             Steering::Ours(reuseport::Program::Selection(selection)) => {
@@ -344,7 +344,7 @@ impl MemberView {
         let (member, enrolment) = (&status.member, status.enrolment.as_ref());
         Self {
             slot: enrolment.map(|e| e.slot.get()),
-            state: enrolment.map(|e| state_word(e.state)),
+            state: enrolment.map(|e| state_name(e.state)),
             generation: enrolment.map(|e| e.generation),
             weight: enrolment.map(|e| e.weight.get()),
             cookie: member.cookie.map(Cookie::get),
@@ -457,7 +457,7 @@ fn rounded(share: f64) -> f64 {
     (share * 10_000.0).round() / 10_000.0
 }
 
-pub(super) fn state_word(state: State) -> &'static str {
+pub(crate) fn state_name(state: State) -> &'static str {
     match state {
         State::Standby => "standby",
         State::Active => "active",

@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod drain;
 pub(crate) mod ls;
 pub(crate) mod man;
+pub(crate) mod metrics;
 pub(crate) mod policy;
 pub(crate) mod show;
 pub(crate) mod undrain;

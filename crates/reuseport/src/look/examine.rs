@@ -20,7 +20,7 @@ use crate::pins::bpffs::Root;
 use crate::pins::group::GroupState;
 use crate::pins::place::Place;
 use crate::pins::steering::claim;
-use crate::pins::watcher;
+use crate::pins::watcher::Locks;
 
 /// A group with all that is worth knowing about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,14 +65,16 @@ pub(crate) fn examine(
     let mut found = joined(observer, place, |groups, root, layer| {
         let is_meant = |group: &Group| of.is_none_or(|keys| keys.iter().any(|key| has(key, group)));
         let meant = groups.into_iter().filter(is_meant);
+        let locks = Locks::default();
         let look = |group: Group| {
+            let watcher = root.and_then(|root| locks.watcher_of(root, &group.key));
             let mut state = State::of(&group, root);
+            state.facts.watched = Some(watcher.is_some());
             if let Some(why) = &unreadable {
                 (state.facts.watched, state.facts.has_state) = (None, None);
                 state.unseen.push(Unseen::new("its state and its watcher", why));
             }
             let status = join_or_warn(group, root, layer)?;
-            let watcher = root.and_then(|root| watcher::of(root, &status.group.key));
             Ok((GroupStatus { watcher, ..status }, state))
         };
         meant.map(look).collect::<Result<Vec<_>>>()
@@ -168,7 +170,6 @@ impl State {
         let mut facts = Facts { watched: Some(false), has_state: Some(false), ..Facts::default() };
         let mut unseen = Vec::new();
         if let Some(root) = root {
-            facts.watched = Some(watcher::of(root, &group.key).is_some());
             facts.has_state = match GroupState::of(root, group) {
                 Ok(state) => {
                     // Of several groups of a name, it is the state of one.

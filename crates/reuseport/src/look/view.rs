@@ -24,16 +24,51 @@ use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
 use crate::pins::place::Place;
 use crate::pins::steering::{claim, steering};
-use crate::pins::watcher;
+use crate::pins::watcher::Locks;
 
-/// The status of every group, without the members' owners. A group whose pinned state cannot be read
-/// is shown as one for which another owner's program decides.
+/// The status of every group, without the members' owners and without watchers. A group whose pinned state cannot be
+/// read is shown as one for which another owner's program decides.
 pub(crate) fn statuses(observer: &Observer, place: &Place) -> Result<Vec<GroupStatus>> {
-    let statuses = joined(observer, place, |groups, root, layer| {
-        let status = |group| join_or_warn(group, root, layer);
-        groups.into_iter().map(status).collect::<Result<Vec<_>>>()
-    })?;
+    let statuses = joined(observer, place, every)?;
     Ok(statuses.into_iter().map(diagnosed).collect())
+}
+
+/// The same with the watchers, and the owners unless each member is held by one process alone, as that is another walk
+/// over all descriptors. The members' CPUs are not looked for.
+pub(crate) fn statuses_in_full(observer: &Observer, place: &Place) -> Result<Vec<GroupStatus>> {
+    let mut statuses = joined(observer, place, |groups, root, layer| {
+        let locks = Locks::default();
+        let watched = |status: GroupStatus| {
+            let watcher = root.and_then(|root| locks.watcher_of(root, &status.group.key));
+            GroupStatus { watcher, ..status }
+        };
+        Ok(every(groups, root, layer)?.into_iter().map(watched).collect::<Vec<_>>())
+    })?;
+    if !statuses.iter().flat_map(|status| &status.group.members).any(is_shared) {
+        return Ok(statuses.into_iter().map(diagnosed).collect());
+    }
+    let owners = observer.owners_in(statuses.iter().map(|status| &status.group))?;
+    for member in statuses.iter_mut().flat_map(|status| &mut status.members) {
+        if let Some(owner) = member.member.cookie.and_then(|cookie| owners.get(&cookie)) {
+            member.owner = owner.pid;
+            member.owner_thread = owner.thread();
+        }
+    }
+    Ok(statuses.into_iter().map(diagnosed).collect())
+}
+
+/// Whether several processes hold a member.
+fn is_shared(member: &Member) -> bool {
+    member.holders.windows(2).any(|pair| pair[0].pid != pair[1].pid)
+}
+
+/// The status of each of these groups.
+fn every(
+    groups: Vec<Group>,
+    root: Option<&Root>,
+    layer: &Result<HostLayer, Uncounted>,
+) -> Result<Vec<GroupStatus>> {
+    groups.into_iter().map(|group| join_or_warn(group, root, layer)).collect()
 }
 
 /// The status of one group among others: it must not hide them.
@@ -52,7 +87,7 @@ pub(super) fn join_or_warn(
 pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Result<GroupStatus> {
     let mut status = joined(observer, place, |groups, root, layer| {
         let group = named(key, &groups, |group| claim(group, root))?.clone();
-        let watcher = root.and_then(|root| watcher::of(root, &group.key));
+        let watcher = root.and_then(|root| Locks::default().watcher_of(root, &group.key));
         Ok(GroupStatus { watcher, ..join(group, root, layer)? })
     })?;
     let mut owners = owners::of(observer, &status.group)?;

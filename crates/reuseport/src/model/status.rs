@@ -49,7 +49,8 @@ pub struct MemberStatus {
     /// The thread that waits for it (`epoll_wait`, `accept`, `recvmsg`, `poll`), where exactly one was seen.
     pub owner_thread: Option<u32>,
     /// On which CPU it is served: that of all threads that may serve it, or, under the policy `cpu`, of the only one
-    /// that was seen to wait, in several looks. `None` where no process is known, and in [`Host::statuses`](crate::Host::statuses).
+    /// that was seen to wait, in several looks. `None` where no process is known, in [`Host::statuses`](crate::Host::statuses),
+    /// and in [`Host::statuses_in_full`](crate::Host::statuses_in_full).
     pub owner_cpu: Option<OwnerCpu>,
     /// Its slot and the slot's state; `None`: unsteered.
     pub enrolment: Option<Enrolment>,

@@ -2,6 +2,7 @@
 //! may follow all of them: it holds the exclusive lock on a directory of its own. The kernel releases a lock when the
 //! process ends, for whatever reason.
 
+use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -15,16 +16,32 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::group::GroupKey;
 use crate::model::status::Watcher;
 
-/// The process that follows the group; `None` if none does, or the directory cannot be opened.
-pub(crate) fn of(root: &Root, key: &GroupKey) -> Option<Watcher> {
-    let directory = directory(root, key);
-    // A reader of /proc/locks waits for all CPUs (locks_start in fs/locks.c), which takes some 10 ms.
-    if !bpffs::is_watched(&directory) {
-        return None;
+/// The locks on files of the host, listed when they are first needed, and once.
+#[derive(Debug, Default)]
+pub(crate) struct Locks(OnceCell<String>);
+
+impl Locks {
+    /// The process that follows the group; `None` if none does, or the directory cannot be opened.
+    pub(crate) fn watcher_of(&self, root: &Root, key: &GroupKey) -> Option<Watcher> {
+        let directory = directory(root, key);
+        // A reader of /proc/locks waits for all CPUs (locks_start in fs/locks.c), which takes some 10 ms.
+        if !bpffs::is_watched(&directory) {
+            return None;
+        }
+        // Otherwise it is a process of another pid namespace, which is not listed.
+        let unknown = || bpffs::is_watched(&directory).then(Watcher::default);
+        self.holder(&directory, SHARED).or_else(unknown)
     }
-    // Otherwise it is a process of another pid namespace, which is not listed.
-    let unknown = || bpffs::is_watched(&directory).then(Watcher::default);
-    holder(&directory, SHARED).or_else(unknown)
+
+    /// The process that holds a lock on a directory, the lowest id of several; `None` if none is listed.
+    fn holder(&self, directory: &Path, mode: &str) -> Option<Watcher> {
+        let metadata = fs::metadata(directory).ok()?;
+        let device = (major(metadata.dev()), minor(metadata.dev()));
+        let locks = self.0.get_or_init(|| fs::read_to_string("/proc/locks").unwrap_or_default());
+        let pid = holders(locks, mode, device, metadata.ino()).min()?;
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        Some(Watcher { pid: Some(pid), comm: comm.map(|comm| comm.trim_end().to_owned()) })
+    }
 }
 
 /// Makes the caller the one process that follows all groups, until the returned file is dropped.
@@ -40,7 +57,7 @@ pub(crate) fn claim(place: &Place) -> Result<File> {
     lock.ok_or_else(|| {
         let failed = "cannot follow all groups: another process does already";
         let error = Error::new(ErrorKind::Busy, failed);
-        match holder(&directory, EXCLUSIVE) {
+        match Locks::default().holder(&directory, EXCLUSIVE) {
             Some(Watcher { pid: Some(pid), comm }) => {
                 let comm = comm.unwrap_or_default();
                 error.because(format!("process {pid} ({comm}) has the lock"))
@@ -53,16 +70,6 @@ pub(crate) fn claim(place: &Place) -> Result<File> {
 /// The mode of a lock, in /proc/locks.
 const SHARED: &str = "READ";
 const EXCLUSIVE: &str = "WRITE";
-
-/// The process that holds a lock on a directory, the lowest id of several; `None` if none is listed.
-fn holder(directory: &Path, mode: &str) -> Option<Watcher> {
-    let metadata = fs::metadata(directory).ok()?;
-    let device = (major(metadata.dev()), minor(metadata.dev()));
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let pid = holders(&locks, mode, device, metadata.ino()).min()?;
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-    Some(Watcher { pid: Some(pid), comm: comm.map(|comm| comm.trim_end().to_owned()) })
-}
 
 /// The processes with a flock(2) on a file, in the form of /proc/locks: `1: FLOCK  ADVISORY  READ  1234 00:2b:77 0 EOF`.
 fn holders(locks: &str, mode: &str, device: (u32, u32), inode: u64) -> impl Iterator<Item = u32> {

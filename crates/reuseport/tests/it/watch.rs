@@ -31,6 +31,30 @@ fn answers_by_worker(server: SocketAddr, requests: usize) -> Vec<usize> {
 }
 
 #[test]
+fn the_full_status_of_all_groups_has_the_owners_and_watchers_of_each() {
+    alone(|| {
+        let nginx = Nginx::start(2);
+        let host = Host::open().unwrap();
+        let key = key_at(&host, "tcp", nginx.addr());
+        let in_full = || {
+            let all = host.statuses_in_full().unwrap();
+            all.into_iter().find(|status| status.group.key == key).unwrap()
+        };
+        followed(&key, |_| {
+            let status = in_full();
+            let owners: Vec<u32> =
+                status.members.iter().filter_map(|member| member.owner).collect();
+            assert_eq!(owners.len(), 2, "{status:?}");
+            assert!(owners.iter().all(|owner| nginx.worker_pids().contains(owner)), "{owners:?}");
+            let watcher = status.watcher.unwrap();
+            assert_eq!(watcher.pid, Some(std::process::id()));
+            assert_eq!(Some(watcher), host.status(&key).unwrap().watcher);
+        });
+        assert_eq!(in_full().watcher, None);
+    });
+}
+
+#[test]
 fn nginx_is_steered_through_reloads_and_a_restart() {
     alone(|| {
         let mut nginx = Nginx::start(2);

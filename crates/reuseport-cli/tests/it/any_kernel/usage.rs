@@ -10,7 +10,7 @@ use test_support::process::{output, spawn};
 
 use crate::common::{command, run};
 
-const VERBS: [&str; 12] = [
+const VERBS: [&str; 14] = [
     "ls",
     "show",
     "attach",
@@ -20,6 +20,8 @@ const VERBS: [&str; 12] = [
     "drain",
     "undrain",
     "doctor",
+    "agent",
+    "metrics",
     "demo",
     "completions",
     "man",
@@ -112,6 +114,11 @@ fn wrong_usage_exits_with_2() {
         &["doctor", "--silence", "drops@here"],
         &["doctor", "--silence", ""],
         &["doctor", "80"],
+        &["metrics", "--listen", "localhost"],
+        &["metrics", "--listen", ":0", "--output", "x.prom"],
+        &["metrics", "--listen", ":0", "--format", "openmetrics"],
+        &["metrics", "--list", ":80"],
+        &["metrics", "80"],
         &["completions", "tcsh"],
     ] {
         assert!(!usage_error(arguments).is_empty());

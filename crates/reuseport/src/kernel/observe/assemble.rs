@@ -226,9 +226,12 @@ fn not_asked(record: &MemberRecord) -> Vec<NotAsked> {
 
 /// The owner of each of these members: the process whose epoll instance watches it, if there is exactly
 /// one, and the threads that wait for it.
-pub(super) fn owners(records: &[Record], of: &[Member]) -> HashMap<Cookie, Owner> {
+pub(super) fn owners<'a>(
+    records: &[Record],
+    of: impl IntoIterator<Item = &'a Member>,
+) -> HashMap<Cookie, Owner> {
     let cookies: HashMap<u64, Cookie> =
-        of.iter().filter_map(|m| Some((m.sock_address.0, m.cookie?))).collect();
+        of.into_iter().filter_map(|m| Some((m.sock_address.0, m.cookie?))).collect();
     let mut processes: HashMap<u64, BTreeSet<Option<u32>>> = HashMap::new();
     let mut waiting: HashMap<u64, BTreeSet<Option<Thread>>> = HashMap::new();
     let mut watches: HashMap<Cookie, BTreeSet<Option<u64>>> = HashMap::new();

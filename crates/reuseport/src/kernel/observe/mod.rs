@@ -265,6 +265,15 @@ impl Observer {
         Ok(assemble::owners(&self.descriptors("watches")?, &group.members))
     }
 
+    /// As [`owners`](Self::owners), of all these groups in one walk.
+    pub(crate) fn owners_in<'a>(
+        &self,
+        groups: impl Iterator<Item = &'a Group>,
+    ) -> Result<HashMap<Cookie, Owner>> {
+        let members = groups.flat_map(|group| &group.members);
+        Ok(assemble::owners(&self.descriptors("watches")?, members))
+    }
+
     /// As [`owners`](Self::owners), of these processes alone where they can be walked over by themselves: who else
     /// watches or waits is not seen.
     pub(crate) fn owners_near(
