@@ -12,10 +12,6 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt;
 use sk_reuseport::net::Bind;
 
-/// Members of a process, each of another group; the last one is UDP.
-const EACH: u32 = 5;
-/// Processes that share groups: one server's workers.
-const WORKERS: u32 = 10;
 const FIRST_PORT: u16 = 10_000;
 /// Sockets of a process of the crowd.
 const CROWD_EACH: u32 = 5000;
@@ -23,15 +19,19 @@ const CROWD_EACH: u32 = 5000;
 /// Servers with their workers.
 pub(crate) struct Members {
     pub(crate) processes: u32,
+    /// Processes that share groups: one server's workers.
+    pub(crate) workers: u32,
+    /// Members of a process, each of another group; the last one is UDP.
+    pub(crate) each: u32,
 }
 
 impl Members {
     pub(crate) fn sockets(&self) -> u32 {
-        self.processes * EACH
+        self.processes * self.each
     }
 
     pub(crate) fn groups(&self) -> u32 {
-        self.processes.div_ceil(WORKERS) * EACH
+        self.processes.div_ceil(self.workers) * self.each
     }
 
     pub(crate) fn ports(&self) -> Range<u16> {
@@ -40,8 +40,8 @@ impl Members {
 
     pub(crate) fn start(&self) -> Result<Vec<Holder>> {
         let start = |process: u32| {
-            let first = FIRST_PORT + (process / WORKERS * EACH) as u16;
-            let last = first + EACH as u16 - 1;
+            let first = FIRST_PORT + (process / self.workers * self.each) as u16;
+            let last = first + self.each as u16 - 1;
             let bind = |port| Bind::new((Ipv4Addr::LOCALHOST, port).into());
             let mut sockets: Vec<OwnedFd> = Vec::new();
             for port in first..last {

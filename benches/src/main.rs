@@ -13,6 +13,7 @@ mod load;
 mod ls;
 mod machine;
 mod memory;
+mod metrics;
 mod newcomer;
 mod plot;
 mod process;
@@ -45,6 +46,8 @@ enum Bench {
     Select(select::Args),
     /// `reuseport ls` on a host with many members, and with many other sockets
     Ls(ls::Args),
+    /// `reuseport metrics` next to `reuseport ls`, and the size of a scrape
+    Metrics(metrics::Args),
     /// How long a listener that joins a watched group gets nothing, among many other sockets
     Newcomer(newcomer::Args),
     /// What a watcher takes while nothing happens
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Bench::Load(args) => alone(|| load::run(&args)),
         Bench::Select(args) => alone(|| select::run(&args)),
         Bench::Ls(args) => alone(|| ls::run(&args)),
+        Bench::Metrics(args) => alone(|| metrics::run(&args)),
         Bench::Newcomer(args) => alone(|| newcomer::run(&args)),
         Bench::Idle(args) => alone(|| idle::run(&args)),
         Bench::Memory(args) => alone(|| memory::run(&args)),

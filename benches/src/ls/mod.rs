@@ -45,7 +45,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new("ls")?;
-    let members = Members { processes: args.processes };
+    let members = Members { processes: args.processes, workers: 10, each: 5 };
     let have = format!("{} in {} groups", members.sockets(), members.groups());
     let held = members.start()?;
     let few = measure(args, &members)?;
