@@ -3,7 +3,6 @@
 //! This crate is the command: verbs, output and exit codes. The library of the same name does the
 //! work on sockets, behind [`backend`].
 
-mod advice;
 mod args;
 mod backend;
 mod cli;

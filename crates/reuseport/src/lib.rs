@@ -136,6 +136,7 @@ pub use kernel::object::notes::ObjectNote;
 pub use kernel::observe::netns_names;
 pub use look::examine::{Examined, Unseen};
 pub use look::stats::{MemberStats, Stats};
+pub use model::advice;
 pub use model::degraded::Degraded;
 pub use model::finding;
 pub use model::group::{self, Group, Member, Unborrowable};

@@ -81,6 +81,13 @@ impl Case<'_> {
             Finding::OneSided { .. } => {
                 format!("`reuseport policy {group} round-robin`, if any member can answer any of them")
             }
+            Finding::UnsuitedPolicy { .. } => {
+                let fits = match self.group().key.protocol {
+                    Protocol::Tcp => "source",
+                    Protocol::Udp => "hash",
+                };
+                format!("`reuseport policy {group} {fits}`")
+            }
             Finding::NoWatcher => format!(
                 "`reuseport attach {group} --watch`, as a service, or `reuseport agent`: docs/operating.md"
             ),

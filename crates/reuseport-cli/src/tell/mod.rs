@@ -12,7 +12,6 @@ use reuseport::status::Steering;
 use reuseport::watch::Change;
 use reuseport::{ErrorKind, Host, Policy};
 
-use crate::advice;
 use crate::error;
 use crate::output;
 use words::{about, known, note, replaced, report, split, unsteerable};
@@ -218,7 +217,7 @@ impl Teller {
     fn tell_new(&mut self, host: &Host, key: &GroupKey, policy: Option<Policy>) {
         // It may have gone again.
         let Ok(status) = host.status(key) else { return };
-        let advice = advice::notes(&status.group, policy).into_iter().map(str::to_owned);
+        let advice = reuseport::advice::notes(&status.group, policy).into_iter().map(str::to_owned);
         for text in output::not_asked(&status.group.not_asked()).into_iter().chain(advice) {
             self.print(&note(&format!("{key}: {text}")));
         }

@@ -8,7 +8,6 @@ use reuseport::status::{GroupStatus, Steering};
 use reuseport::watch::Retake;
 use reuseport::{Attached, Error, Host, Inherited, LeftOut, Policy, Report, State};
 
-use crate::advice;
 use crate::output;
 use crate::policy::{cpus, degraded, with_hint};
 
@@ -25,7 +24,7 @@ pub(crate) fn notes(not_asked: &[NotAsked]) -> String {
 
 /// What is worth knowing about this policy for the group's server.
 pub(crate) fn advice(group: &Group, policy: Option<Policy>) -> String {
-    advice::notes(group, policy).into_iter().map(note).collect()
+    reuseport::advice::notes(group, policy).into_iter().map(note).collect()
 }
 
 /// What to know about groups that were attached to just now, each text a note. Looks at the host once, and again for

@@ -6,7 +6,6 @@ use clap::{Arg, Args, Command};
 use reuseport::group::Group;
 use reuseport::{Balancer, GroupSpec, Host, Policy as LibraryPolicy, SetPolicy};
 
-use crate::advice;
 use crate::args::{FirstGroupArgs, GroupOr, is_meant_as_group};
 use crate::backend::{self, Of};
 use crate::output;
@@ -80,7 +79,7 @@ fn set_policy(
     // The group may have gone since. Only `cpu` needs another look.
     let status = (policy == LibraryPolicy::Cpu).then(|| host.status(key).ok()).flatten();
     let mut notes = status.as_ref().map(cpus).unwrap_or_default();
-    notes.extend(advice::notes(group, Some(policy)).into_iter().map(str::to_owned));
+    notes.extend(reuseport::advice::notes(group, Some(policy)).into_iter().map(str::to_owned));
     out.extend(notes.iter().map(|text| output::note(text, output::width())));
     output::print(&out)?;
     Ok(())

@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::advice;
 use super::finding::{Finding, is_half};
 use super::group::{Member, NotAsked, Protocol, Unborrowable};
 use super::id::State;
@@ -55,7 +56,10 @@ pub(crate) fn circumstances(status: &GroupStatus, facts: &Facts) -> Vec<Finding>
         not_asked(members, NotAsked::Transparent),
         transparent.map(|members| Finding::Transparent { members }),
     ];
-    found.into_iter().flatten().collect()
+    let policy = status.steering.policy();
+    let unsuited = advice::notes(&status.group, policy).into_iter();
+    let unsuited = unsuited.map(|text| Finding::UnsuitedPolicy { text });
+    found.into_iter().flatten().chain(unsuited).collect()
 }
 
 /// Names of members, if there are any.

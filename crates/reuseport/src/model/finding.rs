@@ -29,6 +29,7 @@ pub const NAMES: &[&str] = &[
     "one-socket",
     "several-servers",
     "one-sided",
+    "unsuited-policy",
     "no-watcher",
     "no-migration",
     "uncounted",
@@ -222,6 +223,11 @@ pub enum Finding {
         /// `net.core.somaxconn` of the group's network namespace, above which no limit can be; `None`: not known.
         somaxconn: Option<u32>,
     },
+    /// The policy does not suit the server, as far as its name and port tell.
+    UnsuitedPolicy {
+        /// What does not work, and what to do.
+        text: &'static str,
+    },
     /// This tool's program decides, and no process follows the group.
     NoWatcher,
     /// TCP: no program decides and `net.ipv4.tcp_migrate_req` is 0: the kernel resets what waits at a listener that
@@ -284,6 +290,7 @@ impl Finding {
             Self::ConnectedUdp { .. } => "connected-udp",
             Self::Split { .. } => "split",
             Self::SmallBacklog { .. } => "small-backlog",
+            Self::UnsuitedPolicy { .. } => "unsuited-policy",
             Self::NoWatcher => "no-watcher",
             Self::NoMigration => "no-migration",
             Self::Uncounted { .. } => "uncounted",
@@ -316,6 +323,7 @@ impl Finding {
             Self::SeveralWait { .. }
             | Self::Drops { .. }
             | Self::OneSided { .. }
+            | Self::UnsuitedPolicy { .. }
             | Self::NoWatcher
             | Self::NoMigration
             | Self::Uncounted { .. }
@@ -350,6 +358,7 @@ impl Finding {
             // These sockets are no members.
             | Self::ConnectedUdp { .. }
             | Self::Split { .. }
+            | Self::UnsuitedPolicy { .. }
             | Self::NoWatcher
             | Self::NoMigration
             | Self::Uncounted { .. }

@@ -1,5 +1,6 @@
 //! The model: groups, members, policies, tables. Values and computation, no I/O.
 
+pub mod advice;
 pub(crate) mod barrier;
 pub(crate) mod check;
 pub(crate) mod circumstances;

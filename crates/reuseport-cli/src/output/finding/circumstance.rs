@@ -72,6 +72,7 @@ pub(super) fn text(finding: &Finding) -> String {
         Finding::SmallBacklog { members, limit, fullest, somaxconn } => {
             small_backlog(members, *limit, *fullest, *somaxconn)
         }
+        Finding::UnsuitedPolicy { text } => (*text).to_owned(),
         Finding::NoWatcher => {
             "no process follows it: sockets that join later get nothing, and a restart of the \
              whole server leaves it without our program"

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use sk_reuseport::net::Bind;
 use test_support::process::spawn;
 
-use crate::common::{group, isolated, stdout};
+use crate::common::{group, isolated, run, stdout};
 
 #[test]
 fn quic_is_not_dealt_by_the_datagram_without_a_word() {
@@ -18,7 +18,13 @@ fn quic_is_not_dealt_by_the_datagram_without_a_word() {
             stdout(arguments).contains("if this is QUIC, its connections break")
         };
         assert!(!quic(&["attach", group]), "hash");
+        let doctor = || {
+            let output = run(&["doctor", group]);
+            String::from_utf8(output.stdout).unwrap().contains("unsuited-policy")
+        };
+        assert!(!doctor());
         assert!(quic(&["policy", group, "round-robin"]));
+        assert!(doctor());
         assert!(quic(&["attach", group]), "it keeps round-robin");
         assert!(!quic(&["policy", group, "payload:1:8"]));
         assert!(quic(&["attach", group, "--policy", "least-loaded"]));

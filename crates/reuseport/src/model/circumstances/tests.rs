@@ -209,3 +209,16 @@ fn what_the_group_is_made_of_is_told() {
     assert_eq!(found, [Finding::ConnectedUdp { sockets: Vec::new(), connected: 3 }]);
     assert_eq!(found[0].severity(), crate::model::finding::Severity::Advice);
 }
+
+#[test]
+fn a_policy_that_does_not_suit_the_server_is_told() {
+    let pooler = |socket: Member| {
+        let holder = crate::model::group::Holder {
+            comm: "pgbouncer".to_owned(),
+            ..socket.holders[0].clone()
+        };
+        member(Member { holders: vec![holder], ..socket }, ACTIVE)
+    };
+    let all = status(OURS, vec![pooler(held(1)), pooler(held(2))]);
+    assert_eq!(names_of(&all, &facts()), ["unsuited-policy"]);
+}

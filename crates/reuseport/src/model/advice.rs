@@ -1,8 +1,8 @@
 //! What is worth knowing about a policy for a server that does not work well under it: a table by the names of
 //! processes and by ports.
 
-use reuseport::Policy;
-use reuseport::group::{Group, Protocol};
+use super::group::{Group, Protocol};
+use super::policy::Policy;
 
 /// A policy that a server does not work well under.
 struct Advice {
@@ -51,7 +51,7 @@ const ADVICE: &[Advice] = &[
 ];
 
 /// The notes on a group for which this policy decides.
-pub(crate) fn notes(group: &Group, policy: Option<Policy>) -> Vec<&'static str> {
+pub fn notes(group: &Group, policy: Option<Policy>) -> Vec<&'static str> {
     let Some(policy) = policy else { return Vec::new() };
     let fits = ADVICE.iter().filter(|advice| advice.is_for(group));
     fits.filter(|advice| !(advice.works)(policy)).map(|advice| advice.text).collect()
