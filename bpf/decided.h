@@ -20,6 +20,7 @@ static __always_inline void decided(struct request *req, struct choice *choice)
 {
 	count_noted(req->noted);
 	count(counted_as(req, choice));
-	if (req->arrival == ARRIVAL_NEW && choice->slot >= 0)
+	/* What a full member gets, the kernel drops. */
+	if (req->arrival == ARRIVAL_NEW && choice->slot >= 0 && choice->reason != REASON_FALLBACK_FULL)
 		count_selected(choice->slot);
 }

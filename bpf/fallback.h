@@ -3,6 +3,11 @@
  * Third stage, if the policy found no member: any active member, else any draining one, else the kernel's
  * hash, which knows only sockets that are alive.
  *
+ * The kernel's hash might choose a member on standby. Where there are some, a member whose queue is full is selected
+ * instead: the kernel drops there what comes next, as it does for every full queue. SK_DROP is something else: the
+ * kernel answers a SYN with a reset then. If each slot is empty, the hash decides all the same: otherwise
+ * nothing would be served.
+ *
  * Active members are drawn from the table's entries, by other hashes of the same key: so they get what one of
  * them cannot take in proportion to their weights, and not the one that stands next to it. Only if each draw
  * failed are they tried one after the other.
@@ -23,9 +28,15 @@
 /* The slot was empty or its queue full. */
 #define TRY_NEXT (-2)
 
-static __always_inline int try_slot(struct sk_reuseport_md *ctx, __u32 slot)
+/* Which members to try: bits. */
+#define DRAINING 1 /* draining ones, else active ones */
+#define FULL 2	   /* also those whose queue is full */
+
+static __always_inline int try_slot(struct sk_reuseport_md *ctx, __u32 slot, __u32 which)
 {
-	if (queue_is_full(ctx, slot) || bpf_sk_select_reuseport(ctx, &sockets, MAP_KEY(slot), 0))
+	if (!(which & FULL) && queue_is_full(ctx, slot))
+		return TRY_NEXT;
+	if (bpf_sk_select_reuseport(ctx, &sockets, MAP_KEY(slot), 0))
 		return TRY_NEXT;
 	return slot;
 }
@@ -47,14 +58,14 @@ __noinline int try_drawn(struct sk_reuseport_md *ctx, __u64 key, __u32 draw, __u
 	key = policy_another(key, draw, is_new);
 	if (!table_slot(&table, &table.entries, key % table.entries.count, &slot))
 		return NO_SLOT;
-	return try_slot(ctx, slot);
+	return try_slot(ctx, slot, 0);
 }
 
 /*
  * The same for the active or draining member that comes `turn` places after the one that `start` names; or
  * before it, which half of the active ones' keys say: so both neighbours of a member get what it cannot take.
  */
-__noinline int try_another(struct sk_reuseport_md *ctx, __u64 start, __u32 turn, __u32 draining)
+__noinline int try_another(struct sk_reuseport_md *ctx, __u64 start, __u32 turn, __u32 which)
 {
 	struct table table;
 	struct slots *part;
@@ -62,14 +73,14 @@ __noinline int try_another(struct sk_reuseport_md *ctx, __u64 start, __u32 turn,
 
 	if (!table_open(&table))
 		return NO_SLOT;
-	part = draining ? &table.draining : &table.active;
+	part = which & DRAINING ? &table.draining : &table.active;
 	if (turn >= part->count)
 		return NO_SLOT;
-	if (!draining && start >> 63)
+	if (!(which & DRAINING) && start >> 63)
 		turn = part->count - turn;
 	if (!table_slot(&table, part, ((start & 0xffffffff) + turn) % part->count, &slot))
 		return NO_SLOT;
-	return try_slot(ctx, slot);
+	return try_slot(ctx, slot, which);
 }
 
 /*
@@ -93,17 +104,31 @@ __noinline int draw_another(struct sk_reuseport_md *ctx, __u64 key, __u32 is_new
 }
 
 /* The next active or draining member's slot, or NO_SLOT. */
-__noinline int select_another(struct sk_reuseport_md *ctx, __u64 start, __u32 draining)
+__noinline int select_another(struct sk_reuseport_md *ctx, __u64 start, __u32 which)
 {
 	int slot;
 
 #pragma unroll
 	for (int turn = 0; turn < TRIES; turn++) {
-		slot = try_another(ctx, start, turn, draining);
+		slot = try_another(ctx, start, turn, which);
 		if (slot != TRY_NEXT)
 			return slot;
 	}
 	return NO_SLOT;
+}
+
+/* A member that serves and whose queue is full, if members are on standby; or NO_SLOT. */
+__noinline int select_full(struct sk_reuseport_md *ctx, __u64 start)
+{
+	struct table table;
+	int slot;
+
+	if (!table_open(&table) || !table.standby)
+		return NO_SLOT;
+	slot = select_another(ctx, start, FULL);
+	if (slot < 0)
+		slot = select_another(ctx, start, FULL | DRAINING);
+	return slot;
 }
 
 static __always_inline void fallback(struct request *req, struct choice *choice)
@@ -117,11 +142,15 @@ static __always_inline void fallback(struct request *req, struct choice *choice)
 	if (choice->slot == TRY_NEXT)
 		start = mixed;
 	if (choice->slot < 0)
-		choice->slot = select_another(req->ctx, mixed, false);
+		choice->slot = select_another(req->ctx, mixed, 0);
 	if (choice->slot >= 0)
 		return;
 	choice->reason = REASON_FALLBACK_DRAINING;
-	choice->slot = select_another(req->ctx, start, true);
+	choice->slot = select_another(req->ctx, start, DRAINING);
+	if (choice->slot >= 0)
+		return;
+	choice->reason = REASON_FALLBACK_FULL;
+	choice->slot = select_full(req->ctx, mixed);
 	if (choice->slot < 0)
 		choice->reason = REASON_FALLBACK_KERNEL;
 }

@@ -22,6 +22,8 @@ struct table {
 	struct slots active;
 	struct slots draining;
 	__u32 candidates; /* slot 0's word */
+	/* Members are on standby: sockets of the group that no list names. */
+	__u32 standby;
 };
 
 static __always_inline __u32 words_for(__u32 slots)
@@ -39,7 +41,8 @@ static __always_inline bool table_open(struct table *table)
 	head = bpf_map_lookup_elem(table->words, MAP_KEY(0));
 	if (!head)
 		return false;
-	table->entries.count = *head;
+	table->entries.count = *head & ((1U << STANDBY_SHIFT) - 1);
+	table->standby = (*head >> STANDBY_SHIFT) & 1;
 	table->entries.first_word = ENTRIES_WORD;
 	table->active.count = (*head >> ACTIVE_SHIFT) & SLOT_MASK;
 	table->active.first_word = ENTRIES_WORD + words_for(table->entries.count);

@@ -39,6 +39,8 @@ enum reason {
 	REASON_STALE,
 	/* A segment that was looked up before got the same answer again. It is counted once, the first time. */
 	REASON_REPEATED,
+	/* ... was left to a member whose queue is full, because all are, and the kernel's hash might choose one on standby. */
+	REASON_FALLBACK_FULL,
 	REASONS,
 };
 

@@ -2,7 +2,7 @@
 /*
  * The table, an array of 64-bit words, which user space fills and never changes afterwards.
  *
- * Word 0:   entries (32 bits), active members (16), draining members (16)
+ * Word 0:   entries (31 bits), whether members are on standby (1), active members (16), draining members (16)
  * Word 1-:  entries, then active members' slots, then draining members' slots;
  *           four 16-bit slots to a word, each list begins a new word
  * Then:     a word for each slot, its candidate; 0: none
@@ -23,6 +23,7 @@ enum table_layout {
 	SLOT_MASK = 0xffff,
 	SLOTS_PER_WORD = 4,
 	/* Where the counts begin in word 0; entries begin at bit 0. */
+	STANDBY_SHIFT = 31,
 	ACTIVE_SHIFT = 32,
 	DRAINING_SHIFT = 48,
 	ENTRIES_WORD = 1,

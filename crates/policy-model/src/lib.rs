@@ -176,6 +176,7 @@ pub enum Reason {
     PayloadShort,
     Stale,
     Repeated,
+    FallbackFull,
 }
 
 /// A group with its program. Slots are empty and the table too at first.

@@ -20,6 +20,8 @@ pub struct Table {
     pub active: Vec<u16>,
     /// Members that get it only if no active one is there.
     pub draining: Vec<u16>,
+    /// Whether other members are on standby.
+    pub standby: bool,
     /// For least-loaded. Each member is its own index in the host-wide layer.
     pub candidates: Vec<Candidate>,
 }
@@ -30,13 +32,14 @@ impl Table {
         let slots: Vec<u16> = (0..members).collect();
         let candidate = |&slot: &u16| Candidate { slot, weight: 1, limit: 16 };
         let candidates = slots.iter().map(candidate).collect();
-        Self { entries: slots.clone(), active: slots, draining: Vec::new(), candidates }
+        Self { entries: slots.clone(), active: slots, candidates, ..Self::default() }
     }
 
     pub(crate) fn encode(&self) -> Vec<u64> {
         let (entries, active, draining) =
             (self.entries.len() as u64, self.active.len() as u64, self.draining.len() as u64);
-        let mut words = vec![entries | active << 32 | draining << 48];
+        let mut words =
+            vec![entries | u64::from(self.standby) << 31 | active << 32 | draining << 48];
         for list in [&self.entries, &self.active, &self.draining] {
             let pack = |four: &[u16]| {
                 four.iter().rev().fold(0, |word, slot| word << 16 | u64::from(*slot))

@@ -21,7 +21,7 @@ fn table(weights: &[u16], shuffled: bool) -> Table {
     let candidate = |(slot, weight): (u16, &u16)| Candidate { slot, weight: *weight, limit: 1000 };
     let active = (0..weights.len() as u16).collect();
     let candidates = (0..).zip(weights).map(candidate).collect();
-    Table { entries, active, draining: Vec::new(), candidates }
+    Table { entries, active, candidates, ..Table::default() }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -218,5 +218,51 @@ fn most_of_many_members_are_unable() {
             (0..CONNECTIONS).filter(|number| connect(&mut model, *number).is_some()).count();
         // 17 draws, of which one in twenty succeeds; and 16 members in a row, with one that is able in most.
         assert!(found > CONNECTIONS as usize * 8 / 10, "{policy:?}: {found}");
+    }
+}
+
+/// The kernel's hash might choose a member on standby: a full one is selected, and the kernel drops there.
+#[test]
+fn where_members_are_on_standby_a_full_one_is_selected_and_counted_apart() {
+    let full = Queue { waiting: 9000, half_open: 0, limit: 8999 };
+    for policy in Policy::ALL {
+        for (standby, draining) in [(true, vec![]), (true, vec![2, 3]), (false, vec![2])] {
+            let config = Config { payload: (0, 4), ..Config::udp(policy) };
+            let table = Table { standby, draining: draining.clone(), ..Table::equal(2) };
+            let mut model = Model::new(config, 8);
+            model.set_table(&table);
+            let serving: Vec<u16> = [0, 1].into_iter().chain(draining).collect();
+            for slot in &serving {
+                model.fill(*slot);
+                model.set_queue(*slot, full);
+            }
+            // Standby: its socket is in the array, and no list names it.
+            model.fill(5);
+            let got: Vec<_> = (0..100).map(|number| connect(&mut model, number)).collect();
+            let of_full = model.counter(Reason::FallbackFull);
+            // Least-loaded picks a full member if all are: it has compared them.
+            match (standby, policy) {
+                (_, Policy::LeastLoaded) => assert_eq!(of_full, 0),
+                (true, _) => assert_eq!(of_full, 100, "{policy:?}"),
+                (false, _) => {
+                    assert_eq!(model.counter(Reason::FallbackKernel), 100, "{policy:?}");
+                    continue;
+                }
+            }
+            for slot in got {
+                assert!(slot.is_some_and(|slot| serving.contains(&slot)), "{policy:?}: {slot:?}");
+            }
+            let picks: u64 = serving.iter().map(|slot| model.picks(*slot)).sum();
+            assert_eq!(picks, model.counter(Reason::Pick), "{policy:?}: dropped is not picked");
+            // As soon as one has room, it gets everything.
+            model.set_queue(1, Queue::new(0, 0));
+            for number in 0..50 {
+                assert_eq!(connect(&mut model, number), Some(1), "{policy:?}");
+            }
+            // Without any socket that serves, the kernel's hash decides: standby members then serve.
+            serving.iter().for_each(|slot| model.empty(*slot));
+            assert_eq!(connect(&mut model, 1), None, "{policy:?}");
+            assert_eq!(model.counter(Reason::FallbackKernel), 1, "{policy:?}");
+        }
     }
 }

@@ -54,7 +54,7 @@ fn policies_and_reasons_have_the_programs_numbers() {
 }
 
 /// In the program's order.
-const REASONS: [Reason; 14] = [
+const REASONS: [Reason; 15] = [
     Reason::Pick,
     Reason::FallbackActive,
     Reason::FallbackDraining,
@@ -69,6 +69,7 @@ const REASONS: [Reason; 14] = [
     Reason::PayloadShort,
     Reason::Stale,
     Reason::Repeated,
+    Reason::FallbackFull,
 ];
 
 #[test]

@@ -88,6 +88,7 @@ mod tests {
             entries: (0..5).map(Slot::new).collect(),
             active: vec![Slot::new(6)],
             draining: vec![Slot::new(7), Slot::new(8)],
+            standby: true,
             candidates: vec![Candidate {
                 slot: Slot::new(6),
                 weight: Weight::MAX,
@@ -96,7 +97,8 @@ mod tests {
             }],
         };
         let words = table.encode();
-        assert_eq!(words[0], 5 | 1 << layout("ACTIVE_SHIFT") | 2 << layout("DRAINING_SHIFT"));
+        let counts = 1 << layout("ACTIVE_SHIFT") | 2 << layout("DRAINING_SHIFT");
+        assert_eq!(words[0], 5 | 1 << layout("STANDBY_SHIFT") | counts);
         let first = usize::try_from(layout("ENTRIES_WORD")).unwrap();
         let (bits, per_word) = (layout("SLOT_BITS"), layout("SLOTS_PER_WORD"));
         assert_eq!(per_word * bits, 64);

@@ -1,7 +1,7 @@
 //! The reasons by which the kernel program counts its runs: `enum reason` in `bpf/wire/reason.h`.
 
 /// The reasons in the kernel program's order, as JSON names them.
-pub(crate) const REASONS: [&str; 14] = [
+pub(crate) const REASONS: [&str; 15] = [
     "picks",
     "fallback_active",
     "fallback_draining",
@@ -16,6 +16,7 @@ pub(crate) const REASONS: [&str; 14] = [
     "payload_short",
     "stale",
     "repeated",
+    "fallback_full",
 ];
 
 #[cfg(test)]

@@ -91,6 +91,8 @@ pub(crate) struct Table {
     /// The slots of draining members and of active ones with weight 0, in ascending order: the last
     /// alternatives before the kernel's hash decides.
     pub(crate) draining: Vec<Slot>,
+    /// Whether members are on standby, which no list names.
+    pub(crate) standby: bool,
     /// The members in `active` as least-loaded compares them, by slot; empty if no policy does.
     pub(crate) candidates: Vec<Candidate>,
 }
@@ -106,6 +108,7 @@ impl Table {
         shares.sort_unstable_by_key(|share| (share.slot, share.weight, share.state));
         shares.dedup_by_key(|share| share.slot);
 
+        let standby = shares.iter().any(|share| share.state == State::Standby);
         let (in_table, others): (Vec<Share>, Vec<Share>) = shares
             .into_iter()
             .filter(|share| share.state != State::Standby)
@@ -121,7 +124,7 @@ impl Table {
         };
         let slots = |shares: &[Share]| shares.iter().map(|share| share.slot).collect();
         let (active, draining) = (slots(&in_table), slots(&others));
-        Self { entries, active, draining, candidates: Vec::new() }
+        Self { entries, active, draining, standby, candidates: Vec::new() }
     }
 
     /// Replaces the entries by entries by CPU; `cpu` returns a member's CPU, if it has one.
@@ -152,7 +155,7 @@ impl Table {
 
     /// The table in the kernel program's layout.
     ///
-    /// Word 0 holds the number of entries (bits 0 to 31), of active slots (32 to 47) and of draining
+    /// Word 0 holds the number of entries (bits 0 to 30), whether members are on standby (31), the number of active slots (32 to 47) and of draining
     /// slots (48 to 63). The entries follow, four to a word: entry *i* is in word 1 + *i*/4 at bit
     /// 16·(*i* mod 4). The active slots and then the draining ones are packed likewise, each list
     /// from a new word on. If there are candidates, a word for each slot up to the last candidate's
@@ -168,7 +171,10 @@ impl Table {
         let words = lists.iter().map(|list| list.len().div_ceil(PER_WORD)).sum::<usize>();
         let mut encoded = Vec::with_capacity(1 + words);
         encoded.push(
-            self.entries.len() as u64 | (active.len() as u64) << 32 | (draining.len() as u64) << 48,
+            self.entries.len() as u64
+                | u64::from(self.standby) << 31
+                | (active.len() as u64) << 32
+                | (draining.len() as u64) << 48,
         );
         for list in lists {
             encoded.extend(list.chunks(PER_WORD).map(pack));
@@ -192,9 +198,10 @@ impl Table {
             Some(packed.iter().flat_map(|&word| unpack(word)).take(len).collect::<Vec<_>>())
         };
         Some(Self {
-            entries: list(header & 0xffff_ffff)?,
+            entries: list(header & 0x7fff_ffff)?,
             active: list(header >> 32 & 0xffff)?,
             draining: list(header >> 48)?,
+            standby: header >> 31 & 1 == 1,
             candidates: Vec::new(),
         })
     }

@@ -191,9 +191,10 @@ proptest! {
         entries in vec(any::<u16>().prop_map(Slot::new), 0..40),
         active in vec(any::<u16>().prop_map(Slot::new), 0..10),
         draining in vec(any::<u16>().prop_map(Slot::new), 0..10),
+        standby in any::<bool>(),
         after in vec(any::<u64>(), 0..5),
     ) {
-        let table = Table { entries, active, draining, candidates: Vec::new() };
+        let table = Table { entries, active, draining, standby, candidates: Vec::new() };
         let mut words = table.encode();
         let len = words.len();
         prop_assert_eq!(Table::decode(&words[..len - 1]), None);
@@ -236,8 +237,9 @@ fn words_are_where_the_kernel_program_reads_them() {
         entries: slots(&[1, 2, 0xffff, 4, 5]),
         active: slots(&[1, 2]),
         draining: slots(&[9]),
+        standby: true,
     };
-    assert_eq!(table.encode(), [0x0001_0002_0000_0005, 0x0004_ffff_0002_0001, 5, 0x0002_0001, 9],);
+    assert_eq!(table.encode(), [0x0001_0002_8000_0005, 0x0004_ffff_0002_0001, 5, 0x0002_0001, 9],);
     assert_eq!(Table::default().encode(), [0]);
     assert_eq!(Table::build(&[], Fill::Maglev { seed: 1 }, 64).encode(), [0]);
     assert_eq!(Table::build(&[], Fill::Interleave, 64).encode(), [0]);

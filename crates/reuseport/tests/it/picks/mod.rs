@@ -6,5 +6,6 @@ mod gone;
 mod mixture;
 mod passed_over;
 mod receive_buffers;
+mod standby;
 mod strays;
 mod swaps;
