@@ -3,7 +3,9 @@
 //! Every operation takes the lock and lists the groups again. If it fails, the program, the members' weights and
 //! their states are as they were before.
 
-use crate::change::request::{Attach, Attached, Detached, MemberChange, PolicySet, SetPolicy};
+use crate::change::request::{
+    Attach, Attached, Detached, MemberChange, PolicySet, Promoted, SetPolicy,
+};
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
@@ -148,9 +150,31 @@ impl Balancer {
     ///
     /// [`ErrorKind::NotFound`] for a slot without a member, [`ErrorKind::Vanished`] if another
     /// member than the given one has the slot, [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`],
-    /// [`ErrorKind::Invalid`] where the user's own program decides.
+    /// [`ErrorKind::Invalid`] where the user's own program decides, and to make a member active whose generation does
+    /// not serve.
     pub fn change_members(&self, changes: &[MemberChange]) -> Result<Vec<Share>> {
         self.host.begin(&self.key, &Stop::default())?.change_members(changes)
+    }
+
+    /// Lets the newest generation serve, alone, in one step for the traffic: members of older ones are retired, which is
+    /// to drain. What was drained by hand stays so. See [`Attach::hold_new`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoGeneration`] if the newest generation serves alone already, [`ErrorKind::NotAttached`],
+    /// [`ErrorKind::Foreign`], [`ErrorKind::Invalid`] where the user's own program decides.
+    pub fn promote(&self) -> Result<Promoted> {
+        self.host.begin(&self.key, &Stop::default())?.promote()
+    }
+
+    /// Lets the generation before the one that serves do so again, alone, in one step for the traffic: members of newer
+    /// ones are put on standby.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoGeneration`] if no member of an older generation is left; else as [`promote`](Self::promote).
+    pub fn rollback(&self) -> Result<Promoted> {
+        self.host.begin(&self.key, &Stop::default())?.rollback()
     }
 
     /// Detaches and removes all state. From now on the kernel's hash decides.

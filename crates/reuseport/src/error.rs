@@ -17,6 +17,8 @@ pub enum ErrorKind {
     NotFound,
     /// The group exists, but no program of this tool is attached to it.
     NotAttached,
+    /// No other generation of members is there to serve.
+    NoGeneration,
     /// More than one group matches.
     Ambiguous,
     /// The caller lacks a right: a capability, or the right to trace a process.

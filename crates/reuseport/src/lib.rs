@@ -127,7 +127,8 @@ mod wire;
 
 pub use balancer::{Balancer, detach};
 pub use change::request::{
-    Attach, Attached, Changes, Detached, Inherited, LeftOut, MemberChange, PolicySet, SetPolicy,
+    Attach, Attached, Changes, Detached, Inherited, LeftOut, MemberChange, PolicySet, Promoted,
+    SetPolicy,
 };
 pub use error::{Error, ErrorKind, Hint, Report, Result};
 pub use host::Host;

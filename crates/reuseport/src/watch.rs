@@ -137,7 +137,7 @@ impl Watch {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn add(&mut self, key: &GroupKey, attach: Attach) -> Result<Attached> {
-        let added = self.attach_and_follow(key, attach);
+        let added = self.attach_and_follow(key, Attach { follows: false, ..attach });
         if let Err(error) = &added {
             self.awaited.refuse(key, None, error);
         }
@@ -282,7 +282,7 @@ impl Watch {
             if self.stop.is_set() || self.watched.contains_key(&key.name_only()) {
                 continue;
             }
-            match self.attach_and_follow(&key, attach) {
+            match self.attach_and_follow(&key, Attach { follows: true, ..attach }) {
                 Ok(attached) => {
                     news.push((key.name_only(), Change::Members(attached)));
                     if only {
@@ -430,6 +430,9 @@ fn for_updates(attach: Attach) -> Attach {
         slots: None,
         weights: Vec::new(),
         partial: true,
+        // It is state of the group, which another command may change.
+        hold_new: None,
+        follows: true,
         ..attach
     }
 }

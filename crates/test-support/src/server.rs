@@ -5,6 +5,7 @@
 //! [`crate::netns::isolated`], where no other test can take it.
 
 mod daemon;
+mod forking;
 mod gunicorn;
 mod haproxy;
 mod nginx;
@@ -14,6 +15,7 @@ mod unbound;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 pub use daemon::Daemon;
+pub use forking::Forking;
 pub use gunicorn::Gunicorn;
 pub use haproxy::Haproxy;
 pub use nginx::Nginx;

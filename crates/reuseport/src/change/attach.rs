@@ -102,7 +102,7 @@ impl Transaction {
         mut state: GroupState,
     ) -> Result<Done> {
         self.convert(&mut state)?;
-        let admission = Admission { request, program, roles: &[] };
+        let admission = Admission::again(request, program);
         let changes = match self.enrol(admission, &mut state) {
             Ok(changes) => changes,
             Err(error) => {
@@ -179,7 +179,7 @@ impl Transaction {
         let interrupted =
             if goes_on { interrupted_takeover(&self.group.key, &state)? } else { None };
         self.convert(&mut state)?;
-        let admission = Admission { request, program: state.program_kind(), roles: &[] };
+        let admission = Admission::again(request, state.program_kind());
         let Some(program) = state.open_program()? else {
             return Err(Error::new(
                 ErrorKind::System,

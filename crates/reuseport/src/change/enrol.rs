@@ -19,11 +19,11 @@ use crate::kernel::observe::Observer;
 use crate::kernel::sockets::Sockets;
 use crate::model::group::{Group, Member, Protocol};
 use crate::model::id::{Cookie, Slot};
+use crate::model::lineage::{Began, Standing};
 use crate::model::plan::{self, Build, Draft, Enrolment, Entering, Newcomer, Wishes};
 use crate::model::refusal;
-use crate::model::roster::Roster;
+use crate::model::roster::{Record, Roster};
 use crate::model::selection::Program;
-use crate::model::succession::Role;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
 use crate::stop::Stop;
@@ -35,14 +35,23 @@ pub(super) struct Admission<'a> {
     pub(super) request: &'a Attach,
     /// The program that will decide.
     pub(super) program: Program,
-    /// Weights and states that members have already, in a state that this one replaces.
-    pub(super) roles: &'a [(Cookie, Role)],
+    /// What members have already, in a state that this one replaces.
+    pub(super) known: &'a [(Cookie, Record)],
+    /// Whether newer generations wait; `None`: as in the state.
+    pub(super) hold_new: Option<bool>,
 }
 
 impl<'a> Admission<'a> {
     /// Into the slots of a new program.
     pub(super) fn new(request: &'a Attach, build: &'a Build) -> Self {
-        Self { request, program: build.program.kind(), roles: &build.roles }
+        let (known, hold_new) = (&build.kept.members, Some(build.kept.holds_new));
+        let hold_new = request.hold_new.or(hold_new);
+        Self { request, program: build.program.kind(), known, hold_new }
+    }
+
+    /// Into the slots that there are.
+    pub(super) fn again(request: &'a Attach, program: Program) -> Self {
+        Self { request, program, known: &[], hold_new: request.hold_new }
     }
 }
 
@@ -199,6 +208,8 @@ impl<'a> Enroller<'a> {
                 };
                 let inherits = entering.iter().filter(|one| one.inherits);
                 changes.inherited.extend(inherits.map(inherited));
+                let waits = entering.iter().filter(|one| one.standing == Standing::Standby);
+                changes.on_standby.extend(waits.map(|one| one.cookie));
                 return Ok(());
             }
             for arrival in arrivals.iter_mut().filter(|arrival| left.contains(&arrival.cookie)) {
@@ -223,6 +234,7 @@ impl<'a> Enroller<'a> {
             .map(|arrival| Newcomer {
                 cookie: arrival.cookie,
                 host_member: arrival.counted.map(|(index, _)| index),
+                began: Began::of(arrival.member),
             })
             .collect();
         plan::draft(&self.state.instance.roster, &newcomers, self.wishes, now)

@@ -10,6 +10,7 @@ mod members;
 mod policy;
 mod prepare;
 mod present;
+mod promote;
 mod reach;
 mod refill;
 pub(crate) mod request;

@@ -35,14 +35,25 @@ pub struct Attach {
     /// Whether to attach although living members cannot be given a slot, and get nothing from then on:
     /// [`Changes::left_out`] names them. Otherwise that is [`ErrorKind::Starved`](crate::ErrorKind::Starved).
     pub partial: bool,
+    /// Whether members of a newer generation than the one that serves wait on standby, until they are
+    /// [promoted](crate::Balancer::promote). It is state of the group, and so outlives this call. `None`: as before, at
+    /// first not.
+    pub hold_new: Option<bool>,
     /// Checked between steps.
     pub stop: Stop,
+    /// Whether a follower asks.
+    pub(crate) follows: bool,
 }
 
 impl Attach {
     /// What the plan depends on.
     pub(super) fn wanted(&self) -> AttachRequest<'_> {
-        AttachRequest { program: self.program.as_ref(), slots: self.slots, force: self.force }
+        AttachRequest {
+            program: self.program.as_ref(),
+            slots: self.slots,
+            force: self.force,
+            hold_new: self.hold_new,
+        }
     }
 
     /// With this [program](Self::program).
@@ -79,6 +90,12 @@ impl Attach {
     #[must_use]
     pub fn partial(self, partial: bool) -> Self {
         Self { partial, ..self }
+    }
+
+    /// Whether [newer generations wait](Self::hold_new).
+    #[must_use]
+    pub fn hold_new(self, hold_new: impl Into<Option<bool>>) -> Self {
+        Self { hold_new: hold_new.into(), ..self }
     }
 
     /// With this request to [stop](Self::stop).
@@ -186,6 +203,20 @@ pub struct Attached {
     pub degraded: Vec<Degraded>,
 }
 
+/// The result of a promotion or of a rollback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Promoted {
+    /// The generation that serves now, alone.
+    pub generation: u32,
+    /// Its members.
+    pub serving: Vec<Cookie>,
+    /// Members of older generations: they drain.
+    pub retired: Vec<Cookie>,
+    /// Members of newer generations: they are on standby.
+    pub on_standby: Vec<Cookie>,
+}
+
 /// The result of detaching.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -216,6 +247,8 @@ pub struct Changes {
     /// Weights and drains that enrolled members have from the members whose slots they took, where they
     /// are not those of a new member.
     pub inherited: Vec<Inherited>,
+    /// Enrolled members that wait on standby: they are of a newer generation than those that serve.
+    pub on_standby: Vec<Cookie>,
     /// Members that vanished during enrolment and, with [`Attach::partial`], those that cannot be enrolled.
     pub left_out: Vec<LeftOut>,
 }

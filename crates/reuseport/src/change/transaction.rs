@@ -287,12 +287,18 @@ impl Transaction {
         admission: Admission<'_>,
         state: &mut GroupState,
     ) -> Result<Changes> {
-        let Admission { request, program, roles } = admission;
+        let Admission { request, program, known, hold_new } = admission;
         let cpus = self.placement(state, program, request.cpus.as_ref());
         let mut enroller = self.enroller(state, &request.stop)?;
         // A user's own program knows none of them.
         if program.selection().is_some() {
-            enroller.wishes = Wishes { weights: &request.weights, roles, cpus: cpus.as_ref() };
+            enroller.wishes = Wishes {
+                weights: &request.weights,
+                known,
+                hold_new,
+                follows: request.follows,
+                cpus: cpus.as_ref(),
+            };
         }
         enroller.partial = request.partial;
         enroller.sync()

@@ -64,11 +64,14 @@ impl TableMap {
                 write(index, *word)?;
             }
         }
-        // The map is zeroed, and so is the record of a slot that was never used.
+        // The map is zeroed, and so is the record of a slot that was never used; the first one has what holds for all.
         let unused = Record::free(0);
-        let records = roster.records().iter().enumerate().filter(|(_, record)| **record != unused);
-        for (slot, record) in records {
-            let words: [u64; RECORD_WORDS] = transmute!(SlotRecord::from(record));
+        let records = roster.records().iter().enumerate();
+        let used = records.filter(|(slot, record)| *slot == 0 || **record != unused);
+        for (slot, record) in
+            used.filter_map(|(slot, _)| Some((slot, SlotRecord::of(roster, slot)?)))
+        {
+            let words: [u64; RECORD_WORDS] = transmute!(record);
             let first = (length.table + slot * RECORD_WORDS) as u32;
             for (index, word) in (first..).zip(words) {
                 write(index, word)?;
@@ -103,9 +106,9 @@ impl TableMap {
                 *word = memory.get(index).unwrap_or(0);
             }
             let raw: SlotRecord = transmute!(words);
-            Record::from(&raw)
+            raw
         };
-        Ok(Roster::from_records((0..slots).map(record).collect()))
+        Ok(SlotRecord::roster(&(0..slots).map(record).collect::<Vec<_>>()))
     }
 }
 

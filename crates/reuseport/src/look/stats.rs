@@ -181,6 +181,8 @@ mod tests {
             members,
             reads_queues: true,
             uncounted: None,
+            serving_generation: None,
+            holds_new: false,
             watcher: None,
             cpus_without_member: Vec::new(),
             counters: vec![Counter { reason: "picks", count: 400 }],

@@ -11,11 +11,12 @@ use crate::kernel::observe::Observer;
 use crate::kernel::owners;
 use crate::kernel::server::server_of;
 use crate::model::diagnosis::findings as findings_of;
+use crate::model::generation::serving;
 use crate::model::group::{Group, GroupKey, Member, Unborrowable};
 use crate::model::id::Slot;
 use crate::model::membership::Occupant;
 use crate::model::policy::Policy;
-use crate::model::roster::Record;
+use crate::model::roster::{Record, Roster};
 use crate::model::selection::Program;
 use crate::model::split::{Claim, named};
 use crate::model::status::{Enrolment, GroupStatus, MemberStatus, Uncounted, without_member};
@@ -274,6 +275,9 @@ fn join(
         (Some(state), Some(_)) => state.instance.setup.reads_queues(),
         _ => false,
     };
+    let roster = state.as_ref().map(|state| &state.instance.roster);
+    let serving_generation = roster.and_then(serving);
+    let holds_new = roster.is_some_and(Roster::holds_new);
     let cpus_without_member =
         if by_cpu { without_member(&cpus::online(), &members) } else { vec![] };
     Ok(GroupStatus {
@@ -282,6 +286,8 @@ fn join(
         members,
         reads_queues,
         uncounted,
+        serving_generation,
+        holds_new,
         watcher: None,
         cpus_without_member,
         counters,

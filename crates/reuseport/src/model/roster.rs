@@ -3,7 +3,10 @@
 //! A roster lies in the table that the kernel program reads, so that both change in one step
 //! ([`Roster`] to bytes: `wire/slot.rs`).
 
+use std::cmp::Ordering;
+
 use super::id::{Cookie, Slot, State, Weight};
+use super::lineage::{Began, Entrance, Standing};
 use super::succession::{Role, Seat, Succession};
 use super::table::Share;
 
@@ -16,8 +19,15 @@ pub(crate) struct Record {
     pub(crate) epoch: u32,
     /// The member's index in the host-wide layer, if its connections are counted there.
     pub(crate) host_member: Option<u32>,
+    /// Of a free slot, the last member's; 0: there was none.
     pub(crate) generation: u32,
-    /// The member's weight and state. Of a free slot, what its last member passes on; `None`: nothing.
+    /// What the generation makes of the member.
+    pub(crate) standing: Standing,
+    /// The member's server, if it is known. Of a free slot, the last member's.
+    pub(crate) began: Option<Began>,
+    /// Whether others may [join its generation](Entrance::opens).
+    pub(crate) opens: bool,
+    /// The member's own weight and state, whatever its generation makes of it. Of a free slot, what its last member passes on; `None`: nothing.
     pub(crate) role: Option<Role>,
     pub(crate) entry: Entry,
     /// The member's CPU, if it has one.
@@ -57,6 +67,9 @@ pub(crate) struct Newcomer {
     pub(crate) cookie: Cookie,
     pub(crate) host_member: Option<u32>,
     pub(crate) role: Role,
+    pub(crate) entrance: Entrance,
+    pub(crate) standing: Standing,
+    pub(crate) began: Option<Began>,
     /// Milliseconds since boot.
     pub(crate) now: u64,
 }
@@ -69,6 +82,9 @@ impl Record {
             epoch,
             host_member: None,
             generation: 0,
+            standing: Standing::Serving,
+            began: None,
+            opens: false,
             role: None,
             entry: Entry::Plain,
             cpu: None,
@@ -90,7 +106,10 @@ impl Record {
         Self {
             cookie: Some(newcomer.cookie),
             host_member: newcomer.host_member,
-            generation: FIRST_GENERATION,
+            generation: newcomer.entrance.generation,
+            standing: newcomer.standing,
+            began: newcomer.began,
+            opens: newcomer.entrance.opens,
             role: Some(newcomer.role),
             entry,
             came: newcomer.now,
@@ -102,10 +121,11 @@ impl Record {
     /// The slot after its member left at `now`, with the role that it passes on.
     fn vacated(&self, now: u64, role: Option<Role>) -> Self {
         let left = if role.is_some() { now } else { 0 };
-        Self { role, left, ..Self::free(self.epoch) }
+        let (generation, began) = (self.generation, self.began);
+        Self { role, left, generation, began, ..Self::free(self.epoch) }
     }
 
-    /// The weight and state of the member; those of a new member if the slot is free.
+    /// The member's own weight and state; those of a new member if the slot is free.
     pub(crate) fn role(&self) -> Role {
         self.role.unwrap_or(Role::NEW)
     }
@@ -114,18 +134,21 @@ impl Record {
         self.role().weight
     }
 
+    /// The member's state, which its generation may decide.
     pub(crate) fn state(&self) -> State {
-        self.role().state
+        match self.standing {
+            Standing::Serving => self.role().state,
+            Standing::Standby => State::Standby,
+            Standing::Retired => State::Draining,
+        }
     }
 
-    /// The slot in the rules of succession.
-    fn seat(&self) -> Seat {
+    /// The slot in the rules of succession, with this role of its member.
+    fn seat(&self, role: Role) -> Seat {
         match (self.cookie, self.role) {
-            (Some(_), _) => Seat::Taken {
-                came: self.came,
-                extra: self.entry == Entry::Extra,
-                role: self.role(),
-            },
+            (Some(_), _) => {
+                Seat::Taken { came: self.came, extra: self.entry == Entry::Extra, role }
+            }
             (None, None) => Seat::Free,
             (None, Some(role)) => Seat::Vacant { left: self.left, role },
         }
@@ -137,27 +160,40 @@ impl Record {
     }
 
     fn what_is_noted(&self) -> Noted {
-        Noted { role: self.role(), cpu: self.cpu }
+        Noted { role: self.effective_role(), cpu: self.cpu }
+    }
+
+    fn effective_role(&self) -> Role {
+        Role { state: self.state(), ..self.role() }
     }
 }
-
-/// The generation of all members.
-const FIRST_GENERATION: u32 = 1;
 
 /// The slots of a group, free or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Roster {
     records: Vec<Record>,
+    /// Whether members of a newer generation than the one that serves wait until they are promoted.
+    holds_new: bool,
 }
 
 impl Roster {
     /// Free slots.
     pub(crate) fn empty(capacity: usize) -> Self {
-        Self { records: vec![Record::free(0); capacity] }
+        Self::from_records(vec![Record::free(0); capacity])
     }
 
     pub(crate) fn from_records(records: Vec<Record>) -> Self {
-        Self { records }
+        Self { records, holds_new: false }
+    }
+
+    /// The same members; whether newer ones wait.
+    pub(crate) fn holding_new(self, holds_new: bool) -> Self {
+        Self { holds_new, ..self }
+    }
+
+    /// Whether members of a newer generation than the one that serves wait until they are promoted.
+    pub(crate) fn holds_new(&self) -> bool {
+        self.holds_new
     }
 
     pub(crate) fn records(&self) -> &[Record] {
@@ -216,7 +252,8 @@ impl Roster {
 
     /// All slots, for the rules of succession.
     pub(crate) fn seats(&self) -> Vec<(Slot, Seat)> {
-        self.slots().zip(&self.records).map(|(slot, record)| (slot, record.seat())).collect()
+        let seat = |(slot, record): (Slot, &Record)| (slot, record.seat(record.effective_role()));
+        self.slots().zip(&self.records).map(seat).collect()
     }
 
     /// Changes the role of a slot's member.
@@ -236,9 +273,12 @@ impl Roster {
         self.set(slot, Record { cpu: Some(cpu), guessed, ..record });
     }
 
-    /// Frees the slots of members that left, by the rules of [succession](super::succession::leave).
+    /// Frees the slots of members that left, by the rules of [succession](super::succession::leave). They pass on their
+    /// own roles, not what their generation made of them. If only members on standby are left, they serve.
     pub(crate) fn leave(&mut self, leaving: &[Slot], now: u64) {
-        let (passed_on, counted) = super::succession::leave(&self.seats(), leaving, now);
+        let seat = |(slot, record): (Slot, &Record)| (slot, record.seat(record.role()));
+        let seats: Vec<(Slot, Seat)> = self.slots().zip(&self.records).map(seat).collect();
+        let (passed_on, counted) = super::succession::leave(&seats, leaving, now);
         for slot in counted {
             let record = self.record(slot);
             self.set(slot, Record { entry: Entry::Plain, ..record });
@@ -246,6 +286,30 @@ impl Roster {
         for (slot, role) in passed_on {
             let record = self.record(slot);
             self.set(slot, record.vacated(now, role));
+        }
+        self.serve_by_itself();
+    }
+
+    /// Lets the newest generation serve if nothing else is left that gets anything.
+    pub(crate) fn serve_by_itself(&mut self) {
+        let members = || self.occupied().map(|(.., record)| record);
+        let newest = members().map(|record| record.generation).max();
+        if members().all(|record| record.standing == Standing::Standby)
+            && let Some(newest) = newest
+        {
+            self.serve_alone(newest);
+        }
+    }
+
+    /// Lets one generation serve alone. What comes from now on is newer.
+    pub(crate) fn serve_alone(&mut self, serving: u32) {
+        for record in self.records.iter_mut().filter(|record| record.cookie.is_some()) {
+            record.opens = false;
+            record.standing = match record.generation.cmp(&serving) {
+                Ordering::Less => Standing::Retired,
+                Ordering::Equal => Standing::Serving,
+                Ordering::Greater => Standing::Standby,
+            };
         }
     }
 

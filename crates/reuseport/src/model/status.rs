@@ -18,11 +18,12 @@ pub use super::uncounted::Uncounted;
 pub struct Enrolment {
     /// The slot that it occupies.
     pub slot: Slot,
-    /// Its role in the balancing.
+    /// Its role in the balancing. Members older than the [generation that serves](GroupStatus::serving_generation) drain,
+    /// newer ones are on standby, once a generation was promoted.
     pub state: State,
     /// Its weight.
     pub weight: Weight,
-    /// The generation in which it was enrolled.
+    /// The generation in which it was enrolled: members that entered together.
     pub generation: u32,
     /// The CPU whose packets it gets; `None` unless the policy is `cpu`.
     pub cpu: Option<u16>,
@@ -83,6 +84,10 @@ pub struct GroupStatus {
     /// Why the members' open connections are not counted although the policy compares them; `None` if they are,
     /// or need not be.
     pub uncounted: Option<Uncounted>,
+    /// The newest generation that serves; `None` where no member has a slot.
+    pub serving_generation: Option<u32>,
+    /// Whether members of newer generations [wait on standby](crate::Attach::hold_new).
+    pub holds_new: bool,
     /// The process that [follows](crate::watch::Watch) the group, the first if there are several. `None` if none
     /// does, where the caller may not read the state, and in [`Host::statuses`](crate::Host::statuses).
     pub watcher: Option<Watcher>,

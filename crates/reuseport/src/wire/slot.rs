@@ -5,7 +5,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::host::NO_HOST_MEMBER;
 use crate::model::id::{Cookie, State, Weight};
-use crate::model::roster::{Entry, Noted, Record};
+use crate::model::lineage::{Began, Standing};
+use crate::model::roster::{Entry, Noted, Record, Roster};
 use crate::model::succession::Role;
 
 /// A [`Record`] as it lies in a table, after what the kernel program reads. All zero: free, and never used.
@@ -32,7 +33,10 @@ pub(crate) struct SlotRecord {
     picks_before: u64,
     /// 1: the CPU is a guess.
     guessed: u8,
-    reserved: [u8; 7],
+    /// Bits, see [`flags`].
+    flags: u8,
+    /// The member's server: [`Began`], the lowest byte first; 0: not known.
+    began: [u8; 6],
 }
 
 const _: () = assert!(size_of::<SlotRecord>() == 8 * RECORD_WORDS);
@@ -40,9 +44,42 @@ const _: () = assert!(size_of::<SlotRecord>() == 8 * RECORD_WORDS);
 /// The 64-bit words of a record.
 pub(crate) const RECORD_WORDS: usize = 8;
 
+/// The member's generation is older than the one that serves, or newer.
+const RETIRED: u8 = 1;
+const ON_STANDBY: u8 = 2;
+/// The member was drained by hand, or put on standby, whatever its generation makes of it.
+const DRAINED: u8 = 4;
+const IDLE: u8 = 8;
+/// Others may join its generation.
+const OPENS: u8 = 16;
+/// Of the first slot alone, and of the whole group: newer generations wait.
+const HOLDS_NEW: u8 = 128;
+
+impl SlotRecord {
+    /// The record of a slot of this roster; `None` beyond its end.
+    pub(crate) fn of(roster: &Roster, slot: usize) -> Option<Self> {
+        let mut record = Self::from(roster.records().get(slot)?);
+        if slot == 0 && roster.holds_new() {
+            record.flags |= HOLDS_NEW;
+        }
+        Some(record)
+    }
+
+    /// The roster of these records.
+    pub(crate) fn roster(records: &[Self]) -> Roster {
+        let holds_new = records.first().is_some_and(|first| first.flags & HOLDS_NEW != 0);
+        Roster::from_records(records.iter().map(Record::from).collect()).holding_new(holds_new)
+    }
+}
+
 impl From<&Record> for SlotRecord {
     fn from(record: &Record) -> Self {
-        let (weight, state) = role_codes(record.role);
+        // The state in force: a version that knows no generations finds it there.
+        let role = record.role.map(|role| match record.cookie {
+            Some(_) => Role { state: record.state(), ..role },
+            None => role,
+        });
+        let (weight, state) = role_codes(role);
         let noted = record.noted.map_or([0; 3], |noted| {
             let (weight, state) = role_codes(Some(noted.role));
             [weight, state.into(), cpu_code(noted.cpu)]
@@ -61,7 +98,8 @@ impl From<&Record> for SlotRecord {
             left: record.left,
             picks_before: record.picks_before,
             guessed: record.guessed.into(),
-            reserved: [0; 7],
+            flags: flags(record),
+            began: began_code(record.began),
         }
     }
 }
@@ -72,6 +110,8 @@ impl From<&SlotRecord> for Record {
         // A member always has a role.
         let present = role(raw.weight, raw.state)
             .or(cookie.map(|_| Role { weight: Weight::DEFAULT, state: State::Standby }));
+        let (standing, own) = standing(raw.flags);
+        let present = present.map(|role| Role { state: own.unwrap_or(role.state), ..role });
         let [weight, state, cpu] = raw.noted;
         let noted_role = u8::try_from(state).ok().and_then(|state| role(weight, state));
         let noted = noted_role.map(|role| Noted { role, cpu: cpu.checked_sub(1) });
@@ -80,6 +120,9 @@ impl From<&SlotRecord> for Record {
             host_member: Some(raw.host_member)
                 .filter(|index| cookie.is_some() && *index != NO_HOST_MEMBER),
             generation: raw.generation,
+            standing,
+            began: began(raw.began),
+            opens: raw.flags & OPENS != 0,
             entry: entry(raw.entry),
             cpu: raw.cpu.checked_sub(1),
             guessed: raw.guessed != 0,
@@ -116,6 +159,44 @@ fn role_codes(role: Option<Role>) -> (u16, u8) {
         State::Draining => 3,
     };
     role.map_or((0, 0), |role| (role.weight.get(), state_code(role.state)))
+}
+
+fn flags(record: &Record) -> u8 {
+    let standing = match record.standing {
+        Standing::Serving => 0,
+        Standing::Standby => ON_STANDBY,
+        Standing::Retired => RETIRED,
+    };
+    let own = match record.role().state {
+        _ if standing == 0 => 0,
+        State::Active => 0,
+        State::Draining => DRAINED,
+        State::Standby => IDLE,
+    };
+    standing | own | if record.opens { OPENS } else { 0 }
+}
+
+/// What the generation makes of the member; if that is something, the member's own state.
+fn standing(flags: u8) -> (Standing, Option<State>) {
+    let own = match flags {
+        _ if flags & DRAINED != 0 => State::Draining,
+        _ if flags & IDLE != 0 => State::Standby,
+        _ => State::Active,
+    };
+    match flags {
+        _ if flags & RETIRED != 0 => (Standing::Retired, Some(own)),
+        _ if flags & ON_STANDBY != 0 => (Standing::Standby, Some(own)),
+        _ => (Standing::Serving, None),
+    }
+}
+
+fn began_code(began: Option<Began>) -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = began.map_or(0, Began::get).to_le_bytes();
+    [a, b, c, d, e, f]
+}
+
+fn began([a, b, c, d, e, f]: [u8; 6]) -> Option<Began> {
+    Began::new(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
 }
 
 fn cpu_code(cpu: Option<u16>) -> u16 {
@@ -196,6 +277,8 @@ mod tests {
             cookie: Cookie::new(9),
             host_member: Some(2),
             generation: 1,
+            began: Began::new(0x0605_0403_0201),
+            opens: true,
             entry: Entry::Extra,
             cpu: Some(0),
             guessed: true,
@@ -206,9 +289,30 @@ mod tests {
             role: Some(role),
             ..Record::free(3)
         };
-        let vacant = Record { left: 8, role: Some(role), ..Record::free(4) };
-        for record in [member, vacant, Record::free(0), Record::free(6)] {
+        let vacant = Record {
+            left: 8,
+            role: Some(role),
+            generation: 2,
+            began: Began::new(7),
+            ..Record::free(4)
+        };
+        let states = [State::Active, State::Draining, State::Standby];
+        let standings = [Standing::Serving, Standing::Standby, Standing::Retired];
+        let of = |standing| {
+            let own = |state| Record { role: Some(Role { state, ..role }), standing, ..member };
+            states.map(own)
+        };
+        let members = standings.into_iter().flat_map(of);
+        for record in members.chain([vacant, Record::free(0), Record::free(6)]) {
             assert_eq!(Record::from(&SlotRecord::from(&record)), record);
+            let state = Record::from(&SlotRecord { flags: 0, ..SlotRecord::from(&record) }).state();
+            assert_eq!(state, record.state(), "to a version without generations");
+        }
+        for holds_new in [false, true] {
+            let roster =
+                Roster::from_records(vec![Record::free(0), member, vacant]).holding_new(holds_new);
+            let raw: Vec<_> = (0..3).map(|slot| SlotRecord::of(&roster, slot).unwrap()).collect();
+            assert_eq!(SlotRecord::roster(&raw), roster);
         }
         let mut raw = SlotRecord::from(&member);
         for unknown in [0, 99] {

@@ -14,6 +14,7 @@ mod borrow;
 mod concurrent;
 mod elsewhere;
 mod findings;
+mod generations;
 mod interrupted;
 mod least_loaded;
 mod members;

@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use super::proc::{self, Orphan};
-use super::{Daemon, Transport, bound_sockets, free_port};
+use super::{Daemon, Transport, bound_sockets, bound_sockets_here, free_port};
 use crate::wait;
 
 const CONFIG: &str = "nginx.conf";
@@ -31,6 +31,8 @@ pub struct Nginx {
     port: u16,
     site: Site,
     workers: usize,
+    /// Sockets of other servers on its port, which are there as long as this one is.
+    others: usize,
 }
 
 /// What it listens at, and what it serves.
@@ -102,7 +104,25 @@ impl Nginx {
             configure(directory, port, &site, workers);
             in_foreground(directory)
         });
-        let mut nginx = Self { orphan: None, daemon, port, site, workers };
+        let mut nginx = Self { orphan: None, daemon, port, site, workers, others: 0 };
+        nginx.wait_until_ready(&[]);
+        nginx
+    }
+
+    /// Starts another one on the same port, which listens next to this one: not to be reloaded.
+    ///
+    /// # Panics
+    ///
+    /// As [`Nginx::start`] does.
+    #[track_caller]
+    pub fn start_beside(&self, workers: usize) -> Self {
+        let (port, site) = (self.port, self.site.clone());
+        let others = bound_sockets_here(Transport::Tcp, port);
+        let daemon = Daemon::spawn("nginx", |directory| {
+            configure(directory, port, &site, workers);
+            in_foreground(directory)
+        });
+        let mut nginx = Self { orphan: None, daemon, port, site, workers, others };
         nginx.wait_until_ready(&[]);
         nginx
     }
@@ -120,7 +140,7 @@ impl Nginx {
             configure(directory, port, &site, workers);
             command(directory)
         });
-        let mut nginx = Self { orphan: None, daemon, port, site, workers };
+        let mut nginx = Self { orphan: None, daemon, port, site, workers, others: 0 };
         nginx.adopt_other_than(None);
         nginx.wait_until_ready(&[]);
         nginx
@@ -242,7 +262,7 @@ impl Nginx {
     fn wait_until_ready(&mut self, old: &[u32]) {
         let (pid, port, workers) = (self.master_pid(), self.port, self.workers);
         let each = if self.site.reuseport { workers } else { 1 };
-        let listeners = each * self.site.listens.len();
+        let listeners = each * self.site.listens.len() + self.others;
         let what = format!("{workers} workers on port {port}");
         let ready = || {
             let now = workers_of(pid);

@@ -30,6 +30,8 @@ fn of(steering: Steering, members: Vec<MemberStatus>) -> Vec<Finding> {
         members,
         reads_queues: true,
         uncounted: None,
+        serving_generation: None,
+        holds_new: false,
         watcher: None,
         cpus_without_member: Vec::new(),
         counters: Vec::new(),

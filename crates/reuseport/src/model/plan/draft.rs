@@ -3,18 +3,25 @@
 use std::collections::HashMap;
 
 use super::refusal::Refusal;
+use crate::model::generation::{self, Entrances};
 use crate::model::id::{Cookie, Slot, State, Weight};
+use crate::model::lineage::{Began, Entrance, Standing};
 use crate::model::policy::CpuList;
-use crate::model::roster::{self, Roster};
+use crate::model::roster::{self, Record, Roster};
 use crate::model::succession::{self, Role, Succession};
 
 /// What a request wants of the members.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wishes<'a> {
-    /// Weights of members, present ones and newcomers. They go before `roles`.
+    /// Weights of members, present ones and newcomers. They go before `known`.
     pub(crate) weights: &'a [(Cookie, Weight)],
-    /// Roles of newcomers; those not listed have that of the member before them, or the default.
-    pub(crate) roles: &'a [(Cookie, Role)],
+    /// What was recorded of newcomers, of which they keep weight, state and generation. Those not listed have the role
+    /// of the member before them, or the default.
+    pub(crate) known: &'a [(Cookie, Record)],
+    /// Whether newer generations wait from now on; `None`: as before.
+    pub(crate) hold_new: Option<bool>,
+    /// Whether a follower asks: see [`Entrances`].
+    pub(crate) follows: bool,
     /// CPUs, with a policy that needs them.
     pub(crate) cpus: Option<&'a Placement>,
 }
@@ -36,6 +43,8 @@ pub(crate) struct Newcomer {
     pub(crate) cookie: Cookie,
     /// Its index in the host-wide layer.
     pub(crate) host_member: Option<u32>,
+    /// Its server, if it is known.
+    pub(crate) began: Option<Began>,
 }
 
 /// A roster that is not in force yet.
@@ -54,6 +63,7 @@ pub(crate) struct Entering {
     pub(crate) role: Role,
     /// Whether it has its role from the member before it.
     pub(crate) inherits: bool,
+    pub(crate) standing: Standing,
 }
 
 /// The roster with these newcomers, who enter at `now` (milliseconds since boot), and with what the request wants.
@@ -64,7 +74,8 @@ pub(crate) fn draft(
     wishes: Wishes<'_>,
     now: u64,
 ) -> Draft {
-    let mut draft = roster.clone();
+    let holds_new = wishes.hold_new.unwrap_or(roster.holds_new());
+    let mut draft = roster.clone().holding_new(holds_new);
     for (slot, cookie, record) in roster.occupied() {
         if let Some(weight) = given_to(cookie, wishes.weights) {
             draft.assign(slot, Role { weight, ..record.role() });
@@ -72,16 +83,30 @@ pub(crate) fn draft(
     }
     let successions = succession::succeed(&roster.seats(), newcomers.len());
     let mut entering = Vec::with_capacity(newcomers.len());
+    let mut entrances = Entrances::new(roster, wishes.follows, now);
     for (newcomer, succession) in newcomers.iter().zip(&successions) {
-        let Newcomer { cookie, host_member } = *newcomer;
+        let Newcomer { cookie, host_member, began } = *newcomer;
         let Succession { slot, succeeds, .. } = *succession;
-        let role = given_to(cookie, wishes.roles).unwrap_or(succession.role);
+        let known = given_to(cookie, wishes.known);
+        let role = known.map_or(succession.role, |known| known.role());
         let weight = given_to(cookie, wishes.weights).unwrap_or(role.weight);
         let role = Role { weight, ..role };
-        let newcomer = roster::Newcomer { cookie, host_member, role, now };
+        let (entrance, standing) = match known {
+            Some(Record { generation, standing, .. }) if generation > 0 => {
+                (Entrance { generation, opens: false }, standing)
+            }
+            _ => {
+                let entrance = entrances.of(began);
+                (entrance, generation::standing(&draft, entrance.generation))
+            }
+        };
+        let newcomer =
+            roster::Newcomer { cookie, host_member, role, entrance, standing, began, now };
         draft.set(slot, roster.record(slot).taken(newcomer, succession));
-        entering.push(Entering { cookie, slot, role, inherits: succeeds && role != Role::NEW });
+        let inherits = succeeds && role != Role::NEW;
+        entering.push(Entering { cookie, slot, role, inherits, standing });
     }
+    draft.serve_by_itself();
     if let Some(placement) = wishes.cpus {
         placement.place(&mut draft);
     }
@@ -134,6 +159,11 @@ pub(super) fn change(
             (Some(present), Some(wanted)) if present != wanted => {
                 return Err(Refusal::AnotherMember(slot));
             }
+            _ => {}
+        }
+        match (record.standing, state) {
+            (Standing::Retired, Some(State::Active)) => return Err(Refusal::Retired(slot)),
+            (Standing::Standby, Some(State::Active)) => return Err(Refusal::OnStandby(slot)),
             _ => {}
         }
         let role = record.role();
@@ -202,7 +232,7 @@ mod tests {
                     self.next_cookie = cookies.end;
                     let newcomers: Vec<Newcomer> = cookies
                         .filter_map(Cookie::new)
-                        .map(|cookie| Newcomer { cookie, host_member: None })
+                        .map(|cookie| Newcomer { cookie, host_member: None, began: None })
                         .collect();
                     let Draft { roster, entering } =
                         draft(&before, &newcomers, Wishes::default(), self.now);
@@ -294,7 +324,7 @@ mod tests {
     fn entered(count: u64, wishes: Wishes<'_>) -> Roster {
         let newcomers: Vec<Newcomer> = (1..=count)
             .filter_map(Cookie::new)
-            .map(|cookie| Newcomer { cookie, host_member: None })
+            .map(|cookie| Newcomer { cookie, host_member: None, began: None })
             .collect();
         draft(&Roster::empty(SLOTS), &newcomers, wishes, 1).roster
     }

@@ -7,10 +7,11 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
+use super::generation;
 use super::group::{AttachedProgram, GroupKey};
 use super::id::{Cookie, Slot};
 use super::policy::Policy;
-use super::roster::Roster;
+use super::roster::{Record, Roster};
 use super::selection::{ObjectSpec, Program, Selection, Steering};
 use super::succession::Role;
 
@@ -44,13 +45,14 @@ pub(crate) struct Recorded<'a> {
 }
 
 impl Recorded<'_> {
-    /// The members' weights and states, for a program that knows them.
-    fn roles_for(&self, program: &Program<ObjectSpec>) -> Vec<(Cookie, Role)> {
+    /// What is recorded of the group and its members, for a program that knows weights and states.
+    fn kept_for(&self, program: &Program<ObjectSpec>) -> Kept {
+        let members = self.roster.occupied().map(|(_, cookie, record)| (cookie, record));
         match program {
             Program::Selection(_) => {
-                self.roster.occupied().map(|(_, cookie, record)| (cookie, record.role())).collect()
+                Kept { members: members.collect(), holds_new: self.roster.holds_new() }
             }
-            Program::Object(_) => Vec::new(),
+            Program::Object(_) => Kept::default(),
         }
     }
 }
@@ -61,6 +63,7 @@ pub(crate) struct AttachRequest<'a> {
     pub(crate) program: Option<&'a Program<ObjectSpec>>,
     pub(crate) slots: Option<u32>,
     pub(crate) force: bool,
+    pub(crate) hold_new: Option<bool>,
 }
 
 /// What an `attach` does.
@@ -81,11 +84,19 @@ pub(crate) enum AttachPlan {
 pub(crate) struct Build {
     pub(crate) program: Program<ObjectSpec>,
     pub(crate) slots: Option<u32>,
-    /// Weights and states that members keep.
-    pub(crate) roles: Vec<(Cookie, Role)>,
+    pub(crate) kept: Kept,
     pub(crate) in_place_of: InPlaceOf,
     /// Whether it replaces another owner's program.
     pub(crate) replaces: bool,
+}
+
+/// What a new state has from the one before it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Members' records, of which they keep weight, state and generation.
+    pub(crate) members: Vec<(Cookie, Record)>,
+    /// Whether newer generations wait.
+    pub(crate) holds_new: bool,
 }
 
 /// The state that gives way to a new one.
@@ -113,12 +124,29 @@ pub(crate) fn attach(
     recorded: Option<Recorded<'_>>,
     request: AttachRequest<'_>,
 ) -> Result<AttachPlan, Refusal> {
+    let plan = attach_any(observed, recorded, request)?;
+    let is_own = match &plan {
+        AttachPlan::Update(program) => program.selection().is_none(),
+        AttachPlan::Resume { .. } => recorded.is_some_and(|old| old.program.selection().is_none()),
+        AttachPlan::Build(build) => build.program.selection().is_none(),
+    };
+    match is_own && request.hold_new == Some(true) {
+        true => Err(Refusal::OwnProgram),
+        false => Ok(plan),
+    }
+}
+
+fn attach_any(
+    observed: Observed<'_>,
+    recorded: Option<Recorded<'_>>,
+    request: AttachRequest<'_>,
+) -> Result<AttachPlan, Refusal> {
     let replaces = observed.program.is_some() && !observed.steering.is_ours();
-    let build = |program: Program<ObjectSpec>, slots, roles, in_place_of| {
+    let build = |program: Program<ObjectSpec>, slots, kept, in_place_of| {
         if let Program::Selection(selection) = &program {
             selection.policy.check(observed.key.protocol).map_err(Refusal::Policy)?;
         }
-        Ok(AttachPlan::Build(Build { program, slots, roles, in_place_of, replaces }))
+        Ok(AttachPlan::Build(Build { program, slots, kept, in_place_of, replaces }))
     };
     let default = || Policy::default_for(observed.key.protocol).into();
     let wanted = request.program;
@@ -129,13 +157,13 @@ pub(crate) fn attach(
             let Some(program) = wanted.cloned().or_else(present) else {
                 return Err(Refusal::AnotherUsersState { owner: old.owner, is_own_program: true });
             };
-            let (slots, roles) = (request.slots.or(Some(old.slots)), old.roles_for(&program));
-            build(program, slots, roles, InPlaceOf::Deciding)
+            let (slots, kept) = (request.slots.or(Some(old.slots)), old.kept_for(&program));
+            build(program, slots, kept, InPlaceOf::Deciding)
         }
         Some(old) => match (wanted, old.program) {
             (Some(program @ Program::Object(_)), _)
             | (Some(program @ Program::Selection(_)), Program::Object(())) => {
-                build(program.clone(), request.slots, Vec::new(), InPlaceOf::Deciding)
+                build(program.clone(), request.slots, Kept::default(), InPlaceOf::Deciding)
             }
             _ if request.slots.is_some_and(|slots| slots != old.slots) => {
                 Err(Refusal::SlotsAreFixed(old.slots))
@@ -152,7 +180,7 @@ pub(crate) fn attach(
             }
             let Some(old) = recorded else {
                 let program = wanted.cloned().unwrap_or_else(default);
-                return build(program, request.slots, Vec::new(), InPlaceOf::Nothing);
+                return build(program, request.slots, Kept::default(), InPlaceOf::Nothing);
             };
             if let Some(namesake) = observed.namesake {
                 return Err(Refusal::Namesake(namesake.clone()));
@@ -163,9 +191,9 @@ pub(crate) fn attach(
                 return Ok(AttachPlan::Resume { goes_on });
             }
             let program = wanted.cloned().unwrap_or_else(default);
-            let roles = old.roles_for(&program);
+            let kept = old.kept_for(&program);
             let in_place_of = if goes_on { InPlaceOf::Takeover } else { InPlaceOf::Leftover };
-            build(program, request.slots, roles, in_place_of)
+            build(program, request.slots, kept, in_place_of)
         }
     }
 }
@@ -208,9 +236,36 @@ pub(crate) fn change_members(
     recorded: Option<Recorded<'_>>,
     changes: &[RoleChange],
 ) -> Result<Vec<(Slot, Role)>, Refusal> {
+    draft::change(generations(observed, recorded)?, changes)
+}
+
+/// The roster in which the newest generation serves alone. `unsteered`: members of the group without a slot.
+pub(crate) fn promote(
+    observed: Observed<'_>,
+    recorded: Option<Recorded<'_>>,
+    unsteered: usize,
+) -> Result<Roster, Refusal> {
+    let roster = generations(observed, recorded)?;
+    generation::promote(roster).ok_or(Refusal::NoNewerGeneration { unsteered })
+}
+
+/// The roster in which the generation before the one that serves does so alone.
+pub(crate) fn rollback(
+    observed: Observed<'_>,
+    recorded: Option<Recorded<'_>>,
+) -> Result<Roster, Refusal> {
+    let roster = generations(observed, recorded)?;
+    generation::rollback(roster).ok_or(Refusal::NoOlderGeneration)
+}
+
+/// The roster of a program that knows states.
+fn generations<'a>(
+    observed: Observed<'_>,
+    recorded: Option<Recorded<'a>>,
+) -> Result<&'a Roster, Refusal> {
     let state = present(observed, recorded)?;
     match state.program {
-        Program::Selection(_) => draft::change(state.roster, changes),
+        Program::Selection(_) => Ok(state.roster),
         Program::Object(()) => Err(Refusal::OwnProgram),
     }
 }

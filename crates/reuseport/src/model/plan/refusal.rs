@@ -13,6 +13,8 @@ pub(crate) enum Operation {
     SetPolicy,
     ChangeMembers,
     Detach,
+    Promote,
+    Rollback,
 }
 
 /// Why nothing is done.
@@ -22,10 +24,17 @@ pub(crate) enum Refusal {
     NotAttached,
     /// Another program than this state's decides, as `steering` says. `displaced`: it displaced this tool's, whose
     /// state is still pinned.
-    AnotherProgram { program: AttachedProgram, steering: Steering, displaced: bool },
+    AnotherProgram {
+        program: AttachedProgram,
+        steering: Steering,
+        displaced: bool,
+    },
     /// The state belongs to a user who may open it, too. `is_own_program`: its program is that user's own, and the
     /// request names none to put in its place.
-    AnotherUsersState { owner: u32, is_own_program: bool },
+    AnotherUsersState {
+        owner: u32,
+        is_own_program: bool,
+    },
     /// Another group of this name is steered.
     Namesake(GroupKey),
     /// The group has this number of slots for as long as it is attached.
@@ -38,6 +47,15 @@ pub(crate) enum Refusal {
     NoMember(Slot),
     /// Another member than the given one has the slot.
     AnotherMember(Slot),
+    /// A newer generation than that of the slot's member was promoted, or an older one serves.
+    Retired(Slot),
+    OnStandby(Slot),
+    /// The newest generation serves alone. `unsteered`: members without a slot.
+    NoNewerGeneration {
+        unsteered: usize,
+    },
+    /// No member is left of an older generation than the one that serves.
+    NoOlderGeneration,
 }
 
 impl Operation {
@@ -48,6 +66,8 @@ impl Operation {
             Self::SetPolicy => "change the policy of",
             Self::ChangeMembers => "change the members of",
             Self::Detach => "detach from",
+            Self::Promote => "promote members of",
+            Self::Rollback => "roll back",
         }
     }
 }
@@ -101,6 +121,28 @@ impl Refusal {
             Self::AnotherMember(slot) => failed(ErrorKind::Vanished)
                 .because(format!("slot {slot} went to another member meanwhile"))
                 .with_hint("nothing was changed; try again"),
+            Self::Retired(slot) => failed(ErrorKind::Invalid)
+                .because(format!("slot {slot} has a member that a newer generation has replaced"))
+                .with_hint(format!("`reuseport rollback {key}` lets the older generation serve again")),
+            Self::OnStandby(slot) => failed(ErrorKind::Invalid)
+                .because(format!("slot {slot} has a member on standby"))
+                .with_hint(format!("`reuseport promote {key}` lets the newest generation serve")),
+            Self::NoNewerGeneration { unsteered: 0 } => failed(ErrorKind::NoGeneration)
+                .because("no member is newer than those that serve")
+                .with_hint(
+                    "a server that keeps its sockets (nginx reload, HAProxy -W, Envoy hot restart) has no new \
+                     generation; start the new one next to the old one, after `attach --hold-new`",
+                ),
+            Self::NoNewerGeneration { unsteered } => failed(ErrorKind::NoGeneration)
+                .because(format!(
+                    "no member with a slot is newer than those that serve, and {unsteered} joined later and \
+                     {} no slot",
+                    if unsteered == 1 { "has" } else { "have" }
+                ))
+                .with_hint(format!("`reuseport attach {key}` gives slots to members that joined later")),
+            Self::NoOlderGeneration => failed(ErrorKind::NoGeneration)
+                .because("no member of an older generation is left")
+                .with_hint(format!("`reuseport show {key}` lists the members with their generations")),
         }
     }
 }

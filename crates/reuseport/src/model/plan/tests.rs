@@ -207,9 +207,8 @@ impl World {
                 self.pinned.iter_mut().for_each(|pinned| pinned.is_current = false);
             }
             Happens::Attach { program, slots, force } => {
-                let request =
-                    AttachRequest { program: program.as_ref(), slots: *slots, force: *force };
-                self.attaches(request);
+                let force = *force;
+                self.attaches(AttachRequest { slots: *slots, force, ..request(program.as_ref()) });
             }
             Happens::SetPolicy(policy) => {
                 let planned = self.planned(|o, r| set_policy(o, r, *policy));
@@ -258,7 +257,7 @@ impl World {
         };
         assert!(self.decides != Decides::Other || request.force, "taken without force");
         let is_trusted = self.pinned.as_ref().is_none_or(|pinned| pinned.is_trusted);
-        let mut roles = Vec::new();
+        let mut known = Vec::new();
         let mut pinned = match (plan, self.pinned.take()) {
             (AttachPlan::Update(program), Some(pinned)) => {
                 assert_eq!(self.decides, Decides::Ours);
@@ -278,9 +277,9 @@ impl World {
                 );
                 if let (Some(old), Some(wanted)) = (&old, request.program) {
                     let knows = wanted.selection().is_some() && self.decides != Decides::Ours;
-                    assert!(!knows || build.roles.len() == old.roster.occupied().count());
+                    assert!(!knows || build.kept.members.len() == old.roster.occupied().count());
                 }
-                roles = build.roles;
+                known = build.kept.members;
                 let slots = build.slots.unwrap_or(SLOTS);
                 Pinned {
                     is_trusted: true,
@@ -296,12 +295,12 @@ impl World {
         };
         self.decides = Decides::Ours;
         if check_room(&self.group().key, self.sockets.len(), pinned.slots as usize, false).is_ok() {
-            self.enrols(&mut pinned, &roles);
+            self.enrols(&mut pinned, &known);
         }
         self.pinned = Some(pinned);
     }
 
-    fn enrols(&self, pinned: &mut Pinned, roles: &[(Cookie, Role)]) {
+    fn enrols(&self, pinned: &mut Pinned, known: &[(Cookie, Record)]) {
         let group = self.group();
         let content: Vec<enrolment::Content> = pinned
             .roster
@@ -320,9 +319,13 @@ impl World {
         }
         let newcomers: Vec<Newcomer> = newcomers
             .iter()
-            .map(|member| Newcomer { cookie: member.cookie.unwrap(), host_member: None })
+            .map(|member| Newcomer {
+                cookie: member.cookie.unwrap(),
+                host_member: None,
+                began: None,
+            })
             .collect();
-        let wishes = Wishes { roles, ..Wishes::default() };
+        let wishes = Wishes { known, ..Wishes::default() };
         let Draft { roster, entering } = draft(&pinned.roster, &newcomers, wishes, self.now);
         for one in &entering {
             let before = pinned.array.insert(one.slot.get(), one.cookie);
@@ -410,7 +413,7 @@ fn attached() -> World {
 }
 
 fn request(program: Option<&Program<ObjectSpec>>) -> AttachRequest<'_> {
-    AttachRequest { program, slots: None, force: false }
+    AttachRequest { program, slots: None, force: false, hold_new: None }
 }
 
 #[test]
@@ -439,7 +442,7 @@ fn refusals_name_their_reason() {
     assert!(text(refusal, Operation::ChangeMembers).contains("uid 1000"));
     let plan = world.planned(|o, r| attach(o, r, request(None))).unwrap();
     let AttachPlan::Build(build) = plan else { panic!("{plan:?}") };
-    assert_eq!((build.slots, build.roles.len()), (Some(SLOTS), 2));
+    assert_eq!((build.slots, build.kept.members.len()), (Some(SLOTS), 2));
 
     let mut world = World::new();
     assert!(matches!(world.planned(detach), Err(Refusal::NotAttached)));

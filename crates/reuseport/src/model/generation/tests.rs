@@ -1,0 +1,301 @@
+//! Rosters in which servers start, end, restart workers, and are promoted and rolled back, in any order.
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::id::{Cookie, Slot, State};
+use crate::model::plan::{Newcomer, Wishes, draft};
+
+const SLOTS: usize = 12;
+
+/// A group: its roster, and which member is of which server.
+#[derive(Debug, Clone)]
+struct World {
+    roster: Roster,
+    servers: BTreeMap<Cookie, u64>,
+    next: u64,
+    now: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { roster: Roster::empty(SLOTS), servers: BTreeMap::new(), next: 1, now: 1_000_000 }
+    }
+
+    /// Members of this server come; with `follows`, a watcher enrols them.
+    fn comes(&mut self, server: u64, members: usize, follows: bool) -> Vec<Cookie> {
+        self.now += 1;
+        let newcomers: Vec<Newcomer> = (0..members)
+            .map(|_| {
+                self.next += 1;
+                let cookie = Cookie::new(self.next).unwrap();
+                Newcomer { cookie, host_member: None, began: Began::new(server) }
+            })
+            .collect();
+        let wishes = Wishes { follows, ..Wishes::default() };
+        let draft = draft(&self.roster, &newcomers, wishes, self.now);
+        self.roster = draft.roster;
+        let came: Vec<Cookie> = draft.entering.iter().map(|one| one.cookie).collect();
+        self.servers.extend(came.iter().map(|cookie| (*cookie, server)));
+        came
+    }
+
+    fn holds_new(&mut self, holds_new: bool) {
+        let wishes = Wishes { hold_new: Some(holds_new), ..Wishes::default() };
+        self.roster = draft(&self.roster, &[], wishes, self.now).roster;
+    }
+
+    fn leave(&mut self, cookies: &[Cookie]) {
+        self.now += 1;
+        let slots: Vec<Slot> = self
+            .roster
+            .occupied()
+            .filter(|(_, cookie, _)| cookies.contains(cookie))
+            .map(|(slot, ..)| slot)
+            .collect();
+        self.roster.leave(&slots, self.now);
+    }
+
+    fn promote(&mut self) -> bool {
+        promote(&self.roster).map(|roster| self.roster = roster).is_some()
+    }
+
+    fn rollback(&mut self) -> bool {
+        rollback(&self.roster).map(|roster| self.roster = roster).is_some()
+    }
+
+    fn drain(&mut self, cookie: Cookie) {
+        let (slot, _, record) = self.roster.occupied().find(|(_, of, _)| *of == cookie).unwrap();
+        let role = crate::model::succession::Role { state: State::Draining, ..record.role() };
+        self.roster.assign(slot, role);
+    }
+
+    fn of(&self, cookie: Cookie) -> (u32, State) {
+        let (.., record) = self.roster.occupied().find(|(_, of, _)| *of == cookie).unwrap();
+        (record.generation, record.state())
+    }
+
+    fn all(&self, cookies: &[Cookie]) -> Vec<(u32, State)> {
+        cookies.iter().map(|cookie| self.of(*cookie)).collect()
+    }
+}
+
+use State::{Active, Draining, Standby};
+
+#[test]
+fn a_new_server_waits_until_it_is_promoted_and_can_be_rolled_back() {
+    let mut world = World::new();
+    let old = world.comes(1, 2, false);
+    world.holds_new(true);
+    let new = world.comes(2, 2, true);
+    assert_eq!(world.all(&old), [(1, Active); 2]);
+    assert_eq!(world.all(&new), [(2, Standby); 2]);
+    assert!(!world.rollback(), "there is nothing behind the first generation");
+    assert!(world.promote());
+    assert_eq!(world.all(&old), [(1, Draining); 2]);
+    assert_eq!(world.all(&new), [(2, Active); 2]);
+    assert!(!world.promote(), "it serves already");
+    assert!(world.rollback());
+    assert_eq!(world.all(&old), [(1, Active); 2]);
+    assert_eq!(world.all(&new), [(2, Standby); 2]);
+    assert!(!world.rollback());
+    assert!(world.promote());
+}
+
+#[test]
+fn without_the_wish_a_new_server_serves_at_once_and_both_can_be_told_apart() {
+    let mut world = World::new();
+    let (old, new) = (world.comes(1, 1, false), world.comes(2, 1, true));
+    assert_eq!((world.of(old[0]), world.of(new[0])), ((1, Active), (2, Active)));
+    let before = world.clone();
+    assert!(world.promote());
+    assert_eq!((world.of(old[0]), world.of(new[0])), ((1, Draining), (2, Active)));
+    world = before;
+    assert!(world.rollback());
+    assert_eq!((world.of(old[0]), world.of(new[0])), ((1, Active), (2, Standby)));
+}
+
+#[test]
+fn a_worker_that_is_started_again_belongs_to_the_generation_of_its_server() {
+    let mut world = World::new();
+    let old = world.comes(1, 2, false);
+    world.holds_new(true);
+    let new = world.comes(2, 2, true);
+    world.leave(&new[..1]);
+    let again = world.comes(2, 1, true);
+    assert_eq!(world.of(again[0]), (2, Standby));
+    world.leave(&old[..1]);
+    let again = world.comes(1, 1, true);
+    assert_eq!(world.of(again[0]), (1, Active));
+    world.promote();
+    // Also if no other worker of its server is there.
+    world.leave(&[old[1], again[0]]);
+    let again = world.comes(1, 1, true);
+    assert_eq!(world.of(again[0]), (1, Draining));
+}
+
+#[test]
+fn if_no_other_is_left_the_newest_generation_serves() {
+    let mut world = World::new();
+    let old = world.comes(1, 2, false);
+    world.holds_new(true);
+    let (second, third) = (world.comes(2, 1, false), world.comes(3, 1, false));
+    world.leave(&old[..1]);
+    assert_eq!(world.all(&[second[0], third[0]]), [(2, Standby), (3, Standby)]);
+    world.leave(&old[1..]);
+    assert_eq!(world.all(&[second[0], third[0]]), [(2, Draining), (3, Active)]);
+    // The next one waits again.
+    let fourth = world.comes(4, 1, false);
+    assert_eq!(world.of(fourth[0]), (4, Standby));
+}
+
+#[test]
+fn what_was_drained_by_hand_stays_so() {
+    let mut world = World::new();
+    let old = world.comes(1, 2, false);
+    world.drain(old[0]);
+    world.holds_new(true);
+    let new = world.comes(2, 2, false);
+    world.promote();
+    world.drain(new[1]);
+    world.rollback();
+    assert_eq!(world.all(&old), [(1, Draining), (1, Active)]);
+    assert_eq!(world.all(&new), [(2, Standby); 2]);
+    world.promote();
+    assert_eq!(world.all(&new), [(2, Active), (2, Draining)]);
+}
+
+#[test]
+fn instances_that_come_one_by_one_are_one_generation_to_a_follower() {
+    let mut world = World::new();
+    world.comes(1, 1, true);
+    world.holds_new(true);
+    let second = world.comes(2, 1, true);
+    assert_eq!(world.of(second[0]), (1, Active));
+    world.now += TOGETHER;
+    let late = world.comes(3, 1, true);
+    assert_eq!(world.of(late[0]), (2, Standby));
+    // A request says that what is there is one generation.
+    let asked = world.comes(4, 1, false);
+    assert_eq!(world.of(asked[0]), (3, Standby));
+    let then = world.comes(5, 1, true);
+    assert_eq!(world.of(then[0]), (4, Standby));
+    // So does a promotion.
+    world = World::new();
+    world.comes(1, 1, true);
+    assert!(!world.promote());
+    world.holds_new(true);
+    let second = world.comes(2, 1, true);
+    assert_eq!(world.of(second[0]), (1, Active));
+    world.now += TOGETHER;
+    let third = world.comes(3, 1, true);
+    world.promote();
+    let fourth = world.comes(4, 1, true);
+    assert_eq!(world.all(&[third[0], fourth[0]]), [(2, Active), (3, Standby)]);
+    // What comes together is together.
+    world = World::new();
+    let first = world.comes(0, 3, false);
+    assert_eq!(world.all(&first), [(1, Active); 3]);
+}
+
+#[test]
+fn a_server_that_restarts_as_a_whole_serves() {
+    let mut world = World::new();
+    let old = world.comes(1, 2, false);
+    world.holds_new(true);
+    world.leave(&old);
+    let new = world.comes(2, 2, true);
+    assert_eq!(world.all(&new), [(2, Active); 2]);
+    assert!(world.roster.holds_new(), "the wish is state");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Comes(u64, usize, bool),
+    Leave(Vec<usize>),
+    HoldsNew(bool),
+    Promote,
+    Rollback,
+    Drain(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..6u64, 1..3usize, any::<bool>()).prop_map(|(s, n, f)| Step::Comes(s, n, f)),
+        3 => vec(0..SLOTS, 1..4).prop_map(Step::Leave),
+        1 => any::<bool>().prop_map(Step::HoldsNew),
+        2 => Just(Step::Promote),
+        2 => Just(Step::Rollback),
+        1 => (0..SLOTS).prop_map(Step::Drain),
+    ]
+}
+
+proptest! {
+    /// 1. As long as a member is left, one gets something. 2. A server has its generation for good while it has
+    /// members. 3. While newer ones wait, a newcomer changes nothing for those that serve, and none of a new server gets
+    /// anything. 4. `promote` and `rollback` leave one generation serving: older ones drain, newer ones wait, and what
+    /// was drained by hand stays so; each takes the other back, unless a generation stands between.
+    #[test]
+    fn any_sequence_keeps_the_promises(steps in vec(step(), 0..60)) {
+        let mut world = World::new();
+        for step in &steps {
+            let before = world.clone();
+            let nth = |n: &usize| before.servers.keys().nth(n % before.servers.len().max(1)).copied();
+            match step {
+                Step::Comes(server, members, follows) => {
+                    let came = world.comes(*server, *members, *follows);
+                    let is_new = generation_of(&before.roster, Began::new(*server).unwrap()).is_none();
+                    for (_, cookie, record) in before.roster.occupied() {
+                        prop_assert_eq!(world.of(cookie).1, record.state(), "{:?}", step);
+                    }
+                    let served = serving(&before.roster);
+                    for cookie in came {
+                        let (generation, state) = world.of(cookie);
+                        if is_new && before.roster.holds_new() && served.is_some_and(|s| generation > s) {
+                            prop_assert_eq!(state, Standby);
+                        }
+                    }
+                }
+                Step::Leave(which) => {
+                    let leaving: Vec<Cookie> = which.iter().filter_map(nth).collect();
+                    world.leave(&leaving);
+                    world.servers.retain(|cookie, _| !leaving.contains(cookie));
+                }
+                Step::HoldsNew(holds_new) => world.holds_new(*holds_new),
+                Step::Promote | Step::Rollback => {
+                    let changed = match step {
+                        Step::Promote => world.promote(),
+                        _ => world.rollback(),
+                    };
+                    if changed {
+                        let now = serving(&world.roster).unwrap();
+                        for (.., record) in world.roster.occupied() {
+                            let expected = match record.generation.cmp(&now) {
+                                std::cmp::Ordering::Less => Draining,
+                                std::cmp::Ordering::Equal => record.role().state,
+                                std::cmp::Ordering::Greater => Standby,
+                            };
+                            prop_assert_eq!(record.state(), expected);
+                        }
+                    } else {
+                        prop_assert_eq!(&world.roster, &before.roster);
+                    }
+                }
+                Step::Drain(n) => nth(n).into_iter().for_each(|cookie| world.drain(cookie)),
+            }
+            let mut states = world.roster.occupied().map(|(.., record)| record.state()).peekable();
+            let is_empty = states.peek().is_none();
+            prop_assert!(is_empty || states.any(|state| state != Standby), "{:?}", step);
+            for (slot, cookie, record) in world.roster.occupied() {
+                let old = before.roster.record(slot);
+                if old.cookie == Some(cookie) {
+                    prop_assert_eq!(old.generation, record.generation);
+                    prop_assert_eq!(old.role(), if matches!(step, Step::Drain(_)) { old.role() } else { record.role() });
+                }
+            }
+        }
+    }
+}
