@@ -8,7 +8,9 @@ use reuseport::Share;
 use reuseport::group::{Group, GroupKey};
 use reuseport::id::{Cookie, Weight};
 use reuseport::status::{GroupStatus, MemberStatus, State};
-use reuseport::{Balancer, Error, ErrorKind, GroupSpec, Host, MemberChange, Policy, Report};
+use reuseport::{
+    Balancer, Error, ErrorKind, GroupSpec, Host, MemberChange, Policy, Promoted, Report,
+};
 
 use crate::error::{self, Failure, Failures};
 use crate::netns;
@@ -205,6 +207,13 @@ pub(crate) fn for_each(
     }
 }
 
+/// A generation that is to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Generation {
+    Newest,
+    Before,
+}
+
 /// The members of a group under one of our policies, to be changed.
 #[derive(Debug)]
 pub(crate) struct Members {
@@ -249,6 +258,18 @@ impl Members {
     /// If it is gone.
     pub(crate) fn now(&self) -> reuseport::Result<GroupStatus> {
         self.host.status(self.balancer.key())
+    }
+
+    /// Lets the newest generation serve alone, or the one before.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub(crate) fn switch(&self, to: Generation) -> reuseport::Result<Promoted> {
+        match to {
+            Generation::Newest => self.balancer.promote(),
+            Generation::Before => self.balancer.rollback(),
+        }
     }
 
     /// Changes weights and states of members: all in one step, or none. Returns the resulting

@@ -6,8 +6,8 @@ use clap::builder::Styles;
 use clap::{Command, Parser, Subcommand};
 
 use crate::verb::{
-    agent, attach, completions, demo, detach, doctor, drain, ls, man, metrics, policy, show,
-    undrain, weight,
+    agent, attach, completions, demo, detach, doctor, drain, ls, man, metrics, policy, promote,
+    rollback, show, undrain, weight,
 };
 
 /// Choose which of a server's SO_REUSEPORT sockets gets each connection
@@ -82,6 +82,8 @@ pub(crate) enum Verb {
     Weight(weight::Weight),
     Drain(drain::Drain),
     Undrain(undrain::Undrain),
+    Promote(promote::Promote),
+    Rollback(rollback::Rollback),
     Doctor(doctor::Doctor),
     Agent(agent::Agent),
     Metrics(metrics::Metrics),
@@ -106,6 +108,8 @@ impl Verb {
             Self::Weight(verb) => verb.run(),
             Self::Drain(verb) => verb.run(),
             Self::Undrain(verb) => verb.run(),
+            Self::Promote(verb) => verb.run(),
+            Self::Rollback(verb) => verb.run(),
             Self::Doctor(verb) => verb.run(),
             Self::Agent(verb) => verb.run(),
             Self::Metrics(verb) => verb.run(),

@@ -57,7 +57,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         return failure.code;
     }
     match kind(error) {
-        Some(ErrorKind::NotFound | ErrorKind::NotAttached) => NOTHING,
+        Some(ErrorKind::NotFound | ErrorKind::NotAttached | ErrorKind::NoGeneration) => NOTHING,
         _ => FAILURE,
     }
 }

@@ -8,6 +8,7 @@ mod backend;
 mod cli;
 mod config;
 mod demo;
+mod drained;
 mod error;
 mod metrics;
 mod netns;

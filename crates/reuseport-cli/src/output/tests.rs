@@ -137,6 +137,8 @@ fn ours() -> GroupView {
         outside: Vec::new(),
         not_asked: Vec::new(),
         uncounted: None,
+        serving_generation: Some(0),
+        hold_new: false,
         watcher: None,
         skew: Some(0.0),
         members: vec![
@@ -167,6 +169,8 @@ fn foreign() -> GroupView {
         outside: Vec::new(),
         not_asked: Vec::new(),
         uncounted: None,
+        serving_generation: None,
+        hold_new: false,
         watcher: None,
         skew: None,
         members: (0..2)

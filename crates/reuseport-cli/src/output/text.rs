@@ -173,6 +173,9 @@ fn header(out: &mut String, group: &GroupView, reader: &Reader) {
     if let Some(watcher) = &group.watcher {
         line("watched", &words::watcher(watcher));
     }
+    if let Some(generations) = words::generations(group) {
+        line("serving", &generations);
+    }
     if let Some(sticky) = group.sticky.filter(|sticky| *sticky != "none") {
         line("sticky", sticky);
     }

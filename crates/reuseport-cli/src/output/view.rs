@@ -60,6 +60,10 @@ pub(crate) struct GroupView {
     /// Why open connections are not counted.
     #[serde(serialize_with = "as_text")]
     pub(crate) uncounted: Option<Uncounted>,
+    /// The newest generation that serves.
+    pub(crate) serving_generation: Option<u32>,
+    /// Whether newer generations wait on standby.
+    pub(crate) hold_new: bool,
     /// The process that follows the group.
     pub(crate) watcher: Option<WatcherView>,
     pub(crate) skew: Option<f64>,
@@ -270,6 +274,8 @@ impl GroupView {
             outside: status.group.outside.iter().map(|one| OutsideView::new(one, names)).collect(),
             not_asked: status.group.not_asked(),
             uncounted: status.uncounted,
+            serving_generation: status.serving_generation,
+            hold_new: status.holds_new,
             watcher: status.watcher.as_ref().map(WatcherView::new),
             skew: stats.skew.map(rounded),
             members: members.collect(),

@@ -307,6 +307,19 @@ pub(crate) fn none_active(key: &GroupKey, shares: &[Share], room: Option<usize>)
     note(&format!("no member of {key} is active with a weight; until one is, {instead}"), room)
 }
 
+/// Which generation serves, if that says anything: "generation 2; newer ones wait for `promote`".
+pub(crate) fn generations(group: &GroupView) -> Option<String> {
+    let mut generations = group.members.iter().filter_map(|member| member.generation);
+    let first = generations.next()?;
+    let several = generations.any(|other| other != first);
+    let serving = group.serving_generation?;
+    match (group.hold_new, several) {
+        (true, _) => Some(format!("generation {serving}; newer ones wait for `promote`")),
+        (false, true) => Some(format!("generation {serving}")),
+        (false, false) => None,
+    }
+}
+
 /// The group as an argument that finds it again from this network namespace, also if that gets a group of the same
 /// name.
 pub(crate) fn argument(identity: &Identity, own_netns: Option<u32>) -> &str {

@@ -108,6 +108,13 @@ pub(crate) fn report(key: &GroupKey, attached: &Attached) -> String {
             "slot {slot}: weight {weight}{drains}, as before; now the socket with cookie {cookie}"
         )));
     }
+    if let waiting @ 1.. = changes.on_standby.len() {
+        out.push_str(&note(&format!(
+            "{} of a newer generation on standby: `reuseport promote {key}` lets {} serve",
+            output::count(waiting, "socket"),
+            output::by_number(waiting, "it", "them"),
+        )));
+    }
     out.push_str(&left_out(&changes.left_out));
     out
 }

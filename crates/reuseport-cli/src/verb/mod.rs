@@ -11,6 +11,8 @@ pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod metrics;
 pub(crate) mod policy;
+pub(crate) mod promote;
+pub(crate) mod rollback;
 pub(crate) mod show;
 pub(crate) mod undrain;
 pub(crate) mod weight;

@@ -74,7 +74,9 @@ fn undrain(members: &Members, wanted: Vec<&MemberStatus>) -> Result<()> {
                 "active again, but its weight is 0: `reuseport weight` raises it".to_owned()
             }
             Some(State::Draining) => format!("active again, with weight {weight}"),
-            Some(State::Standby) => "on standby and stays so: it was not draining".to_owned(),
+            Some(State::Standby) => {
+                "on standby and stays so: `reuseport promote` lets it serve".to_owned()
+            }
             _ => "active as before: it was not draining".to_owned(),
         };
         let _ = writeln!(out, "{key}: {} is {what}", select::name(member));

@@ -19,6 +19,7 @@ pub(super) struct How {
     pub(super) force: bool,
     pub(super) slots: Option<u32>,
     pub(super) partial: bool,
+    pub(super) hold_new: Option<bool>,
     pub(super) stop: Stop,
 }
 
@@ -34,6 +35,7 @@ impl How {
         let mut attach = Attach::default();
         attach.program = program;
         let attach = attach.force(self.force).partial(self.partial).slots(self.slots);
+        let attach = attach.hold_new(self.hold_new);
         Ok(attach.weights(weights).cpus(self.options.cpus.clone()).stop(self.stop.clone()))
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use reuseport::group::{Group, GroupKey, Reach};
 use reuseport::id::Slot;
 use reuseport::setting::Setting;
@@ -48,6 +48,7 @@ Examples:
   reuseport attach :8080                       add sockets that joined since
   reuseport attach :8080 --policy round-robin --weight pid:1234=3 --watch
   reuseport attach tcp::80 tcp::443 udp::443 --watch
+  reuseport attach :8080 --hold-new --watch    new servers wait for `promote`
   reuseport attach :443 --all --watch          every group on this port, now or later
   reuseport attach :53,netns=blue --policy source
   reuseport attach :8080 --object my.bpf.o --program select --map sockets
@@ -108,6 +109,16 @@ pub(crate) struct Attach {
     #[arg(long)]
     watch: bool,
 
+    /// Keep new servers on standby until `promote`
+    ///
+    /// Sockets of a server that is started next to the present one, a newer generation, get nothing until
+    /// `reuseport promote`. What a server opens itself, as a reload or a worker that is started again, is of its
+    /// generation and serves at once. If no other server is left, the newest one serves by itself. The setting is
+    /// the group's, and stays until --hold-new=off, which leaves those on standby as they are.
+    #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "on", conflicts_with = "object")]
+    hold_new: Option<HoldNew>,
+
     /// Attach although living members cannot be enrolled; they get nothing
     ///
     /// A member cannot be enrolled if no visible process has a descriptor of its socket (it is in an
@@ -137,6 +148,15 @@ pub(crate) struct Attach {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(Slot::LIMIT)))]
     #[arg(conflicts_with = "object")]
     slots: Option<u32>,
+}
+
+/// Whether newer generations wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HoldNew {
+    /// Until they are promoted
+    On,
+    /// They serve at once
+    Off,
 }
 
 impl Attach {
@@ -171,12 +191,13 @@ impl Attach {
     fn how(self, stop: Stop) -> How {
         let Self { policy, options, weights, object, program, map, force, slots, partial, .. } =
             self;
+        let hold_new = self.hold_new.map(|hold| hold == HoldNew::On);
         let object = object.map(|path| {
             let mut object = ObjectSpec::new(path);
             (object.program, object.map, object.settings) = (program, map, self.settings);
             object
         });
-        How { policy, options, weights, object, force, slots, partial, stop }
+        How { policy, options, weights, object, force, slots, partial, hold_new, stop }
     }
 }
 

@@ -6,6 +6,7 @@ mod agent;
 mod changes;
 mod doctor;
 mod findings;
+mod generations;
 mod members;
 mod metrics;
 mod names;

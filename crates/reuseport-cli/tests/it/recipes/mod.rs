@@ -6,6 +6,7 @@
 mod course;
 mod page;
 mod postgres;
+mod rollout;
 mod scene;
 mod traffic;
 

@@ -10,7 +10,7 @@ use test_support::server::{Forking, Nginx, Transport, free_port};
 use test_support::wait::{self, BOUND};
 
 use crate::common::steering::{answers, followed};
-use crate::common::world::{alone, key_at, with};
+use crate::common::world::{alone, key_at, key_of, listeners, object, with, with_object};
 
 mod rollout;
 
@@ -218,5 +218,20 @@ fn members_of_another_generation_cannot_be_made_active_one_by_one() {
         let expected = [(1, Draining), (1, Active), (2, Standby)];
         assert_eq!(states(&host.status(&key).unwrap()), expected, "it was drained by hand");
         balancer.change_members(&[change(0, Active)]).unwrap();
+    });
+}
+
+#[test]
+fn a_users_own_program_holds_no_generation_back() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let members = listeners(2);
+        let key = key_of(&host, &members[0]);
+        let attach = with_object(object("first"));
+        let error = Balancer::attach(&host, &key, &attach.clone().hold_new(true)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let (balancer, _) = Balancer::attach(&host, &key, &attach).unwrap();
+        assert_eq!(balancer.promote().unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(balancer.rollback().unwrap_err().kind(), ErrorKind::Invalid);
     });
 }

@@ -1,0 +1,143 @@
+//! `attach --hold-new`, `promote`, `rollback`: a new version of a server takes over, and the way back.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use test_support::client::http_get;
+use test_support::server::{Forking, Transport, free_port};
+use test_support::wait::{BOUND, until};
+
+use super::changes::{each, show};
+use crate::common::{Running, error, group, isolated, run, stdout};
+
+/// Who answers.
+fn served(server: &Forking) -> BTreeSet<u32> {
+    (0..12).map(|_| http_get(server.addr()).trim().parse().unwrap()).collect()
+}
+
+/// An old server, whose group keeps new ones waiting, and a new one.
+fn two() -> (Forking, Forking, String) {
+    let old = Forking::start_on(Transport::Tcp, free_port(), 2);
+    let group = format!("tcp:{}", old.addr());
+    stdout(&["attach", &group, "--policy", "round-robin", "--hold-new"]);
+    let new = Forking::start_on(Transport::Tcp, old.addr().port(), 2);
+    (old, new, group)
+}
+
+#[test]
+fn a_new_server_is_promoted_and_rolled_back() {
+    isolated(|| {
+        let (old, new, group) = two();
+        let refused = error(1, &["promote", &group]);
+        assert!(refused.contains("2 joined later and have no slot"), "{refused}");
+        let text = stdout(&["attach", &group]);
+        assert!(text.contains("2 sockets of a newer generation on standby"), "{text}");
+        assert_eq!(each(&group, "state"), json!(["active", "active", "standby", "standby"]));
+        assert_eq!(each(&group, "generation"), json!([1, 1, 2, 2]));
+        let shown = show(&group);
+        assert_eq!((&shown["serving_generation"], &shown["hold_new"]), (&json!(1), &json!(true)));
+        let text = stdout(&["show", &group]);
+        assert!(text.contains("generation 1; newer ones wait for `promote`"), "{text}");
+        assert_eq!(served(&old), BTreeSet::from([old.pid()]));
+
+        let text = stdout(&["promote", &group, "--wait", "1m"]);
+        let said = format!("{group}: generation 2 serves: 2 members; 2 older ones drain\n");
+        assert!(text.starts_with(&said), "{text}");
+        assert_eq!(text.lines().filter(|line| line.ends_with("is drained")).count(), 2, "{text}");
+        assert_eq!(each(&group, "state"), json!(["draining", "draining", "active", "active"]));
+        assert_eq!(served(&old), BTreeSet::from([new.pid()]));
+        let refused = error(1, &["promote", &group]);
+        assert!(refused.contains("nginx reload, HAProxy -W, Envoy hot restart"), "{refused}");
+        let refused = error(2, &["undrain", &group, "gen:1"]);
+        assert!(refused.contains("reuseport rollback"), "{refused}");
+
+        let text = stdout(&["rollback", &group]);
+        assert_eq!(text, format!("{group}: generation 1 serves: 2 members; 2 newer ones wait\n"));
+        assert_eq!(served(&old), BTreeSet::from([old.pid()]));
+        let refused = error(1, &["rollback", &group]);
+        assert!(refused.contains("no member of an older generation is left"), "{refused}");
+        let text = stdout(&["undrain", &group, "gen:2"]);
+        assert!(text.contains("on standby and stays so: `reuseport promote`"), "{text}");
+
+        stdout(&["promote", &group]);
+        old.stop();
+        assert_eq!(served(&new), BTreeSet::from([new.pid()]));
+        stdout(&["attach", &group, "--hold-new=off"]);
+        assert_eq!(show(&group)["hold_new"], false);
+        let third = Forking::start_on(Transport::Tcp, new.addr().port(), 1);
+        stdout(&["attach", &group]);
+        assert_eq!(served(&new), BTreeSet::from([new.pid(), third.pid()]));
+        stdout(&["rollback", &group]);
+        assert_eq!(served(&new), BTreeSet::from([new.pid()]));
+    });
+}
+
+#[test]
+fn a_watcher_keeps_new_servers_waiting_and_honours_what_another_command_sets() {
+    isolated(|| {
+        let old = Forking::start_on(Transport::Tcp, free_port(), 2);
+        let group = format!("tcp:{}", old.addr());
+        let mut watch = Running::start(&["attach", &group, "--hold-new", "--watch"]);
+        watch.read_until("decides among 2 sockets");
+        let new = Forking::start_on(Transport::Tcp, old.addr().port(), 2);
+        until("they wait", BOUND, || {
+            each(&group, "state") == json!(["active", "active", "standby", "standby"])
+        });
+        stdout(&["promote", &group]);
+        old.stop();
+        until("the old one is gone", BOUND, || each(&group, "generation") == json!([2, 2]));
+        stdout(&["attach", &group, "--hold-new=off"]);
+        let _third = Forking::start_on(Transport::Tcp, new.addr().port(), 1);
+        until("it serves at once", BOUND, || {
+            each(&group, "state") == json!(["active", "active", "active"])
+        });
+        watch.interrupt();
+    });
+}
+
+#[test]
+fn a_server_is_promoted_when_it_is_ready() {
+    isolated(|| {
+        let (old, new, group) = two();
+        stdout(&["attach", &group]);
+        // One that hangs, and one that fails: nothing changes.
+        for (command, how) in [("sleep 1000", "has not ended"), ("exit 7", "exit status: 7")] {
+            let late = ["promote", &group, "--when-ready", command, "--ready-timeout", "300ms"];
+            let late = error(3, &late);
+            assert!(late.contains("not ready in 300ms") && late.contains(how), "{late}");
+            assert_eq!(each(&group, "state"), json!(["active", "active", "standby", "standby"]));
+        }
+        // It is told which processes to ask, and succeeds the second time.
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("told");
+        let file = file.to_str().unwrap();
+        let command = format!(
+            "test -e {file} && exit; echo $REUSEPORT_GROUPS $REUSEPORT_PIDS > {file}; exit 1"
+        );
+        stdout(&["promote", &group, "--when-ready", &command]);
+        let told = std::fs::read_to_string(file).unwrap();
+        let (of, pids) = told.trim().split_once(' ').unwrap();
+        let pids: BTreeSet<u32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+        assert_eq!((of, pids), (group.as_str(), new.worker_pids().into_iter().collect()));
+        assert_eq!(served(&old), BTreeSet::from([new.pid()]));
+        // Without a newer one, it is not asked.
+        error(1, &["promote", &group, "--when-ready", "sleep 1000"]);
+    });
+}
+
+#[test]
+fn an_old_server_that_takes_nothing_is_not_drained_in_time() {
+    isolated(|| {
+        let (listeners, group) = group(2);
+        stdout(&["attach", &group, "--policy", "round-robin", "--hold-new"]);
+        let _waiting = super::changes::connect(&listeners, 2);
+        let port = listeners[0].local_addr().unwrap().port();
+        let _new = Forking::start_on(Transport::Tcp, port, 1);
+        stdout(&["attach", &group]);
+        let late = run(&["promote", &group, "--wait=100ms"]);
+        assert_eq!(late.status.code(), Some(3));
+        let late = String::from_utf8(late.stderr).unwrap();
+        assert!(late.contains("not drained in 100ms") && late.contains("rollback"), "{late}");
+        assert_eq!(each(&group, "state"), json!(["draining", "draining", "active"]));
+    });
+}
