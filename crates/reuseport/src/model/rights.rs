@@ -89,10 +89,10 @@ const fn verb(what: &'static str, steps: &'static [&'static str]) -> Verb {
 
 /// What there is to do with groups.
 pub const VERBS: &[Verb] = &[
-    verb("`ls`, `show`, `doctor`: finding groups", &[LIST]),
-    verb("`ls`, `show`, `doctor`: policies, slots, picks", &[OPEN_OTHERS]),
+    verb("`ls`, `show`, `doctor`, `metrics`: finding groups", &[LIST]),
+    verb("`ls`, `show`, `doctor`, `metrics`: policies, slots, picks", &[OPEN_OTHERS]),
     verb(
-        "`attach`, `detach`, `policy`, `weight`, `drain`, `--watch`: your own servers",
+        "`attach`, `detach`, `policy`, `weight`, `drain`, `promote`, `--watch`: your own servers",
         &[OWN, OWN_IN_OTHERS],
     ),
     verb("the same for other users' servers, and those of root", &[OTHERS]),
