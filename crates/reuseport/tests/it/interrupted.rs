@@ -18,13 +18,15 @@ use crate::common::world::{
     with_object,
 };
 use reuseport::group::GroupKey;
-use reuseport::{Attach, Balancer, ErrorKind, Host, Policy, Result};
+use reuseport::{Attach, Balancer, ErrorKind, Host, Policy, Promoted, Result};
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 use sk_reuseport::fault::{Call, Verdict, intercept};
 use sk_reuseport::programs::ProgramInfo;
 use test_support::process::{close, rerun, spawn};
 use test_support::{bpffs, wait};
+
+mod generations;
 
 const GROUP: &str = "REUSEPORT_TEST_GROUP";
 const OPERATION: &str = "REUSEPORT_TEST_OPERATION";
@@ -40,6 +42,8 @@ fn operate(host: &Host, key: &GroupKey, operation: &str) -> Result<()> {
         "count" => attach(&with(BY_OPEN)),
         "refresh" => attach(&Attach::default()),
         "force" => attach(&with(Policy::RoundRobin).force(true)),
+        "promote" => switched(Balancer::open(host, key)?.promote()),
+        "rollback" => switched(Balancer::open(host, key)?.rollback()),
         "object" => attach(&with_object(object("first"))),
         "detach" => match reuseport::detach(host, key) {
             Err(error) if error.kind() == ErrorKind::NotAttached => Ok(()),
@@ -53,6 +57,14 @@ fn operate(host: &Host, key: &GroupKey, operation: &str) -> Result<()> {
             }
         },
         other => panic!("no operation {other:?}"),
+    }
+}
+
+/// It is no failure if that generation serves already.
+fn switched(result: Result<Promoted>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NoGeneration => Ok(()),
+        result => result.map(|_| ()),
     }
 }
 
