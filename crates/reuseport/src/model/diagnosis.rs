@@ -23,7 +23,7 @@ pub(crate) fn findings(
     let found = [
         // Asking what a process was started with may wait for it.
         if several { None } else { one_socket(members, server) },
-        several_servers(members),
+        several_servers(&serving(status)),
         unwaited(members),
         several_wait(members).filter(|_| several),
         full(members),
@@ -104,12 +104,25 @@ fn one_sided(status: &GroupStatus) -> Option<Finding> {
     Some(Finding::OneSided { member: member.member.name(), percent, policy })
 }
 
+/// The members that serve, without those of generations that wait or were retired: there a roll-out is meant.
+fn serving(status: &GroupStatus) -> Vec<&Member> {
+    let serves = |member: &&MemberStatus| {
+        let Some(enrolment) = &member.enrolment else { return true };
+        match enrolment.state {
+            State::Active => true,
+            State::Draining => Some(enrolment.generation) >= status.serving_generation,
+            State::Standby => false,
+        }
+    };
+    status.members.iter().filter(serves).map(|member| &member.member).collect()
+}
+
 /// Servers that began within this time were started together.
 const TOGETHER: Duration = Duration::from_secs(2);
 
 /// The servers among which no socket is shared, if they run different files under different names or did not
 /// begin together.
-fn several_servers(members: &[Member]) -> Option<Finding> {
+fn several_servers(members: &[&Member]) -> Option<Finding> {
     let mut found: Vec<Known<'_>> = Vec::new();
     for member in members {
         let Some(new) = Known::of(member) else { continue };

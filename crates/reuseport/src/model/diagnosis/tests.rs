@@ -21,6 +21,18 @@ fn member(number: u64, holders: impl Into<Vec<Holder>>) -> Member {
 }
 
 fn of(steering: Steering, members: Vec<MemberStatus>) -> Vec<Finding> {
+    findings_of(steering, None, members)
+}
+
+fn of_generation(serving: u32, members: Vec<MemberStatus>) -> Vec<Finding> {
+    findings_of(Steering::Ours(Policy::RoundRobin.into()), Some(serving), members)
+}
+
+fn findings_of(
+    steering: Steering,
+    serving_generation: Option<u32>,
+    members: Vec<MemberStatus>,
+) -> Vec<Finding> {
     let protocol = members.first().map_or(Protocol::Tcp, |m| m.member.protocol);
     let key = examples::key(protocol, "127.0.0.1:80");
     let sockets = members.iter().map(|m| m.member.clone()).collect();
@@ -30,7 +42,7 @@ fn of(steering: Steering, members: Vec<MemberStatus>) -> Vec<Finding> {
         members,
         reads_queues: true,
         uncounted: None,
-        serving_generation: None,
+        serving_generation,
         holds_new: false,
         watcher: None,
         cpus_without_member: Vec::new(),
@@ -187,6 +199,39 @@ fn dealt(protocol: Protocol, policy: Policy, picks: &[(u16, u64)]) -> Vec<Findin
         }),
     };
     of(Steering::Ours(policy.into()), (0..).zip(picks).map(member).collect())
+}
+
+#[test]
+fn a_roll_out_is_no_mixture_of_servers() {
+    let old = member(1, [holder(10, "a", 1, 10, 0)]);
+    let new = member(2, [holder(20, "a", 1, 20, 100)]);
+    let found = |states: [State; 2], serving| {
+        let one = |(number, (member, state)): (u16, (&Member, State))| MemberStatus {
+            member: member.clone(),
+            owner: None,
+            owner_thread: None,
+            owner_cpu: None,
+            enrolment: Some(Enrolment {
+                slot: Slot::new(number),
+                state,
+                weight: Weight::DEFAULT,
+                generation: u32::from(number) + 1,
+                cpu: None,
+                cpu_guessed: false,
+                picks: None,
+                recent_picks: None,
+                open: None,
+            }),
+        };
+        let members = (0..).zip([&old, &new].into_iter().zip(states)).map(one).collect();
+        of_generation(serving, members).len()
+    };
+    use State::{Active, Draining, Standby};
+    assert_eq!(found([Active, Active], 2), 1);
+    assert_eq!(found([Active, Standby], 1), 0);
+    assert_eq!(found([Draining, Active], 2), 0);
+    // Drained by hand.
+    assert_eq!(found([Active, Draining], 2), 1);
 }
 
 #[test]
