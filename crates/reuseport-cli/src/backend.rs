@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use anyhow::{Context, Result};
 use reuseport::Share;
 use reuseport::group::{Group, GroupKey};
-use reuseport::id::{Cookie, Weight};
+use reuseport::id::{Cookie, Percent, Weight};
 use reuseport::status::{GroupStatus, MemberStatus, State};
 use reuseport::{
     Balancer, Error, ErrorKind, GroupSpec, Host, MemberChange, Policy, Promoted, Report,
@@ -211,6 +211,8 @@ pub(crate) fn for_each(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Generation {
     Newest,
+    /// The newest one, with a part of all picks.
+    OnTrial(Percent),
     Before,
 }
 
@@ -268,6 +270,7 @@ impl Members {
     pub(crate) fn switch(&self, to: Generation) -> reuseport::Result<Promoted> {
         match to {
             Generation::Newest => self.balancer.promote(),
+            Generation::OnTrial(share) => self.balancer.try_out(share),
             Generation::Before => self.balancer.rollback(),
         }
     }

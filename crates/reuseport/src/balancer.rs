@@ -14,7 +14,7 @@ use crate::kernel::recognise::refuse_unknown;
 use crate::look::stats::Stats;
 use crate::look::view;
 use crate::model::group::GroupKey;
-use crate::model::id::{Slot, Weight};
+use crate::model::id::{Percent, Slot, Weight};
 use crate::model::refusal::{another_program, not_attached};
 use crate::model::status::{GroupStatus, Steering};
 use crate::model::table::Share;
@@ -167,8 +167,19 @@ impl Balancer {
         self.host.begin(&self.key, &Stop::default())?.promote()
     }
 
+    /// Puts the newest generation on trial, in one step for the traffic: all of its members together get this part of all
+    /// picks. It is state, and ends with [`promote`](Self::promote) or [`rollback`](Self::rollback). `least-loaded` deals
+    /// by load per weight, and keeps to the part as far as members are equally loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`promote`](Self::promote).
+    pub fn try_out(&self, share: Percent) -> Result<Promoted> {
+        self.host.begin(&self.key, &Stop::default())?.try_out(share)
+    }
+
     /// Lets the generation before the one that serves do so again, alone, in one step for the traffic: members of newer
-    /// ones are put on standby.
+    /// ones are put on standby. During a [trial](Self::try_out), ends it.
     ///
     /// # Errors
     ///

@@ -10,7 +10,9 @@ use reuseport::Stats;
 use reuseport::group::{Device, GroupKey, Holder, Member, NotAsked, Protocol, Queue, Reach};
 use reuseport::id::Cookie;
 use reuseport::policy::Policy;
-use reuseport::status::{GroupStatus, MemberStatus, OwnerCpu, State, Steering, Uncounted, Watcher};
+use reuseport::status::{
+    GroupStatus, MemberStatus, OwnerCpu, State, Steering, Trial, Uncounted, Watcher,
+};
 use serde::Serialize;
 
 use super::finding::{FindingView, findings};
@@ -62,6 +64,8 @@ pub(crate) struct GroupView {
     pub(crate) uncounted: Option<Uncounted>,
     /// The newest generation that serves.
     pub(crate) serving_generation: Option<u32>,
+    /// A newer generation on trial.
+    pub(crate) trial: Option<TrialView>,
     /// Whether newer generations wait on standby.
     pub(crate) hold_new: bool,
     /// The process that follows the group.
@@ -77,6 +81,13 @@ pub(crate) struct GroupView {
     pub(crate) cpus_without_member: Vec<u16>,
     pub(crate) counters: BTreeMap<&'static str, u64>,
     pub(crate) findings: Vec<FindingView>,
+}
+
+/// A generation that gets a part of all picks. Without a number: no member of it is left.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct TrialView {
+    pub(crate) generation: Option<u32>,
+    pub(crate) percent: u8,
 }
 
 /// The process that follows a group. Without a pid: one of another pid namespace.
@@ -275,6 +286,10 @@ impl GroupView {
             not_asked: status.group.not_asked(),
             uncounted: status.uncounted,
             serving_generation: status.serving_generation,
+            trial: status.trial.map(|Trial { generation, share, .. }| TrialView {
+                generation,
+                percent: share.get(),
+            }),
             hold_new: status.holds_new,
             watcher: status.watcher.as_ref().map(WatcherView::new),
             skew: stats.skew.map(rounded),

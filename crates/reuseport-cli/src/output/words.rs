@@ -313,11 +313,16 @@ pub(crate) fn generations(group: &GroupView) -> Option<String> {
     let first = generations.next()?;
     let several = generations.any(|other| other != first);
     let serving = group.serving_generation?;
-    match (group.hold_new, several) {
-        (true, _) => Some(format!("generation {serving}; newer ones wait for `promote`")),
-        (false, true) => Some(format!("generation {serving}")),
-        (false, false) => None,
+    let mut text = format!("generation {serving}");
+    if let Some(trial) = &group.trial {
+        let whose =
+            trial.generation.map_or("a newer one".to_owned(), |g| format!("generation {g}"));
+        text += &format!("; {whose} is on trial, with {}% of the picks", trial.percent);
     }
+    if group.hold_new {
+        text += "; newer ones wait for `promote`";
+    }
+    (several || group.hold_new || group.trial.is_some()).then_some(text)
 }
 
 /// The group as an argument that finds it again from this network namespace, also if that gets a group of the same

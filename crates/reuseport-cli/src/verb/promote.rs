@@ -3,14 +3,15 @@
 mod ready;
 
 use std::cmp::Ordering;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use reuseport::Promoted;
 use reuseport::group::GroupKey;
-use reuseport::id::Cookie;
-use reuseport::status::{Enrolment, GroupStatus, State};
+use reuseport::id::{Cookie, Percent};
+use reuseport::status::{Enrolment, GroupStatus, State, Trial};
 
 use crate::args::{self, GroupsArgs};
 use crate::backend::{Generation, Members};
@@ -44,6 +45,7 @@ Examples:
   reuseport promote :8080
   reuseport promote :8080 --wait 30s && kill -TERM \"$OLD\"
   reuseport promote :8080 --when-ready './check $REUSEPORT_PIDS'
+  reuseport promote :8080 --canary 10% --for 5m   a tenth first, then all
 ")]
 pub(crate) struct Promote {
     #[command(flatten)]
@@ -60,6 +62,20 @@ pub(crate) struct Promote {
     /// port reaches the old ones.
     #[arg(long, value_name = "CMD")]
     when_ready: Option<String>,
+
+    /// Give the newest generation only this part of all picks, 1% to 99%
+    ///
+    /// Its members together, by their weights; the older ones go on with the rest. It is state: it outlives
+    /// this command, `show` tells it, another `--canary` changes it, and `promote` or `rollback` ends it.
+    /// least-loaded deals by load per weight: there it is the part of equally fast members.
+    #[arg(long, value_name = "N%", value_parser = percent)]
+    canary: Option<Percent>,
+
+    /// With --canary: promote after this time
+    ///
+    /// If the command is interrupted before, the trial goes on.
+    #[arg(long = "for", value_name = "TIME", value_parser = args::time, requires = "canary")]
+    trial_time: Option<Duration>,
 
     /// How long to try that
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = args::time)]
@@ -78,8 +94,54 @@ impl Promote {
                 Readiness::new(command, &newer).wait(self.ready_timeout)?;
             }
         }
+        if let Some(share) = self.canary {
+            // From here on, ^C ends the command and not the trial.
+            let trial = self.trial_time.map(|time| Waiting::begin(Some(time))).transpose()?;
+            if trial.is_none() && self.wait.is_some() {
+                bail!("--wait waits for a promotion, which --canary makes only with --for");
+            }
+            switch(&groups, Generation::OnTrial(share), None)?;
+            match trial {
+                Some(trial) => try_until(&trial, &groups, share)?,
+                None => return Ok(()),
+            }
+        }
         switch(&groups, Generation::Newest, self.wait)
     }
+}
+
+/// "10%" or "10".
+fn percent(text: &str) -> Result<Percent, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    number
+        .and_then(Percent::new)
+        .ok_or_else(|| format!("`{text}` is no part of all: give 1% to 99%"))
+}
+
+/// Returns when the time is over, if the trial is still the same.
+fn try_until(waiting: &Waiting, groups: &[Members], share: Percent) -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    while !waiting.is_over() {
+        if waiting.is_interrupted() {
+            bail!("interrupted: the trial goes on, until `reuseport promote` or `rollback`");
+        }
+        thread::sleep(PAUSE);
+        for members in groups {
+            let key = &members.status.group.key;
+            match members.now()?.trial {
+                Some(trial) if trial.share != share => {
+                    bail!("{key}: another command changed the trial")
+                }
+                Some(Trial { generation: Some(_), .. }) => {}
+                Some(_) => {
+                    bail!("{key}: no member that was on trial is left; nothing was promoted")
+                }
+                None => bail!("{key}: another command ended the trial"),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether members are newer than those that serve, or older ones serve, too.
@@ -124,15 +186,20 @@ pub(super) fn switch(
 fn left(promoted: &Promoted, to: Generation) -> Vec<Cookie> {
     match to {
         Generation::Newest => promoted.retired.clone(),
+        Generation::OnTrial(_) => Vec::new(),
         Generation::Before => promoted.on_standby.clone(),
     }
 }
 
 /// "generation 2 serves: 2 members; 4 older ones drain".
 fn said(key: &GroupKey, promoted: &Promoted) -> String {
-    let Promoted { generation, serving, retired, on_standby, .. } = promoted;
+    let Promoted { generation, serving, on_trial, retired, on_standby, .. } = promoted;
     let mut text =
         format!("{key}: generation {generation} serves: {}", count(serving.len(), "member"));
+    if let n @ 1.. = on_trial.len() {
+        text +=
+            &format!("; {n} {} on trial", output::by_number(n, "newer one is", "newer ones are"));
+    }
     for (members, what) in [
         (retired, ["older one drains", "older ones drain"]),
         (on_standby, ["newer one waits", "newer ones wait"]),

@@ -5,39 +5,58 @@ use super::table;
 use super::transaction::Transaction;
 use crate::error::Result;
 use crate::model::generation;
-use crate::model::id::Cookie;
+use crate::model::id::{Cookie, Percent};
 use crate::model::lineage::Standing;
 use crate::model::plan::{self, Observed, Operation, Recorded, Refusal};
 use crate::model::refusal::not_attached;
 use crate::model::roster::Roster;
 
+/// What is to serve.
+#[derive(Debug, Clone, Copy)]
+enum To {
+    Newest,
+    Trial(Percent),
+    Before,
+}
+
 impl Transaction {
     /// Lets the newest generation serve, alone, in one step for the traffic.
     pub(crate) fn promote(self) -> Result<Promoted> {
-        self.switch(Operation::Promote)
+        self.switch(To::Newest)
     }
 
     /// Lets the generation before the one that serves do so again, alone, in one step for the traffic.
     pub(crate) fn rollback(self) -> Result<Promoted> {
-        self.switch(Operation::Rollback)
+        self.switch(To::Before)
     }
 
-    fn switch(mut self, operation: Operation) -> Result<Promoted> {
-        let switched = self.try_switch(operation);
+    /// Lets the newest generation have this part of all picks, in one step for the traffic.
+    pub(crate) fn try_out(self, share: Percent) -> Result<Promoted> {
+        self.switch(To::Trial(share))
+    }
+
+    fn switch(mut self, to: To) -> Result<Promoted> {
+        let switched = self.try_switch(to);
         switched.map_err(|error| self.told(error))
     }
 
-    fn try_switch(&mut self, operation: Operation) -> Result<Promoted> {
+    fn try_switch(&mut self, to: To) -> Result<Promoted> {
         let present = self.find_deciding()?;
         let members = self.group.members.len();
         let plan =
             |observed: Observed<'_>, recorded: Option<Recorded<'_>>| -> Result<Roster, Refusal> {
                 let enrolled = recorded.map_or(0, |recorded| recorded.roster.occupied().count());
-                match operation {
-                    Operation::Rollback => plan::rollback(observed, recorded),
-                    _ => plan::promote(observed, recorded, members.saturating_sub(enrolled)),
+                let unsteered = members.saturating_sub(enrolled);
+                match to {
+                    To::Newest => plan::promote(observed, recorded, unsteered),
+                    To::Trial(share) => plan::try_out(observed, recorded, share, unsteered),
+                    To::Before => plan::rollback(observed, recorded),
                 }
             };
+        let operation = match to {
+            To::Newest | To::Trial(_) => Operation::Promote,
+            To::Before => Operation::Rollback,
+        };
         let roster = self.plan(operation, &present, plan)?;
         let Some(mut state) = present.state else { return Err(not_attached(&self.group.key)) };
         match table::commit(&mut state, roster) {
@@ -58,6 +77,7 @@ fn promoted(roster: &Roster) -> Promoted {
     Promoted {
         generation: generation::serving(roster).unwrap_or(0),
         serving: of(Standing::Serving),
+        on_trial: of(Standing::Trial),
         retired: of(Standing::Retired),
         on_standby: of(Standing::Standby),
     }

@@ -203,14 +203,16 @@ pub struct Attached {
     pub degraded: Vec<Degraded>,
 }
 
-/// The result of a promotion or of a rollback.
+/// The result of a promotion, of a trial or of a rollback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Promoted {
-    /// The generation that serves now, alone.
+    /// The generation that serves now: alone, unless another one is on trial.
     pub generation: u32,
     /// Its members.
     pub serving: Vec<Cookie>,
+    /// Members of a newer generation that is on trial.
+    pub on_trial: Vec<Cookie>,
     /// Members of older generations: they drain.
     pub retired: Vec<Cookie>,
     /// Members of newer generations: they are on standby.

@@ -12,7 +12,7 @@ use crate::pins::group::GroupState;
 /// The table for this roster.
 pub(super) fn table(state: &GroupState, roster: &Roster, policy: Policy) -> Table {
     policy.table(&Members {
-        shares: &roster.shares(),
+        shares: &roster.shares_of_picks(),
         seed: state.seed(),
         capacity: state.capacity(),
         host: &|slot| roster.record(slot).host_member.and_then(|index| u16::try_from(index).ok()),

@@ -182,6 +182,7 @@ mod tests {
             reads_queues: true,
             uncounted: None,
             serving_generation: None,
+            trial: None,
             holds_new: false,
             watcher: None,
             cpus_without_member: Vec::new(),

@@ -14,12 +14,15 @@ use crate::model::diagnosis::findings as findings_of;
 use crate::model::generation::serving;
 use crate::model::group::{Group, GroupKey, Member, Unborrowable};
 use crate::model::id::Slot;
+use crate::model::lineage::Standing;
 use crate::model::membership::Occupant;
 use crate::model::policy::Policy;
 use crate::model::roster::{Record, Roster};
 use crate::model::selection::Program;
 use crate::model::split::{Claim, named};
-use crate::model::status::{Enrolment, GroupStatus, MemberStatus, Uncounted, without_member};
+use crate::model::status::{
+    Enrolment, GroupStatus, MemberStatus, Trial, Uncounted, without_member,
+};
 use crate::pins::bpffs::Root;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
@@ -287,12 +290,21 @@ fn join(
         reads_queues,
         uncounted,
         serving_generation,
+        trial: roster.and_then(trial),
         holds_new,
         watcher: None,
         cpus_without_member,
         counters,
         findings: Vec::new(),
     })
+}
+
+/// The generation on trial.
+fn trial(roster: &Roster) -> Option<Trial> {
+    let tried = |record: &Record| record.standing == Standing::Trial;
+    let member = roster.occupied().map(|(.., record)| record).find(tried);
+    let generation = member.map(|record| record.generation);
+    roster.trial().map(|share| Trial { generation, share })
 }
 
 fn enrolment(

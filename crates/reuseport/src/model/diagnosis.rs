@@ -104,12 +104,14 @@ fn one_sided(status: &GroupStatus) -> Option<Finding> {
     Some(Finding::OneSided { member: member.member.name(), percent, policy })
 }
 
-/// The members that serve, without those of generations that wait or were retired: there a roll-out is meant.
+/// The members that serve, without those of generations that wait, are on trial or were retired: there a roll-out is meant.
 fn serving(status: &GroupStatus) -> Vec<&Member> {
     let serves = |member: &&MemberStatus| {
         let Some(enrolment) = &member.enrolment else { return true };
         match enrolment.state {
-            State::Active => true,
+            State::Active => {
+                status.trial.is_none() || Some(enrolment.generation) <= status.serving_generation
+            }
             State::Draining => Some(enrolment.generation) >= status.serving_generation,
             State::Standby => false,
         }

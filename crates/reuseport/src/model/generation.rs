@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::id::Percent;
 use super::lineage::{Began, Entrance, Standing};
 use super::roster::{Record, Roster};
 
@@ -84,6 +85,9 @@ pub(crate) fn standing(roster: &Roster, generation: u32) -> Standing {
         _ if has(Standing::Serving) => Standing::Serving,
         None => Standing::Serving,
         _ if has(Standing::Standby) => Standing::Standby,
+        // Also a worker that is started again while it is the only one on trial.
+        _ if has(Standing::Trial) => Standing::Trial,
+        _ if roster.trial().is_some() && newest(roster) == Some(generation) => Standing::Trial,
         Some(serving) if generation < serving => Standing::Retired,
         Some(_) if roster.holds_new() => Standing::Standby,
         Some(_) => Standing::Serving,
@@ -108,11 +112,44 @@ pub(crate) fn promote(roster: &Roster) -> Option<Roster> {
     changed(roster, newest)
 }
 
-/// The roster in which the generation before the one that serves does so alone; `None` if there is none.
+/// The roster in which the newest generation gets this part of all picks; `None` if no other one serves.
+pub(crate) fn try_out(roster: &Roster, share: Percent) -> Option<Roster> {
+    let newest = members(roster).map(|record| record.generation).max()?;
+    let serves = |record: &Record| record.standing == Standing::Serving;
+    members(roster).find(|record| serves(record) && record.generation != newest)?;
+    let mut tried = roster.clone().with_trial(Some(share));
+    for (slot, _, record) in roster.occupied() {
+        let standing = match record.standing {
+            _ if record.generation == newest => Standing::Trial,
+            Standing::Trial => Standing::Standby,
+            other => other,
+        };
+        // What comes from now on is newer.
+        tried.set(slot, Record { standing, opens: false, ..record });
+    }
+    Some(tried)
+}
+
+/// The roster in which what is on trial is on standby.
+fn end_trial(roster: &Roster) -> Roster {
+    let mut ended = roster.clone().with_trial(None);
+    for (slot, _, record) in roster.occupied() {
+        if record.standing == Standing::Trial {
+            ended.set(slot, Record { standing: Standing::Standby, ..record });
+        }
+    }
+    ended
+}
+
+/// The roster in which the generation before the one that serves does so alone; or, during a trial, the one without it.
+/// `None` if there is none.
 pub(crate) fn rollback(roster: &Roster) -> Option<Roster> {
+    if roster.trial().is_some() {
+        return Some(end_trial(roster));
+    }
     let serving = serving(roster);
     let is_before = |record: &Record| match record.standing {
-        Standing::Standby => false,
+        Standing::Standby | Standing::Trial => false,
         Standing::Retired => true,
         Standing::Serving => Some(record.generation) < serving,
     };

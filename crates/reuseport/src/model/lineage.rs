@@ -13,6 +13,8 @@ pub(crate) enum Standing {
     Standby,
     /// Older than those that serve: it drains.
     Retired,
+    /// Newer than those that serve: it gets a part of all picks.
+    Trial,
 }
 
 /// When a server began: the first process of those that hold a member, in microseconds since the host's boot. All

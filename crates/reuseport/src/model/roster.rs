@@ -5,10 +5,10 @@
 
 use std::cmp::Ordering;
 
-use super::id::{Cookie, Slot, State, Weight};
+use super::id::{Cookie, Percent, Slot, State, Weight};
 use super::lineage::{Began, Entrance, Standing};
 use super::succession::{Role, Seat, Succession};
-use super::table::Share;
+use super::table::{Share, share};
 
 /// A slot and the member in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Record {
     /// The member's state, which its generation may decide.
     pub(crate) fn state(&self) -> State {
         match self.standing {
-            Standing::Serving => self.role().state,
+            Standing::Serving | Standing::Trial => self.role().state,
             Standing::Standby => State::Standby,
             Standing::Retired => State::Draining,
         }
@@ -174,6 +174,8 @@ pub(crate) struct Roster {
     records: Vec<Record>,
     /// Whether members of a newer generation than the one that serves wait until they are promoted.
     holds_new: bool,
+    /// The part of all picks that a newer generation on trial gets.
+    trial: Option<Percent>,
 }
 
 impl Roster {
@@ -183,7 +185,7 @@ impl Roster {
     }
 
     pub(crate) fn from_records(records: Vec<Record>) -> Self {
-        Self { records, holds_new: false }
+        Self { records, holds_new: false, trial: None }
     }
 
     /// The same members; whether newer ones wait.
@@ -198,6 +200,15 @@ impl Roster {
 
     pub(crate) fn records(&self) -> &[Record] {
         &self.records
+    }
+
+    /// The same members; the part that those on trial get.
+    pub(crate) fn with_trial(self, trial: Option<Percent>) -> Self {
+        Self { trial, ..self }
+    }
+
+    pub(crate) fn trial(&self) -> Option<Percent> {
+        self.trial
     }
 
     /// All slots.
@@ -250,6 +261,15 @@ impl Roster {
         self.occupied().map(share).collect()
     }
 
+    /// The same as the table is to have them: with weights that give those on trial their part of all picks.
+    pub(crate) fn shares_of_picks(&self) -> Vec<Share> {
+        let mut shares = self.shares();
+        let Some(trial) = self.trial else { return shares };
+        let on_trial = |share: &Share| self.record(share.slot).standing == Standing::Trial;
+        share::split(&mut shares, trial, on_trial);
+        shares
+    }
+
     /// All slots, for the rules of succession.
     pub(crate) fn seats(&self) -> Vec<(Slot, Seat)> {
         let seat = |(slot, record): (Slot, &Record)| (slot, record.seat(record.effective_role()));
@@ -294,7 +314,8 @@ impl Roster {
     pub(crate) fn serve_by_itself(&mut self) {
         let members = || self.occupied().map(|(.., record)| record);
         let newest = members().map(|record| record.generation).max();
-        if members().all(|record| record.standing == Standing::Standby)
+        let waits = |standing| matches!(standing, Standing::Standby | Standing::Trial);
+        if members().all(|record| waits(record.standing))
             && let Some(newest) = newest
         {
             self.serve_alone(newest);
@@ -303,6 +324,7 @@ impl Roster {
 
     /// Lets one generation serve alone. What comes from now on is newer.
     pub(crate) fn serve_alone(&mut self, serving: u32) {
+        self.trial = None;
         for record in self.records.iter_mut().filter(|record| record.cookie.is_some()) {
             record.opens = false;
             record.standing = match record.generation.cmp(&serving) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::finding::Finding;
 use super::group::{Group, Member};
-use super::id::{Slot, Weight};
+use super::id::{Percent, Slot, Weight};
 use super::selection::Program;
 
 pub use super::id::State;
@@ -86,6 +86,8 @@ pub struct GroupStatus {
     pub uncounted: Option<Uncounted>,
     /// The newest generation that serves; `None` where no member has a slot.
     pub serving_generation: Option<u32>,
+    /// The newest generation, if it is [on trial](crate::Balancer::try_out).
+    pub trial: Option<Trial>,
     /// Whether members of newer generations [wait on standby](crate::Attach::hold_new).
     pub holds_new: bool,
     /// The process that [follows](crate::watch::Watch) the group, the first if there are several. `None` if none
@@ -98,6 +100,16 @@ pub struct GroupStatus {
     pub counters: Vec<Counter>,
     /// What is worth knowing about the group.
     pub findings: Vec<Finding>,
+}
+
+/// A generation on trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Trial {
+    /// The generation; `None` if no member of it is left.
+    pub generation: Option<u32>,
+    /// Its part of all picks.
+    pub share: Percent,
 }
 
 /// A process that follows a group.

@@ -4,7 +4,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::host::NO_HOST_MEMBER;
-use crate::model::id::{Cookie, State, Weight};
+use crate::model::id::{Cookie, Percent, State, Weight};
 use crate::model::lineage::{Began, Standing};
 use crate::model::roster::{Entry, Noted, Record, Roster};
 use crate::model::succession::Role;
@@ -26,7 +26,8 @@ pub(crate) struct SlotRecord {
     entry: u8,
     /// The member's CPU plus 1; 0: none.
     cpu: u16,
-    /// What the picks were noted under: weight, state, CPU; state 0: nothing.
+    /// What the picks were noted under: weight, state, CPU; state 0: nothing. Of the first slot alone, and of the whole
+    /// group: the percent of a trial, in the upper byte of the state.
     noted: [u16; 3],
     came: u64,
     left: u64,
@@ -47,6 +48,8 @@ pub(crate) const RECORD_WORDS: usize = 8;
 /// The member's generation is older than the one that serves, or newer.
 const RETIRED: u8 = 1;
 const ON_STANDBY: u8 = 2;
+/// It is newer and on trial.
+const ON_TRIAL: u8 = RETIRED | ON_STANDBY;
 /// The member was drained by hand, or put on standby, whatever its generation makes of it.
 const DRAINED: u8 = 4;
 const IDLE: u8 = 8;
@@ -62,13 +65,19 @@ impl SlotRecord {
         if slot == 0 && roster.holds_new() {
             record.flags |= HOLDS_NEW;
         }
+        if slot == 0 {
+            record.noted[1] |= roster.trial().map_or(0, |trial| u16::from(trial.get()) << 8);
+        }
         Some(record)
     }
 
     /// The roster of these records.
     pub(crate) fn roster(records: &[Self]) -> Roster {
         let holds_new = records.first().is_some_and(|first| first.flags & HOLDS_NEW != 0);
-        Roster::from_records(records.iter().map(Record::from).collect()).holding_new(holds_new)
+        let [_, noted, _] = records.first().map_or([0; 3], |first| first.noted);
+        let trial = Percent::new((noted >> 8) as u8);
+        let records = records.iter().map(Record::from).collect();
+        Roster::from_records(records).holding_new(holds_new).with_trial(trial)
     }
 }
 
@@ -113,7 +122,7 @@ impl From<&SlotRecord> for Record {
         let (standing, own) = standing(raw.flags);
         let present = present.map(|role| Role { state: own.unwrap_or(role.state), ..role });
         let [weight, state, cpu] = raw.noted;
-        let noted_role = u8::try_from(state).ok().and_then(|state| role(weight, state));
+        let noted_role = role(weight, (state & 0xff) as u8);
         let noted = noted_role.map(|role| Noted { role, cpu: cpu.checked_sub(1) });
         Self {
             cookie,
@@ -166,6 +175,7 @@ fn flags(record: &Record) -> u8 {
         Standing::Serving => 0,
         Standing::Standby => ON_STANDBY,
         Standing::Retired => RETIRED,
+        Standing::Trial => ON_TRIAL,
     };
     let own = match record.role().state {
         _ if standing == 0 => 0,
@@ -183,9 +193,10 @@ fn standing(flags: u8) -> (Standing, Option<State>) {
         _ if flags & IDLE != 0 => State::Standby,
         _ => State::Active,
     };
-    match flags {
-        _ if flags & RETIRED != 0 => (Standing::Retired, Some(own)),
-        _ if flags & ON_STANDBY != 0 => (Standing::Standby, Some(own)),
+    match flags & ON_TRIAL {
+        ON_TRIAL => (Standing::Trial, Some(own)),
+        RETIRED => (Standing::Retired, Some(own)),
+        ON_STANDBY => (Standing::Standby, Some(own)),
         _ => (Standing::Serving, None),
     }
 }
@@ -297,7 +308,7 @@ mod tests {
             ..Record::free(4)
         };
         let states = [State::Active, State::Draining, State::Standby];
-        let standings = [Standing::Serving, Standing::Standby, Standing::Retired];
+        let standings = [Standing::Serving, Standing::Standby, Standing::Retired, Standing::Trial];
         let of = |standing| {
             let own = |state| Record { role: Some(Role { state, ..role }), standing, ..member };
             states.map(own)
@@ -311,6 +322,7 @@ mod tests {
         for holds_new in [false, true] {
             let roster =
                 Roster::from_records(vec![Record::free(0), member, vacant]).holding_new(holds_new);
+            let roster = roster.with_trial(Percent::new(99).filter(|_| holds_new));
             let raw: Vec<_> = (0..3).map(|slot| SlotRecord::of(&roster, slot).unwrap()).collect();
             assert_eq!(SlotRecord::roster(&raw), roster);
         }

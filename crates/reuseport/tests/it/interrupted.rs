@@ -18,6 +18,7 @@ use crate::common::world::{
     with_object,
 };
 use reuseport::group::GroupKey;
+use reuseport::id::Percent;
 use reuseport::{Attach, Balancer, ErrorKind, Host, Policy, Promoted, Result};
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
@@ -43,6 +44,7 @@ fn operate(host: &Host, key: &GroupKey, operation: &str) -> Result<()> {
         "refresh" => attach(&Attach::default()),
         "force" => attach(&with(Policy::RoundRobin).force(true)),
         "promote" => switched(Balancer::open(host, key)?.promote()),
+        "try" => switched(Balancer::open(host, key)?.try_out(Percent::new(50).unwrap())),
         "rollback" => switched(Balancer::open(host, key)?.rollback()),
         "object" => attach(&with_object(object("first"))),
         "detach" => match reuseport::detach(host, key) {

@@ -141,3 +141,46 @@ fn an_old_server_that_takes_nothing_is_not_drained_in_time() {
         assert_eq!(each(&group, "state"), json!(["draining", "draining", "active"]));
     });
 }
+
+#[test]
+fn a_canary_gets_its_part_of_all_picks_and_is_state() {
+    isolated(|| {
+        let (old, new, group) = two();
+        let refused = error(1, &["promote", &group, "--canary", "10%"]);
+        assert!(refused.contains("have no slot"), "{refused}");
+        stdout(&["attach", &group]);
+        let text = stdout(&["promote", &group, "--canary", "25%"]);
+        let said = "generation 1 serves: 2 members; 2 newer ones are on trial\n";
+        assert_eq!(text, format!("{group}: {said}"));
+        let shown = show(&group);
+        assert_eq!(shown["trial"], json!({"generation": 2, "percent": 25}));
+        assert_eq!((&shown["serving_generation"], &shown["hold_new"]), (&json!(1), &json!(true)));
+        assert_eq!(each(&group, "state"), json!(["active", "active", "active", "active"]));
+        assert_eq!(each(&group, "weight"), json!([1, 1, 1, 1]), "the real ones");
+        let text = stdout(&["show", &group]);
+        assert!(text.contains("generation 2 is on trial, with 25% of the picks"), "{text}");
+        let answers: Vec<u32> =
+            (0..80).map(|_| http_get(old.addr()).trim().parse().unwrap()).collect();
+        let of = |server: &Forking| answers.iter().filter(|pid| **pid == server.pid()).count();
+        assert_eq!((of(&old), of(&new)), (60, 20), "of round-robin, exactly");
+        // An `attach` and a weight change nothing about it.
+        stdout(&["attach", &group]);
+        stdout(&["weight", &group, "slot:2=3"]);
+        assert_eq!(show(&group)["trial"]["percent"], 25);
+        assert_eq!(each(&group, "weight"), json!([1, 1, 3, 1]));
+
+        stdout(&["rollback", &group]);
+        assert_eq!(show(&group)["trial"], json!(null));
+        assert_eq!(each(&group, "state"), json!(["active", "active", "standby", "standby"]));
+        // One that is killed goes on.
+        let mut tried = Running::start(&["promote", &group, "--canary=50", "--for", "1h"]);
+        tried.read_until("on trial");
+        let interrupted = tried.interrupt();
+        assert_eq!(interrupted.status.code(), Some(2));
+        assert_eq!(show(&group)["trial"]["percent"], 50);
+        // After its time, the newest generation serves.
+        stdout(&["promote", &group, "--canary=10%", "--for=100ms", "--wait"]);
+        assert_eq!(served(&old), BTreeSet::from([new.pid()]));
+        assert_eq!(show(&group)["trial"], json!(null));
+    });
+}

@@ -43,6 +43,7 @@ fn findings_of(
         reads_queues: true,
         uncounted: None,
         serving_generation,
+        trial: None,
         holds_new: false,
         watcher: None,
         cpus_without_member: Vec::new(),

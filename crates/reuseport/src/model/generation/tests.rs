@@ -212,6 +212,43 @@ fn a_server_that_restarts_as_a_whole_serves() {
     assert!(world.roster.holds_new(), "the wish is state");
 }
 
+#[test]
+fn a_trial_ends_with_a_promotion_or_a_rollback() {
+    let percent = Percent::new(10).unwrap();
+    let mut world = World::new();
+    let old = world.comes(1, 2, false);
+    assert!(try_out(&world.roster, percent).is_none(), "there is no newer one");
+    world.holds_new(true);
+    let new = world.comes(2, 1, true);
+    world.roster = try_out(&world.roster, percent).unwrap();
+    let states = |world: &World| (world.all(&old), world.all(&new));
+    assert_eq!(states(&world), (vec![(1, Active); 2], vec![(2, Active)]));
+    assert_eq!(serving(&world.roster), Some(1));
+    let weights: Vec<u16> =
+        world.roster.shares_of_picks().iter().map(|share| share.weight.get()).collect();
+    assert_eq!(weights, [1000, 1000, 222]);
+    assert!(world.roster.shares().iter().all(|share| share.weight.get() == 1));
+    // A worker that is started again is on trial, too; another server waits.
+    world.leave(&new);
+    let again = world.comes(2, 1, true);
+    assert_eq!(world.of(again[0]), (2, Active));
+    let third = world.comes(3, 1, true);
+    assert_eq!(world.of(third[0]), (3, Standby));
+    world.leave(&third);
+    let before = world.clone();
+    assert!(world.rollback());
+    assert_eq!((world.of(old[0]), world.of(again[0])), ((1, Active), (2, Standby)));
+    assert_eq!(world.roster.trial(), None);
+    world = before.clone();
+    assert!(world.promote());
+    assert_eq!((world.of(old[0]), world.of(again[0])), ((1, Draining), (2, Active)));
+    assert_eq!(world.roster.trial(), None);
+    // If the others end, it serves.
+    world = before;
+    world.leave(&old);
+    assert_eq!((serving(&world.roster), world.roster.trial()), (Some(2), None));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Comes(u64, usize, bool),
@@ -219,6 +256,7 @@ enum Step {
     HoldsNew(bool),
     Promote,
     Rollback,
+    TryOut(u8),
     Drain(usize),
 }
 
@@ -229,6 +267,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::HoldsNew),
         2 => Just(Step::Promote),
         2 => Just(Step::Rollback),
+        2 => (1..100u8).prop_map(Step::TryOut),
         1 => (0..SLOTS).prop_map(Step::Drain),
     ]
 }
@@ -270,7 +309,9 @@ proptest! {
                         Step::Promote => world.promote(),
                         _ => world.rollback(),
                     };
-                    if changed {
+                    let ended_trial = matches!(step, Step::Rollback) && before.roster.trial().is_some();
+                    prop_assert!(!changed || world.roster.trial().is_none());
+                    if changed && !ended_trial {
                         let now = serving(&world.roster).unwrap();
                         for (.., record) in world.roster.occupied() {
                             let expected = match record.generation.cmp(&now) {
@@ -280,8 +321,14 @@ proptest! {
                             };
                             prop_assert_eq!(record.state(), expected);
                         }
-                    } else {
+                    } else if !changed {
                         prop_assert_eq!(&world.roster, &before.roster);
+                    }
+                }
+                Step::TryOut(percent) => {
+                    if let Some(roster) = try_out(&world.roster, Percent::new(*percent).unwrap()) {
+                        prop_assert_eq!(serving(&roster).is_some(), true);
+                        world.roster = roster;
                     }
                 }
                 Step::Drain(n) => nth(n).into_iter().for_each(|cookie| world.drain(cookie)),

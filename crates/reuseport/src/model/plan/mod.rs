@@ -9,7 +9,7 @@ mod tests;
 
 use super::generation;
 use super::group::{AttachedProgram, GroupKey};
-use super::id::{Cookie, Slot};
+use super::id::{Cookie, Percent, Slot};
 use super::policy::Policy;
 use super::roster::{Record, Roster};
 use super::selection::{ObjectSpec, Program, Selection, Steering};
@@ -247,6 +247,17 @@ pub(crate) fn promote(
 ) -> Result<Roster, Refusal> {
     let roster = generations(observed, recorded)?;
     generation::promote(roster).ok_or(Refusal::NoNewerGeneration { unsteered })
+}
+
+/// The roster in which the newest generation gets this part of all picks.
+pub(crate) fn try_out(
+    observed: Observed<'_>,
+    recorded: Option<Recorded<'_>>,
+    share: Percent,
+    unsteered: usize,
+) -> Result<Roster, Refusal> {
+    let roster = generations(observed, recorded)?;
+    generation::try_out(roster, share).ok_or(Refusal::NoNewerGeneration { unsteered })
 }
 
 /// The roster in which the generation before the one that serves does so alone.

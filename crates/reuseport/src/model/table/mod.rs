@@ -12,7 +12,7 @@ mod candidate;
 mod cpu;
 mod interleave;
 mod maglev;
-mod share;
+pub(crate) mod share;
 #[cfg(test)]
 mod tests;
 

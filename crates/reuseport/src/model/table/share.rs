@@ -1,6 +1,6 @@
 //! The input of the fills: members' shares and turns.
 
-use crate::model::id::{Slot, State, Weight};
+use crate::model::id::{Percent, Slot, State, Weight};
 
 /// An enrolled member's part in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,4 +19,78 @@ pub struct Share {
 pub(super) struct Turns {
     pub(super) slot: Slot,
     pub(super) weight: u64,
+}
+
+/// Changes the weights so that those `on_trial` together get this part of all, and each its part of that. Nothing
+/// changes if no other member is active.
+pub(crate) fn split(shares: &mut [Share], trial: Percent, on_trial: impl Fn(&Share) -> bool) {
+    let is_active = |share: &&Share| share.state == State::Active;
+    let sum = |which: bool| -> u64 {
+        let those = shares.iter().filter(is_active).filter(|share| on_trial(share) == which);
+        those.map(|share| u64::from(share.weight.get())).sum()
+    };
+    let (tried, others) = (sum(true), sum(false));
+    if tried == 0 || others == 0 {
+        return;
+    }
+    let percent = u64::from(trial.get());
+    let part = |share: &Share| match on_trial(share) {
+        true => u64::from(share.weight.get()) * percent * others,
+        false => u64::from(share.weight.get()) * (100 - percent) * tried,
+    };
+    let largest = shares.iter().filter(is_active).map(part).max().unwrap_or(1);
+    let most = u64::from(Weight::MAX.get());
+    for share in shares.iter_mut().filter(|share| share.weight.get() > 0) {
+        // Not so small that it would get nothing.
+        let weight = (part(share) * most + largest / 2).checked_div(largest).unwrap_or(1);
+        let weight = u16::try_from(weight.clamp(1, most)).ok().and_then(Weight::new);
+        share.weight = weight.unwrap_or(Weight::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_on_trial_get_their_part_of_all() {
+        let share = |(slot, weight): (u16, &u16)| Share {
+            slot: Slot::new(slot),
+            weight: Weight::new(*weight).unwrap(),
+            state: State::Active,
+        };
+        let cases: [(&[u16], &[u16]); 5] = [
+            (&[1], &[1]),
+            (&[1; 8], &[1; 8]),
+            (&[1; 8], &[5]),
+            (&[3, 1, 0], &[2, 7]),
+            (&[1000, 1], &[1]),
+        ];
+        for (others, tried) in cases {
+            for percent in [1, 10, 50, 99] {
+                let mut shares: Vec<Share> =
+                    (0..).zip(others.iter().chain(tried)).map(share).collect();
+                let before = shares.clone();
+                let on_trial = |share: &Share| share.slot.index() as usize >= others.len();
+                split(&mut shares, Percent::new(percent).unwrap(), on_trial);
+                let sum = |which: bool| -> f64 {
+                    let those = shares.iter().filter(|share| on_trial(share) == which);
+                    those.map(|share| f64::from(share.weight.get())).sum()
+                };
+                let got = 100.0 * sum(true) / (sum(true) + sum(false));
+                let error = (got - f64::from(percent)).abs();
+                assert!(
+                    error < 0.3 + 0.1 * f64::from(percent.min(100 - percent)),
+                    "{percent}: {got}"
+                );
+                for (before, after) in before.iter().zip(&shares) {
+                    assert_eq!(before.weight.get() == 0, after.weight.get() == 0);
+                }
+            }
+        }
+        let mut alone: Vec<Share> = (0..).zip(&[3, 5]).map(share).collect();
+        let before = alone.clone();
+        split(&mut alone, Percent::new(10).unwrap(), |_| true);
+        assert_eq!(alone, before);
+    }
 }

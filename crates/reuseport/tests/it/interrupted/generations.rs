@@ -141,6 +141,38 @@ fn slow_the_enrolment_of_members_that_wait_is_killed() {
     });
 }
 
+/// A trial is there as a whole or not at all.
+#[test]
+fn slow_a_trial_is_killed() {
+    const STEP: usize = 5;
+
+    alone(|| {
+        let scene = Scene::new();
+        scene.operate("refresh");
+        let mut kills = 0;
+        for call in (0..).step_by(STEP) {
+            let status = start(&scene.key, "try", Some(call)).wait().unwrap();
+            let tried = || scene.host.status(&scene.key).unwrap().trial.is_some();
+            let was_tried = tried();
+            let answered: BTreeSet<u32> = answers(scene.old.addr(), 8).into_keys().collect();
+            assert_eq!(answered.contains(&scene.new.pid()), was_tried, "killed at call {call}");
+            assert!(answered.contains(&scene.old.pid()));
+            scene.operate("refresh");
+            assert_eq!(tried(), was_tried, "killed at call {call}");
+            scene.operate("try");
+            assert!(tried());
+            scene.operate("rollback");
+            assert!(!tried() && !scene.new_serves());
+            if !was_killed(status) {
+                assert!(status.success() && was_tried);
+                break;
+            }
+            kills += 1;
+        }
+        assert!(kills * STEP > 40, "only {kills} kills");
+    });
+}
+
 /// Each call of a promotion fails in turn, and in another round all calls after it, too.
 #[test]
 fn slow_a_promotion_fails_at_each_call() {
