@@ -44,7 +44,7 @@ impl Case<'_> {
                 format!("none while no socket can be given a slot; then {attach}")
             }
             Finding::Undecided { standby: 0, .. } => format!("{attach} gives the sockets a slot"),
-            Finding::Undecided { .. } => format!("make one active; `reuseport show {group}` lists them"),
+            Finding::Undecided { .. } => format!("`reuseport promote {group}`; `reuseport show {group}` lists the members"),
             Finding::NoneActive => self.none_active(),
             Finding::JoinedLater { .. } => format!(
                 "{attach} adds what is there now; `reuseport attach {group} --watch` also what joins later"
