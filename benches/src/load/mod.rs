@@ -37,7 +37,7 @@ static OBSERVE: Tracing = Tracing {
 static WATCH: Tracing = Tracing {
     object: include_bytes!("../../../crates/reuseport/bpf/watch.bpf.o"),
     iterators: &[("udp_members", "udp")],
-    tracepoints: &[("on_listen", "inet_sock_set_state")],
+    tracepoints: &[("on_state", "inet_sock_set_state")],
 };
 
 #[derive(clap::Args)]

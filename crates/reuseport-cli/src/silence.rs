@@ -11,7 +11,7 @@ use crate::backend::NamedNetns;
 use crate::error::Failure;
 
 /// One finding that is not to be told: `NAME`, or `NAME@GROUP`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Silenced {
     name: &'static str,
     /// None: for every group.
@@ -36,28 +36,43 @@ impl FromStr for Silenced {
 }
 
 /// Those that are not to be told.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Silence(Vec<Silenced>);
 
 impl Silence {
-    /// From `NAME` and `NAME@GROUP`, in any number of lists with commas, as an option or a configuration file has them.
+    /// From `NAME` and `NAME@GROUP`, in any number of lists with commas, as an option has them.
     ///
     /// # Errors
     ///
     /// If one is no finding's name; the error has the nearest one. If a group is in a namespace that has no such name.
     pub(crate) fn of_names(lists: &[String]) -> Result<Self> {
-        let one = |text: String| -> Result<Silenced> {
-            let parsed: Silenced = text
-                .parse()
-                .map_err(|why: String| Failure::new(why, "docs/findings.md lists the findings"))?;
-            let group = parsed.group.map(|group| match group.netns().map(NamedNetns::find) {
+        let parse = |text: String| -> Result<Silenced> {
+            let why = |why: String| Failure::new(why, "docs/findings.md lists the findings");
+            Ok(text.parse().map_err(why)?)
+        };
+        let names = lists.iter().flat_map(|list| split(list));
+        Self::of(names.map(parse).collect::<Result<_>>()?)
+    }
+
+    /// With the network namespaces that the groups' names mean now.
+    ///
+    /// # Errors
+    ///
+    /// If a group is in a namespace that has no such name.
+    pub(crate) fn of(silenced: Vec<Silenced>) -> Result<Self> {
+        let resolve = |one: Silenced| -> Result<Silenced> {
+            let group = one.group.map(|group| match group.netns().map(NamedNetns::find) {
                 Some(found) => found.map(|netns| group.in_netns(&netns.name, netns.inode)),
                 None => Ok(group),
             });
-            Ok(Silenced { group: group.transpose()?, ..parsed })
+            Ok(Silenced { name: one.name, group: group.transpose()? })
         };
-        let names = lists.iter().flat_map(|list| split(list));
-        Ok(Self(names.map(one).collect::<Result<_>>()?))
+        Ok(Self(silenced.into_iter().map(resolve).collect::<Result<_>>()?))
+    }
+
+    /// These and others.
+    pub(crate) fn and(self, others: Self) -> Self {
+        Self([self.0, others.0].concat())
     }
 
     /// Whether this finding of this group is not to be told.

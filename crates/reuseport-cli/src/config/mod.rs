@@ -21,8 +21,13 @@ use reuseport::spec::GroupSpec;
 use reuseport::{CpuList, Policy};
 
 use crate::error::Failure;
+use crate::metrics::Address;
 use crate::policy::PolicyOptions;
+use crate::silence::Silenced;
 use table::{Problem, Table, Value};
+
+/// Where it is, unless another one is named.
+pub(crate) const FILE: &str = "/etc/reuseport.toml";
 
 /// The largest file: what is larger is another one.
 const MAX_SIZE: u64 = 1 << 20;
@@ -34,6 +39,10 @@ pub(crate) struct Config {
     pub(crate) servers: Vec<Server>,
     /// Whether groups are taken back from other owners' programs.
     pub(crate) retake: bool,
+    /// Findings that are not told.
+    pub(crate) silence: Vec<Silenced>,
+    /// Where metrics are served.
+    pub(crate) metrics: Option<Address>,
 }
 
 /// A server, perhaps on many addresses.
@@ -49,6 +58,8 @@ pub(crate) struct Server {
     pub(crate) weights: Vec<(Slot, Weight)>,
     /// The most members.
     pub(crate) slots: Option<u32>,
+    /// Whether newer generations wait; `None`: as it is.
+    pub(crate) hold_new: Option<bool>,
 }
 
 impl Config {
@@ -84,7 +95,17 @@ impl Config {
 
     fn parse(text: &str) -> Result<Self, Problem> {
         let mut file = table::parse(text)?;
-        let retake = file.flag("retake")?;
+        let retake = file.take("retake").map_or(Ok(false), |value| value.flag())?;
+        let silence = file.take("silence").map_or(Ok(Vec::new()), Value::list)?;
+        let metrics = match file.take("metrics") {
+            Some(metrics) => {
+                let mut metrics = metrics.table("[metrics]".to_owned())?;
+                let listen = metrics.parsed("listen")?;
+                metrics.finish()?;
+                listen
+            }
+            None => None,
+        };
         let servers = match file.take("server") {
             Some(servers) => servers.table("[server]".to_owned())?.entries(),
             None => Vec::new(),
@@ -101,7 +122,7 @@ impl Config {
             }
         });
         let servers = servers.collect::<Result<_, _>>()?;
-        Ok(Self { servers, retake })
+        Ok(Self { servers, retake, silence, metrics })
     }
 }
 
@@ -118,6 +139,7 @@ impl Server {
         let cpus: Option<CpuList> = table.parsed("cpus")?;
         let weights = table.take("weights").map_or(Ok(Vec::new()), weights)?;
         let slots = table.take("slots").map(|value| slots(&value)).transpose()?;
+        let hold_new = table.take("hold-new").map(|value| value.flag()).transpose()?;
         table.finish()?;
         let options = PolicyOptions { load, max_share, cpus };
         let given = policy.as_ref().map(Value::parsed).transpose()?;
@@ -125,7 +147,7 @@ impl Server {
             let at = policy.map_or(span, |value| value.span());
             return Err(Problem::new(&at, format!("[server.{name}]: {error}")));
         }
-        Ok(Self { name, groups, policy: given, options, weights, slots })
+        Ok(Self { name, groups, policy: given, options, weights, slots, hold_new })
     }
 
     /// Whether it says the same of a group as another one, which may have other groups.

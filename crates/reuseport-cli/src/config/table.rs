@@ -68,11 +68,6 @@ impl<'a> Table<'a> {
         self.take(key).map(|value| value.parsed()).transpose()
     }
 
-    /// A truth value, false if it is not there.
-    pub(super) fn flag(&mut self, key: &'static str) -> Result<bool> {
-        self.take(key).map_or(Ok(false), |value| value.flag())
-    }
-
     /// All keys with their values, in the order of the file.
     pub(super) fn entries(mut self) -> Vec<(Spanned<String>, Value<'a>)> {
         let taken = std::mem::take(&mut self.table).into_iter();

@@ -11,20 +11,26 @@ fn problem(text: &str) -> String {
 fn a_file_says_which_groups_are_followed_and_how() {
     let config = Config::parse(
         "retake = true\n\
+         silence = [\"drops@udp::53\"]\n\
+         [metrics]\n\
+         listen = \":9719\"\n\
          [server.web]\n\
          groups = [\"tcp:*:80\", \"tcp:*:443\"]\n\
          policy = \"least-loaded\"\n\
          load = \"queue\"\n\
          max-share = 1.5\n\
          slots = 256\n\
+         hold-new = true\n\
          [server.dns]\n\
          groups = [\"udp::53\"]\n\
          weights = { \"slot:0\" = 3 }\n",
     );
-    let Config { servers, retake } = config.unwrap();
+    let Config { servers, retake, silence, metrics } = config.unwrap();
+    assert_eq!((silence.len(), metrics), (1, Some("127.0.0.1:9719".parse().unwrap())));
     let [web, dns] = &servers[..] else { panic!("{servers:?}") };
     assert!(retake);
     assert_eq!((web.name.as_str(), web.groups.len(), web.slots), ("web", 2, Some(256)));
+    assert_eq!((web.hold_new, dns.hold_new), (Some(true), None));
     assert!(matches!(web.policy, Some(Policy::LeastLoaded(_))));
     assert!(web.options.load.is_some() && web.options.max_share.is_some());
     assert_eq!((dns.name.as_str(), dns.policy), ("dns", None));
@@ -80,6 +86,12 @@ fn what_is_wrong_is_named_with_its_line() {
         ("\n[server.web]", "line 2: [server.web] names no groups"),
         ("[server]\nweb = 1", "line 2: `web` is integer, not a table"),
         ("retake = \"yes\"", "line 1: `retake` is string, not true or false"),
+        (
+            "silence = [\"drop\"]",
+            "line 1: `silence`: no finding is named `drop`: did you mean `drops`?",
+        ),
+        ("[metrics]\nlisten = \"localhost\"", "line 2: `listen`: `localhost` is no address"),
+        ("[metrics]\nport = 1", "line 2: [metrics] has no key `port`; known are listen"),
     ] {
         let problem = problem(text);
         assert!(problem.starts_with(expected), "{problem}\n{text}");

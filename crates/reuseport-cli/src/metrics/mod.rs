@@ -21,6 +21,7 @@ use prometheus_client::registry::Registry;
 use reuseport::Host;
 
 use crate::backend::Which;
+use crate::silence::Silence;
 
 pub(crate) use file::replace;
 pub(crate) use list::list;
@@ -61,6 +62,8 @@ pub(crate) struct Exporter {
     host: Host,
     /// Which groups, asked before each look: network namespaces come and go.
     which: Box<dyn Fn() -> Result<Which> + Send + Sync>,
+    /// Findings that are not told.
+    silence: Silence,
     /// Metrics of the process that serves.
     own: Registry,
     errors: Counter,
@@ -74,7 +77,12 @@ impl Exporter {
     ) -> Self {
         let errors = Counter::default();
         own.register("scrape_errors", ERRORS, errors.clone());
-        Self { host, which: Box::new(which), own, errors }
+        Self { host, which: Box::new(which), silence: Silence::default(), own, errors }
+    }
+
+    /// Without these findings.
+    pub(crate) fn without(self, silence: Silence) -> Self {
+        Self { silence, ..self }
     }
 
     /// Looks at the host.
@@ -91,6 +99,9 @@ impl Exporter {
         let which = (self.which)()?;
         let mut statuses = self.host.statuses_in_full()?;
         statuses.retain(|status| which.has(&status.group));
+        for status in &mut statuses {
+            status.findings.retain(|of| !self.silence.covers(of.name(), &status.group));
+        }
         let own_netns = self.host.own_netns()?;
         Ok(Scrape::new(statuses, own_netns, start))
     }

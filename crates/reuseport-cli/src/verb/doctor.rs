@@ -1,5 +1,7 @@
 //! `reuseport doctor`: what is wrong, and what mends it.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 use clap::Args;
 use reuseport::spec::GroupSpec;
@@ -7,6 +9,7 @@ use reuseport::{Examined, Host, checks, netns_names};
 
 use crate::args::WhichArgs;
 use crate::backend::{NamedNetns, Of};
+use crate::config::{Config, FILE};
 use crate::error::Failure;
 use crate::output::doctor::{DoctorView, GroupFindings};
 use crate::output::host::HostView;
@@ -46,6 +49,12 @@ pub(crate) struct Doctor {
     #[arg(long, value_name = "NAME[,NAME]...")]
     silence: Vec<String>,
 
+    /// The agent's file, whose `silence` counts, too
+    ///
+    /// The default one may be missing.
+    #[arg(long, value_name = "FILE", default_value = FILE)]
+    config: PathBuf,
+
     /// Print JSON, for programs; docs/json.md describes it
     #[arg(long)]
     json: bool,
@@ -53,7 +62,7 @@ pub(crate) struct Doctor {
 
 impl Doctor {
     pub(crate) fn run(self) -> Result<()> {
-        let silence = Silence::of_names(&self.silence)?;
+        let silence = Silence::of_names(&self.silence)?.and(self.silence_of_file()?);
         let reader = Reader::of_stdout();
         let host = Host::open();
         let (groups, failed) = match &host {
@@ -78,6 +87,21 @@ impl Doctor {
             Err(error) if !self.groups.is_empty() => Err(error.into()),
             _ if view.is_fine() => Ok(()),
             _ => Err(Failure::findings().into()),
+        }
+    }
+
+    /// What the agent's file silences. What is wrong with the default one keeps nothing from being told.
+    fn silence_of_file(&self) -> Result<Silence> {
+        let is_default = self.config == Path::new(FILE);
+        if is_default && !self.config.exists() {
+            return Ok(Silence::default());
+        }
+        match Config::read(&self.config).and_then(|config| Silence::of(config.silence)) {
+            Err(error) if is_default => {
+                tracing::warn!("nothing is silenced by the agent's file: {error}");
+                Ok(Silence::default())
+            }
+            result => result,
         }
     }
 

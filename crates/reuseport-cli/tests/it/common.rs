@@ -152,10 +152,11 @@ impl Running {
     /// What it has written when it ends.
     pub(crate) fn output(mut self) -> Output {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let (mut out, mut err) = (self.0.stdout.take().unwrap(), self.0.stderr.take().unwrap());
+        // A test may have taken one.
+        let (out, err) = (self.0.stdout.take(), self.0.stderr.take());
         std::thread::scope(|scope| {
-            scope.spawn(|| err.read_to_end(&mut stderr).unwrap());
-            out.read_to_end(&mut stdout).unwrap();
+            scope.spawn(|| err.map(|mut err| err.read_to_end(&mut stderr).unwrap()));
+            out.map(|mut out| out.read_to_end(&mut stdout).unwrap());
         });
         Output { status: self.0.wait().unwrap(), stdout, stderr }
     }

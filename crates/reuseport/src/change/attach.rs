@@ -66,7 +66,8 @@ impl Transaction {
         };
         let uncounted = self.uncounted(program.counts_open(self.group.key.protocol));
         let degraded = degraded.into_iter().chain(uncounted).collect();
-        Ok(Attached { steering: Steering::Ours(program), changes, replaced, degraded })
+        let steering = Steering::Ours(program);
+        Ok(Attached { steering, changes, replaced, degraded, delay: None })
     }
 
     /// Looks at the group again for a moment while a member has no holder: it may be on its way from one process to

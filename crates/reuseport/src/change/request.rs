@@ -1,5 +1,7 @@
 //! Requests of operations, and their results.
 
+use std::time::Duration;
+
 use crate::error::{Error, ErrorKind};
 use crate::model::degraded::Degraded;
 use crate::model::group::{AttachedProgram, Member};
@@ -201,6 +203,8 @@ pub struct Attached {
     pub replaced: Option<AttachedProgram>,
     /// What was asked for and could not be brought about; empty if nothing.
     pub degraded: Vec<Degraded>,
+    /// How long ago the first of the new sockets had come: known to a [watcher](crate::watch::Watch) that was told.
+    pub delay: Option<Duration>,
 }
 
 /// The result of a promotion, of a trial or of a rollback.

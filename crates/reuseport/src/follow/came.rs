@@ -58,6 +58,11 @@ impl Came {
         (self.tries, self.again, self.is_found) = (0, None, false);
     }
 
+    /// When the first one came.
+    pub(super) fn began(&self) -> Option<Instant> {
+        self.began
+    }
+
     /// This socket has gone. Returns whether there are others.
     pub(super) fn forget(&mut self, cookie: Cookie) -> bool {
         self.cookies.remove(&cookie);

@@ -357,6 +357,8 @@ impl Followed {
             Ok(Done::Attached(mut attached, seen)) => {
                 let released = self.released_in_failures(&enrolled.unwrap_or_default());
                 attached.changes.released.extend(released);
+                let began = self.came.as_ref().and_then(Came::began);
+                attached.delay = began.map(|began| now.saturating_duration_since(began));
                 self.came.take_if(|came| !came.keep_young(planned));
                 return self.attached(now, *attached, seen);
             }

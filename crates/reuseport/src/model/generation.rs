@@ -44,7 +44,7 @@ impl<'a> Entrances<'a> {
             // What is not known is no reason to hold a member back.
             Some(generation) if began.is_none() => Entrance { generation, opens: false },
             newest => *self.new.get_or_insert_with(|| {
-                let joins = newest.filter(|newest| is_open(self.before, *newest, self.now));
+                let joins = newest.filter(|newest| is_open(self.before, *newest, self.now, began));
                 let generation = match joins.filter(|_| self.follows) {
                     Some(generation) => generation,
                     None => newest.unwrap_or(0).saturating_add(1),
@@ -66,12 +66,16 @@ fn generation_of(roster: &Roster, began: Began) -> Option<u32> {
     of_server.map(|record| record.generation).max()
 }
 
-/// Whether a server that came to this generation by itself did so a moment ago.
-fn is_open(roster: &Roster, generation: u32, now: u64) -> bool {
+/// Whether a server that came to this generation by itself did so a moment ago, and began not long before this one.
+fn is_open(roster: &Roster, generation: u32, now: u64, began: Option<Began>) -> bool {
+    let together = |first: Began| {
+        began.is_none_or(|began| began.get() <= first.get().saturating_add(TOGETHER * 1000))
+    };
     let opens = |record: &Record| {
         record.opens
             && record.generation == generation
             && record.came.saturating_add(TOGETHER) >= now
+            && record.began.is_none_or(together)
     };
     roster.occupied().any(|(.., record)| opens(&record))
 }

@@ -194,6 +194,11 @@ impl Roster {
     }
 
     /// Whether members of a newer generation than the one that serves wait until they are promoted.
+    /// No other server joins the present generations by itself.
+    pub(crate) fn close(&mut self) {
+        self.records.iter_mut().for_each(|record| record.opens = false);
+    }
+
     pub(crate) fn holds_new(&self) -> bool {
         self.holds_new
     }

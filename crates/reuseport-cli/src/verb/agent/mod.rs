@@ -1,5 +1,6 @@
 //! `reuseport agent`: one process that keeps many groups as a file says.
 
+mod exporter;
 mod notify;
 mod service;
 
@@ -15,7 +16,7 @@ use reuseport::{Host, Stop};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::config::Config;
+use crate::config::{Config, FILE};
 use crate::output;
 use service::Service;
 
@@ -32,6 +33,9 @@ use service::Service;
 #[command(after_help = "\
 File:
   retake = true                       as `attach --retake`, for all groups
+  silence = [\"drops@udp::53\"]         findings that `doctor` and metrics omit
+  [metrics]
+  listen = \"127.0.0.1:9719\"           as `metrics --listen`
   [server.web]                        any name, for messages
   groups = [\"tcp:*:80\", \"udp::53\"]    all that match, as `ls` names groups
   policy = \"least-loaded\"             as `attach --policy`; left out: the
@@ -40,6 +44,7 @@ File:
   max-share = 2
   cpus = \"0-3\"
   slots = 256
+  hold-new = true                     as `attach --hold-new`
   weights = { \"slot:0\" = 3 }          for the first member in a slot
 
   The first server that matches a group decides. Only root, or the user who
@@ -59,7 +64,7 @@ Examples:
 ")]
 pub(crate) struct Agent {
     /// The file
-    #[arg(long, value_name = "FILE", default_value = "/etc/reuseport.toml")]
+    #[arg(long, value_name = "FILE", default_value = FILE)]
     config: PathBuf,
 
     /// Only check the file

@@ -14,6 +14,7 @@ use reuseport::status::GroupStatus;
 use reuseport::watch::{Change, Ended, Watch};
 use reuseport::{Attach, Attached, Balancer, Host, MemberChange, Program, Stop};
 
+use super::exporter::{Counts, Served};
 use super::notify;
 use crate::backend::NamedNetns;
 use crate::config::{Config, Server};
@@ -26,6 +27,7 @@ pub(super) struct Service {
     watch: Watch,
     servers: Arc<Vec<Server>>,
     told: Told,
+    served: Option<Served>,
 }
 
 /// What it says.
@@ -38,6 +40,7 @@ struct Told {
     steered: HashSet<GroupKey>,
     /// The groups that were gone when the file changed what it says of them.
     changed: HashSet<GroupKey>,
+    counts: Counts,
 }
 
 impl Service {
@@ -50,8 +53,10 @@ impl Service {
             errors: Arc::new(Mutex::new(Errors::new(form))),
             steered: HashSet::new(),
             changed: HashSet::new(),
+            counts: Counts::new(),
         };
-        Ok(Self { watch: Watch::new(host.clone(), stop)?, host, servers: Arc::default(), told })
+        let watch = Watch::new(host.clone(), stop)?;
+        Ok(Self { watch, host, servers: Arc::default(), told, served: None })
     }
 
     /// Does from now on what this file says.
@@ -61,8 +66,12 @@ impl Service {
     /// If it names a network namespace that is not there, or the caller lacks the rights. Nothing has changed then.
     pub(super) fn follow(&mut self, config: Config) -> Result<()> {
         let servers: Vec<Server> =
-            config.servers.into_iter().map(resolved).collect::<Result<_>>()?;
+            config.servers.iter().cloned().map(resolved).collect::<Result<_>>()?;
         let groups = self.host.groups()?;
+        let served = Served::change(&mut self.served, &self.host, &config, &self.told.counts)?;
+        if let Some(text) = served {
+            self.told.teller.print(&text);
+        }
         let before = std::mem::replace(&mut self.servers, Arc::new(servers));
         self.watch.set_retaking(config.retake);
         self.told.teller.defer();
@@ -152,7 +161,9 @@ impl Service {
     /// Reads the file again. One that is wrong changes nothing.
     fn reload(&mut self, file: &Path) {
         let config = Config::read(file).and_then(|config| self.follow(config));
+        self.told.counts.reloads.inc();
         if let Err(error) = config {
+            self.told.counts.refused_reloads.inc();
             self.told.form.complain(&error.context("the file is not read again"));
         }
     }
@@ -161,6 +172,7 @@ impl Service {
 impl Told {
     fn tell(&mut self, key: &GroupKey, change: Change, servers: &[Server]) {
         let steered = self.steered.len();
+        self.count(&change);
         match &change {
             Change::Members(_) => self.steered.insert(key.clone()),
             Change::Gone | Change::Detached => self.steered.remove(key),
@@ -181,8 +193,22 @@ impl Told {
             Some(server) => self.weigh(key, server, Some(&fresh)),
             None => {}
         }
+        self.counts.groups.set(i64::try_from(self.steered.len()).unwrap_or(i64::MAX));
         if self.steered.len() != steered {
             notify::status(&self.status());
+        }
+    }
+
+    fn count(&self, change: &Change) {
+        match change {
+            Change::Members(attached) => {
+                self.counts.updates.inc();
+                if let Some(delay) = attached.delay {
+                    self.counts.delay.observe(delay.as_secs_f64());
+                }
+            }
+            Change::Failed(_) => drop(self.counts.failures.inc()),
+            _ => {}
         }
     }
 
@@ -259,6 +285,7 @@ fn request(host: &Host, group: &Group, server: &Server) -> Result<Attach> {
     let mut attach = Attach::default();
     attach.program = policy.map(Program::from);
     // One member that cannot be enrolled must not keep the others out.
+    let attach = attach.hold_new(server.hold_new);
     Ok(attach.slots(server.slots).cpus(server.options.cpus.clone()).partial(true))
 }
 

@@ -1,9 +1,10 @@
 //! `agent`: many groups as a file says.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use rustix::process::Signal;
 use sk_reuseport::net::Bind;
 use tempfile::TempDir;
 use test_support::process::{close, spawn};
+use test_support::server::{Forking, Transport, free_port};
 use test_support::wait::{BOUND, until};
 
 use crate::common::{Running, command, error, group, has_time, isolated, json, run, stdout};
@@ -243,6 +245,100 @@ fn in_the_journal_each_line_has_its_priority_and_no_time() {
         assert!(text().contains(&format!("<6>{name}: least-loaded (")), "{}", text());
         agent.signal(Signal::TERM);
         assert!(agent.0.wait().unwrap().success());
+    });
+}
+
+/// What a Unix socket answers to a scrape; `None` if nothing listens there.
+fn scrape(socket: &Path) -> Option<String> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    Some(answer)
+}
+
+#[test]
+fn metrics_are_served_where_the_file_says() {
+    isolated(|| {
+        let (listeners, name) = group(2);
+        let sockets = tempfile::tempdir().unwrap();
+        let [first, second] = ["first", "second"].map(|name| sockets.path().join(name));
+        let file = |listen: &str, more: &str| {
+            format!("{more}[metrics]\nlisten = \"{listen}\"\n[server.web]\ngroups = [\"{name}\"]\n")
+        };
+        let at = |path: &Path| format!("unix:{}", path.display());
+        let mut agent = Agent::start(&file(&at(&first), ""));
+        let text = scrape(&first).unwrap();
+        assert!(text.contains("\nreuseport_agent_groups 1\n"), "{text}");
+        assert!(text.contains(&format!("reuseport_group_info{{group=\"{name}\"")), "{text}");
+        let _new = Bind::new(listeners[0].local_addr().unwrap()).listeners(1).unwrap();
+        agent.reads("1 of them new");
+        let enrolled = "\nreuseport_agent_enrolment_delay_seconds_count 1\n";
+        until("it is counted", BOUND, || scrape(&first).unwrap().contains(enrolled));
+
+        // What cannot be had changes nothing.
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        agent.reload(&file(&taken.local_addr().unwrap().to_string(), "retake = true\n"));
+        agent.reads("is not read again");
+        let failed = "\nreuseport_agent_reload_failures_total 1\n";
+        until("it is counted", BOUND, || scrape(&first).unwrap().contains(failed));
+
+        agent.reload(&file(&at(&second), ""));
+        agent.reads("; SIGHUP reads ");
+        agent.reads("; SIGHUP reads ");
+        assert!(scrape(&second).unwrap().contains(failed), "it goes on counting");
+        assert!(scrape(&first).is_none() && !first.exists());
+        assert_eq!(agent.running.interrupt().status.code(), Some(0));
+        assert!(!second.exists());
+    });
+}
+
+#[test]
+fn a_port_in_use_is_an_error_at_the_start() {
+    isolated(|| {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let file = File::new(&format!("[metrics]\nlisten = \"{address}\"\n"));
+        let text = error(2, &["agent", "--config", file.path()]);
+        assert!(text.contains(&format!("{address}: another process listens there")), "{text}");
+    });
+}
+
+#[test]
+fn a_new_server_waits_if_the_file_says_so() {
+    isolated(|| {
+        let old = Forking::start_on(Transport::Tcp, free_port(), 1);
+        let name = format!("tcp:{}", old.addr());
+        let text = format!("[server.web]\ngroups = [\"{name}\"]\nhold-new = true\n");
+        let _agent = Agent::start(&text);
+        // What came by itself a moment ago may still be starting.
+        stdout(&["attach", &name]);
+        let _new = Forking::start_on(Transport::Tcp, old.addr().port(), 1);
+        let states = || -> Vec<String> {
+            let shown = json(&["show", &name, "--json"]);
+            let state = |member: &serde_json::Value| member["state"].as_str().map(str::to_owned);
+            shown["members"].as_array().unwrap().iter().filter_map(state).collect()
+        };
+        until("the new one waits", BOUND, || states() == ["active", "standby"]);
+        stdout(&["promote", &name]);
+        assert_eq!(states(), ["draining", "active"]);
+    });
+}
+
+#[test]
+fn doctor_does_not_tell_what_the_file_silences() {
+    isolated(|| {
+        let (_listeners, name) = group(1);
+        let found = |arguments: &[&str]| {
+            let output = run(&[&["doctor", &name, "--json"], arguments].concat());
+            String::from_utf8(output.stdout).unwrap().contains("\"finding\": \"one-socket\"")
+        };
+        assert!(found(&[]));
+        let file = File::new("silence = [\"one-socket\"]\n");
+        assert!(!found(&["--config", file.path()]));
+        let file = File::new(&format!("silence = [\"one-socket@{name}\"]\n"));
+        assert!(!found(&["--config", file.path()]));
+        error(2, &["doctor", &name, "--config", "/nonexistent/reuseport.toml"]);
     });
 }
 

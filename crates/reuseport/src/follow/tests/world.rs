@@ -290,6 +290,7 @@ impl World {
                         changes,
                         replaced: None,
                         degraded: Vec::new(),
+                        delay: None,
                     };
                     return Ok(Done::Attached(Box::new(attached), seen));
                 }

@@ -44,7 +44,7 @@ impl World {
     }
 
     fn holds_new(&mut self, holds_new: bool) {
-        let wishes = Wishes { hold_new: Some(holds_new), ..Wishes::default() };
+        let wishes = Wishes { hold_new: Some(holds_new), follows: true, ..Wishes::default() };
         self.roster = draft(&self.roster, &[], wishes, self.now).roster;
     }
 
@@ -199,6 +199,26 @@ fn instances_that_come_one_by_one_are_one_generation_to_a_follower() {
     world = World::new();
     let first = world.comes(0, 3, false);
     assert_eq!(world.all(&first), [(1, Active); 3]);
+}
+
+#[test]
+fn a_server_that_began_much_later_is_newer_although_a_follower_has_just_found_the_first() {
+    let mut world = World::new();
+    world.holds_new(true);
+    let old = 1_000_000;
+    world.comes(old, 1, true);
+    let late = world.comes(old + TOGETHER * 1000 + 1, 1, true);
+    assert_eq!(world.all(&late), [(2, Standby)]);
+}
+
+#[test]
+fn a_request_of_the_user_ends_a_generation() {
+    let mut world = World::new();
+    world.holds_new(true);
+    world.comes(1, 1, true);
+    world.comes(9, 0, false);
+    let next = world.comes(2, 1, true);
+    assert_eq!(world.all(&next), [(2, Standby)]);
 }
 
 #[test]

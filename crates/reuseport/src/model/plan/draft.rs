@@ -76,6 +76,10 @@ pub(crate) fn draft(
 ) -> Draft {
     let holds_new = wishes.hold_new.unwrap_or(roster.holds_new());
     let mut draft = roster.clone().holding_new(holds_new);
+    if !wishes.follows {
+        // What is there now is all of its generation.
+        draft.close();
+    }
     for (slot, cookie, record) in roster.occupied() {
         if let Some(weight) = given_to(cookie, wishes.weights) {
             draft.assign(slot, Role { weight, ..record.role() });

@@ -99,7 +99,10 @@ fn an_ordinary_user_is_told_what_is_missing_and_all_the_rest() {
             let right = rights.iter().find(|one| one["what"].as_str().unwrap().starts_with(what));
             right.unwrap()["missing"].clone()
         };
-        assert_eq!(of("ls, show, doctor: finding"), serde_json::json!(["CAP_BPF", "CAP_PERFMON"]));
+        assert_eq!(
+            of("ls, show, doctor, metrics: finding"),
+            serde_json::json!(["CAP_BPF", "CAP_PERFMON"])
+        );
         assert_eq!(of("mounting"), serde_json::json!([]), "it is mounted");
         // A group that is asked for cannot be found: a failure, and the rest is said all the same.
         let output = as_user("", &["doctor", &group]);
