@@ -84,7 +84,7 @@ impl Agent {
         let _sole = Sole::claim(&host)?;
         let (stop, reload) = signals()?;
         let mut service = Service::new(host, stop)?;
-        service.follow(config)?;
+        service.follow(&config)?;
         service.run(&reload, &self.config)
     }
 }

@@ -63,15 +63,17 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// If it names a network namespace that is not there, or the caller lacks the rights. Nothing has changed then.
-    pub(super) fn follow(&mut self, config: Config) -> Result<()> {
-        let servers: Vec<Server> =
-            config.servers.iter().cloned().map(resolved).collect::<Result<_>>()?;
-        let groups = self.host.groups()?;
-        let served = Served::change(&mut self.served, &self.host, &config, &self.told.counts)?;
-        if let Some(text) = served {
-            self.told.teller.print(&text);
-        }
+    /// As [`prepare`](Self::prepare) and [`apply`](Self::apply).
+    pub(super) fn follow(&mut self, config: &Config) -> Result<()> {
+        let prepared = self.prepare(config)?;
+        self.apply(config, prepared)
+    }
+
+    /// # Errors
+    ///
+    /// If a port cannot be watched. The rest is done then.
+    fn apply(&mut self, config: &Config, prepared: Prepared) -> Result<()> {
+        let Prepared { servers, groups } = prepared;
         let before = std::mem::replace(&mut self.servers, Arc::new(servers));
         self.watch.set_retaking(config.retake);
         self.told.teller.defer();
@@ -91,16 +93,31 @@ impl Service {
                 (_, Some(now)) => self.change(&key, &now, &groups),
             }
         }
-        for server in self.servers.iter() {
-            for spec in &server.groups {
-                let (servers, errors) = (Arc::clone(&self.servers), Arc::clone(&self.told.errors));
-                self.watch.wait_for_all(spec, move |host, group| {
-                    let server = servers.iter().find(|server| server.has(group))?;
-                    lock(&errors).note(&group.key.to_string(), request(host, group, server))
-                })?;
-            }
+        let mut outcome = Ok(());
+        for spec in self.servers.iter().flat_map(|server| &server.groups) {
+            let (servers, errors) = (Arc::clone(&self.servers), Arc::clone(&self.told.errors));
+            let waits = self.watch.wait_for_all(spec, move |host, group| {
+                let server = servers.iter().find(|server| server.has(group))?;
+                lock(&errors).note(&group.key.to_string(), request(host, group, server))
+            });
+            outcome = outcome.and(waits.map_err(Into::into));
         }
-        Ok(())
+        outcome
+    }
+
+    /// What comes before anything changes for groups.
+    ///
+    /// # Errors
+    ///
+    /// If the file names a network namespace that is not there, or metrics cannot be served. Nothing has changed then.
+    fn prepare(&mut self, config: &Config) -> Result<Prepared> {
+        let servers = config.servers.iter().cloned().map(resolved).collect::<Result<_>>()?;
+        let groups = self.host.groups()?;
+        let served = Served::change(&mut self.served, &self.host, config, &self.told.counts)?;
+        if let Some(text) = served {
+            self.told.teller.print(&text);
+        }
+        Ok(Prepared { servers, groups })
     }
 
     /// The file says something else of a group that is followed. Of one that is gone, it counts when it comes back.
@@ -160,13 +177,27 @@ impl Service {
 
     /// Reads the file again. One that is wrong changes nothing.
     fn reload(&mut self, file: &Path) {
-        let config = Config::read(file).and_then(|config| self.follow(config));
         self.told.counts.reloads.inc();
-        if let Err(error) = config {
+        let read = Config::read(file).and_then(|config| {
+            let prepared = self.prepare(&config)?;
+            Ok((config, prepared))
+        });
+        let read = read.context("the file is not read again");
+        if read.is_err() {
             self.told.counts.refused_reloads.inc();
-            self.told.form.complain(&error.context("the file is not read again"));
+        }
+        if let Err(error) = read.and_then(|(config, prepared)| self.apply(&config, prepared)) {
+            self.told.form.complain(&error);
         }
     }
+}
+
+/// What a file needs to be applied.
+struct Prepared {
+    /// With the network namespaces that their names mean now.
+    servers: Vec<Server>,
+    /// Those that are there.
+    groups: Vec<Group>,
 }
 
 impl Told {
