@@ -98,12 +98,7 @@ impl Config {
         let retake = file.take("retake").map_or(Ok(false), |value| value.flag())?;
         let silence = file.take("silence").map_or(Ok(Vec::new()), Value::list)?;
         let metrics = match file.take("metrics") {
-            Some(metrics) => {
-                let mut metrics = metrics.table("[metrics]".to_owned())?;
-                let listen = metrics.parsed("listen")?;
-                metrics.finish()?;
-                listen
-            }
+            Some(metrics) => Some(served(metrics)?),
             None => None,
         };
         let servers = match file.take("server") {
@@ -124,6 +119,17 @@ impl Config {
         let servers = servers.collect::<Result<_, _>>()?;
         Ok(Self { servers, retake, silence, metrics })
     }
+}
+
+/// The address of `[metrics]`.
+fn served(metrics: Value<'_>) -> Result<Address, Problem> {
+    let span = metrics.span();
+    let mut metrics = metrics.table("[metrics]".to_owned())?;
+    let listen = metrics.parsed("listen")?;
+    metrics.finish()?;
+    listen.ok_or_else(|| {
+        Problem::new(&span, "[metrics] names no address, such as listen = \"127.0.0.1:9719\"")
+    })
 }
 
 fn no_groups(server: &str) -> String {

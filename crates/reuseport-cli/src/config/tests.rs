@@ -91,6 +91,7 @@ fn what_is_wrong_is_named_with_its_line() {
             "line 1: `silence`: no finding is named `drop`: did you mean `drops`?",
         ),
         ("[metrics]\nlisten = \"localhost\"", "line 2: `listen`: `localhost` is no address"),
+        ("retake = true\n[metrics]\n", "line 2: [metrics] names no address"),
         ("[metrics]\nport = 1", "line 2: [metrics] has no key `port`; known are listen"),
     ] {
         let problem = problem(text);

@@ -2,16 +2,23 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 /// Replaces a file, or makes it, in one step: writes another one next to it and renames it. The file is readable for
-/// everyone, as collectors run as another user. After a failure it is what it was.
+/// everyone, as collectors run as another user. A link leads to the file that is replaced. After a failure it is what it
+/// was.
 ///
 /// # Errors
 ///
-/// If it cannot be written there.
+/// If it cannot be written there, or something else than a file is there.
 pub(crate) fn replace(path: &Path, content: &str) -> io::Result<()> {
+    let linked = fs::canonicalize(path);
+    let path = linked.as_deref().unwrap_or(path);
+    match fs::symlink_metadata(path) {
+        Ok(there) if !there.is_file() => return Err(io::Error::other("it is no regular file")),
+        _ => {}
+    }
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     // Textfile collectors read names that end in .prom.
     let mut temporary = std::ffi::OsString::from(".");
@@ -32,13 +39,15 @@ fn write(path: &Path, content: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    // Whatever the umask is.
+    file.set_permissions(fs::Permissions::from_mode(0o644))?;
     file.write_all(content.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -57,7 +66,16 @@ mod tests {
         assert!(replace(&taken, "three\n").is_err());
         assert!(replace(Path::new("/"), "three\n").is_err());
         assert!(replace(Path::new("/nowhere/x.prom"), "three\n").is_err());
+        // Nor can a socket or a device.
+        let socket = directory.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(replace(&socket, "three\n").is_err());
+        let link = directory.path().join("link");
+        symlink(&path, &link).unwrap();
+        replace(&link, "four\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "four\n");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         let names = fs::read_dir(directory.path()).unwrap();
-        assert_eq!(names.count(), 2, "nothing is left over");
+        assert_eq!(names.count(), 4, "nothing is left over");
     }
 }

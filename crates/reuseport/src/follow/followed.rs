@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::came::Came;
 use super::change::Change;
-use super::pace::{REGULARLY, pause, resting};
+use super::pace::{REGULARLY, STEADY, pause, resting};
 use super::seen::{Done, Found, Observation, Seen, Step};
 use crate::change::request::{Attached, Changes, LeftOut};
 use crate::error::{Error, ErrorKind, Result};
@@ -139,6 +139,12 @@ impl Followed {
     pub(crate) fn went(&mut self, now: Instant, cookie: Cookie) {
         self.came.take_if(|came| !came.forget(cookie));
         self.stir(now);
+    }
+
+    /// Connections come. Not each one is told: it is looked at once more after that.
+    pub(crate) fn busy(&mut self, when: Instant) {
+        self.quiet = self.quiet.min(STEADY - 1);
+        self.check_by(when);
     }
 
     /// Something happened to it.

@@ -153,7 +153,7 @@ impl Follower {
             Event::Busy { port } => {
                 // One look for all groups that are busy.
                 let when = now.max(self.looked + REGULARLY);
-                groups.filter(of(port)).for_each(|group| group.check_by(when));
+                groups.filter(of(port)).for_each(|group| group.busy(when));
             }
             Event::Anything => {
                 groups.for_each(|group| group.stir(now));

@@ -13,7 +13,7 @@ pub(crate) const REGULARLY: Duration = Duration::from_secs(2);
 pub(crate) const RARELY: Duration = Duration::from_secs(300);
 
 /// After how many regular looks that find nothing new a group rests.
-const STEADY: u32 = 4;
+pub(crate) const STEADY: u32 = 4;
 
 /// The pause after this many looks that found nothing new. `regular`: that of a group that does not rest.
 pub(crate) fn resting(regular: Duration, looks: u32) -> Duration {

@@ -290,12 +290,9 @@ impl Source {
                 events.extend(event(raw));
             }
         }
-        if !events.is_empty() {
-            // The buffer was full if one was lost.
-            let lost = self.lost.get(&0, 0).map_err(io::Error::other)?;
-            if std::mem::replace(&mut self.known_lost, lost) != lost {
-                events.push(Event::Anything);
-            }
+        let lost = self.lost.get(&0, 0).map_err(io::Error::other)?;
+        if std::mem::replace(&mut self.known_lost, lost) != lost {
+            events.push(Event::Anything);
         }
         for touched in self.pins.as_ref().map_or(Ok(Vec::new()), Pins::take)? {
             match touched {

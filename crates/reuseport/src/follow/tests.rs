@@ -306,6 +306,17 @@ fn another_owners_program_is_noticed_with_the_next_connection_and_looked_at_unti
 }
 
 #[test]
+fn a_program_that_comes_between_two_connections_is_noticed_although_the_second_is_not_told() {
+    let mut world = World::resting(1);
+    world.follower.handle(world.now, Event::Busy { port: World::port(0) });
+    world.passes(ms(700));
+    let by = AttachedProgram { id: Some(9), name: "theirs".into() };
+    world.servers[0].program = Some(by);
+    world.passes(REGULARLY);
+    assert_eq!(world.said(0).len(), 1);
+}
+
+#[test]
 fn a_group_that_is_gone_is_looked_for_when_a_socket_comes() {
     let mut world = World::resting(2);
     world.leaves(0, false);

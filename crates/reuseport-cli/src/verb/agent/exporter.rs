@@ -78,11 +78,11 @@ pub(super) struct Served {
 
 impl Served {
     /// Serves as the file says. `present`: what was served until now, which goes on if the file says the same, or if the
-    /// new one cannot begin.
+    /// new one cannot begin. Returns what to say.
     ///
     /// # Errors
     ///
-    /// If the address cannot be had.
+    /// If the address cannot be had, or the file silences findings in a network namespace that is not there.
     pub(super) fn change(
         present: &mut Option<Self>,
         host: &Host,
@@ -90,22 +90,44 @@ impl Served {
         counts: &Counts,
     ) -> Result<Option<String>> {
         let Some(address) = &config.metrics else {
-            *present = None;
-            return Ok(None);
+            let ended = present.take().map(|_| "metrics are served no more\n".to_owned());
+            return Ok(ended);
         };
-        let is_there = |served: &Self| served.address == *address;
-        if present.as_ref().is_some_and(|s| is_there(s) && s.silence == config.silence) {
+        let is_same =
+            |served: &Self| served.address == *address && served.silence == config.silence;
+        if present.as_ref().is_some_and(is_same) {
             return Ok(None);
         }
-        if present.as_ref().is_some_and(is_there) {
-            // Its address is needed.
-            *present = None;
+        Silence::of(config.silence.clone())?;
+        // It may have to give way before the new one can begin.
+        let before = present.take_if(|served| collide(&served.address, address));
+        let before = before.map(|served| (served.address.clone(), served.silence.clone()));
+        match Self::start(host, address, &config.silence, counts) {
+            Ok((served, url)) => {
+                *present = Some(served);
+                Ok(Some(format!("serving metrics at {url}\n")))
+            }
+            Err(error) => {
+                if let Some((address, silence)) = before {
+                    *present = Self::start(host, &address, &silence, counts).ok().map(|(s, _)| s);
+                }
+                Err(error)
+            }
         }
+    }
+
+    /// Returns also where it is, as a client writes it.
+    fn start(
+        host: &Host,
+        address: &Address,
+        silence: &[Silenced],
+        counts: &Counts,
+    ) -> Result<(Self, String)> {
         let listener = Listener::bind(address)?;
         let url = listener.url();
         let which = || Ok(Which { targets: Vec::new(), netns: None });
-        let silence = Silence::of(config.silence.clone())?;
-        let exporter = Exporter::new(host.clone(), which, counts.registry()).without(silence);
+        let exporter = Exporter::new(host.clone(), which, counts.registry());
+        let exporter = exporter.without(Silence::of(silence.to_vec())?);
         let (stop, stopped) = oneshot::channel();
         let run = move || {
             let stop = || Ok(async move { drop(stopped.await) });
@@ -115,9 +137,16 @@ impl Served {
         };
         let thread = thread::Builder::new().name("metrics".to_owned()).spawn(run);
         let thread = Some(thread.context("cannot start a thread that serves metrics")?);
-        let (address, silence) = (address.clone(), config.silence.clone());
-        *present = Some(Self { address, silence, stop: Some(stop), thread });
-        Ok(Some(format!("serving metrics at {url}\n")))
+        let (address, silence) = (address.clone(), silence.to_vec());
+        Ok((Self { address, silence, stop: Some(stop), thread }, url))
+    }
+}
+
+/// Whether two servers cannot have both.
+fn collide(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (Address::Tcp(one), Address::Tcp(other)) => one.port() == other.port(),
+        _ => one == other,
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use reuseport::group::{Group, GroupKey};
@@ -21,6 +21,9 @@ use crate::config::{Config, Server};
 use crate::output;
 use crate::tell::words::report;
 use crate::tell::{Errors, Form, Teller, lock};
+
+/// How often to look whether groups came back of which the file says something else.
+const PENDING: Duration = Duration::from_millis(500);
 
 pub(super) struct Service {
     host: Host,
@@ -38,8 +41,10 @@ struct Told {
     errors: Arc<Mutex<Errors>>,
     /// The groups that are steered.
     steered: HashSet<GroupKey>,
-    /// The groups that were gone when the file changed what it says of them.
+    /// The groups of which the file says something else that is not done yet: they were gone, or it failed.
     changed: HashSet<GroupKey>,
+    /// Those of them that are back.
+    due: HashSet<GroupKey>,
     counts: Counts,
 }
 
@@ -53,6 +58,7 @@ impl Service {
             errors: Arc::new(Mutex::new(Errors::new(form))),
             steered: HashSet::new(),
             changed: HashSet::new(),
+            due: HashSet::new(),
             counts: Counts::new(),
         };
         let watch = Watch::new(host.clone(), stop)?;
@@ -89,7 +95,8 @@ impl Service {
                         format!("{key}: no longer in the file; its program stays attached\n");
                     self.told.teller.print(&text);
                 }
-                (Some(before), Some(now)) if before.is_as(&now) => {}
+                (Some(before), Some(now))
+                    if before.is_as(&now) && !self.told.changed.contains(&key) => {}
                 (_, Some(now)) => self.change(&key, &now, &groups),
             }
         }
@@ -102,6 +109,7 @@ impl Service {
             });
             outcome = outcome.and(waits.map_err(Into::into));
         }
+        self.told.count_groups();
         outcome
     }
 
@@ -127,8 +135,33 @@ impl Service {
             return;
         };
         let request = request(&self.host, group, server);
-        let attached = request.and_then(|request| Ok(self.watch.change(key, request)?));
-        self.told.attached(key, server, attached);
+        match request.and_then(|request| Ok(self.watch.change(key, request)?)) {
+            Ok(attached) => {
+                self.told.changed.remove(key);
+                self.told.teller.note_steering(key, attached.steering);
+                self.told.teller.print(&report(key, &attached));
+                self.told.weigh(key, server, None);
+            }
+            Err(error) => {
+                self.told.changed.insert(key.clone());
+                self.told.form.complain(&error);
+            }
+        }
+    }
+
+    /// Does what the file says of groups that came back since it changed.
+    fn change_due(&mut self) -> Result<()> {
+        let due = std::mem::take(&mut self.told.due);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let (groups, servers) = (self.host.groups()?, Arc::clone(&self.servers));
+        for key in due {
+            if let Some(server) = of(&servers, &key) {
+                self.change(&key, server, &groups);
+            }
+        }
+        Ok(())
     }
 
     /// Follows the groups until a signal ends it. `reload`: readable when the file is to be read again.
@@ -167,11 +200,17 @@ impl Service {
                     self.told.teller.print(&text);
                 }
             }
+            if let Err(error) = self.change_due() {
+                self.told.form.complain(&error);
+            }
             let interval = notify::interval();
             if interval.is_some() {
                 notify::alive();
             }
-            deadline = interval.map(|interval| Instant::now() + interval);
+            // Groups that come back are attended to from here.
+            let pending = (!self.told.changed.is_empty()).then_some(PENDING);
+            deadline =
+                interval.into_iter().chain(pending).min().map(|pause| Instant::now() + pause);
         }
     }
 
@@ -203,6 +242,7 @@ struct Prepared {
 impl Told {
     fn tell(&mut self, key: &GroupKey, change: Change, servers: &[Server]) {
         let steered = self.steered.len();
+        let is_there = matches!(change, Change::Members(_));
         self.count(&change);
         match &change {
             Change::Members(_) => self.steered.insert(key.clone()),
@@ -218,13 +258,12 @@ impl Told {
             _ => Vec::new(),
         };
         self.teller.tell(&self.host.clone(), key, change);
-        let server = of(servers, key).filter(|_| !fresh.is_empty());
-        match server {
-            Some(server) if self.changed.remove(key) => self.change(key, server),
-            Some(server) => self.weigh(key, server, Some(&fresh)),
-            None => {}
+        if is_there && self.changed.contains(key) {
+            self.due.insert(key.clone());
+        } else if let Some(server) = of(servers, key).filter(|_| !fresh.is_empty()) {
+            self.weigh(key, server, Some(&fresh));
         }
-        self.counts.groups.set(i64::try_from(self.steered.len()).unwrap_or(i64::MAX));
+        self.count_groups();
         if self.steered.len() != steered {
             notify::status(&self.status());
         }
@@ -243,27 +282,8 @@ impl Told {
         }
     }
 
-    /// What the file says of a group was changed while it was gone.
-    fn change(&mut self, key: &GroupKey, server: &Server) {
-        let change = || -> Result<Attached> {
-            let group = self.host.status(key)?.group;
-            let request = request(&self.host, &group, server)?;
-            Ok(Balancer::attach(&self.host, key, &request)?.1)
-        };
-        let attached = change();
-        self.attached(key, server, attached);
-    }
-
-    /// The result of attaching as the file says now.
-    fn attached(&mut self, key: &GroupKey, server: &Server, attached: Result<Attached>) {
-        match attached {
-            Ok(attached) => {
-                self.teller.note_steering(key, attached.steering);
-                self.teller.print(&report(key, &attached));
-                self.weigh(key, server, None);
-            }
-            Err(error) => self.form.complain(&error),
-        }
+    fn count_groups(&self) {
+        self.counts.groups.set(i64::try_from(self.steered.len()).unwrap_or(i64::MAX));
     }
 
     /// Gives members the weights of their slots in the file: `only` these, or all.

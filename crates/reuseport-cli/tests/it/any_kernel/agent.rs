@@ -127,7 +127,8 @@ fn the_file_is_read_again_and_a_wrong_one_changes_nothing() {
         assert_eq!(json(&["show", &name, "--json"])["members"][1]["weight"], 7);
         assert_eq!(policy(&other).as_deref(), Some("least-loaded"));
 
-        // While the group is gone.
+        // While the group is gone. Its members have weights, which the next ones take over.
+        stdout(&["weight", &name, "slot:0=3"]);
         let address = listeners[0].local_addr().unwrap();
         close(listeners);
         agent.reads("all its sockets are closed");
@@ -276,15 +277,18 @@ fn metrics_are_served_where_the_file_says() {
         let enrolled = "\nreuseport_agent_enrolment_delay_seconds_count 1\n";
         until("it is counted", BOUND, || scrape(&first).unwrap().contains(enrolled));
 
-        // What cannot be had changes nothing.
+        // What cannot be had changes nothing, also where the address stays.
+        agent.reload(&file(&at(&first), "silence = [\"drops@:80,netns=never-made\"]\n"));
+        agent.reads("is not read again");
+        assert!(scrape(&first).is_some());
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         agent.reload(&file(&taken.local_addr().unwrap().to_string(), "retake = true\n"));
         agent.reads("is not read again");
-        let failed = "\nreuseport_agent_reload_failures_total 1\n";
+        let failed = "\nreuseport_agent_reload_failures_total 2\n";
         until("it is counted", BOUND, || scrape(&first).unwrap().contains(failed));
 
         agent.reload(&file(&at(&second), ""));
-        agent.reads("; SIGHUP reads ");
+        agent.reads("serving metrics at");
         agent.reads("; SIGHUP reads ");
         assert!(scrape(&second).unwrap().contains(failed), "it goes on counting");
         assert!(scrape(&first).is_none() && !first.exists());
