@@ -92,6 +92,20 @@ impl Daemon {
         }
     }
 
+    /// Waits until it has printed this line so often.
+    ///
+    /// # Panics
+    ///
+    /// As [`wait_until`](Self::wait_until).
+    #[track_caller]
+    pub fn wait_for_lines(&mut self, what: &str, line: &str, count: usize) {
+        let log = self.directory().join(LOG);
+        self.wait_until(what, || {
+            let printed = std::fs::read_to_string(&log).unwrap_or_default();
+            printed.lines().filter(|printed| *printed == line).count() >= count
+        });
+    }
+
     /// Sends a signal to the child alone. It is not an error if the child has ended.
     ///
     /// # Panics
