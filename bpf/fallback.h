@@ -22,7 +22,7 @@
 #include "request.h"
 #include "table.h"
 
-/* How many entries to draw, how many active members to try then, and how many draining ones. */
+/* How many entries to draw, how many active members to try then, and how many draining ones; all of them for a full one. */
 #define TRIES 16
 
 /* The slot was empty or its queue full. */
@@ -103,21 +103,55 @@ __noinline int draw_another(struct sk_reuseport_md *ctx, __u64 key, __u32 is_new
 	return TRY_NEXT;
 }
 
-/* The next active or draining member's slot, or NO_SLOT. */
-__noinline int select_another(struct sk_reuseport_md *ctx, __u64 start, __u32 which)
+/*
+ * The slot of the next active or draining member from the `first` turn on. TRY_NEXT if as many as are tried at once
+ * failed, NO_SLOT if there is no further one.
+ */
+__noinline int select_another(struct sk_reuseport_md *ctx, __u64 start, __u32 first, __u32 which)
 {
 	int slot;
 
 #pragma unroll
 	for (int turn = 0; turn < TRIES; turn++) {
-		slot = try_another(ctx, start, turn, which);
+		slot = try_another(ctx, start, first + turn, which);
+		if (slot != TRY_NEXT)
+			return slot;
+	}
+	return TRY_NEXT;
+}
+
+/* The same, and TRIES times as far. */
+__noinline int select_farther(struct sk_reuseport_md *ctx, __u64 start, __u32 first, __u32 which)
+{
+	int slot;
+
+#pragma unroll
+	for (int round = 0; round < TRIES; round++) {
+		slot = select_another(ctx, start, first + round * TRIES, which);
+		if (slot != TRY_NEXT)
+			return slot;
+	}
+	return TRY_NEXT;
+}
+
+/* The same for every active or draining member: up to TRIES^3 of them. */
+__noinline int select_of_all(struct sk_reuseport_md *ctx, __u64 start, __u32 which)
+{
+	int slot;
+
+#pragma unroll
+	for (int round = 0; round < TRIES; round++) {
+		slot = select_farther(ctx, start, round * TRIES * TRIES, which);
 		if (slot != TRY_NEXT)
 			return slot;
 	}
 	return NO_SLOT;
 }
 
-/* A member that serves and whose queue is full, if members are on standby; or NO_SLOT. */
+/*
+ * A member that serves and whose queue is full, if members are on standby; or NO_SLOT. It goes through the whole
+ * list: many slots may be empty, and the kernel's hash would choose from all sockets.
+ */
 __noinline int select_full(struct sk_reuseport_md *ctx, __u64 start)
 {
 	struct table table;
@@ -125,9 +159,9 @@ __noinline int select_full(struct sk_reuseport_md *ctx, __u64 start)
 
 	if (!table_open(&table) || !table.standby)
 		return NO_SLOT;
-	slot = select_another(ctx, start, FULL);
+	slot = select_of_all(ctx, start, FULL);
 	if (slot < 0)
-		slot = select_another(ctx, start, FULL | DRAINING);
+		slot = select_of_all(ctx, start, FULL | DRAINING);
 	return slot;
 }
 
@@ -142,11 +176,11 @@ static __always_inline void fallback(struct request *req, struct choice *choice)
 	if (choice->slot == TRY_NEXT)
 		start = mixed;
 	if (choice->slot < 0)
-		choice->slot = select_another(req->ctx, mixed, 0);
+		choice->slot = select_another(req->ctx, mixed, 0, 0);
 	if (choice->slot >= 0)
 		return;
 	choice->reason = REASON_FALLBACK_DRAINING;
-	choice->slot = select_another(req->ctx, start, DRAINING);
+	choice->slot = select_another(req->ctx, start, 0, DRAINING);
 	if (choice->slot >= 0)
 		return;
 	choice->reason = REASON_FALLBACK_FULL;

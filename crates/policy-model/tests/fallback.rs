@@ -266,3 +266,23 @@ fn where_members_are_on_standby_a_full_one_is_selected_and_counted_apart() {
         }
     }
 }
+
+/// The sockets of most members are closed, and those that are left are full: they are found however far they are.
+#[test]
+fn where_members_are_on_standby_a_full_one_is_found_behind_many_empty_slots() {
+    let full = Queue { waiting: 9000, half_open: 0, limit: 8999 };
+    for (active, draining) in [(600, 0), (0, 600), (20, 600)] {
+        let config = Config { payload: (0, 4), ..Config::udp(Policy::Random) };
+        let last = active + draining - 1;
+        let mut model = Model::new(config, 700);
+        let draining = (active..active + draining).collect();
+        model.set_table(&Table { standby: true, draining, ..Table::equal(active) });
+        model.fill(last);
+        model.set_queue(last, full);
+        model.fill(650);
+        for number in 0..200 {
+            assert_eq!(connect(&mut model, number), Some(last), "{active} active");
+        }
+        assert_eq!(model.counter(Reason::FallbackFull), 200);
+    }
+}
