@@ -18,7 +18,7 @@ use crate::kernel::caps;
 use crate::kernel::observe::Observer;
 use crate::kernel::sockets::Sockets;
 use crate::model::group::{Group, Member, Protocol};
-use crate::model::id::{Cookie, Slot};
+use crate::model::id::{Cookie, Percent, Slot};
 use crate::model::lineage::{Began, Standing};
 use crate::model::plan::{self, Build, Draft, Enrolment, Entering, Newcomer, Wishes};
 use crate::model::refusal;
@@ -39,6 +39,8 @@ pub(super) struct Admission<'a> {
     pub(super) known: &'a [(Cookie, Record)],
     /// Whether newer generations wait; `None`: as in the state.
     pub(super) hold_new: Option<bool>,
+    /// What those on trial got in a state that this one replaces.
+    pub(super) trial: Option<Percent>,
 }
 
 impl<'a> Admission<'a> {
@@ -46,12 +48,12 @@ impl<'a> Admission<'a> {
     pub(super) fn new(request: &'a Attach, build: &'a Build) -> Self {
         let (known, hold_new) = (&build.kept.members, Some(build.kept.holds_new));
         let hold_new = request.hold_new.or(hold_new);
-        Self { request, program: build.program.kind(), known, hold_new }
+        Self { request, program: build.program.kind(), known, hold_new, trial: build.kept.trial }
     }
 
     /// Into the slots that there are.
     pub(super) fn again(request: &'a Attach, program: Program) -> Self {
-        Self { request, program, known: &[], hold_new: request.hold_new }
+        Self { request, program, known: &[], hold_new: request.hold_new, trial: None }
     }
 }
 
@@ -237,7 +239,10 @@ impl<'a> Enroller<'a> {
                 began: Began::of(arrival.member),
             })
             .collect();
-        plan::draft(&self.state.instance.roster, &newcomers, self.wishes, now)
+        let server = |member: &Member| Some((member.cookie?, Began::of(member)?));
+        let servers: Vec<(Cookie, Began)> = self.group.members.iter().filter_map(server).collect();
+        let wishes = Wishes { servers: &servers, ..self.wishes };
+        plan::draft(&self.state.instance.roster, &newcomers, wishes, now)
     }
 
     /// The newcomers with their cookies, and with indices in the host-wide layer.

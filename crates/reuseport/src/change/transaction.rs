@@ -287,7 +287,7 @@ impl Transaction {
         admission: Admission<'_>,
         state: &mut GroupState,
     ) -> Result<Changes> {
-        let Admission { request, program, known, hold_new } = admission;
+        let Admission { request, program, known, hold_new, trial } = admission;
         let cpus = self.placement(state, program, request.cpus.as_ref());
         let mut enroller = self.enroller(state, &request.stop)?;
         // A user's own program knows none of them.
@@ -296,8 +296,10 @@ impl Transaction {
                 weights: &request.weights,
                 known,
                 hold_new,
+                trial,
                 follows: request.follows,
                 cpus: cpus.as_ref(),
+                ..Wishes::default()
             };
         }
         enroller.partial = request.partial;

@@ -87,6 +87,7 @@ pub(crate) fn standing(roster: &Roster, generation: u32) -> Standing {
     let has = |standing| mates.contains(&standing);
     match serving(roster) {
         _ if has(Standing::Serving) => Standing::Serving,
+        _ if has(Standing::Retired) => Standing::Retired,
         None => Standing::Serving,
         _ if has(Standing::Standby) => Standing::Standby,
         // Also a worker that is started again while it is the only one on trial.

@@ -292,6 +292,15 @@ impl Roster {
         roles.iter().for_each(|(slot, role)| self.assign(*slot, *role));
     }
 
+    /// Notes the servers of members whose server was not known: an earlier version did not note it, or no process that
+    /// held the member was visible.
+    pub(crate) fn learn(&mut self, servers: &[(Cookie, Began)]) {
+        for record in self.records.iter_mut().filter(|record| record.began.is_none()) {
+            let of_member = servers.iter().find(|(cookie, _)| record.cookie == Some(*cookie));
+            record.began = of_member.map(|(_, began)| *began);
+        }
+    }
+
     /// Changes the CPU of a slot's member.
     pub(crate) fn place(&mut self, slot: Slot, cpu: u16, guessed: bool) {
         let record = self.record(slot);
@@ -299,7 +308,7 @@ impl Roster {
     }
 
     /// Frees the slots of members that left, by the rules of [succession](super::succession::leave). They pass on their
-    /// own roles, not what their generation made of them. If only members on standby are left, they serve.
+    /// own roles, not what their generation made of them. If none is left that serves, the newest generation does.
     pub(crate) fn leave(&mut self, leaving: &[Slot], now: u64) {
         let seat = |(slot, record): (Slot, &Record)| (slot, record.seat(record.role()));
         let seats: Vec<(Slot, Seat)> = self.slots().zip(&self.records).map(seat).collect();
@@ -315,14 +324,12 @@ impl Roster {
         self.serve_by_itself();
     }
 
-    /// Lets the newest generation serve if nothing else is left that gets anything.
+    /// Lets the newest generation serve if none does: also if those that were left drain.
     pub(crate) fn serve_by_itself(&mut self) {
         let members = || self.occupied().map(|(.., record)| record);
         let newest = members().map(|record| record.generation).max();
-        let waits = |standing| matches!(standing, Standing::Standby | Standing::Trial);
-        if members().all(|record| waits(record.standing))
-            && let Some(newest) = newest
-        {
+        let serves = |record: Record| record.standing == Standing::Serving;
+        if let Some(newest) = newest.filter(|_| !members().any(serves)) {
             self.serve_alone(newest);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::refusal::Refusal;
 use crate::model::generation::{self, Entrances};
-use crate::model::id::{Cookie, Slot, State, Weight};
+use crate::model::id::{Cookie, Percent, Slot, State, Weight};
 use crate::model::lineage::{Began, Entrance, Standing};
 use crate::model::policy::CpuList;
 use crate::model::roster::{self, Record, Roster};
@@ -20,6 +20,10 @@ pub(crate) struct Wishes<'a> {
     pub(crate) known: &'a [(Cookie, Record)],
     /// Whether newer generations wait from now on; `None`: as before.
     pub(crate) hold_new: Option<bool>,
+    /// The part of all picks that those on trial get, in place of state that had this; `None`: as before.
+    pub(crate) trial: Option<Percent>,
+    /// The servers of members that are present, as far as they are known.
+    pub(crate) servers: &'a [(Cookie, Began)],
     /// Whether a follower asks: see [`Entrances`].
     pub(crate) follows: bool,
     /// CPUs, with a policy that needs them.
@@ -75,7 +79,10 @@ pub(crate) fn draft(
     now: u64,
 ) -> Draft {
     let holds_new = wishes.hold_new.unwrap_or(roster.holds_new());
-    let mut draft = roster.clone().holding_new(holds_new);
+    let trial = wishes.trial.or(roster.trial());
+    let mut draft = roster.clone().holding_new(holds_new).with_trial(trial);
+    draft.learn(wishes.servers);
+    let before = draft.clone();
     if !wishes.follows {
         // What is there now is all of its generation.
         draft.close();
@@ -87,11 +94,12 @@ pub(crate) fn draft(
     }
     let successions = succession::succeed(&roster.seats(), newcomers.len());
     let mut entering = Vec::with_capacity(newcomers.len());
-    let mut entrances = Entrances::new(roster, wishes.follows, now);
+    let mut entrances = Entrances::new(&before, wishes.follows, now);
     for (newcomer, succession) in newcomers.iter().zip(&successions) {
         let Newcomer { cookie, host_member, began } = *newcomer;
         let Succession { slot, succeeds, .. } = *succession;
         let known = given_to(cookie, wishes.known);
+        let began = began.or(known.and_then(|known| known.began));
         let role = known.map_or(succession.role, |known| known.role());
         let weight = given_to(cookie, wishes.weights).unwrap_or(role.weight);
         let role = Role { weight, ..role };

@@ -49,9 +49,11 @@ impl Recorded<'_> {
     fn kept_for(&self, program: &Program<ObjectSpec>) -> Kept {
         let members = self.roster.occupied().map(|(_, cookie, record)| (cookie, record));
         match program {
-            Program::Selection(_) => {
-                Kept { members: members.collect(), holds_new: self.roster.holds_new() }
-            }
+            Program::Selection(_) => Kept {
+                members: members.collect(),
+                holds_new: self.roster.holds_new(),
+                trial: self.roster.trial(),
+            },
             Program::Object(_) => Kept::default(),
         }
     }
@@ -97,6 +99,8 @@ pub(crate) struct Kept {
     pub(crate) members: Vec<(Cookie, Record)>,
     /// Whether newer generations wait.
     pub(crate) holds_new: bool,
+    /// The part of all picks that those on trial get.
+    pub(crate) trial: Option<Percent>,
 }
 
 /// The state that gives way to a new one.

@@ -437,12 +437,14 @@ fn refusals_name_their_reason() {
 
     let mut world = attached();
     world.happens(&Happens::AnotherUsers);
+    let trial = crate::model::id::Percent::new(10);
+    world.pinned = world.pinned.map(|p| Pinned { roster: p.roster.with_trial(trial), ..p });
     let refusal = world.planned(|o, r| change_members(o, r, &[])).unwrap_err();
     assert!(matches!(refusal, Refusal::AnotherUsersState { owner: OTHERS, .. }));
     assert!(text(refusal, Operation::ChangeMembers).contains("uid 1000"));
     let plan = world.planned(|o, r| attach(o, r, request(None))).unwrap();
     let AttachPlan::Build(build) = plan else { panic!("{plan:?}") };
-    assert_eq!((build.slots, build.kept.members.len()), (Some(SLOTS), 2));
+    assert_eq!((build.slots, build.kept.members.len(), build.kept.trial), (Some(SLOTS), 2, trial));
 
     let mut world = World::new();
     assert!(matches!(world.planned(detach), Err(Refusal::NotAttached)));
