@@ -210,9 +210,10 @@ pub(crate) fn for_each(
 /// A generation that is to serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Generation {
-    Newest,
-    /// The newest one, with a part of all picks.
-    OnTrial(Percent),
+    /// The newest one, if it is that one or none is given.
+    Newest(Option<u32>),
+    /// The same, with a part of all picks.
+    OnTrial(Option<u32>, Percent),
     Before,
 }
 
@@ -266,11 +267,13 @@ impl Members {
     ///
     /// # Errors
     ///
-    /// If there is none.
+    /// If there is none, or another one is the newest.
     pub(crate) fn switch(&self, to: Generation) -> reuseport::Result<Promoted> {
         match to {
-            Generation::Newest => self.balancer.promote(),
-            Generation::OnTrial(share) => self.balancer.try_out(share),
+            Generation::Newest(None) => self.balancer.promote(),
+            Generation::Newest(Some(only)) => self.balancer.promote_generation(only),
+            Generation::OnTrial(None, share) => self.balancer.try_out(share),
+            Generation::OnTrial(Some(only), share) => self.balancer.try_out_generation(only, share),
             Generation::Before => self.balancer.rollback(),
         }
     }

@@ -101,7 +101,7 @@ fn draining_are_picked(group: &GroupStatus) -> bool {
 pub(crate) fn describe(member: &MemberStatus, group: &GroupStatus) -> String {
     let name = select::name(member);
     if backend::state(member) == Some(State::Standby) && is_drained(member) {
-        return format!("{name} is on standby and gets nothing anyway");
+        return format!("{name} is on standby: it gets nothing, also after `promote`");
     }
     let mut has = match group.group.key.protocol {
         _ if is_drained(member) && draining_are_picked(group) => {

@@ -58,6 +58,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     }
     match kind(error) {
         Some(ErrorKind::NotFound | ErrorKind::NotAttached | ErrorKind::NoGeneration) => NOTHING,
+        Some(ErrorKind::Superseded) => DEGRADED,
         _ => FAILURE,
     }
 }

@@ -164,7 +164,17 @@ impl Balancer {
     /// [`ErrorKind::NoGeneration`] if the newest generation serves alone already, [`ErrorKind::NotAttached`],
     /// [`ErrorKind::Foreign`], [`ErrorKind::Invalid`] where the user's own program decides.
     pub fn promote(&self) -> Result<Promoted> {
-        self.host.begin(&self.key, &Stop::default())?.promote()
+        self.host.begin(&self.key, &Stop::default())?.promote(None)
+    }
+
+    /// The same, if this is the newest generation: one that was checked, or tried out.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Superseded`] if a newer one came, [`ErrorKind::Vanished`] if no member of it is left; else as
+    /// [`promote`](Self::promote).
+    pub fn promote_generation(&self, generation: u32) -> Result<Promoted> {
+        self.host.begin(&self.key, &Stop::default())?.promote(Some(generation))
     }
 
     /// Puts the newest generation on trial, in one step for the traffic: all of its members together get this part of all
@@ -173,9 +183,19 @@ impl Balancer {
     ///
     /// # Errors
     ///
-    /// As [`promote`](Self::promote).
+    /// As [`promote`](Self::promote); [`ErrorKind::Invalid`] also under [`Policy::Cpu`](crate::Policy::Cpu), and for a
+    /// part that weights cannot express between these members.
     pub fn try_out(&self, share: Percent) -> Result<Promoted> {
-        self.host.begin(&self.key, &Stop::default())?.try_out(share)
+        self.host.begin(&self.key, &Stop::default())?.try_out(None, share)
+    }
+
+    /// The same, if this is the newest generation.
+    ///
+    /// # Errors
+    ///
+    /// As [`promote_generation`](Self::promote_generation), and as [`try_out`](Self::try_out).
+    pub fn try_out_generation(&self, generation: u32, share: Percent) -> Result<Promoted> {
+        self.host.begin(&self.key, &Stop::default())?.try_out(Some(generation), share)
     }
 
     /// Lets the generation before the one that serves do so again, alone, in one step for the traffic: members of newer

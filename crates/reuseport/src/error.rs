@@ -19,6 +19,8 @@ pub enum ErrorKind {
     NotAttached,
     /// No other generation of members is there to serve.
     NoGeneration,
+    /// A newer generation than the named one came. Nothing was changed.
+    Superseded,
     /// More than one group matches.
     Ambiguous,
     /// The caller lacks a right: a capability, or the right to trace a process.

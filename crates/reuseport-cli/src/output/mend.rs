@@ -4,7 +4,7 @@ use reuseport::finding::{Finding, Party};
 use reuseport::group::{Group, NotAsked, Protocol, Unborrowable};
 use reuseport::id::State;
 use reuseport::server::Server;
-use reuseport::status::{GroupStatus, Uncounted};
+use reuseport::status::{Enrolment, GroupStatus, Uncounted};
 use reuseport::{NetSettings, Program};
 
 use super::finding::{About, FindingView, view};
@@ -132,14 +132,23 @@ impl Case<'_> {
 
     fn none_active(&self) -> String {
         let group = self.argument;
+        let enrolments = || self.status.members.iter().filter_map(|m| m.enrolment.as_ref());
+        let has = |state: State| enrolments().any(|e| e.state == state);
+        // `undrain` is refused for members of other generations.
         let slot = |state: State| {
-            let enrolments = self.status.members.iter().filter_map(|m| m.enrolment.as_ref());
-            let of = enrolments.filter(|e| e.state == state).map(|e| e.slot).min();
-            of.map(|slot| format!("slot:{slot}"))
+            let serves = |e: &&Enrolment| Some(e.generation) == self.status.serving_generation;
+            let of = enrolments().filter(|e| e.state == state).filter(serves);
+            of.map(|e| e.slot).min().map(|slot| format!("slot:{slot}"))
         };
         match (slot(State::Draining), slot(State::Active)) {
             (Some(slot), _) => format!("`reuseport undrain {group} {slot}`"),
             (None, Some(slot)) => format!("`reuseport weight {group} {slot}=1`"),
+            (None, None) if has(State::Standby) => {
+                format!("`reuseport promote {group}` lets the newest generation serve")
+            }
+            (None, None) if has(State::Draining) => {
+                format!("`reuseport rollback {group}` lets the older generation serve again")
+            }
             (None, None) => format!("`reuseport show {group}` lists the members"),
         }
     }

@@ -9,7 +9,7 @@ use reuseport::id::Cookie;
 use reuseport::status::{GroupStatus, MemberStatus, State};
 
 use crate::args::{self, FirstGroupArgs, GroupOr};
-use crate::backend::{self, Members};
+use crate::backend::Members;
 use crate::drained::{self, Leaving, Waiting};
 use crate::error::Failures;
 use crate::output;
@@ -21,6 +21,9 @@ use crate::select::{self, Selector};
 /// they are. It is drained when its accept queue is empty and no handshake is under way (udp: no
 /// bytes wait). You can then stop it without losing a connection that was not yet accepted. Open
 /// connections end when server or client end them; `show` counts them as OPEN.
+///
+/// A member that already gets nothing, because another generation serves, stays drained when its own
+/// does again (`promote`, `rollback`).
 ///
 /// All members of one call leave in one step for each group; with several groups, a member has to be
 /// in one of them. If no other member is left, draining members get what is new after all. `undrain`
@@ -85,10 +88,9 @@ impl Drain {
 /// Drains members of one group. Says what they have still to finish; who is drained already, not if that is waited
 /// for: it is said at the end of the wait. Returns their cookies.
 fn drain(members: &Members, wanted: &[&MemberStatus], waits: bool) -> Result<Vec<Cookie>> {
-    // A standby member gets even less than a draining one. One without a slot is refused.
-    let leaving =
-        wanted.iter().filter(|member| matches!(backend::state(member), Some(State::Active) | None));
-    let shares = members.change(leaving.map(|member| (*member, None, Some(State::Draining))))?;
+    // Also those that get nothing now: they are not to serve when their generation does. One without a slot is refused.
+    let leaving = wanted.iter().map(|member| (*member, None, Some(State::Draining)));
+    let shares = members.change(leaving)?;
     let cookies: Vec<Cookie> = wanted.iter().filter_map(|member| member.member.cookie).collect();
     let now = members.now()?;
     // First, because it says what the lines about the members mean.

@@ -6,17 +6,17 @@ use std::cmp::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use reuseport::Promoted;
 use reuseport::group::GroupKey;
-use reuseport::id::{Cookie, Percent};
+use reuseport::id::Percent;
 use reuseport::status::{Enrolment, GroupStatus, State, Trial};
 
 use crate::args::{self, GroupsArgs};
 use crate::backend::{Generation, Members};
 use crate::drained::{Leaving, Waiting};
-use crate::error::Failures;
+use crate::error::{Failure, Failures};
 use crate::output::{self, count};
 use ready::Readiness;
 
@@ -36,8 +36,9 @@ Exit status:
       member is newer than those that serve. A server that keeps its sockets
       (nginx reload, HAProxy -W, Envoy hot restart) has no new generation
   2   another tool's program is attached, or any other failure
-  3   with --when-ready: not ready in time, and nothing has changed;
-      with --wait: not drained in time
+  3   with --when-ready: not ready in time; with --when-ready or --for: a newer
+      generation came meanwhile, which was neither checked nor tried: traffic
+      is as it was; with --wait: not drained in time
   Of several groups, the most serious decides: 2, then 3, then 1.
 
 Examples:
@@ -73,7 +74,7 @@ pub(crate) struct Promote {
 
     /// With --canary: promote after this time
     ///
-    /// If the command is interrupted before, the trial goes on.
+    /// If the command is interrupted before, or a newer generation comes, the trial goes on.
     #[arg(long = "for", value_name = "TIME", value_parser = args::time, requires = "canary")]
     trial_time: Option<Duration>,
 
@@ -85,7 +86,16 @@ pub(crate) struct Promote {
 
 impl Promote {
     pub(crate) fn run(self) -> Result<()> {
+        if self.canary.is_some() && self.trial_time.is_none() && self.wait.is_some() {
+            return Err(Failure::new(
+                "--wait waits for a promotion, which --canary makes only with --for",
+                "add `--for TIME`, or leave out --wait",
+            )
+            .into());
+        }
         let groups = Members::open(&self.groups.targets()?)?;
+        let mut failures = Failures::default();
+        let mut turns: Vec<Turn<'_>> = groups.iter().map(|members| (members, None)).collect();
         if let Some(command) = &self.when_ready {
             let newer: Vec<&GroupStatus> =
                 groups.iter().map(|members| &members.status).filter(|s| has_newer(s)).collect();
@@ -93,22 +103,28 @@ impl Promote {
             if !newer.is_empty() {
                 Readiness::new(command, &newer).wait(self.ready_timeout)?;
             }
+            turns.iter_mut().for_each(|(members, only)| *only = ready::newest(&members.status));
         }
         if let Some(share) = self.canary {
             // From here on, ^C ends the command and not the trial.
             let trial = self.trial_time.map(|time| Waiting::begin(Some(time))).transpose()?;
-            if trial.is_none() && self.wait.is_some() {
-                bail!("--wait waits for a promotion, which --canary makes only with --for");
-            }
-            switch(&groups, Generation::OnTrial(share), None)?;
-            match trial {
-                Some(trial) => try_until(&trial, &groups, share)?,
-                None => return Ok(()),
+            let to_trial = turns
+                .into_iter()
+                .map(|(members, only)| (members, Generation::OnTrial(only, share)));
+            let tried = switch(to_trial, &mut failures);
+            let Some(trial) = trial else { return failures.worst() };
+            turns = tried.into_iter().map(|(members, tried)| (members, tried.trial)).collect();
+            if !try_until(&trial, &mut turns, share, &mut failures) {
+                return failures.worst();
             }
         }
-        switch(&groups, Generation::Newest, self.wait)
+        let to_serve = turns.into_iter().map(|(members, only)| (members, Generation::Newest(only)));
+        switch_and_wait(to_serve, self.wait, failures)
     }
 }
+
+/// A group, and the generation of it that was checked or tried.
+type Turn<'a> = (&'a Members, Option<u32>);
 
 /// "10%" or "10".
 fn percent(text: &str) -> Result<Percent, String> {
@@ -118,35 +134,53 @@ fn percent(text: &str) -> Result<Percent, String> {
         .ok_or_else(|| format!("`{text}` is no part of all: give 1% to 99%"))
 }
 
-/// Returns when the time is over, if the trial is still the same.
-fn try_until(waiting: &Waiting, groups: &[Members], share: Percent) -> Result<()> {
+/// Returns when the time is over, with the groups whose trial is still the same; `false` if it was interrupted.
+fn try_until(
+    waiting: &Waiting,
+    turns: &mut Vec<Turn<'_>>,
+    share: Percent,
+    failures: &mut Failures,
+) -> bool {
     const PAUSE: Duration = Duration::from_millis(100);
 
-    while !waiting.is_over() {
+    while !waiting.is_over() && !turns.is_empty() {
         if waiting.is_interrupted() {
-            bail!("interrupted: the trial goes on, until `reuseport promote` or `rollback`");
+            let goes_on = "interrupted: the trial goes on, until `reuseport promote` or `rollback`";
+            failures.note(Err(anyhow!(goes_on)));
+            return false;
         }
         thread::sleep(PAUSE);
-        for members in groups {
-            let key = &members.status.group.key;
-            match members.now()?.trial {
-                Some(trial) if trial.share != share => {
-                    bail!("{key}: another command changed the trial")
-                }
-                Some(Trial { generation: Some(_), .. }) => {}
-                Some(_) => {
-                    bail!("{key}: no member that was on trial is left; nothing was promoted")
-                }
-                None => bail!("{key}: another command ended the trial"),
-            }
-        }
+        turns.retain(|(members, tried)| {
+            let same = is_same_trial(members, *tried, share);
+            let goes_on = same.is_ok();
+            failures.note(same);
+            goes_on
+        });
     }
-    Ok(())
+    true
+}
+
+/// Fails if this generation has no longer this part of all picks.
+fn is_same_trial(members: &Members, tried: Option<u32>, share: Percent) -> Result<()> {
+    let key = &members.status.group.key;
+    match members.now()?.trial {
+        Some(Trial { generation: None, .. }) => {
+            bail!("{key}: no member that was on trial is left; nothing was promoted")
+        }
+        Some(trial) if trial.share != share || trial.generation != tried => {
+            bail!("{key}: another command changed the trial")
+        }
+        Some(_) => Ok(()),
+        None => bail!("{key}: another command ended the trial"),
+    }
 }
 
 /// Whether members are newer than those that serve, or older ones serve, too.
 fn has_newer(status: &GroupStatus) -> bool {
-    let Some(serving) = status.serving_generation else { return false };
+    // If none serves, whatever is there will.
+    let Some(serving) = status.serving_generation else {
+        return ready::newest(status).is_some();
+    };
     let enrolled = status.members.iter().filter_map(|member| member.enrolment.as_ref());
     let changes = |enrolment: &Enrolment| match enrolment.generation.cmp(&serving) {
         Ordering::Less => enrolment.state == State::Active,
@@ -156,39 +190,41 @@ fn has_newer(status: &GroupStatus) -> bool {
     enrolled.into_iter().any(changes)
 }
 
-/// Lets another generation serve in each group, and perhaps waits for those that no longer do.
-pub(super) fn switch(
-    groups: &[Members],
-    to: Generation,
-    wait: Option<Option<Duration>>,
-) -> Result<()> {
-    let waiting = wait.map(Waiting::begin).transpose()?;
-    let mut failures = Failures::default();
-    // All of them change before the first is waited for.
-    let mut leaving: Vec<(&Members, Vec<Cookie>)> = Vec::new();
-    for members in groups {
-        let switched = members.switch(to).map_err(Into::into).and_then(|promoted| {
+/// Lets another generation serve in each group. Returns those in which it does.
+fn switch<'a>(
+    turns: impl Iterator<Item = (&'a Members, Generation)>,
+    failures: &mut Failures,
+) -> Vec<(&'a Members, Promoted)> {
+    let mut switched = Vec::new();
+    for (members, to) in turns {
+        let promoted = members.switch(to).map_err(Into::into).and_then(|promoted| {
             output::print(&said(&members.status.group.key, &promoted))?;
-            leaving.push((members, left(&promoted, to)));
+            switched.push((members, promoted));
             Ok(())
         });
-        failures.note(switched);
+        failures.note(promoted);
     }
+    switched
+}
+
+/// The same, and perhaps waits for those that no longer serve.
+pub(super) fn switch_and_wait<'a>(
+    turns: impl Iterator<Item = (&'a Members, Generation)>,
+    wait: Option<Option<Duration>>,
+    mut failures: Failures,
+) -> Result<()> {
+    let waiting = wait.map(Waiting::begin).transpose()?;
+    let turns: Vec<(&Members, Generation)> = turns.collect();
+    let is_back = turns.iter().any(|(_, to)| *to == Generation::Before);
+    // All of them change before the first is waited for.
+    let switched = switch(turns.into_iter(), &mut failures);
     if let Some(waiting) = waiting {
-        for (members, cookies) in leaving {
-            failures.note(waiting.until_drained(members, &cookies, Leaving::Retired));
+        for (members, promoted) in switched {
+            let left = if is_back { promoted.on_standby } else { promoted.retired };
+            failures.note(waiting.until_drained(members, &left, Leaving::Retired));
         }
     }
     failures.worst()
-}
-
-/// The members that got something until now.
-fn left(promoted: &Promoted, to: Generation) -> Vec<Cookie> {
-    match to {
-        Generation::Newest => promoted.retired.clone(),
-        Generation::OnTrial(_) => Vec::new(),
-        Generation::Before => promoted.on_standby.clone(),
-    }
 }
 
 /// "generation 2 serves: 2 members; 4 older ones drain".

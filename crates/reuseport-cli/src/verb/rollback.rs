@@ -5,9 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use super::promote::switch;
+use super::promote::switch_and_wait;
 use crate::args::{self, GroupsArgs};
 use crate::backend::{Generation, Members};
+use crate::error::Failures;
 
 /// Let the generation before serve again, and put the newer one on standby
 ///
@@ -38,6 +39,8 @@ pub(crate) struct Rollback {
 
 impl Rollback {
     pub(crate) fn run(self) -> Result<()> {
-        switch(&Members::open(&self.groups.targets()?)?, Generation::Before, self.wait)
+        let groups = Members::open(&self.groups.targets()?)?;
+        let turns = groups.iter().map(|members| (members, Generation::Before));
+        switch_and_wait(turns, self.wait, Failures::default())
     }
 }

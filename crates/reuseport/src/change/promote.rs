@@ -14,15 +14,15 @@ use crate::model::roster::Roster;
 /// What is to serve.
 #[derive(Debug, Clone, Copy)]
 enum To {
-    Newest,
-    Trial(Percent),
+    Newest(Option<u32>),
+    Trial(Option<u32>, Percent),
     Before,
 }
 
 impl Transaction {
-    /// Lets the newest generation serve, alone, in one step for the traffic.
-    pub(crate) fn promote(self) -> Result<Promoted> {
-        self.switch(To::Newest)
+    /// Lets the newest generation serve, alone, in one step for the traffic; `only` if it is this one.
+    pub(crate) fn promote(self, only: Option<u32>) -> Result<Promoted> {
+        self.switch(To::Newest(only))
     }
 
     /// Lets the generation before the one that serves do so again, alone, in one step for the traffic.
@@ -30,9 +30,9 @@ impl Transaction {
         self.switch(To::Before)
     }
 
-    /// Lets the newest generation have this part of all picks, in one step for the traffic.
-    pub(crate) fn try_out(self, share: Percent) -> Result<Promoted> {
-        self.switch(To::Trial(share))
+    /// Lets the newest generation have this part of all picks, in one step for the traffic; `only` if it is this one.
+    pub(crate) fn try_out(self, only: Option<u32>, share: Percent) -> Result<Promoted> {
+        self.switch(To::Trial(only, share))
     }
 
     fn switch(mut self, to: To) -> Result<Promoted> {
@@ -43,18 +43,19 @@ impl Transaction {
     fn try_switch(&mut self, to: To) -> Result<Promoted> {
         let present = self.find_deciding()?;
         let members = self.group.members.len();
-        let plan =
-            |observed: Observed<'_>, recorded: Option<Recorded<'_>>| -> Result<Roster, Refusal> {
-                let enrolled = recorded.map_or(0, |recorded| recorded.roster.occupied().count());
-                let unsteered = members.saturating_sub(enrolled);
-                match to {
-                    To::Newest => plan::promote(observed, recorded, unsteered),
-                    To::Trial(share) => plan::try_out(observed, recorded, share, unsteered),
-                    To::Before => plan::rollback(observed, recorded),
-                }
-            };
+        let plan = |observed: Observed<'_>,
+                    recorded: Option<Recorded<'_>>|
+         -> Result<Roster, Refusal> {
+            let enrolled = recorded.map_or(0, |recorded| recorded.roster.occupied().count());
+            let unsteered = members.saturating_sub(enrolled);
+            match to {
+                To::Newest(only) => plan::promote(observed, recorded, only, unsteered),
+                To::Trial(only, share) => plan::try_out(observed, recorded, only, share, unsteered),
+                To::Before => plan::rollback(observed, recorded),
+            }
+        };
         let operation = match to {
-            To::Newest | To::Trial(_) => Operation::Promote,
+            To::Newest(_) | To::Trial(..) => Operation::Promote,
             To::Before => Operation::Rollback,
         };
         let roster = self.plan(operation, &present, plan)?;
@@ -74,10 +75,12 @@ fn promoted(roster: &Roster) -> Promoted {
         let members = roster.occupied().filter(|(.., record)| record.standing == standing);
         members.map(|(_, cookie, _)| cookie).collect()
     };
+    let trial = roster.occupied().filter(|(.., record)| record.standing == Standing::Trial);
     Promoted {
         generation: generation::serving(roster).unwrap_or(0),
         serving: of(Standing::Serving),
         on_trial: of(Standing::Trial),
+        trial: trial.map(|(.., record)| record.generation).max(),
         retired: of(Standing::Retired),
         on_standby: of(Standing::Standby),
     }

@@ -217,6 +217,8 @@ pub struct Promoted {
     pub serving: Vec<Cookie>,
     /// Members of a newer generation that is on trial.
     pub on_trial: Vec<Cookie>,
+    /// That generation.
+    pub trial: Option<u32>,
     /// Members of older generations: they drain.
     pub retired: Vec<Cookie>,
     /// Members of newer generations: they are on standby.

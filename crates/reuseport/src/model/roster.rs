@@ -275,6 +275,12 @@ impl Roster {
         shares
     }
 
+    /// The part nearest to that of the trial which weights can express, if they cannot express that one.
+    pub(crate) fn nearest_trial(&self) -> Option<Percent> {
+        let on_trial = |share: &Share| self.record(share.slot).standing == Standing::Trial;
+        share::nearest(&self.shares(), self.trial?, on_trial)
+    }
+
     /// All slots, for the rules of succession.
     pub(crate) fn seats(&self) -> Vec<(Slot, Seat)> {
         let seat = |(slot, record): (Slot, &Record)| (slot, record.seat(record.effective_role()));

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use reuseport::status::GroupStatus;
+use reuseport::status::{GroupStatus, MemberStatus};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::args;
@@ -30,7 +30,7 @@ pub(super) struct Readiness<'a> {
 impl<'a> Readiness<'a> {
     pub(super) fn new(command: &'a str, groups: &[&GroupStatus]) -> Self {
         let keys: Vec<String> = groups.iter().map(|status| status.group.key.to_string()).collect();
-        let pids: BTreeSet<u32> = groups.iter().flat_map(|status| newest(status)).collect();
+        let pids: BTreeSet<u32> = groups.iter().flat_map(|status| holders(status)).collect();
         let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
         Self { command, groups: keys.join(" "), pids: pids.join(" ") }
     }
@@ -76,12 +76,18 @@ impl<'a> Readiness<'a> {
     }
 }
 
-/// The processes that hold members of the newest generation.
-fn newest(status: &GroupStatus) -> BTreeSet<u32> {
-    let generation = |member: &reuseport::status::MemberStatus| {
-        member.enrolment.as_ref().map(|enrolment| enrolment.generation)
-    };
-    let newest = status.members.iter().filter_map(generation).max();
+/// The newest generation.
+pub(super) fn newest(status: &GroupStatus) -> Option<u32> {
+    status.members.iter().filter_map(generation).max()
+}
+
+fn generation(member: &MemberStatus) -> Option<u32> {
+    member.enrolment.as_ref().map(|enrolment| enrolment.generation)
+}
+
+/// The processes that hold members of it.
+fn holders(status: &GroupStatus) -> BTreeSet<u32> {
+    let newest = newest(status);
     let members = status.members.iter().filter(|member| generation(member) == newest);
     members.flat_map(|member| member.member.holders.iter().map(|holder| holder.pid)).collect()
 }

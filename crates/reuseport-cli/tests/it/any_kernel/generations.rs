@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use rustix::process::Signal;
 use serde_json::json;
 use test_support::client::http_get;
 use test_support::server::{Forking, Transport, free_port};
@@ -180,6 +181,128 @@ fn a_canary_gets_its_part_of_all_picks_and_is_state() {
         assert_eq!(show(&group)["trial"]["percent"], 50);
         // After its time, the newest generation serves.
         stdout(&["promote", &group, "--canary=10%", "--for=100ms", "--wait"]);
+        assert_eq!(served(&old), BTreeSet::from([new.pid()]));
+        assert_eq!(show(&group)["trial"], json!(null));
+    });
+}
+
+#[test]
+fn only_the_generation_that_was_checked_or_tried_is_promoted() {
+    isolated(|| {
+        let (old, new, group) = two();
+        stdout(&["attach", &group]);
+        let directory = tempfile::tempdir().unwrap();
+        let [begun, go_on] = ["begun", "go-on"].map(|name| directory.path().join(name));
+        let ready = format!("touch {}; test -e {}", begun.display(), go_on.display());
+        let promote = Running::start(&["promote", &group, "--when-ready", &ready]);
+        until("it is asked", BOUND, || begun.exists());
+        let _third = Forking::start_on(Transport::Tcp, old.addr().port(), 1);
+        stdout(&["attach", &group]);
+        std::fs::write(&go_on, "").unwrap();
+        let refused = promote.output();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(3), "{said}");
+        assert!(said.contains("a newer generation came meanwhile: 3"), "{said}");
+        assert_eq!(served(&old), BTreeSet::from([old.pid()]));
+
+        let mut tried = Running::start(&["promote", &group, "--canary", "50%", "--for", "5s"]);
+        tried.read_until("on trial");
+        tried.signal(Signal::STOP);
+        let fourth = Forking::start_on(Transport::Tcp, old.addr().port(), 1);
+        stdout(&["attach", &group]);
+        tried.signal(Signal::CONT);
+        let refused = tried.output();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(3), "{said}");
+        assert!(said.contains("a newer generation came meanwhile: 4"), "{said}");
+        let trial = json!({"generation": 3, "percent": 50});
+        assert_eq!(show(&group)["trial"], trial, "traffic is as it was");
+
+        // Another trial with the same part is another one.
+        let mut tried = Running::start(&["promote", &group, "--canary", "50%", "--for", "1h"]);
+        tried.read_until("on trial");
+        let _fifth = Forking::start_on(Transport::Tcp, old.addr().port(), 1);
+        stdout(&["attach", &group]);
+        stdout(&["promote", &group, "--canary", "50%"]);
+        let ended = tried.output();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(2), "{said}");
+        assert!(said.contains("another command changed the trial"), "{said}");
+        drop((new, fourth));
+    });
+}
+
+#[test]
+fn it_has_to_be_ready_also_where_no_generation_serves() {
+    isolated(|| {
+        let (old, new, group) = two();
+        stdout(&["attach", &group]);
+        stdout(&["promote", &group]);
+        let _third = Forking::start_on(Transport::Tcp, old.addr().port(), 1);
+        stdout(&["attach", &group]);
+        new.stop();
+        assert_eq!(show(&group)["serving_generation"], json!(null));
+        let not_ready = ["--when-ready", "exit 7", "--ready-timeout", "300ms"];
+        let late = error(3, &[&["promote", group.as_str()], &not_ready[..]].concat());
+        assert!(late.contains("not ready in 300ms"), "{late}");
+        let doctor = run(&["doctor", &group]);
+        let told = String::from_utf8(doctor.stdout).unwrap();
+        assert!(told.contains("reuseport promote") && !told.contains("undrain"), "{told}");
+        stdout(&["promote", &group]);
+        assert_eq!(show(&group)["serving_generation"], 3);
+    });
+}
+
+#[test]
+fn a_part_that_cannot_be_had_is_refused() {
+    isolated(|| {
+        let old = Forking::start_on(Transport::Tcp, free_port(), 1);
+        let group = format!("tcp:{}", old.addr());
+        stdout(&["attach", &group, "--policy", "cpu", "--hold-new"]);
+        let _new = Forking::start_on(Transport::Tcp, old.addr().port(), 32);
+        stdout(&["attach", &group]);
+        let by_cpu = error(2, &["promote", &group, "--canary", "10%"]);
+        assert!(by_cpu.contains("policy `cpu` deals by CPU"), "{by_cpu}");
+        stdout(&["policy", &group, "round-robin"]);
+        let small = error(2, &["promote", &group, "--canary", "1%"]);
+        assert!(small.contains("cannot give the newest generation 1%"), "{small}");
+        assert!(small.contains("the nearest part that it can have is 3%"), "{small}");
+        assert_eq!(show(&group)["trial"], json!(null));
+        stdout(&["promote", &group, "--canary", "3%"]);
+    });
+}
+
+#[test]
+fn what_is_drained_while_another_generation_serves_stays_so() {
+    isolated(|| {
+        let (_old, _new, group) = two();
+        stdout(&["attach", &group]);
+        let text = stdout(&["drain", &group, "slot:2"]);
+        assert!(text.contains("on standby: it gets nothing, also after `promote`"), "{text}");
+        stdout(&["promote", &group]);
+        assert_eq!(each(&group, "state"), json!(["draining", "draining", "draining", "active"]));
+        stdout(&["drain", &group, "slot:0"]);
+        stdout(&["drain", &group, "gen:2"]);
+        let doctor = String::from_utf8(run(&["doctor", &group]).stdout).unwrap();
+        assert!(doctor.contains(&format!("`reuseport undrain {group} slot:2`")), "{doctor}");
+        stdout(&["undrain", &group, "slot:2"]);
+        stdout(&["rollback", &group]);
+        assert_eq!(each(&group, "state"), json!(["draining", "active", "standby", "standby"]));
+    });
+}
+
+#[test]
+fn a_group_without_a_newer_generation_leaves_no_other_on_trial() {
+    isolated(|| {
+        let (_listeners, nothing) = crate::common::group(1);
+        stdout(&["attach", &nothing]);
+        let (old, new, group) = two();
+        stdout(&["attach", &group]);
+        let canary = ["promote", &nothing, &group, "--canary=10%"];
+        let told = error(2, &[&canary[..], &["--wait", "--when-ready", "exit 7"]].concat());
+        assert!(told.contains("only with --for"), "{told}");
+        let ended = run(&[&canary[..], &["--for=100ms"]].concat());
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         assert_eq!(served(&old), BTreeSet::from([new.pid()]));
         assert_eq!(show(&group)["trial"], json!(null));
     });

@@ -243,25 +243,49 @@ pub(crate) fn change_members(
     draft::change(generations(observed, recorded)?, changes)
 }
 
-/// The roster in which the newest generation serves alone. `unsteered`: members of the group without a slot.
+/// The roster in which the newest generation serves alone; `only` if it is this one. `unsteered`: members of the group
+/// without a slot.
 pub(crate) fn promote(
     observed: Observed<'_>,
     recorded: Option<Recorded<'_>>,
+    only: Option<u32>,
     unsteered: usize,
 ) -> Result<Roster, Refusal> {
     let roster = generations(observed, recorded)?;
+    check_newest(roster, only)?;
     generation::promote(roster).ok_or(Refusal::NoNewerGeneration { unsteered })
 }
 
-/// The roster in which the newest generation gets this part of all picks.
+/// Refuses if the newest generation is another one than `only`.
+fn check_newest(roster: &Roster, only: Option<u32>) -> Result<(), Refusal> {
+    let newest = roster.occupied().map(|(.., record)| record.generation).max();
+    match only {
+        Some(only) if newest > Some(only) => Err(Refusal::NewerCame(newest.unwrap_or(only))),
+        Some(only) if newest < Some(only) => Err(Refusal::GenerationLeft(only)),
+        _ => Ok(()),
+    }
+}
+
+/// The roster in which the newest generation gets this part of all picks; `only` if it is this one.
 pub(crate) fn try_out(
     observed: Observed<'_>,
     recorded: Option<Recorded<'_>>,
+    only: Option<u32>,
     share: Percent,
     unsteered: usize,
 ) -> Result<Roster, Refusal> {
     let roster = generations(observed, recorded)?;
-    generation::try_out(roster, share).ok_or(Refusal::NoNewerGeneration { unsteered })
+    check_newest(roster, only)?;
+    let tried =
+        generation::try_out(roster, share).ok_or(Refusal::NoNewerGeneration { unsteered })?;
+    let selection = recorded.and_then(|state| state.program.selection());
+    if selection.is_some_and(|selection| selection.policy.places_on_cpus()) {
+        return Err(Refusal::TrialByCpu);
+    }
+    match tried.nearest_trial() {
+        Some(nearest) => Err(Refusal::NoSuchPart { wanted: share, nearest }),
+        None => Ok(tried),
+    }
 }
 
 /// The roster in which the generation before the one that serves does so alone.

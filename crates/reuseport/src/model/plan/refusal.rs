@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::model::group::{AttachedProgram, GroupKey};
-use crate::model::id::Slot;
+use crate::model::id::{Percent, Slot};
 use crate::model::refusal::{another_program, another_users_state, not_attached};
 use crate::model::selection::Steering;
 
@@ -53,6 +53,17 @@ pub(crate) enum Refusal {
     /// The newest generation serves alone. `unsteered`: members without a slot.
     NoNewerGeneration {
         unsteered: usize,
+    },
+    /// This generation came after the one that is to serve.
+    NewerCame(u32),
+    /// No member is left of the generation that is to serve.
+    GenerationLeft(u32),
+    /// The CPU decides, and no weight.
+    TrialByCpu,
+    /// Weights cannot express this part of all picks.
+    NoSuchPart {
+        wanted: Percent,
+        nearest: Percent,
     },
     /// No member is left of an older generation than the one that serves.
     NoOlderGeneration,
@@ -140,6 +151,23 @@ impl Refusal {
                     if unsteered == 1 { "has" } else { "have" }
                 ))
                 .with_hint(format!("`reuseport attach {key}` gives slots to members that joined later")),
+            Self::NewerCame(newest) => failed(ErrorKind::Superseded)
+                .because(format!("a newer generation came meanwhile: {newest}"))
+                .with_hint(format!("traffic is as it was; run `reuseport promote {key}` again")),
+            Self::GenerationLeft(wanted) => failed(ErrorKind::Vanished)
+                .because(format!("no member of generation {wanted} is left"))
+                .with_hint(format!("`reuseport show {key}` lists the members with their generations")),
+            Self::TrialByCpu => failed(ErrorKind::Invalid)
+                .because("policy `cpu` deals by CPU, and gives no generation a part of all picks")
+                .with_hint(format!(
+                    "`reuseport policy {key}` sets another policy; or promote without a trial"
+                )),
+            Self::NoSuchPart { wanted, nearest } => failed(ErrorKind::Invalid)
+                .because(format!(
+                    "weights of 1 to 1000 cannot give the newest generation {}% of all picks",
+                    wanted.get()
+                ))
+                .with_hint(format!("the nearest part that it can have is {}%", nearest.get())),
             Self::NoOlderGeneration => failed(ErrorKind::NoGeneration)
                 .because("no member of an older generation is left")
                 .with_hint(format!("`reuseport show {key}` lists the members with their generations")),

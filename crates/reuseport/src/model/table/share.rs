@@ -48,6 +48,35 @@ pub(crate) fn split(shares: &mut [Share], trial: Percent, on_trial: impl Fn(&Sha
     }
 }
 
+/// The part that can be had nearest to this one, if weights of 1 to 1000 for each member cannot express this one; `None`
+/// if they can, to within half a percent or a tenth of the smaller part.
+pub(crate) fn nearest(
+    shares: &[Share],
+    trial: Percent,
+    on_trial: impl Fn(&Share) -> bool,
+) -> Option<Percent> {
+    let can_be_had = |trial: Percent| {
+        let mut shares = shares.to_vec();
+        split(&mut shares, trial, &on_trial);
+        let active = shares.iter().filter(|share| share.state == State::Active);
+        let (mut tried, mut all) = (0u64, 0);
+        for share in active {
+            let weight = u64::from(share.weight.get());
+            all += weight;
+            tried += if on_trial(share) { weight } else { 0 };
+        }
+        let percent = u64::from(trial.get());
+        let tolerance = (percent.min(100 - percent) * 100).max(500);
+        // Where only one of the two gets anything, weights decide nothing.
+        tried == 0 || tried == all || (tried * 100_000 / all).abs_diff(percent * 1000) <= tolerance
+    };
+    if can_be_had(trial) {
+        return None;
+    }
+    let others = (1..100).filter_map(Percent::new).filter(|other| can_be_had(*other));
+    others.min_by_key(|other| other.get().abs_diff(trial.get()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +117,17 @@ mod tests {
                 }
             }
         }
+        let share = |slot| share((slot, &1));
+        let nearest = |others: u16, tried: u16, percent| {
+            let shares: Vec<Share> = (0..others + tried).map(share).collect();
+            let on_trial = |share: &Share| share.slot.index() >= others;
+            nearest(&shares, Percent::new(percent).unwrap(), on_trial).map(Percent::get)
+        };
+        assert_eq!(nearest(1, 32, 1), Some(3), "32 of 1032");
+        assert_eq!(nearest(32, 1, 99), Some(97));
+        assert_eq!(nearest(1, 32, 4), None);
+        assert_eq!(nearest(8, 8, 1), None);
+        assert_eq!(nearest(0, 8, 1), None);
         let mut alone: Vec<Share> = (0..).zip(&[3, 5]).map(share).collect();
         let before = alone.clone();
         split(&mut alone, Percent::new(10).unwrap(), |_| true);
