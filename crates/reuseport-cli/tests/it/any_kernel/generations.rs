@@ -299,7 +299,8 @@ fn a_group_without_a_newer_generation_leaves_no_other_on_trial() {
         let (old, new, group) = two();
         stdout(&["attach", &group]);
         let canary = ["promote", &nothing, &group, "--canary=10%"];
-        let told = error(2, &[&canary[..], &["--wait", "--when-ready", "exit 7"]].concat());
+        let not_ready = ["--wait", "--when-ready", "exit 7", "--ready-timeout=300ms"];
+        let told = error(2, &[&canary[..], &not_ready].concat());
         assert!(told.contains("only with --for"), "{told}");
         let ended = run(&[&canary[..], &["--for=100ms"]].concat());
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");

@@ -117,10 +117,22 @@ mod tests {
                 }
             }
         }
-        let share = |slot| share((slot, &1));
+        let mut alone: Vec<Share> = (0..).zip(&[3, 5]).map(share).collect();
+        let before = alone.clone();
+        split(&mut alone, Percent::new(10).unwrap(), |_| true);
+        assert_eq!(alone, before);
+    }
+
+    #[test]
+    fn a_part_that_weights_cannot_express_has_a_nearest_one() {
         let nearest = |others: u16, tried: u16, percent| {
+            let share = |slot| Share {
+                slot: Slot::new(slot),
+                weight: Weight::DEFAULT,
+                state: State::Active,
+            };
             let shares: Vec<Share> = (0..others + tried).map(share).collect();
-            let on_trial = |share: &Share| share.slot.index() >= others;
+            let on_trial = |share: &Share| share.slot.index() >= others.into();
             nearest(&shares, Percent::new(percent).unwrap(), on_trial).map(Percent::get)
         };
         assert_eq!(nearest(1, 32, 1), Some(3), "32 of 1032");
@@ -128,9 +140,5 @@ mod tests {
         assert_eq!(nearest(1, 32, 4), None);
         assert_eq!(nearest(8, 8, 1), None);
         assert_eq!(nearest(0, 8, 1), None);
-        let mut alone: Vec<Share> = (0..).zip(&[3, 5]).map(share).collect();
-        let before = alone.clone();
-        split(&mut alone, Percent::new(10).unwrap(), |_| true);
-        assert_eq!(alone, before);
     }
 }
