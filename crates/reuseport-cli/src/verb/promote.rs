@@ -11,7 +11,7 @@ use clap::Args;
 use reuseport::Promoted;
 use reuseport::group::GroupKey;
 use reuseport::id::Percent;
-use reuseport::status::{Enrolment, GroupStatus, State, Trial};
+use reuseport::status::{GroupStatus, State, Trial};
 
 use crate::args::{self, GroupsArgs};
 use crate::backend::{Generation, Members};
@@ -177,17 +177,18 @@ fn is_same_trial(members: &Members, tried: Option<u32>, share: Percent) -> Resul
 
 /// Whether members are newer than those that serve, or older ones serve, too.
 fn has_newer(status: &GroupStatus) -> bool {
-    // If none serves, whatever is there will.
-    let Some(serving) = status.serving_generation else {
-        return ready::newest(status).is_some();
-    };
     let enrolled = status.members.iter().filter_map(|member| member.enrolment.as_ref());
-    let changes = |enrolment: &Enrolment| match enrolment.generation.cmp(&serving) {
-        Ordering::Less => enrolment.state == State::Active,
-        Ordering::Equal => false,
-        Ordering::Greater => true,
+    changes(status.serving_generation, enrolled.map(|e| (e.generation, e.state)))
+}
+
+/// Whether a promotion changes something for members of these generations. If none serves, the newest will.
+fn changes(serving: Option<u32>, members: impl IntoIterator<Item = (u32, State)>) -> bool {
+    let changes = |(generation, state)| match serving.map(|serving| serving.cmp(&generation)) {
+        Some(Ordering::Greater) => state == State::Active,
+        Some(Ordering::Equal) => false,
+        Some(Ordering::Less) | None => true,
     };
-    enrolled.into_iter().any(changes)
+    members.into_iter().any(changes)
 }
 
 /// Lets another generation serve in each group. Returns those in which it does.
@@ -246,4 +247,22 @@ fn said(key: &GroupKey, promoted: &Promoted) -> String {
         }
     }
     text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promotion_changes_something_if_there_is_a_newer_generation_or_none_serves() {
+        let old = |state| (1, state);
+        let new = (2, State::Standby);
+        let changes = |serving, members: &[_]| changes(serving, members.iter().copied());
+        assert!(changes(Some(1), &[old(State::Active), new]));
+        assert!(changes(Some(2), &[old(State::Active), (2, State::Active)]));
+        assert!(!changes(Some(2), &[old(State::Draining), (2, State::Active)]));
+        assert!(!changes(Some(1), &[old(State::Active)]));
+        assert!(changes(None, &[old(State::Draining), new]));
+        assert!(!changes(None, &[]));
+    }
 }

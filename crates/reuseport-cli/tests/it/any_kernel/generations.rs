@@ -233,27 +233,6 @@ fn only_the_generation_that_was_checked_or_tried_is_promoted() {
 }
 
 #[test]
-fn it_has_to_be_ready_also_where_no_generation_serves() {
-    isolated(|| {
-        let (old, new, group) = two();
-        stdout(&["attach", &group]);
-        stdout(&["promote", &group]);
-        let _third = Forking::start_on(Transport::Tcp, old.addr().port(), 1);
-        stdout(&["attach", &group]);
-        new.stop();
-        assert_eq!(show(&group)["serving_generation"], json!(null));
-        let not_ready = ["--when-ready", "exit 7", "--ready-timeout", "300ms"];
-        let late = error(3, &[&["promote", group.as_str()], &not_ready[..]].concat());
-        assert!(late.contains("not ready in 300ms"), "{late}");
-        let doctor = run(&["doctor", &group]);
-        let told = String::from_utf8(doctor.stdout).unwrap();
-        assert!(told.contains("reuseport promote") && !told.contains("undrain"), "{told}");
-        stdout(&["promote", &group]);
-        assert_eq!(show(&group)["serving_generation"], 3);
-    });
-}
-
-#[test]
 fn a_part_that_cannot_be_had_is_refused() {
     isolated(|| {
         let old = Forking::start_on(Transport::Tcp, free_port(), 1);
