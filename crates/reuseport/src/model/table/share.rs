@@ -137,7 +137,7 @@ mod tests {
         };
         assert_eq!(nearest(1, 32, 1), Some(3), "32 of 1032");
         assert_eq!(nearest(32, 1, 99), Some(97));
-        assert_eq!(nearest(1, 32, 4), None);
+        assert_eq!((nearest(1, 32, 3), nearest(1, 32, 4)), (None, Some(3)));
         assert_eq!(nearest(8, 8, 1), None);
         assert_eq!(nearest(0, 8, 1), None);
     }
