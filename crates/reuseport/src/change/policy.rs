@@ -142,9 +142,19 @@ impl Transaction {
         Ok(degraded)
     }
 
+    /// Puts a roster into force. A program that would misread its table is replaced in the same step.
+    pub(super) fn put_into_force(&mut self, state: &mut GroupState, roster: Roster) -> Result<()> {
+        match state.program_kind() {
+            Program::Selection(selection) if state.instance.is_of_earlier_version() => {
+                self.change_program(state, selection, roster).map(|_| ())
+            }
+            _ => table::commit(state, roster),
+        }
+    }
+
     /// Converts the state of an earlier version: a new instance of the same program. Weights and states stay.
     pub(super) fn convert(&mut self, state: &mut GroupState) -> Result<()> {
-        if !state.instance.is_of_previous_schema() {
+        if !state.instance.is_of_earlier_version() {
             return Ok(());
         }
         let converted = match state.program_kind() {

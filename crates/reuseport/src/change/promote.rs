@@ -1,7 +1,6 @@
 //! Lets another generation serve: carries out what is planned ([`plan::promote`], [`plan::rollback`]).
 
 use super::request::Promoted;
-use super::table;
 use super::transaction::Transaction;
 use crate::error::Result;
 use crate::model::generation;
@@ -60,7 +59,7 @@ impl Transaction {
         };
         let roster = self.plan(operation, &present, plan)?;
         let Some(mut state) = present.state else { return Err(not_attached(&self.group.key)) };
-        match table::commit(&mut state, roster) {
+        match self.put_into_force(&mut state, roster) {
             Ok(()) => Ok(promoted(&state.instance.roster)),
             Err(error) => {
                 self.fall_back(&mut state);

@@ -159,6 +159,12 @@ impl Instance {
         }))
     }
 
+    /// Whether an earlier version pinned it, so that another instance has to take its place before a table is written
+    /// that this one would misread.
+    pub(crate) fn is_of_earlier_version(&self) -> bool {
+        self.is_of_previous_schema() || self.setup.misreads_standby()
+    }
+
     /// Whether it is of the previous schema, and has to be converted before it is changed.
     pub(crate) fn is_of_previous_schema(&self) -> bool {
         self.number == 0

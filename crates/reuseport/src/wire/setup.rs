@@ -21,7 +21,9 @@ pub(crate) struct Setup {
     /// The id of the map in which the host-wide layer counts this group's connections; [`NO_LAYER`]: they are not
     /// counted; 0: of a version that did not note it.
     host_layer: u32,
-    reserved: [u32; 9],
+    /// 1: the program knows that a table may have members on standby.
+    knows_standby: u32,
+    reserved: [u32; 8],
 }
 
 const _: () = assert!(size_of::<Setup>() == 64);
@@ -39,7 +41,9 @@ impl Setup {
             Program::Object(()) => (2, 0, 0, 0),
         };
         let (without_queues, layer) = (u32::from(!reads_queues), host_layer.unwrap_or(NO_LAYER));
-        Self::from_codes([kind, policy, sticky], policy_parameters, without_queues, layer)
+        let setup =
+            Self::from_codes([kind, policy, sticky], policy_parameters, without_queues, layer);
+        Self { knows_standby: 1, ..setup }
     }
 
     /// The same from its numbers, which an earlier version wrote into a group's header.
@@ -56,7 +60,8 @@ impl Setup {
             sticky,
             without_queues,
             host_layer,
-            reserved: [0; 9],
+            knows_standby: 0,
+            reserved: [0; 8],
         }
     }
 
@@ -75,6 +80,11 @@ impl Setup {
     /// Whether the program can read queues.
     pub(crate) fn reads_queues(&self) -> bool {
         self.without_queues == 0
+    }
+
+    /// Whether an earlier version loaded the program, which would misread a table that has members on standby.
+    pub(crate) fn misreads_standby(&self) -> bool {
+        self.kind == 1 && self.knows_standby == 0
     }
 
     /// Whether the group's connections are counted, in whichever host-wide layer.
@@ -103,10 +113,18 @@ mod tests {
             let setup = Setup::new(program, false, Some(5));
             assert_eq!(setup.program(), Some(program));
             assert!(!setup.reads_queues() && setup.is_in_layer(5) && !setup.is_in_layer(6));
-            assert!(setup.is_counted());
+            assert!(setup.is_counted() && !setup.misreads_standby());
             let setup = Setup::new(program, true, None);
             assert!(setup.reads_queues() && !setup.is_counted() && !setup.is_in_layer(5));
         }
+    }
+
+    #[test]
+    fn a_program_that_an_earlier_version_loaded_misreads_members_on_standby() {
+        let selection = Setup { knows_standby: 0, ..Setup::new(Policy::Random.into(), true, None) };
+        assert!(selection.misreads_standby());
+        let own = Setup { knows_standby: 0, ..Setup::new(Program::Object(()), true, None) };
+        assert!(!own.misreads_standby(), "it reads no table");
     }
 
     #[test]

@@ -32,6 +32,14 @@ pub(crate) fn policy_code(key: &GroupKey) -> u32 {
     setup[1]
 }
 
+/// Notes that the program was loaded by a version which knew no members on standby.
+pub(crate) fn forget_standby(key: &GroupKey) {
+    let mut setup: Array<_, [u32; 16]> = open(&program_in(&directory_of(key)).join("setup"));
+    let mut words = setup.get(&0, 0).unwrap();
+    words[7] = 0;
+    setup.set(0, words, 0).unwrap();
+}
+
 /// Notes another policy, without parameters, in the header of a downgraded state, and perhaps no layer.
 pub(crate) fn note_policy(key: &GroupKey, code: u32, layer: bool) {
     let mut header: Array<_, [u32; 64]> = open(&directory_of(key).join("header"));

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use reuseport::group::GroupKey;
-use reuseport::id::Cookie;
+use reuseport::id::{Cookie, Percent, Slot, Weight};
 use reuseport::status::{GroupStatus, State};
-use reuseport::{Attach, Balancer, ErrorKind, Host, Policy, Promoted};
+use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, Promoted};
 use test_support::server::{Forking, Nginx, Transport, free_port};
 use test_support::wait::{self, BOUND};
 
+use crate::common::previous::forget_standby;
 use crate::common::steering::{answers, followed};
 use crate::common::world::{alone, key_at, key_of, listeners, object, with, with_object};
 
@@ -49,6 +50,10 @@ fn settled(host: &Host, key: &GroupKey, members: usize, before: &BTreeSet<Cookie
         let settled = states(&status).len() == members && now.len() == members;
         (settled && (before.is_empty() || !before.is_subset(&now))).then_some(status)
     })
+}
+
+fn attached_id(host: &Host, key: &GroupKey) -> Option<u32> {
+    host.status(key).unwrap().group.program?.id
 }
 
 /// Who answers.
@@ -98,6 +103,51 @@ fn a_server_that_is_started_a_second_time_is_a_newer_generation_and_waits() {
         let status = host.status(&key).unwrap();
         assert_eq!((status.serving_generation, status.holds_new), (Some(3), false));
         assert!(states(&status).iter().all(|(_, state)| *state == Active));
+    });
+}
+
+/// Such a program would take the note that members are on standby for a part of the table's length.
+#[test]
+fn a_program_of_a_version_without_standby_is_replaced_in_the_step_that_needs_it() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let old = Forking::start_on(Transport::Tcp, free_port(), 2);
+        let (key, balancer) = holding(&host, "tcp", &old);
+        let new = Forking::start_on(Transport::Tcp, old.addr().port(), 1);
+        let changed_by = |change: &dyn Fn()| {
+            let before = attached_id(&host, &key);
+            change();
+            attached_id(&host, &key) != before
+        };
+        let attach = || assert_eq!(attach_again(&host, &key), 1);
+        let promote = || assert_eq!(balancer.promote().unwrap().retired.len(), 2);
+        let rollback = || assert_eq!(balancer.rollback().unwrap().on_standby.len(), 1);
+        let try_out = || {
+            let percent = Percent::new(50).unwrap();
+            assert_eq!(balancer.try_out(percent).unwrap().on_trial.len(), 1);
+        };
+        let weigh = || {
+            let change = MemberChange::new(Slot::new(0)).weight(Weight::new(3));
+            balancer.change_members(&[change]).unwrap();
+        };
+        let changes: [(&dyn Fn(), u32); 5] = [
+            (&attach, old.pid()),
+            (&promote, new.pid()),
+            (&rollback, old.pid()),
+            (&weigh, old.pid()),
+            (&promote, new.pid()),
+        ];
+        for (change, serves) in changes {
+            forget_standby(&key);
+            assert!(changed_by(change), "another instance is loaded");
+            assert_eq!(served(&old), BTreeSet::from([serves]));
+        }
+        balancer.rollback().unwrap();
+        assert!(!changed_by(&try_out), "once is enough");
+        balancer.rollback().unwrap();
+        forget_standby(&key);
+        assert!(changed_by(&try_out));
+        assert_eq!(served(&old), BTreeSet::from([old.pid(), new.pid()]));
     });
 }
 
