@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::str::FromStr;
 
+use reuseport::group::misspelt;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -86,13 +87,10 @@ impl<'a> Table<'a> {
         let Self { name, table, known } = self;
         let Some(key) = table.keys().min_by_key(|key| key.span().start) else { return Ok(()) };
         let given = key.get_ref();
-        let nearest = known.iter().map(|known| (strsim::damerau_levenshtein(known, given), *known));
-        let meant = match nearest.min() {
-            // With up to a third of its letters wrong it counts as misspelt.
-            Some((distance, nearest)) if distance * 3 <= nearest.len() => {
-                format!("did you mean `{nearest}`?")
-            }
-            _ => format!("known are {}", known.join(", ")),
+        let similar = known.iter().filter_map(|known| Some((misspelt(given, known)?, *known)));
+        let meant = match similar.min() {
+            Some((_, nearest)) => format!("did you mean `{nearest}`?"),
+            None => format!("known are {}", known.join(", ")),
         };
         Err(Problem::new(&key.span(), format!("{name} has no key `{}`; {meant}", safe(given))))
     }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::group::{NotAsked, Reach};
+use super::name::misspelt;
 use super::policy::Policy;
 use super::server::Server;
 use super::uncounted::Uncounted;
@@ -82,12 +83,8 @@ pub fn nearest(given: &str) -> Option<&'static str> {
     let given = words(given);
     let elsewhere =
         ELSEWHERE.into_iter().chain(NAMES.iter().chain(CHECKS).map(|name| (*name, *name)));
-    // With up to a third of its letters wrong it counts as misspelt.
-    let similar = elsewhere.filter_map(|(name, meant)| {
-        let name = words(name);
-        let distance = strsim::damerau_levenshtein(&name, &given);
-        (distance * 3 <= name.len()).then_some((distance, meant))
-    });
+    let similar =
+        elsewhere.filter_map(|(name, meant)| Some((misspelt(&given, &words(name))?, meant)));
     similar.min_by_key(|(distance, _)| *distance).map(|(_, meant)| meant)
 }
 

@@ -12,7 +12,7 @@ use crate::model::id::{Cookie, Netns};
 use crate::model::written::{Parts, Written, name_or_number};
 
 pub use crate::model::holder::{Binary, Holder, Origin};
-pub use crate::model::name::listed;
+pub use crate::model::name::{listed, misspelt};
 
 /// The transport protocol of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

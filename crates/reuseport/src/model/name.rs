@@ -31,13 +31,26 @@ impl UnknownName {
         let lower = lower.split(':').next().unwrap_or_default();
         let nearest = known
             .iter()
-            .map(|name| (strsim::damerau_levenshtein(word(name), lower), *name))
-            // With up to a third of its letters wrong it counts as misspelt.
-            .filter(|(distance, name)| distance * 3 <= word(name).len())
+            .filter_map(|name| Some((misspelt(lower, word(name))?, *name)))
             .min()
             .map(|(_, name)| name);
         Self { what, given: given.into(), nearest, known }
     }
+}
+
+/// How far a text is from a name, if it may be that name, misspelt: with up to a third of its letters wrong.
+///
+/// # Example
+///
+/// ```
+/// use reuseport::group::misspelt;
+///
+/// assert_eq!(misspelt("polcy", "policy"), Some(1));
+/// assert_eq!(misspelt("polcy", "slots"), None);
+/// ```
+pub fn misspelt(given: &str, name: &str) -> Option<usize> {
+    let distance = strsim::damerau_levenshtein(name, given);
+    (distance * 3 <= name.len()).then_some(distance)
 }
 
 /// Names in a sentence, such as those of members ([`Member::name`](crate::Member::name)). A list longer than
