@@ -310,16 +310,16 @@ impl Watch {
     /// Lists the host's groups for all groups that are due.
     fn observe(&mut self, extent: &Extent) {
         let began = time_of_thread();
+        let looked_at: Vec<GroupKey> = self.follower.looked_at().cloned().collect();
         let listed = self.host.groups_near(extent);
         let observation = listed.as_ref().ok().map(|(groups, whole)| {
             let layer = counted::layer(self.host.place());
-            let looked_at: Vec<GroupKey> = self.follower.looked_at().cloned().collect();
-            let see = |key: GroupKey| {
-                let group = view::named_at(self.host.place(), &key, groups).ok()?;
-                let counted = self.counting(&key, group).is_in(layer);
-                Some((key, Seen::new(group, counted, *whole)))
+            let see = |key: &GroupKey| {
+                let group = view::named_at(self.host.place(), key, groups).ok()?;
+                let counted = self.counting(key, group).is_in(layer);
+                Some((key.clone(), Seen::new(group, counted, *whole)))
             };
-            let seen = looked_at.into_iter().filter_map(see).collect();
+            let seen = looked_at.iter().filter_map(see).collect();
             let is_followed = |key: &GroupKey| self.watched.contains_key(key);
             let awaited = &mut self.awaited;
             awaited.forget_gone(groups, *whole);
@@ -329,8 +329,7 @@ impl Watch {
             let refused = awaited.has_refused();
             Observation { cost, refused, ..Observation::new(groups, seen, found) }
         });
-        let keys: Vec<GroupKey> = self.follower.looked_at().cloned().collect();
-        keys.iter().for_each(|key| self.watch_over_present(key));
+        looked_at.iter().for_each(|key| self.watch_over_present(key));
         self.follower.observed(Instant::now(), observation.as_ref());
     }
 
