@@ -32,14 +32,29 @@ pub struct Outcome {
 ///
 /// Like `body`.
 pub fn http_during(addr: SocketAddr, clients: usize, body: impl FnOnce()) -> Outcome {
+    asked_during(clients, |_, _| try_http_get(addr).is_ok(), body)
+}
+
+/// The same with any request. `ask` is given the number of the client and that of its request, and returns whether it was
+/// answered.
+///
+/// # Panics
+///
+/// Like `body`.
+pub fn asked_during(
+    clients: usize,
+    ask: impl Fn(usize, usize) -> bool + Sync,
+    body: impl FnOnce(),
+) -> Outcome {
     let done = AtomicBool::new(false);
     let [answered, failed] = [(); 2].map(|()| AtomicU64::new(0));
     thread::scope(|scope| {
-        for _ in 0..clients {
-            scope.spawn(|| {
+        for client in 0..clients {
+            let (done, ask, answered, failed) = (&done, &ask, &answered, &failed);
+            scope.spawn(move || {
                 // At least once, even if `body` returns at once.
-                loop {
-                    let counter = if try_http_get(addr).is_ok() { &answered } else { &failed };
+                for number in 0.. {
+                    let counter = if ask(client, number) { answered } else { failed };
                     counter.fetch_add(1, Ordering::Relaxed);
                     if done.load(Ordering::Relaxed) {
                         break;

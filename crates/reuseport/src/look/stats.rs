@@ -154,7 +154,7 @@ mod tests {
     use crate::model::group::{Protocol, examples};
     use crate::model::policy::Policy;
     use crate::model::selection::Steering;
-    use crate::model::status::Enrolment;
+    use crate::model::status::{Enrolment, example};
 
     /// A member with (state, weight, picks); without them, unsteered.
     fn member(number: u16, enrolled: Option<(State, u16, u64)>) -> MemberStatus {
@@ -175,20 +175,10 @@ mod tests {
 
     fn stats(members: Vec<MemberStatus>) -> Stats {
         let key = examples::key(Protocol::Tcp, "127.0.0.1:80");
-        Stats::new(&GroupStatus {
-            group: examples::group(key, Vec::new()),
-            steering: Steering::Ours(Policy::RoundRobin.into()),
-            members,
-            reads_queues: true,
-            uncounted: None,
-            serving_generation: None,
-            trial: None,
-            holds_new: false,
-            watcher: None,
-            cpus_without_member: Vec::new(),
-            counters: vec![Counter { reason: "picks", count: 400 }],
-            findings: Vec::new(),
-        })
+        let group = examples::group(key, Vec::new());
+        let steering = Steering::Ours(Policy::RoundRobin.into());
+        let counters = vec![Counter { reason: "picks", count: 400 }];
+        Stats::new(&GroupStatus { counters, ..example(group, steering, members) })
     }
 
     const ACTIVE: State = State::Active;

@@ -161,3 +161,22 @@ impl GroupStatus {
         }
     }
 }
+
+/// A status for tests: of a group of which nothing else is known.
+#[cfg(test)]
+pub(crate) fn example(group: Group, steering: Steering, members: Vec<MemberStatus>) -> GroupStatus {
+    GroupStatus {
+        group,
+        steering,
+        members,
+        reads_queues: true,
+        uncounted: None,
+        serving_generation: None,
+        trial: None,
+        holds_new: false,
+        watcher: None,
+        cpus_without_member: Vec::new(),
+        counters: Vec::new(),
+        findings: Vec::new(),
+    }
+}

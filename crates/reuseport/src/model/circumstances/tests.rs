@@ -2,7 +2,7 @@ use super::*;
 use crate::model::group::{AttachedProgram, Group, Queue, Reach, examples};
 use crate::model::id::{Slot, Weight};
 use crate::model::policy::Policy;
-use crate::model::status::{Enrolment, Uncounted};
+use crate::model::status::{Enrolment, Uncounted, example};
 
 const OURS: Steering = Steering::Ours(Program::Selection(crate::model::selection::Selection {
     policy: Policy::RoundRobin,
@@ -46,20 +46,8 @@ fn status(steering: Steering, members: Vec<MemberStatus>) -> GroupStatus {
     let program = (steering != Steering::KernelHash)
         .then(|| AttachedProgram { id: Some(5), name: "select".to_owned() });
     let sockets = members.iter().map(|m| m.member.clone()).collect();
-    GroupStatus {
-        group: Group { program, ..examples::group(key, sockets) },
-        steering,
-        members,
-        reads_queues: true,
-        uncounted: None,
-        serving_generation: None,
-        trial: None,
-        holds_new: false,
-        watcher: None,
-        cpus_without_member: Vec::new(),
-        counters: Vec::new(),
-        findings: Vec::new(),
-    }
+    let group = Group { program, ..examples::group(key, sockets) };
+    example(group, steering, members)
 }
 
 /// What is known of a group that is followed and has its state, on a host as most are.

@@ -4,7 +4,7 @@ use crate::model::id::{Slot, Weight};
 use crate::model::policy::Payload;
 use crate::model::selection::Steering;
 use crate::model::server::recognise;
-use crate::model::status::Enrolment;
+use crate::model::status::{Enrolment, example};
 
 /// A process that comes from `first`, which began at that second and runs this file.
 fn holder(pid: u32, comm: &str, file: u64, first: u32, second: u64) -> Holder {
@@ -36,20 +36,8 @@ fn findings_of(
     let protocol = members.first().map_or(Protocol::Tcp, |m| m.member.protocol);
     let key = examples::key(protocol, "127.0.0.1:80");
     let sockets = members.iter().map(|m| m.member.clone()).collect();
-    let status = GroupStatus {
-        group: examples::group(key, sockets),
-        steering,
-        members,
-        reads_queues: true,
-        uncounted: None,
-        serving_generation,
-        trial: None,
-        holds_new: false,
-        watcher: None,
-        cpus_without_member: Vec::new(),
-        counters: Vec::new(),
-        findings: Vec::new(),
-    };
+    let group = examples::group(key, sockets);
+    let status = GroupStatus { serving_generation, ..example(group, steering, members) };
     findings(&status, |holder| recognise(&holder.comm, []))
 }
 

@@ -56,6 +56,14 @@ fn attached_id(host: &Host, key: &GroupKey) -> Option<u32> {
     host.status(key).unwrap().group.program?.id
 }
 
+/// An old server of two workers, whose group keeps new ones waiting, and a new one, which has no slots yet.
+fn two(host: &Host, new_workers: usize) -> (Forking, Forking, GroupKey, Balancer) {
+    let old = Forking::start_on(Transport::Tcp, free_port(), 2);
+    let (key, balancer) = holding(host, "tcp", &old);
+    let new = Forking::start_on(Transport::Tcp, old.addr().port(), new_workers);
+    (old, new, key, balancer)
+}
+
 /// Who answers.
 fn served(server: &Forking) -> BTreeSet<u32> {
     answers(server.addr(), 20).into_keys().collect()
@@ -65,10 +73,7 @@ fn served(server: &Forking) -> BTreeSet<u32> {
 fn a_server_that_is_started_a_second_time_is_a_newer_generation_and_waits() {
     alone(|| {
         let host = Host::open().unwrap();
-        let port = free_port();
-        let old = Forking::start_on(Transport::Tcp, port, 2);
-        let (key, balancer) = holding(&host, "tcp", &old);
-        let new = Forking::start_on(Transport::Tcp, port, 2);
+        let (old, new, key, balancer) = two(&host, 2);
         // A plain attach knows what was wished.
         assert_eq!(attach_again(&host, &key), 2);
         let status = host.status(&key).unwrap();
@@ -98,7 +103,7 @@ fn a_server_that_is_started_a_second_time_is_a_newer_generation_and_waits() {
         assert_eq!(balancer.rollback().unwrap_err().kind(), ErrorKind::NoGeneration);
         // Without the wish, a new one serves at once.
         Balancer::attach(&host, &key, &Attach::default().hold_new(false)).unwrap();
-        let _third = Forking::start_on(Transport::Tcp, port, 1);
+        let _third = Forking::start_on(Transport::Tcp, new.addr().port(), 1);
         assert_eq!(attach_again(&host, &key), 0);
         let status = host.status(&key).unwrap();
         assert_eq!((status.serving_generation, status.holds_new), (Some(3), false));
@@ -111,9 +116,7 @@ fn a_server_that_is_started_a_second_time_is_a_newer_generation_and_waits() {
 fn a_program_of_a_version_without_standby_is_replaced_in_the_step_that_needs_it() {
     alone(|| {
         let host = Host::open().unwrap();
-        let old = Forking::start_on(Transport::Tcp, free_port(), 2);
-        let (key, balancer) = holding(&host, "tcp", &old);
-        let new = Forking::start_on(Transport::Tcp, old.addr().port(), 1);
+        let (old, new, key, balancer) = two(&host, 1);
         let changed_by = |change: &dyn Fn()| {
             let before = attached_id(&host, &key);
             change();
@@ -155,10 +158,7 @@ fn a_program_of_a_version_without_standby_is_replaced_in_the_step_that_needs_it(
 fn a_worker_that_its_master_starts_again_stays_in_its_generation() {
     alone(|| {
         let host = Host::open().unwrap();
-        let port = free_port();
-        let old = Forking::start_on(Transport::Tcp, port, 2);
-        let (key, balancer) = holding(&host, "tcp", &old);
-        let new = Forking::start_on(Transport::Tcp, port, 2);
+        let (old, new, key, balancer) = two(&host, 2);
         followed(&key, |_| {
             let four = |expected: [(u32, State); 2]| {
                 let found = BTreeSet::from_iter(states(&settled(&host, &key, 4, &BTreeSet::new())));
@@ -248,10 +248,7 @@ fn members_of_another_generation_cannot_be_made_active_one_by_one() {
 
     alone(|| {
         let host = Host::open().unwrap();
-        let port = free_port();
-        let old = Forking::start_on(Transport::Tcp, port, 2);
-        let (key, balancer) = holding(&host, "tcp", &old);
-        let _new = Forking::start_on(Transport::Tcp, port, 1);
+        let (_old, _new, key, balancer) = two(&host, 1);
         attach_again(&host, &key);
         let change = |slot, state| MemberChange::new(Slot::new(slot)).state(state);
         balancer.change_members(&[change(0, Draining)]).unwrap();

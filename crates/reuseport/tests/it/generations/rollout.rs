@@ -1,14 +1,11 @@
 //! Roll-outs under traffic: nothing is lost, and no member on standby gets anything.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use reuseport::Host;
 use reuseport::status::{GroupStatus, State};
-use test_support::SetOnDrop;
-use test_support::load::{Outcome, http_during};
+use test_support::load::{Outcome, asked_during, http_during};
 use test_support::server::{Forking, Transport, free_port};
 use test_support::wait::{self, BOUND, scaled};
 
@@ -79,8 +76,6 @@ fn requests_during_roll_outs_are_all_answered() {
 
 /// Sends queries, each from a new socket, until `body` ends. Each waits for its answer.
 fn queries_during(to: SocketAddr, body: impl FnOnce()) -> Outcome {
-    let done = AtomicBool::new(false);
-    let [answered, failed] = [(); 2].map(|()| AtomicU64::new(0));
     let ask = |number: u64| -> std::io::Result<bool> {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         socket.set_read_timeout(Some(scaled(Duration::from_secs(3))))?;
@@ -91,24 +86,10 @@ fn queries_during(to: SocketAddr, body: impl FnOnce()) -> Outcome {
         let length = socket.recv(&mut answer)?;
         Ok(answer[..length].ends_with(format!(" {asked}").as_bytes()))
     };
-    thread::scope(|scope| {
-        for client in 0..4u64 {
-            let (done, ask, answered, failed) = (&done, &ask, &answered, &failed);
-            scope.spawn(move || {
-                for number in 0.. {
-                    let is_answered = ask(client << 32 | number).is_ok_and(|is| is);
-                    let counter = if is_answered { answered } else { failed };
-                    counter.fetch_add(1, Ordering::Relaxed);
-                    if done.load(Ordering::Relaxed) {
-                        break;
-                    }
-                }
-            });
-        }
-        let _done = SetOnDrop(&done);
-        body();
-    });
-    Outcome { answered: answered.into_inner(), failed: failed.into_inner() }
+    let is_answered = |client: usize, number: usize| {
+        ask((client as u64) << 32 | number as u64).is_ok_and(|is| is)
+    };
+    asked_during(4, is_answered, body)
 }
 
 #[test]
