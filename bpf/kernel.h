@@ -350,11 +350,25 @@ struct file {
 struct eventpoll {
 	struct file *file;
 	struct wait_queue_head wq; /* threads in epoll_wait */
+	struct wait_queue_head poll_wait; /* who watches the instance itself */
 };
 
 struct epitem {
 	struct eventpoll *ep;
 	struct hlist_node fllink;
+};
+
+/* Its entry in the queue of what it watches. */
+struct eppoll_entry {
+	struct epitem *base;
+	struct wait_queue_entry wait;
+	struct wait_queue_head *whead;
+};
+
+/* A request of io_uring in the queue of what it waits for (io_uring/poll.h). */
+struct io_poll {
+	struct wait_queue_head *head;
+	struct wait_queue_entry wait;
 };
 
 /* BPF iterators. */

@@ -9,6 +9,7 @@
  *   members   both in one, from the descriptors alone: for kernels whose tables `tables` cannot read
  *   watches   which epoll instance watches which socket, which process has which epoll instance, and
  *             which threads wait for either now
+ *   awaited   which of the sockets that the reader asks for are waited for now
  *
  * They only read; nothing here changes a socket. wire/record.h has the records.
  *
@@ -297,6 +298,7 @@ int members(struct bpf_iter__task_file *ctx)
 }
 
 #include "observe/waits.h"
+#include "observe/awaited.h"
 
 SEC("iter/task_file")
 int watches(struct bpf_iter__task_file *ctx)

@@ -18,6 +18,7 @@ enum kind {
 	KIND_HOLDER = 5,
 	KIND_END = 6,
 	KIND_WAITER = 7,
+	KIND_AWAITED = 8,
 };
 
 struct header {
@@ -133,6 +134,21 @@ struct end_record {
 	struct header header;
 };
 
+/* A socket of which it is asked whether it is waited for. */
+struct asked {
+	__u64 sock_address; /* 0: none */
+	__u64 cookie;
+};
+
+/* The most sockets that are asked for at once. */
+#define MAX_ASKED 256
+
+/* A socket that was asked for is waited for now. */
+struct awaited_record {
+	struct header header;
+	__u64 sock_address;
+};
+
 enum stage {
 	STAGE_NONE = 0,
 	STAGE_TCP = 1,
@@ -171,3 +187,5 @@ WIRE_TYPE(struct, epoll_record);
 WIRE_TYPE(struct, waiter_record);
 WIRE_TYPE(struct, end_record);
 WIRE_TYPE(struct, cursor);
+WIRE_TYPE(struct, asked);
+WIRE_TYPE(struct, awaited_record);

@@ -11,7 +11,8 @@ use crate::kernel::server::server_of;
 use crate::look::examine::{self, Examined};
 use crate::look::view;
 use crate::model::group::{Group, GroupKey};
-use crate::model::id::Netns;
+use crate::model::held::HeldSocket;
+use crate::model::id::{Cookie, Netns};
 use crate::model::spec::GroupSpec;
 use crate::model::status::GroupStatus;
 use crate::model::ungrouped::instead;
@@ -91,6 +92,11 @@ impl Host {
     /// As [`groups`](Self::groups), perhaps of a part of the host. Returns also whether it is the whole one.
     pub(crate) fn groups_near(&self, extent: &Extent) -> Result<(Vec<Group>, bool)> {
         self.observer.groups_near(extent)
+    }
+
+    /// Those of these sockets for which a thread waits now.
+    pub(crate) fn awaited(&self, sockets: &[HeldSocket]) -> Result<Vec<Cookie>> {
+        self.observer.awaited(sockets)
     }
 
     /// As [`begin`](Self::begin), with such a listing.

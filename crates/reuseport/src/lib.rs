@@ -141,6 +141,7 @@ pub use model::advice;
 pub use model::degraded::Degraded;
 pub use model::finding;
 pub use model::group::{self, Group, Member, Unborrowable};
+pub use model::hold_new::HoldNew;
 pub use model::id::{self, State, Weight};
 pub use model::policy::{self, CpuList, Policy};
 pub use model::rights;

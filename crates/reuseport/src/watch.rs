@@ -25,6 +25,7 @@ use crate::look::counted::{self, Counting};
 use crate::look::view;
 use crate::model::degraded::Degraded;
 use crate::model::group::{Group, GroupKey, Protocol};
+use crate::model::held::HeldSocket;
 use crate::model::refusal::not_attached;
 use crate::model::spec::GroupSpec;
 use crate::stop::Stop;
@@ -171,7 +172,8 @@ impl Watch {
             rests: self.source.add_pins(self.host.place(), &name),
         };
         self.awaited.follow(&name);
-        self.follower.add(Instant::now(), name, options, starving(&attached));
+        self.follower.add(Instant::now(), name.clone(), options, starving(&attached));
+        self.follower.hold(Instant::now(), &name, attached.changes.still_held.clone());
         Ok(attached)
     }
 
@@ -320,6 +322,7 @@ impl Watch {
                 Some((key.clone(), Seen::new(group, counted, *whole)))
             };
             let seen = looked_at.iter().filter_map(see).collect();
+            let held = self.held_among(groups);
             let is_followed = |key: &GroupKey| self.watched.contains_key(key);
             let awaited = &mut self.awaited;
             awaited.forget_gone(groups, *whole);
@@ -327,10 +330,31 @@ impl Watch {
             let found = self.follower.looked_for().filter(is_there).collect();
             let cost = time_of_thread().saturating_sub(began);
             let refused = awaited.has_refused();
-            Observation { cost, refused, ..Observation::new(groups, seen, found) }
+            Observation { cost, refused, held, ..Observation::new(groups, seen, found) }
         });
         looked_at.iter().for_each(|key| self.watch_over_present(key));
         self.follower.observed(Instant::now(), observation.as_ref());
+    }
+
+    /// The members that are held, of the groups of which the follower asks that.
+    fn held_among(&self, groups: &[Group]) -> Vec<(GroupKey, Vec<HeldSocket>)> {
+        let place = self.host.place();
+        let held = |key: &GroupKey| {
+            let group = view::named_at(place, key, groups).ok()?;
+            Some((key.clone(), counted::held(place, group)?))
+        };
+        self.follower.asks_who_is_held().filter_map(held).collect()
+    }
+
+    /// Looks for which of these sockets a thread waits.
+    fn look_for_waiters(&mut self, sockets: &[HeldSocket]) {
+        let began = time_of_thread();
+        let awaited = self.host.awaited(sockets).unwrap_or_else(|error| {
+            tracing::debug!("{}", error.report());
+            Vec::new()
+        });
+        let cost = time_of_thread().saturating_sub(began);
+        self.follower.awaited(Instant::now(), &awaited, cost);
     }
 
     /// Where the connections of this group have to be counted. That is read once for each program.
@@ -392,24 +416,27 @@ impl Watch {
                     transaction.give_way()?;
                     self.follower.gave_way(key);
                 }
-                Step::Attach { group, force } => {
-                    return self.attach(transaction.on(*group), key, force, whole);
+                Step::Attach { group, force, awaited } => {
+                    let how = Attach { force, awaited, ..self.how_to_update(key) };
+                    return self.attach(transaction.on(*group), key, &how, whole);
                 }
             }
         }
+    }
+
+    fn how_to_update(&self, key: &GroupKey) -> Attach {
+        self.watched.get(key).map(|watched| watched.attach.clone()).unwrap_or_default()
     }
 
     fn attach(
         &mut self,
         transaction: Transaction,
         key: &GroupKey,
-        force: bool,
+        how: &Attach,
         whole: bool,
     ) -> Result<Done> {
-        let attach = self.watched.get(key).map(|watched| watched.attach.clone());
-        let attach = Attach { force, ..attach.unwrap_or_default() };
         let group = Arc::clone(transaction.group());
-        let attached = transaction.attach(&attach)?;
+        let attached = transaction.attach(how)?;
         if let Some(watched) = self.watched.get_mut(key) {
             watched.keep = watch_over(self.host.place(), key)?;
         }

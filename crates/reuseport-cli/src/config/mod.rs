@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 use reuseport::group::Group;
 use reuseport::id::{Slot, Weight};
 use reuseport::spec::GroupSpec;
-use reuseport::{CpuList, Policy};
+use reuseport::{CpuList, HoldNew, Policy};
 
 use crate::error::Failure;
 use crate::metrics::Address;
@@ -59,7 +59,7 @@ pub(crate) struct Server {
     /// The most members.
     pub(crate) slots: Option<u32>,
     /// Whether newer generations wait; `None`: as it is.
-    pub(crate) hold_new: Option<bool>,
+    pub(crate) hold_new: Option<HoldNew>,
 }
 
 impl Config {
@@ -136,6 +136,16 @@ fn no_groups(server: &str) -> String {
     format!("[server.{server}] names no groups, such as groups = [\"tcp:*:80\"]")
 }
 
+/// `true`, `false`, or the word for it.
+fn hold_new(value: &Value<'_>) -> Result<HoldNew, Problem> {
+    match (value.text(), value.flag()) {
+        (Ok(_), _) => value.parsed(),
+        (_, Ok(true)) => Ok(HoldNew::On),
+        (_, Ok(false)) => Ok(HoldNew::Off),
+        _ => Err(value.wrong("true, false or \"accepting\"")),
+    }
+}
+
 impl Server {
     fn parse(name: String, span: Range<usize>, mut table: Table<'_>) -> Result<Self, Problem> {
         let groups = table.take("groups").map_or(Ok(Vec::new()), groups)?;
@@ -145,7 +155,7 @@ impl Server {
         let cpus: Option<CpuList> = table.parsed("cpus")?;
         let weights = table.take("weights").map_or(Ok(Vec::new()), weights)?;
         let slots = table.take("slots").map(|value| slots(&value)).transpose()?;
-        let hold_new = table.take("hold-new").map(|value| value.flag()).transpose()?;
+        let hold_new = table.take("hold-new").map(|value| hold_new(&value)).transpose()?;
         table.finish()?;
         let options = PolicyOptions { load, max_share, cpus };
         let given = policy.as_ref().map(Value::parsed).transpose()?;

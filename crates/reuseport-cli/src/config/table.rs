@@ -97,7 +97,7 @@ impl<'a> Table<'a> {
 }
 
 impl<'a> Value<'a> {
-    fn wrong(&self, expected: &str) -> Problem {
+    pub(super) fn wrong(&self, expected: &str) -> Problem {
         let found = self.value.get_ref().type_str();
         Problem::new(&self.value.span(), format!("`{}` is {found}, not {expected}", self.key))
     }

@@ -30,7 +30,7 @@ fn a_file_says_which_groups_are_followed_and_how() {
     let [web, dns] = &servers[..] else { panic!("{servers:?}") };
     assert!(retake);
     assert_eq!((web.name.as_str(), web.groups.len(), web.slots), ("web", 2, Some(256)));
-    assert_eq!((web.hold_new, dns.hold_new), (Some(true), None));
+    assert_eq!((web.hold_new, dns.hold_new), (Some(HoldNew::On), None));
     assert!(matches!(web.policy, Some(Policy::LeastLoaded(_))));
     assert!(web.options.load.is_some() && web.options.max_share.is_some());
     assert_eq!((dns.name.as_str(), dns.policy), ("dns", None));

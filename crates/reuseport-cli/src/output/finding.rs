@@ -80,6 +80,13 @@ impl About {
                 "several epoll instances or threads wait for {}: what chooses a socket does not choose among them",
                 names(members),
             ),
+            Finding::NotAccepting { members, .. } => format!(
+                "{} {} on standby, and {} nothing: no thread was seen waiting for connections there yet \
+                 (--hold-new=accepting)",
+                names(members),
+                by_number(members.len(), "is", "are"),
+                by_number(members.len(), "gets", "get"),
+            ),
             Finding::QueueFull { members, .. } => {
                 let n = members.len();
                 let (queue, is) = (by_number(n, "queue", "queues"), by_number(n, "is", "are"));

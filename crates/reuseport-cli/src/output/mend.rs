@@ -7,6 +7,7 @@ use reuseport::server::Server;
 use reuseport::status::{Enrolment, GroupStatus, Uncounted};
 use reuseport::{NetSettings, Program};
 
+use super::by_number;
 use super::finding::{About, FindingView, view};
 
 /// A group whose findings are told with what mends them.
@@ -76,6 +77,11 @@ impl Case<'_> {
             Finding::SeveralWait { .. } => {
                 "let each worker bind a socket of its own, with SO_REUSEPORT set before bind".to_owned()
             }
+            Finding::NotAccepting { .. } => format!(
+                "none while the server starts; `reuseport promote {group}` lets {} serve at once. Without a watcher, \
+                 {attach} looks again",
+                by_number(finding.members().len(), "it", "them"),
+            ),
             Finding::OneSocket { server, .. } => one_socket(*server),
             Finding::SeveralServers { parties, different, .. } => self.several(parties, *different),
             Finding::OneSided { .. } => {

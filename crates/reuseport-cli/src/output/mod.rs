@@ -5,6 +5,7 @@
 mod cpus;
 pub(crate) mod doctor;
 mod finding;
+mod following;
 mod foreign;
 pub(crate) mod host;
 mod mend;

@@ -10,6 +10,7 @@ use reuseport::group::{Device, GroupKey, Protocol, Reach};
 use reuseport::id::{Cookie, Netns};
 use reuseport::status::{State, Uncounted};
 
+use super::following::HoldNewView;
 use super::view::{
     GroupLine, GroupView, HolderView, Identity, MemberView, OutsideView, PolicyOptionsView,
     Program, ProgramKind, QueueView, state_name,
@@ -139,7 +140,7 @@ fn ours() -> GroupView {
         uncounted: None,
         serving_generation: Some(0),
         trial: None,
-        hold_new: false,
+        hold_new: HoldNewView::default(),
         watcher: None,
         skew: Some(0.0),
         members: vec![
@@ -172,7 +173,7 @@ fn foreign() -> GroupView {
         uncounted: None,
         serving_generation: None,
         trial: None,
-        hold_new: false,
+        hold_new: HoldNewView::default(),
         watcher: None,
         skew: None,
         members: (0..2)

@@ -10,12 +10,11 @@ use reuseport::Stats;
 use reuseport::group::{Device, GroupKey, Holder, Member, NotAsked, Protocol, Queue, Reach};
 use reuseport::id::Cookie;
 use reuseport::policy::Policy;
-use reuseport::status::{
-    GroupStatus, MemberStatus, OwnerCpu, State, Steering, Trial, Uncounted, Watcher,
-};
+use reuseport::status::{GroupStatus, MemberStatus, OwnerCpu, State, Steering, Trial, Uncounted};
 use serde::Serialize;
 
 use super::finding::{FindingView, findings};
+use super::following::{HoldNewView, WatcherView};
 pub(crate) use super::options::PolicyOptionsView;
 use crate::process::Names;
 
@@ -66,8 +65,8 @@ pub(crate) struct GroupView {
     pub(crate) serving_generation: Option<u32>,
     /// A newer generation on trial.
     pub(crate) trial: Option<TrialView>,
-    /// Whether newer generations wait on standby.
-    pub(crate) hold_new: bool,
+    #[serde(flatten)]
+    pub(crate) hold_new: HoldNewView,
     /// The process that follows the group.
     pub(crate) watcher: Option<WatcherView>,
     pub(crate) skew: Option<f64>,
@@ -88,13 +87,6 @@ pub(crate) struct GroupView {
 pub(crate) struct TrialView {
     pub(crate) generation: Option<u32>,
     pub(crate) percent: u8,
-}
-
-/// The process that follows a group. Without a pid: one of another pid namespace.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct WatcherView {
-    pub(crate) pid: Option<u32>,
-    pub(crate) comm: Option<String>,
 }
 
 /// Identifies a group.
@@ -164,6 +156,8 @@ pub(crate) struct OutsideView {
 pub(crate) struct MemberView {
     pub(crate) slot: Option<u16>,
     pub(crate) state: Option<&'static str>,
+    /// Whether it is on standby until a thread waits for connections on it.
+    pub(crate) held: bool,
     pub(crate) generation: Option<u32>,
     pub(crate) weight: Option<u16>,
     /// None if no process has ever asked for it.
@@ -290,7 +284,7 @@ impl GroupView {
                 generation,
                 percent: share.get(),
             }),
-            hold_new: status.holds_new,
+            hold_new: HoldNewView::new(status.hold_new),
             watcher: status.watcher.as_ref().map(WatcherView::new),
             skew: stats.skew.map(rounded),
             members: members.collect(),
@@ -366,6 +360,7 @@ impl MemberView {
         Self {
             slot: enrolment.map(|e| e.slot.get()),
             state: enrolment.map(|e| state_name(e.state)),
+            held: enrolment.is_some_and(|e| e.is_held),
             generation: enrolment.map(|e| e.generation),
             weight: enrolment.map(|e| e.weight.get()),
             cookie: member.cookie.map(Cookie::get),
@@ -412,12 +407,6 @@ fn why_unknown(cpu: OwnerCpu) -> Option<String> {
 fn unborrowable(status: &GroupStatus) -> usize {
     let cannot = |m: &&MemberStatus| m.enrolment.is_none() && m.member.unborrowable().is_some();
     status.members.iter().filter(cannot).count()
-}
-
-impl WatcherView {
-    fn new(watcher: &Watcher) -> Self {
-        Self { pid: watcher.pid, comm: watcher.comm.clone() }
-    }
 }
 
 impl OutsideView {

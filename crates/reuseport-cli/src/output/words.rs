@@ -6,13 +6,13 @@ use reuseport::group::{AttachedProgram, GroupKey, NotAsked, Reach, listed};
 use reuseport::id::State;
 use reuseport::status::Uncounted;
 
+use crate::output::following::WatcherView;
 use crate::output::foreign::safe;
 use crate::output::note::note;
 use crate::output::number::{by_number, count};
 use crate::output::table::{self, shortened};
 use crate::output::view::{
     GroupView, HolderView, Identity, MemberView, OutsideView, Program, ProgramKind, QueueView,
-    WatcherView,
 };
 
 /// One process that holds a socket; `fd` only if descriptors are shown.
@@ -307,7 +307,7 @@ pub(crate) fn none_active(key: &GroupKey, shares: &[Share], room: Option<usize>)
     note(&format!("no member of {key} is active with a weight; until one is, {instead}"), room)
 }
 
-/// Which generation serves, if that says anything: "generation 2; newer ones wait for `promote`".
+/// Which generation serves, and for what newcomers wait, if that says anything: "generation 2; newer ones wait for `promote`".
 pub(crate) fn generations(group: &GroupView) -> Option<String> {
     let mut generations = group.members.iter().filter_map(|member| member.generation);
     let first = generations.next()?;
@@ -319,10 +319,8 @@ pub(crate) fn generations(group: &GroupView) -> Option<String> {
             trial.generation.map_or("a newer one".to_owned(), |g| format!("generation {g}"));
         text += &format!("; {whose} is on trial, with {}% of the picks", trial.percent);
     }
-    if group.hold_new {
-        text += "; newer ones wait for `promote`";
-    }
-    (several || group.hold_new || group.trial.is_some()).then_some(text)
+    text += group.hold_new.said();
+    (several || group.hold_new.hold_new || group.trial.is_some()).then_some(text)
 }
 
 /// The group as an argument that finds it again from this network namespace, also if that gets a group of the same

@@ -115,6 +115,20 @@ pub(crate) fn report(key: &GroupKey, attached: &Attached) -> String {
             output::by_number(waiting, "it", "them"),
         )));
     }
+    if let waiting @ 1.. = changes.held.len() {
+        out.push_str(&note(&format!(
+            "{} on standby until a thread waits for connections on {}",
+            output::count(waiting, "new socket"),
+            output::by_number(waiting, "it", "them"),
+        )));
+    }
+    if let joined @ 1.. = changes.taken_in.len() {
+        out.push_str(&note(&format!(
+            "{} now accept{} connections and serve{0}",
+            output::count(joined, "socket that was on standby"),
+            output::by_number(joined, "s", ""),
+        )));
+    }
     out.push_str(&left_out(&changes.left_out));
     out
 }

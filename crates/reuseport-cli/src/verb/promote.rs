@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
-use reuseport::Promoted;
 use reuseport::group::GroupKey;
 use reuseport::id::Percent;
 use reuseport::status::{GroupStatus, State, Trial};
+use reuseport::{HoldNew, Promoted};
 
 use crate::args::{self, GroupsArgs};
 use crate::backend::{Generation, Members};
@@ -29,6 +29,10 @@ use ready::Readiness;
 /// after it the new one. Older members are retired: they drain as after `drain`, and finish what they
 /// have. Open connections stay where they are. `rollback` takes it back as long as the old server runs.
 /// Members that were drained by hand stay so.
+///
+/// In a group with `attach --hold-new=accepting`, servers join and replace none: all members on standby serve
+/// from then on, also those that do not accept yet, and nothing drains. After --canary, the one that was tried
+/// replaces the others there, too.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status:
@@ -175,9 +179,12 @@ fn is_same_trial(members: &Members, tried: Option<u32>, share: Percent) -> Resul
     }
 }
 
-/// Whether members are newer than those that serve, or older ones serve, too.
+/// Whether members are newer than those that serve, or older ones serve, too; or whether some may join.
 fn has_newer(status: &GroupStatus) -> bool {
-    let enrolled = status.members.iter().filter_map(|member| member.enrolment.as_ref());
+    let mut enrolled = status.members.iter().filter_map(|member| member.enrolment.as_ref());
+    if status.hold_new == HoldNew::Accepting && status.trial.is_none() {
+        return enrolled.any(|enrolment| enrolment.state == State::Standby);
+    }
     changes(status.serving_generation, enrolled.map(|e| (e.generation, e.state)))
 }
 
@@ -230,6 +237,11 @@ pub(super) fn switch_and_wait<'a>(
 
 /// "generation 2 serves: 2 members; 4 older ones drain".
 fn said(key: &GroupKey, promoted: &Promoted) -> String {
+    if let n @ 1.. = promoted.joined.len() {
+        let serving = count(promoted.serving.len(), "member");
+        let (who, serve) = (count(n, "member"), output::by_number(n, "serves", "serve"));
+        return format!("{key}: {who} from standby {serve} now: {serving} in all; none drains\n");
+    }
     let Promoted { generation, serving, on_trial, retired, on_standby, .. } = promoted;
     let mut text =
         format!("{key}: generation {generation} serves: {}", count(serving.len(), "member"));

@@ -19,6 +19,7 @@ use crate::kernel::cpus;
 use crate::kernel::foreign::Foreign;
 use crate::kernel::sockets::SocketsKind;
 use crate::model::group::{GroupKey, Unborrowable};
+use crate::model::hold_new::HoldNew;
 use crate::model::id::Cookie;
 use crate::model::membership::{refuse_to_starve, starving, without_newborn};
 use crate::model::plan::{self, AttachPlan, Build, InPlaceOf, Observed, Operation, Recorded};
@@ -41,6 +42,9 @@ impl Transaction {
         let wanted = |observed: Observed<'_>, recorded: Option<Recorded<'_>>| {
             plan::attach(observed, recorded, request.wanted())
         };
+        if request.hold_new == Some(HoldNew::Accepting) {
+            self.observer.can_see_waiters()?;
+        }
         // What is refused changes nothing.
         self.plan(Operation::Attach, &present, wanted)?;
         self.settle_found(&mut present)?;

@@ -18,6 +18,8 @@ use crate::kernel::caps;
 use crate::kernel::observe::Observer;
 use crate::kernel::sockets::Sockets;
 use crate::model::group::{Group, Member, Protocol};
+use crate::model::held;
+use crate::model::hold_new::HoldNew;
 use crate::model::id::{Cookie, Percent, Slot};
 use crate::model::lineage::{Began, Standing};
 use crate::model::plan::{self, Build, Draft, Enrolment, Entering, Newcomer, Wishes};
@@ -37,8 +39,8 @@ pub(super) struct Admission<'a> {
     pub(super) program: Program,
     /// What members have already, in a state that this one replaces.
     pub(super) known: &'a [(Cookie, Record)],
-    /// Whether newer generations wait; `None`: as in the state.
-    pub(super) hold_new: Option<bool>,
+    /// Whether newcomers wait, and for what; `None`: as in the state.
+    pub(super) hold_new: Option<HoldNew>,
     /// What those on trial got in a state that this one replaces.
     pub(super) trial: Option<Percent>,
 }
@@ -46,7 +48,7 @@ pub(super) struct Admission<'a> {
 impl<'a> Admission<'a> {
     /// Into the slots of a new program.
     pub(super) fn new(request: &'a Attach, build: &'a Build) -> Self {
-        let (known, hold_new) = (&build.kept.members, Some(build.kept.holds_new));
+        let (known, hold_new) = (&build.kept.members, Some(build.kept.hold_new));
         let hold_new = request.hold_new.or(hold_new);
         Self { request, program: build.program.kind(), known, hold_new, trial: build.kept.trial }
     }
@@ -183,8 +185,9 @@ impl<'a> Enroller<'a> {
 
     fn enter_all(&mut self, arrivals: &mut Vec<Arrival<'_>>, changes: &mut Changes) -> Result<()> {
         let now = now();
+        let awaited = self.awaited(arrivals)?;
         loop {
-            let Draft { roster, entering } = self.draft(arrivals, now);
+            let Draft { roster, entering, taken_in } = self.draft(arrivals, &awaited, now);
             arrivals.truncate(entering.len());
             if arrivals.is_empty() && changes.kept == 0 && changes.enrolled.is_empty() {
                 // They have gone since.
@@ -210,8 +213,14 @@ impl<'a> Enroller<'a> {
                 };
                 let inherits = entering.iter().filter(|one| one.inherits);
                 changes.inherited.extend(inherits.map(inherited));
-                let waits = entering.iter().filter(|one| one.standing == Standing::Standby);
-                changes.on_standby.extend(waits.map(|one| one.cookie));
+                let entered = |as_what| {
+                    let those = entering.iter().filter(move |one| one.standing == as_what);
+                    those.map(|one| one.cookie)
+                };
+                changes.on_standby.extend(entered(Standing::Standby));
+                changes.held.extend(entered(Standing::Held));
+                changes.taken_in = taken_in;
+                changes.still_held = held::sockets(&roster, self.group);
                 return Ok(());
             }
             for arrival in arrivals.iter_mut().filter(|arrival| left.contains(&arrival.cookie)) {
@@ -230,7 +239,25 @@ impl<'a> Enroller<'a> {
         self.state.withdraw()
     }
 
-    fn draft(&self, arrivals: &[Arrival<'_>], now: u64) -> Draft {
+    /// The newcomers and the members that are held for which a thread waits, if that decides whether they serve.
+    fn awaited(&self, arrivals: &[Arrival<'_>]) -> Result<Vec<Cookie>> {
+        let roster = &self.state.instance.roster;
+        let hold_new = self.wishes.hold_new.unwrap_or(roster.hold_new());
+        if hold_new != HoldNew::Accepting {
+            return Ok(Vec::new());
+        }
+        let mut sockets = held::sockets(roster, self.group);
+        let newcomers = arrivals.iter();
+        sockets.extend(newcomers.map(|arrival| (arrival.cookie, arrival.member.sock_address)));
+        let seen = match sockets.is_empty() {
+            true => Vec::new(),
+            false => self.observer.awaited(&sockets)?,
+        };
+        // A thread that was seen a moment ago may be at work now.
+        Ok([&seen, self.wishes.awaited].concat())
+    }
+
+    fn draft(&self, arrivals: &[Arrival<'_>], awaited: &[Cookie], now: u64) -> Draft {
         let newcomers: Vec<Newcomer> = arrivals
             .iter()
             .map(|arrival| Newcomer {
@@ -241,7 +268,7 @@ impl<'a> Enroller<'a> {
             .collect();
         let server = |member: &Member| Some((member.cookie?, Began::of(member)?));
         let servers: Vec<(Cookie, Began)> = self.group.members.iter().filter_map(server).collect();
-        let wishes = Wishes { servers: &servers, ..self.wishes };
+        let wishes = Wishes { servers: &servers, awaited, ..self.wishes };
         plan::draft(&self.state.instance.roster, &newcomers, wishes, now)
     }
 

@@ -4,6 +4,7 @@ use super::request::Promoted;
 use super::transaction::Transaction;
 use crate::error::Result;
 use crate::model::generation;
+use crate::model::held;
 use crate::model::id::{Cookie, Percent};
 use crate::model::lineage::Standing;
 use crate::model::plan::{self, Observed, Operation, Recorded, Refusal};
@@ -59,8 +60,9 @@ impl Transaction {
         };
         let roster = self.plan(operation, &present, plan)?;
         let Some(mut state) = present.state else { return Err(not_attached(&self.group.key)) };
+        let before = state.instance.roster.clone();
         match self.put_into_force(&mut state, roster) {
-            Ok(()) => Ok(promoted(&state.instance.roster)),
+            Ok(()) => Ok(promoted(&state.instance.roster, &before, to)),
             Err(error) => {
                 self.fall_back(&mut state);
                 Err(error)
@@ -69,7 +71,13 @@ impl Transaction {
     }
 }
 
-fn promoted(roster: &Roster) -> Promoted {
+fn promoted(roster: &Roster, before: &Roster, to: To) -> Promoted {
+    let joins = matches!(to, To::Newest(_)) && held::promotion_joins(before);
+    let joined = roster.occupied().filter(|(slot, _, record)| {
+        joins
+            && record.standing == Standing::Serving
+            && record.standing != before.record(*slot).standing
+    });
     let of = |standing: Standing| -> Vec<Cookie> {
         let members = roster.occupied().filter(|(.., record)| record.standing == standing);
         members.map(|(_, cookie, _)| cookie).collect()
@@ -82,5 +90,6 @@ fn promoted(roster: &Roster) -> Promoted {
         trial: trial.map(|(.., record)| record.generation).max(),
         retired: of(Standing::Retired),
         on_standby: of(Standing::Standby),
+        joined: joined.map(|(_, cookie, _)| cookie).collect(),
     }
 }

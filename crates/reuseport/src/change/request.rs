@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind};
 use crate::model::degraded::Degraded;
 use crate::model::group::{AttachedProgram, Member};
+use crate::model::held::HeldSocket;
+use crate::model::hold_new::HoldNew;
 use crate::model::id::{Cookie, Slot, State, Weight};
 use crate::model::plan::AttachRequest;
 use crate::model::policy::{CpuList, Policy};
@@ -37,14 +39,20 @@ pub struct Attach {
     /// Whether to attach although living members cannot be given a slot, and get nothing from then on:
     /// [`Changes::left_out`] names them. Otherwise that is [`ErrorKind::Starved`](crate::ErrorKind::Starved).
     pub partial: bool,
-    /// Whether members of a newer generation than the one that serves wait on standby, until they are
-    /// [promoted](crate::Balancer::promote). It is state of the group, and so outlives this call. `None`: as before, at
-    /// first not.
-    pub hold_new: Option<bool>,
+    /// Whether newcomers wait on standby, and for what. It is state of the group, and so outlives this call. `None`: as
+    /// before, at first [`HoldNew::Off`].
+    ///
+    /// With [`HoldNew::Accepting`], those that are there when a program is first attached serve: a worker that is busy
+    /// waits for nothing. Later ones serve from when a thread is first seen waiting for connections on them: by a
+    /// [watcher](crate::watch::Watch), which looks every few milliseconds while there are any, or by another `attach`,
+    /// which looks once. A member that has served goes on to.
+    pub hold_new: Option<HoldNew>,
     /// Checked between steps.
     pub stop: Stop,
     /// Whether a follower asks.
     pub(crate) follows: bool,
+    /// Members for which a follower saw a thread wait.
+    pub(crate) awaited: Vec<Cookie>,
 }
 
 impl Attach {
@@ -94,9 +102,9 @@ impl Attach {
         Self { partial, ..self }
     }
 
-    /// Whether [newer generations wait](Self::hold_new).
+    /// Whether [newcomers wait](Self::hold_new), and for what.
     #[must_use]
-    pub fn hold_new(self, hold_new: impl Into<Option<bool>>) -> Self {
+    pub fn hold_new(self, hold_new: impl Into<Option<HoldNew>>) -> Self {
         Self { hold_new: hold_new.into(), ..self }
     }
 
@@ -223,6 +231,9 @@ pub struct Promoted {
     pub retired: Vec<Cookie>,
     /// Members of newer generations: they are on standby.
     pub on_standby: Vec<Cookie>,
+    /// Members that were on standby and serve now, next to those that did: newcomers are held until they
+    /// [accept](crate::HoldNew::Accepting), and so a promotion replaces no generation.
+    pub joined: Vec<Cookie>,
 }
 
 /// The result of detaching.
@@ -257,6 +268,13 @@ pub struct Changes {
     pub inherited: Vec<Inherited>,
     /// Enrolled members that wait on standby: they are of a newer generation than those that serve.
     pub on_standby: Vec<Cookie>,
+    /// Enrolled members that are on standby until a thread waits for connections on them
+    /// ([`HoldNew::Accepting`](crate::HoldNew::Accepting)).
+    pub held: Vec<Cookie>,
+    /// Members that were, and serve from now on.
+    pub taken_in: Vec<Cookie>,
+    /// All members that are on standby for that reason now.
+    pub(crate) still_held: Vec<HeldSocket>,
     /// Members that vanished during enrolment and, with [`Attach::partial`], those that cannot be enrolled.
     pub left_out: Vec<LeftOut>,
 }
@@ -264,7 +282,8 @@ pub struct Changes {
 impl Changes {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.enrolled.is_empty() && self.released.is_empty() && self.left_out.is_empty()
+        let Self { enrolled, released, taken_in, left_out, .. } = self;
+        enrolled.is_empty() && released.is_empty() && taken_in.is_empty() && left_out.is_empty()
     }
 }
 

@@ -296,6 +296,7 @@ impl Transaction {
                 weights: &request.weights,
                 known,
                 hold_new,
+                awaited: &request.awaited,
                 trial,
                 follows: request.follows,
                 cpus: cpus.as_ref(),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::came::Came;
 use super::change::Change;
+use super::held::Held;
 use super::pace::{REGULARLY, STEADY, pause, resting};
 use super::seen::{Done, Found, Observation, Seen, Step};
 use crate::change::request::{Attached, Changes, LeftOut};
@@ -61,6 +62,9 @@ pub(crate) struct Followed {
     replaced: Option<Replaced>,
     /// Whether it was reported that the group is gone.
     gone: bool,
+    pub(super) held: Held,
+    /// Whether other state may be pinned for it than at the last look.
+    is_repinned: bool,
     /// The error that was reported last.
     reported: String,
     /// When to look at it next.
@@ -116,6 +120,8 @@ impl Followed {
             attempts: options.retakes.then(Attempts::default),
             replaced: None,
             gone: false,
+            held: Held::default(),
+            is_repinned: false,
             reported: String::new(),
             check: now + AGAIN,
             came: None,
@@ -147,6 +153,17 @@ impl Followed {
         self.check_by(when);
     }
 
+    /// Other state may be pinned for it.
+    pub(crate) fn repinned(&mut self, now: Instant) {
+        self.is_repinned = true;
+        self.stir(now);
+    }
+
+    /// Whether a look is to tell which members are held: another process may have changed that.
+    pub(crate) fn asks_who_is_held(&self) -> bool {
+        self.is_repinned || !self.rests
+    }
+
     /// Something happened to it.
     pub(crate) fn stir(&mut self, now: Instant) {
         (self.quiet, self.is_stirred) = (0, true);
@@ -172,7 +189,7 @@ impl Followed {
 
     pub(crate) fn deadline(&self) -> Instant {
         let came = self.came.as_ref().and_then(Came::next);
-        came.map_or(self.check, |next| next.min(self.check))
+        came.into_iter().fold(self.check, Instant::min)
     }
 
     /// Whether the kernel's tables alone do not tell whether an update is due: a member may have got a holder.
@@ -229,9 +246,26 @@ impl Followed {
         self.update = Some(extent);
     }
 
+    /// An update that needs no other processes than those whose sockets came.
+    fn update_near(&mut self) {
+        let (pids, udp) = (self.processes().collect(), self.is_udp());
+        self.update_with(Extent::Near { pids, udp });
+    }
+
+    /// A look at who waits for members that are held showed that threads wait for these.
+    pub(crate) fn awaited(&mut self, now: Instant, awaited: &[Cookie], cost: Duration) {
+        if self.held.looked(now, awaited, cost) {
+            self.update_near();
+        }
+    }
+
     /// Decides whether an update is due; `None`: the look failed, and the update says why.
     pub(crate) fn observed(&mut self, now: Instant, observation: Option<&Observation>) {
         let Some(observation) = observation else { return self.update_with(Extent::Whole) };
+        if let Some((_, held)) = observation.held.iter().find(|(key, _)| *key == self.key) {
+            self.is_repinned = false;
+            self.held.set(now, held.clone());
+        }
         let seen = observation.seen.iter().find(|(key, _)| *key == self.key).map(|(_, seen)| seen);
         if self.looks_for_newcomers(now, observation, seen) && !self.is_check_due(now) {
             return;
@@ -243,10 +277,7 @@ impl Followed {
                 self.check_again(now, observation.cost);
             }
             (None, _) if self.stays_gone() => self.check_again(now, observation.cost),
-            (Some(seen), last) if seen.suffices_after(last.as_ref()) => {
-                let (pids, udp) = (self.processes().collect(), self.is_udp());
-                self.update_with(Extent::Near { pids, udp });
-            }
+            (Some(seen), last) if seen.suffices_after(last.as_ref()) => self.update_near(),
             _ => self.update_with(Extent::Whole),
         }
     }
@@ -297,9 +328,10 @@ impl Followed {
             return Err(vanished(&self.key));
         }
         self.replaced = None;
+        let awaited = self.held.awaited().to_vec();
         // The time of those of which an event told comes anyway.
         self.is_early = !young.iter().all(|of| bound.contains_key(of)) || split == News::Wait;
-        Ok(Step::Attach { group: Box::new(group), force: false })
+        Ok(Step::Attach { group: Box::new(group), force: false, awaited })
     }
 
     /// Another owner's program decides: reports it, or takes the group back once that is reported.
@@ -333,7 +365,8 @@ impl Followed {
             (Retake::Now, Some(attempts)) => {
                 attempts.note(since);
                 replaced.keeps = true;
-                return Step::Attach { group: Box::new(found.group.clone()), force: true };
+                let group = Box::new(found.group.clone());
+                return Step::Attach { group, force: true, awaited: Vec::new() };
             }
             (Retake::After(_), _) => {}
             _ => self.last = Some(found.seen.clone()),
@@ -355,6 +388,9 @@ impl Followed {
             Some(Planned { at, enrolled }) => (at, Some(enrolled)),
             None => (now, None),
         };
+        if !matches!(outcome, Ok(Done::Attached(..) | Done::SawTooLittle)) {
+            self.held.fail(now);
+        }
         if outcome.is_err() {
             self.before_failures = self.before_failures.take().or_else(|| enrolled.clone());
         }
@@ -392,6 +428,7 @@ impl Followed {
 
     fn attached(&mut self, now: Instant, attached: Attached, seen: Seen) -> Option<Change> {
         (self.gone, self.replaced) = (false, None);
+        self.held.set(now, attached.changes.still_held.clone());
         self.reported.clear();
         if !self.is_early && is_complete(&attached) {
             self.last = Some(seen);
@@ -440,10 +477,9 @@ impl Followed {
 
     /// Whether there is something to report. Members that cannot be enrolled are reported once.
     fn is_news(&self, attached: &Attached) -> bool {
-        let Changes { enrolled, released, left_out, .. } = &attached.changes;
+        let Changes { enrolled, released, taken_in, left_out, .. } = &attached.changes;
         attached.replaced.is_some()
-            || !enrolled.is_empty()
-            || !released.is_empty()
+            || ![enrolled, released, taken_in].into_iter().all(Vec::is_empty)
             || !left_out.iter().all(LeftOut::is_starving)
             || starving(attached) != self.starving
     }

@@ -5,7 +5,7 @@
 //! left, and then waits for an event, at most until [`Follower::deadline`].
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::change::Change;
 use super::expected::Expected;
@@ -15,6 +15,7 @@ use super::seen::{Done, Found, Observation, Port, Step};
 use crate::error::{Error, ErrorKind};
 use crate::kernel::observe::Extent;
 use crate::model::group::GroupKey;
+use crate::model::held::HeldSocket;
 use crate::model::id::Cookie;
 
 /// What happened.
@@ -39,6 +40,8 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// List this part of the host, and call [`Follower::observed`].
     Observe(Extent),
+    /// Look for which of these sockets a thread waits, and call [`Follower::awaited`].
+    LookForWaiters(Vec<HeldSocket>),
     /// Begin a transaction with such a listing, call [`Follower::plan`], do what it says, and call
     /// [`Follower::updated`].
     Update {
@@ -147,7 +150,7 @@ impl Follower {
                 expected.filter(at(port)).for_each(|one| one.stir(now));
             }
             Event::Changed { port } => {
-                groups.filter(of(port)).for_each(|group| group.stir(now));
+                groups.filter(of(port)).for_each(|group| group.repinned(now));
                 expected.filter(at(port)).for_each(|one| one.changed(now));
             }
             Event::Busy { port } => {
@@ -156,7 +159,7 @@ impl Follower {
                 groups.filter(of(port)).for_each(|group| group.busy(when));
             }
             Event::Anything => {
-                groups.for_each(|group| group.stir(now));
+                groups.for_each(|group| group.repinned(now));
                 expected.for_each(|one| one.changed(now));
             }
             Event::Stop => self.stopped = true,
@@ -176,7 +179,35 @@ impl Follower {
         if let Some((key, extent)) = self.groups.iter_mut().find_map(update) {
             return Some(Action::Update { key, extent });
         }
-        self.look(now)
+        self.look_for_waiters(now).or_else(|| self.look(now))
+    }
+
+    /// One look for all groups that have held members and are due.
+    fn look_for_waiters(&mut self, now: Instant) -> Option<Action> {
+        let is_due = |next: Instant| next <= now;
+        if !self.groups.iter().filter_map(|group| group.held.next()).any(is_due) {
+            return None;
+        }
+        let sockets = self.groups.iter().flat_map(|group| group.held.sockets().to_vec());
+        Some(Action::LookForWaiters(sockets.collect()))
+    }
+
+    /// The result of such a look, which cost this much: those for which a thread waits.
+    pub(crate) fn awaited(&mut self, now: Instant, awaited: &[Cookie], cost: Duration) {
+        let has_held = |group: &&mut Followed| group.held.next().is_some();
+        self.groups.iter_mut().filter(has_held).for_each(|group| group.awaited(now, awaited, cost));
+    }
+
+    /// These members of the group are held now.
+    pub(crate) fn hold(&mut self, now: Instant, key: &GroupKey, sockets: Vec<HeldSocket>) {
+        let group = self.groups.iter_mut().find(|group| group.key == *key);
+        group.into_iter().for_each(|group| group.held.set(now, sockets.clone()));
+    }
+
+    /// Of which groups the present look is to tell the members that are held.
+    pub(crate) fn asks_who_is_held(&self) -> impl Iterator<Item = &GroupKey> {
+        let asks = |group: &&Followed| group.is_looked_at && group.asks_who_is_held();
+        self.groups.iter().filter(asks).map(|group| &group.key)
     }
 
     /// One look for all groups that are due. Descriptors cost the most to list.
@@ -289,6 +320,7 @@ impl Follower {
     /// nothing to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let expected = self.expected.iter().map(Expected::deadline);
-        self.groups.iter().map(Followed::deadline).chain(expected).min()
+        let held = self.groups.iter().filter_map(|group| group.held.next());
+        self.groups.iter().map(Followed::deadline).chain(expected).chain(held).min()
     }
 }

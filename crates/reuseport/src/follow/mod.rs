@@ -5,6 +5,7 @@ pub(crate) mod change;
 pub(crate) mod expected;
 pub(crate) mod followed;
 pub(crate) mod follower;
+mod held;
 mod listing;
 mod pace;
 pub(crate) mod seen;

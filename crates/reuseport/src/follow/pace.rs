@@ -20,6 +20,12 @@ pub(crate) fn resting(regular: Duration, looks: u32) -> Duration {
     if looks < STEADY { regular } else { regular.max(RARELY) }
 }
 
+/// How often to look whether a thread waits for members that are held, for this long so far: those that take longer to
+/// begin may be noticed later.
+pub(crate) fn while_held(held_for: Duration) -> Duration {
+    (held_for / 100).clamp(Duration::from_millis(10), Duration::from_millis(250))
+}
+
 /// The pause after a look, in multiples of its cost: with the regular looks, what is polled takes less than 1 % of a
 /// core.
 const SHARE: u32 = 150;
@@ -32,6 +38,13 @@ pub(crate) fn pause(least: Duration, cost: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_held_for_long_is_looked_at_less_often() {
+        let (ms, s) = (Duration::from_millis, Duration::from_secs);
+        let paces = [0, 1, 5, 100].map(|held_for| while_held(s(held_for)));
+        assert_eq!(paces, [ms(10), ms(10), ms(50), ms(250)]);
+    }
 
     #[test]
     fn dear_looks_are_rare() {

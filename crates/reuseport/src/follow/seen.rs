@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::change::request::Attached;
 use crate::change::transaction::SlotOwners;
 use crate::model::group::{AttachedProgram, Group, GroupKey, Protocol, Reach, Unborrowable};
+use crate::model::held::HeldSocket;
 use crate::model::id::Cookie;
 
 /// A port in a network namespace: what events are about.
@@ -106,6 +107,8 @@ pub(crate) struct Observation {
     pub(crate) cookies: HashSet<Cookie>,
     /// The groups that are followed and that were found.
     pub(crate) seen: Vec<(GroupKey, Seen)>,
+    /// Those of them of which it was asked, and their members that are held.
+    pub(crate) held: Vec<(GroupKey, Vec<HeldSocket>)>,
     /// The numbers of the expected groups that were found.
     pub(crate) found: Vec<u32>,
     /// Whether there are groups to which attaching failed, and which may be tried again later.
@@ -118,7 +121,7 @@ impl Observation {
     pub(crate) fn new(groups: &[Group], seen: Vec<(GroupKey, Seen)>, found: Vec<u32>) -> Self {
         let members = groups.iter().flat_map(|group| &group.members);
         let cookies = members.filter_map(|member| member.cookie).collect();
-        Self { cookies, seen, found, refused: false, cost: Duration::ZERO }
+        Self { cookies, seen, found, ..Self::default() }
     }
 }
 
@@ -150,7 +153,12 @@ impl Found {
 #[derive(Debug)]
 pub(crate) enum Step {
     /// Attach to it, in place of another owner's program if `force` is set.
-    Attach { group: Box<Group>, force: bool },
+    Attach {
+        group: Box<Group>,
+        force: bool,
+        /// Members that are held and for which a thread was seen to wait.
+        awaited: Vec<Cookie>,
+    },
     /// Take its sockets out of the array of the displaced state, and ask again.
     GiveWay,
     /// Nothing.

@@ -1,5 +1,6 @@
 //! The follower against a host that exists only here: groups, processes and failures at random.
 
+mod held;
 mod world;
 
 use std::collections::BTreeSet;

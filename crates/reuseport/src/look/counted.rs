@@ -1,7 +1,8 @@
-//! Whether a group's open connections are counted, asked often and of many groups.
+//! What a watcher asks often and of many groups: whether open connections are counted, and which members are held.
 
 use crate::error::Result;
 use crate::model::group::Group;
+use crate::model::held::{self, HeldSocket};
 use crate::pins::bpffs::Root;
 use crate::pins::group::GroupState;
 use crate::pins::host_layer::HostLayer;
@@ -46,4 +47,11 @@ impl Counting {
 pub(crate) fn layer(place: &Place) -> Option<u32> {
     let root = Root::existing(place).ok().flatten()?;
     HostLayer::counting(&root)
+}
+
+/// The members of the group that are on standby until a thread waits for them; `None` if its state cannot be read.
+pub(crate) fn held(place: &Place, group: &Group) -> Option<Vec<HeldSocket>> {
+    let Some(root) = Root::existing(place).ok()? else { return Some(Vec::new()) };
+    let state = GroupState::of(&root, group).ok()?;
+    Some(state.map_or(Vec::new(), |state| held::sockets(&state.instance.roster, group)))
 }

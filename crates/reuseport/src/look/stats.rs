@@ -161,6 +161,7 @@ mod tests {
         let enrolment = enrolled.map(|(state, weight, picks)| Enrolment {
             slot: Slot::new(number),
             state,
+            is_held: false,
             weight: Weight::new(weight).unwrap(),
             generation: 1,
             cpu: None,

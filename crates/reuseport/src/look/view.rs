@@ -280,7 +280,7 @@ fn join(
     };
     let roster = state.as_ref().map(|state| &state.instance.roster);
     let serving_generation = roster.and_then(serving);
-    let holds_new = roster.is_some_and(Roster::holds_new);
+    let hold_new = roster.map(Roster::hold_new).unwrap_or_default();
     let cpus_without_member =
         if by_cpu { without_member(&cpus::online(), &members) } else { vec![] };
     Ok(GroupStatus {
@@ -291,7 +291,7 @@ fn join(
         uncounted,
         serving_generation,
         trial: roster.and_then(trial),
-        holds_new,
+        hold_new,
         watcher: None,
         cpus_without_member,
         counters,
@@ -318,6 +318,7 @@ fn enrolment(
     Ok(Enrolment {
         slot,
         state: record.state(),
+        is_held: record.standing == Standing::Held,
         weight: record.weight(),
         generation: record.generation,
         cpu: None,

@@ -26,6 +26,7 @@ pub(crate) fn findings(
         several_servers(&serving(status)),
         unwaited(members),
         several_wait(members).filter(|_| several),
+        not_accepting(status),
         full(members),
         drops(members),
         one_sided(status),
@@ -59,6 +60,13 @@ fn unwaited(all: &[Member]) -> Option<Finding> {
 fn several_wait(members: &[Member]) -> Option<Finding> {
     let members = named(members, |member| member.waiters.is_some_and(|n| n > 1))?;
     Some(Finding::SeveralWait { members })
+}
+
+/// A member that came a moment ago is one, too: its server starts.
+fn not_accepting(status: &GroupStatus) -> Option<Finding> {
+    let held = status.members.iter().filter(|m| m.enrolment.as_ref().is_some_and(|e| e.is_held));
+    let members: Vec<String> = held.map(|held| held.member.name()).collect();
+    (!members.is_empty()).then_some(Finding::NotAccepting { members })
 }
 
 fn full(members: &[Member]) -> Option<Finding> {

@@ -27,6 +27,7 @@ pub const NAMES: &[&str] = &[
     "drops",
     "unwaited",
     "several-wait",
+    "not-accepting",
     "one-socket",
     "several-servers",
     "one-sided",
@@ -67,7 +68,8 @@ pub const CHECKS: &[&str] = &[
 /// The finding or check that is meant by a name that none has: one that has the same words or is called so elsewhere, or else the
 /// most similar one, if any is.
 pub fn nearest(given: &str) -> Option<&'static str> {
-    const ELSEWHERE: [(&str, &str); 6] = [
+    const ELSEWHERE: [(&str, &str); 7] = [
+        ("held", "not-accepting"),
         ("unwatched-member", "unwaited"),
         ("strangers", "several-servers"),
         ("mixed-generations", "several-servers"),
@@ -135,6 +137,12 @@ pub enum Finding {
         members: Vec<String>,
         /// How much waits there: connections (TCP) or bytes (UDP).
         waiting: u64,
+    },
+    /// These members are on standby because no thread was seen waiting for connections on them since they came
+    /// ([`HoldNew::Accepting`](crate::HoldNew::Accepting)).
+    NotAccepting {
+        /// The members.
+        members: Vec<String>,
     },
     /// Several epoll instances or threads wait for each of these members: which of them gets a connection
     /// is not up to what chooses the member.
@@ -273,6 +281,7 @@ impl Finding {
             Self::SeveralServers { .. } => "several-servers",
             Self::Unwaited { .. } => "unwaited",
             Self::SeveralWait { .. } => "several-wait",
+            Self::NotAccepting { .. } => "not-accepting",
             Self::QueueFull { .. } => "queue-full",
             Self::Drops { .. } => "drops",
             Self::OneSided { .. } => "one-sided",
@@ -318,6 +327,7 @@ impl Finding {
             | Self::NoneActive
             | Self::JoinedLater { .. } => true,
             Self::SeveralWait { .. }
+            | Self::NotAccepting { .. }
             | Self::Drops { .. }
             | Self::OneSided { .. }
             | Self::UnsuitedPolicy { .. }
@@ -336,6 +346,7 @@ impl Finding {
         match self {
             Self::Unwaited { members, .. }
             | Self::SeveralWait { members }
+            | Self::NotAccepting { members }
             | Self::QueueFull { members }
             | Self::JoinedLater { members }
             | Self::HiddenMember { members, .. }

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::hold_new::HoldNew;
 use super::id::Percent;
 use super::lineage::{Began, Entrance, Standing};
 use super::roster::{Record, Roster};
@@ -56,7 +57,7 @@ impl<'a> Entrances<'a> {
 }
 
 /// The newest generation, also of members that have left.
-fn newest(roster: &Roster) -> Option<u32> {
+pub(super) fn newest(roster: &Roster) -> Option<u32> {
     roster.records().iter().map(|record| record.generation).filter(|g| *g > 0).max()
 }
 
@@ -94,12 +95,12 @@ pub(crate) fn standing(roster: &Roster, generation: u32) -> Standing {
         _ if has(Standing::Trial) => Standing::Trial,
         _ if roster.trial().is_some() && newest(roster) == Some(generation) => Standing::Trial,
         Some(serving) if generation < serving => Standing::Retired,
-        Some(_) if roster.holds_new() => Standing::Standby,
+        Some(_) if roster.hold_new() == HoldNew::On => Standing::Standby,
         Some(_) => Standing::Serving,
     }
 }
 
-fn members(roster: &Roster) -> impl Iterator<Item = Record> + '_ {
+pub(super) fn members(roster: &Roster) -> impl Iterator<Item = Record> + '_ {
     roster.occupied().map(|(.., record)| record)
 }
 
@@ -114,7 +115,14 @@ pub(crate) fn serving(roster: &Roster) -> Option<u32> {
 /// The roster in which the newest generation serves alone; `None` if it does already.
 pub(crate) fn promote(roster: &Roster) -> Option<Roster> {
     let newest = members(roster).map(|record| record.generation).max()?;
-    changed(roster, newest)
+    let mut awaited = roster.clone();
+    for (slot, _, record) in roster.occupied() {
+        // Also one for which no thread waits yet.
+        if record.standing == Standing::Held && record.generation == newest {
+            awaited.set(slot, Record { standing: Standing::Standby, ..record });
+        }
+    }
+    changed(&awaited, newest)
 }
 
 /// The roster in which the newest generation gets this part of all picks; `None` if no other one serves.
@@ -138,8 +146,11 @@ pub(crate) fn try_out(roster: &Roster, share: Percent) -> Option<Roster> {
 /// The roster in which what is on trial is on standby.
 fn end_trial(roster: &Roster) -> Roster {
     let mut ended = roster.clone().with_trial(None);
+    let on_trial = members(roster).filter(|record| record.standing == Standing::Trial);
+    let tried: Vec<u32> = on_trial.map(|record| record.generation).collect();
     for (slot, _, record) in roster.occupied() {
-        if record.standing == Standing::Trial {
+        let is_late = record.standing == Standing::Held && tried.contains(&record.generation);
+        if record.standing == Standing::Trial || is_late {
             ended.set(slot, Record { standing: Standing::Standby, ..record });
         }
     }
@@ -154,7 +165,7 @@ pub(crate) fn rollback(roster: &Roster) -> Option<Roster> {
     }
     let serving = serving(roster);
     let is_before = |record: &Record| match record.standing {
-        Standing::Standby | Standing::Trial => false,
+        Standing::Standby | Standing::Trial | Standing::Held => false,
         Standing::Retired => true,
         Standing::Serving => Some(record.generation) < serving,
     };

@@ -15,6 +15,8 @@ pub(crate) enum Standing {
     Retired,
     /// Newer than those that serve: it gets a part of all picks.
     Trial,
+    /// It gets nothing until a thread waits for connections on it.
+    Held,
 }
 
 /// When a server began: the first process of those that hold a member, in microseconds since the host's boot. All

@@ -9,6 +9,8 @@ pub(crate) mod diagnosis;
 pub mod finding;
 pub(crate) mod generation;
 pub mod group;
+pub(crate) mod held;
+pub(crate) mod hold_new;
 pub(crate) mod holder;
 pub mod id;
 pub(crate) mod lineage;

@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 
+use super::hold_new::HoldNew;
 use super::id::{Cookie, Percent, Slot, State, Weight};
 use super::lineage::{Began, Entrance, Standing};
 use super::succession::{Role, Seat, Succession};
@@ -138,7 +139,7 @@ impl Record {
     pub(crate) fn state(&self) -> State {
         match self.standing {
             Standing::Serving | Standing::Trial => self.role().state,
-            Standing::Standby => State::Standby,
+            Standing::Standby | Standing::Held => State::Standby,
             Standing::Retired => State::Draining,
         }
     }
@@ -172,8 +173,8 @@ impl Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Roster {
     records: Vec<Record>,
-    /// Whether members of a newer generation than the one that serves wait until they are promoted.
-    holds_new: bool,
+    /// Whether newcomers wait, and for what.
+    hold_new: HoldNew,
     /// The part of all picks that a newer generation on trial gets.
     trial: Option<Percent>,
 }
@@ -185,22 +186,21 @@ impl Roster {
     }
 
     pub(crate) fn from_records(records: Vec<Record>) -> Self {
-        Self { records, holds_new: false, trial: None }
+        Self { records, hold_new: HoldNew::Off, trial: None }
     }
 
-    /// The same members; whether newer ones wait.
-    pub(crate) fn holding_new(self, holds_new: bool) -> Self {
-        Self { holds_new, ..self }
+    /// The same members; whether newer ones wait, and for what.
+    pub(crate) fn holding_new(self, hold_new: HoldNew) -> Self {
+        Self { hold_new, ..self }
     }
 
-    /// Whether members of a newer generation than the one that serves wait until they are promoted.
     /// No other server joins the present generations by itself.
     pub(crate) fn close(&mut self) {
         self.records.iter_mut().for_each(|record| record.opens = false);
     }
 
-    pub(crate) fn holds_new(&self) -> bool {
-        self.holds_new
+    pub(crate) fn hold_new(&self) -> HoldNew {
+        self.hold_new
     }
 
     pub(crate) fn records(&self) -> &[Record] {
@@ -330,21 +330,38 @@ impl Roster {
         self.serve_by_itself();
     }
 
-    /// Lets the newest generation serve if none does: also if those that were left drain.
+    /// Lets the newest generation serve if none does: also if those that were left drain. Members that are held stay
+    /// so: until the first of them accepts, those that drain get what comes; without any, the kernel's hash decides.
     pub(crate) fn serve_by_itself(&mut self) {
         let members = || self.occupied().map(|(.., record)| record);
-        let newest = members().map(|record| record.generation).max();
-        let serves = |record: Record| record.standing == Standing::Serving;
-        if let Some(newest) = newest.filter(|_| !members().any(serves)) {
-            self.serve_alone(newest);
+        let has = |standing| members().any(|record| record.standing == standing);
+        if has(Standing::Serving) {
+            return;
+        }
+        let (holds, before) = (has(Standing::Held), self.clone());
+        let able = |record: &Record| match record.standing {
+            Standing::Held => false,
+            Standing::Retired => !holds,
+            _ => true,
+        };
+        let newest = members().filter(able).map(|record| record.generation).max();
+        let Some(newest) = newest else { return };
+        self.serve_alone(newest);
+        for (now, was) in self.records.iter_mut().zip(&before.records) {
+            if was.standing == Standing::Held {
+                now.standing = Standing::Held;
+            }
         }
     }
 
-    /// Lets one generation serve alone. What comes from now on is newer.
+    /// Lets one generation serve alone. What comes from now on is newer. Those of it that are held serve later.
     pub(crate) fn serve_alone(&mut self, serving: u32) {
         self.trial = None;
         for record in self.records.iter_mut().filter(|record| record.cookie.is_some()) {
             record.opens = false;
+            if record.generation == serving && record.standing == Standing::Held {
+                continue;
+            }
             record.standing = match record.generation.cmp(&serving) {
                 Ordering::Less => Standing::Retired,
                 Ordering::Equal => Standing::Serving,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::finding::Finding;
 use super::group::{Group, Member};
+use super::hold_new::HoldNew;
 use super::id::{Percent, Slot, Weight};
 use super::selection::Program;
 
@@ -21,6 +22,8 @@ pub struct Enrolment {
     /// Its role in the balancing. Members older than the [generation that serves](GroupStatus::serving_generation) drain,
     /// newer ones are on standby, once a generation was promoted.
     pub state: State,
+    /// Whether it is on standby [until a thread waits for connections on it](crate::HoldNew::Accepting).
+    pub is_held: bool,
     /// Its weight.
     pub weight: Weight,
     /// The generation in which it was enrolled: members that entered together.
@@ -88,8 +91,8 @@ pub struct GroupStatus {
     pub serving_generation: Option<u32>,
     /// The newest generation, if it is [on trial](crate::Balancer::try_out).
     pub trial: Option<Trial>,
-    /// Whether members of newer generations [wait on standby](crate::Attach::hold_new).
-    pub holds_new: bool,
+    /// Whether newcomers [wait on standby](crate::Attach::hold_new), and for what.
+    pub hold_new: HoldNew,
     /// The process that [follows](crate::watch::Watch) the group, the first if there are several. `None` if none
     /// does, where the caller may not read the state, and in [`Host::statuses`](crate::Host::statuses).
     pub watcher: Option<Watcher>,
@@ -173,7 +176,7 @@ pub(crate) fn example(group: Group, steering: Steering, members: Vec<MemberStatu
         uncounted: None,
         serving_generation: None,
         trial: None,
-        holds_new: false,
+        hold_new: HoldNew::Off,
         watcher: None,
         cpus_without_member: Vec::new(),
         counters: Vec::new(),

@@ -92,6 +92,7 @@ impl Watch {
         while let Some(action) = self.follower.poll(Instant::now()) {
             match action {
                 Action::Observe(extent) => self.observe(&extent),
+                Action::LookForWaiters(sockets) => self.look_for_waiters(&sockets),
                 Action::Update { key, extent } => {
                     let outcome = self.update(&key, &extent);
                     self.follower.updated(Instant::now(), &key, outcome);

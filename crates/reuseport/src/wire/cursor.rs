@@ -1,8 +1,9 @@
-//! Where the walk over the kernel's tables goes on: `bpf/wire/record.h`.
+//! Where the walk over the kernel's tables goes on, and which sockets are asked for: `bpf/wire/record.h`.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::model::group::{GroupKey, Protocol};
+use crate::model::group::{GroupKey, KernelAddress, Protocol};
+use crate::model::id::Cookie;
 
 /// Where a run of the walk over the kernel's tables begins.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -37,6 +38,23 @@ impl Cursor {
         }
     }
 }
+
+/// A socket of which it is asked whether it is waited for.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Asked {
+    sock_address: u64,
+    cookie: u64,
+}
+
+impl Asked {
+    pub(crate) fn new(cookie: Cookie, address: KernelAddress) -> Self {
+        Self { sock_address: address.0, cookie: cookie.get() }
+    }
+}
+
+/// The most sockets that are asked for at once.
+pub(crate) const MAX_ASKED: u32 = 256;
 
 /// What a walk over the tables reports.
 #[derive(Debug, Clone, Copy, Default)]
@@ -76,7 +94,7 @@ const MAX_AGAIN: u32 = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::mirror::{assert_mirrors, object, value};
+    use crate::wire::mirror::{assert_mirrors, map, object, value};
 
     #[test]
     fn both_sides_agree() {
@@ -98,6 +116,8 @@ mod tests {
                 reserved
             }
         );
+        assert_mirrors!(btf, "asked", Asked { sock_address, cookie });
+        assert_eq!(map(&btf, "asked").max_entries, MAX_ASKED);
         assert_eq!(value(&btf, "stage", "STAGE_TCP"), i64::from(STAGE_TCP));
         assert_eq!(value(&btf, "stage", "STAGE_UDP"), i64::from(STAGE_UDP));
     }

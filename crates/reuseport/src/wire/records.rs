@@ -16,7 +16,9 @@ use crate::model::group::{
 };
 use crate::model::id::{Cookie, Netns};
 use crate::model::owner::Thread;
-use raw::{Header, RawEnd, RawEpoll, RawHolder, RawMember, RawReader, RawWaiter, RawWatch};
+use raw::{
+    Header, RawAwaited, RawEnd, RawEpoll, RawHolder, RawMember, RawReader, RawWaiter, RawWatch,
+};
 
 /// `AF_INET` and `AF_INET6` (`include/linux/socket.h`), the same on every architecture.
 const AF_INET: u16 = 2;
@@ -109,6 +111,8 @@ pub(crate) enum Record {
     Waiter { object: u64, thread: Option<Thread> },
     /// The end of the kernel's tables.
     End,
+    /// The socket at this address, which was asked for, is waited for now.
+    Awaited { sock_address: u64 },
 }
 
 /// The bytes are not what the kernel programs of this version write.
@@ -148,6 +152,7 @@ fn parse_one(bytes: &[u8], at: usize) -> Result<(Record, usize), RecordError> {
         5 => size_of::<RawHolder>(),
         6 => size_of::<RawEnd>(),
         7 => size_of::<RawWaiter>(),
+        8 => size_of::<RawAwaited>(),
         kind => return Err(RecordError::UnknownKind { at, kind }),
     };
     if header.size as usize != expected {
@@ -160,6 +165,7 @@ fn parse_one(bytes: &[u8], at: usize) -> Result<(Record, usize), RecordError> {
         4 => epoll(&read(rest, at)?),
         5 => Record::Holder(holder(&read(rest, at)?)),
         7 => waiter(&read(rest, at)?),
+        8 => awaited(&read(rest, at)?),
         _ => Record::End,
     };
     Ok((record, expected))
@@ -186,6 +192,10 @@ fn epoll(raw: &RawEpoll) -> Record {
 fn waiter(raw: &RawWaiter) -> Record {
     let thread = (raw.pid != 0).then_some(Thread { pid: raw.pid, tid: raw.tid });
     Record::Waiter { object: raw.object, thread }
+}
+
+fn awaited(raw: &RawAwaited) -> Record {
+    Record::Awaited { sock_address: raw.sock_address }
 }
 
 fn member(raw: &RawMember, at: usize) -> Result<MemberRecord, RecordError> {

@@ -4,6 +4,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::host::NO_HOST_MEMBER;
+use crate::model::hold_new::HoldNew;
 use crate::model::id::{Cookie, Percent, State, Weight};
 use crate::model::lineage::{Began, Standing};
 use crate::model::roster::{Entry, Noted, Record, Roster};
@@ -55,15 +56,21 @@ const DRAINED: u8 = 4;
 const IDLE: u8 = 8;
 /// Others may join its generation.
 const OPENS: u8 = 16;
-/// Of the first slot alone, and of the whole group: newer generations wait.
+/// With [`ON_STANDBY`]: only until a thread waits for the member. To a version that does not know it, the member waits
+/// to be promoted.
+const HELD: u8 = 32;
+/// Of the first slot alone, and of the whole group, with [`HOLDS_NEW`]: newcomers wait until they accept. A version that
+/// does not know it lets newer generations wait, and drops it when it writes the record.
+const UNTIL_ACCEPTING: u8 = 64;
+/// Of the first slot alone, and of the whole group: newcomers wait.
 const HOLDS_NEW: u8 = 128;
 
 impl SlotRecord {
     /// The record of a slot of this roster; `None` beyond its end.
     pub(crate) fn of(roster: &Roster, slot: usize) -> Option<Self> {
         let mut record = Self::from(roster.records().get(slot)?);
-        if slot == 0 && roster.holds_new() {
-            record.flags |= HOLDS_NEW;
+        if slot == 0 {
+            record.flags |= hold_new_flags(roster.hold_new());
         }
         if slot == 0 {
             record.noted[1] |= roster.trial().map_or(0, |trial| u16::from(trial.get()) << 8);
@@ -73,11 +80,11 @@ impl SlotRecord {
 
     /// The roster of these records.
     pub(crate) fn roster(records: &[Self]) -> Roster {
-        let holds_new = records.first().is_some_and(|first| first.flags & HOLDS_NEW != 0);
+        let hold_new = hold_new(records.first().map_or(0, |first| first.flags));
         let [_, noted, _] = records.first().map_or([0; 3], |first| first.noted);
         let trial = Percent::new((noted >> 8) as u8);
         let records = records.iter().map(Record::from).collect();
-        Roster::from_records(records).holding_new(holds_new).with_trial(trial)
+        Roster::from_records(records).holding_new(hold_new).with_trial(trial)
     }
 }
 
@@ -176,6 +183,7 @@ fn flags(record: &Record) -> u8 {
         Standing::Standby => ON_STANDBY,
         Standing::Retired => RETIRED,
         Standing::Trial => ON_TRIAL,
+        Standing::Held => ON_STANDBY | HELD,
     };
     let own = match record.role().state {
         _ if standing == 0 => 0,
@@ -196,8 +204,25 @@ fn standing(flags: u8) -> (Standing, Option<State>) {
     match flags & ON_TRIAL {
         ON_TRIAL => (Standing::Trial, Some(own)),
         RETIRED => (Standing::Retired, Some(own)),
+        ON_STANDBY if flags & HELD != 0 => (Standing::Held, Some(own)),
         ON_STANDBY => (Standing::Standby, Some(own)),
         _ => (Standing::Serving, None),
+    }
+}
+
+fn hold_new_flags(hold_new: HoldNew) -> u8 {
+    match hold_new {
+        HoldNew::Off => 0,
+        HoldNew::On => HOLDS_NEW,
+        HoldNew::Accepting => HOLDS_NEW | UNTIL_ACCEPTING,
+    }
+}
+
+fn hold_new(flags: u8) -> HoldNew {
+    match (flags & HOLDS_NEW != 0, flags & UNTIL_ACCEPTING != 0) {
+        (false, _) => HoldNew::Off,
+        (true, false) => HoldNew::On,
+        (true, true) => HoldNew::Accepting,
     }
 }
 
@@ -308,7 +333,13 @@ mod tests {
             ..Record::free(4)
         };
         let states = [State::Active, State::Draining, State::Standby];
-        let standings = [Standing::Serving, Standing::Standby, Standing::Retired, Standing::Trial];
+        let standings = [
+            Standing::Serving,
+            Standing::Standby,
+            Standing::Retired,
+            Standing::Trial,
+            Standing::Held,
+        ];
         let of = |standing| {
             let own = |state| Record { role: Some(Role { state, ..role }), standing, ..member };
             states.map(own)
@@ -319,12 +350,18 @@ mod tests {
             let state = Record::from(&SlotRecord { flags: 0, ..SlotRecord::from(&record) }).state();
             assert_eq!(state, record.state(), "to a version without generations");
         }
-        for holds_new in [false, true] {
+        for hold_new in HoldNew::ALL {
             let roster =
-                Roster::from_records(vec![Record::free(0), member, vacant]).holding_new(holds_new);
-            let roster = roster.with_trial(Percent::new(99).filter(|_| holds_new));
+                Roster::from_records(vec![Record::free(0), member, vacant]).holding_new(hold_new);
+            let roster = roster.with_trial(Percent::new(99).filter(|_| hold_new != HoldNew::Off));
             let raw: Vec<_> = (0..3).map(|slot| SlotRecord::of(&roster, slot).unwrap()).collect();
             assert_eq!(SlotRecord::roster(&raw), roster);
+            let known = !(HELD | UNTIL_ACCEPTING);
+            let held = Record { standing: Standing::Held, ..member };
+            let older = SlotRecord::from(&held).flags & known;
+            assert_eq!(standing(older).0, Standing::Standby, "to an earlier version");
+            let holds = hold_new_flags(hold_new) & known & HOLDS_NEW != 0;
+            assert_eq!(holds, hold_new != HoldNew::Off, "to an earlier version");
         }
         let mut raw = SlotRecord::from(&member);
         for unknown in [0, 99] {

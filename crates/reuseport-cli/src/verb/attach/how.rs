@@ -4,7 +4,7 @@ use anyhow::Result;
 use reuseport::group::GroupKey;
 use reuseport::id::{Cookie, Weight};
 use reuseport::status::GroupStatus;
-use reuseport::{Attach, Host, ObjectSpec, Policy, Program, Stop};
+use reuseport::{Attach, HoldNew, Host, ObjectSpec, Policy, Program, Stop};
 
 use crate::policy::PolicyOptions;
 use crate::select::{self, WeightOf};
@@ -19,7 +19,7 @@ pub(super) struct How {
     pub(super) force: bool,
     pub(super) slots: Option<u32>,
     pub(super) partial: bool,
-    pub(super) hold_new: Option<bool>,
+    pub(super) hold_new: Option<HoldNew>,
     pub(super) stop: Stop,
 }
 

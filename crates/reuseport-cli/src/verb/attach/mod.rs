@@ -49,6 +49,7 @@ Examples:
   reuseport attach :8080 --policy round-robin --weight pid:1234=3 --watch
   reuseport attach tcp::80 tcp::443 udp::443 --watch
   reuseport attach :8080 --hold-new --watch    new servers wait for `promote`
+  reuseport attach :8080 --hold-new=accepting --watch    ... until they accept connections
   reuseport attach :443 --all --watch          every group on this port, now or later
   reuseport attach :53,netns=blue --policy source
   reuseport attach :8080 --object my.bpf.o --program select --map sockets
@@ -109,13 +110,20 @@ pub(crate) struct Attach {
     #[arg(long)]
     watch: bool,
 
-    /// Keep new servers on standby until `promote`
+    /// Keep new servers on standby until `promote`, or until they accept
     ///
     /// Sockets of a server that is started next to the present one, a newer generation, get nothing until
     /// `reuseport promote`. What a server opens itself, as a reload or a worker that is started again, is of its
-    /// generation and serves at once. If no other server is left, the newest one serves by itself. The setting is
-    /// the group's, and stays until --hold-new=off, which leaves those on standby as they are.
-    #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true)]
+    /// generation and serves at once. If no other server is left, the newest one serves by itself.
+    ///
+    /// With `accepting`, each socket that comes gets nothing until a thread first waits for connections on it
+    /// (accept, poll, select, epoll_wait, a read, io_uring): the server has started, and has loaded its
+    /// application. Then it joins; nothing drains. --watch sees it within some milliseconds, later `attach` calls
+    /// look once, and `promote` lets all of them serve at once.
+    ///
+    /// The setting is the group's, and stays until --hold-new=off, which leaves those that wait for `promote` as
+    /// they are.
+    #[arg(long, value_name = "on|off|accepting", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "on", conflicts_with = "object")]
     hold_new: Option<HoldNew>,
 
@@ -150,13 +158,25 @@ pub(crate) struct Attach {
     slots: Option<u32>,
 }
 
-/// Whether newer generations wait.
+/// Whether newcomers wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum HoldNew {
-    /// Until they are promoted
+    /// Newer generations, until they are promoted
     On,
     /// They serve at once
     Off,
+    /// Each, until a thread waits for connections on it
+    Accepting,
+}
+
+impl From<HoldNew> for reuseport::HoldNew {
+    fn from(hold_new: HoldNew) -> Self {
+        match hold_new {
+            HoldNew::On => Self::On,
+            HoldNew::Off => Self::Off,
+            HoldNew::Accepting => Self::Accepting,
+        }
+    }
 }
 
 impl Attach {
@@ -191,7 +211,7 @@ impl Attach {
     fn how(self, stop: Stop) -> How {
         let Self { policy, options, weights, object, program, map, force, slots, partial, .. } =
             self;
-        let hold_new = self.hold_new.map(|hold| hold == HoldNew::On);
+        let hold_new = self.hold_new.map(Into::into);
         let object = object.map(|path| {
             let mut object = ObjectSpec::new(path);
             (object.program, object.map, object.settings) = (program, map, self.settings);

@@ -13,6 +13,7 @@ use crate::follow::pace::REGULARLY;
 use crate::follow::seen::{Done, Found, Observation, Port, Seen, Step};
 use crate::kernel::observe::Extent;
 use crate::model::group::{AttachedProgram, Group, GroupKey, Holder, Member, Protocol, examples};
+use crate::model::held::HeldSocket;
 use crate::model::id::Cookie;
 use crate::model::refusal::{no_group, not_attached};
 use crate::model::selection::Steering;
@@ -45,6 +46,9 @@ pub(super) struct Server {
     /// The sockets: when each joins, and the process that holds it.
     pub(super) sockets: BTreeMap<u64, (Option<Instant>, u32)>,
     pub(super) slots: BTreeSet<u64>,
+    /// Whether newcomers are held until a thread waits for them, and those that are.
+    pub(super) holds_new: bool,
+    pub(super) held: BTreeSet<u64>,
     pub(super) fails_with: Option<String>,
     /// Whether updates that fail release members before.
     pub(super) fails_late: bool,
@@ -80,6 +84,9 @@ pub(super) struct World {
     pub(super) servers: Vec<Server>,
     pub(super) next: u64,
     pub(super) looks: usize,
+    pub(super) looks_for_waiters: usize,
+    /// The members for which a thread waits.
+    pub(super) awaited: BTreeSet<u64>,
     /// What each look costs.
     pub(super) cost: Duration,
     /// The groups that were updated, and what each update looked at.
@@ -96,8 +103,21 @@ impl World {
         let servers = (0..groups).map(|_| Server::default()).collect();
         let (updates, log) = (Vec::new(), Vec::new());
         let (rests, next, looks, cost) = (options.rests, 0, 0, ms(0));
-        let mut world =
-            Self { protocol, rests, now, follower, servers, next, looks, cost, updates, log };
+        let (looks_for_waiters, awaited) = (0, BTreeSet::new());
+        let mut world = Self {
+            protocol,
+            rests,
+            now,
+            follower,
+            servers,
+            next,
+            looks,
+            looks_for_waiters,
+            awaited,
+            cost,
+            updates,
+            log,
+        };
         for n in 0..groups {
             world.joins(n, Some(ms(0)), true);
         }
@@ -209,6 +229,13 @@ impl World {
                     let observation = Observation { cost: self.cost, ..observation };
                     self.follower.observed(self.now, Some(&observation));
                 }
+                Some(Action::LookForWaiters(sockets)) => {
+                    self.looks_for_waiters += 1;
+                    let waits = |(cookie, _): &HeldSocket| self.awaited.contains(&cookie.get());
+                    let awaited: Vec<Cookie> =
+                        sockets.iter().filter(|socket| waits(socket)).map(|(c, _)| *c).collect();
+                    self.follower.awaited(self.now, &awaited, self.cost);
+                }
                 Some(Action::Update { key, extent }) => {
                     let outcome = self.updates(&key, &extent);
                     self.updates.push((key.clone(), extent));
@@ -262,8 +289,9 @@ impl World {
                 }
                 Step::LookAtAll => return Ok(Done::SawTooLittle),
                 Step::GiveWay => self.follower.gave_way(key),
-                Step::Attach { group, .. } => {
+                Step::Attach { group, awaited, .. } => {
                     let server = &mut self.servers[n];
+                    let held: BTreeSet<u64> = server.held.clone();
                     server.program = None;
                     let members: BTreeSet<u64> =
                         group.members.iter().map(|m| m.cookie.unwrap().get()).collect();
@@ -280,11 +308,22 @@ impl World {
                     let differ = |a: &BTreeSet<u64>, b: &BTreeSet<u64>| {
                         a.difference(b).map(|n| cookie(*n)).collect()
                     };
-                    let enrolled = differ(&members, &server.slots);
+                    let enrolled: Vec<Cookie> = differ(&members, &server.slots);
                     let released = differ(&server.slots, &members);
                     server.slots = members;
+                    let came =
+                        enrolled.iter().filter(|_| server.holds_new).map(|c: &Cookie| c.get());
+                    server.held.extend(came);
+                    server.held.retain(|n| {
+                        server.slots.contains(n) && !awaited.iter().any(|c| c.get() == *n)
+                    });
+                    let taken_in = awaited.iter().filter(|c| held.contains(&c.get()));
+                    let taken_in = taken_in.copied().collect();
+                    let address = |n: &u64| group.member(cookie(*n)).unwrap().sock_address;
+                    let still_held = server.held.iter().map(|n| (cookie(*n), address(n))).collect();
                     self.log.push((n, "ok".to_owned()));
-                    let changes = Changes { enrolled, released, ..Changes::default() };
+                    let changes =
+                        Changes { enrolled, released, taken_in, still_held, ..Changes::default() };
                     let attached = Attached {
                         steering: Steering::KernelHash,
                         changes,

@@ -17,6 +17,7 @@
 //! all descriptors of its parent and is listed as a holder.
 
 mod assemble;
+mod awaited;
 mod netns;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -41,7 +42,7 @@ use crate::model::id::{Cookie, Netns};
 use crate::model::owner::Owner;
 use crate::model::spec::tell_names_apart;
 use crate::model::ungrouped::Ungrouped;
-use crate::wire::cursor::{Cursor, Walk};
+use crate::wire::cursor::{Asked, Cursor, Walk};
 use crate::wire::records::{self, MemberRecord, Record};
 
 use assemble::Listing;
@@ -107,6 +108,8 @@ struct Programs {
     /// Where the walk over the kernel's tables begins, and where its runs leave off; `None` if the kernel's
     /// tables cannot be read.
     cursors: Option<Array<MapData, Cursor>>,
+    /// Which sockets are asked for; `None`: none was yet.
+    asked: Option<Array<MapData, Asked>>,
 }
 
 impl Observer {
@@ -134,7 +137,7 @@ impl Observer {
                 None
             }
         };
-        Ok(Self { programs: Mutex::new(Programs { ebpf, cursors }) })
+        Ok(Self { programs: Mutex::new(Programs { ebpf, cursors, asked: None }) })
     }
 
     /// Whether the kernel's tables can be read.

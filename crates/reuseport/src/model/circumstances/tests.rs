@@ -15,6 +15,7 @@ fn member(socket: Member, enrolled: Option<(State, u16)>) -> MemberStatus {
     let enrolment = enrolled.map(|(state, weight)| Enrolment {
         slot: Slot::new(number),
         state,
+        is_held: false,
         weight: Weight::new(weight).unwrap(),
         generation: 1,
         cpu: None,

@@ -178,6 +178,7 @@ fn dealt(protocol: Protocol, policy: Policy, picks: &[(u16, u64)]) -> Vec<Findin
         enrolment: Some(Enrolment {
             slot: Slot::new(number),
             state: State::Active,
+            is_held: false,
             weight: Weight::new(*weight).unwrap(),
             generation: 1,
             cpu: None,
@@ -203,6 +204,7 @@ fn a_roll_out_is_no_mixture_of_servers() {
             enrolment: Some(Enrolment {
                 slot: Slot::new(number),
                 state,
+                is_held: false,
                 weight: Weight::DEFAULT,
                 generation: u32::from(number) + 1,
                 cpu: None,

@@ -44,7 +44,8 @@ impl World {
     }
 
     fn holds_new(&mut self, holds_new: bool) {
-        let wishes = Wishes { hold_new: Some(holds_new), follows: true, ..Wishes::default() };
+        let hold_new = if holds_new { HoldNew::On } else { HoldNew::Off };
+        let wishes = Wishes { hold_new: Some(hold_new), follows: true, ..Wishes::default() };
         self.roster = draft(&self.roster, &[], wishes, self.now).roster;
     }
 
@@ -225,7 +226,7 @@ fn a_trial_goes_on_in_new_state() {
         .collect();
     let wishes = Wishes {
         known: &known,
-        hold_new: Some(true),
+        hold_new: Some(HoldNew::On),
         trial: world.roster.trial(),
         ..Wishes::default()
     };
@@ -316,7 +317,7 @@ fn a_server_that_restarts_as_a_whole_serves() {
     world.leave(&old);
     let new = world.comes(2, 2, true);
     assert_eq!(world.all(&new), [(2, Active); 2]);
-    assert!(world.roster.holds_new(), "the wish is state");
+    assert_eq!(world.roster.hold_new(), HoldNew::On, "the wish is state");
 }
 
 #[test]
@@ -400,7 +401,7 @@ proptest! {
                     let served = serving(&before.roster);
                     for cookie in came {
                         let (generation, state) = world.of(cookie);
-                        if is_new && before.roster.holds_new() && served.is_some_and(|s| generation > s) {
+                        if is_new && before.roster.hold_new() == HoldNew::On && served.is_some_and(|s| generation > s) {
                             prop_assert_eq!(state, Standby);
                         }
                     }

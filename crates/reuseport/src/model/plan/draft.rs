@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use super::refusal::Refusal;
 use crate::model::generation::{self, Entrances};
+use crate::model::held;
+use crate::model::hold_new::HoldNew;
 use crate::model::id::{Cookie, Percent, Slot, State, Weight};
 use crate::model::lineage::{Began, Entrance, Standing};
 use crate::model::policy::CpuList;
@@ -18,8 +20,10 @@ pub(crate) struct Wishes<'a> {
     /// What was recorded of newcomers, of which they keep weight, state and generation. Those not listed have the role
     /// of the member before them, or the default.
     pub(crate) known: &'a [(Cookie, Record)],
-    /// Whether newer generations wait from now on; `None`: as before.
-    pub(crate) hold_new: Option<bool>,
+    /// Whether newcomers wait from now on, and for what; `None`: as before.
+    pub(crate) hold_new: Option<HoldNew>,
+    /// The members for which a thread waits.
+    pub(crate) awaited: &'a [Cookie],
     /// The part of all picks that those on trial get, in place of state that had this; `None`: as before.
     pub(crate) trial: Option<Percent>,
     /// The servers of members that are present, as far as they are known.
@@ -57,6 +61,8 @@ pub(crate) struct Draft {
     pub(crate) roster: Roster,
     /// The newcomers that got a slot, in their order.
     pub(crate) entering: Vec<Entering>,
+    /// The members that were held, and serve now.
+    pub(crate) taken_in: Vec<Cookie>,
 }
 
 /// A newcomer in its slot.
@@ -78,10 +84,15 @@ pub(crate) fn draft(
     wishes: Wishes<'_>,
     now: u64,
 ) -> Draft {
-    let holds_new = wishes.hold_new.unwrap_or(roster.holds_new());
+    let hold_new = wishes.hold_new.unwrap_or(roster.hold_new());
     let trial = wishes.trial.or(roster.trial());
-    let mut draft = roster.clone().holding_new(holds_new).with_trial(trial);
+    let mut draft = roster.clone().holding_new(hold_new).with_trial(trial);
     draft.learn(wishes.servers);
+    let is_awaited = |cookie| wishes.awaited.contains(&cookie);
+    // A request takes the members that it finds as they are: a worker that is busy waits for nothing.
+    let is_first = roster.occupied().next().is_none() && wishes.known.is_empty();
+    let holds = hold_new == HoldNew::Accepting && (wishes.follows || !is_first);
+    let taken_in = held::take_in(&mut draft, is_awaited);
     let before = draft.clone();
     if !wishes.follows {
         // What is there now is all of its generation.
@@ -109,7 +120,11 @@ pub(crate) fn draft(
             }
             _ => {
                 let entrance = entrances.of(began);
-                (entrance, generation::standing(&draft, entrance.generation))
+                let standing = generation::standing(&draft, entrance.generation);
+                match holds && !is_awaited(cookie) {
+                    true => (entrance, held::until_awaited(standing)),
+                    false => (entrance, standing),
+                }
             }
         };
         let newcomer =
@@ -122,7 +137,7 @@ pub(crate) fn draft(
     if let Some(placement) = wishes.cpus {
         placement.place(&mut draft);
     }
-    Draft { roster: draft, entering }
+    Draft { roster: draft, entering, taken_in }
 }
 
 impl Placement {
@@ -175,7 +190,9 @@ pub(super) fn change(
         }
         match (record.standing, state) {
             (Standing::Retired, Some(State::Active)) => return Err(Refusal::Retired(slot)),
-            (Standing::Standby, Some(State::Active)) => return Err(Refusal::OnStandby(slot)),
+            (Standing::Standby | Standing::Held, Some(State::Active)) => {
+                return Err(Refusal::OnStandby(slot));
+            }
             _ => {}
         }
         let role = record.role();
@@ -246,7 +263,7 @@ mod tests {
                         .filter_map(Cookie::new)
                         .map(|cookie| Newcomer { cookie, host_member: None, began: None })
                         .collect();
-                    let Draft { roster, entering } =
+                    let Draft { roster, entering, .. } =
                         draft(&before, &newcomers, Wishes::default(), self.now);
                     let free = SLOTS - before.occupied().count();
                     assert_eq!(entering.len(), free.min(*count), "every newcomer that fits enters");

@@ -9,6 +9,8 @@ mod tests;
 
 use super::generation;
 use super::group::{AttachedProgram, GroupKey};
+use super::held;
+use super::hold_new::HoldNew;
 use super::id::{Cookie, Percent, Slot};
 use super::policy::Policy;
 use super::roster::{Record, Roster};
@@ -51,7 +53,7 @@ impl Recorded<'_> {
         match program {
             Program::Selection(_) => Kept {
                 members: members.collect(),
-                holds_new: self.roster.holds_new(),
+                hold_new: self.roster.hold_new(),
                 trial: self.roster.trial(),
             },
             Program::Object(_) => Kept::default(),
@@ -65,7 +67,7 @@ pub(crate) struct AttachRequest<'a> {
     pub(crate) program: Option<&'a Program<ObjectSpec>>,
     pub(crate) slots: Option<u32>,
     pub(crate) force: bool,
-    pub(crate) hold_new: Option<bool>,
+    pub(crate) hold_new: Option<HoldNew>,
 }
 
 /// What an `attach` does.
@@ -97,8 +99,8 @@ pub(crate) struct Build {
 pub(crate) struct Kept {
     /// Members' records, of which they keep weight, state and generation.
     pub(crate) members: Vec<(Cookie, Record)>,
-    /// Whether newer generations wait.
-    pub(crate) holds_new: bool,
+    /// Whether newcomers wait, and for what.
+    pub(crate) hold_new: HoldNew,
     /// The part of all picks that those on trial get.
     pub(crate) trial: Option<Percent>,
 }
@@ -134,7 +136,7 @@ pub(crate) fn attach(
         AttachPlan::Resume { .. } => recorded.is_some_and(|old| old.program.selection().is_none()),
         AttachPlan::Build(build) => build.program.selection().is_none(),
     };
-    match is_own && request.hold_new == Some(true) {
+    match is_own && request.hold_new.is_some_and(|hold| hold != HoldNew::Off) {
         true => Err(Refusal::OwnProgram),
         false => Ok(plan),
     }
@@ -243,8 +245,8 @@ pub(crate) fn change_members(
     draft::change(generations(observed, recorded)?, changes)
 }
 
-/// The roster in which the newest generation serves alone; `only` if it is this one. `unsteered`: members of the group
-/// without a slot.
+/// The roster in which the newest generation serves alone, or in which [all that wait join](held::promotion_joins);
+/// `only` if the newest is this one. `unsteered`: members of the group without a slot.
 pub(crate) fn promote(
     observed: Observed<'_>,
     recorded: Option<Recorded<'_>>,
@@ -253,7 +255,10 @@ pub(crate) fn promote(
 ) -> Result<Roster, Refusal> {
     let roster = generations(observed, recorded)?;
     check_newest(roster, only)?;
-    generation::promote(roster).ok_or(Refusal::NoNewerGeneration { unsteered })
+    match held::promotion_joins(roster) {
+        true => held::join(roster).ok_or(Refusal::NoneOnStandby { unsteered }),
+        false => generation::promote(roster).ok_or(Refusal::NoNewerGeneration { unsteered }),
+    }
 }
 
 /// Refuses if the newest generation is another one than `only`.

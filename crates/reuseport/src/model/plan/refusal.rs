@@ -54,6 +54,10 @@ pub(crate) enum Refusal {
     NoNewerGeneration {
         unsteered: usize,
     },
+    /// No member is on standby, and a promotion would let no other one serve.
+    NoneOnStandby {
+        unsteered: usize,
+    },
     /// This generation came after the one that is to serve.
     NewerCame(u32),
     /// No member is left of the generation that is to serve.
@@ -88,6 +92,10 @@ impl Refusal {
     pub(crate) fn error(self, operation: Operation, key: &GroupKey) -> Error {
         let what = operation.name();
         let failed = |kind| Error::new(kind, format!("cannot {what} {key}"));
+        let waits = match self {
+            Self::NoneOnStandby { .. } => "is on standby",
+            _ => "is newer than those that serve",
+        };
         match self {
             Self::NotAttached => not_attached(key),
             Self::AnotherProgram { program, steering, displaced } => {
@@ -144,13 +152,22 @@ impl Refusal {
                     "a server that keeps its sockets (nginx reload, HAProxy -W, Envoy hot restart) has no new \
                      generation; start the new one next to the old one, after `attach --hold-new`",
                 ),
-            Self::NoNewerGeneration { unsteered } => failed(ErrorKind::NoGeneration)
-                .because(format!(
-                    "no member with a slot is newer than those that serve, and {unsteered} joined later and \
-                     {} no slot",
-                    if unsteered == 1 { "has" } else { "have" }
-                ))
-                .with_hint(format!("`reuseport attach {key}` gives slots to members that joined later")),
+            Self::NoneOnStandby { unsteered: 0 } => failed(ErrorKind::NoGeneration)
+                .because("no member is on standby")
+                .with_hint(format!(
+                    "with --hold-new=accepting, `promote` lets members join and drains none; to replace the older \
+                     generation, run `reuseport attach {key} --hold-new=on` first"
+                )),
+            Self::NoNewerGeneration { unsteered } | Self::NoneOnStandby { unsteered } => {
+                failed(ErrorKind::NoGeneration)
+                    .because(format!(
+                        "no member with a slot {waits}, and {unsteered} joined later and {} no slot",
+                        if unsteered == 1 { "has" } else { "have" }
+                    ))
+                    .with_hint(format!(
+                        "`reuseport attach {key}` gives slots to members that joined later"
+                    ))
+            }
             Self::NewerCame(newest) => failed(ErrorKind::Superseded)
                 .because(format!("a newer generation came meanwhile: {newest}"))
                 .with_hint(format!("traffic is as it was; run `reuseport promote {key}` again")),

@@ -326,7 +326,7 @@ impl World {
             })
             .collect();
         let wishes = Wishes { known, ..Wishes::default() };
-        let Draft { roster, entering } = draft(&pinned.roster, &newcomers, wishes, self.now);
+        let Draft { roster, entering, .. } = draft(&pinned.roster, &newcomers, wishes, self.now);
         for one in &entering {
             let before = pinned.array.insert(one.slot.get(), one.cookie);
             assert_eq!(before, None, "a newcomer takes an empty slot");

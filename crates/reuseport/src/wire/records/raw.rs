@@ -96,3 +96,10 @@ pub(super) struct RawWaiter {
 pub(super) struct RawEnd {
     pub(super) header: Header,
 }
+
+#[derive(FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct RawAwaited {
+    pub(super) header: Header,
+    pub(super) sock_address: u64,
+}

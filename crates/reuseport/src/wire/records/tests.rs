@@ -217,6 +217,7 @@ fn both_sides_agree() {
         }
     );
     assert_mirrors!(btf, "end_record", RawEnd { header });
+    assert_mirrors!(btf, "awaited_record", RawAwaited { header, sock_address });
     let standings = [
         ("STANDING_MEMBER", 0),
         ("STANDING_MPTCP", 1),
@@ -232,6 +233,7 @@ fn both_sides_agree() {
         ("KIND_HOLDER", 5),
         ("KIND_END", 6),
         ("KIND_WAITER", 7),
+        ("KIND_AWAITED", 8),
     ];
     assert_eq!(btf.enumeration("kind").unwrap(), kinds.map(|(n, k)| (n.to_owned(), k)));
     let bits = NOT_ASKED

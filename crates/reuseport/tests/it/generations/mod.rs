@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use reuseport::group::GroupKey;
 use reuseport::id::{Cookie, Percent, Slot, Weight};
 use reuseport::status::{GroupStatus, State};
-use reuseport::{Attach, Balancer, ErrorKind, Host, MemberChange, Policy, Promoted};
+use reuseport::{Attach, Balancer, ErrorKind, HoldNew, Host, MemberChange, Policy, Promoted};
 use test_support::server::{Forking, Nginx, Transport, free_port};
 use test_support::wait::{self, BOUND};
 
@@ -26,7 +26,7 @@ fn states(status: &GroupStatus) -> Vec<(u32, State)> {
 /// A group of a server, in which new ones wait.
 fn holding(host: &Host, protocol: &str, server: &Forking) -> (GroupKey, Balancer) {
     let key = key_at(host, protocol, server.addr());
-    let attach = with(Policy::RoundRobin).hold_new(true);
+    let attach = with(Policy::RoundRobin).hold_new(HoldNew::On);
     let (balancer, attached) = Balancer::attach(host, &key, &attach).unwrap();
     assert!(attached.changes.on_standby.is_empty());
     (key, balancer)
@@ -78,7 +78,7 @@ fn a_server_that_is_started_a_second_time_is_a_newer_generation_and_waits() {
         assert_eq!(attach_again(&host, &key), 2);
         let status = host.status(&key).unwrap();
         assert_eq!(states(&status), [(1, Active), (1, Active), (2, Standby), (2, Standby)]);
-        assert_eq!((status.serving_generation, status.holds_new), (Some(1), true));
+        assert_eq!((status.serving_generation, status.hold_new), (Some(1), HoldNew::On));
         assert_eq!(served(&old), BTreeSet::from([old.pid()]));
 
         let promoted = balancer.promote().unwrap();
@@ -102,11 +102,11 @@ fn a_server_that_is_started_a_second_time_is_a_newer_generation_and_waits() {
         assert_eq!(states(&host.status(&key).unwrap()), [(2, Active); 2]);
         assert_eq!(balancer.rollback().unwrap_err().kind(), ErrorKind::NoGeneration);
         // Without the wish, a new one serves at once.
-        Balancer::attach(&host, &key, &Attach::default().hold_new(false)).unwrap();
+        Balancer::attach(&host, &key, &Attach::default().hold_new(HoldNew::Off)).unwrap();
         let _third = Forking::start_on(Transport::Tcp, new.addr().port(), 1);
         assert_eq!(attach_again(&host, &key), 0);
         let status = host.status(&key).unwrap();
-        assert_eq!((status.serving_generation, status.holds_new), (Some(3), false));
+        assert_eq!((status.serving_generation, status.hold_new), (Some(3), HoldNew::Off));
         assert!(states(&status).iter().all(|(_, state)| *state == Active));
     });
 }
@@ -217,7 +217,7 @@ fn two_instances_of_nginx_side_by_side_are_two_generations_and_a_reload_is_none(
         let host = Host::open().unwrap();
         let mut old = Nginx::start(2);
         let key = key_at(&host, "tcp", old.addr());
-        let attach = with(Policy::RoundRobin).hold_new(true);
+        let attach = with(Policy::RoundRobin).hold_new(HoldNew::On);
         let (balancer, _) = Balancer::attach(&host, &key, &attach).unwrap();
         old.reload(3);
         assert_eq!(attach_again(&host, &key), 0);
@@ -275,7 +275,8 @@ fn a_users_own_program_holds_no_generation_back() {
         let members = listeners(2);
         let key = key_of(&host, &members[0]);
         let attach = with_object(object("first"));
-        let error = Balancer::attach(&host, &key, &attach.clone().hold_new(true)).unwrap_err();
+        let error =
+            Balancer::attach(&host, &key, &attach.clone().hold_new(HoldNew::On)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         let (balancer, _) = Balancer::attach(&host, &key, &attach).unwrap();
         assert_eq!(balancer.promote().unwrap_err().kind(), ErrorKind::Invalid);

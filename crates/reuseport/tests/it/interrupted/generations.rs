@@ -30,7 +30,7 @@ impl Scene {
         let host = Host::open().unwrap();
         let old = Forking::start_on(Transport::Tcp, free_port(), 2);
         let key = key_at(&host, "tcp", old.addr());
-        let attach = with(Policy::RoundRobin).hold_new(true);
+        let attach = with(Policy::RoundRobin).hold_new(reuseport::HoldNew::On);
         Balancer::attach(&host, &key, &attach).unwrap();
         let new = Forking::start_on(Transport::Tcp, old.addr().port(), 1);
         Self { host, key, old, new }

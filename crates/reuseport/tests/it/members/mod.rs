@@ -1,5 +1,6 @@
 //! Who is a member, and what becomes of members that cannot be borrowed.
 
+mod accepting;
 mod connected;
 mod hidden;
 mod io_uring;

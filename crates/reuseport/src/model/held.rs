@@ -1,0 +1,95 @@
+//! Members that are held: on standby until a thread waits for connections on them. Who is, who serves from then on, and
+//! what `promote` makes of them. Values and computation, no I/O.
+//!
+//! This is for servers that join, such as one that listens before it has loaded its application. Nothing drains for it,
+//! and a member that has served is never held again.
+
+#[cfg(test)]
+mod tests;
+
+use super::generation::{self, members};
+use super::group::{Group, KernelAddress};
+use super::hold_new::HoldNew;
+use super::id::{Cookie, Slot};
+use super::lineage::Standing;
+use super::roster::{Record, Roster};
+
+/// The standing of a newcomer that would have `standing`: it is held if it would get something.
+pub(crate) fn until_awaited(standing: Standing) -> Standing {
+    match standing {
+        Standing::Serving | Standing::Trial => Standing::Held,
+        other => other,
+    }
+}
+
+/// Lets those that are held serve for which a thread waits; all of them if newcomers are held in this way no more.
+/// Returns which.
+pub(crate) fn take_in(roster: &mut Roster, is_awaited: impl Fn(Cookie) -> bool) -> Vec<Cookie> {
+    let holds = roster.hold_new() == HoldNew::Accepting;
+    let is_due = |(_, cookie, record): &(Slot, Cookie, Record)| {
+        record.standing == Standing::Held && (!holds || is_awaited(*cookie))
+    };
+    let due: Vec<_> = roster.occupied().filter(is_due).collect();
+    let mut taken_in = Vec::new();
+    for (slot, cookie, record) in due {
+        let standing = due_to(roster, record.generation);
+        roster.set(slot, Record { standing, ..record });
+        if matches!(standing, Standing::Serving | Standing::Trial) {
+            taken_in.push(cookie);
+        }
+    }
+    taken_in
+}
+
+/// The standing of a member of this generation that is held no more. An older generation than the one that serves is
+/// no reason to drain: it came to join, and was not replaced since.
+fn due_to(roster: &Roster, generation: u32) -> Standing {
+    let has = |standing| {
+        members(roster).any(|mate| mate.generation == generation && mate.standing == standing)
+    };
+    let is_newer = || generation::serving(roster).is_some_and(|serving| generation > serving);
+    match () {
+        () if has(Standing::Serving) => Standing::Serving,
+        () if has(Standing::Retired) => Standing::Retired,
+        () if has(Standing::Standby) => Standing::Standby,
+        () if has(Standing::Trial) => Standing::Trial,
+        () if roster.trial().is_some() && generation::newest(roster) == Some(generation) => {
+            Standing::Trial
+        }
+        () if roster.hold_new() == HoldNew::On && is_newer() => Standing::Standby,
+        () => Standing::Serving,
+    }
+}
+
+/// Whether `promote` lets members join, and replaces none: newcomers are held until they accept, and no generation is
+/// on trial, which is to replace another one.
+pub(crate) fn promotion_joins(roster: &Roster) -> bool {
+    roster.hold_new() == HoldNew::Accepting && roster.trial().is_none()
+}
+
+/// The roster in which all that wait on standby serve, next to those that do; `None` if none waits.
+pub(crate) fn join(roster: &Roster) -> Option<Roster> {
+    let waits = |record: &Record| matches!(record.standing, Standing::Held | Standing::Standby);
+    members(roster).find(waits)?;
+    let mut joined = roster.clone();
+    joined.close();
+    for (slot, _, record) in joined.clone().occupied().filter(|(.., record)| waits(record)) {
+        joined.set(slot, Record { standing: Standing::Serving, ..record });
+    }
+    Some(joined)
+}
+
+/// A member that is held, and its socket.
+pub(crate) type HeldSocket = (Cookie, KernelAddress);
+
+/// The members that are held.
+pub(crate) fn held(roster: &Roster) -> impl Iterator<Item = Cookie> + '_ {
+    let is_held = |(.., record): &(Slot, Cookie, Record)| record.standing == Standing::Held;
+    roster.occupied().filter(is_held).map(|(_, cookie, _)| cookie)
+}
+
+/// Those of them that are in the group, with their sockets.
+pub(crate) fn sockets(roster: &Roster, group: &Group) -> Vec<HeldSocket> {
+    let socket = |cookie| Some((cookie, group.member(cookie)?.sock_address));
+    held(roster).filter_map(socket).collect()
+}
