@@ -37,8 +37,13 @@ pub(crate) fn followed(key: &GroupKey, body: impl FnOnce(&Followed<'_>)) {
 
 /// The same with any policy.
 pub(crate) fn followed_by(key: &GroupKey, policy: Policy, body: impl FnOnce(&Followed<'_>)) {
+    followed_as(key, policy.into(), body);
+}
+
+/// The same with any request.
+pub(crate) fn followed_as(key: &GroupKey, attach: Attach, body: impl FnOnce(&Followed<'_>)) {
     let stop = Stop::default();
-    let attach = Attach::from(policy).stop(stop.clone());
+    let attach = attach.stop(stop.clone());
     let (watch, attached) = Watch::start(Host::open().unwrap(), key, attach).unwrap();
     let enrolled = Mutex::new(attached.changes.enrolled.into_iter().collect());
     let followed = Followed {

@@ -7,9 +7,15 @@ use std::process::Command;
 
 use super::{Daemon, proc};
 
+/// This file lets workers import the application.
+const GATE: &str = "gate";
+
 /// Answers with the pid of the master, but never answers [`Gunicorn::HOLD`].
 const APPLICATION: &str = r#"
-import os, signal
+import os, signal, time
+
+while not os.path.exists(os.environ["GATE"]):
+    time.sleep(0.01)
 
 def application(environ, start_response):
     while environ["PATH_INFO"] == "/hold":
@@ -39,6 +45,18 @@ impl Gunicorn {
     /// If its worker does not run within [`crate::wait::BOUND`].
     #[track_caller]
     pub fn start_on(port: u16) -> Self {
+        let server = Self::start_importing(port, "sync");
+        server.imports();
+        server
+    }
+
+    /// The same with workers of this class, which import their application until it [may be imported](Self::imports).
+    ///
+    /// # Panics
+    ///
+    /// As [`start_on`](Self::start_on).
+    #[track_caller]
+    pub fn start_importing(port: u16, class: &str) -> Self {
         let mut daemon = Daemon::spawn("gunicorn", |directory| {
             let file = directory.join("application.py");
             fs::write(&file, APPLICATION).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
@@ -47,13 +65,26 @@ impl Gunicorn {
             command.arg("--bind").arg(format!("127.0.0.1:{port}"));
             command.arg("--worker-tmp-dir").arg(directory);
             command.arg("--chdir").arg(directory).arg("application");
+            command.args(["--worker-class", class]);
             command.env("PYTHONDONTWRITEBYTECODE", "1");
+            command.env("GATE", directory.join(GATE));
             command
         });
         let pid = daemon.pid();
         // It listens before it forks the worker.
         daemon.wait_until("a worker", || !proc::children(pid).is_empty());
         Self { daemon, port }
+    }
+
+    /// Lets workers import the application.
+    ///
+    /// # Panics
+    ///
+    /// If the file for it cannot be written.
+    #[track_caller]
+    pub fn imports(&self) {
+        let gate = self.daemon.directory().join(GATE);
+        fs::write(&gate, "").unwrap_or_else(|e| panic!("{}: {e}", gate.display()));
     }
 
     /// The address it listens on.

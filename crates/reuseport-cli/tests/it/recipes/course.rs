@@ -43,6 +43,23 @@ pub(super) fn follow(recipe: &Recipe) {
     follow_with(recipe, |_| {});
 }
 
+/// Follows a recipe to its restart, with newcomers held until they accept: they get their share after it.
+pub(super) fn follow_accepting(recipe: &Recipe) {
+    on(
+        recipe,
+        |_| {},
+        |course| {
+            course.attach();
+            course.run(&format!("reuseport attach {} --hold-new=accepting", course.group()));
+            assert_eq!(course.shown().unwrap()["hold_new_until"], "accepting");
+            course.restart();
+            course.is_dealt();
+            assert_eq!(course.shown().unwrap()["hold_new_until"], "accepting");
+            course.detach();
+        },
+    );
+}
+
 /// The same, after `prepare`.
 pub(super) fn follow_with(recipe: &Recipe, prepare: impl FnOnce(&Scene) + Send) {
     on(recipe, prepare, |course| {
@@ -140,7 +157,7 @@ impl Course<'_> {
         }
     }
 
-    fn restart(&self) {
+    pub(super) fn restart(&self) -> Tally {
         let before = servers(&json(&["show", &self.group, "--json"]));
         let tally = during(self.recipe.ask, self.server(), || {
             self.run(self.page.script("Restart"));
@@ -153,6 +170,7 @@ impl Course<'_> {
         });
         println!("{}: restart under traffic: {tally}", self.recipe.name);
         assert!(tally.answered > 0 && tally.lost == 0, "{tally}");
+        tally
     }
 
     /// The first script drains, and the members that drain get nothing. After the others, all serve again.

@@ -117,6 +117,36 @@ fn interop_the_recipe_for_knot_holds() {
     course::follow(&KNOT);
 }
 
+#[test]
+#[ignore = "interop"]
+fn interop_the_recipe_for_envoy_holds_if_newcomers_are_held_until_they_accept() {
+    course::follow_accepting(&ENVOY);
+}
+
+#[test]
+#[ignore = "interop"]
+fn interop_the_recipe_for_gunicorn_holds_if_newcomers_are_held_until_they_accept() {
+    course::follow_accepting(&GUNICORN);
+}
+
+#[test]
+#[ignore = "interop"]
+fn interop_the_recipe_for_granian_holds_if_newcomers_are_held_until_they_accept() {
+    course::follow_accepting(&GRANIAN);
+}
+
+#[test]
+#[ignore = "interop"]
+fn interop_the_recipe_for_uvicorn_holds_if_newcomers_are_held_until_they_accept() {
+    course::follow_accepting(&UVICORN);
+}
+
+#[test]
+#[ignore = "interop"]
+fn interop_the_recipe_for_node_holds_if_newcomers_are_held_until_they_accept() {
+    course::follow_accepting(&NODE);
+}
+
 /// A cluster of PostgreSQL for the pgbouncers of the recipe.
 const POSTGRES: &str = "\
 PATH=$PATH:$(echo /usr/lib/postgresql/*/bin)
@@ -219,4 +249,29 @@ fn all_recipes_have_one_form_and_a_test() {
         assert_eq!(titles, SECTIONS, "{name}");
         assert!(index.contains(&format!("({name}.md)")), "docs/recipes/README.md links {name}");
     }
+}
+
+/// An application that takes a while to import, as large ones do.
+const SLOW_IMPORT: &str = "import time\ntime.sleep(5)\n";
+
+/// gunicorn listens before it imports the application.
+#[test]
+#[ignore = "interop"]
+fn interop_the_recipe_for_gunicorn_lets_no_answer_wait_for_an_import() {
+    let held_up = ["off", "accepting"].map(|hold_new| {
+        let mut held_up = 0;
+        course::on(
+            &GUNICORN,
+            |scene| scene.prepend("app.py", SLOW_IMPORT),
+            |course| {
+                course.attach();
+                course.run(&format!("reuseport attach {} --hold-new={hold_new}", course.group()));
+                held_up = course.restart().slow;
+            },
+        );
+        held_up
+    });
+    println!("answers that took over a second: {held_up:?}");
+    assert!(held_up[0] > 0, "without it, some wait for the import");
+    assert_eq!(held_up[1], 0);
 }

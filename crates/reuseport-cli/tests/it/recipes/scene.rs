@@ -38,6 +38,13 @@ impl Scene {
         self.directory.path()
     }
 
+    /// Puts this before what is in a file of the page.
+    pub(super) fn prepend(&self, file: &str, text: &str) {
+        let path = self.path().join(file);
+        let before = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("{text}{before}")).unwrap();
+    }
+
     /// A shell for a script, with the built command first in its PATH.
     fn shell(&self, script: &str) -> Command {
         let mut path = vec![PathBuf::from(cargo_bin!("reuseport").parent().unwrap())];

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, fs, thread};
 
 use test_support::client::dns_ask;
@@ -34,6 +34,8 @@ pub(super) struct Tally {
     pub(super) lost: usize,
     /// Accepted by the server, and closed without an answer.
     pub(super) closed: usize,
+    /// Answered after more than a second.
+    pub(super) slow: usize,
     /// Reset: either of the two; the kernel's counters tell.
     reset: usize,
 }
@@ -103,8 +105,12 @@ pub(super) fn during(ask: Ask, server: SocketAddr, body: impl FnOnce()) -> Tally
         for _ in 0..CLIENTS {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
+                    let began = Instant::now();
                     let outcome = request(ask, server);
-                    tally.lock().unwrap().add(&outcome);
+                    let is_slow = began.elapsed() > scaled(Duration::from_secs(1));
+                    let mut tally = tally.lock().unwrap();
+                    tally.slow += usize::from(is_slow);
+                    tally.add(&outcome);
                 }
             });
         }

@@ -7,6 +7,7 @@
 mod burst;
 mod gunicorn;
 mod haproxy;
+mod joining;
 mod latency;
 mod nginx;
 mod unbound;
