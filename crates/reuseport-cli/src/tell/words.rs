@@ -124,9 +124,13 @@ pub(crate) fn report(key: &GroupKey, attached: &Attached) -> String {
     }
     if let joined @ 1.. = changes.taken_in.len() {
         out.push_str(&note(&format!(
-            "{} now accept{} connections and serve{0}",
-            output::count(joined, "socket that was on standby"),
-            output::by_number(joined, "s", ""),
+            "{} on standby {}",
+            output::count(joined, "socket"),
+            output::by_number(
+                joined,
+                "accepts connections now, and serves",
+                "accept connections now, and serve",
+            ),
         )));
     }
     out.push_str(&left_out(&changes.left_out));

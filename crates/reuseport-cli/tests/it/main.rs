@@ -2,6 +2,7 @@
 //! its own network namespace and bpffs. Needs root.
 #![allow(clippy::unwrap_used, reason = "in a test, that is the assertion")]
 
+mod accepting;
 mod any_kernel;
 mod common;
 mod not_asked;
