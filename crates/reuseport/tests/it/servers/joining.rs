@@ -149,3 +149,26 @@ fn a_server_that_is_left_alone_takes_all_that_comes() {
         });
     });
 }
+
+#[test]
+fn a_server_that_restarts_as_a_whole_serves_when_it_accepts() {
+    alone(|| {
+        let old = Gunicorn::start_on(free_port());
+        let address = old.addr();
+        joined("tcp", address, |group| {
+            old.kill();
+            let first = Gunicorn::start_importing(address.port(), "sync");
+            let second = Gunicorn::start_importing(address.port(), "sync");
+            let status = group.settled(2);
+            assert_eq!(states(&status), [State::Standby; 2]);
+            first.imports();
+            wait::until("one serves", wait::BOUND, || {
+                states(&group.status()).contains(&State::Active)
+            });
+            assert_eq!(answers(address, 10), each([first.pid()], 10));
+            second.imports();
+            all_serve(group, 2);
+            assert_eq!(answers(address, 10), each([first.pid(), second.pid()], 5));
+        });
+    });
+}
