@@ -170,6 +170,18 @@ fn what_was_rolled_back_does_not_come_back_because_it_accepts() {
 }
 
 #[test]
+fn what_was_rolled_back_serves_if_no_other_is_left_that_accepts() {
+    let mut world = World::new();
+    let (old, new) = (world.comes(1, 1, true), world.comes(2, 1, true));
+    world.roster = rollback(&world.roster).unwrap();
+    let third = world.comes(3, 1, false);
+    world.leave(&old);
+    assert_eq!((world.states(&new), world.states(&third)), (vec![Active], vec![Standby]));
+    world.waits(&third);
+    assert_eq!((world.states(&new), world.states(&third)), (vec![Active], vec![Active]));
+}
+
+#[test]
 fn a_trial_is_about_replacing_and_those_that_come_to_it_are_held() {
     let mut world = World::new();
     let (old, new) = (world.comes(1, 1, true), world.comes(2, 1, true));
