@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use rustix::process::Signal;
 use serde_json::json;
 use test_support::client::http_get;
+use test_support::process::output;
 use test_support::server::{Forking, Transport, free_port};
 use test_support::wait::{BOUND, until};
 
 use super::changes::{each, show};
-use crate::common::{Running, error, group, isolated, run, stdout};
+use crate::common::{Running, command, error, group, isolated, run, stdout};
 
 /// Who answers.
 fn served(server: &Forking) -> BTreeSet<u32> {
@@ -101,6 +102,7 @@ fn a_server_is_promoted_when_it_is_ready() {
     isolated(|| {
         let (old, new, group) = two();
         stdout(&["attach", &group]);
+        let directory = tempfile::tempdir().unwrap();
         // One that hangs, and one that fails: nothing changes.
         for (command, how) in [("sleep 1000", "has not ended"), ("exit 7", "exit status: 7")] {
             let late = ["promote", &group, "--when-ready", command, "--ready-timeout", "300ms"];
@@ -108,14 +110,33 @@ fn a_server_is_promoted_when_it_is_ready() {
             assert!(late.contains("not ready in 300ms") && late.contains(how), "{late}");
             assert_eq!(each(&group, "state"), json!(["active", "active", "standby", "standby"]));
         }
+        // One that is killed, and one that prints more than a pipe holds.
+        for (command, how) in [
+            ("kill -KILL $$", "signal: 9 (SIGKILL)"),
+            ("head -c 3000000 /dev/zero | tr '\\0' x; exit 7", "exit status: 7"),
+        ] {
+            let late = ["promote", &group, "--when-ready", command, "--ready-timeout", "300ms"];
+            let late = run(&late);
+            assert_eq!(late.status.code(), Some(3));
+            let said = String::from_utf8(late.stderr).unwrap();
+            let end = &said[said.len().saturating_sub(400)..];
+            assert!(end.contains("not ready in 300ms") && end.contains(how), "{end}");
+        }
+        // One that cannot be started.
+        let mut unknown = command(&["promote", &group, "--when-ready", "true"]);
+        let unknown = output(unknown.env("PATH", directory.path())).unwrap();
+        let said = String::from_utf8(unknown.stderr).unwrap();
+        assert_eq!(unknown.status.code(), Some(2), "{said}");
+        assert!(said.starts_with("reuseport: cannot run `true`: "), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(each(&group, "state"), json!(["active", "active", "standby", "standby"]));
         // It is told which processes to ask, and succeeds the second time.
-        let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("told");
         let file = file.to_str().unwrap();
-        let command = format!(
+        let asked = format!(
             "test -e {file} && exit; echo $REUSEPORT_GROUPS $REUSEPORT_PIDS > {file}; exit 1"
         );
-        stdout(&["promote", &group, "--when-ready", &command]);
+        stdout(&["promote", &group, "--when-ready", &asked]);
         let told = std::fs::read_to_string(file).unwrap();
         let (of, pids) = told.trim().split_once(' ').unwrap();
         let pids: BTreeSet<u32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
@@ -123,6 +144,33 @@ fn a_server_is_promoted_when_it_is_ready() {
         assert_eq!(served(&old), BTreeSet::from([new.pid()]));
         // Without a newer one, it is not asked.
         error(1, &["promote", &group, "--when-ready", "sleep 1000"]);
+    });
+}
+
+/// Of two at once, one comes first, and the other one finds what that one made of the group.
+#[test]
+fn promotions_and_rollbacks_at_once_leave_one_generation_serving() {
+    isolated(|| {
+        let (old, new, group) = two();
+        stdout(&["attach", &group]);
+        let at_once = |verbs: [&str; 2]| {
+            let running = verbs.map(|verb| Running::start(&[verb, &group]));
+            let mut codes = running.map(|one| one.output().status.code().unwrap());
+            codes.sort_unstable();
+            codes
+        };
+        for _ in 0..3 {
+            assert_eq!(at_once(["promote", "promote"]), [0, 1]);
+            assert_eq!(served(&old), BTreeSet::from([new.pid()]));
+            assert_eq!(at_once(["rollback", "rollback"]), [0, 1]);
+            assert_eq!(served(&old), BTreeSet::from([old.pid()]));
+            // A rollback that comes first has nothing to go back to.
+            let codes = at_once(["promote", "rollback"]);
+            assert!(codes == [0, 0] || codes == [0, 1], "{codes:?}");
+            let serves = if codes == [0, 0] { old.pid() } else { new.pid() };
+            assert_eq!(served(&old), BTreeSet::from([serves]));
+            run(&["rollback", &group]);
+        }
     });
 }
 

@@ -14,4 +14,5 @@ mod prometheus;
 mod shares;
 mod split;
 mod usage;
+mod vanishing;
 mod watch;

@@ -173,6 +173,45 @@ fn slow_a_trial_is_killed() {
     });
 }
 
+/// A trial that is to end goes on, or is over as a whole.
+#[test]
+fn slow_the_end_of_a_trial_is_killed() {
+    const STEP: usize = 5;
+
+    alone(|| {
+        let scene = Scene::new();
+        scene.operate("refresh");
+        let is_tried = || scene.host.status(&scene.key).unwrap().trial.is_some();
+        for (operation, new_serves) in [("promote", true), ("rollback", false)] {
+            let mut kills = 0;
+            for call in (0..).step_by(STEP) {
+                scene.operate("rollback");
+                scene.operate("try");
+                let status = start(&scene.key, operation, Some(call)).wait().unwrap();
+                let goes_on = is_tried();
+                assert_eq!(goes_on, was_killed(status), "{operation} killed at call {call}");
+                match goes_on {
+                    true => assert_eq!(answers(scene.old.addr(), 8).len(), 2),
+                    false => assert_eq!(scene.new_serves(), new_serves),
+                }
+                if call % 2 == 0 {
+                    scene.operate("refresh");
+                    assert_eq!(is_tried(), goes_on, "{operation} killed at call {call}");
+                }
+                scene.operate(operation);
+                assert!(!is_tried());
+                assert_eq!(scene.new_serves(), new_serves, "{operation} killed at call {call}");
+                if !was_killed(status) {
+                    assert!(status.success(), "{operation} failed by itself");
+                    break;
+                }
+                kills += 1;
+            }
+            assert!(kills * STEP > 40, "only {kills} kills");
+        }
+    });
+}
+
 /// Each call of a promotion fails in turn, and in another round all calls after it, too.
 #[test]
 fn slow_a_promotion_fails_at_each_call() {
