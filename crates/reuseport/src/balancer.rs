@@ -64,8 +64,45 @@ impl Balancer {
     /// [`ErrorKind::Starved`], [`ErrorKind::Denied`], [`ErrorKind::Schema`], [`ErrorKind::Interrupted`]. The group is
     /// then as it was.
     pub fn attach(host: &Host, key: &GroupKey, attach: &Attach) -> Result<(Self, Attached)> {
-        let attached = host.begin(key, &attach.stop)?.attach(attach)?;
+        let attached = host.lock(&attach.stop)?.transaction(key)?.attach(attach)?;
         Ok((Self::of(host, key), attached))
+    }
+
+    /// Attaches to several groups, each as [`attach`](Self::attach) does, which takes less time than one after another:
+    /// some of them share a lock and a listing of the host, and the program of the next one is loaded in a thread
+    /// meanwhile. Calls `done` with the result of each, in this order: one that fails keeps no other one from it. After
+    /// the [stop](Attach::stop) of one is requested, it ends.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use reuseport::{Attach, Balancer, Host};
+    ///
+    /// let host = Host::open()?;
+    /// let groups = host.groups()?.into_iter().map(|group| (group.key, Attach::default()));
+    /// Balancer::attach_each(&host, &groups.collect::<Vec<_>>(), |group, result| match result {
+    ///     Ok((_, attached)) => println!("{group}: {} members", attached.changes.enrolled.len()),
+    ///     Err(error) => eprintln!("{group}: {}", error.report()),
+    /// });
+    /// # Ok::<(), reuseport::Error>(())
+    /// ```
+    pub fn attach_each(
+        host: &Host,
+        groups: &[(GroupKey, Attach)],
+        mut done: impl FnMut(&GroupKey, Result<(Self, Attached)>),
+    ) {
+        let mut rest = groups;
+        while !rest.is_empty() {
+            let results = host.attach_some(rest);
+            let (now, later) = rest.split_at(results.len());
+            for ((key, _), result) in now.iter().zip(results) {
+                done(key, result.map(|attached| (Self::of(host, key), attached)));
+            }
+            if now.iter().any(|(_, attach)| attach.stop.is_set()) {
+                return;
+            }
+            rest = later;
+        }
     }
 
     /// A handle on a group for which this tool's program decides already.
@@ -124,7 +161,7 @@ impl Balancer {
     /// [`ErrorKind::Invalid`] for a policy that does not work for the protocol, for a CPU that this host cannot
     /// have, and where the user's own program decides; [`ErrorKind::NotAttached`], [`ErrorKind::Foreign`].
     pub fn set_policy(&self, policy: impl Into<SetPolicy>) -> Result<PolicySet> {
-        self.host.begin(&self.key, &Stop::default())?.set_policy(&policy.into())
+        self.host.lock(&Stop::default())?.transaction(&self.key)?.set_policy(&policy.into())
     }
 
     /// Changes the weights of members, in one step for the traffic.
@@ -153,7 +190,7 @@ impl Balancer {
     /// [`ErrorKind::Invalid`] where the user's own program decides, and to make a member active whose generation does
     /// not serve.
     pub fn change_members(&self, changes: &[MemberChange]) -> Result<Vec<Share>> {
-        self.host.begin(&self.key, &Stop::default())?.change_members(changes)
+        self.host.lock(&Stop::default())?.transaction(&self.key)?.change_members(changes)
     }
 
     /// Lets the newest generation serve, alone, in one step for the traffic: members of older ones are retired, which is
@@ -164,7 +201,7 @@ impl Balancer {
     /// [`ErrorKind::NoGeneration`] if the newest generation serves alone already, [`ErrorKind::NotAttached`],
     /// [`ErrorKind::Foreign`], [`ErrorKind::Invalid`] where the user's own program decides.
     pub fn promote(&self) -> Result<Promoted> {
-        self.host.begin(&self.key, &Stop::default())?.promote(None)
+        self.host.lock(&Stop::default())?.transaction(&self.key)?.promote(None)
     }
 
     /// The same, if this is the newest generation: one that was checked, or tried out.
@@ -174,7 +211,7 @@ impl Balancer {
     /// [`ErrorKind::Superseded`] if a newer one came, [`ErrorKind::Vanished`] if no member of it is left; else as
     /// [`promote`](Self::promote).
     pub fn promote_generation(&self, generation: u32) -> Result<Promoted> {
-        self.host.begin(&self.key, &Stop::default())?.promote(Some(generation))
+        self.host.lock(&Stop::default())?.transaction(&self.key)?.promote(Some(generation))
     }
 
     /// Puts the newest generation on trial, in one step for the traffic: all of its members together get this part of all
@@ -186,7 +223,7 @@ impl Balancer {
     /// As [`promote`](Self::promote); [`ErrorKind::Invalid`] also under [`Policy::Cpu`](crate::Policy::Cpu), and for a
     /// part that weights cannot express between these members.
     pub fn try_out(&self, share: Percent) -> Result<Promoted> {
-        self.host.begin(&self.key, &Stop::default())?.try_out(None, share)
+        self.host.lock(&Stop::default())?.transaction(&self.key)?.try_out(None, share)
     }
 
     /// The same, if this is the newest generation.
@@ -195,7 +232,7 @@ impl Balancer {
     ///
     /// As [`promote_generation`](Self::promote_generation), and as [`try_out`](Self::try_out).
     pub fn try_out_generation(&self, generation: u32, share: Percent) -> Result<Promoted> {
-        self.host.begin(&self.key, &Stop::default())?.try_out(Some(generation), share)
+        self.host.lock(&Stop::default())?.transaction(&self.key)?.try_out(Some(generation), share)
     }
 
     /// Lets the generation before the one that serves do so again, alone, in one step for the traffic: members of newer
@@ -205,7 +242,7 @@ impl Balancer {
     ///
     /// [`ErrorKind::NoGeneration`] if no member of an older generation is left; else as [`promote`](Self::promote).
     pub fn rollback(&self) -> Result<Promoted> {
-        self.host.begin(&self.key, &Stop::default())?.rollback()
+        self.host.lock(&Stop::default())?.transaction(&self.key)?.rollback()
     }
 
     /// Detaches and removes all state. From now on the kernel's hash decides.
@@ -248,7 +285,7 @@ fn steered(host: &Host, key: &GroupKey, what: &str) -> Result<GroupStatus> {
 /// [`ErrorKind::NotAttached`] if no program is attached, [`ErrorKind::Foreign`] if another owner's program
 /// decides and there is no state, [`ErrorKind::NotFound`] if the group is gone.
 pub fn detach(host: &Host, key: &GroupKey) -> Result<Detached> {
-    host.begin(key, &Stop::default())?.detach()
+    host.lock(&Stop::default())?.transaction(key)?.detach()
 }
 
 #[cfg(test)]

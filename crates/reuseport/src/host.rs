@@ -3,7 +3,9 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crate::change::transaction::Transaction;
+use crate::change::batch;
+use crate::change::locked::Locked;
+use crate::change::request::{Attach, Attached};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow::cookie_of;
 use crate::kernel::observe::{Extent, Observer};
@@ -84,11 +86,6 @@ impl Host {
         self.observer.groups()
     }
 
-    /// Begins an operation that changes a group.
-    pub(crate) fn begin(&self, key: &GroupKey, stop: &Stop) -> Result<Transaction> {
-        Ok(self.begin_near(key, stop, &Extent::Whole)?.0)
-    }
-
     /// As [`groups`](Self::groups), perhaps of a part of the host. Returns also whether it is the whole one.
     pub(crate) fn groups_near(&self, extent: &Extent) -> Result<(Vec<Group>, bool)> {
         self.observer.groups_near(extent)
@@ -99,14 +96,19 @@ impl Host {
         self.observer.awaited(sockets)
     }
 
-    /// As [`begin`](Self::begin), with such a listing.
-    pub(crate) fn begin_near(
-        &self,
-        key: &GroupKey,
-        stop: &Stop,
-        extent: &Extent,
-    ) -> Result<(Transaction, bool)> {
-        Transaction::begin(Arc::clone(&self.observer), &self.place, key, stop, extent)
+    /// Takes the lock, for operations that change groups.
+    pub(crate) fn lock(&self, stop: &Stop) -> Result<Locked> {
+        self.lock_near(stop, &Extent::Whole)
+    }
+
+    /// The same with such a listing.
+    pub(crate) fn lock_near(&self, stop: &Stop, extent: &Extent) -> Result<Locked> {
+        Locked::new(Arc::clone(&self.observer), &self.place, stop, extent)
+    }
+
+    /// Attaches to the first of these groups, and to some after it, under one lock.
+    pub(crate) fn attach_some(&self, requests: &[(GroupKey, Attach)]) -> Vec<Result<Attached>> {
+        batch::attach_some(&self.observer, &self.place, requests)
     }
 
     /// Whether the kernel's tables of sockets can be read.

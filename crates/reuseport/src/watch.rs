@@ -1,35 +1,36 @@
 //! Follows groups: enrols new members, frees the slots of closed ones, and attaches again after a server
 //! restarts.
 
+mod add;
 mod awaited;
 mod control;
 mod run;
+mod update;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::Arc;
 use std::time::Instant;
 
+#[cfg(doc)]
 use crate::balancer::Balancer;
 use crate::change::request::{Attach, Attached};
-use crate::change::transaction::{Transaction, watch_over};
-use crate::error::{Error, ErrorKind, Result};
-use crate::follow::followed::{Options, starving};
+use crate::change::transaction::watch_over;
+#[cfg(doc)]
+use crate::error::ErrorKind;
+use crate::error::Result;
 use crate::follow::follower::Follower;
-use crate::follow::seen::{Done, Found, Observation, Port, Seen, Step};
+use crate::follow::seen::{Observation, Port, Seen};
 use crate::follow::source::Source;
 use crate::host::Host;
 use crate::kernel::cpus::time_of_thread;
 use crate::kernel::observe::Extent;
 use crate::look::counted::{self, Counting};
 use crate::look::view;
-use crate::model::degraded::Degraded;
 use crate::model::group::{Group, GroupKey, Protocol};
 use crate::model::held::HeldSocket;
-use crate::model::refusal::not_attached;
 use crate::model::spec::GroupSpec;
 use crate::stop::Stop;
-use awaited::{Awaited, Candidate, Find};
+use awaited::{Awaited, Find};
 
 pub use self::control::Sole;
 pub use self::run::Ended;
@@ -114,67 +115,6 @@ impl Watch {
             watched: HashMap::new(),
             awaited: Awaited::default(),
         })
-    }
-
-    /// Attaches to a group, and follows it, too. The watcher's own stop takes the place of [`Attach::stop`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Balancer::attach`], and [`ErrorKind::Invalid`] for a group that is followed already. The watcher goes
-    /// on with the others.
-    ///
-    /// # Example
-    ///
-    /// ```no_run
-    /// use reuseport::{Attach, Host, Stop, watch::Watch};
-    ///
-    /// let host = Host::open()?;
-    /// let groups = host.groups()?;
-    /// let mut watch = Watch::new(host, Stop::default())?;
-    /// for group in groups {
-    ///     watch.add(&group.key, Attach::default())?;
-    /// }
-    /// watch.run_each(|group, change| println!("{group}: {change:?}"))?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn add(&mut self, key: &GroupKey, attach: Attach) -> Result<Attached> {
-        let added = self.attach_and_follow(key, Attach { follows: false, ..attach });
-        if let Err(error) = &added {
-            self.awaited.refuse(key, None, error);
-        }
-        added
-    }
-
-    fn attach_and_follow(&mut self, key: &GroupKey, attach: Attach) -> Result<Attached> {
-        // The member in the key may leave.
-        let name = key.name_only();
-        if self.watched.contains_key(&name) {
-            let failed = format!("cannot watch {key} twice");
-            return Err(Error::new(ErrorKind::Invalid, failed)
-                .because("a watcher follows one group of a name: the one that is steered"));
-        }
-        // Events first, so that no change is missed.
-        self.source.add(Port::of(&name))?;
-        let attach = Attach { stop: self.stop.clone(), ..attach };
-        let attached = match Balancer::attach(&self.host, key, &attach) {
-            Ok((_, attached)) => attached,
-            Err(error) => {
-                self.stop_events(Port::of(&name));
-                return Err(error);
-            }
-        };
-        let keep = watch_over(self.host.place(), &name)?;
-        let attach = for_updates(attach);
-        self.watched.insert(name.clone(), Watched { attach, keep, counting: None });
-        let options = Options {
-            interval: self.source.interval(Port::of(&name)),
-            retakes: self.retakes,
-            rests: self.source.add_pins(self.host.place(), &name),
-        };
-        self.awaited.follow(&name);
-        self.follower.add(Instant::now(), name.clone(), options, starving(&attached));
-        self.follower.hold(Instant::now(), &name, attached.changes.still_held.clone());
-        Ok(attached)
     }
 
     /// Waits for a group that is not there yet, and then attaches to it and follows it, too, which is reported as
@@ -275,33 +215,6 @@ impl Watch {
         }
     }
 
-    /// Attaches to a group that was not there before, or to several. Returns what to report.
-    fn find(&mut self, id: u32) -> Vec<(GroupKey, Change)> {
-        let (candidates, only) = self.awaited.find(id, &self.host);
-        let mut news = Vec::new();
-        for Candidate { key, attach, tried } in candidates {
-            // Two requests may find the same group.
-            if self.stop.is_set() || self.watched.contains_key(&key.name_only()) {
-                continue;
-            }
-            match self.attach_and_follow(&key, Attach { follows: true, ..attach }) {
-                Ok(attached) => {
-                    news.push((key.name_only(), Change::Members(attached)));
-                    if only {
-                        self.expect_no_more(id);
-                    }
-                }
-                Err(_) if self.stop.is_set() => {}
-                Err(error) => {
-                    if self.awaited.refuse(&key, tried, &error) {
-                        news.push((key, Change::Failed(error)));
-                    }
-                }
-            }
-        }
-        news
-    }
-
     fn expect_no_more(&mut self, id: u32) {
         self.awaited.remove(id);
         let ports: Vec<Port> = self.follower.ports().collect();
@@ -384,82 +297,6 @@ impl Watch {
     /// Whether state of the group was pinned at the last look.
     fn is_kept(&self, key: &GroupKey) -> bool {
         self.watched.get(key).is_some_and(|watched| watched.keep.is_some())
-    }
-
-    /// Updates the group as a transaction finds it, which removes the state of a group that is not there unless
-    /// it is watched.
-    fn update(&mut self, key: &GroupKey, extent: &Extent) -> Result<Done> {
-        self.watch_over_present(key);
-        let (mut transaction, whole) = match self.host.begin_near(key, &self.stop, extent) {
-            // Nothing is pinned under the name: it was detached, whatever group it means now.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Ambiguous)
-                    && !self.is_kept(key) =>
-            {
-                return Err(not_attached(key));
-            }
-            begun => begun?,
-        };
-        let slots = transaction.slot_owners().ok_or_else(|| not_attached(key))?;
-        let group = Group::clone(transaction.group());
-        let displaced_by = transaction.displaced_by()?;
-        let counted = self.counting(key, &group).is_in(counted::layer(self.host.place()));
-        let seen = Seen::new(&group, counted, whole);
-        let found = Found { slots, group, seen, displaced_by };
-        loop {
-            match self.follower.plan(Instant::now(), key, &found)? {
-                Step::Rest => return Ok(Done::Rested),
-                Step::LookAtAll => return Ok(Done::SawTooLittle),
-                Step::GiveWay => {
-                    // Another process may have attached anew since the last look.
-                    self.watch_over_present(key);
-                    transaction.give_way()?;
-                    self.follower.gave_way(key);
-                }
-                Step::Attach { group, force, awaited } => {
-                    let how = Attach { force, awaited, ..self.how_to_update(key) };
-                    return self.attach(transaction.on(*group), key, &how, whole);
-                }
-            }
-        }
-    }
-
-    fn how_to_update(&self, key: &GroupKey) -> Attach {
-        self.watched.get(key).map(|watched| watched.attach.clone()).unwrap_or_default()
-    }
-
-    fn attach(
-        &mut self,
-        transaction: Transaction,
-        key: &GroupKey,
-        how: &Attach,
-        whole: bool,
-    ) -> Result<Done> {
-        let group = Arc::clone(transaction.group());
-        let attached = transaction.attach(how)?;
-        if let Some(watched) = self.watched.get_mut(key) {
-            watched.keep = watch_over(self.host.place(), key)?;
-        }
-        // As the operation left it: what changed since is for the next look.
-        let counted = !attached.degraded.iter().any(|what| matches!(what, Degraded::Uncounted(_)));
-        let seen = Seen::new(&group, counted, whole);
-        Ok(Done::Attached(Box::new(attached), seen))
-    }
-}
-
-/// Updates enrol members and change nothing else. One that cannot be enrolled is reported, and must not keep the others
-/// out.
-fn for_updates(attach: Attach) -> Attach {
-    Attach {
-        program: None,
-        force: false,
-        slots: None,
-        weights: Vec::new(),
-        partial: true,
-        // It is state of the group, which another command may change.
-        hold_new: None,
-        follows: true,
-        ..attach
     }
 }
 

@@ -9,10 +9,11 @@ use sk_reuseport::programs::SkReuseport;
 use super::build::{Done, PATIENCE, if_busy};
 use super::check::check_room;
 use super::enrol::Admission;
-use super::prepare::Prepared;
+use super::locked::LOOKS;
+use super::prepared::Prepared;
 use super::reach::attach_to;
 use super::request::{Attach, Attached};
-use super::transaction::{LOOKS, PAUSE, Transaction};
+use super::transaction::{PAUSE, Transaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::caps;
 use crate::kernel::cpus;
@@ -30,7 +31,7 @@ use crate::pins::group::GroupState;
 const DETACH_FIRST: &str = "`reuseport detach` the group and attach to it again, with a socket map: \
                             it accepts sockets that are in another program's socket map";
 
-impl Transaction {
+impl Transaction<'_> {
     pub(crate) fn attach(mut self, request: &Attach) -> Result<Attached> {
         let attached = self.try_attach(request);
         attached.map_err(|error| self.told(error))
@@ -43,7 +44,7 @@ impl Transaction {
             plan::attach(observed, recorded, request.wanted())
         };
         if request.hold_new == Some(HoldNew::Accepting) {
-            self.observer.can_see_waiters()?;
+            self.locked.observer.can_see_waiters()?;
         }
         // What is refused changes nothing.
         self.plan(Operation::Attach, &present, wanted)?;
@@ -68,7 +69,7 @@ impl Transaction {
                 (build.program.kind(), self.build_as_planned(request, &build, state)?)
             }
         };
-        let uncounted = self.uncounted(program.counts_open(self.group.key.protocol));
+        let uncounted = self.locked.uncounted(program.counts_open(self.group.key.protocol));
         let degraded = degraded.into_iter().chain(uncounted).collect();
         let steering = Steering::Ours(program);
         Ok(Attached { steering, changes, replaced, degraded, delay: None })

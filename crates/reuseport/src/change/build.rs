@@ -8,7 +8,7 @@ use sk_reuseport::programs::SkReuseport;
 
 use super::check::check_room;
 use super::enrol::Admission;
-use super::prepare::Prepared;
+use super::prepared::Prepared;
 use super::reach::{attach_to, detach_from};
 use super::refill::unborrowable;
 use super::request::{Attach, Changes};
@@ -33,7 +33,7 @@ pub(super) type Done = (Changes, Option<Degraded>);
 /// How long to wait for the kernel to free an array.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-impl Transaction {
+impl Transaction<'_> {
     /// Builds with a socket array or, if a socket is in another program's socket map, with a socket map,
     /// which accepts it.
     ///
@@ -106,14 +106,14 @@ impl Transaction {
         program: &mut SkReuseport,
         state: &mut GroupState,
     ) -> Result<Changes> {
-        state.stage(&self.root, program)?;
+        state.stage(&self.locked.root, program)?;
         let changes = self.enrol(admission, state)?;
         if changes.enrolled.is_empty() {
             return Err(vanished(&self.group.key));
         }
         state.commit()?;
         admission.request.stop.check(&format!("attaching to {}", self.group.key))?;
-        state.place(&self.root, &self.group.key)?;
+        state.place(&self.locked.root, &self.group.key)?;
         self.refuse_if_changed()?;
         attach_to(&self.group, program)?;
         Ok(changes)
@@ -136,7 +136,7 @@ impl Transaction {
         self.refuse_if_changed()?;
         detach_from(&self.group)?;
         self.group = Arc::new(Group { program: None, ..Group::clone(&self.group) });
-        let replaced = match Aside::put(&self.root, &self.group, old) {
+        let replaced = match Aside::put(&self.locked.root, &self.group, old) {
             Ok(mut old) => match self.build_either(request, build, prepared, PATIENCE) {
                 Ok(done) => {
                     self.discard(old);
@@ -164,14 +164,14 @@ impl Transaction {
         // The next `attach` fills empty slots, which it cannot see in a user's own map whose values have 4 bytes.
         // Root fills no map of another user's.
         let fill = !old.sockets.is_readable() && old.is_trusted();
-        let mut old = Aside::put(&self.root, &self.group, old)?;
+        let mut old = Aside::put(&self.locked.root, &self.group, old)?;
         let built = build(self);
         if built.is_ok() {
             self.discard(old);
             return built;
         }
         // What an interrupted takeover left is for the next command.
-        if let Ok(None) = GroupState::of(&self.root, &self.group)
+        if let Ok(None) = GroupState::of(&self.locked.root, &self.group)
             && let Err(error) = self.restore(&mut old, fill)
         {
             self.warn_unsettled(&error);
@@ -189,7 +189,7 @@ impl Transaction {
                 .and_then(|mut enroller| enroller.refill_all(&old.stay)),
             false => Ok(Vec::new()),
         };
-        old.state.place(&self.root, &self.group.key)?;
+        old.state.place(&self.locked.root, &self.group.key)?;
         filled?.iter().for_each(|missing| self.warn_unsettled(missing));
         Ok(())
     }
@@ -198,7 +198,7 @@ impl Transaction {
     fn discard(&mut self, mut old: Aside) {
         self.release_members(&old.state);
         // If this fails, the next command does it.
-        if let Err(error) = old.state.unpin(&self.root) {
+        if let Err(error) = old.state.unpin(&self.locked.root) {
             tracing::debug!("{}", error.report());
         }
     }

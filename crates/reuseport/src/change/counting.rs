@@ -11,10 +11,10 @@ use crate::kernel::caps;
 use crate::model::roster::{Record, Roster};
 use crate::pins::group::GroupState;
 
-impl Transaction {
+impl Transaction<'_> {
     /// Whether the group's connections are not counted in the present layer although they could be.
     pub(super) fn must_join_layer(&mut self, state: &GroupState) -> Result<bool> {
-        let layer = self.layer()?;
+        let layer = self.locked.layer()?;
         let left = layer.is_pinned() && !state.is_in_layer(layer.id());
         Ok(left || !state.instance.setup.is_counted())
     }
@@ -22,7 +22,7 @@ impl Transaction {
     /// The same members with new indices in the layer.
     pub(super) fn join_layer(&mut self, roster: &Roster) -> Result<Roster> {
         let group = Arc::clone(&self.group);
-        let layer = self.layer()?;
+        let layer = self.locked.layer()?;
         let mut joined = roster.clone();
         for (slot, cookie, record) in roster.occupied() {
             // One that cannot be borrowed is not counted.
@@ -37,7 +37,7 @@ impl Transaction {
     /// interruption.
     pub(super) fn mark_members(&mut self, roster: &Roster) -> Result<()> {
         let group = Arc::clone(&self.group);
-        let layer = self.layer()?;
+        let layer = self.locked.layer()?;
         for (_, cookie, record) in roster.occupied() {
             if let (Some(index), Some(member)) = (record.host_member, group.member(cookie))
                 && let Ok(socket) = borrow::borrow(member)

@@ -3,10 +3,11 @@
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
+use super::locked::LOOKS;
 use super::reach::{Detaching, detach_if_reachable};
 use super::request::Detached;
 use super::table;
-use super::transaction::{LOOKS, PAUSE, Transaction};
+use super::transaction::{PAUSE, Transaction};
 use crate::error::Result;
 use crate::kernel::borrow;
 use crate::kernel::recognise::Recognised;
@@ -14,7 +15,7 @@ use crate::model::plan::{self, DetachPlan, Operation};
 use crate::model::refusal::not_attached;
 use crate::pins::group::GroupState;
 
-impl Transaction {
+impl Transaction<'_> {
     /// Detaches this tool's program and removes the group's state, or what another owner's program that
     /// replaced it left.
     pub(crate) fn detach(mut self) -> Result<Detached> {
@@ -29,7 +30,7 @@ impl Transaction {
         let mut detached = Detached { before, left_attached: None, displaced_by: None };
         match plan {
             DetachPlan::Detach => {
-                self.present_layer()?;
+                self.locked.present_layer()?;
                 self.refuse_if_changed()?;
                 detached.left_attached = self.detach_or_leave()?.left_attached();
                 let Some(mut state) = state else { return Ok(detached) };
@@ -77,7 +78,7 @@ impl Transaction {
     /// Removes a state without making a host-wide layer for it.
     fn discard_state(&mut self, state: Option<GroupState>) -> Result<()> {
         let Some(state) = state else { return Ok(()) };
-        self.present_layer()?;
+        self.locked.present_layer()?;
         self.remove_state(state)
     }
 
@@ -93,6 +94,6 @@ impl Transaction {
         }
         self.release_members(&state);
         state.empty(&group);
-        state.unpin(&self.root)
+        state.unpin(&self.locked.root)
     }
 }

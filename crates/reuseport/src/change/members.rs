@@ -8,7 +8,7 @@ use crate::model::plan::{self, Operation, RoleChange};
 use crate::model::refusal::not_attached;
 use crate::model::table::Share;
 
-impl Transaction {
+impl Transaction<'_> {
     /// Changes weights and states, all or none, in one step for the traffic. Returns the new weights and
     /// states of all members.
     pub(crate) fn change_members(mut self, changes: &[MemberChange]) -> Result<Vec<Share>> {

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::prepare::{NewTable, program_id};
+use super::prepared::{NewTable, program_id};
 use super::reach::attach_to;
 use super::request::{PolicySet, SetPolicy};
 use super::table;
@@ -29,7 +29,7 @@ use crate::wire::setup::Setup;
 
 const FAILED: &str = "cannot change the policy";
 
-impl Transaction {
+impl Transaction<'_> {
     /// Sets the policy.
     pub(crate) fn set_policy(mut self, request: &SetPolicy) -> Result<PolicySet> {
         let set = self.try_set_policy(request);
@@ -64,7 +64,7 @@ impl Transaction {
         if changes || self.should_reload(state)? {
             let unread = self.change_program(state, selection, roster)?;
             let counts = selection.policy.counts_open(self.group.key.protocol);
-            let uncounted = self.uncounted(counts);
+            let uncounted = self.locked.uncounted(counts);
             return Ok(PolicySet { degraded: unread.into_iter().chain(uncounted).collect() });
         }
         if roster != state.instance.roster {
@@ -121,7 +121,7 @@ impl Transaction {
             seed: state.seed(),
             protocol: self.group.key.protocol,
         };
-        let layer = if counts { Some(&*self.layer()?) } else { None };
+        let layer = if counts { Some(&*self.locked.layer()?) } else { None };
         let members = layer.map(HostLayer::members_map);
         let Loaded { mut program, degraded } =
             program::load_over(config, &state.sockets, &table.tables, members, maps)?;
@@ -213,10 +213,11 @@ impl Transaction {
         let mut bound = HashMap::new();
         if given.is_none() && !all_placed {
             // Without the right to look for owners, no member has one.
-            let owners = owners::to_place(&self.observer, &self.group).unwrap_or_else(|error| {
-                tracing::debug!("{}", error.report());
-                Default::default()
-            });
+            let owners =
+                owners::to_place(&self.locked.observer, &self.group).unwrap_or_else(|error| {
+                    tracing::debug!("{}", error.report());
+                    Default::default()
+                });
             let bound_to = |(cookie, placed): (_, Placed)| Some((cookie, placed.cpu?.bound()?));
             bound = owners.into_iter().filter_map(bound_to).collect();
         }

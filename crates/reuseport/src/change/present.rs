@@ -20,12 +20,12 @@ pub(super) struct Present {
     has_replaced: bool,
 }
 
-impl Transaction {
+impl Transaction<'_> {
     /// Looks at what decides for the group, and at what is pinned under its name.
     pub(super) fn find(&self) -> Result<Present> {
         let mut present = self.deciding()?;
         if present.state.is_none() {
-            present.state = GroupState::of(&self.root, &self.group)?;
+            present.state = GroupState::of(&self.locked.root, &self.group)?;
             let user = present.state.as_ref().and_then(|state| self.user_of(state));
             present.namesake = user.map(|other| other.key.clone());
         }
@@ -41,7 +41,7 @@ impl Transaction {
     }
 
     fn deciding(&self) -> Result<Present> {
-        let (steering, state) = steering(&self.group, Some(&self.root))?;
+        let (steering, state) = steering(&self.group, Some(&self.locked.root))?;
         let (namesake, is_current, has_replaced) = (None, true, false);
         Ok(Present { steering, state, namesake, is_current, has_replaced })
     }
@@ -49,7 +49,7 @@ impl Transaction {
     /// The group for which the program of this state decides, if there is one.
     fn user_of(&self, state: &GroupState) -> Option<&Group> {
         let uses = |group: &&Group| group.attached_id().is_some_and(|id| state.has_program(id));
-        self.groups.iter().find(uses)
+        self.locked.groups.iter().find(uses)
     }
 
     /// Settles the state that was found, and looks at it closely if it does not decide.

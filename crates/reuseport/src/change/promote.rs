@@ -19,7 +19,7 @@ enum To {
     Before,
 }
 
-impl Transaction {
+impl Transaction<'_> {
     /// Lets the newest generation serve, alone, in one step for the traffic; `only` if it is this one.
     pub(crate) fn promote(self, only: Option<u32>) -> Result<Promoted> {
         self.switch(To::Newest(only))

@@ -13,7 +13,7 @@ use crate::pins::commit::Dropped;
 use crate::pins::group::GroupState;
 use crate::pins::leftover;
 
-impl Transaction {
+impl Transaction<'_> {
     /// Completes or takes back a change that was interrupted. The `attached` program stays.
     pub(super) fn settle(&mut self, state: &mut GroupState, attached: Option<u32>) -> Result<()> {
         if attached.is_some_and(|id| state.has_program(id)) {
@@ -25,7 +25,7 @@ impl Transaction {
             return Ok(());
         }
         let group = Arc::clone(&self.group);
-        let Some(layer) = self.present_layer()? else { return Ok(()) };
+        let Some(layer) = self.locked.present_layer()? else { return Ok(()) };
         let counted: HashSet<Cookie> = state
             .occupied()
             .filter(|(.., record)| record.host_member.is_some())
@@ -86,8 +86,8 @@ impl Transaction {
 
     /// Frees indices of the host-wide layer that no member has.
     pub(super) fn collect(&self) {
-        if let Some(layer) = &self.layer {
-            leftover::release_indices(&self.root, layer);
+        if let Some(layer) = &self.locked.layer {
+            leftover::release_indices(&self.locked.root, layer);
         }
     }
 }

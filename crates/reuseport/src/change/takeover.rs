@@ -23,7 +23,7 @@ use sk_reuseport::programs::{ProgramError, SkReuseport};
 use super::build::{Done, PATIENCE, TAKE_OUT};
 use super::check::check_room;
 use super::enrol::Admission;
-use super::prepare::Prepared;
+use super::prepared::Prepared;
 use super::reach::{attach_foreign, attach_to, detach_from};
 use super::request::{Attach, Changes};
 use super::transaction::Transaction;
@@ -36,7 +36,7 @@ use crate::model::plan::Build;
 use crate::model::refusal::vanished;
 use crate::pins::group::GroupState;
 
-impl Transaction {
+impl Transaction<'_> {
     /// Opens the program that decides for the group, to take over from it. `busy` is the error that made
     /// this necessary: it comes back if the sockets are not in that program's arrays.
     pub(super) fn foreign(&self, busy: Error) -> Result<Foreign> {
@@ -77,7 +77,7 @@ impl Transaction {
                 Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < end => {}
                 result => return result,
             }
-            if let Some(left) = GroupState::of(&self.root, &self.group)? {
+            if let Some(left) = GroupState::of(&self.locked.root, &self.group)? {
                 self.remove_state(left)?;
             }
             std::thread::sleep(PAUSE);
@@ -97,9 +97,9 @@ impl Transaction {
         check_room(&self.group, &prepared.state)?;
         let placed = prepared
             .state
-            .stage(&self.root, &mut prepared.program)
+            .stage(&self.locked.root, &mut prepared.program)
             .and_then(|()| self.refuse_if_changed())
-            .and_then(|()| prepared.state.place(&self.root, &self.group.key));
+            .and_then(|()| prepared.state.place(&self.locked.root, &self.group.key));
         let result = placed.and_then(|()| {
             let admission = Admission::new(request, build);
             self.take_over(admission, &mut prepared.state, &prepared.program, foreign)

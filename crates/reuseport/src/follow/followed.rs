@@ -235,6 +235,11 @@ impl Followed {
         self.quiet = self.quiet.saturating_add(1);
     }
 
+    /// The update that is due.
+    pub(crate) fn due_update(&self) -> Option<&Extent> {
+        self.update.as_ref()
+    }
+
     /// The update that is due, once.
     pub(crate) fn next_update(&mut self) -> Option<Extent> {
         let extent = self.update.take()?;

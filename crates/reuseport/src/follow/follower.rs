@@ -52,10 +52,10 @@ pub(crate) enum Action {
         key: GroupKey,
         change: Box<Change>,
     },
-    /// A group is there that is [expected](Follower::expect) by this number: attach to it, and call
-    /// [`Follower::found`] if there is nothing more to look for.
+    /// Groups are there that are [expected](Follower::expect) by these numbers: attach to them, and call
+    /// [`Follower::found`] where there is nothing more to look for.
     Find {
-        id: u32,
+        ids: Vec<u32>,
     },
     /// The group is followed no more.
     Forget {
@@ -249,8 +249,8 @@ impl Follower {
     pub(crate) fn observed(&mut self, now: Instant, observation: Option<&Observation>) {
         // If it failed, looking for a group says why.
         let is_there = |id| observation.is_none_or(|observation| observation.found.contains(&id));
-        let found: Vec<u32> = self.looked_for().filter(|id| is_there(*id)).collect();
-        self.news.extend(found.into_iter().map(|id| Action::Find { id }));
+        let ids: Vec<u32> = self.looked_for().filter(|id| is_there(*id)).collect();
+        self.news.extend((!ids.is_empty()).then_some(Action::Find { ids }));
         for one in &mut self.expected {
             one.is_looked_for = false;
             if observation.is_none_or(|observation| observation.refused) {
@@ -260,6 +260,19 @@ impl Follower {
         for group in self.groups.iter_mut().filter(|group| group.is_looked_at) {
             group.is_looked_at = false;
             group.observed(now, observation);
+        }
+    }
+
+    /// The groups whose update is due and needs this part of the host: they can be updated together with the one of
+    /// [`Action::Update`], each after [`begin_update`](Self::begin_update).
+    pub(crate) fn due_updates(&self, extent: &Extent) -> impl Iterator<Item = &GroupKey> {
+        let due = self.groups.iter().filter(move |group| group.due_update() == Some(extent));
+        due.map(|group| &group.key)
+    }
+
+    pub(crate) fn begin_update(&mut self, key: &GroupKey) {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.key == *key) {
+            group.next_update();
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::followed::Options;
 use super::follower::{Action, Event, Follower};
 use super::pace::{RARELY, REGULARLY};
 use super::seen::{Observation, Port};
@@ -22,6 +23,25 @@ fn one_look_serves_all_groups_that_are_due() {
     let mut world = World::settled(20);
     world.passes(REGULARLY);
     assert_eq!((world.looks, world.updates.len()), (1, 0));
+}
+
+#[test]
+fn groups_whose_updates_need_the_same_part_of_the_host_are_updated_together() {
+    let start = Instant::now();
+    let mut follower = Follower::new(start);
+    let options = Options { interval: REGULARLY, retakes: false, rests: true };
+    for n in 0..3 {
+        follower.add(start, key(n), options, Vec::new());
+    }
+    let due = follower.deadline().unwrap();
+    let Some(Action::Update { key: first, extent }) = follower.poll(due) else {
+        panic!("an update is due")
+    };
+    let others: Vec<_> = follower.due_updates(&extent).cloned().collect();
+    assert_eq!((first, &others[..]), (key(0), &[key(1), key(2)][..]));
+    assert_eq!(follower.due_updates(&Extent::Whole).count(), 0);
+    others.iter().for_each(|key| follower.begin_update(key));
+    assert_eq!(follower.due_updates(&extent).count(), 0);
 }
 
 #[test]
@@ -172,7 +192,7 @@ fn a_group_that_is_not_there_yet_is_looked_for_when_a_socket_comes_and_regularly
                         follower.observed(now, Some(&observation));
                         looks += 1;
                     }
-                    Action::Find { id: 7 } => finds += 1,
+                    Action::Find { ids } if ids == [7] => finds += 1,
                     action => panic!("{action:?}"),
                 }
             }

@@ -17,6 +17,9 @@ use crate::stop::Stop;
 /// The root directory's name on the bpffs. It is never removed, because it carries the lock.
 const ROOT: &str = "reuseport";
 
+/// The pause between two tries to take the lock.
+pub(crate) const BETWEEN_TRIES: Duration = Duration::from_millis(2);
+
 /// The root directory. It exists; it need not be locked.
 #[derive(Debug, Clone)]
 pub(crate) struct Root {
@@ -55,8 +58,6 @@ impl Root {
 
     /// Takes the exclusive lock. Waits until it is free or a stop is requested.
     pub(crate) fn lock(&self, stop: &Stop) -> Result<Lock> {
-        const PAUSE: Duration = Duration::from_millis(2);
-
         let (directory, failed) = self.open()?;
         loop {
             // The process that holds it may be stopped (^Z) for hours. A wait inside the kernel would not
@@ -66,7 +67,7 @@ impl Root {
                 Err(Errno::AGAIN | Errno::INTR) => stop.check(&failed)?,
                 Err(error) => return Err(denied(failed, error.into())),
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(BETWEEN_TRIES);
         }
     }
 

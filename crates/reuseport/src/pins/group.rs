@@ -481,6 +481,11 @@ pub(crate) fn watch(root: &Root, key: &GroupKey) -> Result<fs::File> {
     bpffs::mark_watched(&directory(root, key))
 }
 
+/// Whether anything is pinned under the group's name.
+pub(crate) fn is_pinned(root: &Root, key: &GroupKey) -> bool {
+    directory(root, key).exists()
+}
+
 /// The directory of a group's pins.
 pub(super) fn directory(root: &Root, key: &GroupKey) -> PathBuf {
     root.groups().join(directory_name(key))

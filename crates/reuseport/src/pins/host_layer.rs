@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use sk_reuseport::maps::{Array, MapData, MapError, MappedArray, SkStorage};
@@ -44,6 +44,15 @@ pub(crate) struct HostLayer {
     /// `members_map`, mapped into memory.
     members: MappedArray<HostMember>,
     recount: Option<Recount>,
+}
+
+/// What a select program reads of a layer.
+#[derive(Debug)]
+pub(crate) struct SharedLayer {
+    /// The identity of the layer.
+    pub(crate) id: u32,
+    /// The members with their open connections.
+    pub(crate) members: Array<MapData, HostMember>,
 }
 
 impl HostLayer {
@@ -152,6 +161,16 @@ impl HostLayer {
         });
         let counts = counts(&path);
         Ok(Self { path: Some(path), counts, owner, id, marks, members_map, members, recount })
+    }
+
+    /// The same map, for a select program.
+    pub(crate) fn shared(&self) -> Result<SharedLayer> {
+        let failed = |error: MapError| {
+            Error::new(ErrorKind::System, "cannot share the host-wide maps").because(error)
+        };
+        let fd = self.members_map.map_data().fd().as_fd().try_clone_to_owned();
+        let data = fd.map_err(MapError::from).and_then(MapData::from_fd).map_err(failed)?;
+        Ok(SharedLayer { id: self.id, members: map(data).map_err(failed)? })
     }
 
     /// The members with their open connections, for select programs.

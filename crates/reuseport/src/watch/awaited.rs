@@ -38,6 +38,8 @@ pub(super) struct Candidate {
     pub(super) attach: Attach,
     /// The group as it is; `None` for one that the caller found.
     pub(super) tried: Option<Tried>,
+    /// The number of what is waited for, if that is one group: then there is none to wait for any more.
+    pub(super) only: Option<u32>,
 }
 
 /// A group as it was when the watcher tried to attach to it.
@@ -135,22 +137,25 @@ impl Awaited {
         !expected.groups.is_empty()
     }
 
-    /// The groups with this number, and how to attach to them. Returns also whether there is only one, ever.
-    pub(super) fn find(&mut self, id: u32, host: &Host) -> (Vec<Candidate>, bool) {
-        let Some(expected) = self.expected.get_mut(&id) else { return (Vec::new(), false) };
+    /// The groups with this number, and how to attach to them.
+    pub(super) fn find(&mut self, id: u32, host: &Host) -> Vec<Candidate> {
+        let Some(expected) = self.expected.get_mut(&id) else { return Vec::new() };
         match &mut expected.find {
             Find::One(find) => {
-                let of = |(key, attach)| Candidate { key, attach, tried: None };
-                (find(host).map(of).into_iter().collect(), true)
+                let of = |(key, attach): (_, Attach)| {
+                    let attach = Attach { follows: true, ..attach };
+                    Candidate { key, attach, tried: None, only: Some(id) }
+                };
+                find(host).map(of).into_iter().collect()
             }
             Find::Each(find) => {
                 let groups = std::mem::take(&mut expected.groups).into_iter();
                 let of = |group: Group| {
-                    let attach = find(host, &group)?;
+                    let attach = Attach { follows: true, ..find(host, &group)? };
                     let tried = Some(Tried::new(&group, attach.force));
-                    Some(Candidate { key: group.key, attach, tried })
+                    Some(Candidate { key: group.key, attach, tried, only: None })
                 };
-                (groups.filter_map(of).collect(), false)
+                groups.filter_map(of).collect()
             }
         }
     }

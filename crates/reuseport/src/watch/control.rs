@@ -2,7 +2,8 @@
 
 use std::fs::File;
 
-use super::{Watch, for_updates};
+use super::Watch;
+use super::add::for_updates;
 use crate::balancer::Balancer;
 use crate::change::request::{Attach, Attached};
 use crate::error::Result;

@@ -93,16 +93,9 @@ impl Watch {
             match action {
                 Action::Observe(extent) => self.observe(&extent),
                 Action::LookForWaiters(sockets) => self.look_for_waiters(&sockets),
-                Action::Update { key, extent } => {
-                    let outcome = self.update(&key, &extent);
-                    self.follower.updated(Instant::now(), &key, outcome);
-                }
+                Action::Update { key, extent } => self.update_each(key, &extent),
                 Action::Report { key, change } => on_change(&key, *change),
-                Action::Find { id } => {
-                    for (key, change) in self.find(id) {
-                        on_change(&key, change);
-                    }
-                }
+                Action::Find { ids } => self.find(&ids, on_change),
                 Action::Forget { key } => {
                     self.forget(&key);
                     self.awaited.detach(key);

@@ -17,6 +17,7 @@ mod findings;
 mod generations;
 mod interrupted;
 mod least_loaded;
+mod many;
 mod members;
 mod observe;
 mod open;

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use reuseport::group::{Group, GroupKey, Reach};
 use reuseport::id::Slot;
 use reuseport::setting::Setting;
-use reuseport::{Balancer, Host, ObjectSpec, Policy, Stop};
+use reuseport::{Attached, Balancer, Host, ObjectSpec, Policy, Stop};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -194,13 +194,25 @@ impl Attach {
         }
         let groups = targets.find(&host, Of::Told)?;
         let mut failures = Failures::default();
-        let (mut attached, mut keys) = (Vec::new(), Vec::new());
+        let (mut told, mut requests) = (Vec::new(), Vec::new());
         for group in &groups {
-            failures.note(attach(&host, group, &how, &mut attached, &mut keys));
-            if how.stop.is_set() {
-                break;
+            match how.request(&host, &group.key) {
+                Ok(request) => {
+                    told.push(group);
+                    requests.push((group.key.clone(), request));
+                }
+                Err(error) => failures.note(Err(error)),
             }
         }
+        let (mut attached, mut keys, mut told) = (Vec::new(), Vec::new(), told.into_iter());
+        Balancer::attach_each(&host, &requests, |key, result| {
+            let Some(group) = told.next() else { return };
+            let said = result.map_err(Into::into).and_then(|(_, done)| {
+                keys.push((key.clone(), done.steering.policy()));
+                tell(&host, group, &how, &done, &mut attached)
+            });
+            failures.note(said);
+        });
         let mut rest = known(&host, &keys).concat();
         rest.extend(again(&attached));
         failures.note(output::print(&rest).map_err(Into::into));
@@ -266,26 +278,24 @@ fn behind(host: &Host, key: &GroupKey) -> anyhow::Error {
     .into()
 }
 
-/// Attaches to a group once, and says so. Notes the name that finds it again, and its key with the policy.
-fn attach(
+/// Says what became of a group. Notes the name that finds it again.
+fn tell(
     host: &Host,
     group: &Group,
     how: &How,
+    attached: &Attached,
     attached_to: &mut Vec<String>,
-    keys: &mut Vec<(GroupKey, Option<Policy>)>,
 ) -> Result<()> {
     let key = &group.key;
-    let (_, attached) = Balancer::attach(host, key, &how.request(host, key)?)?;
     let identity = Identity::new(key, None);
     let again = output::argument(&identity, netns::own()).to_owned();
     output::print(&format!(
         "{}{}{}{}",
-        report(key, &attached),
+        report(key, attached),
         how.notes(),
         notes(&group.not_asked()),
         advice(group, attached.steering.policy()),
     ))?;
-    keys.push((key.clone(), attached.steering.policy()));
     attached_to.push(again.clone());
     if group.reach == Reach::Behind {
         return Err(behind(host, key));

@@ -28,11 +28,7 @@ pub(super) fn follow(host: Host, targets: Targets, how: How, retake: bool) -> Re
     let watch = Watch::new(host.clone(), how.stop.clone())?;
     let watch = if retake { watch.retaking() } else { watch };
     let mut follower = Lines::new(watch);
-    let mut refused = Vec::new();
-    for (group, request) in requests {
-        let added = request.and_then(|request| follower.add(&group, request));
-        refused.extend(added.err().map(|error| (group.key, error)));
-    }
+    let refused = follower.add(requests);
     follower.tell_known(&host);
     if !notes.is_empty() && follower.teller.knows_groups() {
         follower.teller.print(&notes);
@@ -111,17 +107,32 @@ impl Lines {
         Self { watch, teller: Teller::new(Form::Timed), first: Vec::new() }
     }
 
-    fn add(&mut self, group: &Group, request: Attach) -> Result<()> {
-        let attached = self.watch.add(&group.key, request)?;
-        self.teller.print(&format!(
-            "{}{}{}",
-            report(&group.key, &attached),
-            notes(&group.not_asked()),
-            advice(group, attached.steering.policy()),
-        ));
-        self.first.push((group.key.clone(), attached.steering.policy()));
-        self.teller.note_steering(&group.key, attached.steering);
-        Ok(())
+    /// Attaches to the groups that are there at the beginning. Returns those with which it did not succeed.
+    fn add(&mut self, requests: Vec<(Group, Result<Attach>)>) -> Vec<(GroupKey, anyhow::Error)> {
+        let (mut groups, mut wanted, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        for (group, request) in requests {
+            match request {
+                Ok(request) => {
+                    wanted.push((group.key.clone(), request));
+                    groups.push(group);
+                }
+                Err(error) => refused.push((group.key, error)),
+            }
+        }
+        let (teller, first) = (&mut self.teller, &mut self.first);
+        self.watch.add_each(wanted, |key, result| {
+            let attached = match result {
+                Ok(attached) => attached,
+                Err(error) => return refused.push((key.clone(), error.into())),
+            };
+            let group = groups.iter().find(|group| group.key == *key);
+            let policy = attached.steering.policy();
+            let about = group.map(|group| notes(&group.not_asked()) + &advice(group, policy));
+            teller.print(&(report(key, &attached) + &about.unwrap_or_default()));
+            first.push((key.clone(), policy));
+            teller.note_steering(key, attached.steering);
+        });
+        refused
     }
 
     /// Says what to know about the groups that are there at the beginning.

@@ -253,7 +253,7 @@ impl World {
                     };
                     self.log.push((n, said));
                 }
-                Some(Action::Find { id }) => panic!("nothing is expected: {id}"),
+                Some(Action::Find { ids }) => panic!("nothing is expected: {ids:?}"),
                 Some(Action::Forget { key }) => {
                     assert!(self.follower.keys().all(|known| *known != key));
                 }
