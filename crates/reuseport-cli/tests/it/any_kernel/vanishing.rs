@@ -95,7 +95,8 @@ fn a_host_with_very_many_groups_is_looked_at_as_any_other() {
         let shown = json(&["show", one, "--json"]);
         assert_eq!(shown["policy"], "least-loaded");
         let metrics = stdout(&["metrics"]);
-        let groups = metrics.lines().filter(|line| line.starts_with("reuseport_accept_queue_connections{"));
+        let groups =
+            metrics.lines().filter(|line| line.starts_with("reuseport_accept_queue_connections{"));
         assert!(groups.count() >= usize::from(GROUPS));
         let doctor = run(&["doctor", one]);
         assert!(doctor.status.code().is_some_and(|code| code == 0 || code == 3), "{doctor:?}");
