@@ -6,7 +6,6 @@
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 use sk_reuseport::maps::MapError;
 
 use super::check::{can_be_borrowed, check_room};
@@ -15,6 +14,7 @@ use super::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::borrow;
 use crate::kernel::caps;
+use crate::kernel::clock::since_boot;
 use crate::kernel::observe::Observer;
 use crate::kernel::sockets::Sockets;
 use crate::model::group::{Group, Member, Protocol};
@@ -157,7 +157,7 @@ impl<'a> Enroller<'a> {
         let before = self.state.instance.roster.clone();
         let mut roster = before.clone();
         let slots: Vec<Slot> = gone.iter().map(|(slot, _)| *slot).collect();
-        roster.leave(&slots, now());
+        roster.leave(&slots, since_boot());
         table::commit(self.state, roster)?;
         for (slot, cookie) in gone {
             self.state.empty_slot_of(self.group, slot, cookie);
@@ -184,7 +184,7 @@ impl<'a> Enroller<'a> {
     }
 
     fn enter_all(&mut self, arrivals: &mut Vec<Arrival<'_>>, changes: &mut Changes) -> Result<()> {
-        let now = now();
+        let now = since_boot();
         let awaited = self.awaited(arrivals)?;
         loop {
             let Draft { roster, entering, taken_in } = self.draft(arrivals, &awaited, now);
@@ -434,11 +434,4 @@ impl<'a> Enroller<'a> {
             }
         }
     }
-}
-
-/// The time since boot in milliseconds.
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    let part = |value: i64| u64::try_from(value).unwrap_or(0);
-    part(now.tv_sec) * 1000 + part(now.tv_nsec) / 1_000_000
 }

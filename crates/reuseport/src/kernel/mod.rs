@@ -4,6 +4,7 @@ pub(crate) mod barrier;
 pub mod borrow;
 pub(crate) mod caps;
 pub(crate) mod cgroup;
+pub(crate) mod clock;
 pub(crate) mod cpus;
 pub(crate) mod followed;
 pub(crate) mod foreign;

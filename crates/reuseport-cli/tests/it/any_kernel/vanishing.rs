@@ -1,14 +1,17 @@
-//! Groups that come and go while a command looks at them: it says so in one line, or leaves them out. And a host with
-//! very many groups.
+//! Groups that come and go while a command looks at them: it says so in one line, or leaves them out. Members that left
+//! before, and a host with very many groups.
 
 use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
+use assert_cmd::cargo::cargo_bin;
 use sk_reuseport::net::Bind;
 use test_support::SetOnDrop;
+use test_support::process::{close, output};
 
-use crate::common::{group, isolated, json, own_netns, run, stdout};
+use crate::common::{self, group, isolated, own_netns, run, stdout};
 
 /// Opens a group at this address, attaches to it most of the time, and closes it.
 fn come_and_go(at: SocketAddr, over: &AtomicBool) {
@@ -27,7 +30,7 @@ fn come_and_go(at: SocketAddr, over: &AtomicBool) {
 
 #[test]
 fn every_verb_meets_groups_that_vanish() {
-    const TURNS: usize = 4;
+    const TURNS: usize = 2;
 
     isolated(|| {
         let (_stays, stays) = group(2);
@@ -69,11 +72,10 @@ fn every_verb_meets_groups_that_vanish() {
                 assert!(!said.contains("panicked"), "{arguments:?}: {said}");
                 let failures = said.lines().filter(|line| line.starts_with("reuseport: ")).count();
                 assert!(failures <= 1, "{arguments:?}: {said}");
-                // What it shows of another group is as ever.
-                let shown = json(&["show", &stays, "--json"]);
-                assert_eq!(shown["policy"], "round-robin");
             }
         });
+        // The other group is as ever.
+        assert_eq!(common::json(&["show", &stays, "--json"])["policy"], "round-robin");
     });
 }
 
@@ -88,11 +90,11 @@ fn a_host_with_very_many_groups_is_looked_at_as_any_other() {
         };
         let _listeners: Vec<TcpListener> = (0..GROUPS).map(listen).collect();
         let own = own_netns();
-        let listed = json(&["ls", "--json", "--netns", &own]);
+        let listed = common::json(&["ls", "--json", "--netns", &own]);
         assert_eq!(listed.as_array().unwrap().len(), usize::from(GROUPS));
         let one = "tcp:127.1.1.7:7000";
         stdout(&["attach", one]);
-        let shown = json(&["show", one, "--json"]);
+        let shown = common::json(&["show", one, "--json"]);
         assert_eq!(shown["policy"], "least-loaded");
         let metrics = stdout(&["metrics"]);
         let groups =
@@ -101,5 +103,35 @@ fn a_host_with_very_many_groups_is_looked_at_as_any_other() {
         let doctor = run(&["doctor", one]);
         assert!(doctor.status.code().is_some_and(|code| code == 0 || code == 3), "{doctor:?}");
         stdout(&["detach", one]);
+    });
+}
+
+/// What is pinned has the host's time, whatever that of the command is.
+#[test]
+fn a_command_in_a_time_namespace_knows_how_long_ago_a_member_came() {
+    isolated(|| {
+        let (mut listeners, group) = group(2);
+        stdout(&["attach", &group, "--policy", "round-robin"]);
+        stdout(&["weight", &group, "slot:0=7", "slot:1=7"]);
+        let bind = Bind::new(listeners[0].local_addr().unwrap());
+        // The new worker of a reload comes first, and succeeds the one that leaves.
+        let _successor = bind.listeners(1).unwrap();
+        stdout(&["attach", &group]);
+        close(listeners.remove(0));
+        let later = ["--time", "--boottime", "1000000", "--fork"];
+        let mut attach = Command::new("unshare");
+        attach.args(later).arg(cargo_bin!("reuseport")).args(["attach", &group]);
+        let attached = output(&mut attach).unwrap();
+        assert!(attached.status.success(), "{attached:?}");
+        let _another = bind.listeners(1).unwrap();
+        stdout(&["attach", &group]);
+        let mut weights = common::json(&["show", &group, "--json"])["members"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|member| member["weight"].as_u64().unwrap())
+            .collect::<Vec<_>>();
+        weights.sort_unstable();
+        assert_eq!(weights, [1, 1, 7], "that weight is not passed on twice");
     });
 }
