@@ -72,7 +72,7 @@ pub(crate) struct Followed {
     came: Option<Came>,
     /// Whether the present look is for this group, too.
     pub(crate) is_looked_at: bool,
-    update: Option<Extent>,
+    pub(super) update: Option<Extent>,
     /// Whether the present update looks at the whole host.
     is_whole: bool,
     /// Whether it is too early for the update to be complete.
@@ -233,11 +233,6 @@ impl Followed {
         let rests = self.rests && is_settled;
         self.check = now + if rests { resting(regular, self.quiet) } else { regular };
         self.quiet = self.quiet.saturating_add(1);
-    }
-
-    /// The update that is due.
-    pub(crate) fn due_update(&self) -> Option<&Extent> {
-        self.update.as_ref()
     }
 
     /// The update that is due, once.

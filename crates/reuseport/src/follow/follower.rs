@@ -266,7 +266,7 @@ impl Follower {
     /// The groups whose update is due and needs this part of the host: they can be updated together with the one of
     /// [`Action::Update`], each after [`begin_update`](Self::begin_update).
     pub(crate) fn due_updates(&self, extent: &Extent) -> impl Iterator<Item = &GroupKey> {
-        let due = self.groups.iter().filter(move |group| group.due_update() == Some(extent));
+        let due = self.groups.iter().filter(move |group| group.update.as_ref() == Some(extent));
         due.map(|group| &group.key)
     }
 
