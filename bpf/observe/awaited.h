@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
  * Which of a few sockets are waited for now: a thread is in accept, in a read, in poll or select, or in epoll_wait of an
- * instance that watches the socket, also through another instance; or a request of io_uring waits there. An instance
- * that merely watches it is no thread that waits.
+ * instance that watches the socket, or of one that watches that instance; or a request of io_uring waits there. An
+ * instance that merely watches it is no thread that waits.
  *
  * The sockets are those that the reader asks for, by their addresses: no table is walked, no process is asked.
  */
@@ -41,7 +41,7 @@ __noinline __u64 epoll_behind(__u64 entry, __u64 queue)
 	return epoll && BPF_CORE_READ(epoll, file, private_data) == epoll ? (__u64)epoll : 0;
 }
 
-/* Whether the entry is of a request of io_uring: that names its queue, too. */
+/* Whether the entry is of a request of io_uring (Linux 6.0): that names its queue, too. */
 __noinline int is_of_ring(__u64 entry, __u64 queue)
 {
 	struct io_poll *poll;
@@ -67,12 +67,18 @@ __noinline int has_thread(__u64 queue)
 	return 0;
 }
 
+/* Whether a thread or a request has this entry in this queue. */
+static __always_inline int is_direct(__u64 entry, __u64 queue)
+{
+	return thread_of(entry) != 0 || is_of_ring(entry, queue);
+}
+
 static __always_inline __u64 waiting_in(__u64 epoll)
 {
 	return epoll + bpf_core_field_offset(struct eventpoll, wq);
 }
 
-/* Whether a thread waits for the descriptor of an epoll instance: in poll or select, or through another instance. */
+/* Whether the descriptor of an epoll instance is waited for: in poll or select, by io_uring, or in another instance. */
 __noinline int is_polled(__u64 epoll)
 {
 	__u64 queue = epoll + bpf_core_field_offset(struct eventpoll, poll_wait);
@@ -83,7 +89,7 @@ __noinline int is_polled(__u64 epoll)
 	for (int i = 0; node && node != head && i < MAX_ENTRIES; i++) {
 		__u64 entry = entry_of(node), outer = epoll_behind(entry, queue);
 
-		if (outer ? has_thread(waiting_in(outer)) : thread_of(entry) != 0)
+		if (outer ? has_thread(waiting_in(outer)) : is_direct(entry, queue))
 			return 1;
 		node = following(node);
 	}
@@ -97,7 +103,7 @@ __noinline int waits(__u64 entry, __u64 queue)
 
 	if (epoll)
 		return has_thread(waiting_in(epoll)) || is_polled(epoll);
-	return thread_of(entry) != 0 || is_of_ring(entry, queue);
+	return is_direct(entry, queue);
 }
 
 static __always_inline int is_awaited(struct sock *sk)

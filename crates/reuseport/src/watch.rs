@@ -262,12 +262,10 @@ impl Watch {
     /// Looks for which of these sockets a thread waits.
     fn look_for_waiters(&mut self, sockets: &[HeldSocket]) {
         let began = time_of_thread();
-        let awaited = self.host.awaited(sockets).unwrap_or_else(|error| {
-            tracing::debug!("{}", error.report());
-            Vec::new()
-        });
+        // The update that follows an error says what it is about.
+        let awaited = self.host.awaited(sockets).ok();
         let cost = time_of_thread().saturating_sub(began);
-        self.follower.awaited(Instant::now(), &awaited, cost);
+        self.follower.awaited(Instant::now(), awaited.as_deref(), cost);
     }
 
     /// Where the connections of this group have to be counted. That is read once for each program.

@@ -252,8 +252,8 @@ impl Followed {
         self.update_with(Extent::Near { pids, udp });
     }
 
-    /// A look at who waits for members that are held showed that threads wait for these.
-    pub(crate) fn awaited(&mut self, now: Instant, awaited: &[Cookie], cost: Duration) {
+    /// A look at who waits for members that are held showed that threads wait for these; `None`: it failed.
+    pub(crate) fn awaited(&mut self, now: Instant, awaited: Option<&[Cookie]>, cost: Duration) {
         if self.held.looked(now, awaited, cost) {
             self.update_near();
         }
@@ -434,8 +434,7 @@ impl Followed {
             self.last = Some(seen);
         }
         let is_news = self.is_news(&attached);
-        // A change during the update may have been missed, and a member that was left out may have another
-        // holder now.
+        // A change during the update may have been missed, and who holds a member that was left out may change.
         if self.last.is_none() || is_news {
             self.check_by(now + AGAIN);
         }
@@ -454,6 +453,7 @@ impl Followed {
         self.came.take_if(|came| !waits && !came.keep_young(planned));
         match error.kind() {
             ErrorKind::NotFound => {
+                self.held.clear();
                 return (!std::mem::replace(&mut self.gone, true)).then_some(Change::Gone);
             }
             // The member is closing, or has passed to another process.

@@ -192,8 +192,8 @@ impl Follower {
         Some(Action::LookForWaiters(sockets.collect()))
     }
 
-    /// The result of such a look, which cost this much: those for which a thread waits.
-    pub(crate) fn awaited(&mut self, now: Instant, awaited: &[Cookie], cost: Duration) {
+    /// The result of such a look, which cost this much: those for which a thread waits; `None` if it failed.
+    pub(crate) fn awaited(&mut self, now: Instant, awaited: Option<&[Cookie]>, cost: Duration) {
         let has_held = |group: &&mut Followed| group.held.next().is_some();
         self.groups.iter_mut().filter(has_held).for_each(|group| group.awaited(now, awaited, cost));
     }

@@ -44,9 +44,18 @@ impl Held {
         &self.awaited
     }
 
-    /// The result of a look that cost this much: the sockets of all groups for which a thread waits. Returns whether one
-    /// of them is held here.
-    pub(super) fn looked(&mut self, now: Instant, awaited: &[Cookie], cost: Duration) -> bool {
+    /// The result of a look that cost this much: the sockets of all groups for which a thread waits; `None` if it failed.
+    /// Returns whether an update is due: one of them is held here, or it is to say why the look failed.
+    pub(super) fn looked(
+        &mut self,
+        now: Instant,
+        awaited: Option<&[Cookie]>,
+        cost: Duration,
+    ) -> bool {
+        let Some(awaited) = awaited else {
+            self.fail(now);
+            return true;
+        };
         let held_for = self.since.map_or(Duration::ZERO, |since| now.duration_since(since));
         self.next = Some(now + pause(while_held(held_for), cost));
         let cookies = self.sockets.iter().map(|(cookie, _)| *cookie);
@@ -57,5 +66,10 @@ impl Held {
     /// The update failed, or did not come about.
     pub(super) fn fail(&mut self, now: Instant) {
         self.next = self.next.map(|_| now + REGULARLY);
+    }
+
+    /// No member is left.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
     }
 }

@@ -67,9 +67,17 @@ pub(crate) fn promotion_joins(roster: &Roster) -> bool {
     roster.hold_new() == HoldNew::Accepting && roster.trial().is_none()
 }
 
-/// The roster in which all that wait on standby serve, next to those that do; `None` if none waits.
-pub(crate) fn join(roster: &Roster) -> Option<Roster> {
-    let waits = |record: &Record| matches!(record.standing, Standing::Held | Standing::Standby);
+/// The roster in which all that wait on standby serve, next to those that do; with `only`, those of this generation.
+/// `None` if none waits. A generation that was checked may serve already: it accepted first.
+pub(crate) fn join(roster: &Roster, only: Option<u32>) -> Option<Roster> {
+    let is_meant = |record: &Record| only.is_none_or(|only| record.generation == only);
+    let waits = |record: &Record| {
+        is_meant(record) && matches!(record.standing, Standing::Held | Standing::Standby)
+    };
+    let serves = |record: &Record| is_meant(record) && record.standing == Standing::Serving;
+    if only.is_some() && !members(roster).any(|record| waits(&record)) {
+        return members(roster).any(|record| serves(&record)).then(|| roster.clone());
+    }
     members(roster).find(waits)?;
     let mut joined = roster.clone();
     joined.close();

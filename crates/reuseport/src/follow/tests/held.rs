@@ -54,3 +54,40 @@ fn an_update_that_fails_is_not_tried_again_with_each_look_for_waiters() {
     world.passes(REGULARLY + ms(500));
     assert_eq!(world.servers[0].held, BTreeSet::new());
 }
+
+#[test]
+fn it_is_not_looked_for_waiters_of_a_group_that_is_gone() {
+    let mut world = World::resting(1);
+    world.servers[0].holds_new = true;
+    world.joins(0, Some(ms(0)), false);
+    world.passes(ms(100));
+    assert!(world.looks_for_waiters > 0);
+    while !world.servers[0].sockets.is_empty() {
+        world.leaves(0, false);
+    }
+    world.passes(ms(1000));
+    world.looks_for_waiters = 0;
+    world.passes(ms(60_000));
+    assert_eq!(world.looks_for_waiters, 0);
+}
+
+#[test]
+fn a_look_for_waiters_that_fails_is_told_by_an_update() {
+    let mut world = World::settled(1);
+    world.servers[0].holds_new = true;
+    let new = world.joins(0, Some(ms(0)), false);
+    world.passes(ms(5));
+    world.is_blind = true;
+    world.servers[0].fails_with = Some("not allowed".to_owned());
+    world.awaited = BTreeSet::from([new]);
+    (world.looks_for_waiters, world.updates) = (0, Vec::new());
+    world.log.clear();
+    world.passes(4 * REGULARLY);
+    assert!((3..=5).contains(&world.looks_for_waiters), "{}", world.looks_for_waiters);
+    assert!(world.updates.len() <= 12, "{:?}", world.updates);
+    let told = world.log.iter().filter(|(_, said)| said.contains("not allowed")).count();
+    assert_eq!(told, 1, "{:?}", world.log);
+    (world.is_blind, world.servers[0].fails_with) = (false, None);
+    world.passes(2 * REGULARLY);
+    assert_eq!(world.servers[0].held, BTreeSet::new());
+}

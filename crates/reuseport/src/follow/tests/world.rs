@@ -87,6 +87,8 @@ pub(super) struct World {
     pub(super) looks_for_waiters: usize,
     /// The members for which a thread waits.
     pub(super) awaited: BTreeSet<u64>,
+    /// Whether looks for them fail.
+    pub(super) is_blind: bool,
     /// What each look costs.
     pub(super) cost: Duration,
     /// The groups that were updated, and what each update looked at.
@@ -114,6 +116,7 @@ impl World {
             looks,
             looks_for_waiters,
             awaited,
+            is_blind: false,
             cost,
             updates,
             log,
@@ -234,7 +237,8 @@ impl World {
                     let waits = |(cookie, _): &HeldSocket| self.awaited.contains(&cookie.get());
                     let awaited: Vec<Cookie> =
                         sockets.iter().filter(|socket| waits(socket)).map(|(c, _)| *c).collect();
-                    self.follower.awaited(self.now, &awaited, self.cost);
+                    let awaited = (!self.is_blind).then_some(&awaited[..]);
+                    self.follower.awaited(self.now, awaited, self.cost);
                 }
                 Some(Action::Update { key, extent }) => {
                     let outcome = self.updates(&key, &extent);

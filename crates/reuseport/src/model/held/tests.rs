@@ -73,7 +73,7 @@ impl World {
     }
 
     fn join(&mut self) -> bool {
-        join(&self.roster).map(|roster| self.roster = roster).is_some()
+        join(&self.roster, None).map(|roster| self.roster = roster).is_some()
     }
 
     fn states(&self, of: &[Cookie]) -> Vec<State> {
@@ -304,4 +304,16 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn promoting_the_generation_that_was_checked_lets_no_other_one_join() {
+    let mut world = World::new();
+    world.comes(1, 1, true);
+    let (checked, other) = (world.comes(2, 1, false), world.comes(3, 1, false));
+    world.roster = join(&world.roster, Some(2)).unwrap();
+    assert_eq!((world.states(&checked), world.states(&other)), (vec![Active], vec![Standby]));
+    // One that accepted meanwhile serves already, which is what was asked for.
+    assert_eq!(join(&world.roster, Some(2)), Some(world.roster.clone()));
+    assert_eq!(join(&world.roster, Some(4)), None);
 }

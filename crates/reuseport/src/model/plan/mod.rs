@@ -256,7 +256,7 @@ pub(crate) fn promote(
     let roster = generations(observed, recorded)?;
     check_newest(roster, only)?;
     match held::promotion_joins(roster) {
-        true => held::join(roster).ok_or(Refusal::NoneOnStandby { unsteered }),
+        true => held::join(roster, only).ok_or(Refusal::NoneOnStandby { unsteered }),
         false => generation::promote(roster).ok_or(Refusal::NoNewerGeneration { unsteered }),
     }
 }

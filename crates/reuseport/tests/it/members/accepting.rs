@@ -176,9 +176,12 @@ fn a_member_serves_from_when_a_process_selects_it() {
     });
 }
 
-/// Submits an accept to a ring and waits for it.
-const ACCEPT_IN_RING: &str = "
-import ctypes, mmap, struct
+/// Submits a request to a ring and waits for it: what `$REQUEST` is (operation, descriptor, events).
+const IN_RING: &str = "
+import ctypes, mmap, select, struct
+epoll = select.epoll()
+epoll.register(0)
+operation, descriptor, events = $REQUEST
 call = ctypes.CDLL(None).syscall
 params = ctypes.create_string_buffer(120)
 ring = call(425, 1, params)
@@ -187,7 +190,7 @@ entries, = struct.unpack_from('I', params, 0)
 _, tail, _, _, _, _, array = struct.unpack_from('7I', params, 40)
 queue = mmap.mmap(ring, array + 4 * entries)
 requests = mmap.mmap(ring, 64 * entries, offset=0x10000000)
-requests[:64] = struct.pack('BBHiQQIIQ', 13, 0, 0, 0, 0, 0, 0, 0, 1) + bytes(24)
+requests[:64] = struct.pack('BBHiQQIIQ', operation, 0, 0, descriptor, 0, 0, 0, events, 1) + bytes(24)
 struct.pack_into('I', queue, array, 0)
 struct.pack_into('I', queue, tail, 1)
 call(426, ring, 1, 1, 1, None, 0)
@@ -198,12 +201,14 @@ fn a_member_serves_from_when_a_ring_accepts() {
     if !require(&feature::IO_URING) {
         return;
     }
-    alone(|| {
-        let group = Group::of(tcp("127.0.0.1:0"), "tcp");
-        let socket = group.newcomer(tcp);
-        let _python = Python::start(&socket, ACCEPT_IN_RING);
-        group.joins(cookie(&socket), "io_uring");
-    });
+    for (how, request) in [("accept", "13, 0, 0"), ("poll of epoll", "6, epoll.fileno(), 1")] {
+        alone(|| {
+            let group = Group::of(tcp("127.0.0.1:0"), "tcp");
+            let socket = group.newcomer(tcp);
+            let _python = Python::start(&socket, &IN_RING.replace("$REQUEST", request));
+            group.joins(cookie(&socket), how);
+        });
+    }
 }
 
 #[test]
