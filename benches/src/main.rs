@@ -18,6 +18,7 @@ mod newcomer;
 mod plot;
 mod process;
 mod report;
+mod restarts;
 mod select;
 mod simulate;
 mod stats;
@@ -58,6 +59,11 @@ enum Bench {
     Latency(latency::Args),
     /// How evenly clients are dealt that connect all at once and stay, to real servers
     Bursts(bursts::Args),
+    /// What clients lose while servers restart, by who sees to it
+    Restarts(restarts::Args),
+    /// Thousands of restarts: `cargo xtask soak restarts` starts this
+    #[command(hide = true)]
+    SoakRestarts(restarts::SoakArgs),
     /// Policies among up to 1,024 workers, simulated
     Simulate(simulate::Args),
     /// One load in a fresh process: a part of `load`
@@ -85,6 +91,9 @@ fn main() -> ExitCode {
         Bench::Memory(args) => alone(|| memory::run(&args)),
         Bench::Latency(args) => alone(|| latency::run(&args)),
         Bench::Bursts(args) => alone(|| bursts::run(&args)),
+        // Each run is in a network namespace of its own.
+        Bench::Restarts(args) => restarts::run(&args),
+        Bench::SoakRestarts(args) => restarts::soak(&args),
         Bench::LatencyWorker { role } => latency::worker::run(&role),
         Bench::Simulate(args) => simulate::run(&args),
         Bench::LoadOnce { subject } => alone(|| load::once(subject)),

@@ -10,7 +10,7 @@ use crate::{prepare, shell};
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// `latency`, `bursts`, `load`, `select`, `ls`, `newcomer`, `idle`, `memory` or `metrics`, and its options: `--json FILE`, `--help`
+    /// `latency`, `bursts`, `load`, `select`, `ls`, `newcomer`, `restarts`, `idle`, `memory` or `metrics`, and its options: `--json FILE`, `--help`
     #[arg(value_name = "BENCH", trailing_var_arg = true, allow_hyphen_values = true)]
     bench: Vec<OsString>,
 }

@@ -20,11 +20,12 @@ const SOURCE: &str = ".bpf.c";
 const OBJECT: &str = ".bpf.o";
 
 /// Directories of sources and of their objects, relative to the workspace.
-const DIRECTORIES: [(&str, &str); 5] = [
+const DIRECTORIES: [(&str, &str); 6] = [
     ("bpf", "crates/reuseport/bpf"),
     ("benches/bpf", "benches/bpf"),
     ("crates/sk-reuseport/tests/bpf", "crates/sk-reuseport/tests/bpf"),
     ("crates/reuseport/tests/bpf", "crates/reuseport/tests/bpf"),
+    ("crates/restarts/bpf", "crates/restarts/bpf"),
     ("crates/test-support/bpf", "crates/test-support/bpf"),
 ];
 

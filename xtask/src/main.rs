@@ -10,6 +10,7 @@ mod bpf;
 mod interop;
 mod libtest;
 mod prepare;
+mod servers;
 mod shell;
 mod simulate;
 mod soak;
@@ -42,7 +43,7 @@ enum Command {
     Interop(interop::Args),
     /// Simulate policies among up to 1,024 workers
     Simulate(simulate::Args),
-    /// Run the long versions of tests (those with `soak_` in their names)
+    /// Run the long versions of tests (those with `soak_` in their names), or restart servers (`restarts`)
     Soak(soak::Args),
     /// Install what the tests need, then run all checks and all tests
     Test(test::Args),

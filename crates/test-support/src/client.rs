@@ -154,7 +154,11 @@ fn try_dns_query_tcp(addr: SocketAddr, name: &str) -> io::Result<Vec<u8>> {
 }
 
 /// A query as in RFC 1035, section 4: a header and one question of type A and class IN.
-fn dns_question(name: &str) -> Vec<u8> {
+///
+/// # Panics
+///
+/// If `name` is no domain name.
+pub fn dns_question(name: &str) -> Vec<u8> {
     const ID: u16 = 0x5eed;
     const RECURSION_DESIRED: u16 = 0x0100;
     const TYPE_A: u16 = 1;

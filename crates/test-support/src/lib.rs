@@ -1,7 +1,7 @@
 //! Fixtures that the tests of all crates share: private network namespaces ([`netns`]) and bpffs
 //! ([`bpffs`]), the root cgroup ([`cgroup`]), real servers ([`server`]), simple clients ([`client`], [`burst`]),
 //! load ([`load`]), waiting for conditions ([`wait`]), starting processes ([`process`]), rules of netfilter
-//! ([`nft`]), UDP groups of one name ([`split`]), features of the kernel ([`feature`]), and the types in compiled
+//! ([`nft`]), pages with recipes ([`recipe`]), UDP groups of one name ([`split`]), features of the kernel ([`feature`]), and the types in compiled
 //! objects ([`btf`]).
 //!
 //! It is for tests alone: everything panics on failure, with a message for developers. Most of it
@@ -21,6 +21,7 @@ pub mod netns;
 pub mod nft;
 pub mod process;
 mod program;
+pub mod recipe;
 pub mod server;
 mod set_on_drop;
 pub mod split;

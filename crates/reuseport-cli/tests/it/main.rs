@@ -8,4 +8,5 @@ mod common;
 mod not_asked;
 mod places;
 mod recipes;
+mod restarts;
 mod steering;

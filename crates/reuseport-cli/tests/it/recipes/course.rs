@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
+use test_support::recipe::{Page, Scene};
 use test_support::wait;
 
-use super::page::Page;
-use super::scene::Scene;
 use super::traffic::{Ask, Tally, during, requests};
 use crate::common::{isolated, json, pinned_groups, run, stdout};
 
@@ -80,7 +80,7 @@ pub(super) fn on(
 ) {
     isolated(|| {
         let page = Page::read(recipe.name);
-        let scene = Scene::new(&page);
+        let scene = Scene::new(&page, cargo_bin!("reuseport"));
         prepare(&scene);
         let group = page.group().to_owned();
         let course = Course { recipe, page, scene, group };

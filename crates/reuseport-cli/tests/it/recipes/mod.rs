@@ -4,23 +4,21 @@
 //! Servers that `cargo xtask test` installs anyway run always, the others in `cargo xtask interop`.
 
 mod course;
-mod page;
 mod postgres;
 mod rollout;
-mod scene;
 mod traffic;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use assert_cmd::cargo::cargo_bin;
+use test_support::recipe::{POSTGRES, POSTGRES_ADDRESS, Page, SECTIONS, Scene, directory};
 use test_support::wait;
 
 use crate::common::{isolated, pinned_groups};
 use course::{Recipe, Restarted};
-use page::{Page, SECTIONS, directory};
 use postgres::{Session, cancel};
-use scene::Scene;
 use traffic::Ask;
 
 const NGINX: Recipe =
@@ -147,16 +145,6 @@ fn interop_the_recipe_for_node_holds_if_newcomers_are_held_until_they_accept() {
     course::follow_accepting(&NODE);
 }
 
-/// A cluster of PostgreSQL for the pgbouncers of the recipe.
-const POSTGRES: &str = "\
-PATH=$PATH:$(echo /usr/lib/postgresql/*/bin)
-as() { setpriv --reuid=postgres --regid=postgres --init-groups \"$@\"; }
-as initdb --auth=trust --no-sync -D cluster >initdb.log
-as postgres -D cluster -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off >postgres.log 2>&1 &
-";
-
-const POSTGRES_ADDRESS: &str = "127.0.0.1:5432";
-
 fn with_postgres(scene: &Scene) {
     scene.run(POSTGRES);
     wait::until("PostgreSQL takes sessions", wait::BOUND, || {
@@ -222,7 +210,7 @@ fn sleeping() -> u32 {
 fn slow_the_first_hour_holds() {
     isolated(|| {
         let page = Page::read("../start");
-        let scene = Scene::new(&page);
+        let scene = Scene::new(&page, cargo_bin!("reuseport"));
         for script in page.sections.iter().flat_map(|section| page.scripts(&section.title)) {
             match script.contains("--watch") {
                 true => scene.start(script, "Watching"),

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
+use assert_cmd::cargo::cargo_bin;
 use serde_json::{Value, json};
 use test_support::client::http_get;
+use test_support::recipe::{Page, Scene};
 use test_support::wait;
 
-use super::page::Page;
-use super::scene::Scene;
 use super::traffic::{Ask, during};
 use crate::common::{error, isolated, json};
 
@@ -21,7 +21,7 @@ fn states(group: &str) -> Value {
 fn slow_the_page_on_roll_outs_holds() {
     isolated(|| {
         let page = Page::read("../rollouts");
-        let scene = Scene::new(&page);
+        let scene = Scene::new(&page, cargo_bin!("reuseport"));
         let group = page.group();
         let at: SocketAddr = group.split_once(':').unwrap().1.parse().unwrap();
         let answers = |version: &str| {

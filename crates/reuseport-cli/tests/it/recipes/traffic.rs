@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fmt, fs, thread};
 
+use restarts::protocol::client_hello;
 use test_support::client::dns_ask;
 use test_support::wait::{BOUND, scaled};
 
@@ -205,24 +206,6 @@ fn dns(server: SocketAddr) -> Outcome {
     } else {
         Outcome::Lost
     }
-}
-
-/// TLS 1.2: version, random, session, ciphers, compression, extensions (RFC 5246, section 7.4.1.2).
-fn client_hello() -> Vec<u8> {
-    fn with_length<const N: usize>(body: &[u8]) -> Vec<u8> {
-        [&(body.len() as u32).to_be_bytes()[4 - N..], body].concat()
-    }
-    fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
-        [&kind.to_be_bytes()[..], &with_length::<2>(&with_length::<2>(body))].concat()
-    }
-    const GROUPS: u16 = 10;
-    const SIGNATURES: u16 = 13;
-    let ciphers = with_length::<2>(&[0xc0, 0x2f, 0xc0, 0x30, 0x00, 0xff]);
-    let extensions =
-        [extension(GROUPS, &[0, 0x1d, 0, 0x17]), extension(SIGNATURES, &[8, 4, 4, 1])].concat();
-    let hello = [&[3, 3][..], &[7; 32], &[0], &ciphers, &[1, 0], &with_length::<2>(&extensions)];
-    let handshake = [&[1][..], &with_length::<3>(&hello.concat())].concat();
-    [&[22, 3, 1][..], &with_length::<2>(&handshake)].concat()
 }
 
 #[test]

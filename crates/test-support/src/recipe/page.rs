@@ -6,16 +6,23 @@
 use std::path::PathBuf;
 
 /// The sections of every recipe, in this order.
-pub(super) const SECTIONS: [&str; 6] =
+pub const SECTIONS: [&str; 6] =
     ["Configure", "Attach", "Which policy", "Restart", "Drain a worker", "Pitfalls"];
 
-pub(super) struct Page {
-    pub(super) title: String,
-    pub(super) sections: Vec<Section>,
+/// A page.
+#[derive(Debug)]
+pub struct Page {
+    /// Its heading.
+    pub title: String,
+    /// In their order.
+    pub sections: Vec<Section>,
 }
 
-pub(super) struct Section {
-    pub(super) title: String,
+/// A part of a page.
+#[derive(Debug)]
+pub struct Section {
+    /// Its heading.
+    pub title: String,
     blocks: Vec<Block>,
 }
 
@@ -27,12 +34,17 @@ struct Block {
 }
 
 /// The directory of the recipes.
-pub(super) fn directory() -> PathBuf {
+pub fn directory() -> PathBuf {
     concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/recipes").into()
 }
 
 impl Page {
-    pub(super) fn read(name: &str) -> Self {
+    /// Reads `docs/recipes/NAME.md`.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be read.
+    pub fn read(name: &str) -> Self {
         let path = directory().join(format!("{name}.md"));
         let text = std::fs::read_to_string(&path);
         Self::parse(&text.unwrap_or_else(|error| panic!("{}: {error}", path.display())))
@@ -59,13 +71,17 @@ impl Page {
     }
 
     /// The files of the page, with their contents.
-    pub(super) fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn files(&self) -> impl Iterator<Item = (&str, &str)> {
         let blocks = self.sections.iter().flat_map(|section| &section.blocks);
         blocks.filter_map(|block| Some((block.file.as_deref()?, block.text.as_str())))
     }
 
     /// The scripts of a section.
-    pub(super) fn scripts(&self, section: &str) -> Vec<&str> {
+    ///
+    /// # Panics
+    ///
+    /// If there is no such section.
+    pub fn scripts(&self, section: &str) -> Vec<&str> {
         let found = self.sections.iter().find(|found| found.title == section);
         let blocks = &found.unwrap_or_else(|| panic!("no section {section:?}")).blocks;
         let scripts = blocks.iter().filter(|block| block.language == "sh" && block.file.is_none());
@@ -73,23 +89,32 @@ impl Page {
     }
 
     /// The only script of a section.
-    pub(super) fn script(&self, section: &str) -> &str {
+    ///
+    /// # Panics
+    ///
+    /// If there is none, or another one.
+    pub fn script(&self, section: &str) -> &str {
         let scripts = self.scripts(section);
         let [only] = scripts[..] else { panic!("{section:?} has {} scripts", scripts.len()) };
         only
     }
 
     /// The group that is looked at: the first one to which the page attaches.
-    pub(super) fn group(&self) -> &str {
+    ///
+    /// # Panics
+    ///
+    /// If it attaches to none.
+    pub fn group(&self) -> &str {
         self.groups().next().expect("the section \"Attach\" names a group")
     }
 
     /// The other groups to which the page attaches.
-    pub(super) fn other_groups(&self) -> impl Iterator<Item = &str> {
+    pub fn other_groups(&self) -> impl Iterator<Item = &str> {
         self.groups().skip(1)
     }
 
-    fn groups(&self) -> impl Iterator<Item = &str> {
+    /// All of them.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
         let words = self.script("Attach").split_whitespace();
         words.filter(|word| word.starts_with("tcp:") || word.starts_with("udp:"))
     }
