@@ -33,6 +33,8 @@ const THINKS: Duration = Duration::from_millis(40);
 const REQUESTS: usize = 200;
 /// Later than this, the generator was late.
 const LATE: Duration = Duration::from_millis(10);
+/// By more than this, it leaves out what was due.
+const BEHIND: Duration = Duration::from_millis(50);
 
 /// Which clients there are.
 #[derive(Debug, Clone, Copy)]
@@ -170,6 +172,10 @@ async fn generate(context: &Rc<Context>) {
                 }
             });
             number += 1;
+            // What it has missed it does not send at once, which would be a burst that no client sent.
+            if late > BEHIND {
+                due = Instant::now();
+            }
             // 1 - [0, 1) is never 0.
             due += Duration::from_secs_f64(-(1.0 - fastrand::f64()).ln() / context.load.rate);
         }

@@ -54,6 +54,9 @@ pub struct Outcome {
     pub losses: Vec<Loss>,
     /// When the restarts began and ended, in seconds, if something was lost.
     pub spans: Vec<(f32, f32)>,
+    /// Datagrams that the kernel dropped because a receive buffer was full; among the timed out ones of `counts`.
+    #[serde(default)]
+    pub overflowed: u64,
     /// Of new connections, during the restarts.
     pub times: Times,
     /// Of new connections, between them.
@@ -142,11 +145,26 @@ fn run_here(setting: &Setting) -> Result<Outcome> {
         times: Times::of(&told.samples, &spans),
         spans: if told.losses.is_empty() { Vec::new() } else { spans },
         losses: told.losses,
+        overflowed: overflowed(),
         quiet: Times::of(&told.samples, &quiet),
         late: rounded(f64::from(told.late) * 1e3),
         sent_late: told.sent_late,
         seconds: rounded(seconds.into()),
     })
+}
+
+/// `RcvbufErrors` of this network namespace, for both families.
+fn overflowed() -> u64 {
+    let read = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+    let v4 = read("snmp").unwrap_or_default();
+    let mut udp = v4.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (udp.next().unwrap_or_default(), udp.next().unwrap_or_default());
+    let mut both = names.split(' ').zip(values.split(' '));
+    let v4 = both.find(|(name, _)| *name == "RcvbufErrors").map(|(_, value)| value.to_owned());
+    let v6 = read("snmp6").unwrap_or_default();
+    let v6 = v6.lines().find_map(|line| line.strip_prefix("Udp6RcvbufErrors"));
+    let number = |text: Option<&str>| text.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    number(v4.as_deref()) + number(v6)
 }
 
 fn postgres_answers() -> bool {
