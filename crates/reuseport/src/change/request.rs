@@ -32,6 +32,10 @@ pub struct Attach {
     /// whose slot they take, or [`Weight::DEFAULT`].
     /// Cookies of sockets that are not members are ignored.
     pub weights: Vec<(Cookie, Weight)>,
+    /// The generations of members, from 1 on: present ones and newcomers, whatever server holds them. For a supervisor
+    /// that holds the sockets of all of them. Those listed take no drain over from the member whose slot they take.
+    /// Other newcomers have the generation of their server, or a new one.
+    pub generations: Vec<(Cookie, u32)>,
     /// For the policy `cpu`: the members' CPUs, in the order of their slots, repeated if there are more
     /// members. `None`: the CPU to which a member's owner is bound, if it is exactly one, else one of
     /// those with the fewest members.
@@ -88,6 +92,12 @@ impl Attach {
     #[must_use]
     pub fn weights(self, weights: Vec<(Cookie, Weight)>) -> Self {
         Self { weights, ..self }
+    }
+
+    /// With members of these [generations](Self::generations).
+    #[must_use]
+    pub fn generations(self, generations: Vec<(Cookie, u32)>) -> Self {
+        Self { generations, ..self }
     }
 
     /// With these [CPUs](Self::cpus).

@@ -167,6 +167,7 @@ impl Transaction<'_> {
         if program.selection().is_some() {
             enroller.wishes = Wishes {
                 weights: &request.weights,
+                generations: &request.generations,
                 known,
                 hold_new,
                 awaited: &request.awaited,

@@ -171,7 +171,14 @@ mod tests {
             open: Some(7),
         });
         let member = examples::member(Protocol::Tcp, u64::from(number) + 1);
-        MemberStatus { member, owner: None, owner_thread: None, owner_cpu: None, enrolment }
+        MemberStatus {
+            member,
+            owner: None,
+            owner_thread: None,
+            threads_waiting: 0,
+            owner_cpu: None,
+            enrolment,
+        }
     }
 
     fn stats(members: Vec<MemberStatus>) -> Stats {

@@ -56,6 +56,7 @@ pub(crate) fn statuses_in_full(observer: &Observer, place: &Place) -> Result<Vec
         if let Some(owner) = member.member.cookie.and_then(|cookie| owners.get(&cookie)) {
             member.owner = owner.pid;
             member.owner_thread = owner.thread();
+            member.threads_waiting = owner.waiting.len();
         }
     }
     Ok(statuses.into_iter().map(diagnosed).collect())
@@ -101,6 +102,7 @@ pub(crate) fn status(observer: &Observer, place: &Place, key: &GroupKey) -> Resu
         };
         member.owner = placed.owner.pid;
         member.owner_thread = placed.owner.thread();
+        member.threads_waiting = placed.owner.waiting.len();
         member.owner_cpu = placed.cpu;
     }
     look_again(observer, &mut status)?;
@@ -261,6 +263,7 @@ fn join(
             member: member.clone(),
             owner: None,
             owner_thread: None,
+            threads_waiting: 0,
             owner_cpu: None,
             enrolment: member.cookie.and_then(|cookie| enrolled.get(&cookie).cloned()),
         })

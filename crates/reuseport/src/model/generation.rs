@@ -8,7 +8,7 @@
 mod tests;
 
 use super::hold_new::HoldNew;
-use super::id::Percent;
+use super::id::{Cookie, Percent, Slot};
 use super::lineage::{Began, Entrance, Standing};
 use super::roster::{Record, Roster};
 
@@ -97,6 +97,24 @@ pub(crate) fn standing(roster: &Roster, generation: u32) -> Standing {
         Some(serving) if generation < serving => Standing::Retired,
         Some(_) if roster.hold_new() == HoldNew::On => Standing::Standby,
         Some(_) => Standing::Serving,
+    }
+}
+
+/// Moves members to the generations that are given for them. Each has the standing there of a newcomer.
+pub(crate) fn assign(roster: &mut Roster, generations: &[(Cookie, u32)]) {
+    let given = |cookie| generations.iter().find(|(of, _)| *of == cookie).map(|(_, given)| *given);
+    let moved = |(slot, cookie, record): (Slot, Cookie, Record)| {
+        let generation = given(cookie).filter(|given| *given != record.generation)?;
+        Some((slot, Record { generation, opens: false, ..record }))
+    };
+    let mut moved: Vec<(Slot, Record)> = roster.occupied().filter_map(moved).collect();
+    moved.sort_by_key(|(_, record)| record.generation);
+    for (slot, record) in &moved {
+        roster.set(*slot, Record { cookie: None, ..*record });
+    }
+    for (slot, record) in moved {
+        let standing = standing(roster, record.generation);
+        roster.set(slot, Record { standing, ..record });
     }
 }
 

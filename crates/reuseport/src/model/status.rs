@@ -52,6 +52,9 @@ pub struct MemberStatus {
     pub owner: Option<u32>,
     /// The thread that waits for it (`epoll_wait`, `accept`, `recvmsg`, `poll`), where exactly one was seen.
     pub owner_thread: Option<u32>,
+    /// How many threads were seen waiting for it at that moment, in one look: `owner_thread` is the only one. 0 in
+    /// [`Host::statuses`](crate::Host::statuses).
+    pub threads_waiting: usize,
     /// On which CPU it is served: that of all threads that may serve it, or, under the policy `cpu`, of the only one
     /// that was seen to wait, in several looks. `None` where no process is known, in [`Host::statuses`](crate::Host::statuses),
     /// and in [`Host::statuses_in_full`](crate::Host::statuses_in_full).

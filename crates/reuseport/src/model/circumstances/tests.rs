@@ -24,7 +24,14 @@ fn member(socket: Member, enrolled: Option<(State, u16)>) -> MemberStatus {
         recent_picks: Some(0),
         open: None,
     });
-    MemberStatus { member: socket, owner: None, owner_thread: None, owner_cpu: None, enrolment }
+    MemberStatus {
+        member: socket,
+        owner: None,
+        owner_thread: None,
+        threads_waiting: 0,
+        owner_cpu: None,
+        enrolment,
+    }
 }
 
 /// A listener that a process holds.

@@ -46,6 +46,7 @@ fn among(members: &[Member]) -> Vec<Finding> {
         member: member.clone(),
         owner: None,
         owner_thread: None,
+        threads_waiting: 0,
         owner_cpu: None,
         enrolment: None,
     };
@@ -174,6 +175,7 @@ fn dealt(protocol: Protocol, policy: Policy, picks: &[(u16, u64)]) -> Vec<Findin
         member: examples::member(protocol, u64::from(number) + 1),
         owner: None,
         owner_thread: None,
+        threads_waiting: 0,
         owner_cpu: None,
         enrolment: Some(Enrolment {
             slot: Slot::new(number),
@@ -200,6 +202,7 @@ fn a_roll_out_is_no_mixture_of_servers() {
             member: member.clone(),
             owner: None,
             owner_thread: None,
+            threads_waiting: 0,
             owner_cpu: None,
             enrolment: Some(Enrolment {
                 slot: Slot::new(number),

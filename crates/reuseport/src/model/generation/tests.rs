@@ -6,10 +6,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::id::{Cookie, Slot, State};
+use crate::model::id::{Cookie, State};
 use crate::model::plan::{Newcomer, Wishes, draft};
 
 const SLOTS: usize = 12;
+
+/// The server of all members whose generations are given.
+const SUPERVISOR: u64 = 77;
 
 /// A group: its roster, and which member is of which server.
 #[derive(Debug, Clone)]
@@ -41,6 +44,38 @@ impl World {
         let came: Vec<Cookie> = draft.entering.iter().map(|one| one.cookie).collect();
         self.servers.extend(came.iter().map(|cookie| (*cookie, server)));
         came
+    }
+
+    /// Members come of which the request says the generation.
+    fn comes_as(&mut self, generation: u32, members: usize) -> Vec<Cookie> {
+        self.now += 1;
+        let cookies: Vec<Cookie> = (0..members)
+            .map(|_| {
+                self.next += 1;
+                Cookie::new(self.next).unwrap()
+            })
+            .collect();
+        // All are held by one process.
+        let newcomer = |cookie: &Cookie| Newcomer {
+            cookie: *cookie,
+            host_member: None,
+            began: Began::new(SUPERVISOR),
+        };
+        let newcomers: Vec<Newcomer> = cookies.iter().map(newcomer).collect();
+        let generations: Vec<_> = cookies.iter().map(|cookie| (*cookie, generation)).collect();
+        let wishes = Wishes { generations: &generations, ..Wishes::default() };
+        let draft = draft(&self.roster, &newcomers, wishes, self.now);
+        self.roster = draft.roster;
+        let came: Vec<Cookie> = draft.entering.iter().map(|one| one.cookie).collect();
+        self.servers.extend(came.iter().map(|cookie| (*cookie, SUPERVISOR)));
+        came
+    }
+
+    /// A request says of which generation present members are.
+    fn assign(&mut self, generations: &[(Cookie, u32)]) {
+        self.now += 1;
+        let wishes = Wishes { generations, ..Wishes::default() };
+        self.roster = draft(&self.roster, &[], wishes, self.now).roster;
     }
 
     fn holds_new(&mut self, holds_new: bool) {
@@ -357,8 +392,59 @@ fn a_trial_ends_with_a_promotion_or_a_rollback() {
     assert_eq!((serving(&world.roster), world.roster.trial()), (Some(2), None));
 }
 
+#[test]
+fn a_request_says_of_which_generation_members_are_whatever_process_holds_them() {
+    let mut world = World::new();
+    world.holds_new(true);
+    let old = world.comes_as(1, 2);
+    let new = world.comes_as(2, 2);
+    assert_eq!(world.all(&old), [(1, Active); 2]);
+    assert_eq!(world.all(&new), [(2, Standby); 2]);
+    world.promote();
+    // A member of the old one may still come.
+    let late = world.comes_as(1, 1);
+    assert_eq!(world.of(late[0]), (1, Draining));
+    assert!(world.rollback());
+    assert_eq!(world.all(&old), [(1, Active); 2]);
+    // What the same server opens unasked is of its newest generation.
+    let other = world.comes(SUPERVISOR, 1, true);
+    assert_eq!(world.of(other[0]), (2, Standby));
+    // A follower was faster than the request.
+    let mut world = World::new();
+    world.holds_new(true);
+    let all = world.comes(SUPERVISOR, 4, true);
+    assert_eq!(world.all(&all), [(1, Active); 4]);
+    let of_second = [(all[2], 2), (all[3], 2)];
+    world.assign(&of_second);
+    assert_eq!(world.all(&all), [(1, Active), (1, Active), (2, Standby), (2, Standby)]);
+    let before = world.clone();
+    world.assign(&of_second);
+    assert_eq!(world.roster, before.roster);
+    // Those that serve may be renumbered, and serve.
+    world.leave(&all[..2]);
+    world.assign(&[(all[2], 3), (all[3], 3)]);
+    assert_eq!(world.all(&all[2..]), [(3, Active); 2]);
+}
+
+#[test]
+fn members_whose_generation_is_given_take_no_drain_over() {
+    let mut world = World::new();
+    let old = world.comes_as(1, 2);
+    world.drain(old[0]);
+    // A restart of the whole server.
+    world.leave(&old);
+    let before = world.clone();
+    let inherit = world.comes(SUPERVISOR, 2, true);
+    assert_eq!(world.all(&inherit), [(1, Active), (1, Draining)]);
+    world = before;
+    let new = world.comes_as(2, 2);
+    assert_eq!(world.all(&new), [(2, Active); 2]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
+    ComesAs(u32, usize),
+    Assign(usize, u32),
     Comes(u64, usize, bool),
     Leave(Vec<usize>),
     HoldsNew(bool),
@@ -371,6 +457,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (1..6u64, 1..3usize, any::<bool>()).prop_map(|(s, n, f)| Step::Comes(s, n, f)),
+        2 => (1..9u32, 1..3usize).prop_map(|(g, n)| Step::ComesAs(g, n)),
+        1 => (0..SLOTS, 1..9u32).prop_map(|(n, g)| Step::Assign(n, g)),
         3 => vec(0..SLOTS, 1..4).prop_map(Step::Leave),
         1 => any::<bool>().prop_map(Step::HoldsNew),
         2 => Just(Step::Promote),
@@ -378,6 +466,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1..100u8).prop_map(Step::TryOut),
         1 => (0..SLOTS).prop_map(Step::Drain),
     ]
+}
+
+fn members_of(roster: &Roster, generation: u32) -> bool {
+    members(roster).any(|record| record.generation == generation)
 }
 
 proptest! {
@@ -404,6 +496,34 @@ proptest! {
                         if is_new && before.roster.hold_new() == HoldNew::On && served.is_some_and(|s| generation > s) {
                             prop_assert_eq!(state, Standby);
                         }
+                    }
+                }
+                Step::ComesAs(generation, members) => {
+                    let came = world.comes_as(*generation, *members);
+                    let served = serving(&before.roster);
+                    let has_mates = members_of(&before.roster, *generation);
+                    for (_, cookie, record) in before.roster.occupied() {
+                        prop_assert_eq!(world.of(cookie).1, record.state(), "{:?}", step);
+                    }
+                    for cookie in came {
+                        let (of, state) = world.of(cookie);
+                        prop_assert_eq!(of, *generation);
+                        let is_newer = served.is_some_and(|served| of > served);
+                        if is_newer && !has_mates && before.roster.hold_new() == HoldNew::On && before.roster.trial().is_none() {
+                            prop_assert_eq!(state, Standby);
+                        }
+                    }
+                }
+                Step::Assign(n, generation) => {
+                    let Some(cookie) = nth(n) else { continue };
+                    world.assign(&[(cookie, *generation)]);
+                    prop_assert_eq!(world.of(cookie).0, *generation);
+                    let serves = |world: &World, cookie| {
+                        world.roster.occupied().any(|(_, of, r)| of == cookie && r.standing == Standing::Serving)
+                    };
+                    for (_, other, record) in before.roster.occupied().filter(|(_, of, _)| *of != cookie) {
+                        let served = record.standing == Standing::Serving;
+                        prop_assert!(!served || serves(&world, other), "those that serve go on");
                     }
                 }
                 Step::Leave(which) => {
@@ -446,7 +566,8 @@ proptest! {
             for (slot, cookie, record) in world.roster.occupied() {
                 let old = before.roster.record(slot);
                 if old.cookie == Some(cookie) {
-                    prop_assert_eq!(old.generation, record.generation);
+                    let is_assigned = matches!(step, Step::Assign(..));
+                    prop_assert!(is_assigned || old.generation == record.generation);
                     prop_assert_eq!(old.role(), if matches!(step, Step::Drain(_)) { old.role() } else { record.role() });
                 }
             }

@@ -20,6 +20,8 @@ pub(crate) struct Wishes<'a> {
     /// What was recorded of newcomers, of which they keep weight, state and generation. Those not listed have the role
     /// of the member before them, or the default.
     pub(crate) known: &'a [(Cookie, Record)],
+    /// The generations of members, present ones and newcomers, whatever server holds them. They go before `known`.
+    pub(crate) generations: &'a [(Cookie, u32)],
     /// Whether newcomers wait from now on, and for what; `None`: as before.
     pub(crate) hold_new: Option<HoldNew>,
     /// The members for which a thread waits.
@@ -103,6 +105,7 @@ pub(crate) fn draft(
             draft.assign(slot, Role { weight, ..record.role() });
         }
     }
+    generation::assign(&mut draft, wishes.generations);
     let successions = succession::succeed(&roster.seats(), newcomers.len());
     let mut entering = Vec::with_capacity(newcomers.len());
     let mut entrances = Entrances::new(&before, wishes.follows, now);
@@ -111,15 +114,24 @@ pub(crate) fn draft(
         let Succession { slot, succeeds, .. } = *succession;
         let known = given_to(cookie, wishes.known);
         let began = began.or(known.and_then(|known| known.began));
-        let role = known.map_or(succession.role, |known| known.role());
+        let given = given_to(cookie, wishes.generations);
+        let role = match (known, given) {
+            (Some(known), _) => known.role(),
+            // A new version of a server takes no drain over from a member that has left.
+            (None, Some(_)) => Role { state: State::Active, ..succession.role },
+            (None, None) => succession.role,
+        };
         let weight = given_to(cookie, wishes.weights).unwrap_or(role.weight);
         let role = Role { weight, ..role };
         let (entrance, standing) = match known {
-            Some(Record { generation, standing, .. }) if generation > 0 => {
+            Some(Record { generation, standing, .. })
+                if generation > 0 && given.is_none_or(|given| given == generation) =>
+            {
                 (Entrance { generation, opens: false }, standing)
             }
             _ => {
-                let entrance = entrances.of(began);
+                let given = given.map(|generation| Entrance { generation, opens: false });
+                let entrance = given.unwrap_or_else(|| entrances.of(began));
                 let standing = generation::standing(&draft, entrance.generation);
                 match holds && !is_awaited(cookie) {
                     true => (entrance, held::until_awaited(standing)),

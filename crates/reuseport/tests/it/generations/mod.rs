@@ -1,6 +1,7 @@
 //! Generations of real servers: which one a member belongs to, and roll-outs under traffic.
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 
 use reuseport::group::GroupKey;
 use reuseport::id::{Cookie, Percent, Slot, Weight};
@@ -11,7 +12,9 @@ use test_support::wait::{self, BOUND};
 
 use crate::common::previous::forget_standby;
 use crate::common::steering::{answers, followed};
-use crate::common::world::{alone, key_at, key_of, listeners, object, with, with_object};
+use crate::common::world::{
+    alone, deal, key_at, key_of, listeners, more, object, with, with_object,
+};
 
 mod rollout;
 
@@ -50,6 +53,41 @@ fn settled(host: &Host, key: &GroupKey, members: usize, before: &BTreeSet<Cookie
         let settled = states(&status).len() == members && now.len() == members;
         (settled && (before.is_empty() || !before.is_subset(&now))).then_some(status)
     })
+}
+
+/// A process that holds the sockets of every version says of which one each is.
+#[test]
+fn members_of_one_process_are_of_the_generations_that_it_gives() {
+    alone(|| {
+        let host = Host::open().unwrap();
+        let old = listeners(2);
+        let key = key_of(&host, &old[0]);
+        let of = |listener: &TcpListener| {
+            Cookie::new(rustix::net::sockopt::socket_cookie(listener).unwrap()).unwrap()
+        };
+        let generations = |sockets: &[TcpListener], generation: u32| -> Vec<(Cookie, u32)> {
+            sockets.iter().map(|socket| (of(socket), generation)).collect()
+        };
+        let attach =
+            with(Policy::RoundRobin).hold_new(HoldNew::On).generations(generations(&old, 1));
+        let (balancer, _) = Balancer::attach(&host, &key, &attach).unwrap();
+        let new = more(old[0].local_addr().unwrap(), 2);
+        // Another command enrols them first, and cannot tell them from the old ones.
+        assert_eq!(attach_again(&host, &key), 0);
+        let attach = Attach::default().generations(generations(&new, 2));
+        Balancer::attach(&host, &key, &attach).unwrap();
+        let status = host.status(&key).unwrap();
+        assert_eq!(states(&status), [(1, Active), (1, Active), (2, Standby), (2, Standby)]);
+        let both: Vec<TcpListener> = old.into_iter().chain(new).collect();
+        assert_eq!(deal(&both, 4), [2, 2, 0, 0]);
+        let third = more(both[0].local_addr().unwrap(), 1);
+        let attach = Attach::default().generations(generations(&third, 2));
+        let (_, attached) = Balancer::attach(&host, &key, &attach).unwrap();
+        assert_eq!(attached.changes.on_standby, [of(&third[0])]);
+        balancer.promote().unwrap();
+        let all: Vec<TcpListener> = both.into_iter().chain(third).collect();
+        assert_eq!(deal(&all, 6), [0, 0, 2, 2, 2]);
+    });
 }
 
 fn attached_id(host: &Host, key: &GroupKey) -> Option<u32> {

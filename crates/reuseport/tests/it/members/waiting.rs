@@ -68,7 +68,9 @@ fn a_member_has_the_cpu_of_the_thread_that_waits_for_it() {
             wait::until(&format!("{protocol}: both wait in {how}"), wait::BOUND, || {
                 let waits = |worker: &Worker| {
                     server.status().members.iter().any(|m| {
-                        m.member.cookie == Some(worker.cookie) && m.owner_thread == Some(worker.tid)
+                        m.member.cookie == Some(worker.cookie)
+                            && m.owner_thread == Some(worker.tid)
+                            && m.threads_waiting == 1
                     })
                 };
                 server.workers.iter().all(waits)
@@ -102,7 +104,7 @@ fn a_thread_that_does_not_wait_is_not_guessed() {
                 panic!("{:?}", member.owner_cpu)
             };
             assert!(threads > 2, "{threads}: two workers and the main thread");
-            assert_eq!(member.owner_thread, None);
+            assert_eq!((member.owner_thread, member.threads_waiting), (None, 0));
             assert!(member.enrolment.as_ref().unwrap().cpu_guessed);
         }
         // The first CPUs, one after the other.
