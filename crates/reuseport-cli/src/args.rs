@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 use jiff::SignedDuration;
+use reuseport::id::Percent;
 use reuseport::spec::GroupSpec;
 
 use crate::backend::{NamedNetns, Target, Targets};
@@ -166,9 +167,14 @@ pub(crate) fn with_values(arguments: impl IntoIterator<Item = OsString>) -> Vec<
     let is_value =
         |argument: &OsString| argument.to_str().is_some_and(|argument| time(argument).is_ok());
     let mut joined: Vec<OsString> = Vec::new();
+    // What follows `--` is another command's.
+    let mut is_ours = true;
     for argument in arguments {
+        is_ours &= argument != "--";
         match joined.last_mut() {
-            Some(last) if is_value(&argument) && OPTIONAL_VALUES.iter().any(|o| last == o) => {
+            Some(last)
+                if is_ours && is_value(&argument) && OPTIONAL_VALUES.iter().any(|o| last == o) =>
+            {
                 last.push("=");
                 last.push(argument);
             }
@@ -186,6 +192,14 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
     }
     let time: SignedDuration = text.parse().map_err(failed)?;
     Duration::try_from(time).map_err(failed)
+}
+
+/// A part of all picks: "10%" or "10".
+pub(crate) fn percent(text: &str) -> Result<Percent, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    number
+        .and_then(Percent::new)
+        .ok_or_else(|| format!("`{text}` is no part of all: give 1% to 99%"))
 }
 
 /// A time as the user would write it: `30s`, `1m 30s`.
@@ -236,5 +250,6 @@ mod tests {
         assert_eq!(joined("drain --wait 127.0.0.1:80 slot:1"), "drain --wait 127.0.0.1:80 slot:1");
         assert_eq!(joined("drain --wait=5 7"), "drain --wait=5 7");
         assert_eq!(joined("drain :80 slot:1 --wait"), "drain :80 slot:1 --wait");
+        assert_eq!(joined("run -- server --wait 30"), "run -- server --wait 30");
     }
 }

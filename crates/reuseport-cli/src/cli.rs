@@ -7,7 +7,7 @@ use clap::{Command, Parser, Subcommand};
 
 use crate::verb::{
     agent, attach, completions, demo, detach, doctor, drain, ls, man, metrics, policy, promote,
-    rollback, show, undrain, weight,
+    reload, rollback, run, show, undrain, weight,
 };
 
 /// Choose which of a server's SO_REUSEPORT sockets gets each connection
@@ -48,6 +48,7 @@ Examples:
   reuseport attach :8080                          attach the default policy
   reuseport show :8080                            see what each member gets
   reuseport drain :8080 pid:1234                  nothing new for that worker
+  reuseport run --listen tcp:0.0.0.0:80 -- CMD    start workers, keep them
   reuseport doctor                                what is wrong, what mends it
   reuseport detach :8080                          back to the kernel's hash
 
@@ -59,6 +60,8 @@ Rights:
 Environment:
   REUSEPORT_LOG    what to log on standard error: error, warn (the default),
                    info, debug, trace; or by module, as in `reuseport=debug`
+  REUSEPORT_RUN    the directory of `run` and `reload`, instead of
+                   /run/reuseport, or a user's $XDG_RUNTIME_DIR/reuseport
   REUSEPORT_BPFFS  the BPF filesystem that holds the pinned state, instead of
                    the host's /sys/fs/bpf; for containers
   NO_COLOR         if set and not empty, no colours; only terminals get them
@@ -84,6 +87,8 @@ pub(crate) enum Verb {
     Undrain(undrain::Undrain),
     Promote(promote::Promote),
     Rollback(rollback::Rollback),
+    Run(run::Run),
+    Reload(reload::Reload),
     Doctor(doctor::Doctor),
     Agent(agent::Agent),
     Metrics(metrics::Metrics),
@@ -110,6 +115,8 @@ impl Verb {
             Self::Undrain(verb) => verb.run(),
             Self::Promote(verb) => verb.run(),
             Self::Rollback(verb) => verb.run(),
+            Self::Run(verb) => verb.run(),
+            Self::Reload(verb) => verb.run(),
             Self::Doctor(verb) => verb.run(),
             Self::Agent(verb) => verb.run(),
             Self::Metrics(verb) => verb.run(),

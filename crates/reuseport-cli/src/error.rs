@@ -40,6 +40,11 @@ impl Failure {
         Self::degraded("", "")
     }
 
+    /// With the exit code that another process gives.
+    pub(crate) fn coded(code: u8, failed: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, ..Self::new(failed, hint) }
+    }
+
     /// Nothing to do.
     pub(crate) fn nothing(failed: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { code: NOTHING, ..Self::new(failed, hint) }

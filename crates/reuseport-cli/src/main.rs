@@ -12,11 +12,13 @@ mod drained;
 mod error;
 mod metrics;
 mod netns;
+mod notify;
 mod output;
 mod policy;
 mod process;
 mod select;
 mod silence;
+mod supervise;
 mod tell;
 mod verb;
 
@@ -38,6 +40,9 @@ use error::Failure;
 use tell::Priority;
 
 fn main() -> ExitCode {
+    if let Some(code) = supervise::helper(std::env::args_os()) {
+        return code;
+    }
     let cli = cli::Cli::parse_from(args::with_values(std::env::args_os()));
     match start_logs().and_then(|()| cli.verb.run(cli::Cli::command())) {
         Ok(()) => ExitCode::SUCCESS,

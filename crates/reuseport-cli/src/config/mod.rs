@@ -6,7 +6,7 @@
 //! policy = "least-loaded"
 //! ```
 
-mod table;
+pub(crate) mod table;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -69,28 +69,7 @@ impl Config {
     ///
     /// If it cannot be read, others may write to it, or it is wrong: with the line, and what is wrong there.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let failed = || format!("cannot read {}", path.display());
-        let file = File::open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Failure::new(
-                format!("{}: there is no such file", failed()),
-                "docs/agent.md shows one; --config names another",
-            )
-            .into(),
-            _ => anyhow::Error::new(error).context(failed()),
-        })?;
-        refuse_if_others_may_write(path, &file)?;
-        let mut text = String::new();
-        file.take(MAX_SIZE + 1).read_to_string(&mut text).with_context(failed)?;
-        if text.len() as u64 > MAX_SIZE {
-            anyhow::bail!("{}: it is larger than {MAX_SIZE} bytes", failed());
-        }
-        Self::parse(&text).map_err(|problem| {
-            Failure::new(
-                format!("{}, {}", path.display(), problem.in_file(&text)),
-                "docs/agent.md has all keys; nothing was changed",
-            )
-            .into()
-        })
+        read(path, "docs/agent.md", Self::parse)
     }
 
     fn parse(text: &str) -> Result<Self, Problem> {
@@ -119,6 +98,40 @@ impl Config {
         let servers = servers.collect::<Result<_, _>>()?;
         Ok(Self { servers, retake, silence, metrics })
     }
+}
+
+/// Reads a file that only its owner, root or the caller, may write. `page`: what shows one and has all keys.
+///
+/// # Errors
+///
+/// As [`Config::read`].
+pub(crate) fn read<T>(
+    path: &Path,
+    page: &str,
+    parse: impl FnOnce(&str) -> Result<T, Problem>,
+) -> Result<T> {
+    let failed = || format!("cannot read {}", path.display());
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure::new(
+            format!("{}: there is no such file", failed()),
+            format!("{page} shows one; --config names another"),
+        )
+        .into(),
+        _ => anyhow::Error::new(error).context(failed()),
+    })?;
+    refuse_if_others_may_write(path, &file)?;
+    let mut text = String::new();
+    file.take(MAX_SIZE + 1).read_to_string(&mut text).with_context(failed)?;
+    if text.len() as u64 > MAX_SIZE {
+        anyhow::bail!("{}: it is larger than {MAX_SIZE} bytes", failed());
+    }
+    parse(&text).map_err(|problem| {
+        Failure::new(
+            format!("{}, {}", path.display(), problem.in_file(&text)),
+            format!("{page} has all keys; nothing was changed"),
+        )
+        .into()
+    })
 }
 
 /// The address of `[metrics]`.

@@ -17,12 +17,12 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(at: &Range<usize>, text: impl Into<String>) -> Self {
+    pub(crate) fn new(at: &Range<usize>, text: impl Into<String>) -> Self {
         Self { at: at.start, text: text.into() }
     }
 
     /// With the number of its line in `file`.
-    pub(super) fn in_file(&self, file: &str) -> String {
+    pub(crate) fn in_file(&self, file: &str) -> String {
         let before = file.get(..self.at).unwrap_or(file);
         format!("line {}: {}", before.matches('\n').count() + 1, self.text)
     }
@@ -31,7 +31,7 @@ impl Problem {
 type Result<T> = std::result::Result<T, Problem>;
 
 /// A table of which keys are taken one after the other.
-pub(super) struct Table<'a> {
+pub(crate) struct Table<'a> {
     /// What it is, for errors.
     name: String,
     table: DeTable<'a>,
@@ -39,13 +39,13 @@ pub(super) struct Table<'a> {
 }
 
 /// A value with its key, for errors.
-pub(super) struct Value<'a> {
+pub(crate) struct Value<'a> {
     key: String,
     value: Spanned<DeValue<'a>>,
 }
 
 /// Parses a file.
-pub(super) fn parse(text: &str) -> Result<Table<'_>> {
+pub(crate) fn parse(text: &str) -> Result<Table<'_>> {
     let parsed = DeTable::parse(text).map_err(|error| {
         let lines: Vec<&str> = error.message().lines().collect();
         Problem::new(&error.span().unwrap_or_default(), lines.join("; "))
@@ -55,14 +55,14 @@ pub(super) fn parse(text: &str) -> Result<Table<'_>> {
 
 impl<'a> Table<'a> {
     /// The value of a key; `None` if it is not there.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<Value<'a>> {
+    pub(crate) fn take(&mut self, key: &'static str) -> Option<Value<'a>> {
         self.known.push(key);
         let value = self.table.remove(key)?;
         Some(Value { key: key.to_owned(), value })
     }
 
     /// A value that its type parses from a string.
-    pub(super) fn parsed<T: FromStr<Err: Display>>(
+    pub(crate) fn parsed<T: FromStr<Err: Display>>(
         &mut self,
         key: &'static str,
     ) -> Result<Option<T>> {
@@ -70,7 +70,7 @@ impl<'a> Table<'a> {
     }
 
     /// All keys with their values, in the order of the file.
-    pub(super) fn entries(mut self) -> Vec<(Spanned<String>, Value<'a>)> {
+    pub(crate) fn entries(mut self) -> Vec<(Spanned<String>, Value<'a>)> {
         let taken = std::mem::take(&mut self.table).into_iter();
         let entry = |(key, value): (Spanned<std::borrow::Cow<'a, str>>, Spanned<DeValue<'a>>)| {
             let span = key.span();
@@ -83,7 +83,7 @@ impl<'a> Table<'a> {
     }
 
     /// Fails if there are keys that were not taken.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         let Self { name, table, known } = self;
         let Some(key) = table.keys().min_by_key(|key| key.span().start) else { return Ok(()) };
         let given = key.get_ref();
@@ -102,22 +102,22 @@ impl<'a> Value<'a> {
         Problem::new(&self.value.span(), format!("`{}` is {found}, not {expected}", self.key))
     }
 
-    pub(super) fn text(&self) -> Result<&str> {
+    pub(crate) fn text(&self) -> Result<&str> {
         self.value.get_ref().as_str().ok_or_else(|| self.wrong("a string"))
     }
 
-    pub(super) fn parsed<T: FromStr<Err: Display>>(&self) -> Result<T> {
+    pub(crate) fn parsed<T: FromStr<Err: Display>>(&self) -> Result<T> {
         self.text()?.parse().map_err(|error: T::Err| {
             Problem::new(&self.value.span(), format!("`{}`: {error}", self.key))
         })
     }
 
-    pub(super) fn flag(&self) -> Result<bool> {
+    pub(crate) fn flag(&self) -> Result<bool> {
         self.value.get_ref().as_bool().ok_or_else(|| self.wrong("true or false"))
     }
 
     /// A number, or a string, as its type parses it.
-    pub(super) fn number<T: FromStr<Err: Display>>(&self) -> Result<T> {
+    pub(crate) fn number<T: FromStr<Err: Display>>(&self) -> Result<T> {
         let text = match self.value.get_ref() {
             DeValue::Integer(number) => number.as_str(),
             DeValue::Float(number) => number.as_str(),
@@ -128,7 +128,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    pub(super) fn list<T: FromStr<Err: Display>>(self) -> Result<Vec<T>> {
+    pub(crate) fn list<T: FromStr<Err: Display>>(self) -> Result<Vec<T>> {
         if !self.value.get_ref().is_array() {
             return Err(self.wrong("a list of strings"));
         }
@@ -138,7 +138,7 @@ impl<'a> Value<'a> {
     }
 
     /// The table that it is; `name` is what it is called in errors.
-    pub(super) fn table(self, name: String) -> Result<Table<'a>> {
+    pub(crate) fn table(self, name: String) -> Result<Table<'a>> {
         if !self.value.get_ref().is_table() {
             return Err(self.wrong("a table"));
         }
@@ -148,7 +148,7 @@ impl<'a> Value<'a> {
         Ok(Table { name, table, known: Vec::new() })
     }
 
-    pub(super) fn span(&self) -> Range<usize> {
+    pub(crate) fn span(&self) -> Range<usize> {
         self.value.span()
     }
 }

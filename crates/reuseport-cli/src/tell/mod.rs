@@ -41,7 +41,7 @@ impl Form {
         if is_journal() { Self::Journal } else { Self::Log }
     }
 
-    fn write(self, priority: Priority, text: &str) -> io::Result<()> {
+    pub(crate) fn write(self, priority: Priority, text: &str) -> io::Result<()> {
         match (self, priority) {
             (Self::Timed, Priority::Info) => output::print(&timed(text)),
             (Self::Timed, _) => io::stderr().write_all(timed(text).as_bytes()),

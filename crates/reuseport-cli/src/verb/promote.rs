@@ -73,7 +73,7 @@ pub(crate) struct Promote {
     /// Its members together, by their weights; the older ones go on with the rest. It is state: it outlives
     /// this command, `show` tells it, another `--canary` changes it, and `promote` or `rollback` ends it.
     /// least-loaded deals by load per weight: there it is the part of equally fast members.
-    #[arg(long, value_name = "N%", value_parser = percent)]
+    #[arg(long, value_name = "N%", value_parser = args::percent)]
     canary: Option<Percent>,
 
     /// With --canary: promote after this time
@@ -129,14 +129,6 @@ impl Promote {
 
 /// A group, and the generation of it that was checked or tried.
 type Turn<'a> = (&'a Members, Option<u32>);
-
-/// "10%" or "10".
-fn percent(text: &str) -> Result<Percent, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
-    number
-        .and_then(Percent::new)
-        .ok_or_else(|| format!("`{text}` is no part of all: give 1% to 99%"))
-}
 
 /// Returns when the time is over, with the groups whose trial is still the same; `false` if it was interrupted.
 fn try_until(

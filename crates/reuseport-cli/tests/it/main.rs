@@ -10,3 +10,4 @@ mod places;
 mod recipes;
 mod restarts;
 mod steering;
+mod supervise;

@@ -1,7 +1,6 @@
 //! `reuseport agent`: one process that keeps many groups as a file says.
 
 mod exporter;
-mod notify;
 mod service;
 
 use std::io::Write as _;

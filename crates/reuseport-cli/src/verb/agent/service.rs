@@ -15,9 +15,9 @@ use reuseport::watch::{Change, Ended, Watch};
 use reuseport::{Attach, Attached, Balancer, Host, MemberChange, Program, Stop};
 
 use super::exporter::{Counts, Served};
-use super::notify;
 use crate::backend::NamedNetns;
 use crate::config::{Config, Server};
+use crate::notify;
 use crate::output;
 use crate::tell::words::report;
 use crate::tell::{Errors, Form, Teller, lock};

@@ -10,7 +10,7 @@ use test_support::process::{output, spawn};
 
 use crate::common::{command, run};
 
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 16] = [
     "ls",
     "show",
     "attach",
@@ -19,6 +19,8 @@ const VERBS: [&str; 14] = [
     "weight",
     "drain",
     "undrain",
+    "run",
+    "reload",
     "doctor",
     "agent",
     "metrics",
@@ -120,6 +122,14 @@ fn wrong_usage_exits_with_2() {
         &["metrics", "--list", ":80"],
         &["metrics", "80"],
         &["completions", "tcsh"],
+        &["run"],
+        &["run", "--listen", "8080", "--", "true"],
+        &["run", "--listen", "tcp:127.0.0.1:80", "--workers", "0", "--", "true"],
+        &["run", "--listen", "tcp:127.0.0.1:80", "--ready", "soon", "--", "true"],
+        &["run", "--listen", "tcp:127.0.0.1:80", "--name", "a/b", "--", "true"],
+        &["reload"],
+        &["reload", "web", "--canary", "10%"],
+        &["reload", "web", "--for", "10s"],
     ] {
         assert!(!usage_error(arguments).is_empty());
     }

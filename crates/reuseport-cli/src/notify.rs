@@ -5,32 +5,32 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 /// It follows what is there.
-pub(super) fn ready(status: &str) {
+pub(crate) fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// It reads its file again; [`ready`] ends that.
-pub(super) fn reloading() {
+pub(crate) fn reloading() {
     let now = NotifyState::monotonic_usec_now().ok();
     let states: Vec<_> = [NotifyState::Reloading].into_iter().chain(now).collect();
     send(&states);
 }
 
-pub(super) fn status(status: &str) {
+pub(crate) fn status(status: &str) {
     send(&[NotifyState::Status(status)]);
 }
 
-pub(super) fn stopping() {
+pub(crate) fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
 /// It is alive.
-pub(super) fn alive() {
+pub(crate) fn alive() {
     send(&[NotifyState::Watchdog]);
 }
 
 /// How often to say that it is alive; `None` if that is not asked for.
-pub(super) fn interval() -> Option<Duration> {
+pub(crate) fn interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|timeout| timeout / 2)
 }
 
