@@ -5,12 +5,13 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use reuseport::id::Cookie;
 
-use super::Supervisor;
 use super::control::Answer;
 use super::machine::{Action, Event, Outcome, WorkerId};
 use super::state::{Generation, State, Worker};
+use super::supervisor::Supervisor;
 use super::worker::{Process, Start};
-use super::{notify, sockets, words};
+use super::{sockets, words};
+use crate::notify;
 
 impl Supervisor {
     /// Does all that is to be done now. Returns the exit code, at the end.

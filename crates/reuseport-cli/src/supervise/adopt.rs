@@ -8,13 +8,13 @@ use reuseport::id::Cookie;
 use reuseport::{Host, Member, borrow};
 use std::os::fd::AsFd as _;
 
-use super::Supervisor;
 use super::machine::{Machine, WorkerId};
 use super::place::Place;
 use super::sockets::{Kept, Sockets, written};
 use super::spec::Spec;
 use super::state::State;
 use super::steer::Steer;
+use super::supervisor::Supervisor;
 use super::worker::Process;
 use crate::error::Failure;
 use crate::output::count;

@@ -10,6 +10,7 @@ mod act;
 mod adopt;
 mod control;
 mod helper;
+mod looks;
 mod machine;
 mod options;
 mod place;
@@ -18,6 +19,7 @@ mod sockets;
 mod spec;
 mod state;
 mod steer;
+mod supervisor;
 mod words;
 mod worker;
 
@@ -40,54 +42,18 @@ use signal_hook::iterator::Signals;
 use self::control::{Answer, Client, Control};
 pub(crate) use self::control::{Canary, Request, ask};
 pub(crate) use self::helper::run as helper;
+use self::looks::Looks;
 use self::machine::{Event, Machine, Reload, WorkerId};
 pub(crate) use self::options::RunOptions;
 use self::place::{Lock, Place};
-use self::ready::Looks;
 use self::sockets::Sockets;
 use self::spec::Spec;
-use self::state::State;
 use self::steer::Steer;
-use self::worker::Process;
-use crate::error::{self, Failure};
+use self::supervisor::Supervisor;
+use crate::error::Failure;
 use crate::notify;
 use crate::output::count;
 use crate::tell::{Form, Priority};
-
-/// A supervisor at work.
-struct Supervisor {
-    spec: Spec,
-    place: Place,
-    _lock: Lock,
-    /// `None`: no program of ours decides.
-    steer: Option<Steer>,
-    machine: Machine,
-    sockets: Sockets,
-    processes: BTreeMap<WorkerId, Process>,
-    /// What each generation runs.
-    commands: BTreeMap<u32, Vec<String>>,
-    /// Workers that have sockets: whether they are to get nothing.
-    held: BTreeMap<WorkerId, bool>,
-    /// Whether the kernel does not know that yet.
-    is_unheld: bool,
-    /// Whether slots of closed sockets are to be freed.
-    is_stale: bool,
-    /// How workers ended.
-    ended: BTreeMap<WorkerId, String>,
-    /// Processes that write the output of workers that have ended.
-    writers: Vec<Child>,
-    looks: Looks,
-    control: Control,
-    /// Who waits for the end of a reload.
-    client: Option<Client>,
-    /// The part of a generation on trial.
-    share: Option<Percent>,
-    /// Why a group could not be changed.
-    failed: Option<String>,
-    saved: Option<State>,
-    form: Form,
-    complained: BTreeSet<String>,
-}
 
 /// What a descriptor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -354,38 +320,6 @@ impl Supervisor {
                 client.answer(&Answer::Done { code: 2, text, hint: String::new() });
             }
             None => self.tell(Priority::Error, &format!("not reloaded: {text}")),
-        }
-    }
-
-    fn status(&self) -> String {
-        let (ready, of) = self.machine.count();
-        let reloads = if self.machine.reloads() { "; reloading" } else { "" };
-        format!("generation {}: {ready} of {of} workers ready{reloads}", self.machine.serving())
-    }
-
-    /// Says what happens, also to who waits for a reload.
-    fn tell(&mut self, priority: Priority, text: &str) {
-        let text = format!("{}: {text}", self.spec.name);
-        if let Some(client) = &mut self.client {
-            client.answer(&Answer::Progress(text.clone()));
-        }
-        // If standard error is closed, it goes on without.
-        let _ = self.form.write(priority, &format!("{text}\n"));
-    }
-
-    fn tell_outcome(&self, code: u8, text: &str) {
-        let priority = if code == 0 { Priority::Info } else { Priority::Error };
-        let _ = self.form.write(priority, &format!("{}: {text}\n", self.spec.name));
-    }
-
-    fn complain(&mut self, error: &anyhow::Error) {
-        let _ = self.form.write(Priority::Error, &error::message(error));
-    }
-
-    /// The same, if it is not said yet.
-    fn complain_once(&mut self, error: &anyhow::Error) {
-        if self.complained.insert(format!("{error:#}")) {
-            self.complain(error);
         }
     }
 }

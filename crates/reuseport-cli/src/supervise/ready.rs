@@ -1,17 +1,15 @@
 //! Whether workers are ready, and whether old ones are drained: by looking at who waits, by what workers say, or by a
 //! command of the user's.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
-
-use super::Supervisor;
+use super::looks::Check;
 use super::machine::{Event, WorkerId};
 use super::spec::Ready;
+use super::supervisor::Supervisor;
 use super::worker::Process;
 
 /// Between looks: they take some 20 ms, and no more than a quarter of the time.
@@ -26,32 +24,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 const RUNNING: Duration = Duration::from_millis(20);
 /// Without a program, a worker that has lived for this long counts as ready.
 pub(super) const ALIVE: Duration = Duration::from_secs(1);
-
-/// When to look next, and what was seen.
-#[derive(Debug, Default)]
-pub(super) struct Looks {
-    next: Option<Instant>,
-    drained: u32,
-    failed: Option<String>,
-    checks: BTreeMap<WorkerId, Check>,
-}
-
-/// The user's command, for one worker.
-#[derive(Debug)]
-struct Check {
-    running: Option<Child>,
-    again: Instant,
-}
-
-impl Drop for Check {
-    fn drop(&mut self) {
-        let Some(child) = &mut self.running else { return };
-        if let Ok(None) = child.try_wait() {
-            let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
-            let _ = child.wait();
-        }
-    }
-}
 
 impl Supervisor {
     /// When something has to be looked at, if nothing happens before.

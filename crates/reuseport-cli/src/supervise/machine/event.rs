@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::WorkerId;
+use super::worker::WorkerId;
 
 /// The times of a supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

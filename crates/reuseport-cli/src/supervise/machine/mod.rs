@@ -5,6 +5,7 @@
 //! over, has its workers started again; a worker of a new generation that ends takes that generation back.
 
 mod event;
+mod phase;
 mod reload;
 mod worker;
 
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::event::{Action, Busy, Event, Force, Limits, Outcome, Reload, Tale, Why};
-use self::reload::Phase;
+use self::phase::Phase;
 pub(crate) use self::worker::{GIVE_UP, WorkerId};
 use self::worker::{State, Worker};
 
