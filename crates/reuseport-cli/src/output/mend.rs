@@ -150,7 +150,7 @@ impl Case<'_> {
             (Some(slot), _) => format!("`reuseport undrain {group} {slot}`"),
             (None, Some(slot)) => format!("`reuseport weight {group} {slot}=1`"),
             (None, None) if has(State::Standby) => {
-                format!("`reuseport promote {group}` lets the newest generation serve")
+                format!("`reuseport promote {group}` lets those on standby serve")
             }
             (None, None) if has(State::Draining) => {
                 format!("`reuseport rollback {group}` lets the older generation serve again")

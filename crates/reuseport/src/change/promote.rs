@@ -5,7 +5,7 @@ use super::transaction::Transaction;
 use crate::error::Result;
 use crate::model::generation;
 use crate::model::held;
-use crate::model::id::{Cookie, Percent};
+use crate::model::id::{Cookie, Percent, State};
 use crate::model::lineage::Standing;
 use crate::model::plan::{self, Observed, Operation, Recorded, Refusal};
 use crate::model::refusal::not_attached;
@@ -76,6 +76,7 @@ fn promoted(roster: &Roster, before: &Roster, to: To) -> Promoted {
     let joined = roster.occupied().filter(|(slot, _, record)| {
         joins
             && record.standing == Standing::Serving
+            && record.state() == State::Active
             && record.standing != before.record(*slot).standing
     });
     let of = |standing: Standing| -> Vec<Cookie> {
@@ -83,8 +84,13 @@ fn promoted(roster: &Roster, before: &Roster, to: To) -> Promoted {
         members.map(|(_, cookie, _)| cookie).collect()
     };
     let trial = roster.occupied().filter(|(.., record)| record.standing == Standing::Trial);
+    let serving = match to {
+        // Newer ones may serve next to the one that was on trial.
+        To::Newest(_) => generation::next(before),
+        To::Trial(..) | To::Before => generation::serving(roster),
+    };
     Promoted {
-        generation: generation::serving(roster).unwrap_or(0),
+        generation: serving.unwrap_or(0),
         serving: of(Standing::Serving),
         on_trial: of(Standing::Trial),
         trial: trial.map(|(.., record)| record.generation).max(),

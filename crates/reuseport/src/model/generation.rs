@@ -81,21 +81,26 @@ fn is_open(roster: &Roster, generation: u32, now: u64, began: Option<Began>) -> 
     roster.occupied().any(|(.., record)| opens(&record))
 }
 
-/// The standing of a newcomer of this generation: that of the members which it has already.
+/// The standing of a newcomer of this generation, or of a member that is held no more: that of the members which the
+/// generation has already, or of the last ones that it had. Only a promotion makes an older generation drain.
 pub(crate) fn standing(roster: &Roster, generation: u32) -> Standing {
     let mates = members(roster).filter(|record| record.generation == generation);
     let mates: Vec<Standing> = mates.map(|record| record.standing).collect();
     let has = |standing| mates.contains(&standing);
+    let had = |standing| recalls(roster, generation, standing);
     match serving(roster) {
         _ if has(Standing::Serving) => Standing::Serving,
         _ if has(Standing::Retired) => Standing::Retired,
         None => Standing::Serving,
         _ if has(Standing::Standby) => Standing::Standby,
-        // Also a worker that is started again while it is the only one on trial.
         _ if has(Standing::Trial) => Standing::Trial,
-        _ if roster.trial().is_some() && newest(roster) == Some(generation) => Standing::Trial,
-        Some(serving) if generation < serving => Standing::Retired,
-        Some(_) if roster.hold_new() == HoldNew::On => Standing::Standby,
+        // All of its members have left: also a worker that is started again while it is the only one on trial.
+        _ if had(Standing::Trial) && roster.trial().is_some() => Standing::Trial,
+        _ if had(Standing::Retired) => Standing::Retired,
+        _ if had(Standing::Standby) => Standing::Standby,
+        Some(serving) if roster.hold_new() == HoldNew::On && generation > serving => {
+            Standing::Standby
+        }
         Some(_) => Standing::Serving,
     }
 }
@@ -110,12 +115,19 @@ pub(crate) fn assign(roster: &mut Roster, generations: &[(Cookie, u32)]) {
     let mut moved: Vec<(Slot, Record)> = roster.occupied().filter_map(moved).collect();
     moved.sort_by_key(|(_, record)| record.generation);
     for (slot, record) in &moved {
-        roster.set(*slot, Record { cookie: None, ..*record });
+        // It says nothing of its generation meanwhile.
+        roster.set(*slot, Record { cookie: None, generation: 0, ..*record });
     }
     for (slot, record) in moved {
         let standing = standing(roster, record.generation);
         roster.set(slot, Record { standing, ..record });
     }
+}
+
+/// Whether a member of this generation that has left had this standing, or its generation got it since.
+fn recalls(roster: &Roster, generation: u32, standing: Standing) -> bool {
+    let of_it = |record: &&Record| record.cookie.is_none() && record.generation == generation;
+    roster.records().iter().filter(of_it).any(|record| record.standing == standing)
 }
 
 pub(super) fn members(roster: &Roster) -> impl Iterator<Item = Record> + '_ {
@@ -124,33 +136,58 @@ pub(super) fn members(roster: &Roster) -> impl Iterator<Item = Record> + '_ {
 
 /// The newest generation that serves.
 pub(crate) fn serving(roster: &Roster) -> Option<u32> {
-    members(roster)
-        .filter(|record| record.standing == Standing::Serving)
-        .map(|record| record.generation)
-        .max()
+    newest_with(roster, |standing| standing == Standing::Serving)
 }
 
-/// The roster in which the newest generation serves alone; `None` if it does already.
-pub(crate) fn promote(roster: &Roster) -> Option<Roster> {
-    let newest = members(roster).map(|record| record.generation).max()?;
-    let mut awaited = roster.clone();
-    for (slot, _, record) in roster.occupied() {
-        // Also one for which no thread waits yet.
-        if record.standing == Standing::Held && record.generation == newest {
-            awaited.set(slot, Record { standing: Standing::Standby, ..record });
-        }
+/// The newest generation with a member of such a standing.
+fn newest_with(roster: &Roster, is_meant: impl Fn(Standing) -> bool) -> Option<u32> {
+    let meant = members(roster).filter(|record| is_meant(record.standing));
+    meant.map(|record| record.generation).max()
+}
+
+/// The generation that a promotion lets serve.
+pub(crate) fn next(roster: &Roster) -> Option<u32> {
+    let on_trial = || newest_with(roster, |standing| standing == Standing::Trial);
+    let accepts = || newest_with(roster, |standing| standing != Standing::Held);
+    match roster.hold_new() {
+        // Those that came during the trial join, or are held until they accept.
+        HoldNew::Accepting if roster.trial().is_some() => on_trial().or_else(accepts),
+        _ => newest_present(roster),
     }
-    changed(&awaited, newest)
 }
 
-/// The roster in which the newest generation gets this part of all picks; `None` if no other one serves.
+/// The roster in which the [`next`] generation serves alone; `None` if it does already. After a trial of servers
+/// that join when they accept, newer ones stay as they are.
+pub(crate) fn promote(roster: &Roster) -> Option<Roster> {
+    let next = next(roster)?;
+    let joins = roster.hold_new() == HoldNew::Accepting;
+    let mut promoted = roster.clone();
+    // Also those for which no thread waits yet.
+    promoted.hold_no_more(|generation| generation <= next);
+    promoted.serve_alone_if(next, |record| !joins || record.generation <= next);
+    changed(roster, promoted)
+}
+
+/// The newest generation that has members.
+pub(crate) fn newest_present(roster: &Roster) -> Option<u32> {
+    newest_with(roster, |_| true)
+}
+
+/// Whether a member of the newest generation is not held.
+pub(crate) fn newest_accepts(roster: &Roster) -> bool {
+    newest_present(roster) == newest_with(roster, |standing| standing != Standing::Held)
+}
+
+/// The roster in which the newest generation gets this part of all picks; `None` if no other one serves. Those of it
+/// that are held join when they accept.
 pub(crate) fn try_out(roster: &Roster, share: Percent) -> Option<Roster> {
-    let newest = members(roster).map(|record| record.generation).max()?;
+    let newest = newest_present(roster)?;
     let serves = |record: &Record| record.standing == Standing::Serving;
     members(roster).find(|record| serves(record) && record.generation != newest)?;
     let mut tried = roster.clone().with_trial(Some(share));
     for (slot, _, record) in roster.occupied() {
         let standing = match record.standing {
+            Standing::Held => Standing::Held,
             _ if record.generation == newest => Standing::Trial,
             Standing::Trial => Standing::Standby,
             other => other,
@@ -161,25 +198,13 @@ pub(crate) fn try_out(roster: &Roster, share: Percent) -> Option<Roster> {
     Some(tried)
 }
 
-/// The roster in which what is on trial is on standby.
-fn end_trial(roster: &Roster) -> Roster {
-    let mut ended = roster.clone().with_trial(None);
-    let on_trial = members(roster).filter(|record| record.standing == Standing::Trial);
-    let tried: Vec<u32> = on_trial.map(|record| record.generation).collect();
-    for (slot, _, record) in roster.occupied() {
-        let is_late = record.standing == Standing::Held && tried.contains(&record.generation);
-        if record.standing == Standing::Trial || is_late {
-            ended.set(slot, Record { standing: Standing::Standby, ..record });
-        }
-    }
-    ended
-}
-
 /// The roster in which the generation before the one that serves does so alone; or, during a trial, the one without it.
-/// `None` if there is none.
+/// `None` if there is none. Of those that are held, only the ones that are rolled back are on standby then.
 pub(crate) fn rollback(roster: &Roster) -> Option<Roster> {
+    let mut rolled_back = roster.clone();
     if roster.trial().is_some() {
-        return Some(end_trial(roster));
+        rolled_back.end_trial();
+        return Some(rolled_back);
     }
     let serving = serving(roster);
     let is_before = |record: &Record| match record.standing {
@@ -188,12 +213,13 @@ pub(crate) fn rollback(roster: &Roster) -> Option<Roster> {
         Standing::Serving => Some(record.generation) < serving,
     };
     let before = members(roster).filter(is_before).map(|record| record.generation).max()?;
-    changed(roster, before)
+    rolled_back.hold_no_more(|generation| Some(generation) == serving);
+    rolled_back.serve_alone(before);
+    changed(roster, rolled_back)
 }
 
-fn changed(roster: &Roster, serving: u32) -> Option<Roster> {
-    let mut changed = roster.clone();
-    changed.serve_alone(serving);
+/// The second one, if its members have other standings.
+fn changed(before: &Roster, after: Roster) -> Option<Roster> {
     let standings = |roster: &Roster| members(roster).map(|r| r.standing).collect::<Vec<_>>();
-    (standings(&changed) != standings(roster)).then_some(changed)
+    (standings(before) != standings(&after)).then_some(after)
 }

@@ -10,7 +10,7 @@ mod tests;
 use super::generation::{self, members};
 use super::group::{Group, KernelAddress};
 use super::hold_new::HoldNew;
-use super::id::{Cookie, Slot};
+use super::id::{Cookie, Slot, State};
 use super::lineage::Standing;
 use super::roster::{Record, Roster};
 
@@ -23,7 +23,7 @@ pub(crate) fn until_awaited(standing: Standing) -> Standing {
 }
 
 /// Lets those that are held serve for which a thread waits; all of them if newcomers are held in this way no more.
-/// Returns which.
+/// Returns which, but for those that a user drains.
 pub(crate) fn take_in(roster: &mut Roster, is_awaited: impl Fn(Cookie) -> bool) -> Vec<Cookie> {
     let holds = roster.hold_new() == HoldNew::Accepting;
     let is_due = |(_, cookie, record): &(Slot, Cookie, Record)| {
@@ -32,33 +32,14 @@ pub(crate) fn take_in(roster: &mut Roster, is_awaited: impl Fn(Cookie) -> bool) 
     let due: Vec<_> = roster.occupied().filter(is_due).collect();
     let mut taken_in = Vec::new();
     for (slot, cookie, record) in due {
-        let standing = due_to(roster, record.generation);
+        let standing = generation::standing(roster, record.generation);
         roster.set(slot, Record { standing, ..record });
-        if matches!(standing, Standing::Serving | Standing::Trial) {
+        let gets_some = matches!(standing, Standing::Serving | Standing::Trial);
+        if gets_some && record.role().state == State::Active {
             taken_in.push(cookie);
         }
     }
     taken_in
-}
-
-/// The standing of a member of this generation that is held no more. An older generation than the one that serves is
-/// no reason to drain: it came to join, and was not replaced since.
-fn due_to(roster: &Roster, generation: u32) -> Standing {
-    let has = |standing| {
-        members(roster).any(|mate| mate.generation == generation && mate.standing == standing)
-    };
-    let is_newer = || generation::serving(roster).is_some_and(|serving| generation > serving);
-    match () {
-        () if has(Standing::Serving) => Standing::Serving,
-        () if has(Standing::Retired) => Standing::Retired,
-        () if has(Standing::Standby) => Standing::Standby,
-        () if has(Standing::Trial) => Standing::Trial,
-        () if roster.trial().is_some() && generation::newest(roster) == Some(generation) => {
-            Standing::Trial
-        }
-        () if roster.hold_new() == HoldNew::On && is_newer() => Standing::Standby,
-        () => Standing::Serving,
-    }
 }
 
 /// Whether `promote` lets members join, and replaces none: newcomers are held until they accept, and no generation is

@@ -22,7 +22,7 @@ pub(crate) struct Record {
     pub(crate) host_member: Option<u32>,
     /// Of a free slot, the last member's; 0: there was none.
     pub(crate) generation: u32,
-    /// What the generation makes of the member.
+    /// What the generation makes of the member. Of a free slot, what it made of the last one.
     pub(crate) standing: Standing,
     /// The member's server, if it is known. Of a free slot, the last member's.
     pub(crate) began: Option<Began>,
@@ -122,8 +122,8 @@ impl Record {
     /// The slot after its member left at `now`, with the role that it passes on.
     fn vacated(&self, now: u64, role: Option<Role>) -> Self {
         let left = if role.is_some() { now } else { 0 };
-        let (generation, began) = (self.generation, self.began);
-        Self { role, left, generation, began, ..Self::free(self.epoch) }
+        let (generation, began, standing) = (self.generation, self.began, self.standing);
+        Self { role, left, generation, began, standing, ..Self::free(self.epoch) }
     }
 
     /// The member's own weight and state; those of a new member if the slot is free.
@@ -142,6 +142,11 @@ impl Record {
             Standing::Standby | Standing::Held => State::Standby,
             Standing::Retired => State::Draining,
         }
+    }
+
+    /// Whether the slot is free and tells that its last member's generation is on standby or on trial.
+    pub(crate) fn recalls_wait(&self) -> bool {
+        self.cookie.is_none() && matches!(self.standing, Standing::Standby | Standing::Trial)
     }
 
     /// The slot in the rules of succession, with this role of its member.
@@ -283,7 +288,11 @@ impl Roster {
 
     /// All slots, for the rules of succession.
     pub(crate) fn seats(&self) -> Vec<(Slot, Seat)> {
-        let seat = |(slot, record): (Slot, &Record)| (slot, record.seat(record.effective_role()));
+        let role = |record: &Record| match record.cookie {
+            Some(_) => record.effective_role(),
+            None => record.role(),
+        };
+        let seat = |(slot, record): (Slot, &Record)| (slot, record.seat(role(record)));
         self.slots().zip(&self.records).map(seat).collect()
     }
 
@@ -338,28 +347,31 @@ impl Roster {
         if has(Standing::Serving) {
             return;
         }
-        let (holds, before) = (has(Standing::Held), self.clone());
+        let holds = has(Standing::Held);
         let able = |record: &Record| match record.standing {
             Standing::Held => false,
             Standing::Retired => !holds,
             _ => true,
         };
         let newest = members().filter(able).map(|record| record.generation).max();
-        let Some(newest) = newest else { return };
-        self.serve_alone(newest);
-        for (now, was) in self.records.iter_mut().zip(&before.records) {
-            if was.standing == Standing::Held {
-                now.standing = Standing::Held;
-            }
+        if let Some(newest) = newest {
+            self.serve_alone_if(newest, |record| record.cookie.is_some());
         }
     }
 
-    /// Lets one generation serve alone. What comes from now on is newer. Those of it that are held serve later.
+    /// Lets one generation serve alone. What comes from now on is newer. Slots of members that left recall it. Those
+    /// that are held stay so.
     pub(crate) fn serve_alone(&mut self, serving: u32) {
+        self.serve_alone_if(serving, |_| true);
+    }
+
+    /// The same, of the records that it concerns.
+    pub(crate) fn serve_alone_if(&mut self, serving: u32, concerns: impl Fn(&Record) -> bool) {
         self.trial = None;
-        for record in self.records.iter_mut().filter(|record| record.cookie.is_some()) {
+        let is_known = |record: &Record| record.generation > 0 || record.cookie.is_some();
+        for record in self.records.iter_mut().filter(|record| is_known(record)) {
             record.opens = false;
-            if record.generation == serving && record.standing == Standing::Held {
+            if record.standing == Standing::Held || !concerns(record) {
                 continue;
             }
             record.standing = match record.generation.cmp(&serving) {
@@ -367,6 +379,28 @@ impl Roster {
                 Ordering::Equal => Standing::Serving,
                 Ordering::Greater => Standing::Standby,
             };
+        }
+    }
+
+    /// Puts those that are held of such a generation on standby.
+    pub(crate) fn hold_no_more(&mut self, is_meant: impl Fn(u32) -> bool) {
+        for record in &mut self.records {
+            if record.standing == Standing::Held && is_meant(record.generation) {
+                record.standing = Standing::Standby;
+            }
+        }
+    }
+
+    /// Puts the generation on trial on standby, with those of it that are held. Slots of members that left recall it.
+    pub(crate) fn end_trial(&mut self) {
+        self.trial = None;
+        let on_trial = self.records.iter().filter(|record| record.standing == Standing::Trial);
+        let tried: Vec<u32> = on_trial.map(|record| record.generation).collect();
+        self.hold_no_more(|generation| tried.contains(&generation));
+        for record in &mut self.records {
+            if record.standing == Standing::Trial {
+                record.standing = Standing::Standby;
+            }
         }
     }
 

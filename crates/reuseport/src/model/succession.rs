@@ -148,6 +148,15 @@ pub(crate) fn succeed(seats: &[(Slot, Seat)], newcomers: usize) -> Vec<Successio
     vacant.chain(free).take(newcomers).collect()
 }
 
+/// The slot of a member that comes back to its own, of a server that did not serve: it has its weight, and no drain.
+pub(crate) fn return_to(slot: Slot, seat: Seat) -> Succession {
+    let role = match seat {
+        Seat::Vacant { role, .. } => serving(role),
+        _ => Role::NEW,
+    };
+    Succession { slot, role, succeeds: true, extra: false }
+}
+
 /// The same weight without a drain.
 fn serving(role: Role) -> Role {
     let weight = if role.weight.get() > 0 { role.weight } else { Weight::DEFAULT };

@@ -1,5 +1,7 @@
 //! Rosters in which servers start, end, restart workers, and are promoted and rolled back, in any order.
 
+mod recalled;
+
 use std::collections::BTreeMap;
 
 use proptest::collection::vec;

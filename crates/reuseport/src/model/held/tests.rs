@@ -8,6 +8,7 @@ use crate::model::generation::{promote, rollback, serving, try_out};
 use crate::model::id::{Percent, State};
 use crate::model::lineage::Began;
 use crate::model::plan::{Newcomer, Wishes, draft};
+use crate::model::succession::Role;
 
 use State::{Active, Draining, Standby};
 
@@ -74,6 +75,31 @@ impl World {
 
     fn join(&mut self) -> bool {
         join(&self.roster, None).map(|roster| self.roster = roster).is_some()
+    }
+
+    fn tries_out(&mut self) {
+        self.roster = try_out(&self.roster, Percent::new(10).unwrap()).unwrap();
+    }
+
+    /// The state is built anew with what was recorded. Returns those that were held and serve now.
+    fn is_built_anew(&mut self, hold_new: HoldNew, awaited: &[Cookie]) -> Vec<Cookie> {
+        let known: Vec<(Cookie, Record)> =
+            self.roster.occupied().map(|(_, cookie, record)| (cookie, record)).collect();
+        let newcomer = |(cookie, record): &(Cookie, Record)| Newcomer {
+            cookie: *cookie,
+            host_member: None,
+            began: record.began,
+        };
+        let newcomers: Vec<Newcomer> = known.iter().map(newcomer).collect();
+        let (known, hold_new, trial) = (&known[..], Some(hold_new), self.roster.trial());
+        let wishes = Wishes { known, hold_new, awaited, trial, ..Wishes::default() };
+        let draft = draft(&Roster::empty(SLOTS), &newcomers, wishes, self.now);
+        self.roster = draft.roster;
+        draft.taken_in
+    }
+
+    fn standing(&self, of: Cookie) -> Standing {
+        self.roster.occupied().find(|(_, other, _)| *other == of).unwrap().2.standing
     }
 
     fn states(&self, of: &[Cookie]) -> Vec<State> {
@@ -225,12 +251,110 @@ fn another_setting_lets_those_that_are_held_go() {
     assert_eq!(world.states(&new), [Standby]);
 }
 
+#[test]
+fn a_worker_of_an_older_server_is_held_and_joins_like_its_mates() {
+    let mut world = World::new();
+    let first = world.comes(1, 1, false);
+    let second = world.comes(2, 1, false);
+    world.waits(&second);
+    let again = world.comes(1, 1, false);
+    assert_eq!(world.states(&[first[0], again[0]]), [Standby; 2]);
+    world.waits(&[first[0], again[0]]);
+    assert_eq!(world.states(&[first[0], again[0], second[0]]), [Active; 3]);
+}
+
+#[test]
+fn a_server_that_comes_during_a_trial_joins_and_is_not_tried() {
+    for leave in [false, true] {
+        let mut world = World::new();
+        let (old, new) = (world.comes(1, 1, true), world.comes(2, 1, true));
+        world.tries_out();
+        if leave {
+            world.leave(&new);
+        }
+        let third = world.comes(3, 1, false);
+        assert_eq!(world.standing(third[0]), Standing::Held);
+        world.waits(&third);
+        assert_eq!(world.standing(third[0]), Standing::Serving);
+        assert_eq!(world.states(&old), [Active]);
+        // The one that is tried is still on trial, also when it is started again.
+        let again = world.comes(2, 1, true);
+        assert_eq!(world.standing(again[0]), Standing::Trial);
+    }
+}
+
+#[test]
+fn a_promotion_after_a_trial_is_of_the_generation_that_was_tried() {
+    let mut world = World::new();
+    let (old, new) = (world.comes(1, 1, true), world.comes(2, 1, true));
+    world.tries_out();
+    let (third, fourth) = (world.comes(3, 1, false), world.comes(4, 1, true));
+    world.roster = promote(&world.roster).unwrap();
+    assert_eq!(world.states(&[old[0], new[0], fourth[0]]), [Draining, Active, Active]);
+    assert_eq!(world.standing(third[0]), Standing::Held);
+    world.waits(&third);
+    assert_eq!(world.states(&[old[0], new[0], third[0]]), [Draining, Active, Active]);
+}
+
+#[test]
+fn a_trial_leaves_those_held_that_do_not_accept_yet() {
+    let mut world = World::new();
+    world.comes(1, 1, true);
+    let (new, late) = (world.comes(2, 1, true), world.comes(2, 1, false));
+    world.tries_out();
+    assert_eq!(world.standing(new[0]), Standing::Trial);
+    assert_eq!(world.standing(late[0]), Standing::Held);
+    world.waits(&late);
+    assert_eq!(world.standing(late[0]), Standing::Trial);
+}
+
+#[test]
+fn a_rollback_leaves_other_servers_held() {
+    let mut world = World::new();
+    let (old, new) = (world.comes(1, 1, true), world.comes(2, 1, true));
+    let third = world.comes(3, 1, false);
+    world.roster = rollback(&world.roster).unwrap();
+    assert_eq!(world.standing(third[0]), Standing::Held);
+    world.waits(&third);
+    assert_eq!(world.states(&[old[0], new[0], third[0]]), [Active, Standby, Active]);
+}
+
+#[test]
+fn a_member_that_a_user_drained_while_it_was_held_is_not_said_to_serve() {
+    let mut world = World::new();
+    world.comes(1, 1, true);
+    let new = world.comes(2, 1, false);
+    let (slot, _, record) = world.roster.occupied().find(|(_, of, _)| *of == new[0]).unwrap();
+    world.roster.assign(slot, Role { state: Draining, ..record.role() });
+    assert_eq!(world.waits(&new), []);
+    assert_eq!(world.states(&new), [Draining]);
+}
+
+#[test]
+fn state_that_is_built_anew_holds_only_those_that_are_to_wait_still() {
+    let mut world = World::new();
+    let old = world.comes(1, 1, true);
+    let new = world.comes(2, 1, false);
+    let before = world.clone();
+    let built = |hold_new, awaited: &[Cookie]| {
+        let mut world = before.clone();
+        let taken_in = world.is_built_anew(hold_new, awaited);
+        assert_eq!(world.states(&old), [Active]);
+        (world.standing(new[0]), taken_in)
+    };
+    assert_eq!(built(HoldNew::Accepting, &[]), (Standing::Held, vec![]));
+    assert_eq!(built(HoldNew::Accepting, &new), (Standing::Serving, new.clone()));
+    assert_eq!(built(HoldNew::Off, &[]), (Standing::Serving, new.clone()));
+    assert_eq!(built(HoldNew::On, &[]), (Standing::Standby, vec![]));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Comes(u64, usize, bool),
     Waits(Vec<usize>),
     Leave(Vec<usize>),
     Set(usize),
+    Build(usize, Vec<usize>),
     Promote,
     Rollback,
     TryOut,
@@ -241,7 +365,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1..5u64, 1..3usize, any::<bool>()).prop_map(|(s, n, a)| Step::Comes(s, n, a)),
         4 => vec(0..SLOTS, 1..4).prop_map(Step::Waits),
         3 => vec(0..SLOTS, 1..4).prop_map(Step::Leave),
-        1 => (0..4usize).prop_map(Step::Set),
+        1 => (0..3usize).prop_map(Step::Set),
+        1 => (0..3usize, vec(0..SLOTS, 0..4)).prop_map(|(n, which)| Step::Build(n, which)),
         1 => Just(Step::Promote),
         1 => Just(Step::Rollback),
         1 => Just(Step::TryOut),
@@ -252,11 +377,17 @@ proptest! {
     /// 1. What serves goes on because of nothing that others do while they come, accept or leave. 2. A member that is
     /// held serves from when a thread waits for it, unless its generation was replaced or rolled back. 3. No member is
     /// held under another setting, or once it has served. 4. If none serves, all that are left drain or are held: the
-    /// hash, or what drains, gets what comes.
+    /// hash, or what drains, gets what comes. 5. Without a promotion, a rollback and a trial, and where no generation
+    /// waits to be promoted, none drains.
     #[test]
     fn any_sequence_keeps_the_promises(steps in vec(step(), 0..60)) {
         let mut world = World::new();
+        let mut is_plain = true;
         for step in &steps {
+            is_plain &= !matches!(
+                step,
+                Step::Set(1) | Step::Build(1, _) | Step::Promote | Step::Rollback | Step::TryOut
+            );
             let before = world.roster.clone();
             let nth = |n: &usize| before.occupied().nth(*n).map(|(_, cookie, _)| cookie);
             match step {
@@ -273,7 +404,13 @@ proptest! {
                     let leaving: Vec<Cookie> = which.iter().filter_map(nth).collect();
                     world.leave(&leaving);
                 }
-                Step::Set(n) => world.set(HoldNew::ALL[*n % 3]),
+                Step::Set(n) => world.set(HoldNew::ALL[*n]),
+                Step::Build(n, which) => {
+                    let awaited: Vec<Cookie> = which.iter().filter_map(nth).collect();
+                    world.is_built_anew(HoldNew::ALL[*n], &awaited);
+                    let is_held = |cookie: &Cookie| held(&world.roster).any(|other| other == *cookie);
+                    prop_assert!(!awaited.iter().any(is_held));
+                }
                 Step::Promote if promotion_joins(&world.roster) => {
                     world.join();
                 },
@@ -287,12 +424,13 @@ proptest! {
             let now = &world.roster;
             prop_assert!(now.hold_new() == HoldNew::Accepting || held(now).next().is_none());
             let serves = |record: &Record| record.standing == Standing::Serving;
-            let by_others = matches!(step, Step::Comes(..) | Step::Waits(_) | Step::Leave(_) | Step::Set(_));
-            for (slot, cookie, old) in before.occupied() {
-                let new = now.record(slot);
-                if new.cookie != Some(cookie) {
+            let by_others = !matches!(step, Step::Promote | Step::Rollback | Step::TryOut);
+            let is_retired = |record: Record| record.standing == Standing::Retired;
+            prop_assert!(!is_plain || !members(now).any(is_retired), "{:?}", step);
+            for (_, cookie, old) in before.occupied() {
+                let Some((.., new)) = now.occupied().find(|(_, other, _)| *other == cookie) else {
                     continue;
-                }
+                };
                 prop_assert!(new.standing != Standing::Held || old.standing == Standing::Held);
                 prop_assert!(!by_others || !serves(&old) || serves(&new), "{:?}: {:?}", step, new);
             }

@@ -10,7 +10,7 @@ use crate::model::id::{Cookie, Percent, Slot, State, Weight};
 use crate::model::lineage::{Began, Entrance, Standing};
 use crate::model::policy::CpuList;
 use crate::model::roster::{self, Record, Roster};
-use crate::model::succession::{self, Role, Succession};
+use crate::model::succession::{self, Role, Seat, Succession};
 
 /// What a request wants of the members.
 #[derive(Debug, Clone, Copy, Default)]
@@ -94,7 +94,7 @@ pub(crate) fn draft(
     // A request takes the members that it finds as they are: a worker that is busy waits for nothing.
     let is_first = roster.occupied().next().is_none() && wishes.known.is_empty();
     let holds = hold_new == HoldNew::Accepting && (wishes.follows || !is_first);
-    let taken_in = held::take_in(&mut draft, is_awaited);
+    let mut taken_in = held::take_in(&mut draft, is_awaited);
     let before = draft.clone();
     if !wishes.follows {
         // What is there now is all of its generation.
@@ -106,7 +106,7 @@ pub(crate) fn draft(
         }
     }
     generation::assign(&mut draft, wishes.generations);
-    let successions = succession::succeed(&roster.seats(), newcomers.len());
+    let successions = successions(roster, newcomers, wishes.known);
     let mut entering = Vec::with_capacity(newcomers.len());
     let mut entrances = Entrances::new(&before, wishes.follows, now);
     for (newcomer, succession) in newcomers.iter().zip(&successions) {
@@ -145,11 +145,38 @@ pub(crate) fn draft(
         let inherits = succeeds && role != Role::NEW;
         entering.push(Entering { cookie, slot, role, inherits, standing });
     }
+    // Also of those that a rebuild enters as they were.
+    taken_in.extend(held::take_in(&mut draft, is_awaited));
     draft.serve_by_itself();
+    for one in &mut entering {
+        one.standing = draft.record(one.slot).standing;
+    }
     if let Some(placement) = wishes.cpus {
         placement.place(&mut draft);
     }
     Draft { roster: draft, entering, taken_in }
+}
+
+/// The slots of the newcomers, by the rules of [succession](succession::succeed). A slot that tells that a generation
+/// which has left is on standby or on trial goes back to its server; others get it when no other slot is free.
+fn successions(
+    roster: &Roster,
+    newcomers: &[Newcomer],
+    known: &[(Cookie, Record)],
+) -> Vec<Succession> {
+    let recalls = |(slot, _): &(Slot, Seat)| roster.record(*slot).recalls_wait();
+    let (mut kept, mut seats): (Vec<_>, Vec<_>) = roster.seats().into_iter().partition(recalls);
+    let mut own = |newcomer: &Newcomer| {
+        let began = newcomer.began.or_else(|| given_to(newcomer.cookie, known)?.began)?;
+        let of_server = |(slot, _): &(Slot, Seat)| roster.record(*slot).began == Some(began);
+        let (slot, seat) = kept.remove(kept.iter().position(of_server)?);
+        Some(succession::return_to(slot, seat))
+    };
+    let own: Vec<Option<Succession>> = newcomers.iter().map(&mut own).collect();
+    seats.extend(kept.into_iter().map(|(slot, _)| (slot, Seat::Free)));
+    let others = own.iter().filter(|own| own.is_none()).count();
+    let mut others = succession::succeed(&seats, others).into_iter();
+    own.into_iter().map_while(|own| own.or_else(|| others.next())).collect()
 }
 
 impl Placement {

@@ -254,16 +254,15 @@ pub(crate) fn promote(
     unsteered: usize,
 ) -> Result<Roster, Refusal> {
     let roster = generations(observed, recorded)?;
-    check_newest(roster, only)?;
+    check_next(generation::next(roster), only)?;
     match held::promotion_joins(roster) {
         true => held::join(roster, only).ok_or(Refusal::NoneOnStandby { unsteered }),
         false => generation::promote(roster).ok_or(Refusal::NoNewerGeneration { unsteered }),
     }
 }
 
-/// Refuses if the newest generation is another one than `only`.
-fn check_newest(roster: &Roster, only: Option<u32>) -> Result<(), Refusal> {
-    let newest = roster.occupied().map(|(.., record)| record.generation).max();
+/// Refuses if the generation that would be promoted is another one than `only`.
+fn check_next(newest: Option<u32>, only: Option<u32>) -> Result<(), Refusal> {
     match only {
         Some(only) if newest > Some(only) => Err(Refusal::NewerCame(newest.unwrap_or(only))),
         Some(only) if newest < Some(only) => Err(Refusal::GenerationLeft(only)),
@@ -280,7 +279,10 @@ pub(crate) fn try_out(
     unsteered: usize,
 ) -> Result<Roster, Refusal> {
     let roster = generations(observed, recorded)?;
-    check_newest(roster, only)?;
+    check_next(generation::newest_present(roster), only)?;
+    if !generation::newest_accepts(roster) {
+        return Err(Refusal::NoneAccepts);
+    }
     let tried =
         generation::try_out(roster, share).ok_or(Refusal::NoNewerGeneration { unsteered })?;
     let selection = recorded.and_then(|state| state.program.selection());

@@ -62,6 +62,8 @@ pub(crate) enum Refusal {
     NewerCame(u32),
     /// No member is left of the generation that is to serve.
     GenerationLeft(u32),
+    /// All members of the newest generation are held.
+    NoneAccepts,
     /// The CPU decides, and no weight.
     TrialByCpu,
     /// Weights cannot express this part of all picks.
@@ -145,7 +147,7 @@ impl Refusal {
                 .with_hint(format!("`reuseport rollback {key}` lets the older generation serve again")),
             Self::OnStandby(slot) => failed(ErrorKind::Invalid)
                 .because(format!("slot {slot} has a member on standby"))
-                .with_hint(format!("`reuseport promote {key}` lets the newest generation serve")),
+                .with_hint(format!("`reuseport promote {key}` lets those on standby serve")),
             Self::NoNewerGeneration { unsteered: 0 } => failed(ErrorKind::NoGeneration)
                 .because("no member is newer than those that serve")
                 .with_hint(
@@ -174,6 +176,9 @@ impl Refusal {
             Self::GenerationLeft(wanted) => failed(ErrorKind::Vanished)
                 .because(format!("no member of generation {wanted} is left"))
                 .with_hint(format!("`reuseport show {key}` lists the members with their generations")),
+            Self::NoneAccepts => failed(ErrorKind::NoGeneration)
+                .because("no member of the newest generation accepts connections yet")
+                .with_hint(format!("nothing was changed; `reuseport show {key}` says when one serves")),
             Self::TrialByCpu => failed(ErrorKind::Invalid)
                 .because("policy `cpu` deals by CPU, and gives no generation a part of all picks")
                 .with_hint(format!(
