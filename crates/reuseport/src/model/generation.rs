@@ -18,8 +18,9 @@ const TOGETHER: u64 = 10_000;
 
 /// The generations of newcomers, who enter a roster one by one.
 #[derive(Debug)]
-pub(crate) struct Entrances<'a> {
-    before: &'a Roster,
+pub(crate) struct Entrances {
+    /// Those before, and what is recorded of newcomers.
+    records: Vec<Record>,
     /// Whether a follower enrols them. A request of a user says that what is there now is one generation, and what
     /// comes later is newer.
     follows: bool,
@@ -28,57 +29,71 @@ pub(crate) struct Entrances<'a> {
     new: Option<Entrance>,
 }
 
-impl<'a> Entrances<'a> {
-    pub(crate) fn new(before: &'a Roster, follows: bool, now: u64) -> Self {
-        Self { before, follows, now, new: None }
+impl Entrances {
+    /// `known`: what state before this one recorded of newcomers.
+    pub(crate) fn new(
+        before: &Roster,
+        known: &[(Cookie, Record)],
+        follows: bool,
+        now: u64,
+    ) -> Self {
+        let recorded = known.iter().map(|(_, record)| *record);
+        let records = before.records().iter().copied().chain(recorded).collect();
+        Self { records, follows, now, new: None }
     }
 
     /// The generation of its server; else that of the newcomers before it whose server is not known either, or of
     /// members that came just before; else a new one.
     pub(crate) fn of(&mut self, began: Option<Began>) -> Entrance {
-        let newest = newest(self.before);
-        let of_server = began.and_then(|began| generation_of(self.before, began));
+        let of_server = began.and_then(|began| generation_of(&self.records, began));
         if let Some(generation) = of_server {
             return Entrance { generation, opens: false };
         }
-        match newest {
-            // What is not known is no reason to hold a member back.
-            Some(generation) if began.is_none() => Entrance { generation, opens: false },
-            newest => *self.new.get_or_insert_with(|| {
-                let joins = newest.filter(|newest| is_open(self.before, *newest, self.now, began));
-                let generation = match joins.filter(|_| self.follows) {
-                    Some(generation) => generation,
-                    None => newest.unwrap_or(0).saturating_add(1),
-                };
-                Entrance { generation, opens: self.follows }
-            }),
+        let newest = newest(&self.records);
+        // What is not known is no reason to hold a member back: also where members have no generation, because an
+        // earlier version enrolled them.
+        if began.is_none() && (newest.is_some() || self.records.iter().any(is_member)) {
+            return Entrance { generation: newest.unwrap_or(0), opens: false };
         }
+        *self.new.get_or_insert_with(|| {
+            let joins = newest.filter(|newest| is_open(&self.records, *newest, self.now, began));
+            let generation = match joins.filter(|_| self.follows) {
+                Some(generation) => generation,
+                None => newest.unwrap_or(0).saturating_add(1),
+            };
+            Entrance { generation, opens: self.follows }
+        })
     }
 }
 
+fn is_member(record: &Record) -> bool {
+    record.cookie.is_some()
+}
+
 /// The newest generation, also of members that have left.
-pub(super) fn newest(roster: &Roster) -> Option<u32> {
-    roster.records().iter().map(|record| record.generation).filter(|g| *g > 0).max()
+fn newest(records: &[Record]) -> Option<u32> {
+    records.iter().map(|record| record.generation).filter(|g| *g > 0).max()
 }
 
 /// The newest generation in which this server has members, or had.
-fn generation_of(roster: &Roster, began: Began) -> Option<u32> {
-    let of_server = roster.records().iter().filter(|record| record.began == Some(began));
+fn generation_of(records: &[Record], began: Began) -> Option<u32> {
+    let of_server = records.iter().filter(|record| record.began == Some(began));
     of_server.map(|record| record.generation).max()
 }
 
 /// Whether a server that came to this generation by itself did so a moment ago, and began not long before this one.
-fn is_open(roster: &Roster, generation: u32, now: u64, began: Option<Began>) -> bool {
+fn is_open(records: &[Record], generation: u32, now: u64, began: Option<Began>) -> bool {
     let together = |first: Began| {
         began.is_none_or(|began| began.get() <= first.get().saturating_add(TOGETHER * 1000))
     };
     let opens = |record: &Record| {
         record.opens
+            && is_member(record)
             && record.generation == generation
             && record.came.saturating_add(TOGETHER) >= now
             && record.began.is_none_or(together)
     };
-    roster.occupied().any(|(.., record)| opens(&record))
+    records.iter().any(opens)
 }
 
 /// The standing of a newcomer of this generation, or of a member that is held no more: that of the members which the

@@ -1,5 +1,6 @@
 //! Rosters in which servers start, end, restart workers, and are promoted and rolled back, in any order.
 
+mod newcomers;
 mod recalled;
 
 use std::collections::BTreeMap;
@@ -488,7 +489,7 @@ proptest! {
             match step {
                 Step::Comes(server, members, follows) => {
                     let came = world.comes(*server, *members, *follows);
-                    let is_new = generation_of(&before.roster, Began::new(*server).unwrap()).is_none();
+                    let is_new = generation_of(before.roster.records(), Began::new(*server).unwrap()).is_none();
                     for (_, cookie, record) in before.roster.occupied() {
                         prop_assert_eq!(world.of(cookie).1, record.state(), "{:?}", step);
                     }

@@ -108,8 +108,11 @@ pub(crate) fn draft(
     generation::assign(&mut draft, wishes.generations);
     let successions = successions(roster, newcomers, wishes.known);
     let mut entering = Vec::with_capacity(newcomers.len());
-    let mut entrances = Entrances::new(&before, wishes.follows, now);
-    for (newcomer, succession) in newcomers.iter().zip(&successions) {
+    let mut entrances = Entrances::new(&before, wishes.known, wishes.follows, now);
+    let mut in_turn: Vec<_> = newcomers.iter().zip(&successions).enumerate().collect();
+    // What a newcomer may do depends on those that serve.
+    in_turn.sort_by_key(|(_, (newcomer, _))| given_to(newcomer.cookie, wishes.known).is_none());
+    for (nth, (newcomer, succession)) in in_turn {
         let Newcomer { cookie, host_member, began } = *newcomer;
         let Succession { slot, succeeds, .. } = *succession;
         let known = given_to(cookie, wishes.known);
@@ -143,14 +146,17 @@ pub(crate) fn draft(
             roster::Newcomer { cookie, host_member, role, entrance, standing, began, now };
         draft.set(slot, roster.record(slot).taken(newcomer, succession));
         let inherits = succeeds && role != Role::NEW;
-        entering.push(Entering { cookie, slot, role, inherits, standing });
+        entering.push((nth, Entering { cookie, slot, role, inherits, standing }));
     }
+    entering.sort_by_key(|(nth, _)| *nth);
     // Also of those that a rebuild enters as they were.
     taken_in.extend(held::take_in(&mut draft, is_awaited));
     draft.serve_by_itself();
-    for one in &mut entering {
-        one.standing = draft.record(one.slot).standing;
-    }
+    let in_force = |(_, one): (usize, Entering)| {
+        let standing = draft.record(one.slot).standing;
+        Entering { standing, ..one }
+    };
+    let entering = entering.into_iter().map(in_force).collect();
     if let Some(placement) = wishes.cpus {
         placement.place(&mut draft);
     }

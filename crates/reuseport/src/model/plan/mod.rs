@@ -148,9 +148,13 @@ fn attach_any(
     request: AttachRequest<'_>,
 ) -> Result<AttachPlan, Refusal> {
     let replaces = observed.program.is_some() && !observed.steering.is_ours();
-    let build = |program: Program<ObjectSpec>, slots, kept, in_place_of| {
+    let build = |program: Program<ObjectSpec>, slots, kept: Kept, in_place_of| {
         if let Program::Selection(selection) = &program {
             selection.policy.check(observed.key.protocol).map_err(Refusal::Policy)?;
+            // What is recorded goes on as it is.
+            if request.program.is_some() {
+                check_trial(selection.policy, kept.trial)?;
+            }
         }
         Ok(AttachPlan::Build(Build { program, slots, kept, in_place_of, replaces }))
     };
@@ -175,7 +179,7 @@ fn attach_any(
                 Err(Refusal::SlotsAreFixed(old.slots))
             }
             (Some(Program::Selection(new)), Program::Selection(now)) => {
-                let selection = with_policy(now, new.policy, observed.key)?;
+                let selection = with_policy(now, new.policy, observed.key, old.roster)?;
                 Ok(AttachPlan::Update(selection.into()))
             }
             (None, program) => Ok(AttachPlan::Update(program)),
@@ -219,9 +223,25 @@ fn resumes(recorded: &Recorded<'_>, request: AttachRequest<'_>) -> bool {
 }
 
 /// Another policy in place of the present one, with the same stickiness.
-fn with_policy(now: Selection, policy: Policy, key: &GroupKey) -> Result<Selection, Refusal> {
+fn with_policy(
+    now: Selection,
+    policy: Policy,
+    key: &GroupKey,
+    roster: &Roster,
+) -> Result<Selection, Refusal> {
     policy.check(key.protocol).map_err(Refusal::Policy)?;
+    if !now.policy.places_on_cpus() {
+        check_trial(policy, roster.trial())?;
+    }
     Ok(Selection { policy, ..now })
+}
+
+/// Refuses a policy that cannot give those on trial their part.
+fn check_trial(policy: Policy, trial: Option<Percent>) -> Result<(), Refusal> {
+    match trial {
+        Some(_) if policy.places_on_cpus() => Err(Refusal::OnTrial),
+        _ => Ok(()),
+    }
 }
 
 /// The selection of the program that decides after a change of policy.
@@ -230,8 +250,9 @@ pub(crate) fn set_policy(
     recorded: Option<Recorded<'_>>,
     policy: Policy,
 ) -> Result<Selection, Refusal> {
-    match present(observed, recorded)?.program {
-        Program::Selection(now) => with_policy(now, policy, observed.key),
+    let state = present(observed, recorded)?;
+    match state.program {
+        Program::Selection(now) => with_policy(now, policy, observed.key, state.roster),
         Program::Object(()) => Err(Refusal::OwnProgram),
     }
 }

@@ -66,6 +66,8 @@ pub(crate) enum Refusal {
     NoneAccepts,
     /// The CPU decides, and no weight.
     TrialByCpu,
+    /// The same of a policy that is to decide during a trial.
+    OnTrial,
     /// Weights cannot express this part of all picks.
     NoSuchPart {
         wanted: Percent,
@@ -183,6 +185,13 @@ impl Refusal {
                 .because("policy `cpu` deals by CPU, and gives no generation a part of all picks")
                 .with_hint(format!(
                     "`reuseport policy {key}` sets another policy; or promote without a trial"
+                )),
+            Self::OnTrial => failed(ErrorKind::Invalid)
+                .because(
+                    "a generation is on trial, and policy `cpu` deals by CPU: it gives none a part of all picks",
+                )
+                .with_hint(format!(
+                    "`reuseport promote {key}` or `reuseport rollback {key}` ends the trial first"
                 )),
             Self::NoSuchPart { wanted, nearest } => failed(ErrorKind::Invalid)
                 .because(format!(

@@ -8,6 +8,8 @@
 //! 4. What is refused changes nothing; after a `detach`, nothing of this tool decides or is pinned.
 //! 5. Slots and roles survive a restart of the server as they survive anything else: by slot.
 
+mod trial;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
