@@ -1,7 +1,9 @@
 //! Rosters in which servers start, end, restart workers, and are promoted and rolled back, in any order.
 
+mod given;
 mod newcomers;
 mod recalled;
+mod together;
 
 use std::collections::BTreeMap;
 
@@ -295,59 +297,6 @@ fn what_was_drained_by_hand_stays_so() {
 }
 
 #[test]
-fn instances_that_come_one_by_one_are_one_generation_to_a_follower() {
-    let mut world = World::new();
-    world.comes(1, 1, true);
-    world.holds_new(true);
-    let second = world.comes(2, 1, true);
-    assert_eq!(world.of(second[0]), (1, Active));
-    world.now += TOGETHER;
-    let late = world.comes(3, 1, true);
-    assert_eq!(world.of(late[0]), (2, Standby));
-    // A request says that what is there is one generation.
-    let asked = world.comes(4, 1, false);
-    assert_eq!(world.of(asked[0]), (3, Standby));
-    let then = world.comes(5, 1, true);
-    assert_eq!(world.of(then[0]), (4, Standby));
-    // So does a promotion.
-    world = World::new();
-    world.comes(1, 1, true);
-    assert!(!world.promote());
-    world.holds_new(true);
-    let second = world.comes(2, 1, true);
-    assert_eq!(world.of(second[0]), (1, Active));
-    world.now += TOGETHER;
-    let third = world.comes(3, 1, true);
-    world.promote();
-    let fourth = world.comes(4, 1, true);
-    assert_eq!(world.all(&[third[0], fourth[0]]), [(2, Active), (3, Standby)]);
-    // What comes together is together.
-    world = World::new();
-    let first = world.comes(0, 3, false);
-    assert_eq!(world.all(&first), [(1, Active); 3]);
-}
-
-#[test]
-fn a_server_that_began_much_later_is_newer_although_a_follower_has_just_found_the_first() {
-    let mut world = World::new();
-    world.holds_new(true);
-    let old = 1_000_000;
-    world.comes(old, 1, true);
-    let late = world.comes(old + TOGETHER * 1000 + 1, 1, true);
-    assert_eq!(world.all(&late), [(2, Standby)]);
-}
-
-#[test]
-fn a_request_of_the_user_ends_a_generation() {
-    let mut world = World::new();
-    world.holds_new(true);
-    world.comes(1, 1, true);
-    world.comes(9, 0, false);
-    let next = world.comes(2, 1, true);
-    assert_eq!(world.all(&next), [(2, Standby)]);
-}
-
-#[test]
 fn a_server_that_restarts_as_a_whole_serves() {
     let mut world = World::new();
     let old = world.comes(1, 2, false);
@@ -393,55 +342,6 @@ fn a_trial_ends_with_a_promotion_or_a_rollback() {
     world = before;
     world.leave(&old);
     assert_eq!((serving(&world.roster), world.roster.trial()), (Some(2), None));
-}
-
-#[test]
-fn a_request_says_of_which_generation_members_are_whatever_process_holds_them() {
-    let mut world = World::new();
-    world.holds_new(true);
-    let old = world.comes_as(1, 2);
-    let new = world.comes_as(2, 2);
-    assert_eq!(world.all(&old), [(1, Active); 2]);
-    assert_eq!(world.all(&new), [(2, Standby); 2]);
-    world.promote();
-    // A member of the old one may still come.
-    let late = world.comes_as(1, 1);
-    assert_eq!(world.of(late[0]), (1, Draining));
-    assert!(world.rollback());
-    assert_eq!(world.all(&old), [(1, Active); 2]);
-    // What the same server opens unasked is of its newest generation.
-    let other = world.comes(SUPERVISOR, 1, true);
-    assert_eq!(world.of(other[0]), (2, Standby));
-    // A follower was faster than the request.
-    let mut world = World::new();
-    world.holds_new(true);
-    let all = world.comes(SUPERVISOR, 4, true);
-    assert_eq!(world.all(&all), [(1, Active); 4]);
-    let of_second = [(all[2], 2), (all[3], 2)];
-    world.assign(&of_second);
-    assert_eq!(world.all(&all), [(1, Active), (1, Active), (2, Standby), (2, Standby)]);
-    let before = world.clone();
-    world.assign(&of_second);
-    assert_eq!(world.roster, before.roster);
-    // Those that serve may be renumbered, and serve.
-    world.leave(&all[..2]);
-    world.assign(&[(all[2], 3), (all[3], 3)]);
-    assert_eq!(world.all(&all[2..]), [(3, Active); 2]);
-}
-
-#[test]
-fn members_whose_generation_is_given_take_no_drain_over() {
-    let mut world = World::new();
-    let old = world.comes_as(1, 2);
-    world.drain(old[0]);
-    // A restart of the whole server.
-    world.leave(&old);
-    let before = world.clone();
-    let inherit = world.comes(SUPERVISOR, 2, true);
-    assert_eq!(world.all(&inherit), [(1, Active), (1, Draining)]);
-    world = before;
-    let new = world.comes_as(2, 2);
-    assert_eq!(world.all(&new), [(2, Active); 2]);
 }
 
 #[derive(Debug, Clone)]
