@@ -8,6 +8,7 @@
 //! 4. What is refused changes nothing; after a `detach`, nothing of this tool decides or is pinned.
 //! 5. Slots and roles survive a restart of the server as they survive anything else: by slot.
 
+mod takeover;
 mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -481,22 +482,4 @@ fn a_group_of_the_same_name_keeps_its_state() {
     let refusal = planned(&|o, r| attach(o, r, request(None)).err());
     assert!(matches!(refusal, Some(Refusal::Namesake(_))));
     assert!(matches!(planned(&|o, r| detach(o, r).err()), Some(Refusal::NotAttached)));
-}
-
-#[test]
-fn an_interrupted_takeover_goes_on_with_what_is_asked() {
-    let mut world = attached();
-    world.happens(&Happens::Detached);
-    world.pinned.iter_mut().for_each(|pinned| pinned.has_replaced = true);
-    let plan = world.planned(|o, r| attach(o, r, request(None))).unwrap();
-    assert_eq!(plan, AttachPlan::Resume { goes_on: true });
-    let hash: Program<ObjectSpec> = Policy::Hash.into();
-    let plan = world.planned(|o, r| attach(o, r, request(Some(&hash)))).unwrap();
-    let AttachPlan::Build(build) = plan else { panic!("{plan:?}") };
-    assert_eq!(build.in_place_of, InPlaceOf::Takeover);
-    // The same by another owner's program, which decides again.
-    world.happens(&Happens::OtherAttaches);
-    let force = AttachRequest { force: true, ..request(None) };
-    let plan = world.planned(|o, r| attach(o, r, force)).unwrap();
-    assert_eq!(plan, AttachPlan::Resume { goes_on: false });
 }
