@@ -73,17 +73,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let ways: Vec<&(Way, &str)> = WAYS.iter().filter(can_be).collect();
         let mut outcomes = vec![Vec::new(); ways.len()];
         for round in 0..args.rounds {
+            // One rate for all ways of a round.
+            let mut rate = None;
             for turn in turns(round, ways.len()) {
-                outcomes[turn].push(run_once(&Setting {
+                let outcome = run_once(&Setting {
                     server,
                     way: ways[turn].0,
                     family: if round % 2 == 0 { Family::V4 } else { Family::V6 },
                     restarts: args.restarts,
-                    rate: None,
+                    rate,
                     most: args.rate,
                     between: Duration::from_millis(300),
                     command: command.clone(),
-                })?);
+                })?;
+                rate = rate.or(Some(outcome.rate));
+                outcomes[turn].push(outcome);
             }
         }
         let mut table = Table::new([
@@ -92,9 +96,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "connections",
             "lost",
             "by the server",
+            "wrong",
             "p99",
             "slowest",
-            "sent late",
+            "late or left out",
         ]);
         for ((_, way), outcomes) in ways.iter().zip(&outcomes) {
             table.row(row(way, outcomes));
@@ -112,11 +117,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.finish(args.common.json.as_deref())
 }
 
-fn row(way: &str, outcomes: &[Outcome]) -> [String; 8] {
+fn row(way: &str, outcomes: &[Outcome]) -> [String; 9] {
     let mut counts = Counts::default();
     outcomes.iter().for_each(|outcome| counts += outcome.counts);
     let restarts: u64 = outcomes.iter().map(|outcome| outcome.restarts).sum();
-    let late: u64 = outcomes.iter().map(|outcome| outcome.sent_late).sum();
+    let late: u64 = outcomes.iter().map(|outcome| outcome.sent_late + outcome.left_out).sum();
     let spread = |time: fn(&Outcome) -> f64| {
         let mut times: Vec<f64> = outcomes.iter().map(time).collect();
         times.sort_by(f64::total_cmp);
@@ -130,6 +135,7 @@ fn row(way: &str, outcomes: &[Outcome]) -> [String; 8] {
         all.to_string(),
         counts.ours.sum().to_string(),
         counts.servers.sum().to_string(),
+        counts.wrong.to_string(),
         spread(|outcome| outcome.times.p99),
         spread(|outcome| outcome.times.slowest),
         format!("{:.1} %", 100.0 * late as f64 / all.max(1) as f64),

@@ -68,7 +68,8 @@ pub struct Clients {
     /// How many keep their connections.
     keeping: u64,
     shared: Arc<Shared>,
-    thread: JoinHandle<Result<Told>>,
+    /// Until they are stopped.
+    thread: Option<JoinHandle<Result<Told>>>,
 }
 
 impl Clients {
@@ -84,8 +85,8 @@ impl Clients {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             LocalSet::new().block_on(&runtime, all(load, account, theirs, begun))
         });
-        let (keeping, thread) = (load.keeping as u64, thread.context("cannot start the clients")?);
-        Ok(Self { begun, keeping, shared, thread })
+        let thread = Some(thread.context("cannot start the clients")?);
+        Ok(Self { begun, keeping: load.keeping as u64, shared, thread })
     }
 
     /// Seconds since they began.
@@ -99,7 +100,7 @@ impl Clients {
         let before = self.shared.kept.load(Ordering::Relaxed);
         *self.shared.promoted.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((account::now(), old));
-        wait::poll(5 * THINKS, || {
+        wait::poll(25 * THINKS, || {
             let kept = self.shared.kept.load(Ordering::Relaxed) - before;
             (kept >= self.keeping).then_some(())
         });
@@ -110,9 +111,21 @@ impl Clients {
     /// # Errors
     ///
     /// If a client failed by itself.
-    pub fn stop(self) -> Result<Told> {
+    pub fn stop(mut self) -> Result<Told> {
+        self.end().unwrap_or_else(|| Ok(Told::default()))
+    }
+
+    fn end(&mut self) -> Option<Result<Told>> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the clients panicked"))?
+        let ended = self.thread.take()?.join();
+        Some(ended.unwrap_or_else(|_| Err(anyhow!("the clients panicked"))))
+    }
+}
+
+/// Those of a run that failed do not disturb the next one.
+impl Drop for Clients {
+    fn drop(&mut self) {
+        drop(self.end());
     }
 }
 
@@ -174,6 +187,8 @@ async fn generate(context: &Rc<Context>) {
             number += 1;
             // What it has missed it does not send at once, which would be a burst that no client sent.
             if late > BEHIND {
+                let missed = late.as_secs_f64() * context.load.rate;
+                context.told.borrow_mut().left_out += missed as u64;
                 due = Instant::now();
             }
             // 1 - [0, 1) is never 0.

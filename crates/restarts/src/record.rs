@@ -40,6 +40,8 @@ pub struct Told {
     pub late: f32,
     /// How many it sent more than 10 ms late.
     pub sent_late: u64,
+    /// About how many it did not send, because it was later still.
+    pub left_out: u64,
 }
 
 /// How long answers took.

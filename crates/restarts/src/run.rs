@@ -65,6 +65,9 @@ pub struct Outcome {
     pub late: f64,
     /// How many were sent more than 10 ms late.
     pub sent_late: u64,
+    /// How many were not sent, because the generator was later still: about, from the rate.
+    #[serde(default)]
+    pub left_out: u64,
     /// How long the clients asked, in seconds.
     pub seconds: f64,
 }
@@ -149,6 +152,7 @@ fn run_here(setting: &Setting) -> Result<Outcome> {
         quiet: Times::of(&told.samples, &quiet),
         late: rounded(f64::from(told.late) * 1e3),
         sent_late: told.sent_late,
+        left_out: told.left_out,
         seconds: rounded(seconds.into()),
     })
 }

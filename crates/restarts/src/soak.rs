@@ -171,8 +171,8 @@ fn sum<'a>(lines: impl Iterator<Item = &'a Line>) -> Counts {
 fn table(lines: &[Line]) -> String {
     let mut text = String::from(
         "| server | restarts | connections | UDP queries | lost | lost by the server | lost per \
-         million, at most (95 %) | answers by old processes | late |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+         million, at most (95 %) | wrong answers | answers by old processes | late or left out |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     let order: BTreeMap<&str, usize> =
         SERVERS.iter().enumerate().map(|(at, server)| (server.name, at)).collect();
@@ -188,13 +188,14 @@ fn table(lines: &[Line]) -> String {
 fn row<'a>(name: &str, lines: impl Iterator<Item = &'a Line> + Clone) -> String {
     let counts = sum(lines.clone());
     let restarts: u64 = lines.clone().map(|line| line.outcome.restarts).sum();
-    let late: u64 = lines.map(|line| line.outcome.sent_late).sum();
+    let late = lines.map(|line| line.outcome.sent_late + line.outcome.left_out);
+    let late: u64 = late.sum();
     let all = counts.connections + counts.queries;
-    let Counts { connections, queries, ours, servers, kept, .. } = counts;
+    let Counts { connections, queries, ours, servers, wrong, kept, .. } = counts;
     let bound = upper_bound(ours.sum(), all) * 1e6;
     format!(
-        "| {name} | {restarts} | {connections} | {queries} | {ours} | {servers} | {bound:.1} | {kept} \
-         | {:.1} % |\n",
+        "| {name} | {restarts} | {connections} | {queries} | {ours} | {servers} | {bound:.1} | {wrong} \
+         | {kept} | {:.1} % |\n",
         100.0 * late as f64 / all.max(1) as f64
     )
 }
@@ -211,7 +212,7 @@ mod tests {
             let counts = Counts { connections, ours, ..Counts::default() };
             let (times, quiet) = Default::default();
             let [capacity, rate, late, seconds] = [1.0; 4];
-            let (restarts, sent_late, overflowed) = (10, 0, 0);
+            let (restarts, sent_late, left_out, overflowed) = (10, 0, 0, 0);
             let (losses, spans) = Default::default();
             let outcome = Outcome {
                 losses,
@@ -225,6 +226,7 @@ mod tests {
                 quiet,
                 late,
                 sent_late,
+                left_out,
                 seconds,
             };
             let (family, kernel) = ("IPv4".to_owned(), "6.18".to_owned());
@@ -236,8 +238,8 @@ mod tests {
         assert_eq!(again.outcome.counts, lines[2].outcome.counts);
         let table = table(&lines);
         let rows: Vec<&str> = table.lines().skip(2).collect();
-        assert_eq!(rows[0], "| nginx | 20 | 5000 | 0 | 1 (1 reset) | 0 | 948.8 | 0 | 0.0 % |");
-        assert_eq!(rows[1], "| knot | 10 | 1000 | 0 | 0 | 0 | 2995.7 | 0 | 0.0 % |");
+        assert_eq!(rows[0], "| nginx | 20 | 5000 | 0 | 1 (1 reset) | 0 | 948.8 | 0 | 0 | 0.0 % |");
+        assert_eq!(rows[1], "| knot | 10 | 1000 | 0 | 0 | 0 | 2995.7 | 0 | 0 | 0.0 % |");
         assert!(rows[2].starts_with("| all | 30 | 6000 |"), "{table}");
     }
 }

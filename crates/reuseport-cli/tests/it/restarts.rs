@@ -26,7 +26,11 @@ fn restarts_lose_nothing(name: &str, family: Family) {
     let outcome = outcome.unwrap();
     let counts = outcome.counts;
     println!("{name}: {counts:?}");
-    assert_eq!((counts.ours.sum(), counts.misplaced), (0, 0), "{outcome:?}");
+    // A datagram that met a full buffer was lost as it would have been without a restart.
+    let lost = counts.ours.sum() - counts.ours.timed_out.min(outcome.overflowed);
+    assert_eq!((lost, counts.misplaced), (0, 0), "{outcome:?}");
+    // pgbouncer says to some clients that it is shutting down.
+    assert!(counts.wrong == 0 || server.protocol == Protocol::Postgres, "{outcome:?}");
     assert!(counts.answered > 0, "{outcome:?}");
     if server.protocol == Protocol::Http
         && matches!(server.how, How::RollOut)
