@@ -111,7 +111,7 @@ pub(crate) fn standing(roster: &Roster, generation: u32) -> Standing {
         _ if has(Standing::Trial) => Standing::Trial,
         // All of its members have left: also a worker that is started again while it is the only one on trial.
         _ if had(Standing::Trial) && roster.trial().is_some() => Standing::Trial,
-        _ if had(Standing::Retired) => Standing::Retired,
+        Some(serving) if had(Standing::Retired) && generation < serving => Standing::Retired,
         _ if had(Standing::Standby) => Standing::Standby,
         Some(serving) if roster.hold_new() == HoldNew::On && generation > serving => {
             Standing::Standby

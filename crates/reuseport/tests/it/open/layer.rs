@@ -68,9 +68,9 @@ fn host() -> PathBuf {
     Path::new(ROOT).join("host")
 }
 
-/// In one step, as a watcher may be looking.
+/// In one step, as a watcher may be looking, to where no command tidies up.
 fn remove_layer() {
-    let aside = Path::new(ROOT).join("aside");
+    let aside = Path::new(ROOT).with_file_name("removed");
     fs::rename(host(), &aside).unwrap();
     fs::remove_dir_all(aside).unwrap();
 }
