@@ -158,6 +158,8 @@ impl Supervisor {
         let event = match started {
             Ok(process) => {
                 self.processes.insert(id, process);
+                // Before anything else: the next supervisor has to know of it.
+                self.save_or_complain();
                 Event::Started(id)
             }
             Err(error) => {

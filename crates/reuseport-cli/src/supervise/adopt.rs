@@ -35,7 +35,14 @@ pub(super) fn find(spec: &Spec, place: &Place, host: Option<&Host>) -> Result<Op
     let path = place.state();
     let failed = || format!("cannot read {}", path.display());
     let Some(text) = place.read_state().with_context(failed)? else { return Ok(None) };
-    let state: State = serde_json::from_str(&text).with_context(failed)?;
+    let unknown = |why: &str| {
+        let hint = "stop the workers of the supervisor before, and remove the file";
+        Failure::new(format!("{}: {why}", failed()), hint)
+    };
+    let state: State = serde_json::from_str(&text).map_err(|error| unknown(&error.to_string()))?;
+    if state.version != State::VERSION {
+        return Err(unknown("another version of this command wrote it").into());
+    }
     let mut processes = Vec::new();
     for worker in &state.workers {
         let Some(pid) = worker.pid else { continue };
@@ -107,6 +114,8 @@ impl Supervisor {
         self.machine = Machine::resume(self.spec.limits, state.serving, workers, Instant::now());
         self.enrol()?;
         self.is_unheld = true;
+        // What they said before counts.
+        living.iter().for_each(|id| self.note(*id, |_| {}));
         let mut text = format!(
             "goes on with {} of a supervisor that has ended",
             count(living.len(), "worker")
@@ -121,6 +130,15 @@ impl Supervisor {
         if self.commands.get(&state.serving) != Some(&self.spec.command) {
             let text = "they run another command than the one given: `reuseport reload` starts it";
             self.tell(Priority::Warning, &format!("{text}: {}", self.spec.command.join(" ")));
+        }
+        let number = self.held.keys().filter(|id| id.generation == state.serving).count();
+        if number != usize::from(self.spec.workers) {
+            let text = format!(
+                "they are {}, and {} are asked for: `reuseport reload` starts these",
+                count(number, "worker"),
+                self.spec.workers
+            );
+            self.tell(Priority::Warning, &text);
         }
         Ok(())
     }

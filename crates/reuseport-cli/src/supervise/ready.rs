@@ -39,8 +39,14 @@ impl Supervisor {
     }
 
     fn wants_look(&self) -> bool {
-        let unready = self.spec.ready.needs_look() && self.machine.unready().next().is_some();
+        let looks = |id| self.spec.ready.needs_look() || self.may_have_said(id);
+        let unready = self.machine.unready().any(looks);
         self.steer.is_some() && (unready || !self.machine.draining().is_empty())
+    }
+
+    /// Whether a worker that has not said that it is ready may have done so while no supervisor was there to hear it.
+    fn may_have_said(&self, id: WorkerId) -> bool {
+        self.spec.ready.is_said() && self.processes.get(&id).is_some_and(Process::is_adopted)
     }
 
     fn has_unchecked(&self) -> bool {
@@ -114,10 +120,11 @@ impl Supervisor {
     pub(super) fn note(&mut self, id: WorkerId, note: impl FnOnce(&mut Process)) {
         let Some(process) = self.processes.get_mut(&id) else { return };
         note(process);
+        let said = process.said_ready || (process.is_adopted() && process.seen_waiting);
         let is_ready = match self.spec.ready {
             Ready::Accepting => process.seen_waiting,
-            Ready::Notify => process.said_ready,
-            Ready::Both => process.seen_waiting && process.said_ready,
+            Ready::Notify => said,
+            Ready::Both => process.seen_waiting && said,
             Ready::Command(_) => false,
         };
         if is_ready {
@@ -128,12 +135,7 @@ impl Supervisor {
     /// Reads what a worker says.
     pub(super) fn hear(&mut self, id: WorkerId) {
         let Some(process) = self.processes.get(&id) else { return };
-        let mut text = [0; 4096];
-        let mut is_ready = false;
-        while let Ok(n) = process.notify.recv(&mut text) {
-            let said = String::from_utf8_lossy(&text[..n]);
-            is_ready |= said.lines().any(|line| line == "READY=1");
-        }
+        let is_ready = process.hear().iter().any(|said| said.lines().any(|l| l == "READY=1"));
         if is_ready {
             self.note(id, |process| process.said_ready = true);
         }

@@ -113,6 +113,11 @@ impl Ready {
     pub(crate) fn needs_look(&self) -> bool {
         matches!(self, Self::Accepting | Self::Both)
     }
+
+    /// Whether a worker has to say so.
+    pub(crate) fn is_said(&self) -> bool {
+        matches!(self, Self::Notify | Self::Both)
+    }
 }
 
 /// A name for a supervisor: it is also that of files.

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -13,7 +14,12 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, UCred, recvmsg};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, Uid, geteuid, getpgid, kill_process_group, pidfd_open,
+    pidfd_send_signal,
+};
 
 use super::helper;
 use super::machine::{Force, WorkerId};
@@ -150,6 +156,21 @@ impl Process {
         })
     }
 
+    /// Whether another supervisor started it, which has ended.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.child.is_none()
+    }
+
+    /// What it has said, or what a process of its process group or of its user has: any process may send to the socket.
+    pub(super) fn hear(&self) -> Vec<String> {
+        heard(&self.notify, |sender| {
+            sender.uid.is_root()
+                || sender.uid == geteuid()
+                || getpgid(Some(sender.pid)) == Ok(self.pid)
+                || uid(self.pid) == Some(sender.uid)
+        })
+    }
+
     /// It becomes readable when the process ends.
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
@@ -205,7 +226,39 @@ fn writer(start: &Start<'_>, command: &mut Command) -> io::Result<Child> {
     writer.spawn()
 }
 
-/// A socket in the abstract namespace, whose name only the worker learns.
+/// The datagrams that came from senders of whom `may` says so, a few at once.
+fn heard(socket: &UnixDatagram, may: impl Fn(&UCred) -> bool) -> Vec<String> {
+    const AT_ONCE: usize = 16;
+
+    let mut said = Vec::new();
+    for _ in 0..AT_ONCE {
+        let mut text = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [IoSliceMut::new(&mut text)];
+        let Ok(received) = recvmsg(socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC) else {
+            break;
+        };
+        let mut senders = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmCredentials(sender) => Some(sender),
+            _ => None,
+        });
+        if senders.any(|sender| may(&sender)) {
+            said.push(String::from_utf8_lossy(&text[..received.bytes]).into_owned());
+        }
+    }
+    said
+}
+
+/// The user as whom a process runs.
+fn uid(pid: Pid) -> Option<Uid> {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    // Real, effective, saved, and that of the file system.
+    Some(Uid::from_raw(uids.split_whitespace().nth(1)?.parse().ok()?))
+}
+
+/// A socket in the abstract namespace, which tells who sends: /proc/net/unix shows its name to everyone.
 fn notify_socket(name: Option<&str>) -> io::Result<(UnixDatagram, String)> {
     let name = match name {
         Some(name) => name.to_owned(),
@@ -219,6 +272,7 @@ fn notify_socket(name: Option<&str>) -> io::Result<(UnixDatagram, String)> {
     };
     let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
     socket.set_nonblocking(true)?;
+    set_socket_passcred(&socket, true)?;
     Ok((socket, name))
 }
 
@@ -237,4 +291,29 @@ fn ends_soon(pidfd: &OwnedFd) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::id;
+
+    use rustix::process::getuid;
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_counts_by_who_says_it() {
+        let (socket, name) = notify_socket(None).unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
+        let to = SocketAddr::from_abstract_name(&name).unwrap();
+        let say = |text: &[u8]| sender.send_to_addr(text, &to).unwrap();
+        say(b"READY=1");
+        assert_eq!(heard(&socket, |_| false), [""; 0]);
+        say(b"READY=1");
+        let me = |sender: &UCred| {
+            sender.pid.as_raw_nonzero().get().unsigned_abs() == id() && sender.uid == getuid()
+        };
+        assert_eq!(heard(&socket, me), ["READY=1"]);
+        assert_eq!(uid(rustix::process::getpid()), Some(geteuid()));
+    }
 }

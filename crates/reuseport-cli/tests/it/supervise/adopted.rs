@@ -43,6 +43,49 @@ fn workers_outlive_a_supervisor_that_is_killed_and_the_next_one_goes_on_with_the
 }
 
 #[test]
+fn workers_that_said_that_they_are_ready_are_so_to_the_next_supervisor() {
+    // One says so while no supervisor is there to hear it.
+    for (how, first) in
+        [("notify", &["ready"][..]), ("notify", &["wait", "late"]), ("both", &["wait", "late"])]
+    {
+        isolated(|| {
+            let scene = Scene::new();
+            let (options, server) = (["--ready", how], scene.server("one", first));
+            let mut supervisor = scene.start(&options, &server);
+            match first {
+                ["ready"] => supervisor.until_ready(1),
+                _ => until("it is started", BOUND, || !scene.pids(1).is_empty()),
+            }
+            supervisor.kill();
+            scene.touch("go");
+            until("it accepts", BOUND, || scene.ask().is_some());
+            let mut next = scene.start(&options, &server);
+            next.until("goes on with 1 worker");
+            next.until_ready(1);
+            next.stop();
+        });
+    }
+}
+
+#[test]
+fn a_state_that_is_not_understood_is_named_with_what_to_do() {
+    isolated(|| {
+        let scene = Scene::new();
+        std::fs::create_dir_all(scene.run_directory()).unwrap();
+        let state = r#"{"version":9,"listen":[],"serving":1,"generations":[],"workers":[]}"#;
+        for (text, why) in [("{", "EOF"), (state, "another version of this command wrote it")] {
+            std::fs::write(scene.run_directory().join("web.json"), text).unwrap();
+            let said = scene.call(
+                &scene.arguments(&[], &[]).iter().map(String::as_str).collect::<Vec<_>>(),
+                &scene.server("one", &[]),
+            );
+            let said = String::from_utf8_lossy(&said.stderr).into_owned();
+            assert!(said.contains(why) && said.contains("remove the file"), "{said}");
+        }
+    });
+}
+
+#[test]
 fn another_command_is_named_and_comes_with_a_reload() {
     isolated(|| {
         let scene = Scene::new();

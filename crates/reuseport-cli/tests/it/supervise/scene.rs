@@ -32,14 +32,23 @@ def wait_for(name):
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN if "stubborn" in first else stop)
 print("started", version, flush=True)
-if "ready" in first:
+
+def say_ready():
     s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    s.connect("\0" + os.environ["NOTIFY_SOCKET"][1:])
-    s.send(b"STATUS=soon\nREADY=1\n")
+    try:
+        s.connect("\0" + os.environ["NOTIFY_SOCKET"][1:])
+        s.send(b"STATUS=soon\nREADY=1\n")
+    except ConnectionError:
+        pass
+
+if "ready" in first:
+    say_ready()
 if "fail" in first:
     sys.exit(7)
 if "wait" in first:
     wait_for("go")
+if "late" in first:
+    say_ready()
 s = socket.socket(fileno=fd)
 tcp = s.type == socket.SOCK_STREAM
 s.settimeout(0.02)
