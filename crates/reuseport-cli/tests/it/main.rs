@@ -10,4 +10,3 @@ mod places;
 mod recipes;
 mod restarts;
 mod steering;
-mod supervise;

@@ -13,6 +13,7 @@ mod names;
 mod prometheus;
 mod shares;
 mod split;
+mod supervise;
 mod usage;
 mod vanishing;
 mod watch;

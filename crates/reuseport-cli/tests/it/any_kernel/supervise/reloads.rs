@@ -39,7 +39,7 @@ fn a_reload_loses_no_connection_and_leaves_no_old_code() {
 fn a_new_version_that_fails_is_rolled_back_and_traffic_does_not_notice() {
     isolated(|| {
         let scene = Scene::new();
-        let options = ["--workers", "2", "--ready-timeout", "2s", "--probation", "1h"];
+        let options = ["--workers", "2", "--ready-timeout", "5s", "--probation", "1h"];
         let mut supervisor = scene.start(&options, &scene.server("one", &[]));
         supervisor.until_ready(2);
         let old: BTreeSet<u32> = scene.pids(1).into_iter().collect();
