@@ -60,7 +60,7 @@ const AT_ONCE: u64 = 10;
 ///
 /// # Errors
 ///
-/// If a run fails, or something of ours was lost.
+/// If a run fails, or something was lost before a server had accepted it.
 pub fn soak(args: &Args, file: &Path, command: &Path) -> Result<()> {
     if args.fresh && file.exists() {
         fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;

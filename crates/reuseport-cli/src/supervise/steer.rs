@@ -53,11 +53,11 @@ impl Steer {
             self.groups = (0..addresses).map(|at| self.find(sockets, at)).collect::<Result<_>>()?;
         }
         for (at, key) in self.groups.iter().enumerate() {
-            let now = || Ok(self.host.status(key)?.steering);
-            let policy = self.options.decide(self.policy, key, now)?;
+            let now = self.host.status(key)?.steering;
+            let is_ours = now.is_ours();
+            let policy = self.options.decide(self.policy, key, || Ok(now))?;
             let mut attach = Attach::default();
             attach.program = policy.map(Program::from);
-            let is_ours = self.host.status(key)?.steering.is_ours();
             let attach = attach.slots(Some(self.slots).filter(|_| !is_ours));
             let attach = attach.cpus(self.options.cpus.clone()).hold_new(HoldNew::On);
             let attach = attach.generations(sockets.generations(at));

@@ -22,7 +22,7 @@ pub(super) struct Supervisor {
     pub(super) spec: Spec,
     pub(super) place: Place,
     pub(super) _lock: Lock,
-    /// `None`: no program of ours decides.
+    /// `None`: without a program, the kernel's hash decides.
     pub(super) steer: Option<Steer>,
     pub(super) machine: Machine,
     pub(super) sockets: Sockets,

@@ -85,7 +85,7 @@ pub(super) fn busy(busy: Busy) -> &'static str {
     }
 }
 
-/// What a supervisor without a program of ours cannot do.
+/// What a supervisor without our program cannot do.
 pub(super) fn without_program(alive: Duration) -> String {
     format!(
         "--no-program: the kernel's hash decides, so a worker that starts again, hangs or is not ready gets its share all \

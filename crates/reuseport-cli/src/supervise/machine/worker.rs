@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// After so many ends in a row, each soon after the start, a worker is given up.
+/// The number of ends in a row, each soon after the start, after which a worker is given up.
 pub(crate) const GIVE_UP: u32 = 5;
 
 /// A worker that was ready for this long has not failed to start.
